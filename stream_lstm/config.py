@@ -1,0 +1,227 @@
+"""The configuration: one frozen struct for each part, validated when it is made.
+
+Every key has a name of its own across all tables, so that the flag `--bptt`, the environment
+variable `STREAM_LSTM_BPTT` and the key `bptt` in the table `[learning]` are one setting.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+from .errors import ConfigurationError
+
+Mode: TypeAlias = Literal["carry", "window"]
+Labels: TypeAlias = Literal["series", "external"]
+Sharing: TypeAlias = Literal["shared", "per-stream"]
+Scaling: TypeAlias = Literal["sd", "zscore", "none"]
+OnGap: TypeAlias = Literal["continue", "reset"]
+PayloadFormat: TypeAlias = Literal["record", "json", "float64"]
+Encoding: TypeAlias = Literal["msgpack", "json"]
+OnBad: TypeAlias = Literal["fail", "skip"]
+
+Count: TypeAlias = Annotated[int, Meta(ge=1)]
+Positive: TypeAlias = Annotated[float, Meta(gt=0)]
+
+MAX_LAYERS = 4
+"""Deeper stacks were never found to help on one series, and compile slowly."""
+
+MAX_BLOCK = 1_000_000
+"""Limit for warm-up, stride, horizon and tape lengths: what a tape of them takes stays small."""
+
+Length: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_BLOCK)]
+
+
+class StreamConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How ticks become elements, and when predictions are due.
+
+    features: expressions over the tick's fields; the first is the target.
+    window: warm-up W, in elements; in mode `window` also the length of the window.
+    stride: a prediction is due every S elements.
+    horizon: the label of a prediction after element n is the sign of element n + horizon.
+    labels: `series` takes them from the series itself, `external` waits for (n, y).
+    max_pending: predictions of one stream that may wait for labels; the oldest expires.
+    on_gap: `continue` flags predictions after lost ticks, `reset` also starts a fresh carry.
+    """
+
+    features: tuple[str, ...] = ()
+    window: Length = 100
+    stride: Length = 10
+    horizon: Length = 1
+    labels: Labels = "series"
+    max_pending: Length = 1000
+    on_gap: OnGap = "continue"
+
+
+class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The network and how its weights are held.
+
+    mode: `carry` never resets the state, `window` starts it at zero every window.
+    sharing: one set of weights for all streams, or one for each.
+    weights: a file to start from instead of random weights.
+    """
+
+    mode: Mode = "carry"
+    hidden: Annotated[int, Meta(ge=1, le=8192)] = 32
+    layers: Annotated[int, Meta(ge=1, le=MAX_LAYERS)] = 1
+    seed: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 0
+    sharing: Sharing = "shared"
+    weights: str | None = None
+
+
+class ScalingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The causal scaler.
+
+    scaling: `sd` divides by the standard deviation so far and keeps the sign, `zscore` also
+    takes the mean off, `none` passes through.
+    memory: elements over which the estimates fade.
+    clip: scaled values beyond this are cut to it.
+    """
+
+    scaling: Scaling = "sd"
+    memory: Annotated[float, Meta(ge=2)] = 1000.0
+    clip: Positive = 5.0
+
+
+class LearningConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The online update.
+
+    learn: one update for each label that arrives.
+    optimizer, learning_rate: an optimiser of optax by name.
+    bptt: elements K that the gradient reaches back.
+    clip_norm: global norm that gradients are clipped to; 0 leaves them.
+    """
+
+    learn: bool = False
+    optimizer: str = "adam"
+    learning_rate: Positive = 1e-3
+    bptt: Length = 50
+    clip_norm: Annotated[float, Meta(ge=0)] = 1.0
+
+
+class FeedConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the daemon's ticks come from.
+
+    connect: ZeroMQ endpoints of publishers.
+    streams: names to subscribe to; empty means all.
+    columns: names of the values, in the order in which the feed sends them.
+    payload: `record` is this project's protocol; `json` a bare JSON object of fields and
+    `float64` bare little-endian numbers, for feeds of others.
+    topic: topic prefix of a foreign feed; what follows it names the stream.
+    time_field: field of a bare JSON object that holds the time.
+    idle_timeout: seconds without a message after which the daemon gives up; 0 waits for ever.
+    receive_hwm: messages that may wait in the receiving socket.
+    """
+
+    connect: tuple[str, ...] = ()
+    streams: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    payload: PayloadFormat = "record"
+    topic: str | None = None
+    time_field: str | None = None
+    idle_timeout: Annotated[float, Meta(ge=0)] = 0.0
+    receive_hwm: Annotated[int, Meta(ge=1, le=10_000_000)] = 100_000
+
+
+class PublishConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the daemon's predictions go.
+
+    publish: ZeroMQ endpoint to bind; none publishes nothing.
+    encoding: of the published records.
+    """
+
+    publish: str | None = None
+    encoding: Encoding = "msgpack"
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything that can be set, one attribute for each table of the TOML file."""
+
+    stream: StreamConfig = StreamConfig()
+    model: ModelConfig = ModelConfig()
+    scaling: ScalingConfig = ScalingConfig()
+    learning: LearningConfig = LearningConfig()
+    feed: FeedConfig = FeedConfig()
+    publish: PublishConfig = PublishConfig()
+
+    def __post_init__(self) -> None:
+        tape = self.stream.window if self.model.mode == "window" else self.learning.bptt
+        if self.learning.learn and tape > self.stream.window:
+            raise ValueError(
+                f"bptt={tape} reaches back further than the warm-up window={self.stream.window}: "
+                "lower bptt or raise window"
+            )
+
+
+TABLES: Mapping[str, type[msgspec.Struct]] = {
+    "stream": StreamConfig,
+    "model": ModelConfig,
+    "scaling": ScalingConfig,
+    "learning": LearningConfig,
+    "feed": FeedConfig,
+    "publish": PublishConfig,
+}
+
+KEYS: Mapping[str, str] = {
+    field: table for table, struct in TABLES.items() for field in struct.__struct_fields__
+}
+"""The table of every key."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return `; did you mean 'x'?` for the known name nearest to `name`, or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def parse_tables(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Flatten tables of keys into {key: value}.
+
+    Raises ConfigurationError for a table or a key that is not known, naming the nearest one.
+    """
+    flat: dict[str, Any] = {}
+    for table, body in data.items():
+        if table not in TABLES:
+            hint = f"; the key {table!r} belongs in [{KEYS[table]}]" if table in KEYS else ""
+            raise ConfigurationError(
+                f"unknown table [{table}]{hint or nearest(table, TABLES)}", key=table
+            )
+        if not isinstance(body, Mapping):
+            raise ConfigurationError(f"[{table}] must be a table of keys", key=table)
+        for key, value in body.items():
+            if KEYS.get(key) != table:
+                elsewhere = f"; it belongs in [{KEYS[key]}]" if key in KEYS else ""
+                hint = elsewhere or nearest(key, TABLES[table].__struct_fields__)
+                raise ConfigurationError(f"unknown key {key!r} in [{table}]{hint}", key=key)
+            flat[key] = value
+    return flat
+
+
+def build(values: Mapping[str, Any]) -> Config:
+    """Make a `Config` from flat {key: value}; text is converted where the key wants a number.
+
+    Raises ConfigurationError naming the key, its value and what is allowed.
+    """
+    tables: dict[str, dict[str, Any]] = {}
+    for key, value in values.items():
+        if key not in KEYS:
+            raise ConfigurationError(f"unknown key {key!r}{nearest(key, KEYS)}", key=key)
+        field = {f.name: f for f in msgspec.structs.fields(TABLES[KEYS[key]])}[key]
+        try:
+            converted = msgspec.convert(value, field.type, strict=not isinstance(value, str))
+        except msgspec.ValidationError as error:
+            raise ConfigurationError(f"{key} = {value!r}: {error}", key=key) from None
+        tables.setdefault(KEYS[key], {})[key] = converted
+    try:
+        return Config(**{table: TABLES[table](**body) for table, body in tables.items()})
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from None
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """Return {key: value} of everything, the inverse of `build`."""
+    return {key: getattr(getattr(config, table), key) for key, table in KEYS.items()}

@@ -1,0 +1,85 @@
+"""The exceptions, in one tree, each with the exit code that a command ends with.
+
+```
+StreamLSTMError                    70  a promise of this program is broken
+├── UsageError                      2  the command line is wrong
+├── ConfigurationError             78  a configuration value is wrong
+│   └── ExpressionError            78  a feature expression is wrong
+├── DataError                      65  what came from a file or a peer is wrong
+│   ├── DecodeError                65  bytes that are not a record of the protocol
+│   └── SnapshotError              65  a snapshot that is damaged or of another kind
+├── InputMissingError              66  no such input
+├── EndpointError                  69  an endpoint cannot be used, or nothing arrives
+└── OutputError                    74  the operating system refused to read or write
+```
+
+`DataError` is the peer's mistake, `UsageError` and `ConfigurationError` are the user's, and
+the base class alone is ours. A message names what was wrong, where, and what to do.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class StreamLSTMError(Exception):
+    """Anything that this package raises on purpose."""
+
+    exit_code: ClassVar[int] = 70
+
+
+class UsageError(StreamLSTMError):
+    """The command line, or a call, asks for something that cannot be."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class ConfigurationError(StreamLSTMError):
+    """A configuration value is wrong; `key` is its name where one value is to blame."""
+
+    exit_code: ClassVar[int] = 78
+
+    def __init__(self, message: str, *, key: str = "") -> None:
+        super().__init__(message)
+        self.key = key
+
+
+class ExpressionError(ConfigurationError):
+    """A feature expression is wrong; `position` counts characters from 0."""
+
+    def __init__(self, message: str, *, expression: str, position: int) -> None:
+        super().__init__(f"{message}\n  {expression}\n  {' ' * position}^", key="features")
+        self.expression = expression
+        self.position = position
+
+
+class DataError(StreamLSTMError):
+    """What came from a file or from a peer is wrong."""
+
+    exit_code: ClassVar[int] = 65
+
+
+class DecodeError(DataError):
+    """Bytes that are not a record of the protocol."""
+
+
+class SnapshotError(DataError):
+    """A snapshot is damaged, or of another version or configuration."""
+
+
+class InputMissingError(StreamLSTMError):
+    """There is no such file."""
+
+    exit_code: ClassVar[int] = 66
+
+
+class EndpointError(StreamLSTMError):
+    """An endpoint cannot be bound or connected to, or nothing arrives from it."""
+
+    exit_code: ClassVar[int] = 69
+
+
+class OutputError(StreamLSTMError):
+    """The operating system refused to read or to write."""
+
+    exit_code: ClassVar[int] = 74

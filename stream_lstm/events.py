@@ -1,0 +1,152 @@
+"""What goes into the core and what comes out of it, as frozen records.
+
+Inputs are `Ticks`, `Label`, `Gap`, `SessionStart` and `End`: the feed makes them from bytes or
+files, and code behind it trusts them. Outputs are `Prediction`, `Score`, `Update`, `Expiry` and
+`Refusal`. Time is data: `t_ns` (nanoseconds since 1970, int64) comes in with the tick, and
+nothing below the shell reads a clock.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+NO_TIME = 0
+"""`t_ns` of a tick whose source has no time."""
+
+
+class Ticks(msgspec.Struct, frozen=True):
+    """A block of one or more raw ticks of one stream, in order.
+
+    `t_ns` is int64 (n,); `values` is float64 (n, C) in the order of the session's columns;
+    `session` is the publisher's session ("" for files); `seq` is the sequence number of the
+    first tick, or None where the feed gives none; `where` names the origin for messages.
+    """
+
+    stream: str
+    t_ns: npt.NDArray[np.int64]
+    values: npt.NDArray[np.float64]
+    session: str = ""
+    seq: int | None = None
+    where: str = ""
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 2 or self.t_ns.shape != self.values.shape[:1]:
+            raise ValueError(
+                f"ticks of {self.stream!r}: values must be (n, C) and t_ns (n,), "
+                f"not {self.values.shape} and {self.t_ns.shape}"
+            )
+
+
+class Label(msgspec.Struct, frozen=True):
+    """The truth for prediction `n` of a stream, from outside: `y` is 0 or 1."""
+
+    stream: str
+    n: int
+    y: int
+    t_ns: int = NO_TIME
+
+
+class Gap(msgspec.Struct, frozen=True):
+    """`missed` ticks of a stream were lost before sequence number `seq`."""
+
+    stream: str
+    seq: int
+    missed: int
+
+
+class SessionStart(msgspec.Struct, frozen=True):
+    """A stream's publisher is new: its sequence numbers begin again."""
+
+    stream: str
+    session: str
+
+
+class End(msgspec.Struct, frozen=True):
+    """A stream's publisher has said that nothing more will come."""
+
+    stream: str
+    session: str = ""
+
+
+class Prediction(msgspec.Struct, frozen=True):
+    """P(target of element n + horizon > 0), made after element `n`.
+
+    Its identity is (session, stream, n). `p` holds a float32 value exactly. `gaps_visible` is
+    False for a feed without sequence numbers; `after_gap` is True until the carried state has
+    seen a whole warm-up of elements since the last gap.
+    """
+
+    stream: str
+    n: int
+    t_ns: int
+    p: float
+    session: str = ""
+    gaps_visible: bool = True
+    after_gap: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.p <= 1.0:
+            raise ValueError(f"prediction {self.n} of {self.stream!r}: p={self.p} is not in [0, 1]")
+
+
+class Score(msgspec.Struct, frozen=True):
+    """The truth for prediction `n` has come; losses are log losses in nats.
+
+    `t_ns` is the time of the element that brought the label. `base_rate_p` and `last_label_p`
+    are what the two plain forecasters gave for the same label, known when `p` was.
+    """
+
+    stream: str
+    n: int
+    t_ns: int
+    p: float
+    label: int
+    log_loss: float
+    base_rate_p: float
+    last_label_p: float
+    session: str = ""
+
+
+class Update(msgspec.Struct, frozen=True):
+    """One optimiser update was made, or refused because something was not finite.
+
+    `n` is the labelled prediction that caused it; `loss` is the mean log loss over the tape in
+    nats before the update; `grad_norm` is the global norm before clipping.
+    """
+
+    stream: str
+    n: int
+    loss: float
+    grad_norm: float
+    accepted: bool
+
+
+class Expiry(msgspec.Struct, frozen=True):
+    """Prediction `n` left the book of waiting predictions without a label."""
+
+    stream: str
+    n: int
+
+
+RefusalKind: TypeAlias = Literal["tick", "label", "message"]
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """Something was not let in; carry and weights are as before.
+
+    `index` is the position in the block of ticks that held it, -1 where that has no meaning.
+    """
+
+    stream: str
+    kind: RefusalKind
+    reason: str
+    index: int = -1
+    where: str = ""
+
+
+Input: TypeAlias = Ticks | Label | Gap | SessionStart | End
+Output: TypeAlias = Prediction | Score | Update | Expiry | Refusal
