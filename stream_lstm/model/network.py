@@ -1,0 +1,94 @@
+"""Stacked cells and a linear head to one logit, over one flat state.
+
+The state of L layers is one vector (2 L H): h and c of layer 0, h and c of layer 1, and so on.
+The weights are a pytree of float32 arrays:
+
+```
+{"layer_0": {"kernel": (F + H + 1, 4H)}, "layer_1": {"kernel": (2H + 1, 4H)}, ...,
+ "head": {"kernel": (H + 1,)}}        the head's last entry is its bias
+```
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, TypeAlias, cast
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from .cell import Array, PackedLSTMCell
+
+Weights: TypeAlias = dict[str, dict[str, Array]]
+
+
+class Shape(NamedTuple):
+    """Sizes of a network: F features, H hidden units in each of L layers."""
+
+    features: int
+    hidden: int
+    layers: int
+
+    @property
+    def state(self) -> int:
+        """Length of the flat state."""
+        return 2 * self.hidden * self.layers
+
+    def weights(self) -> dict[str, tuple[int, ...]]:
+        """Return {layer: shape of its kernel}."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        inputs = self.features
+        for layer in range(self.layers):
+            shapes[f"layer_{layer}"] = (inputs + self.hidden + 1, 4 * self.hidden)
+            inputs = self.hidden
+        return shapes | {"head": (self.hidden + 1,)}
+
+
+def head_init(key: Array, shape: tuple[int], dtype: type = jnp.float32) -> Array:
+    """Return a head (H + 1,): Glorot uniform weights and a bias of zero."""
+    body = nn.initializers.glorot_uniform()(key, (shape[0] - 1, 1), dtype)
+    return jnp.concatenate([body[:, 0], jnp.zeros((1,), dtype)])
+
+
+class Head(nn.Module):
+    """A linear head; its only parameter is `kernel` (H + 1,)."""
+
+    @nn.compact
+    def __call__(self, h: Array) -> Array:
+        """Return the logit () of h (H,)."""
+        kernel = self.param("kernel", head_init, (h.shape[-1] + 1,))
+        return h @ kernel[:-1] + kernel[-1]
+
+
+class Network(nn.Module):
+    """The whole network, for one element."""
+
+    shape: Shape
+
+    @nn.compact
+    def __call__(self, state: Array, x: Array) -> tuple[Array, Array]:
+        """Return (state' (2 L H,), logit ()) for state (2 L H,) and input x (F,)."""
+        hidden, parts = self.shape.hidden, []
+        for layer in range(self.shape.layers):
+            h, c = jnp.split(state[2 * hidden * layer : 2 * hidden * (layer + 1)], 2)
+            (h, c), x = PackedLSTMCell(hidden, name=f"layer_{layer}")((h, c), x)
+            parts += [h, c]
+        return jnp.concatenate(parts), cast("Array", Head(name="head")(x))
+
+
+def init_weights(shape: Shape, *, key: Array) -> Weights:
+    """Return random weights for `shape`, drawn with `key`."""
+    zeros = jnp.zeros((shape.state,)), jnp.zeros((shape.features,))
+    variables: Any = Network(shape).init(key, *zeros)
+    return cast("Weights", variables["params"])
+
+
+def apply(shape: Shape, weights: Weights, state: Array, x: Array) -> tuple[Array, Array]:
+    """Return (state' (2 L H,), logit ()): one pure step."""
+    out: Any = Network(shape).apply({"params": weights}, state, x)
+    return cast("tuple[Array, Array]", out)
+
+
+def seed_key(seed: int) -> Array:
+    """Return the random key of a seed."""
+    return jax.random.key(seed)

@@ -1,0 +1,76 @@
+"""The causal scaler: each feature over its own standard deviation, known BEFORE the element.
+
+The state is a flat vector (1 + 2F): the count n, the means (F,), the standard deviations (F,).
+Mean and deviation fade over `memory` elements; until then they weigh all elements alike, which
+is their warm start:
+
+```
+scaled = clip(x / sd)                    with sd as it was before x; 0 where sd = 0
+a = max(1 / n, 1 / memory);  d = x - mean
+mean' = mean + a d;  sd' = sqrt(1 - a) hypot(sd, sqrt(a) d)
+```
+
+The deviation is carried, not the variance, and hypot takes the larger part out, so that nothing
+overflows or vanishes for any float32 input up to `LIMIT`. A constant feature has d = 0 exactly,
+hence sd = 0, and scales to 0. Nothing is centred by default: the sign keeps its meaning.
+
+Source: West, "Updating mean and variance estimates", 1979.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+import jax.numpy as jnp
+
+from ..config import ScalingConfig
+from .cell import Array
+
+LIMIT = 1e37
+"""Largest magnitude of an input: a difference of two must stay finite in float32."""
+
+StepFn: TypeAlias = Callable[[Array, Array], tuple[Array, Array]]
+
+
+class Scaler(NamedTuple):
+    """`init()` gives the state (1 + 2F,); `step(state, x (F,))` gives (state', scaled (F,))."""
+
+    init: Callable[[], Array]
+    step: StepFn
+
+
+def hypot(a: Array, b: Array) -> Array:
+    """Return sqrt(a^2 + b^2) of magnitudes, without overflow or underflow of the squares."""
+    large, small = jnp.maximum(a, b), jnp.minimum(a, b)
+    ratio = small / jnp.where(large > 0, large, 1.0)
+    return large * jnp.sqrt(1.0 + ratio * ratio)
+
+
+def causal_scaler(features: int, config: ScalingConfig) -> Scaler:
+    """Return the scaler for F features."""
+
+    def init() -> Array:
+        return jnp.zeros((1 + 2 * features,), jnp.float32)
+
+    def step(state: Array, x: Array) -> tuple[Array, Array]:
+        count, mean, sd = state[:1], state[1 : 1 + features], state[1 + features :]
+        deviation = x - mean
+        scaled = _scale(config, x, deviation, sd)
+        # The count stops where it has no more effect, far below where float32 loses integers.
+        count = jnp.minimum(count + 1.0, config.memory)
+        a = 1.0 / count
+        mean = mean + a * deviation
+        sd = jnp.sqrt(1.0 - a) * hypot(sd, jnp.sqrt(a) * jnp.abs(deviation))
+        return jnp.concatenate([count, mean, sd]), scaled
+
+    return Scaler(init, step)
+
+
+def _scale(config: ScalingConfig, x: Array, deviation: Array, sd: Array) -> Array:
+    if config.scaling == "none":
+        return x
+    value = deviation if config.scaling == "zscore" else x
+    clip = config.clip
+    known = sd > 0
+    return jnp.where(known, jnp.clip(value / jnp.where(known, sd, 1.0), -clip, clip), 0.0)
