@@ -8,7 +8,7 @@ invariance holds either way. `exact_step` says which it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import jax
@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..config import Config
+from ..errors import ConfigurationError
 from .learner import Learner, truncated_bptt
 from .network import Shape, Weights, init_weights, seed_key
 from .scaling import causal_scaler
@@ -44,7 +45,7 @@ def _zeros(*shape: int) -> Floats:
 class Engine:
     """Compiled `step`, `block`, `window` and `update` for a configuration and F features.
 
-    `block_size` is the length of the buffer that `block` takes; `functions` holds the executables
+    `block_size` is the length of the buffer that `block` takes, `row` that of a row of its result; `functions` holds the executables
     by name. They are compiled ahead of time, and reject shapes other than their own.
     """
 
@@ -55,6 +56,7 @@ class Engine:
         self.tape_length = config.stream.window if self.mode == "window" else config.learning.bptt
         scaler = causal_scaler(features, config.scaling)
         self.stepper = Stepper(self.shape, scaler, self.mode, tape=self.learning)
+        self.row = self.stepper.row
         self.block_size = self._block_size(config.stream.stride)
         self.learner: Learner = truncated_bptt(self.shape, config.learning)
         self._seed = config.model.seed
@@ -95,6 +97,25 @@ class Engine:
     def init_weights(self) -> Weights:
         """Return the random weights of the configured seed."""
         return init_weights(self.shape, key=seed_key(self._seed))
+
+    def check_weights(self, weights: Mapping[str, Mapping[str, Any]]) -> Weights:
+        """Return `weights` as float32 arrays of this engine's shape.
+
+        Raises ConfigurationError naming both shapes where they are of another.
+        """
+        wanted = self.shape.weights()
+        given = {name: tuple(np.shape(layer["kernel"])) for name, layer in weights.items()}
+        if given != wanted:
+            raise ConfigurationError(
+                f"the weights have the shapes {given}, and this configuration "
+                f"({self.shape.features} features, hidden={self.shape.hidden}, "
+                f"layers={self.shape.layers}) needs {wanted}",
+                key="weights",
+            )
+        return {
+            name: {"kernel": jnp.asarray(layer["kernel"], jnp.float32)}
+            for name, layer in weights.items()
+        }
 
     def init_carry(self) -> Floats:
         """Return the carry before the first element."""

@@ -1,0 +1,362 @@
+"""The sans-IO state machine: ticks, labels and gaps in, frozen events out.
+
+No clock, socket, file or thread is known here: the same calls serve a live feed and a replay.
+Events go to the `emit` callback at the moment they come to be, so that a prediction is out
+before the update that its predecessor's label causes.
+
+At element n + h, in this order: it is checked; the prediction made after element n is scored
+with it; the network steps; a prediction is emitted if due; then, if learning is on, one update
+is made from the tape that ends with element n. The new weights serve from element n + h + 1 on.
+
+A block is cut where an update falls, and stepped in as few calls as its pieces allow. Where no
+update falls the cuts have no meaning, so blocks of any length give the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from ..config import Config
+from ..errors import ConfigurationError
+from ..events import (
+    Expiry,
+    Gap,
+    Label,
+    Output,
+    Prediction,
+    Refusal,
+    Score,
+    SessionStart,
+    Ticks,
+    Update,
+)
+from ..model.engine import Engine
+from ..model.network import Weights
+from .elements import ElementMaker, Memory
+from .ledger import Pending
+from .stream import StreamState, first_due
+from .tape import Tape
+
+Emit: TypeAlias = Callable[[Output], None]
+Floats: TypeAlias = npt.NDArray[np.float32]
+
+MAX_STREAMS = 100_000
+"""Streams of one session: a bound on what a feed that invents names can take."""
+
+SHARED = ""
+"""Name under which shared weights are held."""
+
+
+class Learned(msgspec.Struct):
+    """Weights and the optimiser's state, which move together; `optimizer` is None without one."""
+
+    weights: Any
+    optimizer: Any
+
+
+class Session:
+    """The state machine of a daemon or a replay.
+
+    config: what to do. columns: names of the values of a tick, in order. emit: called with each
+    event. weights: what to start from instead of random weights.
+
+    Everything is compiled on construction. Raises ConfigurationError (ExpressionError) for
+    features that do not fit, an unknown optimiser, or weights of another shape.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        columns: Sequence[str],
+        emit: Emit,
+        *,
+        weights: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        self.config = config
+        self.columns = tuple(columns)
+        self.emit = emit
+        self.maker = ElementMaker(config.stream.features, columns)
+        self.engine = Engine(config, len(self.maker))
+        self.streams: dict[str, StreamState] = {}
+        self.learned: dict[str, Learned] = {}
+        self._initial = self.engine.check_weights(weights) if weights else None
+        self._external = config.stream.labels == "external"
+        self._tape_length = self.engine.tape_length if config.learning.learn else 0
+        self._window = config.stream.window if config.model.mode == "window" else 0
+        self._ones = np.ones(self._tape_length, np.float32)
+        self._last = np.zeros(self._tape_length, np.float32)
+        self._last[-1:] = 1.0
+        self.weights_for(SHARED)
+
+    # ---- what comes in ----------------------------------------------------------------
+
+    def push(self, ticks: Ticks) -> None:
+        """Take a block of ticks of one stream."""
+        stream = self.stream(ticks.stream)
+        if stream is None:
+            self._refuse_stream(ticks)
+            return
+        if ticks.values.shape[1] != len(self.columns):
+            raise ConfigurationError(
+                f"ticks of {ticks.stream!r} have {ticks.values.shape[1]} values, "
+                f"the session has columns {', '.join(self.columns)}"
+            )
+        stream.session, stream.gaps_visible = ticks.session, ticks.seq is not None
+        stream.counters.ticks += len(ticks.values)
+
+        def refused(index: int, reason: str) -> None:
+            stream.counters.refused_ticks += 1
+            self.emit(Refusal(stream.name, "tick", reason, index, ticks.where))
+
+        for t_ns, elements in self.maker.make(stream.memory, ticks.t_ns, ticks.values, refused):
+            self._advance(stream, t_ns, elements)
+
+    def label(self, label: Label) -> None:
+        """Take the truth for a published prediction, where labels come from outside."""
+        stream = self.streams.get(label.stream)
+        reason = self._label_fault(stream, label)
+        if reason or stream is None:
+            if stream is not None:
+                stream.counters.refused_labels += 1
+            self.emit(Refusal(label.stream, "label", reason, where=f"n={label.n}"))
+            return
+        pending = stream.ledger.take(label.n)
+        assert pending is not None
+        stream.last_label = label.y
+        self._score(stream, pending, label.y, label.t_ns)
+        if pending.inputs is not None and pending.state is not None:
+            targets = self._last * label.y
+            self._update(stream, label.n, pending.inputs, pending.state, targets, self._last)
+
+    def gap(self, gap: Gap) -> None:
+        """Take notice of lost ticks: predictions are flagged, and the policy applies."""
+        stream = self.stream(gap.stream)
+        if stream is not None:
+            stream.counters.gaps += 1
+            stream.counters.missed += gap.missed
+            self._interrupt(stream)
+
+    def session_start(self, start: SessionStart) -> None:
+        """Take notice of a publisher's restart, which may have lost ticks."""
+        stream = self.stream(start.stream)
+        if stream is None or stream.session == start.session:
+            return
+        restarted, stream.session = stream.n > 0, start.session
+        if restarted:
+            self._interrupt(stream)
+
+    # ---- what it holds ----------------------------------------------------------------
+
+    def stream(self, name: str) -> StreamState | None:
+        """Return the state of a stream, opened if it is new; None where there are too many."""
+        found = self.streams.get(name)
+        if found is None and len(self.streams) < MAX_STREAMS:
+            found = self.streams[name] = StreamState(
+                name=name,
+                carry=self.engine.init_carry(),
+                memory=Memory.empty(len(self.columns)),
+                next_due=first_due(0, self.config.stream.window, self.config.stream.stride),
+                tape=self._new_tape(0),
+            )
+        return found
+
+    def weights_for(self, name: str) -> Learned:
+        """Return the weights that a stream uses, made if it is the first to need them."""
+        key = SHARED if self.config.model.sharing == "shared" else name
+        found = self.learned.get(key)
+        if found is None:
+            weights: Weights = self._initial or self.engine.init_weights()
+            optimizer = self.engine.init_optimizer(weights) if self._tape_length else None
+            found = self.learned[key] = Learned(weights, optimizer)
+        return found
+
+    def _new_tape(self, n: int) -> Tape | None:
+        length = max(self._tape_length, self._window)
+        if not length:
+            return None
+        shape, stream = self.engine.shape, self.config.stream
+        return Tape.start(
+            n,
+            keep=length + (0 if self._external else stream.horizon) + 1,
+            block=self.engine.block_size,
+            features=shape.features,
+            state=0 if self._window else shape.state,
+        )
+
+    # ---- stepping ---------------------------------------------------------------------
+
+    def _advance(self, stream: StreamState, t_ns: npt.NDArray[np.int64], elements: Floats) -> None:
+        start, count = 0, len(elements)
+        while start < count:
+            stop = start + min(count - start, self._uncut(stream))
+            chunk = elements[start:stop]
+            positive = chunk[:, 0] > 0
+            p = self._step(stream, chunk, positive)
+            self._report(stream, t_ns[start:stop], positive, p)
+            start = stop
+
+    def _uncut(self, stream: StreamState) -> int:
+        """Return how many elements can be stepped before an update or the block ends."""
+        size = self.engine.block_size
+        if not self._tape_length or self._external:
+            return size
+        oldest = stream.ledger.oldest()
+        labelled = stream.next_due if oldest is None else oldest
+        return min(size, labelled + self.config.stream.horizon - stream.n)
+
+    def _step(
+        self, stream: StreamState, chunk: Floats, positive: npt.NDArray[np.bool_]
+    ) -> Floats | None:
+        """Step over a chunk; return its p (m,), or None where they are not wanted yet."""
+        weights = self.weights_for(stream.name).weights
+        if len(chunk) == 1:
+            stream.carry, rows = self.engine.step(weights, stream.carry, chunk[0])
+        else:
+            stream.carry, rows = self.engine.block(weights, stream.carry, chunk)
+        if stream.tape is None and stream.next_due > stream.n + len(chunk):
+            return None  # nothing is due, so nothing is read back
+        read = np.asarray(rows).reshape(-1, self.engine.row)[: len(chunk)]
+        if stream.tape is not None:
+            stream.tape.append(read if self._window else read[:, 1:], positive)
+        return None if self._window else read[:, 0]
+
+    def _probability(self, stream: StreamState, p: Floats | None, n: int, k: int) -> float:
+        if p is not None:
+            return float(p[k])
+        assert stream.tape is not None
+        weights = self.weights_for(stream.name).weights
+        return self.engine.window(weights, stream.tape.inputs(n, self._window))
+
+    def _report(
+        self,
+        stream: StreamState,
+        t_ns: npt.NDArray[np.int64],
+        positive: npt.NDArray[np.bool_],
+        p: Floats | None,
+    ) -> None:
+        """Score and predict over a chunk just stepped, then learn where a label ended it."""
+        before, after = stream.n, stream.n + len(positive)
+        stream.n = after
+        labelled = -1
+        while stream.next_due <= after:
+            due = stream.next_due
+            for n, k in self._labelled(stream, before, due):
+                labelled = self._score_series(stream, n, int(positive[k]), int(t_ns[k]))
+            k = due - before - 1
+            known = self._probability(stream, p, due, k)
+            self._predict(stream, due, known, int(positive[k]), int(t_ns[k]))
+            stream.next_due += self.config.stream.stride
+        for n, k in self._labelled(stream, before, after):
+            labelled = self._score_series(stream, n, int(positive[k]), int(t_ns[k]))
+        if labelled > 0 and self._tape_length:
+            self._learn_from_series(stream, labelled)
+
+    def _labelled(self, stream: StreamState, before: int, until: int) -> Iterator[tuple[int, int]]:
+        """Yield (n, index in the chunk of its label) of predictions labelled up to `until`."""
+        if self._external:
+            return
+        horizon = self.config.stream.horizon
+        while (n := stream.ledger.oldest()) is not None and n + horizon <= until:
+            yield n, n + horizon - before - 1
+
+    def _predict(self, stream: StreamState, n: int, p: float, positive: int, t_ns: int) -> None:
+        last = stream.last_label if self._external else positive
+        scores = stream.scores
+        pending = Pending(
+            n, p, scores.base_rate_p(), scores.last_label_p(last), last, stream.session
+        )
+        if self._external and self._tape_length and stream.tape is not None:
+            pending.inputs, pending.state = self._tape_before(stream, n)
+        expired = stream.ledger.add(
+            pending, self.config.stream.max_pending if self._external else n
+        )
+        if expired is not None:
+            self.emit(Expiry(stream.name, expired.n))
+        stream.counters.predictions += 1
+        flags = stream.gaps_visible, n <= stream.flag_until
+        self.emit(Prediction(stream.name, n, t_ns, p, stream.session, *flags))
+
+    # ---- labels -----------------------------------------------------------------------
+
+    def _score_series(self, stream: StreamState, n: int, label: int, t_ns: int) -> int:
+        pending = stream.ledger.take(n)
+        assert pending is not None
+        self._score(stream, pending, label, t_ns)
+        return n
+
+    def _score(self, stream: StreamState, pending: Pending, label: int, t_ns: int) -> None:
+        base_p, last_p = pending.base_rate_p, pending.last_label_p
+        loss = stream.scores.add(label, pending.last_label, pending.p, base_p, last_p)
+        plain = base_p, last_p, pending.session
+        self.emit(Score(stream.name, pending.n, t_ns, pending.p, label, loss, *plain))
+
+    def _label_fault(self, stream: StreamState | None, label: Label) -> str:
+        if not self._external:
+            return "labels come from the series itself; set labels = 'external' to send them"
+        if label.y not in (0, 1):
+            return f"a label is 0 or 1, not {label.y}"
+        if stream is None:
+            return f"there is no stream {label.stream!r}"
+        if label.n in stream.ledger.waiting:
+            return ""
+        if label.n > stream.n or label.n < 1:
+            return "no prediction of that n was made yet"
+        return "no prediction of that n waits: it has its label, has expired or was never due"
+
+    # ---- learning ---------------------------------------------------------------------
+
+    def _tape_before(self, stream: StreamState, n: int) -> tuple[Floats, Floats]:
+        assert stream.tape is not None
+        inputs = stream.tape.inputs(n, self._tape_length)
+        if self._window:
+            return inputs, np.zeros(self.engine.shape.state, np.float32)
+        return inputs, stream.tape.state(n - self._tape_length)
+
+    def _learn_from_series(self, stream: StreamState, n: int) -> None:
+        assert stream.tape is not None
+        inputs, state = self._tape_before(stream, n)
+        targets = stream.tape.targets(n + self.config.stream.horizon, self._tape_length)
+        self._update(stream, n, inputs, state, targets, self._ones)
+
+    def _update(
+        self,
+        stream: StreamState,
+        n: int,
+        inputs: Floats,
+        state: Floats,
+        targets: Floats,
+        share: Floats,
+    ) -> None:
+        learned = self.weights_for(stream.name)
+        learned.weights, learned.optimizer, info = self.engine.update(
+            learned.weights, learned.optimizer, inputs, state, targets, share
+        )
+        accepted = bool(info[2])
+        stream.counters.updates += accepted
+        stream.counters.updates_refused += not accepted
+        self.emit(Update(stream.name, n, float(info[0]), float(info[1]), accepted))
+
+    # ---- gaps -------------------------------------------------------------------------
+
+    def _interrupt(self, stream: StreamState) -> None:
+        window, stride = self.config.stream.window, self.config.stream.stride
+        stream.flag_until = stream.n + window
+        if self.config.stream.on_gap == "continue":
+            return
+        stream.counters.resets += 1
+        for pending in stream.ledger.clear():
+            self.emit(Expiry(stream.name, pending.n))
+        stream.carry = self.engine.init_carry()
+        stream.memory = Memory.empty(len(self.columns))
+        stream.tape = self._new_tape(stream.n)
+        stream.fresh = stream.n
+        stream.next_due = first_due(stream.n, window, stride)
+
+    def _refuse_stream(self, ticks: Ticks) -> None:
+        reason = f"{MAX_STREAMS} streams are open, which is the limit"
+        self.emit(Refusal(ticks.stream, "tick", reason, 0, ticks.where))

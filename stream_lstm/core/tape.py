@@ -1,0 +1,77 @@
+"""The last elements of a stream, kept so that an update can look back over them.
+
+Entry m holds what element m left behind: its scaled input, the network state after it, and
+whether its target was positive. Entries stand in one array that is filled to its end and then
+moved back to its beginning, so that any stretch of them is one slice and appending is one copy.
+"""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+
+ROOM = 4
+"""Blocks that fit behind the entries that must stay: a move every few blocks costs nothing."""
+
+
+class Tape(msgspec.Struct):
+    """Entries `first` to `last`, of which at least the newest `keep` stay.
+
+    `entries` is float32 (capacity, F + 2 L H), `positive` float32 (capacity,) of 0 and 1.
+    """
+
+    keep: int
+    features: int
+    entries: np.ndarray
+    positive: np.ndarray
+    first: int
+    used: int
+
+    @classmethod
+    def start(cls, n: int, *, keep: int, block: int, features: int, state: int) -> Tape:
+        """Return a tape whose one entry is element `n`, with a zero input and state."""
+        capacity = keep + ROOM * block
+        entries = np.zeros((capacity, features + state), np.float32)
+        return cls(keep, features, entries, np.zeros(capacity, np.float32), first=n, used=1)
+
+    def append(self, entries: Floats, positive: npt.NDArray[np.bool_]) -> None:
+        """Append entries (m, F + 2 L H) and whether their targets were positive (m,)."""
+        count = len(entries)
+        if self.used + count > len(self.entries):
+            self._move()
+        end = self.used + count
+        self.entries[self.used : end] = entries
+        self.positive[self.used : end] = positive
+        self.used = end
+
+    def _move(self) -> None:
+        drop = max(self.used - self.keep, 0)
+        left = self.used - drop
+        self.entries[:left] = self.entries[drop : self.used].copy()
+        self.positive[:left] = self.positive[drop : self.used].copy()
+        self.first += drop
+        self.used = left
+
+    def inputs(self, n: int, length: int) -> Floats:
+        """Return the scaled inputs (length, F) of the elements up to `n`."""
+        end = n + 1 - self.first
+        out: Floats = np.ascontiguousarray(self.entries[end - length : end, : self.features])
+        return out
+
+    def state(self, n: int) -> Floats:
+        """Return a copy of the network state (2 L H,) after element `n`."""
+        out: Floats = self.entries[n - self.first, self.features :].copy()
+        return out
+
+    def targets(self, n: int, length: int) -> Floats:
+        """Return whether the targets of the elements up to `n` were positive, (length,)."""
+        end = n + 1 - self.first
+        out: Floats = self.positive[end - length : end].copy()
+        return out
+
+    def holds(self, n: int) -> bool:
+        """Return whether element `n` is on the tape."""
+        return self.first <= n < self.first + self.used
