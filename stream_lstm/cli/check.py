@@ -1,0 +1,59 @@
+"""`stream-lstm check-config`: is this configuration good, and what does it amount to?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from ..config import KEYS, LearningConfig, flatten
+from ..core.expressions import columns_of
+from ..core.features import FeatureSet
+from .settings import resolve
+
+
+def command(
+    file: Annotated[Path, typer.Argument(help="The configuration to check.", metavar="FILE.toml")],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the settings as one JSON object.")
+    ] = False,
+) -> None:
+    """Check a configuration file and print every setting that it leads to.
+
+    Settings of the environment count as they would for run and replay. Exit code 78 and one
+    sentence say what is wrong.
+    """
+    settings = resolve({}, file)
+    values = flatten(settings.config)
+    expressions = settings.config.stream.features
+    if expressions:
+        FeatureSet(expressions, settings.config.feed.columns or columns_of(expressions))
+    if settings.config.learning.learn:
+        _check_optimizer(settings.config.learning)
+    if as_json:
+        typer.echo(msgspec.json.encode(values).decode())
+        return
+    table = ""
+    for key, value in values.items():
+        if KEYS[key] != table:
+            table = KEYS[key]
+            typer.echo(f"\n[{table}]")
+        origin = settings.origins.get(key)
+        note = f"  # from the {origin}" if origin else ""
+        # TOML has no null: a setting that is not given stands as a comment.
+        line = f"# {key} is not set" if value is None else f"{key} = {_toml(value)}"
+        typer.echo(line + note)
+    typer.echo(f"\n{file} is good.", err=True)
+
+
+def _check_optimizer(config: LearningConfig) -> None:
+    # JAX takes a second to import; a check without learning does not need it.
+    from ..model.optimizers import build_optimizer
+
+    build_optimizer(config)
+
+
+def _toml(value: Any) -> str:
+    return msgspec.json.encode(value).decode()

@@ -1,0 +1,61 @@
+"""The command `stream-lstm`: one module for each subcommand, one place for errors.
+
+Results go to standard output; progress, tables and errors go to standard error. A mistake of
+the user's or of a peer's ends in one sentence and an exit code, never in a traceback.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from .. import __version__
+from ..errors import StreamLSTMError
+from . import check, demo, publish, replay, run
+
+app = typer.Typer(
+    name="stream-lstm",
+    help="Carry an LSTM along a live series, one element at a time, and publish every tenth "
+    "element the probability that the next one is positive. Start with: stream-lstm demo",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("demo")(demo.command)
+app.command("replay")(replay.command)
+app.command("publish")(publish.command)
+app.command("run")(run.command)
+app.command("check-config")(check.command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"stream-lstm {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", callback=_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Hold the options that come before a command."""
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    try:
+        app()
+    except StreamLSTMError as error:
+        typer.echo(f"stream-lstm: {error}", err=True)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # The reader of our output is gone; there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(74)

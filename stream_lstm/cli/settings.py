@@ -1,0 +1,102 @@
+"""Where each setting comes from: flag, else environment, else file, else default.
+
+The environment variable of the key `hidden` is `STREAM_LSTM_HIDDEN`; lists take commas.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_origin
+
+import msgspec
+
+from ..config import KEYS, TABLES, Config, build, nearest, parse_tables
+from ..errors import ConfigurationError, InputMissingError, OutputError, UsageError
+
+PREFIX = "STREAM_LSTM_"
+
+RESERVED = ("STREAM_LSTM_DATA",)
+"""Variables of this prefix that are not settings: where tests find real series."""
+
+Origin: TypeAlias = Literal["flag", "environment", "file", "default"]
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """A configuration, and where each value that is not a default came from."""
+
+    config: Config
+    origins: dict[str, Origin]
+
+    def blame(self, error: ConfigurationError) -> ConfigurationError | UsageError:
+        """Return `error`, as a usage error where the value to blame was a flag."""
+        if error.key and self.origins.get(error.key) == "flag":
+            return UsageError(str(error))
+        return error
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return the flat settings {key: value} of a TOML file.
+
+    Raises InputMissingError, OutputError (unreadable) or ConfigurationError naming the file.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputMissingError(f"no such configuration file: {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise OutputError(f"cannot read the configuration {path}: {error}") from None
+    try:
+        return parse_tables(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{path} is not valid TOML: {error}") from None
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: {error}", key=error.key) from None
+
+
+def read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    """Return the flat settings {key: text} of the environment.
+
+    Raises ConfigurationError for a variable of our prefix that sets nothing.
+    """
+    flat: dict[str, Any] = {}
+    for name, text in environment.items():
+        if not name.startswith(PREFIX) or name in RESERVED:
+            continue
+        key = name.removeprefix(PREFIX).lower()
+        if key not in KEYS:
+            raise ConfigurationError(
+                f"the environment variable {name} sets nothing{nearest(key, KEYS)}", key=key
+            )
+        kind = {f.name: f for f in msgspec.structs.fields(TABLES[KEYS[key]])}[key].type
+        flat[key] = [t.strip() for t in text.split(",")] if get_origin(kind) is tuple else text
+    return flat
+
+
+def resolve(flags: Mapping[str, Any], file: Path | None) -> Settings:
+    """Return the settings that flags, the environment and a file give together.
+
+    Raises UsageError where a flag is wrong, ConfigurationError where something else is.
+    """
+    sources: list[tuple[Origin, Mapping[str, Any]]] = [
+        ("file", read_toml(file) if file else {}),
+        ("environment", read_environment(os.environ)),
+        ("flag", flags),
+    ]
+    values: dict[str, Any] = {}
+    origins: dict[str, Origin] = {}
+    for origin, given in sources:
+        values.update(given)
+        origins.update(dict.fromkeys(given, origin))
+    try:
+        return Settings(build(values), origins)
+    except ConfigurationError as error:
+        if error.key and origins.get(error.key) == "flag":
+            raise UsageError(str(error)) from None
+        if error.key and origins.get(error.key) == "environment":
+            message = f"the environment variable {PREFIX}{error.key.upper()}: {error}"
+            raise ConfigurationError(message, key=error.key) from None
+        where = f"{file}: " if file and origins.get(error.key) == "file" else ""
+        raise ConfigurationError(f"{where}{error}", key=error.key) from None
