@@ -1,3 +1,63 @@
-"""Carry an LSTM along a live series, one element at a time, and predict the next sign."""
+"""Carry an LSTM along a live series, one element at a time, and predict the next sign.
+
+Names are loaded when they are first used: importing this package is cheap, and JAX starts only
+with what needs it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .config import Config
+    from .core.predictor import Predictor
+    from .core.session import Session
+    from .errors import ConfigurationError, DataError, StreamLSTMError
+    from .events import Gap, Label, Prediction, Refusal, Score, Ticks, Update
+    from .feed.predictions import PredictionSubscriber
+    from .feed.publisher import Publisher
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Config",
+    "ConfigurationError",
+    "DataError",
+    "Gap",
+    "Label",
+    "Prediction",
+    "PredictionSubscriber",
+    "Predictor",
+    "Publisher",
+    "Refusal",
+    "Score",
+    "Session",
+    "StreamLSTMError",
+    "Ticks",
+    "Update",
+]
+
+_HOMES = {
+    "Config": "config",
+    "ConfigurationError": "errors",
+    "DataError": "errors",
+    "Gap": "events",
+    "Label": "events",
+    "Prediction": "events",
+    "PredictionSubscriber": "feed.predictions",
+    "Predictor": "core.predictor",
+    "Publisher": "feed.publisher",
+    "Refusal": "events",
+    "Score": "events",
+    "Session": "core.session",
+    "StreamLSTMError": "errors",
+    "Ticks": "events",
+    "Update": "events",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)

@@ -8,9 +8,10 @@ because of a gap.
 
 from __future__ import annotations
 
-from typing import Any
+
 
 import msgspec
+import numpy as np
 
 from .elements import Memory
 from .ledger import Ledger
@@ -38,10 +39,10 @@ class Counters(msgspec.Struct):
 
 
 class StreamState(msgspec.Struct):
-    """The whole state of one stream; `carry` is an array of the engine."""
+    """The whole state of one stream; `carry` is an array of the engine, of NumPy or of JAX."""
 
     name: str
-    carry: Any
+    carry: np.ndarray
     memory: Memory
     next_due: int
     tape: Tape | None = None

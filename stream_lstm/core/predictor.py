@@ -1,0 +1,146 @@
+"""The product as one object, for one stream and a caller's own loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..config import build
+from ..errors import DataError, UsageError
+from ..events import NO_TIME, Label, Output, Prediction, Refusal, Score, Ticks, Update
+from . import snapshot
+from .expressions import columns_of
+from .session import Session
+
+STREAM = "series"
+"""Name of a predictor's one stream."""
+
+
+class Predictor:
+    """An LSTM carried along one series.
+
+    features: expressions over the fields of a tick, the first being the target.
+    columns: names of the fields, in order; by default those that the features use, in the order
+    of their first use.
+    weights: weights to start from, {layer: {"kernel": array}}.
+    settings: any key of the configuration's tables stream, model, scaling and learning, such as
+    `window=100`, `hidden=32`, `learn=True`, `labels="external"`.
+
+    Attributes: `columns`; `last_update`, the latest `Update` or None; `last_score`, the latest
+    `Score` or None.
+
+    Raises ConfigurationError for a setting or a feature that is wrong. Compiles on construction,
+    which takes a few seconds; nothing is compiled afterwards.
+    """
+
+    def __init__(
+        self,
+        features: Sequence[str] | str,
+        columns: Sequence[str] | None = None,
+        *,
+        weights: Mapping[str, Mapping[str, Any]] | None = None,
+        **settings: Any,
+    ) -> None:
+        named = [features] if isinstance(features, str) else list(features)
+        self.columns = tuple(columns or columns_of(named))
+        self.last_update: Update | None = None
+        self.last_score: Score | None = None
+        self._prediction: Prediction | None = None
+        self._refusal: Refusal | None = None
+        config = build({"features": named, **settings})
+        self._session = Session(config, self.columns, self._take, weights=weights)
+
+    def step(
+        self, fields: Mapping[str, float] | Sequence[float], t_ns: int = NO_TIME
+    ) -> Prediction | None:
+        """Take one tick; return the prediction where one is due, else None.
+
+        fields: the tick's values by column name, or in the order of `columns`.
+        t_ns: its time in nanoseconds since 1970, for `elapsed()` and for the record.
+
+        Raises DataError for a tick that is not let in (a field that is missing or not a number,
+        a feature that is not finite); the predictor is then as it was before.
+        """
+        values = np.array([self._row(fields)], np.float64)
+        self._prediction = self._refusal = None
+        self._session.push(Ticks(STREAM, np.array([t_ns], np.int64), values, seq=0))
+        if self._refusal is not None:
+            raise DataError(f"the tick is refused: {self._refusal.reason}")
+        return self._prediction
+
+    def learn(self, label: int | bool, n: int | None = None) -> Score:
+        """Give the truth for a prediction, score it, and learn from it where `learn=True`.
+
+        label: 1 (or True) if it came true that the target is positive, else 0.
+        n: the prediction's n; by default the oldest one that waits for its label.
+
+        Raises UsageError where labels come from the series itself (the default, where `step`
+        scores and learns; construct with `labels="external"`), and DataError for a label that
+        is not 0 or 1, or where no such prediction waits.
+        """
+        if self._session.config.stream.labels != "external":
+            message = 'labels come from the series itself; construct with labels="external"'
+            raise UsageError(message)
+        stream = self._session.stream(STREAM)
+        assert stream is not None
+        wanted = stream.ledger.oldest() if n is None else n
+        if wanted is None:
+            raise DataError("no prediction waits for a label")
+        self._refusal = None
+        self._session.label(Label(STREAM, wanted, int(label)))
+        if self._refusal is not None:
+            raise DataError(f"the label is refused: {self._refusal.reason}")
+        assert self.last_score is not None
+        return self.last_score
+
+    def scores(self) -> dict[str, Any]:
+        """Return the figures so far (log loss in nats), beside base rate and last label."""
+        stream = self._session.stream(STREAM)
+        assert stream is not None
+        return {"labels": stream.scores.labels, **stream.scores.figures()}
+
+    def weights(self) -> dict[str, dict[str, np.ndarray]]:
+        """Return copies of the current weights, {layer: {"kernel": float32 array}}."""
+        held = self._session.weights_for(STREAM).weights
+        return {name: {"kernel": np.array(layer["kernel"])} for name, layer in held.items()}
+
+    def snapshot(self) -> bytes:
+        """Return the whole state as bytes."""
+        return snapshot.take(self._session)
+
+    def restore(self, data: bytes) -> None:
+        """Go on from a `snapshot` of a predictor with the same settings.
+
+        Raises SnapshotError where the bytes are damaged or belong to other settings.
+        """
+        snapshot.restore(self._session, data)
+
+    def _row(self, fields: Mapping[str, float] | Sequence[float]) -> list[float]:
+        if isinstance(fields, Mapping):
+            missing = [name for name in self.columns if name not in fields]
+            if missing:
+                raise DataError(
+                    f"the tick has no field {missing[0]!r} (it has {', '.join(fields)})"
+                )
+            fields = [fields[name] for name in self.columns]
+        if len(fields) != len(self.columns):
+            raise DataError(
+                f"a tick has the {len(self.columns)} fields {', '.join(self.columns)}, "
+                f"not {len(fields)}"
+            )
+        try:
+            return [float(value) for value in fields]
+        except (TypeError, ValueError) as error:
+            raise DataError(f"a field of the tick is not a number: {error}") from None
+
+    def _take(self, event: Output) -> None:
+        if isinstance(event, Prediction):
+            self._prediction = event
+        elif isinstance(event, Score):
+            self.last_score = event
+        elif isinstance(event, Update):
+            self.last_update = event
+        elif isinstance(event, Refusal):
+            self._refusal = event

@@ -1,0 +1,164 @@
+"""Everything that a session holds, as bytes, and back.
+
+```
+b"SLSTM" | format version (1 byte) | SHA-256 of the rest (32 bytes) | msgpack
+```
+
+The msgpack part is a `Snapshot`. It holds arrays as (dtype, shape, bytes), never code, and is
+decoded against a schema. The fingerprint ties it to the configuration that gives it meaning: a
+session restores only what a session of the same configuration and columns has written, and a
+restored session goes on to the same bits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import msgspec
+import numpy as np
+
+from ..config import Config
+from ..errors import SnapshotError
+from .session import Learned, Session
+from .stream import StreamState
+
+MAGIC = b"SLSTM"
+VERSION = 1
+HEADER = len(MAGIC) + 1 + hashlib.sha256().digest_size
+
+DTYPES = ("<f4", "<f8", "<i4", "<i8", "<u4", "|b1")
+"""The only array types that a session or an optimiser holds."""
+
+
+class ArrayRecord(msgspec.Struct, frozen=True):
+    """An array as plain data; `data` is C order, little-endian."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytes
+
+    def array(self) -> np.ndarray:
+        """Return the array; raises ValueError where the parts do not fit."""
+        if self.dtype not in DTYPES:
+            raise ValueError(f"an array of type {self.dtype!r}")
+        # A copy, since what is restored is written to, and a buffer of bytes is read-only.
+        return np.frombuffer(self.data, self.dtype).reshape(self.shape).copy()
+
+
+class LearnedRecord(msgspec.Struct, frozen=True):
+    """The leaves of weights and optimiser state, in the order of `jax.tree.leaves`."""
+
+    weights: list[np.ndarray]
+    optimizer: list[np.ndarray]
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """What is written."""
+
+    fingerprint: str
+    learned: dict[str, LearnedRecord]
+    streams: list[StreamState]
+
+
+def fingerprint(config: Config, columns: tuple[str, ...]) -> str:
+    """Return a hash of the settings that state depends on: not of where data come from or go."""
+    model = msgspec.structs.replace(config.model, weights=None)
+    parts = (config.stream, model, config.scaling, config.learning, columns)
+    return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
+
+
+def take(session: Session) -> bytes:
+    """Return the whole state of a session."""
+    learned = {
+        name: LearnedRecord(_leaves(held.weights), _leaves(held.optimizer))
+        for name, held in session.learned.items()
+    }
+    state = Snapshot(
+        fingerprint(session.config, session.columns), learned, list(session.streams.values())
+    )
+    body = msgspec.msgpack.encode(state, enc_hook=_plain)
+    return MAGIC + bytes([VERSION]) + hashlib.sha256(body).digest() + body
+
+
+def restore(session: Session, data: bytes) -> None:
+    """Put the state of `take` back into a session, which is unchanged where this fails.
+
+    Raises SnapshotError where the bytes are damaged, of another version, or of a session with
+    another configuration or other columns.
+    """
+    state = _decode(data)
+    wanted = fingerprint(session.config, session.columns)
+    if state.fingerprint != wanted:
+        raise SnapshotError(
+            f"the snapshot belongs to another configuration: its fingerprint is "
+            f"{state.fingerprint[:12]}, this session's is {wanted[:12]}; restore it with the "
+            "settings and columns that it was taken with"
+        )
+    weights = session.engine.init_weights()
+    optimizer = session.engine.init_optimizer(weights) if session.config.learning.learn else None
+    learned = {
+        name: Learned(_tree(weights, held.weights), _tree(optimizer, held.optimizer))
+        for name, held in state.learned.items()
+    }
+    session.learned = learned
+    session.streams = {stream.name: stream for stream in state.streams}
+
+
+def _decode(data: bytes) -> Snapshot:
+    if data[: len(MAGIC)] != MAGIC or len(data) < HEADER:
+        raise SnapshotError("this is not a snapshot, or only the beginning of one")
+    version = data[len(MAGIC)]
+    if version != VERSION:
+        raise SnapshotError(
+            f"the snapshot has format version {version}, this program reads {VERSION}"
+        )
+    body = data[HEADER:]
+    if hashlib.sha256(body).digest() != data[len(MAGIC) + 1 : HEADER]:
+        raise SnapshotError("the snapshot is damaged: its checksum does not match")
+    try:
+        return msgspec.msgpack.decode(body, type=Snapshot, dec_hook=_array)
+    except (msgspec.DecodeError, ValueError) as error:
+        raise SnapshotError(f"the snapshot does not fit this version: {error}") from None
+
+
+def _plain(value: Any) -> ArrayRecord:
+    """Return what msgspec can write for an array of NumPy or JAX."""
+    array = np.asarray(value)
+    if array.dtype.str not in DTYPES:
+        raise TypeError(f"an array of type {array.dtype} has no place in a snapshot")
+    return ArrayRecord(array.dtype.str, array.shape, np.ascontiguousarray(array).tobytes())
+
+
+def _array(kind: type, value: Any) -> np.ndarray:
+    if kind is not np.ndarray:
+        raise ValueError(f"unexpected type {kind}")
+    return msgspec.convert(value, ArrayRecord).array()
+
+
+def _leaves(tree: Any) -> list[np.ndarray]:
+    return [np.asarray(_data(leaf)) for leaf in jax.tree.leaves(tree)]
+
+
+def _data(leaf: Any) -> Any:
+    """Return a leaf, a random key (some optimisers hold one) as the numbers behind it."""
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+
+
+def _is_key(leaf: Any) -> bool:
+    return bool(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))
+
+
+def _tree(like: Any, leaves: list[np.ndarray]) -> Any:
+    """Return `leaves` in the structure of `like`, whose shapes and types they must have."""
+    olds, structure = jax.tree.flatten(like)
+    shapes = [(leaf.shape, leaf.dtype) for leaf in leaves]
+    if shapes != [(_data(old).shape, _data(old).dtype) for old in olds]:
+        raise SnapshotError("the snapshot's weights or optimiser state have other shapes")
+    news = [
+        jax.random.wrap_key_data(jnp.asarray(leaf)) if _is_key(old) else jnp.asarray(leaf)
+        for old, leaf in zip(olds, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, news)
