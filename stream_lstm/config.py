@@ -217,7 +217,8 @@ def build(values: Mapping[str, Any]) -> Config:
             raise ConfigurationError(f"{key} = {value!r}: {error}", key=key) from None
         tables.setdefault(KEYS[key], {})[key] = converted
     try:
-        return Config(**{table: TABLES[table](**body) for table, body in tables.items()})
+        parts: dict[str, Any] = {name: TABLES[name](**body) for name, body in tables.items()}
+        return Config(**parts)
     except ValueError as error:
         raise ConfigurationError(str(error)) from None
 

@@ -90,7 +90,9 @@ class Prediction(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.p <= 1.0:
-            raise ValueError(f"prediction {self.n} of {self.stream!r}: p={self.p} is not in [0, 1]")
+            raise ValueError(
+                f"prediction {self.n} of {self.stream!r}: p={self.p} is not in [0, 1]"
+            )
 
 
 class Score(msgspec.Struct, frozen=True):

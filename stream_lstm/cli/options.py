@@ -60,7 +60,7 @@ def _option(key: str) -> inspect.Parameter:
         metavar=metavar,
         rich_help_panel=f"[{KEYS[key]}] of the configuration",
     )
-    annotation = Annotated[kind | None, option]
+    annotation = Annotated[kind | None, option]  # type: ignore[valid-type]
     return inspect.Parameter(
         key, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
     )
@@ -74,7 +74,9 @@ def _type(key: str, kind: Any) -> tuple[Any, list[str], str | None]:
     if get_origin(kind) is Literal:
         return str, [flag(key)], "|".join(get_args(kind))
     if get_origin(kind) is tuple:
-        return (str, [flag(key)], "A,B,...") if key in COMMA_LISTS else (list[str], [flag(key)], None)
+        return (
+            (str, [flag(key)], "A,B,...") if key in COMMA_LISTS else (list[str], [flag(key)], None)
+        )
     if kind in (int, float):
         return kind, [flag(key)], "NUMBER"
     return str, [flag(key)], "TEXT"

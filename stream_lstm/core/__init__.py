@@ -1,1 +1,1 @@
-
+"""The sans-IO core: holds state, knows no clock, socket, file or thread."""

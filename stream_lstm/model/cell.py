@@ -39,7 +39,7 @@ def gates(z: Array) -> tuple[Array, Array, Array, Array]:
     slope = np.repeat(np.array([0.5, 0.5, 1.0, 0.5], np.float32), hidden)
     offset = np.repeat(np.array([0.5, 0.5, 0.0, 0.5], np.float32), hidden)
     active = slope * jnp.tanh(slope * z) + offset
-    i, f, g, o = (active[..., k * hidden : (k + 1) * hidden] for k in range(4))
+    i, f, g, o = jnp.split(active, 4, axis=-1)
     return i, f, g, o
 
 

@@ -158,7 +158,8 @@ class Engine:
     def _parity(self, weights: Weights) -> bool:
         drawn = np.random.default_rng(0).normal(size=(PARITY_STEPS, self.shape.features))
         xs, start = drawn.astype(np.float32), self.init_carry()
-        by_block, rows = start, []
+        by_block: Any = start
+        rows: list[Floats] = []
         for size in (1, 2, 13) * (PARITY_STEPS // 16):
             by_block, out = self.block(weights, by_block, xs[len(rows) : len(rows) + size])
             rows.extend(np.asarray(out)[:size])

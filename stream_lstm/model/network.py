@@ -73,7 +73,7 @@ class Network(nn.Module):
             h, c = jnp.split(state[2 * hidden * layer : 2 * hidden * (layer + 1)], 2)
             (h, c), x = PackedLSTMCell(hidden, name=f"layer_{layer}")((h, c), x)
             parts += [h, c]
-        return jnp.concatenate(parts), cast("Array", Head(name="head")(x))
+        return jnp.concatenate(parts), Head(name="head")(x)
 
 
 def init_weights(shape: Shape, *, key: Array) -> Weights:

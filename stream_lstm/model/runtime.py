@@ -10,4 +10,4 @@ from __future__ import annotations
 
 import jax
 
-jax.config.update("jax_cpu_enable_async_dispatch", False)
+jax.config.update("jax_cpu_enable_async_dispatch", False)  # type: ignore[no-untyped-call]

@@ -1,1 +1,1 @@
-
+"""The daemon: its loop, its signals and its heartbeats."""

@@ -1,1 +1,1 @@
-
+"""What is written to disk: predictions and weights."""

@@ -1,0 +1,291 @@
+"""Tables of text (CSV, TSV), read by Arrow at speed and line by line where it stumbles.
+
+The file comes in runs of whole lines. Arrow parses a run with the wanted columns typed. Its
+result counts only if it has exactly one row for each line: blank lines, quotes over several
+lines, wrong field counts and cells that Arrow will not have all show as an error or another
+count, and then the run is read again line by line, which is slow and names every bad cell. In a
+run that Arrow did parse, only lines with a null or a number that is not finite are looked at.
+
+A cell cannot hold a newline: one line is one row, so that line numbers are true.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+
+from ..errors import DataError
+from .line_chunks import LineChunks
+from .reader import BadRow, RawRows, check_names, not_finite, numeric_columns
+from .times import TimeColumn, TimeUnit
+
+SAMPLE_LINES = 1000
+"""Lines at the start that say which columns are numeric and what times look like."""
+
+BYTES_PER_ROW = 64
+"""A usual row; sets how much is read at a time."""
+
+MIN_READ_BYTES, MAX_READ_BYTES = 4 << 10, 4 << 20
+
+
+class CsvReader:
+    """A CSV or TSV file with a header.
+
+    columns: the wanted ones in order, or None for all numeric ones but the time.
+    compression: "gzip", "zstd", or "" for none.
+
+    Raises ConfigurationError for a column that is not there, and DataError for a file without
+    header or rows.
+    """
+
+    row_word = "line"
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        columns: Sequence[str] | None,
+        time: str | None,
+        time_unit: TimeUnit,
+        chunk_rows: int,
+        compression: str,
+        delimiter: str,
+    ) -> None:
+        self.path = path
+        self._delimiter = delimiter
+        size = min(max(chunk_rows * BYTES_PER_ROW, MIN_READ_BYTES), MAX_READ_BYTES)
+        self._lines = LineChunks(path, compression, size)
+        self.bytes_total = self._lines.bytes_total
+        try:
+            self._open(columns, time, time_unit)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, columns: Sequence[str] | None, time: str | None, time_unit: TimeUnit) -> None:
+        chunks = iter(self._lines)
+        self.columns, rest, self._first_line = _header(self.path, chunks, self._delimiter)
+        check_names(self.path, self.columns, columns or (), time)
+        for first in itertools.chain([rest], chunks):
+            if first.strip():
+                break
+            self._first_line += first.count(b"\n")
+        else:
+            raise DataError(f"{self.path} holds a header and no rows")
+        self._chunks = itertools.chain([first], chunks)
+        sample = [self._sample(line) for line in _split(first)[:SAMPLE_LINES] if line.strip()]
+        if columns is None:
+            columns = numeric_columns(self.path, self._numeric(sample), time)
+            check_names(self.path, self.columns, columns, time)
+        self.value_columns = tuple(columns)
+        self._places = [self.columns.index(name) for name in self.value_columns]
+        self._time_place = None if time is None else self.columns.index(time)
+        self._times = TimeColumn(time_unit)
+        self._settle_times(sample)
+        self._convert_options = self._arrow_options()
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of the file consumed so far, compressed ones where it is compressed."""
+        return self._lines.bytes_read
+
+    def close(self) -> None:
+        """Close the file."""
+        self._lines.close()
+
+    def chunks(self) -> Iterator[RawRows]:
+        """Give the rows in runs of some megabytes of text."""
+        line = self._first_line
+        for chunk in self._chunks:
+            yield self._parse_fast(chunk, line) or self._parse_slow(chunk, line)
+            line += chunk.count(b"\n")
+
+    def _numeric(self, sample: Sequence[Sequence[str]]) -> Iterator[str]:
+        for place, name in enumerate(self.columns):
+            cells = (row[place] for row in sample if len(row) == len(self.columns))
+            first = next((cell for cell in cells if cell.strip()), "")
+            if _is_number(first):
+                yield name
+
+    def _settle_times(self, sample: Sequence[Sequence[str]]) -> None:
+        if self._time_place is None:
+            return
+        reason = "there is none"
+        for row in sample:
+            try:
+                self._times.settle(row[self._time_place])
+            except (ValueError, IndexError) as error:
+                reason = str(error)
+            else:
+                return
+        name = self.columns[self._time_place]
+        raise DataError(f"{self.path}: no time in column {name!r}: {reason}")
+
+    def _arrow_options(self) -> Any:
+        types = {str(place): pa.float64() for place in self._places}
+        if self._time_place is not None:
+            types[str(self._time_place)] = self._times.arrow_type
+        return pyarrow.csv.ConvertOptions(
+            include_columns=list(types) or ["0"],  # an empty list would mean all
+            column_types=types or {"0": pa.binary()},
+        )
+
+    def _parse_fast(self, chunk: bytes, line: int) -> RawRows | None:
+        """Let Arrow parse the run; None if the lines must be looked at one by one."""
+        try:
+            table = pyarrow.csv.read_csv(
+                pa.BufferReader(chunk),
+                read_options=pyarrow.csv.ReadOptions(
+                    use_threads=False,
+                    block_size=len(chunk) + 1,
+                    column_names=[str(place) for place in range(len(self.columns))],
+                ),
+                parse_options=pyarrow.csv.ParseOptions(delimiter=self._delimiter),
+                convert_options=self._convert_options,
+            )
+            count = table.num_rows
+            if count != chunk.count(b"\n"):
+                return None
+            values = np.empty((count, len(self._places)))
+            for column, place in enumerate(self._places):
+                values[:, column] = _floats(_array(table, place))
+        except pa.ArrowException:
+            return None
+        t_ns, ok = np.zeros(count, np.int64), np.ones(count, np.bool_)
+        if self._time_place is not None:
+            t_ns, ok = self._times.convert(_array(table, self._time_place))
+        ok &= np.isfinite(values).all(axis=1)
+        rows = np.arange(line, line + count)
+        if ok.all():
+            return RawRows(t_ns, values, rows, ())
+        lines = _split(chunk)
+        bad = [BadRow(int(at), self._fault(lines[at])) for at in np.flatnonzero(~ok)]
+        return RawRows(t_ns, values, rows, bad) if all(fault.reason for fault in bad) else None
+
+    def _parse_slow(self, chunk: bytes, line: int) -> RawRows:
+        """Parse the run line by line."""
+        lines = [(number, text) for number, text in enumerate(_split(chunk), line) if text.strip()]
+        t_ns = np.zeros(len(lines), np.int64)
+        values = np.zeros((len(lines), len(self._places)))
+        bad = []
+        for index, (_, text) in enumerate(lines):
+            try:
+                t_ns[index], values[index] = self._parse_line(text)
+            except ValueError as error:
+                bad.append(BadRow(index, str(error)))
+        rows = np.array([number for number, _ in lines], np.int64)
+        return RawRows(t_ns, values, rows, bad)
+
+    def _fault(self, line: bytes) -> str:
+        """Return what is wrong with a line, "" if nothing is."""
+        try:
+            self._parse_line(line)
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    def _parse_line(self, line: bytes) -> tuple[int, list[float]]:
+        """Return time and values of one line; ValueError says what is wrong with it."""
+        try:
+            cells = self._fields(line, strict=True)
+        except csv.Error as error:
+            raise ValueError(f"no row of a table: {error}") from None
+        if len(cells) != len(self.columns):
+            raise ValueError(f"{len(cells)} fields, but the header has {len(self.columns)}")
+        place = self._time_place
+        return (
+            0 if place is None else self._time(cells[place]),
+            [_number(self.columns[place], cells[place]) for place in self._places],
+        )
+
+    def _time(self, cell: str) -> int:
+        try:
+            return self._times.parse(cell)
+        except ValueError as error:
+            assert self._time_place is not None
+            raise ValueError(f"column {self.columns[self._time_place]!r}: {error}") from None
+
+    def _sample(self, line: bytes) -> list[str]:
+        try:
+            return self._fields(line)
+        except csv.Error:
+            return []
+
+    def _fields(self, line: bytes, *, strict: bool = False) -> list[str]:
+        text = line.decode("utf-8", "replace").rstrip("\r")
+        return next(csv.reader([text], delimiter=self._delimiter, strict=strict), [])
+
+
+def csv_columns(path: Path, *, compression: str, delimiter: str) -> tuple[str, ...]:
+    """Return the names in the header; DataError if there is none."""
+    lines = LineChunks(path, compression, MIN_READ_BYTES)
+    try:
+        return _header(path, iter(lines), delimiter)[0]
+    finally:
+        lines.close()
+
+
+def _header(
+    path: Path, chunks: Iterator[bytes], delimiter: str
+) -> tuple[tuple[str, ...], bytes, int]:
+    """Return the names, what follows their line in its run, and the number of the next line."""
+    line = 1
+    for chunk in chunks:
+        body = chunk.removeprefix(b"\xef\xbb\xbf") if line == 1 else chunk
+        while body:
+            head, _, body = body.partition(b"\n")
+            line += 1
+            if head.strip():
+                return _names(path, head, delimiter), body, line
+    raise DataError(f"{path} is empty; its first line must name the columns")
+
+
+def _names(path: Path, head: bytes, delimiter: str) -> tuple[str, ...]:
+    try:
+        cells = next(csv.reader([head.decode().rstrip("\r")], delimiter=delimiter, strict=True))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: the header is not readable: {error}") from None
+    names = tuple(cell.strip() for cell in cells)
+    if all(map(_is_number, names)):
+        message = "holds numbers, but the first line must name the columns: add such a line"
+        raise DataError(f"{path}: the header {message}")
+    return names
+
+
+def _split(chunk: bytes) -> list[bytes]:
+    return chunk.split(b"\n")[:-1]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _number(column: str, text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number) or "_" in text:
+        raise ValueError(not_finite(column, text))
+    return number
+
+
+def _array(table: Any, place: int) -> Any:
+    return pa.concat_arrays(table.column(str(place)).chunks)
+
+
+def _floats(array: Any) -> Any:
+    """Return float64, NaN where null; a time that is also a value comes as another type."""
+    return array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)

@@ -1,0 +1,248 @@
+"""Historical files as a stream of blocks of raw ticks, never whole in memory.
+
+The suffix names the format and a reader of that format gives runs of rows, the unusable ones
+marked. Here, once for all formats, is what becomes of them: with `fail`, every row before the
+first bad one is given and then `DataError` names file, line, column and text; with `skip`, a bad
+row is left out and reported as a `Refusal`. A limit counts the ticks that are given, so that
+rows behind it are never complained about.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ..config import OnBad
+from ..errors import DataError, UsageError
+from ..events import Refusal
+from .csv_reader import CsvReader, csv_columns
+from .npy_reader import NpyReader, npy_columns
+from .reader import RawRows, Reader, check_readable
+from .table_reader import TableReader, table_columns
+from .times import UNITS, TimeUnit
+
+CHUNK_ROWS = 65536
+"""Ticks of one block: enough to hide the cost of a block, and a few megabytes."""
+
+
+class TickBlock(NamedTuple):
+    """Consecutive ticks of a file."""
+
+    t_ns: npt.NDArray[np.int64]  # (m,), zeros where the file has no time
+    values: npt.NDArray[np.float64]  # (m, C), C-contiguous
+    rows: npt.NDArray[np.int64]  # (m,), line numbers (the header is 1) or row numbers from 1
+
+    @property
+    def row(self) -> int:
+        """Line or row number of the first tick."""
+        return int(self.rows[0])
+
+
+class _Format(NamedTuple):
+    open: Callable[..., Reader]
+    columns: Callable[[Path], tuple[str, ...]]
+
+
+def _text_format(compression: str, delimiter: str) -> _Format:
+    options: dict[str, Any] = {"compression": compression, "delimiter": delimiter}
+    return _Format(
+        functools.partial(CsvReader, **options), functools.partial(csv_columns, **options)
+    )
+
+
+def _table_format(kind: Any) -> _Format:
+    return _Format(
+        functools.partial(TableReader, kind=kind), functools.partial(table_columns, kind=kind)
+    )
+
+
+FORMATS: Mapping[str, _Format] = {
+    ".csv": _text_format("", ","),
+    ".csv.gz": _text_format("gzip", ","),
+    ".csv.zst": _text_format("zstd", ","),
+    ".tsv": _text_format("", "\t"),
+    ".tsv.gz": _text_format("gzip", "\t"),
+    ".tsv.zst": _text_format("zstd", "\t"),
+    ".parquet": _table_format("parquet"),
+    ".arrow": _table_format("arrow"),
+    ".feather": _table_format("arrow"),
+    ".npy": _Format(NpyReader, npy_columns),
+}
+"""What can be read, by suffix."""
+
+
+class FileSource:
+    """One open file; a context manager that closes it.
+
+    Attributes: `columns`, all names in the file; `value_columns`, those of the values given, in
+    order; `rows_read`, ticks given so far; `rows_refused`, rows left out.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        reader: Reader,
+        *,
+        on_bad_row: OnBad,
+        limit: int | None,
+        chunk_rows: int,
+        on_refusal: Callable[[Refusal], None],
+    ) -> None:
+        self.path = path
+        self.columns = reader.columns
+        self.value_columns = reader.value_columns
+        self.rows_read = 0
+        self.rows_refused = 0
+        self._reader = reader
+        self._on_bad_row = on_bad_row
+        self._limit = limit
+        self._chunk_rows = chunk_rows
+        self._on_refusal = on_refusal
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of the file consumed so far, compressed ones where it is compressed."""
+        return self._reader.bytes_read
+
+    @property
+    def bytes_total(self) -> int:
+        """Size of the file in bytes."""
+        return self._reader.bytes_total
+
+    def __enter__(self) -> FileSource:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; closing twice is no mistake."""
+        self._reader.close()
+
+    def blocks(self) -> Iterator[TickBlock]:
+        """Give the ticks in order, at most `chunk_rows` at a time; can be done once.
+
+        Raises DataError for a row that cannot be used, where the file is damaged, and at the
+        end if every row was left out.
+        """
+        if self._is_full():
+            return
+        for chunk in self._reader.chunks():
+            yield from self._fail(chunk) if self._on_bad_row == "fail" else self._skip(chunk)
+            if self._is_full():
+                return
+        if not self.rows_read:
+            raise DataError(f"{self.path}: none of its {self.rows_refused} rows can be used")
+
+    def _is_full(self) -> bool:
+        return self._limit is not None and self.rows_read >= self._limit
+
+    def _room(self, count: int) -> int:
+        return count if self._limit is None else min(count, self._limit - self.rows_read)
+
+    def _where(self, chunk: RawRows, at: int) -> str:
+        word = "" if self._reader.row_word == "line" else f"{self._reader.row_word} "
+        return f"{self.path}:{word}{chunk.rows[at]}"
+
+    def _fail(self, chunk: RawRows) -> Iterator[TickBlock]:
+        usable = chunk.bad[0].at if chunk.bad else len(chunk.rows)
+        yield from self._give(chunk, slice(self._room(usable)))
+        if chunk.bad and not self._is_full():
+            at, reason = chunk.bad[0]
+            place = f"{self.path}, {self._reader.row_word} {chunk.rows[at]}"
+            raise DataError(f"{place}: {reason} (--on-bad-row skip leaves such rows out)")
+
+    def _skip(self, chunk: RawRows) -> Iterator[TickBlock]:
+        good = np.ones(len(chunk.rows), np.bool_)
+        good[[at for at, _ in chunk.bad]] = False
+        taken = np.flatnonzero(good)
+        taken = taken[: self._room(len(taken))]
+        reached = self._limit == self.rows_read + len(taken) and len(taken)
+        end = taken[-1] if reached else len(chunk.rows)
+        for at, reason in chunk.bad:
+            if at < end:
+                self.rows_refused += 1
+                where = self._where(chunk, at)
+                self._on_refusal(Refusal(stream="", kind="tick", reason=reason, where=where))
+        yield from self._give(chunk, taken if chunk.bad else slice(len(taken)))
+
+    def _give(self, chunk: RawRows, taken: Any) -> Iterator[TickBlock]:
+        t_ns, values, rows = chunk.t_ns[taken], chunk.values[taken], chunk.rows[taken]
+        for start in range(0, len(rows), self._chunk_rows):
+            part = slice(start, start + self._chunk_rows)
+            block = TickBlock(t_ns[part], values[part], rows[part])
+            self.rows_read += len(block.rows)
+            yield block
+
+
+def open_file(
+    path: str | Path,
+    *,
+    columns: Sequence[str] | None,
+    time: str | None,
+    on_refusal: Callable[[Refusal], None],
+    time_unit: TimeUnit = "auto",
+    on_bad_row: OnBad = "fail",
+    limit: int | None = None,
+    chunk_rows: int = CHUNK_ROWS,
+) -> FileSource:
+    """Open a historical file.
+
+    columns: names of the values wanted, in order; None for all numeric columns but the time.
+    time: name of the column of times; None gives zeros.
+    time_unit: of times that are numbers (`auto` goes by the size of the first), or `iso`.
+    on_bad_row: `fail` raises at the first row that cannot be used, `skip` leaves such rows out.
+    limit: ticks to give at most.
+    chunk_rows: ticks in one block at most.
+    on_refusal: called once for each row left out, with `where` as FILE:LINE.
+
+    Raises InputMissingError where there is no such file, OutputError where it cannot be read,
+    UsageError for an unknown suffix or unit, ConfigurationError for a column that is not there,
+    and DataError for a file that is empty or damaged.
+    """
+    path = Path(path)
+    if time_unit not in UNITS:
+        raise UsageError(f"unknown time unit {time_unit!r} (there are {', '.join(UNITS)})")
+    format_ = _format(path)
+    check_readable(path)
+    reader = format_.open(
+        path, columns=columns, time=time, time_unit=time_unit, chunk_rows=chunk_rows
+    )
+    return FileSource(
+        path,
+        reader,
+        on_bad_row=on_bad_row,
+        limit=limit,
+        chunk_rows=chunk_rows,
+        on_refusal=on_refusal,
+    )
+
+
+def file_columns(path: str | Path) -> tuple[str, ...]:
+    """Return the names of the columns of a file, reading no more than its head.
+
+    Raises what `open_file` raises for a file that is missing, unknown or damaged.
+    """
+    path = Path(path)
+    format_ = _format(path)
+    check_readable(path)
+    return format_.columns(path)
+
+
+def _format(path: Path) -> _Format:
+    name = path.name.lower()
+    for suffix, format_ in FORMATS.items():
+        if name.endswith(suffix):
+            return format_
+    raise UsageError(f"{path}: cannot tell what this is; known are {', '.join(FORMATS)}")

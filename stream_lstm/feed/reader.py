@@ -1,0 +1,111 @@
+"""What every reader of one file format gives, whatever the format.
+
+A reader opens its file, settles which columns are wanted, and gives runs of rows in file order.
+It marks the rows that cannot be used and says why; what to do about them is for `files` to
+decide, once for all formats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ..config import nearest
+from ..errors import ConfigurationError, DataError, InputMissingError, OutputError
+
+
+class BadRow(NamedTuple):
+    """Row `at` of its run, counted from 0, cannot be used."""
+
+    at: int
+    reason: str
+
+
+class RawRows(NamedTuple):
+    """A run of rows of a file, in order; the bad ones hold anything."""
+
+    t_ns: npt.NDArray[np.int64]  # (m,)
+    values: npt.NDArray[np.float64]  # (m, C), C-contiguous
+    rows: npt.NDArray[np.int64]  # (m,), their line or row numbers in the file, from 1
+    bad: Sequence[BadRow]  # by rising `at`
+
+
+class Reader(Protocol):
+    """One open file."""
+
+    columns: tuple[str, ...]
+    """All names in the file."""
+    value_columns: tuple[str, ...]
+    """The names of the columns of `RawRows.values`."""
+    row_word: str
+    """What the numbers in `RawRows.rows` count: "line" or "row"."""
+    bytes_total: int
+    """Size of the file."""
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of the file that have been consumed."""
+        ...
+
+    def chunks(self) -> Iterator[RawRows]:
+        """Give the rows; raise DataError where the file is damaged."""
+        ...
+
+    def close(self) -> None:
+        """Close the file."""
+        ...
+
+
+def check_readable(path: Path) -> None:
+    """Raise InputMissingError where there is no such file, OutputError where it cannot be read."""
+    if path.is_dir():
+        raise InputMissingError(f"{path} is a directory; name a file")
+    try:
+        path.open("rb").close()
+    except FileNotFoundError:
+        raise InputMissingError(f"no such file: {path}{_neighbour(path)}") from None
+    except OSError as error:
+        raise OutputError(f"cannot read {path}: {error.strerror}") from None
+
+
+def _neighbour(path: Path) -> str:
+    try:
+        return nearest(path.name, (other.name for other in path.parent.iterdir()))
+    except OSError:
+        return ""
+
+
+def check_names(
+    path: Path, columns: Sequence[str], wanted: Sequence[str], time: str | None
+) -> None:
+    """Check that the file's `columns` hold the `wanted` ones and the `time` column, each once.
+
+    Raises ConfigurationError for a name that is not there, DataError for one there twice.
+    """
+    for key, names in (("features", wanted), ("time", () if time is None else (time,))):
+        for name in names:
+            if name not in columns:
+                known = ", ".join(columns)
+                message = f"{path} has no column {name!r}{nearest(name, columns)} (it has {known})"
+                raise ConfigurationError(message, key=key)
+            if columns.count(name) > 1:
+                raise DataError(f"{path} has more than one column {name!r}; rename one of them")
+
+
+def numeric_columns(path: Path, numeric: Iterable[str], time: str | None) -> tuple[str, ...]:
+    """Return the numeric columns without the time; DataError where none is left."""
+    columns = tuple(name for name in numeric if name != time)
+    if not columns:
+        raise DataError(f"{path} has no column of numbers")
+    return columns
+
+
+def not_finite(column: str, text: str) -> str:
+    """Return the reason why a cell cannot be used."""
+    if not text.strip():
+        return f"column {column!r} is empty"
+    return f"column {column!r}: {text.strip()[:40]!r} is not a finite number"

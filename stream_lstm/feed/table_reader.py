@@ -1,0 +1,221 @@
+"""Typed tables: Parquet, and Arrow IPC as file (Feather) or as stream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.ipc
+import pyarrow.parquet
+
+from ..errors import ConfigurationError, DataError
+from .reader import BadRow, RawRows, check_names, not_finite, numeric_columns
+from .times import TimeColumn, TimeUnit
+
+TableKind: TypeAlias = Literal["parquet", "arrow"]
+
+
+class _Batches(Protocol):
+    """Record batches of one open file."""
+
+    schema: Any
+
+    def batches(self, names: Sequence[str]) -> Iterator[tuple[Any, float]]:
+        """Give batches, each with the share of the file that has then been read."""
+        ...
+
+    def close(self) -> None:
+        """Close the file."""
+        ...
+
+
+class TableReader:
+    """A Parquet or Arrow file.
+
+    columns: the wanted ones in order, or None for all numeric ones but the time.
+
+    Raises ConfigurationError for a column that is not there or holds no numbers, and DataError
+    for a file that is damaged or has no rows.
+    """
+
+    row_word = "row"
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        columns: Sequence[str] | None,
+        time: str | None,
+        time_unit: TimeUnit,
+        chunk_rows: int,
+        kind: TableKind,
+    ) -> None:
+        self.path = path
+        self.bytes_total = path.stat().st_size
+        self._share = 0.0
+        self._source = _open(path, kind, chunk_rows)
+        try:
+            schema = self._source.schema
+            self.columns = tuple(schema.names)
+            check_names(path, self.columns, columns or (), time)
+            if columns is None:
+                numeric = (
+                    name
+                    for name, type_ in zip(schema.names, schema.types, strict=True)
+                    if _is_numeric(type_)
+                )
+                columns = numeric_columns(path, numeric, time)
+                check_names(path, self.columns, columns, time)
+            self.value_columns = tuple(columns)
+            _check_types(path, schema, self.value_columns)
+        except BaseException:
+            self.close()
+            raise
+        self._time = time
+        self._times = TimeColumn(time_unit)
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of the file consumed so far, estimated from its share of rows or batches."""
+        return int(self._share * self.bytes_total)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._source.close()
+
+    def chunks(self) -> Iterator[RawRows]:
+        """Give the rows as the file's batches have them."""
+        names = list(self.value_columns)
+        if self._time is not None and self._time not in names:
+            names.append(self._time)
+        row = 1
+        try:
+            for batch, share in self._source.batches(names):
+                self._share = share
+                if batch.num_rows:
+                    yield self._convert(batch, row)
+                row += batch.num_rows
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{self.path} is damaged behind row {row - 1}: {error}") from None
+        if row == 1:
+            raise DataError(f"{self.path} has no rows")
+
+    def _convert(self, batch: Any, row: int) -> RawRows:
+        count = batch.num_rows
+        values = np.empty((count, len(self.value_columns)))
+        for place, name in enumerate(self.value_columns):
+            values[:, place] = _floats(batch.column(name))
+        t_ns, ok = np.zeros(count, np.int64), np.ones(count, np.bool_)
+        if self._time is not None:
+            try:
+                t_ns, ok = self._times.convert(batch.column(self._time))
+            except ValueError as error:
+                message = f"{self.path}, column {self._time!r}, from row {row} on: {error}"
+                raise DataError(message) from None
+        faulty = np.flatnonzero(~(ok & np.isfinite(values).all(axis=1)))
+        bad = [BadRow(int(at), self._fault(batch, int(at), values[at])) for at in faulty]
+        return RawRows(t_ns, values, np.arange(row, row + count), bad)
+
+    def _fault(self, batch: Any, at: int, values: Any) -> str:
+        for name, value in zip(self.value_columns, values, strict=True):
+            if not np.isfinite(value):
+                return not_finite(name, _text(batch.column(name)[at]))
+        return f"column {self._time!r}: {_text(batch.column(self._time)[at])!r} is not a time"
+
+
+def table_columns(path: Path, kind: TableKind) -> tuple[str, ...]:
+    """Return the names of the columns; DataError if the file is damaged."""
+    source = _open(path, kind, 1)
+    try:
+        return tuple(source.schema.names)
+    finally:
+        source.close()
+
+
+class _Parquet:
+    def __init__(self, path: Path, chunk_rows: int) -> None:
+        self._file = pyarrow.parquet.ParquetFile(path)
+        self._chunk_rows = chunk_rows
+        self.schema = self._file.schema_arrow
+
+    def batches(self, names: Sequence[str]) -> Iterator[tuple[Any, float]]:
+        total, done = self._file.metadata.num_rows, 0
+        for batch in self._file.iter_batches(
+            self._chunk_rows, columns=list(names), use_threads=False
+        ):
+            done += batch.num_rows
+            yield batch, done / total
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _Arrow:
+    """Batches as they were written, from a mapped file."""
+
+    def __init__(self, path: Path, chunk_rows: int) -> None:
+        self._chunk_rows = chunk_rows
+        self._map = pa.memory_map(str(path))
+        is_file = self._map.read(6) == b"ARROW1"
+        self._map.seek(0)
+        self._reader = pa.ipc.open_file(self._map) if is_file else pa.ipc.open_stream(self._map)
+        self._is_file = is_file
+        self.schema = self._reader.schema
+
+    def batches(self, names: Sequence[str]) -> Iterator[tuple[Any, float]]:
+        for batch, share in self._whole_batches():
+            # a file may be one batch as large as itself: what is made of it must stay small
+            for start in range(0, batch.num_rows, self._chunk_rows):
+                yield batch.slice(start, self._chunk_rows).select(list(names)), share
+
+    def _whole_batches(self) -> Iterator[tuple[Any, float]]:
+        if self._is_file:
+            total = self._reader.num_record_batches
+            for index in range(total):
+                yield self._reader.get_batch(index), (index + 1) / total
+        else:
+            size = self._map.size()
+            for batch in self._reader:
+                yield batch, self._map.tell() / size
+
+    def close(self) -> None:
+        self._map.close()
+
+
+def _open(path: Path, kind: TableKind, chunk_rows: int) -> _Batches:
+    try:
+        return _Parquet(path, chunk_rows) if kind == "parquet" else _Arrow(path, chunk_rows)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        name = "Parquet" if kind == "parquet" else "Arrow"
+        raise DataError(f"{path} is damaged, or no {name} file: {error}") from None
+
+
+def _is_numeric(kind: Any) -> bool:
+    if pa.types.is_dictionary(kind):
+        return _is_numeric(kind.value_type)
+    tests = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_decimal)
+    return any(test(kind) for test in tests)
+
+
+def _check_types(path: Path, schema: Any, names: Sequence[str]) -> None:
+    for name in names:
+        kind = schema.field(name).type
+        if not _is_numeric(kind):
+            message = f"{path}: column {name!r} holds {kind}, not numbers"
+            raise ConfigurationError(message, key="features")
+
+
+def _floats(array: Any) -> Any:
+    """Return float64, NaN where null."""
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    if pa.types.is_boolean(array.type):
+        array = array.cast(pa.uint8())
+    return array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+
+
+def _text(cell: Any) -> str:
+    return "" if cell.as_py() is None else str(cell.as_py())

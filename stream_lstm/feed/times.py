@@ -1,0 +1,187 @@
+"""Times of a file, as numbers or ISO 8601 text, turned into int64 nanoseconds since 1970.
+
+The unit of numbers is told, or guessed once from the size of the first: seconds stay below 1e11
+until the year 5138, and the other units are a thousand apart. Whole numbers and decimal text
+never pass through float64, whose steps at today's dates are a quarter of a microsecond. Text
+without a time zone is read as UTC.
+
+Text columns of CSV files are parsed by Arrow as `arrow_type`, an exact type for every form:
+int64 for nanoseconds, decimals whose unscaled integers are nanoseconds for the coarser units.
+`parse` is the same for one cell, and accepts what Arrow does not.
+"""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import re
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+TimeUnit: TypeAlias = Literal["auto", "ns", "us", "ms", "s", "iso"]
+Converted: TypeAlias = tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]
+
+UNITS: tuple[TimeUnit, ...] = get_args(TimeUnit)
+DIGITS = {"s": 9, "ms": 6, "us": 3, "ns": 0}
+"""Decimal digits between each unit and the nanosecond."""
+
+_LIMITS: tuple[tuple[TimeUnit, float], ...] = (
+    ("s", 1e11),
+    ("ms", 1e14),
+    ("us", 1e17),
+    ("ns", float("inf")),
+)
+_INT64 = np.iinfo(np.int64)
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+_MICROSECOND = datetime.timedelta(microseconds=1)
+_EXACT = decimal.Context(prec=60)
+_ISO = re.compile(
+    r"(?P<date>\d{4}-?\d\d-?\d\d)"
+    r"(?:[T ](?P<time>\d\d(?::?\d\d(?::?\d\d(?:[.,](?P<fraction>\d+))?)?)?)"
+    r" ?(?P<zone>[Zz]|[+-]\d\d(?::?\d\d)?)?)?"
+)
+
+
+class TimeColumn:
+    """Converts one column of times; its unit and form are settled by the first time seen."""
+
+    def __init__(self, unit: TimeUnit) -> None:
+        self.unit = unit  # "auto" until settled
+        self.zoned = False
+
+    def settle(self, text: str) -> None:
+        """Take `text` as the first time of the column; ValueError if it is none."""
+        number = _number(text) if self.unit != "iso" else None
+        if number is not None:
+            self._settle_unit(abs(float(number)))
+        elif self.unit in DIGITS:
+            raise ValueError(f"{text.strip()!r} is not a number of {self.unit}")
+        else:
+            _, self.zoned = _parse_iso(text)
+            self.unit = "iso"
+
+    def _settle_unit(self, size: float) -> None:
+        if self.unit == "auto":
+            self.unit = next(unit for unit, limit in _LIMITS if size < limit)
+
+    @property
+    def arrow_type(self) -> Any:
+        """The type as which Arrow parses the column's text; the unit must be settled."""
+        if self.unit == "iso":
+            return pa.timestamp("ns", tz="UTC" if self.zoned else None)
+        digits = DIGITS[self.unit]
+        return pa.decimal128(38, digits) if digits else pa.int64()
+
+    def parse(self, text: str) -> int:
+        """Return the nanoseconds of one cell; ValueError if it is no time of this column."""
+        if self.unit == "iso":
+            t_ns, _ = _parse_iso(text)
+        else:
+            number = _number(text)
+            if number is None:
+                raise ValueError(f"{text.strip()!r} is not a number of {self.unit}")
+            t_ns = int(number.scaleb(DIGITS[self.unit], _EXACT).to_integral_value())
+        if not _INT64.min <= t_ns <= _INT64.max:
+            raise ValueError(f"{text.strip()!r} is outside the years 1677 to 2262")
+        return t_ns
+
+    def convert(self, array: Any) -> Converted:
+        """Convert a typed Arrow array of length m: int64 (m,), and bool (m,), False if no time.
+
+        Raises ValueError for a type that holds no times, and for dates outside 1677 to 2262.
+        """
+        kind = array.type
+        if pa.types.is_dictionary(kind):
+            return self.convert(array.dictionary_decode())
+        if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+            zone = kind.tz if pa.types.is_timestamp(kind) else None
+            return _whole(array.cast(pa.timestamp("ns", tz=zone)).cast(pa.int64()), 1)
+        if pa.types.is_decimal128(kind) and kind.scale == DIGITS.get(self.unit):
+            return _unscaled(array)
+        if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+            return self._numbers(array)
+        if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_decimal(kind):
+            return self._texts(array)
+        raise ValueError(f"a column of type {kind} holds no times")
+
+    def _numbers(self, array: Any) -> Converted:
+        if self.unit == "iso":
+            raise ValueError(f"a column of type {array.type} holds no ISO 8601 text")
+        if self.unit == "auto":
+            numbers = array.drop_null().to_numpy(zero_copy_only=False)
+            finite = numbers[np.isfinite(numbers)]
+            if not len(finite):
+                return np.zeros(len(array), np.int64), np.zeros(len(array), np.bool_)
+            self._settle_unit(abs(float(finite[0])))
+        factor = 10 ** DIGITS[self.unit]
+        return _whole(array, factor) if pa.types.is_integer(array.type) else _real(array, factor)
+
+    def _texts(self, array: Any) -> Converted:
+        t_ns = np.zeros(len(array), np.int64)
+        ok = np.zeros(len(array), np.bool_)
+        for index, value in enumerate(array.to_pylist()):
+            try:
+                if self.unit == "auto":
+                    self.settle(str(value))
+                t_ns[index] = self.parse(str(value))
+                ok[index] = True
+            except ValueError:
+                continue
+        return t_ns, ok
+
+
+def _number(text: str) -> decimal.Decimal | None:
+    """Return the finite number in `text`, or None."""
+    try:
+        number = decimal.Decimal(text.strip())
+    except decimal.InvalidOperation:
+        return None
+    # an exponent beyond any date would make an integer of a billion digits
+    usable = number.is_finite() and "_" not in text and number.adjusted() < 30
+    return number if usable else None
+
+
+def _parse_iso(text: str) -> tuple[int, bool]:
+    """Return nanoseconds since 1970, and whether the text names a time zone."""
+    match = _ISO.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"{text.strip()[:40]!r} is not a time: a number or ISO 8601 text")
+    zone, fraction = match["zone"], match["fraction"] or ""
+    clock = (match["time"] or "00").replace(",", ".").split(".")[0]
+    try:
+        at = datetime.datetime.fromisoformat(f"{match['date']}T{clock}{zone or 'Z'}".upper())
+    except ValueError as error:
+        raise ValueError(f"{text.strip()!r} is not a time: {error}") from None
+    return (at - _EPOCH) // _MICROSECOND * 1000 + int(fraction[:9].ljust(9, "0")), bool(zone)
+
+
+def _whole(array: Any, factor: int) -> Converted:
+    """Multiply whole numbers by `factor`, marking nulls and what does not fit."""
+    numbers = array.fill_null(0).to_numpy(zero_copy_only=False)
+    ok = np.asarray(array.is_valid())
+    limit = _INT64.max // factor
+    ok = ok & (numbers <= limit)
+    if numbers.dtype.kind == "i":
+        ok &= numbers >= -(-int(_INT64.min) // factor)
+    return np.where(ok, numbers, 0).astype(np.int64) * factor, ok
+
+
+def _real(array: Any, factor: int) -> Converted:
+    """Multiply real numbers by `factor` without losing what float64 still holds of them."""
+    numbers = array.to_numpy(zero_copy_only=False).astype(np.float64)
+    ok = np.isfinite(numbers) & (abs(numbers) < (1 - 1e-9) * _INT64.max / factor)
+    numbers = np.where(ok, numbers, 0.0)
+    whole = np.floor(numbers)
+    part = np.rint((numbers - whole) * factor).astype(np.int64)
+    return whole.astype(np.int64) * factor + part, ok
+
+
+def _unscaled(array: Any) -> Converted:
+    """Return the unscaled integers of decimals: 16 bytes each, the low 8 first."""
+    words = np.frombuffer(array.buffers()[1], np.int64).reshape(-1, 2)
+    low, high = words[array.offset : array.offset + len(array)].T
+    ok = np.asarray(array.is_valid()) & (high == low >> 63)
+    return np.where(ok, low, 0), ok
