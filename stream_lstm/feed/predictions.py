@@ -1,0 +1,204 @@
+"""Predictions and scores go out to whoever listens, and come in where someone does.
+
+Unlike ticks they never wait for a subscriber: at the high-water mark of a slow one its messages
+are dropped, since the daemon must not stop for it. Every prediction carries its `n`, so that the
+loss shows, and is in the store.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any, TypeAlias
+
+import zmq
+
+from ..config import Encoding
+from ..errors import DecodeError
+from ..events import NO_TIME, End, Prediction, Score
+from .encode import encode_heartbeat, encode_prediction, encode_score
+from .endpoints import Binding, connect, watch_peer
+from .publisher import DRAIN_EVERY, LINGER_MS, SEND_HWM
+from .records import MAX_FRAME_BYTES, Heartbeat
+from .subscriptions import Subscriptions
+from .topics import make_topic, parse_topic
+from .wire import decode_heartbeat, decode_prediction, decode_score
+
+MAX_DRAIN = 4096
+"""Messages taken at once: the caller gets to look at its clock every 20 ms at the latest."""
+
+Output: TypeAlias = Prediction | Score | End
+
+
+class PredictionPublisher:
+    """Publish predictions and scores at one endpoint.
+
+    bind: endpoint; port `*` or 0 lets the system choose, and `endpoint` tells which.
+
+    Raises EndpointError if the endpoint cannot be bound.
+    """
+
+    def __init__(
+        self, bind: str, encoding: Encoding = "msgpack", *, send_hwm: int = SEND_HWM
+    ) -> None:
+        self._encoding = encoding
+        self._sends = 0
+        self._context: zmq.Context[Any] = zmq.Context()
+        self._socket = self._context.socket(zmq.XPUB)
+        self._subscriptions = Subscriptions(self._socket)
+        try:
+            self._socket.setsockopt(zmq.SNDHWM, send_hwm)
+            self._socket.setsockopt(zmq.LINGER, LINGER_MS)
+            watch_peer(self._socket)
+            self._binding = Binding(self._socket, bind)
+        except BaseException:
+            self._context.destroy(linger=0)
+            raise
+        self.endpoint = self._binding.endpoint
+
+    def publish(self, prediction: Prediction) -> None:
+        """Send a prediction."""
+        self._send(encode_prediction(prediction, self._encoding))
+
+    def publish_score(self, score: Score) -> None:
+        """Send a score."""
+        self._send(encode_score(score, self._encoding))
+
+    def heartbeat(
+        self, stream: str, next_n: int, *, session: str = "", t_ns: int = NO_TIME
+    ) -> None:
+        """Say that a stream is alive and that element `next_n` is its next."""
+        self._beat(Heartbeat(stream, next_n, session, t_ns))
+
+    def end(self, stream: str, next_n: int = 1, *, session: str = "") -> None:
+        """Say that nothing more will come of a stream."""
+        self._beat(Heartbeat(stream, next_n, session, end=True))
+
+    def _beat(self, beat: Heartbeat) -> None:
+        self._send(encode_heartbeat(beat, self._encoding))
+
+    def _send(self, frames: tuple[bytes, bytes]) -> None:
+        self._sends += 1
+        if self._sends % DRAIN_EVERY == 0:
+            self._subscriptions.drain()
+        self._socket.send_multipart(frames)
+
+    def wait_for_subscribers(
+        self, count: int, timeout_s: float, *, stream: str | None = None
+    ) -> int:
+        """Wait until `count` open subscriptions match the predictions of a stream, or of any.
+
+        Returns how many do. Raises EndpointError after `timeout_s` seconds.
+        """
+        topic = b"prediction/" if stream is None else make_topic("prediction", stream)
+        return self._subscriptions.wait(topic, count, timeout_s)
+
+    def close(self) -> None:
+        """Close the socket; what was sent has LINGER_MS to leave."""
+        self._socket.close()
+        self._context.term()
+        self._binding.close()
+
+    def __enter__(self) -> PredictionPublisher:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class PredictionSubscriber:
+    """Receive predictions and scores of some streams, or of all.
+
+    `refused` counts messages that could not be read. Raises EndpointError for an endpoint that
+    cannot be.
+    """
+
+    def __init__(
+        self, endpoint: str, *, streams: Iterable[str] = (), receive_hwm: int = SEND_HWM
+    ) -> None:
+        self.refused = 0
+        self._context: zmq.Context[Any] = zmq.Context()
+        self._socket = self._context.socket(zmq.SUB)
+        try:
+            self._socket.setsockopt(zmq.RCVHWM, receive_hwm)
+            self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
+            self._socket.setsockopt(zmq.LINGER, 0)
+            watch_peer(self._socket)
+            self._subscribe(tuple(streams))
+            connect(self._socket, endpoint)
+        except BaseException:
+            self._context.destroy(linger=0)
+            raise
+
+    def _subscribe(self, streams: tuple[str, ...]) -> None:
+        # predictions last: who sees that subscription knows that the others are in place
+        for kind in ("heartbeat", "score", "prediction"):
+            topics = [make_topic(kind, stream) for stream in streams] or [f"{kind}/".encode()]
+            for topic in topics:
+                self._socket.setsockopt(zmq.SUBSCRIBE, topic)
+
+    def receive(self, timeout_s: float) -> list[Output]:
+        """Wait for a message up to `timeout_s` seconds and return what came, in order.
+
+        Heartbeats are awaited like any message, but only an end is returned.
+        """
+        out: list[Output] = []
+        deadline = time.monotonic() + timeout_s
+        left_s = timeout_s
+        while not out and left_s >= 0:
+            if not self._socket.poll(math.ceil(left_s * 1000), zmq.POLLIN):
+                break
+            self._drain(out)
+            left_s = deadline - time.monotonic()
+        return out
+
+    def _drain(self, out: list[Output]) -> None:
+        for _ in range(MAX_DRAIN):
+            try:
+                frames = self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            try:
+                event = _decode(frames)
+            except DecodeError:
+                self.refused += 1
+                continue
+            if event is not None:
+                out.append(event)
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._context.destroy(linger=0)
+
+    def __enter__(self) -> PredictionSubscriber:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _decode(frames: list[bytes]) -> Output | None:
+    if len(frames) != 2:
+        raise DecodeError(f"{len(frames)} frames, where topic and payload belong")
+    topic, payload = frames
+    kind = parse_topic(topic).kind
+    if kind == "prediction":
+        return decode_prediction(topic, payload)
+    if kind == "score":
+        return decode_score(topic, payload)
+    if kind == "heartbeat":
+        beat = decode_heartbeat(topic, payload)
+        return End(beat.stream, beat.session) if beat.end else None
+    raise DecodeError(f"topic {topic!r} is not of predictions")

@@ -1,0 +1,191 @@
+"""Ticks go out, numbered, with heartbeats and an end.
+
+An XPUB socket that does not drop: at its high-water mark a send waits for the slowest subscriber,
+so that a replay at full speed loses nothing on the way, and gives up after a time. A tick gets
+its number when it has been taken by the socket; one that was not taken is not counted.
+
+A heartbeat carries a stream's next number, so that a loss at the end shows. The caller's loop asks
+for heartbeats as often as it likes and the publisher sends them when they are due.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zmq
+
+from ..config import Encoding
+from ..errors import ConfigurationError, EndpointError, UsageError
+from ..events import NO_TIME
+from .encode import Frames, encode_heartbeat, encode_ticks
+from .endpoints import Binding, watch_peer
+from .records import Heartbeat
+from .subscriptions import Subscriptions
+from .topics import make_topic
+
+SEND_HWM = 100_000
+"""Messages that may wait for a subscriber: a minute's pause at 1,600 ticks a second."""
+
+SEND_TIMEOUT_S = 30.0
+"""Longer than a peer that is gone takes to be noticed: only a live one that stalls ends us."""
+
+LINGER_MS = 2_000
+"""Time for the last messages to leave after closing; stopping may take 5 s in all."""
+
+DRAIN_EVERY = 1024
+"""Sends between looks at who subscribed: rare enough to cost nothing."""
+
+
+class _Stream:
+    __slots__ = ("next_seq", "t_ns")
+
+    def __init__(self) -> None:
+        self.next_seq = 1
+        self.t_ns = NO_TIME
+
+
+class Publisher:
+    """Publish ticks of any number of streams at one endpoint.
+
+    bind: endpoint; port `*` or 0 lets the system choose, and `endpoint` tells which.
+    columns: names of the values, in their order.
+    heartbeat_s: seconds between heartbeats; `clock` gives seconds, monotonic.
+    send_hwm: messages that may wait for one subscriber before a send waits.
+    send_timeout_s: seconds that a send waits for the slowest subscriber.
+    session: id of this start of the publisher; None makes one.
+
+    Raises EndpointError if the endpoint cannot be bound.
+    """
+
+    def __init__(
+        self,
+        bind: str,
+        *,
+        columns: Sequence[str],
+        encoding: Encoding = "msgpack",
+        heartbeat_s: float = 1.0,
+        send_hwm: int = SEND_HWM,
+        send_timeout_s: float = SEND_TIMEOUT_S,
+        session: str | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if not columns:
+            raise ConfigurationError("columns is empty: name the values", key="columns")
+        self.columns = tuple(columns)
+        self.session = secrets.token_hex(8) if session is None else session
+        self._encoding = encoding
+        self._heartbeat_s = heartbeat_s
+        self._send_timeout_s = send_timeout_s
+        self._clock = clock
+        self._heartbeat_due = clock() + heartbeat_s
+        self._streams: dict[str, _Stream] = {}
+        self._sends = 0
+        self._context: zmq.Context[Any] = zmq.Context()
+        self._socket = self._context.socket(zmq.XPUB)
+        self._subscriptions = Subscriptions(self._socket)
+        try:
+            self._configure(send_hwm)
+            self._binding = Binding(self._socket, bind)
+        except BaseException:
+            self._context.destroy(linger=0)
+            raise
+        self.endpoint = self._binding.endpoint
+
+    def _configure(self, send_hwm: int) -> None:
+        self._socket.setsockopt(zmq.XPUB_NODROP, 1)
+        self._socket.setsockopt(zmq.SNDHWM, send_hwm)
+        self._socket.setsockopt(zmq.SNDTIMEO, int(self._send_timeout_s * 1000))
+        self._socket.setsockopt(zmq.LINGER, LINGER_MS)
+        watch_peer(self._socket)
+
+    def publish(self, stream: str, t_ns: npt.ArrayLike, values: npt.ArrayLike) -> int:
+        """Send one tick, `values` (C,), or a block, `values` (n, C), as one message.
+
+        `t_ns` is nanoseconds since 1970: a number, or int64 (n,) for a block. Returns the number
+        of the first tick. Raises UsageError for a wrong shape or name, and EndpointError when a
+        subscriber takes nothing for `send_timeout_s`; then nothing was sent or numbered.
+        """
+        shape = np.shape(values)
+        if not shape or shape[-1] != len(self.columns):
+            raise UsageError(
+                f"ticks of {stream!r}: values of shape {shape} are not of the columns "
+                f"{', '.join(self.columns)}"
+            )
+        state = self._streams.get(stream) or _Stream()
+        seq = state.next_seq
+        self._send(
+            encode_ticks(
+                stream, t_ns, values, session=self.session, seq=seq, encoding=self._encoding
+            )
+        )
+        state.next_seq += 1 if len(shape) == 1 else shape[0]
+        state.t_ns = int(np.ravel(t_ns)[-1])
+        self._streams[stream] = state
+        return seq
+
+    def heartbeat(self) -> bool:
+        """Send every stream's heartbeat if they are due, and return whether they were."""
+        now = self._clock()
+        if now < self._heartbeat_due:
+            return False
+        self._heartbeat_due = now + self._heartbeat_s
+        self._subscriptions.drain()
+        for stream in self._streams:
+            self._beat(stream, end=False)
+        return True
+
+    def end(self, stream: str | None = None) -> None:
+        """Say that no more will come of a stream, or of all of them."""
+        for name in list(self._streams) if stream is None else [stream]:
+            self._beat(name, end=True)
+
+    def _beat(self, stream: str, *, end: bool) -> None:
+        state = self._streams.get(stream) or _Stream()
+        beat = Heartbeat(stream, state.next_seq, self.session, state.t_ns, end)
+        self._send(encode_heartbeat(beat, self._encoding))
+
+    def _send(self, frames: Frames) -> None:
+        self._sends += 1
+        if self._sends % DRAIN_EVERY == 0:
+            self._subscriptions.drain()
+        try:
+            self._socket.send_multipart(frames)
+        except zmq.Again:
+            raise EndpointError(
+                f"a subscriber of {self.endpoint} took nothing for {self._send_timeout_s:g} s: "
+                "stop it, or raise the send timeout"
+            ) from None
+
+    def wait_for_subscribers(
+        self, count: int, timeout_s: float, *, stream: str | None = None
+    ) -> int:
+        """Wait until `count` open subscriptions match the ticks of a stream, or of any.
+
+        Returns how many do; see `subscriptions` for what is counted. Raises EndpointError after
+        `timeout_s` seconds.
+        """
+        topic = b"tick/" if stream is None else make_topic("tick", stream)
+        return self._subscriptions.wait(topic, count, timeout_s)
+
+    def close(self) -> None:
+        """Close the socket; what was sent has LINGER_MS to leave."""
+        self._socket.close()
+        self._context.term()
+        self._binding.close()
+
+    def __enter__(self) -> Publisher:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,221 @@
+"""The records of the protocol as they lie in a payload, and the limits on them.
+
+Every record is a map with short field names, in msgpack or JSON, and opens with the protocol
+version `v`; what stream it is of stands in the topic. So a publisher in any language is
+
+```python
+socket = zmq.Context().socket(zmq.PUB)
+socket.bind("tcp://127.0.0.1:5555")
+socket.send_multipart([b"tick/AAPL/", msgpack.packb({"v": 1, "seq": 1, "values": [189.5, 300]})])
+```
+
+| topic | fields besides `v` |
+|---|---|
+| `tick/NAME/` | `values`; optional `session`, `seq`, `t_ns`, `rows` |
+| `label/NAME/` | `n`, `y` (0 or 1); optional `t_ns` |
+| `prediction/NAME/` | `n`, `t_ns`, `p`, `session`, `gaps_visible`, `after_gap` |
+| `score/NAME/` | `n`, `t_ns`, `p`, `label`, `log_loss`, `base_rate_p`, `last_label_p`, `session` |
+| `heartbeat/NAME/` | `seq` (the NEXT one); optional `session`, `t_ns`, `end` |
+
+`values` is one tick (an array in the order of the columns, or a map of names to numbers) or a
+block (an array of such arrays, or a map of names to arrays, or row-major little-endian float64
+bytes with their number of `rows`). `t_ns` of a block is an array, or little-endian int64 bytes.
+A null in `values` is a value that is missing, read as NaN. In JSON bytes are base64.
+
+The requests and replies of recovery travel without a topic, told apart by the field `kind`:
+HELLO asks who publishes (answered by WELCOME), SNAPSHOT where the streams stand (SNAPSHOT), and
+REPLAY for a range of ticks (BLOCKs, or GONE where the ring has them no more). BUSY means later.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+from ..events import NO_TIME
+
+PROTOCOL_VERSION = 1
+
+MAX_PAYLOAD_BYTES = 8 * 2**20
+"""65,536 raw rows of 14 columns with their times. A hostile payload of one-byte numbers grows
+32-fold as Python floats, so that decoding one takes a quarter of a gigabyte at most."""
+
+MAX_FRAME_BYTES = 8 * MAX_PAYLOAD_BYTES
+"""What a socket takes in at all. libzmq drops a connection that sends more and never dials it
+again, so this lies far above what decoding refuses and counts: only an attack reaches it."""
+
+MAX_BLOCK_ROWS = 65_536
+"""Larger blocks make nothing faster, and the element that is due waits for the whole block."""
+
+MAX_NAME_BYTES = 200
+"""Of a stream's name in UTF-8: it becomes a topic, a metric's label and a key in the store."""
+
+MAX_TOPIC_BYTES = len("prediction//") + MAX_NAME_BYTES
+
+MAX_SESSION_CHARS = 64
+"""A UUID has 36; one is kept for every stream."""
+
+MAX_SEQ = 2**62
+"""Leaves room to add a block's length within int64."""
+
+MAX_SNAPSHOT_STREAMS = 100_000
+"""As many streams as a subscriber takes; see `subscriber.MAX_STREAMS`."""
+
+Session: TypeAlias = Annotated[str, Meta(max_length=MAX_SESSION_CHARS)]
+Seq: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_SEQ)]
+Time: TypeAlias = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+Rows: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_BLOCK_ROWS)]
+Bit: TypeAlias = Annotated[int, Meta(ge=0, le=1)]
+Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_BYTES)]
+
+Number: TypeAlias = float | None
+Times: TypeAlias = Time | list[Time] | bytes
+
+
+class TickRecord(msgspec.Struct, omit_defaults=True):
+    """One tick or a block, as this program writes it; `wire.TickDecoder` reads more forms."""
+
+    v: int
+    values: list[float] | list[list[float]] | bytes
+    session: Session | None = None
+    seq: Seq | None = None
+    t_ns: Times = NO_TIME
+    rows: Rows | None = None
+
+
+class LabelRecord(msgspec.Struct):
+    """The truth `y` for prediction `n`."""
+
+    v: int
+    n: Seq
+    y: Bit
+    t_ns: Time = NO_TIME
+
+
+class PredictionRecord(msgspec.Struct):
+    """The fields of `events.Prediction`."""
+
+    v: int
+    n: Seq
+    t_ns: Time
+    p: float
+    session: Session = ""
+    gaps_visible: bool = True
+    after_gap: bool = False
+
+
+class ScoreRecord(msgspec.Struct):
+    """The fields of `events.Score`."""
+
+    v: int
+    n: Seq
+    t_ns: Time
+    p: float
+    label: Bit
+    log_loss: float
+    base_rate_p: float
+    last_label_p: float
+    session: Session = ""
+
+
+class HeartbeatRecord(msgspec.Struct):
+    """`seq` is the next sequence number; `end` says that nothing more will come."""
+
+    v: int
+    seq: Seq
+    session: Session | None = None
+    t_ns: Time = NO_TIME
+    end: bool = False
+
+
+class Heartbeat(msgspec.Struct, frozen=True):
+    """A heartbeat of a stream; with `end` it says that nothing more will come."""
+
+    stream: str
+    seq: int
+    session: str = ""
+    t_ns: int = NO_TIME
+    end: bool = False
+
+
+class Hello(msgspec.Struct, frozen=True, tag="hello", tag_field="kind"):
+    """Ask the publisher who it is."""
+
+    v: int = PROTOCOL_VERSION
+
+
+class SnapshotRequest(msgspec.Struct, frozen=True, tag="snapshot", tag_field="kind"):
+    """Ask where every stream stands."""
+
+    v: int = PROTOCOL_VERSION
+
+
+class ReplayRequest(msgspec.Struct, frozen=True, tag="replay", tag_field="kind", kw_only=True):
+    """Ask for the ticks `from_seq` to `to_seq`, both included, of a stream in a session."""
+
+    v: int = PROTOCOL_VERSION
+    stream: Name
+    session: Session
+    from_seq: Seq
+    to_seq: Seq
+
+    def __post_init__(self) -> None:
+        if self.to_seq < self.from_seq:
+            raise ValueError(f"to_seq={self.to_seq} is before from_seq={self.from_seq}")
+
+
+class Welcome(msgspec.Struct, frozen=True, tag="welcome", tag_field="kind", kw_only=True):
+    """The publisher's session and the names of its columns."""
+
+    v: int = PROTOCOL_VERSION
+    session: Session
+    columns: tuple[str, ...]
+
+
+class Snapshot(msgspec.Struct, frozen=True, tag="snapshot", tag_field="kind", kw_only=True):
+    """For every stream: the oldest sequence number that can be replayed, and the next one."""
+
+    v: int = PROTOCOL_VERSION
+    session: Session
+    streams: Annotated[dict[Name, tuple[Seq, Seq]], Meta(max_length=MAX_SNAPSHOT_STREAMS)]
+
+
+class Block(msgspec.Struct, frozen=True, tag="block", tag_field="kind", kw_only=True):
+    """Ticks from `seq` on: `t_ns` little-endian int64, `values` row-major float64 bytes."""
+
+    v: int = PROTOCOL_VERSION
+    stream: Name
+    session: Session
+    seq: Seq
+    rows: Rows
+    t_ns: bytes
+    values: bytes
+
+    def __post_init__(self) -> None:
+        if len(self.t_ns) != 8 * self.rows or not self.values or len(self.values) % len(self.t_ns):
+            raise ValueError(
+                f"{len(self.t_ns)} bytes of times and {len(self.values)} bytes of values "
+                f"are not {self.rows} rows"
+            )
+
+
+class Gone(msgspec.Struct, frozen=True, tag="gone", tag_field="kind", kw_only=True):
+    """What was asked for is no longer held; replay starts at `oldest_seq`, if anywhere."""
+
+    v: int = PROTOCOL_VERSION
+    stream: Name
+    session: Session
+    oldest_seq: Seq
+
+
+class Busy(msgspec.Struct, frozen=True, tag="busy", tag_field="kind", kw_only=True):
+    """Too many ask at once: ask again after `retry_ms` milliseconds."""
+
+    v: int = PROTOCOL_VERSION
+    retry_ms: Annotated[int, Meta(ge=0, le=3_600_000)]
+
+
+Request: TypeAlias = Hello | SnapshotRequest | ReplayRequest
+Reply: TypeAlias = Welcome | Snapshot | Block | Gone | Busy

@@ -1,0 +1,144 @@
+"""What the sequence numbers of one stream say: nothing missing, a gap, a repeat, a new session.
+
+Within a session the number of the next tick is known. A tick with that number passes. A higher
+one passes too and leaves a gap behind. A lower one does not: it is a repeat if it passed before,
+or old if it was counted as missing (it was overtaken) or is from before we joined. A block is
+judged row by row: of one that overlaps, the new rows pass.
+
+The first message of a stream may carry any number, since we may have joined late. A session that
+begins while the stream is known begins at 1, and a higher first number is a gap. Sessions that
+were left stay left: what comes late from one is old. Without sequence numbers everything passes.
+
+`resume` says where a stream stood when an earlier process stopped; then what was missed in between
+is a gap.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import NamedTuple
+
+MAX_MISSED_RANGES = 64
+"""Gaps remembered to tell overtaken ticks from repeats; those of older gaps count as repeats."""
+
+MAX_LEFT_SESSIONS = 4
+"""Sessions remembered after they ended: late messages come from the last one or two."""
+
+
+class Verdict(NamedTuple):
+    """What to do with a message.
+
+    starts: it is the first of a session.
+    missed: ticks lost before its first new row.
+    skip: rows at its beginning that must not pass, of which `repeats` were had before and `old`
+        come too late; their sum.
+    late_session: it is from a session that has been left, and nothing of it counts.
+    """
+
+    starts: bool = False
+    missed: int = 0
+    skip: int = 0
+    repeats: int = 0
+    old: int = 0
+    late_session: bool = False
+
+
+PASS = Verdict()
+
+
+class StreamSequence:
+    """The sequence numbers of one stream.
+
+    `session` is the session id, None before anything came; `next_seq` the number that is due,
+    None where there are none. `gaps` and `missed` count gaps and the ticks in them; `repeats`
+    and `old` count ticks that did not pass.
+    """
+
+    __slots__ = ("_left", "_missing", "gaps", "missed", "next_seq", "old", "repeats", "session")
+
+    def __init__(self) -> None:
+        self.session: str | None = None
+        self.next_seq: int | None = None
+        self.gaps = self.missed = self.repeats = self.old = 0
+        self._left: deque[str] | None = None
+        self._missing: deque[tuple[int, int]] | None = None
+
+    def resume(self, session: str, next_seq: int | None) -> None:
+        """Go on where an earlier process stopped: `next_seq` is the number that is due."""
+        self.session = session
+        self.next_seq = next_seq
+
+    def ticks(self, session: str, seq: int | None, count: int) -> Verdict:
+        """Judge `count` ticks of which the first has number `seq`."""
+        if session == self.session and seq == self.next_seq:
+            if seq is not None:
+                self.next_seq = seq + count
+            return PASS
+        if self._is_left(session):
+            self.old += count
+            return Verdict(skip=count, old=count, late_session=True)
+        starts = self._enter(session, seq)
+        if seq is None:
+            return Verdict(starts)
+        missed = self._advance(seq)
+        due = self.next_seq
+        assert due is not None
+        skip = min(due - seq, count)
+        old = self._overtaken(seq, seq + skip)
+        self.next_seq = max(due, seq + count)
+        self.old += old
+        self.repeats += skip - old
+        return Verdict(starts, missed, skip, skip - old, old)
+
+    def heartbeat(self, session: str, next_seq: int) -> Verdict:
+        """Judge a heartbeat, which says that `next_seq` is the number due."""
+        if self._is_left(session):
+            return Verdict(late_session=True)
+        starts = self._enter(session, next_seq)
+        return Verdict(starts, self._advance(next_seq))
+
+    def _is_left(self, session: str) -> bool:
+        return self._left is not None and session in self._left
+
+    def _enter(self, session: str, seq: int | None) -> bool:
+        """Take up a session that is new; return whether it is."""
+        if session == self.session:
+            return False
+        joined = self.session is None
+        if not joined:
+            self._leave()
+        self.session = session
+        self._missing = None
+        self.next_seq = None
+        if seq is not None:
+            self.next_seq = seq if joined else 1
+            if joined and seq > 1:
+                self._missing = deque([(1, seq)], MAX_MISSED_RANGES)
+        return True
+
+    def _leave(self) -> None:
+        # an empty id is no session: a feed that has none may come back to it
+        if self.session:
+            if self._left is None:
+                self._left = deque(maxlen=MAX_LEFT_SESSIONS)
+            self._left.append(self.session)
+
+    def _advance(self, seq: int) -> int:
+        """Move up to `seq`; return how many are missing before it."""
+        if self.next_seq is None:
+            self.next_seq = seq
+        missed = max(seq - self.next_seq, 0)
+        if missed:
+            if self._missing is None:
+                self._missing = deque(maxlen=MAX_MISSED_RANGES)
+            self._missing.append((self.next_seq, seq))
+            self.gaps += 1
+            self.missed += missed
+            self.next_seq = seq
+        return missed
+
+    def _overtaken(self, low: int, high: int) -> int:
+        """Count the numbers in [low, high) that were missing."""
+        if low >= high or self._missing is None:
+            return 0
+        return sum(max(0, min(high, b) - max(low, a)) for a, b in self._missing)

@@ -1,0 +1,305 @@
+"""Ticks come in: from sockets, through decoding and sequence numbers, as events in order.
+
+`receive` waits for a message, then takes what else is waiting up to a bound, so that a daemon
+that has fallen behind catches up in blocks: ticks of one stream that follow each other without
+a gap are joined into one `Ticks`. What cannot be read and what must not pass becomes a `Refusal`
+that says why; every case is counted.
+
+The order of the events is the order of arrival, with a `SessionStart` and then a `Gap` before the
+ticks that showed them. An `End` comes once for a session of a stream.
+
+A payload above MAX_PAYLOAD_BYTES is refused like any other. A frame above MAX_FRAME_BYTES is not
+even received: libzmq drops that connection for good, which shows here as silence (`idle_s`).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+import msgspec
+import zmq
+
+from ..config import FeedConfig
+from ..errors import ConfigurationError, DecodeError
+from ..events import End, Gap, Label, Refusal, SessionStart, Ticks
+from .drain import Drain, Received
+from .endpoints import connect, watch_peer
+from .foreign import ForeignDecoder
+from .records import MAX_FRAME_BYTES, MAX_PAYLOAD_BYTES, Heartbeat
+from .sequence import StreamSequence, Verdict
+from .topics import make_topic
+from .wire import Message, MessageDecoder
+
+MAX_DRAIN = 1024
+"""Messages taken at once: some 10 ms of single ticks, after which the caller may look around."""
+
+MAX_DRAIN_BYTES = 2 * MAX_PAYLOAD_BYTES
+"""No more messages are taken once this much has come: bounds memory where they are blocks."""
+
+MAX_STREAMS = 100_000
+"""Each holds some 500 bytes here and a carry in the session; a topic is easily forged."""
+
+RECONNECT_MAX_MS = 5_000
+"""A publisher that was away is dialled at least this often."""
+
+
+class FeedCounters(msgspec.Struct):
+    """What has come so far.
+
+    `ticks` passed; `repeats` and `old` are ticks that did not; `missed` ticks were in `gaps`
+    gaps; `refused` messages could not be read or belonged to a stream too many.
+    """
+
+    messages: int = 0
+    ticks: int = 0
+    labels: int = 0
+    heartbeats: int = 0
+    sessions: int = 0
+    streams: int = 0
+    refused: int = 0
+    gaps: int = 0
+    missed: int = 0
+    repeats: int = 0
+    old: int = 0
+
+
+class Subscriber:
+    """Receive the streams of a feed.
+
+    config: endpoints, streams, columns and kind of payload.
+    clock: seconds, monotonic; only `idle_s` reads it.
+    wakeup_fd: a file descriptor that ends the wait in `receive` when it can be read.
+
+    Raises ConfigurationError for a feed without endpoint or columns, and EndpointError for an
+    endpoint that cannot be connected to. A publisher that is not there yet is no error.
+    """
+
+    def __init__(
+        self,
+        config: FeedConfig,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wakeup_fd: int | None = None,
+    ) -> None:
+        if not config.connect:
+            raise ConfigurationError("connect is empty: name an endpoint", key="connect")
+        self.counters = FeedCounters()
+        self._records = MessageDecoder(config.columns)
+        self._foreign = None if config.payload == "record" else ForeignDecoder(config)
+        self._streams: dict[str, StreamSequence] = {}
+        self._ended: dict[str, str] = {}
+        self._clock = clock
+        self._last_message = clock()
+        self._context: zmq.Context[Any] = zmq.Context()
+        self._socket = self._context.socket(zmq.SUB)
+        try:
+            self._configure(config)
+            for topic in _subscriptions(config):
+                self._socket.setsockopt(zmq.SUBSCRIBE, topic)
+            for endpoint in config.connect:
+                connect(self._socket, endpoint)
+        except BaseException:
+            self._context.destroy(linger=0)
+            raise
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
+        if wakeup_fd is not None:
+            self._poller.register(wakeup_fd, zmq.POLLIN)
+
+    def _configure(self, config: FeedConfig) -> None:
+        self._socket.setsockopt(zmq.RCVHWM, config.receive_hwm)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
+        self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        watch_peer(self._socket)
+
+    @property
+    def socket(self) -> zmq.Socket[Any]:
+        """The SUB socket, for a poller that watches other sockets too."""
+        return self._socket
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds since the last message, or since the start."""
+        return self._clock() - self._last_message
+
+    def fileno(self) -> int:
+        """Return libzmq's edge-triggered descriptor; call `receive` until it gives nothing."""
+        return int(self._socket.getsockopt(zmq.FD))
+
+    def resume(self, stream: str, session: str, next_seq: int | None) -> None:
+        """Go on where an earlier process stopped: what was missed since then is a gap.
+
+        `next_seq` is the number that is due, None for a feed without numbers. Raises
+        ConfigurationError for more than MAX_STREAMS streams.
+        """
+        state = self._state(stream)
+        if state is None:
+            raise ConfigurationError(f"more than {MAX_STREAMS} streams to resume", key="streams")
+        state.resume(session, next_seq)
+
+    def receive(self, timeout_s: float) -> list[Received]:
+        """Wait for a message up to `timeout_s` seconds and return the events of what is waiting.
+
+        Empty after the timeout, when `wakeup_fd` can be read and nothing came, and for messages
+        that say nothing new, such as a heartbeat.
+        """
+        ready = self._poller.poll(math.ceil(timeout_s * 1000))
+        drain = Drain()
+        if not any(source is self._socket for source, _ in ready):
+            return drain.events
+        for _ in range(MAX_DRAIN):
+            try:
+                frames = self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                break
+            drain.size += len(frames[-1])
+            self._take(frames, drain)
+            if drain.size >= MAX_DRAIN_BYTES:
+                break
+        self._last_message = self._clock()
+        return drain.finish()
+
+    def _take(self, frames: list[bytes], drain: Drain) -> None:
+        self.counters.messages += 1
+        try:
+            message = self._decode(frames)
+        except DecodeError as error:
+            self._refuse(drain, "", str(error), _shown(frames))
+            return
+        match message:
+            case Ticks():
+                self._ticks(message, drain)
+            case Label():
+                self.counters.labels += 1
+                drain.add(message)
+            case Heartbeat():
+                self._heartbeat(message, drain)
+
+    def _decode(self, frames: list[bytes]) -> Message | None:
+        if self._foreign is not None:
+            return self._foreign.decode(frames)
+        if len(frames) != 2:
+            raise DecodeError(
+                f"{len(frames)} frames, where topic and payload belong; for a feed that is not "
+                'of this protocol set payload = "json" or "float64"'
+            )
+        return self._records.decode(frames[0], frames[1])
+
+    def _refuse(self, drain: Drain, stream: str, reason: str, where: str) -> None:
+        self.counters.refused += 1
+        drain.add(Refusal(stream, "message", reason, where=where))
+
+    def _state(self, stream: str) -> StreamSequence | None:
+        """Return the stream's sequence, None if it is a stream too many."""
+        state = self._streams.get(stream)
+        if state is None and len(self._streams) < MAX_STREAMS:
+            state = self._streams[stream] = StreamSequence()
+            self.counters.streams += 1
+        return state
+
+    def _ticks(self, ticks: Ticks, drain: Drain) -> None:
+        state = self._state(ticks.stream)
+        if state is None:
+            self._too_many(drain, ticks.stream)
+            return
+        count = len(ticks.t_ns)
+        due = state.next_seq
+        verdict = state.ticks(ticks.session, ticks.seq, count)
+        self._judge(ticks.stream, ticks.session, ticks.seq or 0, verdict, drain)
+        self.counters.ticks += count - verdict.skip
+        if verdict.skip:
+            drain.add(_not_new(ticks, verdict, due))
+            if verdict.skip == count:
+                return
+            ticks = _without(ticks, verdict.skip)
+        drain.add_ticks(ticks)
+
+    def _heartbeat(self, beat: Heartbeat, drain: Drain) -> None:
+        self.counters.heartbeats += 1
+        state = self._state(beat.stream)
+        if state is None:
+            self._too_many(drain, beat.stream)
+            return
+        verdict = state.heartbeat(beat.session, beat.seq)
+        self._judge(beat.stream, beat.session, beat.seq, verdict, drain)
+        if not beat.end or verdict.late_session:
+            return
+        if self._ended.get(beat.stream) != beat.session:
+            self._ended[beat.stream] = beat.session
+            drain.add(End(beat.stream, beat.session))
+
+    def _too_many(self, drain: Drain, stream: str) -> None:
+        self._refuse(drain, stream, f"more than {MAX_STREAMS} streams; name those wanted", "")
+
+    def _judge(self, stream: str, session: str, seq: int, verdict: Verdict, drain: Drain) -> None:
+        """Count what a verdict says, and put it in the row of events."""
+        if verdict.starts:
+            self.counters.sessions += 1
+            self._ended.pop(stream, None)
+            drain.add(SessionStart(stream, session))
+        if verdict.missed:
+            self.counters.gaps += 1
+            self.counters.missed += verdict.missed
+            drain.add(Gap(stream, seq, verdict.missed))
+        self.counters.repeats += verdict.repeats
+        self.counters.old += verdict.old
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._context.destroy(linger=0)
+
+    def __enter__(self) -> Subscriber:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _subscriptions(config: FeedConfig) -> list[bytes]:
+    """Return the prefixes to subscribe to, those of ticks last; see `subscriptions`."""
+    if config.payload != "record":
+        return [(config.topic or "").encode()]
+    kinds = ("label", "heartbeat", "tick")
+    if not config.streams:
+        return [f"{kind}/".encode() for kind in kinds]
+    return [make_topic(kind, stream) for kind in kinds for stream in config.streams]
+
+
+def _without(ticks: Ticks, skip: int) -> Ticks:
+    assert ticks.seq is not None
+    return Ticks(
+        ticks.stream,
+        ticks.t_ns[skip:],
+        ticks.values[skip:],
+        ticks.session,
+        ticks.seq + skip,
+        ticks.where,
+    )
+
+
+def _not_new(ticks: Ticks, verdict: Verdict, due: int | None) -> Refusal:
+    if verdict.late_session:
+        reason = f"{verdict.skip} ticks of session {ticks.session!r}, which another has replaced"
+    else:
+        assert ticks.seq is not None
+        last = ticks.seq + verdict.skip - 1
+        reason = (
+            f"sequence numbers {ticks.seq} to {last} are {verdict.repeats} repeats and "
+            f"{verdict.old} that come too late, {due} being due; a publisher that starts to "
+            "number afresh must send a new session id"
+        )
+    return Refusal(ticks.stream, "tick", reason, index=0, where=ticks.where)
+
+
+def _shown(frames: list[bytes]) -> str:
+    return repr(frames[0][:80]) if len(frames) > 1 else ""

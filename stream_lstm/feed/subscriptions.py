@@ -1,0 +1,80 @@
+"""Who listens to a publisher, from the subscriptions that its XPUB socket sees.
+
+What is counted are open subscriptions and not subscribers, which ZeroMQ does not tell apart: one
+subscriber with two prefixes that both match counts twice. The `Subscriber` of this package has
+one for each kind of topic and configured stream, and asks for ticks last, so that for one topic
+of ticks the count is the number of subscribers, and all that they asked for is in place.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+
+import zmq
+
+from ..errors import EndpointError
+from .endpoints import Socket
+
+MAX_PREFIXES = 100_000
+"""Prefixes that are counted, as many as there may be streams; more are served all the same."""
+
+
+class Subscriptions:
+    """The open subscriptions at an XPUB socket; makes the socket report each one."""
+
+    def __init__(self, socket: Socket) -> None:
+        socket.setsockopt(zmq.XPUB_VERBOSER, 1)
+        self._socket = socket
+        self._open: Counter[bytes] = Counter()
+
+    def drain(self) -> None:
+        """Read what came; left unread it would pile up in the socket."""
+        while True:
+            try:
+                message = self._socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._apply(message)
+
+    def _apply(self, message: bytes) -> None:
+        prefix = message[1:]
+        if message[:1] == b"\x01":
+            if prefix in self._open or len(self._open) < MAX_PREFIXES:
+                self._open[prefix] += 1
+        elif message[:1] == b"\x00" and self._open[prefix] > 1:
+            self._open[prefix] -= 1
+        else:
+            del self._open[prefix]
+
+    def count(self, topic: bytes) -> int:
+        """Return how many open subscriptions match a topic.
+
+        A topic of a kind alone, such as `tick/`, is matched by any that let one of the kind in.
+        """
+        return sum(
+            count
+            for prefix, count in self._open.items()
+            if topic.startswith(prefix) or (topic.count(b"/") == 1 and prefix.startswith(topic))
+        )
+
+    def wait(self, topic: bytes, count: int, timeout_s: float) -> int:
+        """Wait until `count` subscriptions match a topic and return how many do.
+
+        Raises EndpointError after `timeout_s` seconds.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            self.drain()
+            found = self.count(topic)
+            left_s = deadline - time.monotonic()
+            if found >= count:
+                return found
+            if left_s <= 0:
+                endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+                raise EndpointError(
+                    f"{found} of {count} subscribers came to {endpoint} within {timeout_s:g} s: "
+                    "start them, or check the endpoint that they connect to"
+                )
+            self._socket.poll(math.ceil(left_s * 1000), zmq.POLLIN)

@@ -1,0 +1,127 @@
+"""Whatever the network drops, repeats or reorders, ticks pass once, in order, and are counted."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream_lstm.feed.sequence import MAX_LEFT_SESSIONS, PASS, StreamSequence, Verdict
+
+
+def test_what_follows_passes():
+    sequence = StreamSequence()
+    assert sequence.ticks("s", 1, 3) == Verdict(starts=True)
+    assert sequence.ticks("s", 4, 1) == PASS
+    assert sequence.next_seq == 5
+
+
+def test_joining_late_is_no_gap():
+    sequence = StreamSequence()
+    assert sequence.ticks("s", 1000, 1) == Verdict(starts=True)
+    assert sequence.ticks("s", 1001, 1) == PASS
+    assert sequence.ticks("s", 999, 1) == Verdict(skip=1, old=1)
+    assert sequence.ticks("s", 1000, 1) == Verdict(skip=1, repeats=1)
+
+
+def test_a_gap_is_counted_once():
+    sequence = StreamSequence()
+    sequence.ticks("s", 1, 1)
+    assert sequence.ticks("s", 5, 1) == Verdict(missed=3)
+    assert sequence.ticks("s", 6, 1) == PASS
+    assert (sequence.gaps, sequence.missed) == (1, 3)
+
+
+def test_of_an_overlapping_block_only_the_new_rows_pass():
+    sequence = StreamSequence()
+    sequence.ticks("s", 1, 2)
+    sequence.ticks("s", 5, 2)
+    assert sequence.ticks("s", 2, 8) == Verdict(skip=5, repeats=3, old=2)
+    assert sequence.next_seq == 10
+
+
+def test_a_new_session_of_a_known_stream_begins_at_one():
+    sequence = StreamSequence()
+    sequence.ticks("a", 7, 1)
+    assert sequence.ticks("b", 3, 1) == Verdict(starts=True, missed=2)
+    assert sequence.ticks("a", 8, 2) == Verdict(skip=2, old=2, late_session=True)
+    assert sequence.heartbeat("a", 99) == Verdict(late_session=True)
+    assert sequence.ticks("b", 4, 1) == PASS
+
+
+def test_sessions_left_are_remembered_up_to_a_bound():
+    sequence = StreamSequence()
+    for i in range(MAX_LEFT_SESSIONS + 2):
+        sequence.ticks(f"s{i}", 1, 1)
+    assert sequence.ticks("s1", 2, 1).late_session
+    assert sequence.ticks("s0", 1, 1).starts
+
+
+def test_a_heartbeat_shows_a_loss_at_the_end():
+    sequence = StreamSequence()
+    sequence.ticks("s", 1, 2)
+    assert sequence.heartbeat("s", 3) == PASS
+    assert sequence.heartbeat("s", 6) == Verdict(missed=3)
+    assert sequence.heartbeat("s", 6) == PASS
+    assert sequence.heartbeat("s", 2) == PASS
+    assert sequence.ticks("s", 6, 1) == PASS
+
+
+def test_a_heartbeat_may_come_first():
+    sequence = StreamSequence()
+    assert sequence.heartbeat("s", 10) == Verdict(starts=True)
+    assert sequence.ticks("s", 10, 1) == PASS
+
+
+def test_without_numbers_everything_passes():
+    sequence = StreamSequence()
+    assert sequence.ticks("", None, 1) == Verdict(starts=True)
+    assert sequence.ticks("", None, 5) == PASS
+    assert sequence.next_seq is None
+    assert sequence.ticks("b", None, 5) == Verdict(starts=True)
+
+
+def test_what_was_missed_while_down_is_a_gap():
+    sequence = StreamSequence()
+    sequence.resume("s", 5)
+    assert sequence.ticks("s", 4, 3) == Verdict(skip=1, repeats=1)
+    again = StreamSequence()
+    again.resume("s", 5)
+    assert again.ticks("s", 8, 1) == Verdict(missed=3)
+
+
+@st.composite
+def schedules(draw):
+    """Blocks of a stream from number 1 on, then dropped, repeated and moved about."""
+    sizes = draw(st.lists(st.integers(1, 4), min_size=1, max_size=25))
+    sent, seq = [], 1
+    for size in sizes:
+        sent.append((seq, size))
+        seq += size
+    arriving = [sent[0]]
+    for block in sent[1:]:
+        arriving += [block] * draw(st.sampled_from([0, 1, 1, 1, 2]))
+    moved = draw(st.lists(st.tuples(st.integers(1, 60), st.integers(1, 60)), max_size=6))
+    for source, target in moved:
+        if source < len(arriving):
+            arriving.insert(target, arriving.pop(source))
+    return arriving, seq
+
+
+@given(schedules())
+def test_ticks_pass_once_in_order_and_everything_is_counted(schedule):
+    arriving, due = schedule
+    sequence = StreamSequence()
+    passed, refused, highest = [], [], 0
+    for seq, size in arriving:
+        verdict = sequence.ticks("s", seq, size)
+        numbers = list(range(seq, seq + size))
+        new = numbers[verdict.skip :]
+        assert verdict.missed == (new[0] - highest - 1 if new else 0)
+        passed += new
+        refused += numbers[: verdict.skip]
+        highest = max(highest, *numbers)
+    lost = due - 1 - highest
+    assert sequence.heartbeat("s", due).missed == lost
+    assert passed == sorted(set(passed))
+    assert sequence.missed == due - 1 - len(passed)
+    assert sequence.repeats == sum(number in set(passed) for number in refused)
+    assert sequence.old == len(refused) - sequence.repeats
+    assert sequence.next_seq == due

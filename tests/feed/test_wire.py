@@ -1,0 +1,448 @@
+"""Every record survives both encodings, and no bytes whatever raise anything but DecodeError."""
+
+import contextlib
+import json
+import tracemalloc
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from stream_lstm.config import FeedConfig
+from stream_lstm.errors import ConfigurationError, DecodeError, UsageError
+from stream_lstm.events import Label, Prediction, Score
+from stream_lstm.feed import encode, records, wire
+from stream_lstm.feed.foreign import ForeignDecoder, time_ns
+from stream_lstm.feed.topics import make_topic, parse_topic
+
+COLUMNS = ("bid", "ask")
+DECODER = wire.TickDecoder(COLUMNS)
+
+int64s = st.integers(-(2**63), 2**63 - 1)
+seqs = st.integers(1, records.MAX_SEQ)
+names = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1).filter(
+    lambda name: "/" not in name and len(name.encode()) <= records.MAX_NAME_BYTES
+)
+sessions = st.text("0123456789abcdef", max_size=16)
+encodings = st.sampled_from(["msgpack", "json"])
+finite = st.floats(allow_nan=False, allow_infinity=False)
+probabilities = st.floats(0, 1)
+
+labels = st.builds(Label, names, seqs, st.integers(0, 1), int64s)
+predictions = st.builds(
+    Prediction, names, seqs, int64s, probabilities, sessions, st.booleans(), st.booleans()
+)
+scores = st.builds(
+    Score,
+    names,
+    seqs,
+    int64s,
+    probabilities,
+    st.integers(0, 1),
+    finite,
+    probabilities,
+    probabilities,
+    sessions,
+)
+heartbeats = st.builds(records.Heartbeat, names, seqs, sessions, int64s, st.booleans())
+blocks = st.integers(1, 8).flatmap(
+    lambda n: st.tuples(
+        hnp.arrays(np.int64, n, elements=int64s),
+        hnp.arrays(np.float64, (n, len(COLUMNS)), elements=finite),
+    )
+)
+sides = st.one_of(
+    st.builds(records.Hello),
+    st.builds(records.SnapshotRequest),
+    st.builds(
+        records.ReplayRequest,
+        stream=names,
+        session=sessions,
+        from_seq=st.integers(1, 5),
+        to_seq=st.integers(5, 9),
+    ),
+)
+replies = st.one_of(
+    st.builds(records.Welcome, session=sessions, columns=st.tuples(names, names)),
+    st.builds(
+        records.Snapshot,
+        session=sessions,
+        streams=st.dictionaries(names, st.tuples(seqs, seqs), max_size=3),
+    ),
+    st.just(
+        records.Block(stream="a", session="s", seq=7, rows=2, t_ns=bytes(16), values=bytes(32))
+    ),
+    st.builds(records.Gone, stream=names, session=sessions, oldest_seq=seqs),
+    st.builds(records.Busy, retry_ms=st.integers(0, 1000)),
+)
+
+
+def pack(**fields):
+    return msgspec.msgpack.encode({"v": 1, **fields})
+
+
+def ticks(payload, topic=b"tick/X/"):
+    return DECODER.decode(topic, payload)
+
+
+@given(names, blocks, sessions, st.none() | seqs, encodings)
+def test_ticks_survive(name, block, session, seq, encoding):
+    t_ns, values = block
+    frames = encode.encode_ticks(name, t_ns, values, session=session, seq=seq, encoding=encoding)
+    got = DECODER.decode(*frames)
+    assert (got.stream, got.session, got.seq) == (name, session, seq)
+    assert got.values.dtype == np.float64
+    assert got.t_ns.dtype == np.int64
+    np.testing.assert_array_equal(got.t_ns, t_ns)
+    assert got.values.tobytes() == values.tobytes()
+
+
+@given(labels, encodings)
+def test_a_label_survives(label, encoding):
+    frames = encode.encode_label(label, encoding)
+    assert wire.decode_message(*frames, COLUMNS) == label
+
+
+@given(predictions, encodings)
+def test_a_prediction_survives(prediction, encoding):
+    frames = encode.encode_prediction(prediction, encoding)
+    assert wire.decode_message(*frames, COLUMNS) == prediction
+
+
+@given(scores, encodings)
+def test_a_score_survives(score, encoding):
+    frames = encode.encode_score(score, encoding)
+    assert wire.decode_message(*frames, COLUMNS) == score
+
+
+@given(heartbeats, encodings)
+def test_a_heartbeat_survives(beat, encoding):
+    frames = encode.encode_heartbeat(beat, encoding)
+    assert wire.decode_message(*frames, COLUMNS) == beat
+
+
+@given(sides, encodings)
+def test_a_request_survives(request_, encoding):
+    assert wire.decode_request(encode.encode_side(request_, encoding)) == request_
+
+
+@given(replies, encodings)
+def test_a_reply_survives(reply, encoding):
+    assert wire.decode_reply(encode.encode_side(reply, encoding)) == reply
+
+
+@given(names, st.sampled_from(["tick", "label", "prediction", "score", "heartbeat"]))
+def test_a_topic_survives(name, kind):
+    topic = make_topic(kind, name)
+    assert parse_topic(topic) == (kind, name, topic.decode())
+
+
+FORMS = {
+    "one tick by order": {"values": [1, 2.5]},
+    "one tick by name": {"values": {"ask": 2.5, "bid": 1, "venue": "N", "lots": [True]}},
+    "a block of one": {"values": [[1, 2.5]], "t_ns": [0]},
+    "a block by name": {"values": {"ask": [2.5], "bid": [1]}},
+    "a block in bytes": {"values": np.array([1.0, 2.5]).tobytes(), "rows": 1, "t_ns": bytes(8)},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_values_says_the_same(form):
+    got = ticks(pack(**FORMS[form]))
+    assert got.values.tolist() == [[1.0, 2.5]]
+    assert got.t_ns.tolist() == [0]
+
+
+def test_a_foreign_publisher_is_a_plain_json_object():
+    got = ticks(json.dumps({"v": 1, "values": {"bid": [1, 2], "ask": [3, 4]}}).encode())
+    assert got.values.tolist() == [[1, 3], [2, 4]]
+    assert got.values.flags["C_CONTIGUOUS"]
+
+
+def test_a_missing_value_is_nan_so_that_only_its_row_is_refused():
+    got = ticks(b'{"v":1,"values":[[1,2],[null,3]]}')
+    np.testing.assert_array_equal(got.values, [[1, 2], [np.nan, 3]])
+    frames = encode.encode_ticks("X", 0, [np.nan, 1.0], encoding="json")
+    np.testing.assert_array_equal(DECODER.decode(*frames).values, [[np.nan, 1]])
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"values": [1.0]}, "1 values, but the columns are 2: bid, ask"),
+        ({"values": []}, "0 values"),
+        ({"values": [[]]}, "0 values"),
+        ({"values": {"bid": 1.0}}, "`ask`"),
+        ({"values": {"bid": [], "ask": []}}, "a block of 0"),
+        ({"values": {"bid": [1.0], "ask": [1.0, 2.0]}}, "differ in length"),
+        ({"values": {"bid": [1.0], "ask": 2.0}}, "mixes"),
+        ({"values": {"bid": True, "ask": 2.0}}, "bool"),
+        ({"values": [True, 2.0]}, "bool"),
+        ({"values": ["1", 2.0]}, "str"),
+        ({"values": [1.0, [2.0]]}, "inhomogeneous"),
+        ({"values": [[1.0, 2.0], 3.0]}, "mixes"),
+        ({"values": [[1.0, 2.0], [3.0]]}, "differ in length"),
+        ({"values": bytes(16)}, "need the field `rows`"),
+        ({"values": bytes(16), "rows": 2}, "16 bytes of values are not 2 rows"),
+        ({"values": bytes(16), "rows": 0}, "rows"),
+        ({"values": bytes(16), "rows": 2**40}, "rows"),
+        ({"values": [1.0, 2.0], "rows": 3}, "rows=3, but there are 1"),
+        ({"values": [1.0, 2.0], "t_ns": [1, 2]}, "2 times for 1 ticks"),
+        ({"values": [1.0, 2.0], "t_ns": bytes(7)}, "7 bytes of times"),
+        ({"values": [1.0, 2.0], "t_ns": 2**63}, "t_ns"),
+        ({"values": [1.0, 2.0], "t_ns": 1.5}, "t_ns"),
+        ({"values": [[1.0, 2.0]] * 2, "t_ns": 5}, "one time for a block of 2"),
+        ({"values": [1.0, 2.0], "seq": 0}, "seq"),
+        ({"values": [1.0, 2.0], "session": "x" * 65}, "session"),
+        ({"values": [1.0, 2.0], "session": "a\nb"}, "control character"),
+        ({"values": [[1.0, 2.0]] * (records.MAX_BLOCK_ROWS + 1)}, "65536"),
+        ({}, "values"),
+    ],
+)
+def test_wrong_ticks_are_refused_with_what_and_where(fields, said):
+    with pytest.raises(DecodeError) as caught:
+        ticks(pack(**fields))
+    assert said in str(caught.value)
+    assert "tick/X/" in str(caught.value)
+
+
+@pytest.mark.parametrize("encoder", [msgspec.msgpack, msgspec.json])
+def test_another_version_is_refused_naming_both_whatever_else_it_holds(encoder):
+    for fields in ({"values": [1.0, 2.0]}, {"points": "of another shape"}):
+        with pytest.raises(DecodeError, match="version 2 is not the version 1"):
+            ticks(encoder.encode({"v": 2, **fields}))
+    with pytest.raises(DecodeError, match="version 2 is not the version 1"):
+        wire.decode_request(encoder.encode({"v": 2, "kind": "hello"}))
+
+
+def test_a_record_without_a_version_is_refused():
+    with pytest.raises(DecodeError, match="`v`"):
+        ticks(msgspec.msgpack.encode({"values": [1.0, 2.0]}))
+
+
+@pytest.mark.parametrize(
+    "topic",
+    [
+        b"",
+        b"tick",
+        b"tick/",
+        b"tick//",
+        b"tick/a",
+        b"tick/a/b/",
+        b"tock/a/",
+        b"tick/a\n/",
+        b"tick/\xff/",
+        b"/a/",
+        b"tick/" + b"a" * 201 + b"/",
+        b"tick/" + b"a" * 10**6 + b"/",
+    ],
+)
+def test_wrong_topics_are_refused(topic):
+    with pytest.raises(DecodeError, match="topic"):
+        ticks(pack(values=[1.0, 2.0]), topic)
+    with pytest.raises(DecodeError):
+        wire.decode_message(topic, b"", COLUMNS)
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "a\x00", "a\u2028b", "\u00e9" * 101])
+def test_a_stream_cannot_be_called_so(name):
+    with pytest.raises(UsageError):
+        make_topic("tick", name)
+
+
+def test_labels_and_predictions_out_of_range_are_refused():
+    for fields in ({"n": 0, "y": 1}, {"n": 1, "y": 2}, {"n": 1, "y": True}, {"n": 1}):
+        with pytest.raises(DecodeError):
+            wire.decode_label(b"label/X/", pack(**fields))
+    for p in (-0.1, 1.1, float("nan")):
+        with pytest.raises(DecodeError):
+            wire.decode_prediction(b"prediction/X/", pack(n=1, t_ns=0, p=p))
+
+
+def test_a_block_that_lies_about_its_size_takes_no_memory():
+    lies = [
+        b"\x82\xa1v\x01\xa6values\xdd\xff\xff\xff\xff",
+        b"\x82\xa1v\x01\xa6values\xdd\x00\x00\xff\xff",
+        b"\x82\xa1v\x01\xa6values\xc6\xff\xff\xff\xff",
+        pack(values=b"", rows=records.MAX_BLOCK_ROWS),
+        b"[" * 100_000,
+        b'{"v":1,"values":' + b"[" * 100_000,
+        b"\x91" * 100_000,
+    ]
+    tracemalloc.start()
+    try:
+        for lie in lies:
+            with pytest.raises(DecodeError):
+                ticks(lie)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_payload_above_the_limit_is_refused_unread():
+    with pytest.raises(DecodeError, match="exceed"):
+        ticks(b"{" + b" " * records.MAX_PAYLOAD_BYTES)
+
+
+VALID = [
+    frames
+    for encoding in ("msgpack", "json")
+    for frames in (
+        encode.encode_ticks("X", 5, [1.5, 2.5], session="s", seq=7, encoding=encoding),
+        encode.encode_ticks("X", [5, 6], [[1, 2], [3, 4]], seq=7, encoding=encoding),
+        encode.encode_label(Label("X", 3, 1, 9), encoding),
+        encode.encode_prediction(Prediction("X", 3, 9, 0.5, "s"), encoding),
+        encode.encode_score(Score("X", 3, 9, 0.5, 1, 0.7, 0.5, 0.5), encoding),
+        encode.encode_heartbeat(records.Heartbeat("X", 8, "s", 9, True), encoding),
+    )
+]
+
+
+@given(st.sampled_from(VALID), st.data())
+def test_mutated_messages_decode_or_raise_decode_error(frames, data):
+    topic, payload = (bytearray(frame) for frame in frames)
+    for target in (topic, payload):
+        for _ in range(data.draw(st.integers(0, 3))):
+            at = data.draw(st.integers(0, len(target)))
+            end = at + data.draw(st.integers(0, 4))
+            target[at:end] = data.draw(st.binary(max_size=4))
+    with contextlib.suppress(DecodeError):
+        wire.decode_message(bytes(topic), bytes(payload), COLUMNS)
+
+
+@given(st.sampled_from(VALID), st.binary(max_size=64))
+def test_random_bytes_raise_decode_error_only(frames, payload):
+    for attempt in (
+        lambda: wire.decode_message(frames[0], payload, COLUMNS),
+        lambda: wire.decode_message(payload, frames[1], COLUMNS),
+        lambda: wire.decode_request(payload),
+        lambda: wire.decode_reply(payload),
+    ):
+        with pytest.raises(DecodeError):
+            attempt()
+
+
+def test_encoding_refuses_shapes_that_do_not_fit():
+    for t_ns, values in (
+        (0, [[[1.0]]]),
+        ([1, 2], [[1.0]]),
+        (5, [[1.0], [2.0]]),
+        (0, []),
+        (0, np.zeros((records.MAX_BLOCK_ROWS + 1, 1))),
+    ):
+        with pytest.raises(UsageError):
+            encode.encode_ticks("X", t_ns, values)
+
+
+@pytest.mark.parametrize("columns", [(), ("a", "a"), ('a"b',)])
+def test_columns_that_cannot_be_are_a_configuration_error(columns):
+    with pytest.raises(ConfigurationError) as caught:
+        wire.TickDecoder(columns)
+    assert caught.value.key == "columns"
+
+
+# Feeds of others
+
+
+def foreign(payload="json", **more):
+    return ForeignDecoder(FeedConfig(columns=COLUMNS, payload=payload, **more))
+
+
+def test_a_bare_object_gives_the_columns_by_name_and_the_time():
+    decoder = foreign(topic="md", time_field="ts")
+    got = decoder.decode([b"md/AAPL", b'{"ask":2,"bid":1.5,"ts":1700000000.25,"x":{"y":[1]}}'])
+    assert (got.stream, got.seq, got.session) == ("AAPL", None, "")
+    assert got.values.tolist() == [[1.5, 2.0]]
+    assert got.t_ns.tolist() == [1_700_000_000_250_000_000]
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"[1,2]",
+        b'{"bid":1}',
+        b'{"bid":"1","ask":2}',
+        b'{"bid":true,"ask":2}',
+        b'{"bid":1,"ask":1e999}',
+        b'{"bid":1,"ask":2}x',
+        b"{" * 10**5,
+        b"\xff",
+    ],
+)
+def test_a_wrong_bare_object_is_refused(payload):
+    with pytest.raises(DecodeError):
+        foreign().decode([b"X", payload])
+
+
+def test_bare_numbers_are_one_tick_or_a_block():
+    decoder = foreign("float64")
+    got = decoder.decode([b"X", np.array([1.0, 2, 3, 4], "<f8").tobytes()])
+    assert got.values.tolist() == [[1, 2], [3, 4]]
+    for size in (0, 8, 15, 24):
+        with pytest.raises(DecodeError, match=f"{size} bytes"):
+            decoder.decode([b"X", bytes(size)])
+
+
+def test_the_stream_is_what_follows_the_prefix():
+    def stream(frames, **more):
+        got = foreign("float64", **more).decode([*frames, bytes(16)])
+        return got and got.stream
+
+    assert stream([b"md/AAPL/"], topic="md/") == "AAPL"
+    assert stream([b"md/"], topic="md/") == "stream"
+    assert stream([]) == "stream"
+    assert stream([], streams=("A",)) == "A"
+    assert stream([b"AX"], streams=("A", "B")) is None
+    assert stream([b"B"], streams=("A", "B")) == "B"
+    for frames, topic in (
+        ([b"other/A"], "md/"),
+        ([b"md/a/b"], "md/"),
+        ([b"\xff"], ""),
+        ([b""] * 2, ""),
+    ):
+        with pytest.raises(DecodeError):
+            stream(frames, topic=topic)
+
+
+@pytest.mark.parametrize(
+    ("time", "t_ns"),
+    [
+        (1_700_000_000, 1_700_000_000_000_000_000),
+        (1_700_000_000_123, 1_700_000_000_123_000_000),
+        (1_700_000_000_123_456, 1_700_000_000_123_456_000),
+        (1_700_000_000_123_456_789, 1_700_000_000_123_456_789),
+        (1_700_000_000.1, 1_700_000_000_100_000_000),
+        ("2023-11-14T22:13:20.123456789Z", 1_700_000_000_123_456_789),
+        ("2023-11-14T22:13:20", 1_700_000_000_000_000_000),
+        ("2023-11-15T00:13:20.5+02:00", 1_700_000_000_500_000_000),
+        (-1, -1_000_000_000),
+    ],
+)
+def test_times_in_every_unit(time, t_ns):
+    assert time_ns(time) == t_ns
+
+
+@given(
+    st.floats()
+    | st.integers()
+    | st.text()
+    | st.sampled_from(["9999-12-31", "1e99", "1E-9999999999"])
+)
+def test_any_time_is_an_int64_or_refused(time):
+    payload = msgspec.json.encode({"bid": 1, "ask": 2, "t": time})
+    try:
+        got = foreign(time_field="t").decode([b"X", payload])
+    except DecodeError:
+        return
+    assert got.t_ns.dtype == np.int64
+
+
+def test_a_time_field_that_is_missing_is_named():
+    with pytest.raises(DecodeError, match="`ts`"):
+        foreign(time_field="ts").decode([b"X", b'{"bid":1,"ask":2}'])
+    with pytest.raises(ConfigurationError):
+        foreign(time_field="bid")
