@@ -61,6 +61,9 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The network and how its weights are held.
 
     mode: `carry` never resets the state, `window` starts it at zero every window.
+    hidden: units H of each layer.
+    layers: LSTM layers on top of each other.
+    seed: of the random weights.
     sharing: one set of weights for all streams, or one for each.
     weights: a file to start from instead of random weights.
     """
@@ -91,7 +94,8 @@ class LearningConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The online update.
 
     learn: one update for each label that arrives.
-    optimizer, learning_rate: an optimiser of optax by name.
+    optimizer: an optimiser of optax by name.
+    learning_rate: the optimiser's step size.
     bptt: elements K that the gradient reaches back.
     clip_norm: global norm that gradients are clipped to; 0 leaves them.
     """

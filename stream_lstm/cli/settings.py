@@ -93,7 +93,9 @@ def resolve(flags: Mapping[str, Any], file: Path | None) -> Settings:
     try:
         return Settings(build(values), origins)
     except ConfigurationError as error:
-        if error.key and origins.get(error.key) == "flag":
+        # Keys that do not go together have no single one to blame: a flag among them is.
+        at_odds = any(f"{key}=" in str(error) for key in flags) and not error.key
+        if at_odds or origins.get(error.key) == "flag":
             raise UsageError(str(error)) from None
         if error.key and origins.get(error.key) == "environment":
             message = f"the environment variable {PREFIX}{error.key.upper()}: {error}"

@@ -63,7 +63,8 @@ class Session:
     """The state machine of a daemon or a replay.
 
     config: what to do. columns: names of the values of a tick, in order. emit: called with each
-    event. weights: what to start from instead of random weights.
+    event. weights: what to start from instead of random weights. engine: what was compiled for an
+    equal configuration before; it holds no state, so sessions may share it.
 
     Everything is compiled on construction. Raises ConfigurationError (ExpressionError) for
     features that do not fit, an unknown optimiser, or weights of another shape.
@@ -76,12 +77,13 @@ class Session:
         emit: Emit,
         *,
         weights: Mapping[str, Mapping[str, Any]] | None = None,
+        engine: Engine | None = None,
     ) -> None:
         self.config = config
         self.columns = tuple(columns)
         self.emit = emit
         self.maker = ElementMaker(config.stream.features, columns)
-        self.engine = Engine(config, len(self.maker))
+        self.engine = engine or Engine(config, len(self.maker))
         self.streams: dict[str, StreamState] = {}
         self.learned: dict[str, Learned] = {}
         self._initial = self.engine.check_weights(weights) if weights else None

@@ -101,10 +101,11 @@ class Engine:
     def check_weights(self, weights: Mapping[str, Mapping[str, Any]]) -> Weights:
         """Return `weights` as float32 arrays of this engine's shape.
 
-        Raises ConfigurationError naming both shapes where they are of another.
+        Raises ConfigurationError naming both shapes where they are of another, and where they
+        are not finite in float32.
         """
         wanted = self.shape.weights()
-        given = {name: tuple(np.shape(layer["kernel"])) for name, layer in weights.items()}
+        given = {name: tuple(np.shape(layer.get("kernel"))) for name, layer in weights.items()}
         if given != wanted:
             raise ConfigurationError(
                 f"the weights have the shapes {given}, and this configuration "
@@ -112,10 +113,14 @@ class Engine:
                 f"layers={self.shape.layers}) needs {wanted}",
                 key="weights",
             )
-        return {
-            name: {"kernel": jnp.asarray(layer["kernel"], jnp.float32)}
-            for name, layer in weights.items()
-        }
+        with np.errstate(over="ignore"):
+            single = {k: np.asarray(layer["kernel"], np.float32) for k, layer in weights.items()}
+        bad = [name for name, kernel in single.items() if not np.isfinite(kernel).all()]
+        if bad:
+            raise ConfigurationError(
+                f"the weights of {bad[0]} are not all finite in float32", key="weights"
+            )
+        return {name: {"kernel": jnp.asarray(kernel)} for name, kernel in single.items()}
 
     def init_carry(self) -> Floats:
         """Return the carry before the first element."""

@@ -75,8 +75,10 @@ def truncated_bptt(shape: Shape, config: LearningConfig) -> Learner:
         )
         changes, new_state = optimizer.update(gradient, state, weights)
         new_weights: Weights = optax.apply_updates(weights, changes)
-        accepted = all_finite(loss, gradient, new_weights, new_state)
-        info = jnp.stack([loss, optax.tree.norm(gradient), accepted.astype(jnp.float32)])
+        norm = optax.tree.norm(gradient)
+        # The norm can overflow where the gradient does not; clipping would leave zeros of it.
+        accepted = all_finite(loss, norm, gradient, new_weights, new_state)
+        info = jnp.stack([loss, norm, accepted.astype(jnp.float32)])
         return choose(accepted, new_weights, weights), choose(accepted, new_state, state), info
 
     return Learner(init, update)

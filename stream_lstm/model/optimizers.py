@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -20,7 +21,8 @@ def known_optimizers() -> tuple[str, ...]:
 
 def _factory(name: str) -> Callable[..., optax.GradientTransformation] | None:
     candidate = vars(optax).get(name)
-    if name.startswith("_") or not inspect.isfunction(candidate):
+    # `scale_by_*` are parts of optimisers; some of them go uphill on their own.
+    if name.startswith(("_", "scale_by_")) or not inspect.isfunction(candidate):
         return None
     parameters = inspect.signature(candidate).parameters
     required = [p.name for p in parameters.values() if p.default is p.empty]
@@ -52,9 +54,14 @@ def build_optimizer(config: LearningConfig) -> optax.GradientTransformation:
 def _probe(name: str, optimizer: optax.GradientTransformation) -> None:
     tree: Any = {"layer_0": {"kernel": jnp.ones((2, 4))}, "head": {"kernel": jnp.ones((2,))}}
     try:
-        optimizer.update(tree, optimizer.init(tree), tree)
+        _, state = optimizer.update(tree, optimizer.init(tree), tree)
     except (TypeError, ValueError) as error:
         raise ConfigurationError(
             f"optimizer = {name!r} cannot learn from gradients alone ({error}); use another",
             key="optimizer",
         ) from None
+    if any(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in jax.tree.leaves(state)):
+        raise ConfigurationError(
+            f"optimizer = {name!r} draws at random, which a snapshot cannot hold; use another",
+            key="optimizer",
+        )

@@ -1,0 +1,51 @@
+"""What a replay or a daemon has to say at its end: one flat record, fit for JSON.
+
+Figures that need a label are None where none came. Times are the shell's to measure, so they are
+passed in.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from .. import __version__
+from .digest import Digest
+from .scoring import Scoreboard
+from .session import Session
+from .stream import Counters
+
+
+def summarize(
+    session: Session, digest: Digest, *, wall_s: float, compile_s: float
+) -> dict[str, Any]:
+    """Return the counts and scores of all streams of a session together.
+
+    wall_s: seconds spent on reading and stepping; compile_s: seconds spent before that, on
+    making the session. `elements_per_s` is None where `wall_s` is 0.
+    """
+    scores, counters, expired, elements = Scoreboard(), Counters(), 0, 0
+    for stream in session.streams.values():
+        scores.merge(stream.scores)
+        counters.merge(stream.counters)
+        expired += stream.ledger.expired
+        elements += stream.n
+    config = session.config
+    return {
+        "version": __version__,
+        "streams": len(session.streams),
+        "elements": elements,
+        **msgspec.structs.asdict(counters),
+        "labels": scores.labels,
+        **scores.figures(),
+        "expired": expired,
+        "window": config.stream.window,
+        "stride": config.stream.stride,
+        "horizon": config.stream.horizon,
+        "learn": config.learning.learn,
+        "wall_s": wall_s,
+        "compile_s": compile_s,
+        "elements_per_s": elements / wall_s if wall_s > 0 else None,
+        "digest": digest.hexdigest(),
+    }

@@ -1,0 +1,219 @@
+"""The compiled functions: one element and a block agree in every bit, and nothing compiles later."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from stream_lstm.config import Config
+from stream_lstm.core.session import Session
+from stream_lstm.errors import ConfigurationError
+from stream_lstm.events import Gap, Label, Prediction, Ticks, Update
+from stream_lstm.model.engine import LEARN_BLOCK, LIVE_BLOCK, REPLAY_BLOCK, Engine
+
+from ..engines import engine_for, settings
+
+CONFIGS = [
+    (settings(hidden=1), 1),
+    (settings(hidden=32, scaling="zscore"), 3),
+    (settings(hidden=8, layers=3, scaling="none"), 2),
+    (settings(hidden=32, learn=True), 1),
+    (settings(hidden=8, layers=2, learn=True), 3),
+    (settings(mode="window"), 2),
+    (settings(mode="window", learn=True), 1),
+]
+STEPS = 3000
+
+
+def through(engine: Engine, xs: np.ndarray, sizes: Iterator[int]) -> tuple[bytes, np.ndarray]:
+    """Carry bits and rows after xs in blocks of the given sizes; 1 means the single step."""
+    weights, carry, rows, start = engine.init_weights(), engine.init_carry(), [], 0
+    while start < len(xs):
+        size = min(next(sizes), engine.block_size, len(xs) - start)
+        if size == 1:
+            carry, row = engine.step(weights, carry, xs[start])
+            rows.append(np.asarray(row)[None])
+        else:
+            carry, out = engine.block(weights, carry, xs[start : start + size])
+            rows.append(np.asarray(out)[:size])
+        start += size
+    return np.asarray(carry).tobytes(), np.concatenate(rows)
+
+
+def sizes_of(kind: str) -> Iterator[int]:
+    rng = np.random.default_rng(5)
+    while True:
+        yield {"single": 1, "whole": 10**9, "mixed": int(rng.integers(1, 40))}[kind]
+
+
+@pytest.mark.parametrize(("config", "features"), CONFIGS)
+def test_steps_and_blocks_agree_in_every_bit(config: Config, features: int) -> None:
+    engine = engine_for(config, features)
+    xs = np.random.default_rng(0).standard_t(3, size=(STEPS, features)).astype(np.float32)
+    carry, rows = through(engine, xs, sizes_of("single"))
+    for kind in ("whole", "mixed"):
+        other_carry, other_rows = through(engine, xs, sizes_of(kind))
+        assert other_carry == carry, kind
+        assert other_rows.tobytes() == rows.tobytes(), kind
+    assert rows.shape == (STEPS, engine.row)
+
+
+def test_on_this_machine_the_fast_step_serves() -> None:
+    """Should this ever fail elsewhere, the fallback serves there: slower, and still exact."""
+    assert all(engine_for(config, features).exact_step for config, features in CONFIGS)
+
+
+class Inexact(Engine):
+    """An engine whose single step rounds in another way, as XLA would be free to."""
+
+    def _compile(self, config: Config) -> dict[str, Any]:
+        functions = super()._compile(config)
+        step = functions["step"]
+
+        def other(*args: Any) -> Any:
+            carry, row = step(*args)
+            return carry, np.nextafter(np.asarray(row), np.float32(1))
+
+        return functions | {"step": other}
+
+
+def test_a_step_that_differs_from_the_block_is_not_used() -> None:
+    config = settings(hidden=8)
+    engine = Inexact(config, 1)
+    assert not engine.exact_step
+    xs = np.random.default_rng(0).normal(size=(200, 1)).astype(np.float32)
+    good = through(engine_for(config), xs, sizes_of("whole"))
+    got = through(engine, xs, sizes_of("single"))
+    assert got[0] == good[0]
+    assert got[1].tobytes() == good[1].tobytes()
+
+
+def test_a_step_that_differs_in_the_carry_alone_is_not_used() -> None:
+    class Drifting(Engine):
+        def _compile(self, config: Config) -> dict[str, Any]:
+            functions = super()._compile(config)
+            step = functions["step"]
+
+            def other(*args: Any) -> Any:
+                carry, row = step(*args)
+                carry = np.array(carry)
+                carry[1] = np.nextafter(carry[1], np.float32(1))
+                return carry, row
+
+            return functions | {"step": other}
+
+    assert not Drifting(settings(mode="window"), 1).exact_step
+
+
+def test_weights_of_another_shape_are_refused_with_both_shapes() -> None:
+    small, large = engine_for(settings()), engine_for(settings(hidden=8))
+    with pytest.raises(ConfigurationError, match=r"\(6, 16\).*\(10, 32\)") as caught:
+        large.check_weights(small.init_weights())
+    assert caught.value.key == "weights"
+    for broken in ({}, {"head": {"kernel": np.zeros(5)}}, {"head": {}}):
+        with pytest.raises(ConfigurationError):
+            small.check_weights(broken)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300])
+def test_weights_that_are_not_finite_in_float32_are_refused(bad: float) -> None:
+    engine = engine_for(settings())
+    weights = {k: {"kernel": np.array(v["kernel"], np.float64)} for k, v in engine.init_weights().items()}
+    assert engine.check_weights(weights)["head"]["kernel"].dtype == np.float32
+    weights["layer_0"]["kernel"][0, 0] = bad
+    with pytest.raises(ConfigurationError, match="finite"):
+        engine.check_weights(weights)
+
+
+def test_same_seed_same_bits_other_seed_others() -> None:
+    def kernel(seed: int) -> bytes:
+        return np.asarray(engine_for(settings(seed=seed)).init_weights()["head"]["kernel"]).tobytes()
+
+    assert kernel(0) != kernel(1)
+    assert kernel(0) == np.asarray(
+        Engine(settings(seed=0), 1).init_weights()["head"]["kernel"]
+    ).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("stride", "learn", "expected"),
+    [
+        (10, False, REPLAY_BLOCK),
+        (1, True, LIVE_BLOCK),
+        (16, True, 16),
+        (17, True, 32),
+        (10**6, True, LEARN_BLOCK),
+    ],
+)
+def test_block_size(stride: int, learn: bool, expected: int) -> None:
+    size = Engine._block_size(_With(learn), stride)  # type: ignore[arg-type]
+    assert size == expected
+
+
+class _With:
+    def __init__(self, learning: bool) -> None:
+        self.learning = learning
+
+
+@contextmanager
+def compilations() -> Iterator[list[str]]:
+    """Collect the names of functions that XLA compiles inside the block."""
+    seen: list[str] = []
+
+    def listener(event: str, duration: float, **more: Any) -> None:
+        if "backend_compile" in event:
+            seen.append(str(more.get("fun_name", event)))
+
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    try:
+        yield seen
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listener)
+
+
+def test_the_counter_of_compilations_counts() -> None:
+    with compilations() as seen:
+        jax.jit(lambda x: x * 3 + len(seen))(np.float32(1))
+    assert len(seen) == 1
+    with compilations() as seen:
+        jax.jit(lambda x: x * 5)
+    assert not seen
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"learn": True},
+        {"learn": True, "labels": "external", "sharing": "per-stream"},
+        {"mode": "window"},
+        {"mode": "window", "learn": True, "sharing": "per-stream"},
+    ],
+    ids=str,
+)
+def test_nothing_compiles_after_construction(values: dict[str, Any]) -> None:
+    """Single ticks, blocks of any length, learning, labels, resets and new streams included."""
+    config = settings(
+        features=["diff(x)", "log1p(x)"], layers=2, window=9, stride=3, on_gap="reset", **values
+    )
+    events: list[Any] = []
+    session = Session(config, ["x"], events.append)
+    rng = np.random.default_rng(0)
+    with compilations() as seen:
+        for stream in ("a", "b"):
+            for size in (1, 1, 1, 30, 2, 17, 1, 150, 1):
+                xs = rng.random((size, 1))
+                session.push(Ticks(stream, np.arange(size), xs))
+                due = [e.n for e in events if isinstance(e, Prediction) and e.stream == stream]
+                for n in due[-2:]:
+                    session.label(Label(stream, n, n % 2))
+            session.gap(Gap(stream, 5, 2))
+            session.push(Ticks(stream, np.arange(40), rng.random((40, 1))))
+    assert not seen
+    assert any(isinstance(e, Prediction) for e in events)
+    assert any(isinstance(e, Update) for e in events) == config.learning.learn

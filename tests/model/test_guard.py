@@ -1,0 +1,52 @@
+"""What is not finite never gets past the guard, whatever leaf it sits in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from stream_lstm.model.guard import all_finite, choose
+
+finite = st.floats(-(2.0**126), 2.0**126, width=32)
+_judge = jax.jit(all_finite)
+
+
+@given(hnp.arrays(np.float32, (7,), elements=finite))
+def test_finite_is_accepted_however_large(values: np.ndarray) -> None:
+    assert bool(_judge({"a": values, "n": jnp.int32(3)}))
+
+
+@given(
+    hnp.arrays(np.float32, (7,), elements=finite),
+    st.integers(0, 6),
+    st.sampled_from([np.nan, np.inf, -np.inf]),
+)
+def test_one_bad_entry_is_enough(values: np.ndarray, at: int, bad: float) -> None:
+    values[at] = bad
+    assert not bool(_judge({"a": values, "n": jnp.int32(3)}))
+
+
+def test_opposite_infinities_do_not_cancel() -> None:
+    assert not bool(all_finite(jnp.array([np.inf, -np.inf]), jnp.zeros(2)))
+
+
+def test_whole_numbers_count_as_finite() -> None:
+    assert bool(all_finite({"count": jnp.int32(2**31 - 1)}))
+    assert bool(all_finite({}))
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+def test_choose_takes_every_leaf_of_one_side(accepted: bool) -> None:
+    new: Any = {"a": jnp.array([1.0, np.nan]), "b": (jnp.int32(1),)}
+    old: Any = {"a": jnp.array([np.nan, 2.0]), "b": (jnp.int32(2),)}
+    got = choose(jnp.asarray(accepted), new, old)
+    wanted = new if accepted else old
+    for one, two in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        assert np.asarray(one).tobytes() == np.asarray(two).tobytes()
