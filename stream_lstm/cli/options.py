@@ -75,7 +75,9 @@ def _type(key: str, kind: Any) -> tuple[Any, list[str], str | None]:
         return str, [flag(key)], "|".join(get_args(kind))
     if get_origin(kind) is tuple:
         return (
-            (str, [flag(key)], "A,B,...") if key in COMMA_LISTS else (list[str], [flag(key)], "TEXT")
+            (str, [flag(key)], "A,B,...")
+            if key in COMMA_LISTS
+            else (list[str], [flag(key)], "TEXT")
         )
     if kind in (int, float):
         return kind, [flag(key)], "NUMBER"

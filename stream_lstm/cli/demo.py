@@ -1,0 +1,127 @@
+"""`stream-lstm demo`: the whole service against a feed of its own, in half a minute.
+
+Another process publishes a seeded series over ZeroMQ on loopback. The daemon, the same that
+`stream-lstm run` starts, subscribes to it, predicts, learns and publishes. What it could have
+known at best is computed afterwards from the seed. Nothing leaves the machine and no file is
+read or written.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from ..config import Config, build
+from ..events import Input, Output, Score
+from ..feed.synthetic import HiddenLevel
+from ..serve.refusals import RefusalLog
+from ..serve.signals import stop_on_signals
+from ..serve.stop import StopSwitch
+from .feed_process import FeedProcess
+from .input_file import JsonOption
+from .live_results import LiveResults
+from .live_table import REFRESH_S, LiveTable
+
+SPEED = 2000.0
+"""Elements a second: a fifth of what two slow cores keep up with."""
+
+MAX_SPEED, MAX_SECONDS = 20_000.0, 600.0
+"""Together 12 million elements, whose scores are kept in memory for the report."""
+
+OVERTIME_S = 5.0
+"""A machine that cannot keep up is let off this long after the end of the feed."""
+
+
+def command(
+    seconds: Annotated[
+        float, typer.Option(min=0.1, max=MAX_SECONDS, metavar="S", help="How long the feed runs.")
+    ] = 25.0,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of the series.")] = 1,
+    speed: Annotated[
+        float, typer.Option(min=1, max=MAX_SPEED, metavar="N", help="Elements a second.")
+    ] = SPEED,
+    as_json: JsonOption = False,
+) -> None:
+    """See it work in half a minute: no file, no network, nothing to set.
+
+    Ctrl-C ends it at any time, with the figures so far.
+    """
+    summary = _demo(seconds, seed, speed)
+    if as_json:
+        typer.echo(msgspec.json.encode(summary).decode())
+        return
+    from .demo_report import lines
+
+    for line in lines(summary["labels"], summary["forecasters"]):
+        typer.echo(line)
+
+
+def configuration(endpoint: str) -> Config:
+    """Return the demo's configuration: the defaults, learning, at loopback endpoints."""
+    return build(
+        {
+            "features": HiddenLevel.columns,
+            "learn": True,
+            "connect": (endpoint,),
+            "publish": "tcp://127.0.0.1:*",
+            "idle_timeout": 30.0,
+        }
+    )
+
+
+def _demo(seconds: float, seed: int, speed: float) -> dict[str, Any]:
+    """Run the demo and return what it found."""
+    scores: list[Score] = []
+
+    def keep(event: Input | Output) -> None:
+        if isinstance(event, Score):
+            scores.append(event)
+
+    with ExitStack() as stack:
+        stop = stack.enter_context(StopSwitch())
+        stack.enter_context(stop_on_signals(stop))
+        count = max(round(seconds * speed), 1)
+        feed = stack.enter_context(FeedProcess(seed=seed, speed=speed, count=count))
+        results = stack.enter_context(LiveResults())
+        table = stack.enter_context(LiveTable(time.monotonic))
+        table.say(_opening(seconds, speed, seed))
+        refused = RefusalLog(table.say, time.monotonic)
+
+        from ..serve.daemon import Daemon  # JAX is imported while the feed starts
+
+        config = configuration(feed.endpoint())
+        observers = (results, keep, table, refused)
+        daemon = stack.enter_context(
+            Daemon(config, HiddenLevel.columns, stop=stop, observers=observers)
+        )
+        daemon.every(REFRESH_S, table.refresh)
+        daemon.every(seconds + OVERTIME_S, stop.set)
+        assert daemon.publisher is not None
+        table.say(
+            f"ready: ticks come from process {feed.pid} at {config.feed.connect[0]}, predictions "
+            f"go out at {daemon.publisher.endpoint}"
+        )
+        table.show(daemon.session)
+        start = time.perf_counter()
+        daemon.run(until_end=True)
+        wall_s = time.perf_counter() - start
+
+    from .demo_report import compare
+
+    return {
+        **results.summary(daemon, wall_s=wall_s),
+        "series": {"name": HiddenLevel.name, "seed": seed, "speed": speed, "count": count},
+        "forecasters": compare(scores, HiddenLevel(seed)),
+    }
+
+
+def _opening(seconds: float, speed: float, seed: int) -> str:
+    return (
+        f"A hidden level wanders (x = level + noise, seed {seed}); {speed:,.0f} elements a second "
+        f"for {seconds:g} s.\nEvery tenth element: will the next one be positive? An LSTM(32) "
+        "learns it from nothing, live."
+    )

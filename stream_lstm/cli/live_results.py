@@ -1,0 +1,60 @@
+"""Where a daemon's events go: the digest, the file of results, the summary."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ..core.digest import Digest
+from ..events import Input, Output, Prediction, Score
+from ..store.output import PredictionWriter, open_output
+from .process import peak_rss_bytes
+
+if TYPE_CHECKING:
+    from ..serve.daemon import Daemon
+
+
+class LiveResults:
+    """An observer of a daemon, and a context manager that ends the file of results.
+
+    out: file of results, or None. Raises what `open_output` raises.
+    """
+
+    def __init__(self, out: Path | None = None) -> None:
+        self.digest = Digest()
+        self._writer: PredictionWriter | None = None if out is None else open_output(out)
+
+    def __call__(self, event: Input | Output) -> None:
+        """Take an event."""
+        if isinstance(event, Prediction):
+            self.digest.add(event)
+            if self._writer is not None:
+                self._writer.write(event)
+        elif isinstance(event, Score) and self._writer is not None:
+            self._writer.score(event)
+
+    def summary(self, daemon: Daemon, *, wall_s: float) -> dict[str, Any]:
+        """Return the closing record: that of a replay, and what the feed counted."""
+        from ..core.summary import summarize
+
+        return {
+            **summarize(daemon.session, self.digest, wall_s=wall_s, compile_s=daemon.compile_s),
+            "feed": msgspec.structs.asdict(daemon.subscriber.counters),
+            "peak_rss_bytes": peak_rss_bytes(),
+            "interrupted": daemon.stop.requested,
+        }
+
+    def __enter__(self) -> LiveResults:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._writer is not None:
+            self._writer.__exit__(kind, error, trace)

@@ -1,0 +1,145 @@
+"""`stream-lstm replay`: a historical file through the same session as a live feed.
+
+The file comes in blocks and goes through the session in pieces, so memory stays flat however long
+it is, and a signal is obeyed within a piece. Whatever can be wrong with the command line or the
+head of the file is found before the network is compiled, which takes seconds.
+"""
+
+from __future__ import annotations
+
+import time as clocks
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import typer
+
+from ..errors import ConfigurationError, UsageError
+from .input_file import (
+    FileArgument,
+    InputFile,
+    JsonOption,
+    LimitOption,
+    OnBadRowOption,
+    StreamOption,
+    TimeOption,
+    TimeUnitOption,
+    input_file,
+)
+from .options import configured
+from .settings import Settings
+
+if TYPE_CHECKING:
+    from ..core.session import Session
+    from ..feed.files import FileSource
+    from .replay_results import ReplayResults
+
+PIECE = 4096
+"""Ticks between looks at signals and the progress bar: 10 ms, or with learning half a second."""
+
+
+@configured(("stream", "model", "scaling", "learning"), without=("max_pending", "on_gap"))
+def command(
+    *,
+    settings: Settings,
+    file: FileArgument,
+    time: TimeOption = None,
+    time_unit: TimeUnitOption = "auto",
+    on_bad_row: OnBadRowOption = "fail",
+    limit: LimitOption = None,
+    stream: StreamOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.parquet|.csv|.jsonl", help="Write predictions and their scores here."
+        ),
+    ] = None,
+    save_weights: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.safetensors", help="Write the weights as they are at the end."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Replay a historical file: predict, score each prediction, and learn if asked to.
+
+    Example: stream-lstm replay quotes.csv.gz --feature 'log_return(mid(bid, ask))'
+    """
+    source = input_file(
+        file, stream, time=time, time_unit=time_unit, on_bad_row=on_bad_row, limit=limit
+    )
+    try:
+        summary = _replay(source, settings, out, save_weights)
+    except ConfigurationError as error:
+        if error.key == "time":
+            raise UsageError(f"--time: {error}") from None
+        raise settings.blame(error) from None
+    if as_json:
+        typer.echo(msgspec.json.encode(summary).decode())
+        return
+    from .summary_table import print_summary
+
+    print_summary(summary)
+
+
+def _replay(
+    file: InputFile, settings: Settings, out: Path | None, save_weights: Path | None
+) -> dict[str, Any]:
+    """Run the whole replay and return its summary."""
+    from .replay_checks import check_features, check_targets
+    from .replay_results import ReplayResults
+    from .warm_start import warm_start
+
+    check_targets(file.path, out, save_weights)
+    config, weights = warm_start(settings)
+    columns = check_features(file, config)
+    with ExitStack() as stack:
+        results = stack.enter_context(ReplayResults(str(file.path)))
+        source = stack.enter_context(file.open(columns, results.refused))
+        if out is not None:
+            results.write_to(out)
+
+        from ..core.session import Session  # JAX is imported here and not before
+
+        start = clocks.perf_counter()
+        session = Session(config, columns, results.emit, weights=weights)
+        compile_s = clocks.perf_counter() - start
+        start = clocks.perf_counter()
+        interrupted = _feed(session, source, file, results)
+        wall_s = clocks.perf_counter() - start
+    if save_weights is not None:
+        _save(save_weights, session, file.stream)
+    summary = results.summary(session, source.rows_refused, wall_s=wall_s, compile_s=compile_s)
+    return {"stream": file.stream, **summary, "interrupted": interrupted}
+
+
+def _feed(session: Session, source: FileSource, file: InputFile, results: ReplayResults) -> bool:
+    """Push the whole file, and return whether a signal cut it short."""
+    from ..events import Ticks
+    from ..serve.signals import stop_on_signals
+    from ..serve.stop import StopSwitch
+    from .progress import file_progress
+
+    done = 0
+    with (
+        StopSwitch() as stop,
+        stop_on_signals(stop),
+        file_progress(source, file.limit) as report,
+    ):
+        for block in source.blocks():
+            for start in range(0, len(block.values), PIECE):
+                part = slice(start, start + PIECE)
+                results.rows = block.rows[part]
+                session.push(Ticks(file.stream, block.t_ns[part], block.values[part]))
+                done += len(results.rows)
+                report(done)
+                if stop.requested:
+                    return True
+    return False
+
+
+def _save(path: Path, session: Session, stream: str) -> None:
+    from ..store.weights import save_weights
+
+    names = msgspec.json.encode(session.maker.features.names).decode()
+    save_weights(path, session.weights_for(stream).weights, {"features": names})

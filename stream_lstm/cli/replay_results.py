@@ -1,0 +1,76 @@
+"""Where a replay's events go: the digest, the file of results, standard error, the summary."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ..core.digest import Digest
+from ..events import Output, Prediction, Refusal, Score
+from ..serve.refusals import RefusalLog
+from ..store.output import PredictionWriter, open_output
+from .process import peak_rss_bytes, warn
+
+if TYPE_CHECKING:
+    from ..core.session import Session
+
+
+class ReplayResults:
+    """Takes the events of one replay; a context manager that ends the file of results.
+
+    path: of the file that is replayed, for messages. `rows` holds the row numbers of the ticks
+    that are being pushed.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.digest = Digest()
+        self.rows: Sequence[int] | Any = ()
+        self._path = path
+        self._writer: PredictionWriter | None = None
+        self.refused = RefusalLog(warn, time.monotonic)
+
+    def write_to(self, path: Path) -> None:
+        """Write predictions and scores to a file; raises what `open_output` raises."""
+        self._writer = open_output(path)
+
+    def emit(self, event: Output) -> None:
+        """Take an event of the session."""
+        if isinstance(event, Prediction):
+            self.digest.add(event)
+            if self._writer is not None:
+                self._writer.write(event)
+        elif isinstance(event, Score):
+            if self._writer is not None:
+                self._writer.score(event)
+        elif isinstance(event, Refusal):
+            where = f"{self._path}:{self.rows[event.index]}"
+            self.refused(msgspec.structs.replace(event, where=where, index=-1))
+
+    def summary(
+        self, session: Session, rows_refused: int, *, wall_s: float, compile_s: float
+    ) -> dict[str, Any]:
+        """Return the closing record; `rows_refused` are rows that never reached the session."""
+        from ..core.summary import summarize
+
+        summary = summarize(session, self.digest, wall_s=wall_s, compile_s=compile_s)
+        summary["ticks"] += rows_refused
+        summary["refused_ticks"] += rows_refused
+        return summary | {"peak_rss_bytes": peak_rss_bytes()}
+
+    def __enter__(self) -> ReplayResults:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.refused.flush()
+        if self._writer is not None:
+            self._writer.__exit__(kind, error, trace)

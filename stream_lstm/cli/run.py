@@ -1,0 +1,160 @@
+"""`stream-lstm run`: the daemon, from a ZeroMQ feed to published predictions.
+
+Whatever can be wrong with the command line is found before the network is compiled. The line
+`ready: ...` on standard error says that ticks are taken from now on; scripts wait for it.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import typer
+
+from ..config import Config
+from ..core.expressions import columns_of
+from ..core.features import FeatureSet
+from ..errors import ConfigurationError, EndpointError, UsageError
+from ..serve.refusals import PERIOD_S, RefusalLog
+from ..serve.signals import stop_on_signals
+from ..serve.stop import StopSwitch
+from .input_file import JsonOption
+from .live_results import LiveResults
+from .live_table import REFRESH_S, LiveTable
+from .options import configured
+from .settings import Settings
+
+if TYPE_CHECKING:
+    from ..core.session import Session
+    from ..serve.daemon import Daemon
+
+EXAMPLE = "stream-lstm run --connect tcp://127.0.0.1:5555 --feature 'log_return(mid(bid, ask))'"
+
+
+@configured(("stream", "model", "scaling", "learning", "feed", "publish"))
+def command(
+    *,
+    settings: Settings,
+    until_end: Annotated[
+        bool,
+        typer.Option("--until-end", help="Stop when every stream has said that it has ended."),
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.parquet|.csv|.jsonl", help="Write predictions and their scores here."
+        ),
+    ] = None,
+    save_weights: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.safetensors", help="Write the weights as they are at the end."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Predict a live ZeroMQ feed, and publish the predictions; learn from it if asked to.
+
+    Example: stream-lstm run --connect tcp://127.0.0.1:5555 --publish tcp://127.0.0.1:5556
+    --feature 'log_return(mid(bid, ask))' --learn
+    """
+    try:
+        summary, failure = _run(settings, until_end, out, save_weights)
+    except ConfigurationError as error:
+        raise settings.blame(error) from None
+    if as_json:
+        typer.echo(msgspec.json.encode(summary).decode())
+    else:
+        from .summary_table import print_summary
+
+        print_summary(summary)
+        _print_feed(summary["feed"])
+    if failure is not None:
+        raise failure
+
+
+def _run(
+    settings: Settings, until_end: bool, out: Path | None, save_weights: Path | None
+) -> tuple[dict[str, Any], EndpointError | None]:
+    """Run the daemon; return its summary, and the error that ended it if one did."""
+    from .warm_start import warm_start
+
+    config, weights = warm_start(settings)
+    columns = _check(config, save_weights)
+    failure: EndpointError | None = None
+    with ExitStack() as stack:
+        stop = stack.enter_context(StopSwitch())
+        stack.enter_context(stop_on_signals(stop))
+        results = stack.enter_context(LiveResults(out))
+        table = stack.enter_context(LiveTable(time.monotonic))
+        refused = RefusalLog(lambda line: table.say(f"stream-lstm: {line}"), time.monotonic)
+
+        from ..serve.daemon import Daemon  # JAX is imported here and not before
+
+        observers = (results, refused, table)
+        daemon = stack.enter_context(
+            Daemon(config, columns, stop=stop, observers=observers, weights=weights)
+        )
+        daemon.every(PERIOD_S, refused.flush)
+        daemon.every(REFRESH_S, table.refresh)
+        table.say(_ready(daemon))
+        table.show(daemon.session)
+        start = time.perf_counter()
+        try:
+            daemon.run(until_end=until_end)
+        except EndpointError as error:
+            failure = error  # what came until then is still worth its summary
+        wall_s = time.perf_counter() - start
+        refused.flush()
+    if save_weights is not None:
+        _save(save_weights, daemon.session)
+    return results.summary(daemon, wall_s=wall_s), failure
+
+
+def _check(config: Config, save_weights: Path | None) -> tuple[str, ...]:
+    """Return the columns; raise UsageError or ConfigurationError for what cannot work."""
+    if not config.feed.connect:
+        raise UsageError(f"name the publisher to listen to with --connect, for example: {EXAMPLE}")
+    if not config.stream.features:
+        raise UsageError(f"name what the model sees with --feature, for example: {EXAMPLE}")
+    columns = config.feed.columns or columns_of(config.stream.features)
+    FeatureSet(config.stream.features, columns)
+    if save_weights is not None:
+        from ..store.weights import check_target
+
+        if config.model.sharing == "per-stream":
+            raise UsageError(
+                "--save-weights writes one set of weights, and with sharing = 'per-stream' there "
+                "is one for each stream: leave one of the two out"
+            )
+        check_target(save_weights)
+    return columns
+
+
+def _ready(daemon: Daemon) -> str:
+    feed = ", ".join(daemon.config.feed.connect)
+    names = ", ".join(daemon.config.feed.streams) or "all streams"
+    publisher = daemon.publisher
+    out = f"publishing on {publisher.endpoint}" if publisher else "publishing nowhere (--publish)"
+    return f"ready: subscribed to {names} at {feed}, {out}, compiled in {daemon.compile_s:.1f} s"
+
+
+def _print_feed(feed: dict[str, int]) -> None:
+    """Print what the feed did wrong, if it did."""
+    words = {
+        "refused": "messages refused",
+        "repeats": "ticks repeated",
+        "old": "ticks too late",
+    }
+    told = [f"{feed[key]:,} {word}" for key, word in words.items() if feed[key]]
+    if told:
+        typer.echo(f"feed: {', '.join(told)}")
+
+
+def _save(path: Path, session: Session) -> None:
+    from ..core.session import SHARED
+    from ..store.weights import save_weights
+
+    names = msgspec.json.encode(session.maker.features.names).decode()
+    save_weights(path, session.weights_for(SHARED).weights, {"features": names})

@@ -1,0 +1,125 @@
+"""The sending of one file at its pace, for `stream-lstm publish`.
+
+A record with several ticks goes out when the last of them is due: nothing is ever early. The
+time between two records is spent waiting for the next one's time or for a signal, whichever is
+first, with a heartbeat where one is due.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+from typing import TYPE_CHECKING, Any
+
+from .. import __version__
+from ..errors import DataError
+from ..feed.pace import Pacer
+from ..feed.publisher import Publisher
+from ..serve.refusals import RefusalLog
+from ..serve.signals import stop_on_signals
+from ..serve.stop import StopSwitch
+from .process import warn
+from .progress import file_progress
+
+if TYPE_CHECKING:
+    from ..feed.files import FileSource
+    from .publish import Publication
+
+
+PACED_ROWS = 1024
+"""Rows read at a time where ticks have their times: a longer read would make some of them late."""
+
+
+def send_file(publication: Publication) -> dict[str, Any]:
+    """Send a file's ticks and its end; return what was sent.
+
+    Raises what opening the file, binding the endpoint, waiting for subscribers and sending
+    raise.
+    """
+    file = publication.file
+    refused = RefusalLog(warn, time.monotonic)
+    options = {} if publication.speed.kind == "max" else {"chunk_rows": PACED_ROWS}
+    with (
+        file.open(publication.columns, refused, **options) as source,
+        Publisher(
+            publication.bind,
+            columns=source.value_columns,
+            encoding=publication.encoding,
+            send_timeout_s=publication.send_timeout_s,
+        ) as publisher,
+    ):
+        names = ", ".join(source.value_columns)
+        warn(f"publishing {file.stream} ({names}) at {publisher.endpoint}")
+        if publication.subscribers:
+            publisher.wait_for_subscribers(
+                publication.subscribers, publication.wait_timeout_s, stream=file.stream
+            )
+        start = time.monotonic()
+        sender = Sender(publication, publisher)
+        with StopSwitch() as stop, stop_on_signals(stop):
+            sender.run(source, stop)
+        wall_s = time.monotonic() - start
+        refused.flush()
+        return {
+            "version": __version__,
+            "stream": file.stream,
+            "session": publisher.session,
+            "endpoint": publisher.endpoint,
+            "columns": source.value_columns,
+            "ticks": sender.ticks,
+            "messages": sender.messages,
+            "refused_ticks": source.rows_refused,
+            "wall_s": wall_s,
+            "interrupted": sender.interrupted,
+        }
+
+
+class Sender:
+    """Sends the blocks of a file, each record at its time; `ticks` counts what was sent."""
+
+    def __init__(self, publication: Publication, publisher: Publisher) -> None:
+        self.ticks = 0
+        self.messages = 0
+        self.interrupted = False
+        self._publication = publication
+        self._publisher = publisher
+
+    def run(self, source: FileSource, stop: StopSwitch) -> None:
+        """Send until the file ends or `stop` is requested, and then END."""
+        stream = self._publication.file.stream
+        try:
+            self._run(source, stop)
+        except DataError:
+            # Subscribers are to know that no more will come, whatever the reason.
+            self._publisher.end(stream)
+            raise
+        self._publisher.end(stream)
+
+    def _run(self, source: FileSource, stop: StopSwitch) -> None:
+        def idle() -> bool:
+            self._publisher.heartbeat()
+            return stop.requested
+
+        pacer = Pacer(
+            self._publication.speed,
+            clock=time.monotonic,
+            nap=lambda seconds: _nap(stop, seconds),
+            idle=idle,
+        )
+        step, stream = self._publication.block, self._publication.file.stream
+        with file_progress(source, self._publication.file.limit) as report:
+            for block in source.blocks():
+                for start in range(0, len(block.values), step):
+                    t_ns, values = (a[start : start + step] for a in (block.t_ns, block.values))
+                    due = pacer.wait(self.ticks + len(t_ns) - 1, int(t_ns[-1]))
+                    if not due or stop.requested:
+                        self.interrupted = True
+                        return
+                    self._publisher.publish(stream, t_ns, values)
+                    self.ticks += len(t_ns)
+                    self.messages += 1
+                    report(self.ticks)
+
+
+def _nap(stop: StopSwitch, seconds: float) -> None:
+    select.select([stop], [], [], seconds)

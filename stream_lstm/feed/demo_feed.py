@@ -1,0 +1,66 @@
+"""A publisher of a synthetic series in a process of its own: the feed of `stream-lstm demo`.
+
+`python -m stream_lstm.feed.demo_feed` binds a port that the system chooses, prints the endpoint
+as its only line, waits for a subscriber, sends single ticks at the speed asked for, says END and
+leaves. It also leaves when its standard input is closed, so that it never outlives whoever
+started it, however that one ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import threading
+import time
+from collections.abc import Sequence
+
+from .pace import Pacer, Speed
+from .publisher import Publisher
+from .synthetic import HiddenLevel
+
+ENDPOINT = "tcp://127.0.0.1:*"
+
+STDIN = 0
+
+WAIT_S = 120.0
+"""For the subscriber, which compiles first; longer than a slow machine takes."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Publish, as the command line says."""
+    parser = argparse.ArgumentParser(prog="demo_feed", description=__doc__)
+    parser.add_argument("--seed", type=int, required=True, help="of the series")
+    parser.add_argument("--speed", type=float, required=True, help="elements a second")
+    parser.add_argument("--count", type=int, required=True, help="elements in all")
+    given = parser.parse_args(arguments)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    publish(HiddenLevel(given.seed), given.speed, given.count)
+
+
+def publish(source: HiddenLevel, speed: float, count: int) -> None:
+    """Send `count` elements of `source` as single ticks, `speed` a second, and an END."""
+    values = source.block(count)
+    with Publisher(ENDPOINT, columns=source.columns) as publisher:
+        print(publisher.endpoint, flush=True)  # noqa: T201 - the parent reads it
+        publisher.wait_for_subscribers(1, WAIT_S)
+        pacer = Pacer(
+            Speed("rate", speed),
+            clock=time.monotonic,
+            nap=time.sleep,
+            idle=lambda: publisher.heartbeat() and False,
+        )
+        for k in range(count):
+            pacer.wait(k, 0)
+            publisher.publish(source.name, time.time_ns(), values[k])
+        publisher.end()
+
+
+def _leave_with_parent() -> None:
+    # not through sys.stdin, whose lock would be held when the interpreter ends
+    while os.read(STDIN, 1):
+        pass
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,242 @@
+"""The loop of the live service, which joins feed, session and prediction publisher.
+
+What the feed gives goes into the session; what comes out of it goes to the publisher at once, and
+then to the observers. One thread does everything. The session calls back with each event as it
+comes to be, so that a prediction has left before the update runs that its predecessor's label
+causes. Observers are for counting and showing: they are called in the loop and must be quick.
+What takes longer, such as drawing a table, is a chore, done between two messages at its period.
+
+After a stop nothing more is taken from the socket, and what had been taken is worked off for as
+long as `GRACE_S` allows: a backlog with large weights could take minutes. For the same reason a
+block is pushed in pieces, which change no bit of the result.
+
+It ends when the stop switch is set, when every stream has ended (if asked to), or with an
+EndpointError when nothing has come for `idle_timeout` seconds. In every case an end is published
+for each stream. The clock is injected; data never depends on it.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, TypeAlias
+
+import msgspec
+
+from ..config import Config
+from ..core.session import Session
+from ..errors import EndpointError
+from ..events import (
+    End,
+    Gap,
+    Input,
+    Label,
+    Output,
+    Prediction,
+    Refusal,
+    Score,
+    SessionStart,
+    Ticks,
+)
+from ..feed.predictions import PredictionPublisher
+from ..feed.subscriber import Subscriber
+from ..model.engine import Engine
+from .chores import Chores
+from .heartbeats import PERIOD_S, Heartbeats
+from .stop import StopSwitch
+
+PIECE = 512
+"""Rows pushed at a time: with learning some 20 ms, so that a stop is prompt."""
+
+GRACE_S = 2.0
+"""For what is in hand at a stop; sending the last messages may take two more of the five."""
+
+LONGEST_WAIT_S = 1.0
+"""Of one poll. Everything that matters wakes it; this only bounds what we overlooked."""
+
+Observer: TypeAlias = Callable[[Input | Output], object]
+
+
+class Daemon:
+    """Feed, session and publisher of a configuration, ready to run.
+
+    columns: names of the values of a tick. stop: ends `run`. observers: called with every event
+    that comes in or out, but for ticks. weights, engine: see `Session`. clock: seconds, monotonic.
+
+    Compiles everything first and opens the sockets then. Raises ConfigurationError for what does
+    not fit, and EndpointError for an endpoint that cannot be bound or connected to.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        columns: Sequence[str],
+        *,
+        stop: StopSwitch,
+        observers: Iterable[Observer] = (),
+        weights: Mapping[str, Mapping[str, Any]] | None = None,
+        engine: Engine | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.config = config
+        self.stop = stop
+        self._observers = tuple(observers)
+        self._clock = clock
+        self._ended: set[str] = set()
+        self._stop_by: float | None = None
+        self._chores = Chores()
+        started = clock()
+        self.session = Session(config, columns, self._emit, weights=weights, engine=engine)
+        self.compile_s = clock() - started
+        self.publisher: PredictionPublisher | None = None
+        self._heartbeats: Heartbeats | None = None
+        if config.publish.publish:
+            self.publisher = PredictionPublisher(config.publish.publish, config.publish.encoding)
+            self._heartbeats = Heartbeats(self.publisher, self.session)
+            self.every(PERIOD_S, self._heartbeats.beat)
+        feed = msgspec.structs.replace(config.feed, columns=tuple(columns))
+        try:
+            self.subscriber = Subscriber(feed, clock=clock, wakeup_fd=self.stop.fileno())
+        except BaseException:
+            self._close_publisher()
+            raise
+
+    def every(self, period_s: float, work: Callable[[], object]) -> None:
+        """Have `work` done in the loop every `period_s` seconds."""
+        self._chores.add(self._clock(), period_s, work)
+
+    def run(self, *, until_end: bool = False) -> None:
+        """Serve until the switch is set or, with `until_end`, until every stream has ended.
+
+        The streams are the configured ones or, where none are, those seen so far. Raises
+        EndpointError when nothing comes for the configured `idle_timeout`.
+        """
+        # What start-up made stays for good: the collector need never look at it again.
+        gc.collect()
+        gc.freeze()
+        try:
+            self._loop(until_end)
+        finally:
+            gc.unfreeze()
+            if self._heartbeats is not None:
+                self._heartbeats.end()
+
+    def _loop(self, until_end: bool) -> None:
+        receive, clock, chores = self.subscriber.receive, self._clock, self._chores
+        idle_timeout = self.config.feed.idle_timeout
+        while not self.stop.requested:
+            events = receive(self._wait_s())
+            for event in events:
+                if self._must_leave():
+                    break
+                self._take(event)
+            now = clock()
+            if now >= chores.due:
+                chores.run(now)
+            if events:
+                if until_end and self._all_ended():
+                    return
+            elif idle_timeout and self.subscriber.idle_s >= idle_timeout:
+                raise EndpointError(self._idle_message())
+
+    def _wait_s(self) -> float:
+        wait_s = min(self._chores.due - self._clock(), LONGEST_WAIT_S)
+        idle_timeout = self.config.feed.idle_timeout
+        if idle_timeout:
+            wait_s = min(wait_s, idle_timeout - self.subscriber.idle_s)
+        return max(wait_s, 0.0)
+
+    def _must_leave(self) -> bool:
+        """Return whether a stop was asked for and what is in hand has had its time."""
+        if not self.stop.requested:
+            return False
+        if self._stop_by is None:
+            self._stop_by = self._clock() + GRACE_S
+        return self._clock() >= self._stop_by
+
+    # ---- what comes in ----------------------------------------------------------------
+
+    def _take(self, event: Input | Refusal) -> None:
+        if isinstance(event, Ticks):
+            self._push(event)
+            return
+        match event:
+            case Label():
+                self.session.label(event)
+            case Gap():
+                self.session.gap(event)
+            case SessionStart():
+                self._ended.discard(event.stream)
+                self.session.session_start(event)
+            case End():
+                self._ended.add(event.stream)
+        self._observe(event)
+
+    def _push(self, ticks: Ticks) -> None:
+        if len(ticks.t_ns) <= PIECE:
+            self.session.push(ticks)
+            return
+        for start in range(0, len(ticks.t_ns), PIECE):
+            if self._must_leave():
+                return
+            self.session.push(_piece(ticks, start))
+
+    def _all_ended(self) -> bool:
+        wanted = self.config.feed.streams or self.session.streams
+        return bool(self._ended) and self._ended.issuperset(wanted)
+
+    def _idle_message(self) -> str:
+        names = ", ".join(self.config.feed.streams)
+        topics = f" and sends the streams {names}" if names else ""
+        return (
+            f"nothing has come from {', '.join(self.config.feed.connect)} for "
+            f"{self.config.feed.idle_timeout:g} s: check that the publisher runs, binds this "
+            f"endpoint{topics}, or raise idle_timeout"
+        )
+
+    # ---- what goes out ----------------------------------------------------------------
+
+    def _emit(self, event: Output) -> None:
+        if self.publisher is not None:
+            if isinstance(event, Prediction):
+                self.publisher.publish(event)
+            elif isinstance(event, Score):
+                self.publisher.publish_score(event)
+        self._observe(event)
+
+    def _observe(self, event: Input | Output) -> None:
+        for observer in self._observers:
+            observer(event)
+
+    # ---- the end ----------------------------------------------------------------------
+
+    def _close_publisher(self) -> None:
+        if self.publisher is not None:
+            self.publisher.close()
+
+    def close(self) -> None:
+        """Close the sockets; what was published has two seconds to leave."""
+        self.subscriber.close()
+        self._close_publisher()
+
+    def __enter__(self) -> Daemon:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _piece(ticks: Ticks, start: int) -> Ticks:
+    return msgspec.structs.replace(
+        ticks,
+        t_ns=ticks.t_ns[start : start + PIECE],
+        values=ticks.values[start : start + PIECE],
+        seq=None if ticks.seq is None else ticks.seq + start,
+    )

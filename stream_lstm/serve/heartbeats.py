@@ -1,0 +1,38 @@
+"""Heartbeats of the published predictions: the daemon is alive, and where each stream stands.
+
+A heartbeat's `seq` is the number of the stream's next element, and its session that of the
+predictions. Many streams take turns, so that a beat never holds up a tick for long.
+"""
+
+from __future__ import annotations
+
+from ..core.session import Session
+from ..feed.predictions import PredictionPublisher
+
+PERIOD_S = 1.0
+
+STREAMS_A_BEAT = 100
+"""Half a millisecond of sending."""
+
+
+class Heartbeats:
+    """Sends the heartbeats and the ends of a session's streams."""
+
+    def __init__(self, publisher: PredictionPublisher, session: Session) -> None:
+        self._publisher = publisher
+        self._session = session
+        self._turn: list[str] = []
+
+    def beat(self) -> None:
+        """Send the heartbeats of the streams whose turn it is."""
+        if not self._turn:
+            self._turn = list(self._session.streams)[::-1]
+        for name in self._turn[: -STREAMS_A_BEAT - 1 : -1]:
+            stream = self._session.streams[name]
+            self._publisher.heartbeat(name, stream.n + 1, session=stream.session)
+        del self._turn[-STREAMS_A_BEAT:]
+
+    def end(self) -> None:
+        """Say of every stream that nothing more will come."""
+        for name, stream in self._session.streams.items():
+            self._publisher.end(name, stream.n + 1, session=stream.session)

@@ -1,0 +1,49 @@
+"""SIGTERM and SIGINT: the first asks for an orderly end, the second ends at once.
+
+Python runs a handler between two of its own instructions, and a poll that a signal interrupts
+is taken up again. The wake-up descriptor is written by the C handler itself, so the poll returns
+and the loop sees the switch, which the handler has set by then.
+
+The second signal leaves by `os._exit`: whatever hangs, nothing more is waited for or cleaned up,
+but for the cursor that a live table may have hidden.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from .stop import StopSwitch
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+SHOW_CURSOR = b"\x1b[?25h\n"
+
+
+@contextmanager
+def stop_on_signals(switch: StopSwitch) -> Iterator[None]:
+    """Let signals set `switch` inside the `with`; main thread only. Old handlers come back."""
+
+    def handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - Python gives it
+        if switch.requested:
+            _leave(number)
+        switch.set()
+
+    old_fd = signal.set_wakeup_fd(switch.wake_fd, warn_on_full_buffer=False)
+    old = {number: signal.signal(number, handle) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(old_fd)
+
+
+def _leave(number: int) -> None:
+    if sys.stderr.isatty():
+        os.write(sys.stderr.fileno(), SHOW_CURSOR)
+    os._exit(128 + number)

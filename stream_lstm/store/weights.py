@@ -1,0 +1,140 @@
+"""Trained weights in a safetensors file: plain numbers and text, nothing that can run.
+
+```
+layer_0.kernel  float32 (F + H + 1, 4H)     layer_k.kernel  float32 (2H + 1, 4H)
+head.kernel     float32 (H + 1,)
+metadata        format, version, gate_order, hidden, layers; features as a JSON list
+```
+
+A file is written beside its place and renamed, so that what has the right name is whole. What is
+read is checked before it is believed: names, shapes that fit each other, and finite numbers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import safetensors
+import safetensors.numpy
+
+from ..errors import DataError, InputMissingError, OutputError, UsageError
+
+FORMAT = "stream-lstm-weights"
+VERSION = "1"
+GATE_ORDER = "i,f,g,o"
+SUFFIX = ".safetensors"
+
+Kernel: TypeAlias = npt.NDArray[np.float32]
+Arrays: TypeAlias = dict[str, dict[str, Kernel]]
+
+
+def check_target(path: Path) -> None:
+    """Raise UsageError or OutputError if weights cannot be saved at `path`, before it matters."""
+    if path.suffix != SUFFIX:
+        raise UsageError(f"{path}: weights are saved as {SUFFIX}; give the file that suffix")
+    if not path.parent.is_dir():
+        raise OutputError(f"cannot write {path}: there is no directory {path.parent}")
+    if path.is_dir():
+        raise OutputError(f"cannot write {path}: it is a directory")
+    if not os.access(path.parent, os.W_OK):
+        raise OutputError(f"cannot write {path}: no permission to write in {path.parent}")
+
+
+def save_weights(
+    path: Path, weights: Mapping[str, Mapping[str, Any]], metadata: Mapping[str, str]
+) -> None:
+    """Save {layer: {"kernel": array}}; what the format says of itself is added to `metadata`.
+
+    Raises OutputError where the operating system will not write.
+    """
+    tensors = {
+        f"{layer}.kernel": np.ascontiguousarray(body["kernel"], np.float32)
+        for layer, body in weights.items()
+    }
+    about = {
+        **metadata,
+        "format": FORMAT,
+        "version": VERSION,
+        "gate_order": GATE_ORDER,
+        "hidden": str(len(tensors["head.kernel"]) - 1),
+        "layers": str(len(tensors) - 1),
+    }
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(safetensors.numpy.save(tensors, metadata=about))
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def load_weights(path: Path) -> tuple[Arrays, dict[str, str]]:
+    """Return ({layer: {"kernel": float32 array}}, metadata) of a file of `save_weights`.
+
+    `hidden` and `layers` of the metadata are those of the arrays. Raises InputMissingError where
+    there is no such file, OutputError where it cannot be read, and DataError where it is damaged,
+    of another format, or holds a number that is not finite.
+    """
+    try:
+        path.open("rb").close()  # the library reports a directory and a missing file alike
+        with safetensors.safe_open(path, framework="numpy") as file:
+            metadata = dict(file.metadata() or {})
+            _check_format(path, metadata)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise InputMissingError(f"no such file of weights: {path}") from None
+    except OSError as error:
+        raise OutputError(f"cannot read {path}: {error.strerror or error}") from None
+    except (safetensors.SafetensorError, TypeError, ValueError) as error:
+        raise DataError(f"{path} is damaged or no {SUFFIX} file: {error}") from None
+    hidden, layers = _check_tensors(path, tensors)
+    metadata |= {"hidden": str(hidden), "layers": str(layers)}
+    order = [*(f"layer_{k}" for k in range(layers)), "head"]
+    return {layer: {"kernel": tensors[f"{layer}.kernel"]} for layer in order}, metadata
+
+
+def _check_format(path: Path, metadata: Mapping[str, str]) -> None:
+    found = metadata.get("format")
+    if found != FORMAT:
+        said = "says nothing of its format" if found is None else f"has the format {found!r}"
+        raise DataError(f"{path} {said}; weights of this program have {FORMAT!r}")
+    for key, wanted in (("version", VERSION), ("gate_order", GATE_ORDER)):
+        if metadata.get(key) != wanted:
+            found = metadata.get(key, "none")
+            raise DataError(f"{path} has the {key} {found!r}; this program reads {wanted!r}")
+
+
+def _check_tensors(path: Path, tensors: Mapping[str, Any]) -> tuple[int, int]:
+    """Return (hidden, layers) of tensors that are a whole network."""
+    layers = len(tensors) - 1
+    wanted = {*(f"layer_{k}.kernel" for k in range(layers)), "head.kernel"}
+    if layers < 1 or set(tensors) != wanted:
+        names = ", ".join(sorted(tensors)) or "none"
+        raise DataError(f"{path} does not hold a whole network; its tensors are {names}")
+    hidden = tensors["head.kernel"].size - 1
+    for name, kernel in tensors.items():
+        if kernel.dtype != np.float32:
+            raise DataError(f"{path}: {name} is {kernel.dtype}, not float32")
+        if not _fits(name, kernel.shape, hidden):
+            raise DataError(
+                f"{path}: {name} has the shape {kernel.shape}, which does not fit "
+                f"the {hidden} hidden units of the head"
+            )
+        if not np.isfinite(kernel).all():
+            raise DataError(f"{path}: {name} holds a number that is not finite")
+    return hidden, layers
+
+
+def _fits(name: str, shape: tuple[int, ...], hidden: int) -> bool:
+    if name == "head.kernel":
+        return hidden >= 1 and len(shape) == 1
+    if len(shape) != 2 or shape[1] != 4 * hidden:
+        return False
+    return shape[0] >= hidden + 2 if name == "layer_0.kernel" else shape[0] == 2 * hidden + 1

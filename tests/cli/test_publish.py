@@ -1,0 +1,206 @@
+"""`publish` from the command line, to a real subscriber, and to one that only notes the time."""
+
+import signal
+import threading
+
+import numpy as np
+import pytest
+
+from stream_lstm.cli import sending
+from stream_lstm.config import FeedConfig
+from stream_lstm.events import End, Ticks
+from stream_lstm.feed.publisher import Publisher
+from stream_lstm.feed.subscriber import Subscriber
+
+S = 10**9
+WAIT_S = 20.0
+ANY_PORT = "tcp://127.0.0.1:*"
+
+
+def write_ticks(path, count=100, step_s=1, bad=()):
+    """Ticks `step_s` seconds apart; line numbers in `bad` (the header is 1) hold no number."""
+    lines = ["t,bid,ask"]
+    for k in range(count):
+        bid = "oops" if k + 2 in bad else f"{1.3 + k / 1000}"
+        lines.append(f"{10**18 + k * step_s * S},{bid},{1.4 + k / 1000}")
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+class Listener(threading.Thread):
+    """Receives until the first END; signals belong to the main thread, so this is another."""
+
+    def __init__(self, endpoint):
+        super().__init__(daemon=True)
+        self.events = []
+        config = FeedConfig(connect=(endpoint,), columns=("bid", "ask"))
+        self.subscriber = Subscriber(config)
+
+    def run(self):
+        with self.subscriber:
+            while not any(isinstance(event, End) for event in self.events):
+                received = self.subscriber.receive(WAIT_S)
+                if not received:
+                    return
+                self.events.extend(received)
+
+    def ended(self):
+        self.join(WAIT_S)
+        return isinstance(self.events[-1], End)
+
+    def values(self):
+        return np.concatenate([e.values for e in self.events if isinstance(e, Ticks)])
+
+    def times(self):
+        return np.concatenate([e.t_ns for e in self.events if isinstance(e, Ticks)])
+
+
+@pytest.fixture
+def endpoint(tmp_path):
+    return f"ipc://{tmp_path}/feed"
+
+
+@pytest.fixture
+def listener(endpoint):
+    thread = Listener(endpoint)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize(
+    ("encoding", "block", "messages"), [("msgpack", 1, 100), ("msgpack", 7, 15), ("json", 7, 15)]
+)
+def test_every_tick_arrives_and_then_the_end(
+    cli, tmp_path, endpoint, listener, encoding, block, messages
+):
+    done = cli(
+        *("publish", write_ticks(tmp_path / "fx.csv"), "--bind", endpoint, "--stream", "EURUSD"),
+        *("--columns", "bid,ask", "--time", "t", "--speed", "max", "--json"),
+        *("--wait-subscribers", 1, "--encoding", encoding, "--block", block),
+    )
+    assert done.code == 0, done.err
+    assert listener.ended()
+    sent = done.json()
+    assert (sent["ticks"], sent["messages"], sent["stream"]) == (100, messages, "EURUSD")
+    assert not sent["interrupted"]
+    ticks = [event for event in listener.events if isinstance(event, Ticks)]
+    assert {t.stream for t in ticks} == {"EURUSD"}
+    assert {t.session for t in ticks} == {sent["session"]}
+    assert ticks[0].seq == 1
+    k = np.arange(100)
+    assert np.array_equal(listener.values(), np.column_stack([1.3 + k / 1000, 1.4 + k / 1000]))
+    assert np.array_equal(listener.times(), 10**18 + k * S)
+
+
+def test_a_bad_row_ends_the_feed_for_its_subscribers_too(cli, tmp_path, endpoint, listener):
+    file = write_ticks(tmp_path / "fx.csv", bad=(42,))
+    arguments = ("publish", file, "--bind", endpoint, "--columns", "bid,ask")
+    done = cli(*arguments, "--wait-subscribers", 1)
+    assert done.code == 65
+    assert f"{file}, line 42" in done.err
+    assert listener.ended()
+    assert len(listener.values()) == 40
+    skipped = cli(*arguments, "--on-bad-row", "skip", "--json").json()
+    assert (skipped["ticks"], skipped["refused_ticks"]) == (99, 1)
+
+
+class FakeTime:
+    """A clock for `sending` that only naps move."""
+
+    def __init__(self):
+        self.now_s = 50.0
+
+    def monotonic(self):
+        return self.now_s
+
+    def nap(self, stop, seconds):
+        self.now_s += seconds
+
+
+@pytest.fixture
+def sent(monkeypatch):
+    """(seconds since the first record, first time, ticks) of each record; no time passes."""
+    clock, records = FakeTime(), []
+    publish = Publisher.publish
+
+    def note(publisher, stream, t_ns, values):
+        records.append((clock.now_s - 50.0, int(t_ns[0]), len(t_ns)))
+        return publish(publisher, stream, t_ns, values)
+
+    monkeypatch.setattr(sending, "time", clock)
+    monkeypatch.setattr(sending, "_nap", clock.nap)
+    monkeypatch.setattr(Publisher, "publish", note)
+    return records
+
+
+@pytest.mark.parametrize(
+    ("speed", "seconds"), [([], 1.0), (["--speed", "10x"], 0.1), (["--speed", "4/s"], 0.25)]
+)
+def test_ticks_are_sent_at_their_pace(cli, tmp_path, sent, speed, seconds):
+    file = write_ticks(tmp_path / "fx.csv", 30)
+    done = cli("publish", file, "--bind", ANY_PORT, "--time", "t", *speed)
+    assert done.code == 0
+    assert [at for at, _, _ in sent] == pytest.approx([k * seconds for k in range(30)])
+    assert "30 ticks sent" in done.out
+
+
+@pytest.mark.parametrize(("speed", "seconds"), [("recorded", 1.0), ("2/s", 0.5)])
+def test_a_record_of_several_ticks_waits_for_its_last(cli, tmp_path, sent, speed, seconds):
+    file = write_ticks(tmp_path / "fx.csv", 10)
+    cli("publish", file, "--bind", ANY_PORT, "--time", "t", "--speed", speed, "--block", 4)
+    assert [count for _, _, count in sent] == [4, 4, 2]
+    assert [at for at, _, _ in sent] == pytest.approx([0.0, 4 * seconds, 6 * seconds])
+
+
+def test_without_times_ticks_go_out_at_full_speed(cli, tmp_path, sent):
+    cli("publish", write_ticks(tmp_path / "fx.csv", 10), "--bind", ANY_PORT, "--limit", 8)
+    assert [at for at, _, _ in sent] == [0.0] * 8
+
+
+def test_a_signal_ends_the_feed_in_order(cli, tmp_path, endpoint, listener, monkeypatch):
+    def interrupted_nap(stop, seconds):
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(sending, "_nap", interrupted_nap)
+    done = cli(
+        *("publish", write_ticks(tmp_path / "fx.csv", step_s=3600), "--bind", endpoint),
+        *("--columns", "bid,ask", "--time", "t", "--wait-subscribers", 1, "--json"),
+    )
+    assert done.code == 0
+    assert done.json()["interrupted"]
+    assert done.json()["ticks"] == 1
+    assert listener.ended()
+    assert len(listener.values()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--speed", "fast"], 2, ["'fast'", "10x", "5000/s"]),
+        (["--speed", "10x"], 2, ["--time COLUMN"]),
+        (["--speed", "recorded"], 2, ["--time COLUMN"]),
+        (["--columns", "bid,last"], 2, ["no column 'last'"]),
+        (["--time", "when"], 2, ["no column 'when'"]),
+        (["--encoding", "xml"], 2, ["msgpack or json"]),
+        (["--on-bad-row", "x"], 2, ["fail or skip"]),
+        (["--block", "0"], 2, ["--block"]),
+        (["--stream", "a/b"], 2, ["'a/b'"]),
+        (["--bind", "127.0.0.1:5555"], 69, ["'127.0.0.1:5555'", "tcp://ADDRESS:PORT"]),
+        (["--wait-subscribers", "1", "--wait-timeout", "0"], 69, ["0 of 1 subscribers"]),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_an_exit_code(cli, tmp_path, arguments, code, words):
+    file = write_ticks(tmp_path / "fx.csv")
+    done = cli("publish", file, "--bind", ANY_PORT, *arguments)
+    assert done.code == code
+    assert done.out == ""
+    for word in words:
+        assert word in done.err
+
+
+def test_a_missing_file_and_a_port_in_use_have_exit_codes_of_their_own(cli, tmp_path):
+    assert cli("publish", tmp_path / "none.csv", "--bind", ANY_PORT).code == 66
+    with Publisher(ANY_PORT, columns=("x",)) as other:
+        taken = cli("publish", write_ticks(tmp_path / "fx.csv"), "--bind", other.endpoint)
+    assert taken.code == 69
+    assert other.endpoint in taken.err

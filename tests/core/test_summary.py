@@ -1,0 +1,110 @@
+"""The closing summary over all streams, and how people read it."""
+
+import math
+
+import numpy as np
+import pytest
+
+from stream_lstm.cli.summary_table import print_summary, verdict
+from stream_lstm.config import build
+from stream_lstm.core.digest import Digest
+from stream_lstm.core.session import Session
+from stream_lstm.core.summary import summarize
+from stream_lstm.events import Gap, Prediction, Score, Ticks
+from stream_lstm.model.engine import Engine
+
+CONFIG = build({"features": ["x"], "hidden": 2, "window": 5, "stride": 2})
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return Engine(CONFIG, 1)
+
+
+def fed(engine, **streams):
+    """A session fed with streams of so many random ticks, its events and its digest."""
+    events, digest = [], Digest()
+
+    def emit(event):
+        events.append(event)
+        if isinstance(event, Prediction):
+            digest.add(event)
+
+    session = Session(CONFIG, ("x",), emit, engine=engine)
+    for name, count in streams.items():
+        values = np.random.default_rng(count).normal(size=(count, 1))
+        session.push(Ticks(name, np.zeros(count, np.int64), values))
+    return session, events, digest
+
+
+def test_streams_are_counted_and_scored_together(engine):
+    session, events, digest = fed(engine, a=20, b=9)
+    session.gap(Gap("b", 12, 2))
+    summary = summarize(session, digest, wall_s=2.0, compile_s=1.5)
+    scores = [event for event in events if isinstance(event, Score)]
+    assert summary["streams"] == 2
+    assert summary["elements"] == summary["ticks"] == 29
+    assert summary["predictions"] == 8 + 3
+    assert summary["labels"] == len(scores) == 8 + 2
+    assert (summary["gaps"], summary["missed"]) == (1, 2)
+    assert summary["log_loss"] == pytest.approx(np.mean([s.log_loss for s in scores]))
+    assert summary["accuracy"] == np.mean([(s.p > 0.5) == s.label for s in scores])
+    assert summary["base_rate"] == np.mean([s.label for s in scores])
+    assert (summary["wall_s"], summary["compile_s"]) == (2.0, 1.5)
+    assert summary["elements_per_s"] == 14.5
+    assert summary["digest"] == digest.hexdigest()
+
+
+def test_without_labels_every_figure_is_none(engine):
+    session, _, digest = fed(engine, a=5)
+    summary = summarize(session, digest, wall_s=0.0, compile_s=0.0)
+    assert (summary["predictions"], summary["labels"]) == (1, 0)
+    figures = [key for key in summary if key.endswith(("accuracy", "log_loss", "brier", "rate"))]
+    assert len(figures) == 10
+    assert {summary[key] for key in figures} == {None}
+    assert summary["elements_per_s"] is None
+
+
+@pytest.mark.parametrize(
+    ("streams", "words"),
+    [
+        ({}, "no predictions: there were no ticks"),
+        ({"a": 1}, "no predictions: the series has 1 element and the warm-up is 5"),
+        ({"a": 4}, "no predictions: the series has 4 elements and the warm-up is 5"),
+        ({"a": 4, "b": 3}, "no predictions: no series has reached the warm-up of 5 elements"),
+        ({"a": 5}, "no scores: no prediction has its label yet"),
+    ],
+)
+def test_one_sentence_says_why_there_is_nothing(engine, streams, words, capsys):
+    session, _, digest = fed(engine, **streams)
+    summary = summarize(session, digest, wall_s=1.0, compile_s=0.0)
+    assert verdict(summary) == words
+    print_summary(summary)
+    assert capsys.readouterr().out.endswith(words + "\n")
+
+
+@pytest.mark.parametrize(
+    ("model", "base", "last", "words"),
+    [
+        (0.5, 0.6, 0.7, "is lower than that of both plain forecasters"),
+        (0.65, 0.6, 0.7, "is lower than the last label's, not than the base rate's"),
+        (0.65, 0.7, 0.6, "is lower than the base rate's, not than the last label's"),
+        (0.6, 0.6, 0.6, "is not lower than that of either plain forecaster"),
+    ],
+)
+def test_one_sentence_compares_log_losses(model, base, last, words):
+    losses = {"log_loss": model, "base_rate_log_loss": base, "last_label_log_loss": last}
+    assert verdict({"predictions": 9, "labels": 9, **losses}) == f"the model's log loss {words}"
+
+
+def test_the_table_stands_the_model_beside_the_plain_forecasters(engine, capsys):
+    session, _, digest = fed(engine, a=2001)
+    summary = summarize(session, digest, wall_s=0.5, compile_s=0.0)
+    print_summary(summary | {"stream": "eurusd", "refused_ticks": 3})
+    out = capsys.readouterr().out
+    assert out.startswith("eurusd: 2,001 ticks (3 refused), 2,001 elements, 999 predictions")
+    row = next(line.split() for line in out.splitlines() if "log loss (nats)" in line)
+    expected = [summary[key] for key in ("log_loss", "base_rate_log_loss", "last_label_log_loss")]
+    assert [float(cell) for cell in row[-3:]] == pytest.approx(expected, abs=5e-5)
+    assert all(map(math.isfinite, expected))
+    assert "4,002 elements/s" in out
