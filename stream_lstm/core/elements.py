@@ -86,10 +86,16 @@ class ElementMaker:
     def _remember_first(
         self, memory: Memory, t_ns: Times, values: Values, k: int, refused: OnRefused
     ) -> None:
-        """Let tick `k` into a memory that is not full yet; it makes no element."""
-        reason = self._bad_field(values[k])
-        if reason:
-            refused(k, reason)
+        """Let tick `k` into a memory that is not full yet; it makes no element.
+
+        It must make one of itself repeated: a tick that nothing can be compared with, such as a
+        price of 0, would have every later tick refused.
+        """
+        alone = np.repeat(values[k : k + 1], self.features.lag + 1, axis=0)
+        made = self.features.evaluate(np.repeat(t_ns[k : k + 1], len(alone)), alone)[0]
+        good = np.abs(made) < LIMIT
+        if self._bad_field(values[k]) or not good.all():
+            refused(k, self._reason(values[k], made, good))
             return
         memory.t_ns = np.append(memory.t_ns, t_ns[k])
         memory.values = np.concatenate([memory.values, values[k : k + 1]])
@@ -103,5 +109,5 @@ class ElementMaker:
         return self._bad_field(row) or feature
 
     def _bad_field(self, row: Values) -> str:
-        bad = [k for k in self._used if not np.isfinite(row[k])]
+        bad = [k for k in self._used if not abs(row[k]) < LIMIT]  # NaN too
         return f"{self.columns[bad[0]]} is {row[bad[0]]:g}" if bad else ""

@@ -28,7 +28,7 @@ EPSILON = 2.0**-24
 def log_loss(p: float, label: int) -> float:
     """Return the loss in nats of giving probability `p` to a label of 1."""
     q = p if label else 1.0 - p
-    return -math.log(min(max(q, EPSILON), 1.0))
+    return abs(math.log(max(q, EPSILON)))  # the log of 1 is 0, not minus 0
 
 
 class Tally(msgspec.Struct):

@@ -86,28 +86,29 @@ class Session:
         self.engine = engine or Engine(config, len(self.maker))
         self.streams: dict[str, StreamState] = {}
         self.learned: dict[str, Learned] = {}
-        self._initial = self.engine.check_weights(weights) if weights else None
+        self._initial = None if weights is None else self.engine.check_weights(weights)
         self._external = config.stream.labels == "external"
         self._tape_length = self.engine.tape_length if config.learning.learn else 0
         self._window = config.stream.window if config.model.mode == "window" else 0
         self._ones = np.ones(self._tape_length, np.float32)
         self._last = np.zeros(self._tape_length, np.float32)
         self._last[-1:] = 1.0
-        self.weights_for(SHARED)
+        if config.model.sharing == "shared":
+            self.weights_for(SHARED)
 
     # ---- what comes in ----------------------------------------------------------------
 
     def push(self, ticks: Ticks) -> None:
         """Take a block of ticks of one stream."""
-        stream = self.stream(ticks.stream)
-        if stream is None:
-            self._refuse_stream(ticks)
-            return
         if ticks.values.shape[1] != len(self.columns):
             raise ConfigurationError(
                 f"ticks of {ticks.stream!r} have {ticks.values.shape[1]} values, "
                 f"the session has columns {', '.join(self.columns)}"
             )
+        stream = self.stream(ticks.stream)
+        if stream is None:
+            self._refuse_stream(ticks)
+            return
         stream.session, stream.gaps_visible = ticks.session, ticks.seq is not None
         stream.counters.ticks += len(ticks.values)
 

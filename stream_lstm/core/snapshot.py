@@ -139,12 +139,25 @@ def _array(kind: type, value: Any) -> np.ndarray:
 
 
 def _leaves(tree: Any) -> list[np.ndarray]:
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+    return [np.asarray(_data(leaf)) for leaf in jax.tree.leaves(tree)]
+
+
+def _data(leaf: Any) -> Any:
+    """Return a leaf, a random key (some optimisers hold one) as the numbers behind it."""
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+
+
+def _is_key(leaf: Any) -> bool:
+    return bool(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))
 
 
 def _tree(like: Any, leaves: list[np.ndarray]) -> Any:
     """Return `leaves` in the structure of `like`, whose shapes and types they must have."""
     olds, structure = jax.tree.flatten(like)
-    if [(n.shape, n.dtype) for n in leaves] != [(old.shape, old.dtype) for old in olds]:
+    if [(n.shape, n.dtype) for n in leaves] != [(_data(o).shape, _data(o).dtype) for o in olds]:
         raise SnapshotError("the snapshot's weights or optimiser state have other shapes")
-    return jax.tree.unflatten(structure, [jnp.asarray(leaf) for leaf in leaves])
+    news = [
+        jax.random.wrap_key_data(jnp.asarray(leaf)) if _is_key(old) else jnp.asarray(leaf)
+        for old, leaf in zip(olds, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, news)

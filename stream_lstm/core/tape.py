@@ -56,9 +56,9 @@ class Tape(msgspec.Struct):
         self.used = left
 
     def inputs(self, n: int, length: int) -> Floats:
-        """Return the scaled inputs (length, F) of the elements up to `n`."""
+        """Return a copy of the scaled inputs (length, F) of the elements up to `n`."""
         end = n + 1 - self.first
-        out: Floats = np.ascontiguousarray(self.entries[end - length : end, : self.features])
+        out: Floats = self.entries[end - length : end, : self.features].copy()
         return out
 
     def state(self, n: int) -> Floats:

@@ -105,7 +105,7 @@ class Engine:
         are not finite in float32.
         """
         wanted = self.shape.weights()
-        given = {name: tuple(np.shape(layer.get("kernel"))) for name, layer in weights.items()}
+        given = {name: np.shape(layer.get("kernel", ())) for name, layer in weights.items()}
         if given != wanted:
             raise ConfigurationError(
                 f"the weights have the shapes {given}, and this configuration "
