@@ -94,7 +94,7 @@ def _replay(
     config, weights = warm_start(settings)
     columns = check_features(file, config)
     with ExitStack() as stack:
-        results = stack.enter_context(ReplayResults(str(file.path)))
+        results = stack.enter_context(ReplayResults(str(file.path), file.on_bad_row))
         source = stack.enter_context(file.open(columns, results.refused))
         if out is not None:
             results.write_to(out)

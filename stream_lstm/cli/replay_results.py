@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from ..config import OnBad
 from ..core.digest import Digest
+from ..errors import DataError
 from ..events import Output, Prediction, Refusal, Score
 from ..serve.refusals import RefusalLog
 from ..store.output import PredictionWriter, open_output
@@ -23,14 +25,16 @@ if TYPE_CHECKING:
 class ReplayResults:
     """Takes the events of one replay; a context manager that ends the file of results.
 
-    path: of the file that is replayed, for messages. `rows` holds the row numbers of the ticks
+    path: of the file that is replayed, for messages. on_bad_row: `fail` raises DataError for a
+    tick that the session refuses, `skip` logs and counts it. `rows` holds the row numbers of the ticks
     that are being pushed.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, on_bad_row: OnBad) -> None:
         self.digest = Digest()
         self.rows: Sequence[int] | Any = ()
         self._path = path
+        self._fail = on_bad_row == "fail"
         self._writer: PredictionWriter | None = None
         self.refused = RefusalLog(warn, time.monotonic)
 
@@ -49,6 +53,8 @@ class ReplayResults:
                 self._writer.score(event)
         elif isinstance(event, Refusal):
             where = f"{self._path}:{self.rows[event.index]}"
+            if self._fail:
+                raise DataError(f"{where}: {event.reason}; --on-bad-row skip leaves such rows out")
             self.refused(msgspec.structs.replace(event, where=where, index=-1))
 
     def summary(

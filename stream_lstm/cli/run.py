@@ -143,11 +143,15 @@ def _ready(daemon: Daemon) -> str:
 def _print_feed(feed: dict[str, int]) -> None:
     """Print what the feed did wrong, if it did."""
     words = {
-        "refused": "messages refused",
-        "repeats": "ticks repeated",
-        "old": "ticks too late",
+        "refused": ("message", "refused"),
+        "repeats": ("tick", "repeated"),
+        "old": ("tick", "too late"),
     }
-    told = [f"{feed[key]:,} {word}" for key, word in words.items() if feed[key]]
+    told = [
+        f"{count:,} {noun}{'' if count == 1 else 's'} {what}"
+        for key, (noun, what) in words.items()
+        if (count := feed[key])
+    ]
     if told:
         typer.echo(f"feed: {', '.join(told)}")
 

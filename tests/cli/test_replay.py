@@ -153,7 +153,12 @@ def test_a_tick_without_a_finite_feature_is_refused_by_its_line(cli, tmp_path):
     prices = [1.0] * 60
     prices[40] = -1.0
     file.write_text("price\n" + "".join(f"{p}\n" for p in prices))
-    done = cli("replay", file, "--feature", "log_return(price)", *SMALL, "--json")
+    arguments = ("replay", file, "--feature", "log_return(price)", *SMALL, "--json")
+    failed = cli(*arguments)
+    assert failed.code == 65
+    assert f"{file}:42" in failed.err
+    assert "--on-bad-row skip" in failed.err
+    done = cli(*arguments, "--on-bad-row", "skip")
     summary = done.json()
     assert (summary["ticks"], summary["refused_ticks"], summary["elements"]) == (60, 1, 58)
     assert f"{file}:42" in done.err

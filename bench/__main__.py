@@ -1,0 +1,35 @@
+"""The command `python -m bench`: run one benchmark, or all of them, and print a table or JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from . import roundtrip, step
+from .report import machine, table
+
+BENCHMARKS = {"step": step, "roundtrip": roundtrip}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("name", choices=[*BENCHMARKS, "all"], help="which benchmark")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--repeats", type=int, default=5, help="runs of each subject (5)")
+    parser.add_argument(
+        "--seconds", type=float, default=20.0, help="length of a paced run of roundtrip (20)"
+    )
+    arguments = parser.parse_args()
+    names = list(BENCHMARKS) if arguments.name == "all" else [arguments.name]
+    results = {name: BENCHMARKS[name].run(arguments) for name in names}
+    if arguments.json:
+        print(json.dumps({"machine": machine(), "results": results}, indent=2))
+        return
+    print(machine()["text"])
+    for name, rows in results.items():
+        print(f"\n{name}: microseconds, medians of {arguments.repeats} runs\n")
+        print(table(rows))
+
+
+if __name__ == "__main__":
+    main()

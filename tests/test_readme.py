@@ -1,0 +1,105 @@
+"""The README is true: its example runs, its reference is the schema's, its names exist.
+
+`python tests/test_readme.py` writes the configuration reference anew.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+import typer
+
+from stream_lstm.cli.main import app
+from stream_lstm.cli.options import flag, key_default, key_help
+from stream_lstm.config import KEYS, TABLES
+
+README = Path(__file__).parents[1] / "README.md"
+BEGIN = "<!-- configuration reference: generated from the schema, held by a test -->\n"
+END = "<!-- end of the configuration reference -->\n"
+
+COMMANDS = {command.name: command for command in app.registered_commands}
+
+
+def reference() -> str:
+    lines = []
+    for table in TABLES:
+        lines += [f"\n`[{table}]`\n", "| key | flag | default | meaning |", "|---|---|---|---|"]
+        for key in (key for key, home in KEYS.items() if home == table):
+            meaning = key_help(key).replace("|", "\\|")
+            lines.append(f"| `{key}` | `{flag(key)}` | `{key_default(key)}` | {meaning} |")
+    return "\n".join(lines) + "\n\n"
+
+
+def test_the_configuration_reference_is_that_of_the_schema() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert text.split(BEGIN)[1].split(END)[0] == reference()
+
+
+def test_the_python_example_runs(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    example = next(block for block in blocks if "Predictor" in block)
+    assert len(example.strip().splitlines()) <= 14
+    (tmp_path / "example.py").write_text(example, encoding="utf-8")
+    runpy.run_path(str(tmp_path / "example.py"))
+    out = capsys.readouterr().out
+    assert out.count("after element") == 35
+    assert "'labels': 35" in out
+
+
+def test_every_command_is_told_of_and_every_one_told_of_exists() -> None:
+    text = README.read_text(encoding="utf-8")
+    told = set(re.findall(r"^\| `([a-z-]+)[ `]", text.split("## Commands")[1], re.MULTILINE))
+    assert set(COMMANDS) <= told
+    assert set(re.findall(r"stream-lstm ([a-z-]+) ", text)) <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_command_has_help_that_tells_of_each_flag(name: str) -> None:
+    from typer.testing import CliRunner
+
+    result = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
+    assert command.help
+    for parameter in command.params:
+        if parameter.name != "help":
+            assert parameter.help, f"{name} {parameter.name} has no help"
+            shown = parameter.opts[0] if parameter.param_type_name == "option" else ""
+            assert shown in result.output
+
+
+def test_every_flag_in_the_readme_exists() -> None:
+    text = README.read_text(encoding="utf-8").split("## Measured")[0]
+    known = {"--version", "--help"}
+    for command in typer.main.get_command(app).commands.values():  # type: ignore[attr-defined]
+        known |= {o for p in command.params for o in (*p.opts, *p.secondary_opts)}
+    assert set(re.findall(r"--[a-z][a-z-]+", text)) <= known
+
+
+def test_the_promised_keys_are_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from stream_lstm.cli.main import main
+
+    file = tmp_path / "x.csv"
+    file.write_text("x\n" + "\n".join(str((-1) ** k * k) for k in range(1, 60)))
+    line = ["replay", str(file), "--feature", "x", "--window", "20", "--hidden", "4", "--json"]
+    monkeypatch.setattr("sys.argv", ["stream-lstm", *line])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    printed = json.loads(capsys.readouterr().out)
+    section = (
+        README.read_text(encoding="utf-8").split("at least these keys")[1].split("`digest` is")[0]
+    )
+    assert set(re.findall(r"`([a-z_]+)`", section)) <= set(printed)
+
+
+if __name__ == "__main__":
+    before, rest = README.read_text(encoding="utf-8").split(BEGIN)
+    after = rest.split(END)[1]
+    README.write_text(before + BEGIN + reference() + END + after, encoding="utf-8")
