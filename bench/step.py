@@ -59,10 +59,10 @@ def subject_jax() -> dict[str, Any]:
     xs = np.random.default_rng(SEED).normal(size=(CALLS, 1)).astype(np.float32)
     weights, carry = engine.init_weights(), engine.init_carry()
 
-    def nothing(weights: Any, carry: Any, x: Any) -> Any:
+    def nothing(_weights: Any, carry: Any, x: Any) -> Any:
         return carry + 1.0, x * 2.0
 
-    empty_call = jax.jit(nothing).lower(weights, carry, xs[0]).compile()
+    empty_call = jax.jit(nothing, keep_unused=True).lower(weights, carry, xs[0]).compile()
     held = {"ours": carry, "empty": carry}
 
     def ours(k: int) -> Any:
@@ -85,7 +85,7 @@ def subject_session() -> dict[str, Any]:
     from stream_lstm.events import Ticks
 
     config = build({"features": ["log_return(mid(bid, ask))"]})
-    session = Session(config, ("bid", "ask"), lambda event: None)
+    session = Session(config, ("bid", "ask"), lambda _event: None)
     mid = np.exp(np.cumsum(np.random.default_rng(SEED).normal(size=CALLS)) * 1e-5)
     values = np.stack([mid - 1e-5, mid + 1e-5], axis=1)
     t_ns = np.arange(CALLS, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""`stream-lstm check-config`: is this configuration good, and what does it amount to?"""
+"""`stream-lstm check-config` tells whether a configuration is good, and what it amounts to."""
 
 from __future__ import annotations
 

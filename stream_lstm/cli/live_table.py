@@ -101,7 +101,7 @@ class LiveTable:
         shown = list(itertools.islice(session.streams.values(), MAX_ROWS))
         rates = self._rates({stream.name: stream.n for stream in shown})
         for stream in shown:
-            # a name may look like markup, which Text does not read
+            # a name may look like markup or an emoji code, which Text does not read
             cells = row(stream, self._p.get(stream.name), rates[stream.name])
             table.add_row(*map(Text, cells))
         if more := len(session.streams) - len(shown):

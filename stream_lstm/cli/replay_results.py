@@ -26,8 +26,8 @@ class ReplayResults:
     """Takes the events of one replay; a context manager that ends the file of results.
 
     path: of the file that is replayed, for messages. on_bad_row: `fail` raises DataError for a
-    tick that the session refuses, `skip` logs and counts it. `rows` holds the row numbers of the ticks
-    that are being pushed.
+    tick that the session refuses, `skip` logs and counts it. `rows` holds the row
+    numbers of the ticks that are being pushed.
     """
 
     def __init__(self, path: str, on_bad_row: OnBad) -> None:

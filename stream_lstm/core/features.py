@@ -51,7 +51,10 @@ def _diff(x: Float64) -> Float64:
 
 
 def _log_return(x: Float64) -> Float64:
-    ratio = x[1:] / x[:-1]
+    now = x[1:]
+    ratio = now / x[:-1]
+    # Two negative values have a positive ratio, and no logarithm of their own.
+    np.copysign(ratio, now, ratio)
     return np.log(ratio, ratio)
 
 

@@ -245,6 +245,10 @@ class Session:
         """Score and predict over a chunk just stepped, then learn where a label ended it."""
         before, after = stream.n, stream.n + len(positive)
         stream.n = after
+        oldest = stream.ledger.oldest()
+        waits = oldest is None or self._external or oldest + self.config.stream.horizon > after
+        if waits and stream.next_due > after:
+            return
         labelled = -1
         while stream.next_due <= after:
             due = stream.next_due

@@ -27,8 +27,9 @@ import jax.numpy as jnp
 from ..config import ScalingConfig
 from .cell import Array
 
-LIMIT = 1e37
-"""Largest magnitude of an input: a difference of two must stay finite in float32."""
+LIMIT = 2.0**123
+"""Inputs stay below this magnitude, about 1e37: a difference of two must be finite in float32.
+A power of two is the same number in float32 and float64."""
 
 StepFn: TypeAlias = Callable[[Array, Array], tuple[Array, Array]]
 
