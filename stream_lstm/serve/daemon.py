@@ -168,6 +168,7 @@ class Daemon:
             case Gap():
                 self.session.gap(event)
             case SessionStart():
+                self._ended.discard(event.stream)
                 self.session.session_start(event)
             case End():
                 self._ended.add(event.stream)

@@ -19,8 +19,8 @@ def session():
     config = settings()
     made = Session(config, ("x",), lambda event: None, engine=engine_for(config))
     values = np.random.default_rng(1).normal(size=(50, 1))
-    made.push(Ticks("[red]quotes", np.zeros(50, np.int64), values))
-    made.gap(Gap("[red]quotes", 60, 3))
+    made.push(Ticks("[red]:x:quotes", np.zeros(50, np.int64), values))
+    made.gap(Gap("[red]:x:quotes", 60, 3))
     return made
 
 
@@ -33,19 +33,19 @@ def drawn(table, session):
 def test_a_row_has_the_figures_of_its_stream(session):
     now = [0.0]
     table = LiveTable(lambda: now[0])
-    table(Prediction("[red]quotes", 42, 0, 0.625))
+    table(Prediction("[red]:x:quotes", 42, 0, 0.625))
     drawn(table, session)
-    session.streams["[red]quotes"].n += 30
+    session.streams["[red]:x:quotes"].n += 30
     now[0] = 2.0
     title, row = drawn(table, session).splitlines()
     cells = dict(zip(title.split(), row.split(), strict=True))
-    assert cells["stream"] == "[red]quot…"
+    assert cells["stream"] == "[red]:x:q…"
     assert (cells["elements"], cells["preds"], cells["p"]) == ("80", "4", "0.625")
     assert (cells["gaps"], cells["/s"]) == ("1", "15")
 
 
 def test_it_fits_into_80_columns_whatever_the_counts(session):
-    stream = session.streams["[red]quotes"]
+    stream = session.streams["[red]:x:quotes"]
     stream.n = 123_456_789_012
     stream.counters.predictions = stream.counters.updates = stream.counters.refused_ticks = 10**10
     text = drawn(LiveTable(lambda: 0.0), session)
@@ -84,7 +84,7 @@ def test_on_a_terminal_it_is_drawn_in_place(session, monkeypatch):
         table.refresh()
     text = screen.getvalue()
     assert "[b]said[/b]" in text
-    assert text.count("[red]quot…") >= 2
+    assert text.count("[red]:x:q…") >= 2
     assert text.rstrip().endswith("\x1b[?25h"), "the cursor is shown again"
 
 

@@ -1,0 +1,58 @@
+"""Refusals for people: one line a second of each kind, however fast a peer sends rubbish."""
+
+from stream_lstm.events import Prediction, Refusal
+from stream_lstm.serve.refusals import MAX_LINE, RefusalLog
+
+
+class Time:
+    now = 100.0
+
+
+def log():
+    lines, clock = [], Time()
+    return RefusalLog(lines.append, lambda: clock.now), lines, clock
+
+
+def test_the_first_is_written_and_the_rest_of_the_second_is_counted():
+    refused, lines, clock = log()
+    for k in range(1000):
+        refused(Refusal("", "message", f"bad {k}", where="tick/a/"))
+    assert lines == ["refused a message (tick/a/): bad 0"]
+    clock.now += 1.0
+    refused(Refusal("a", "message", "bad again"))
+    assert lines[1:] == ["refused: 999 more messages", "refused a message (stream 'a'): bad again"]
+    assert refused.total == {"message": 1001}
+
+
+def test_kinds_do_not_silence_each_other():
+    refused, lines, _ = log()
+    refused(Refusal("a", "tick", "x is nan", 3, "tick/a/"))
+    refused(Refusal("a", "label", "late"))
+    assert lines == [
+        "refused a tick (tick/a/, row 3): x is nan",
+        "refused a label (stream 'a'): late",
+    ]
+
+
+def test_flush_tells_what_was_passed_over():
+    refused, lines, _ = log()
+    refused.flush()
+    for _ in range(2):
+        refused(Refusal("a", "label", "late"))
+    refused.flush()
+    refused.flush()
+    assert lines[1:] == ["refused: 1 more label"]
+
+
+def test_other_events_are_passed_over():
+    refused, lines, _ = log()
+    refused(Prediction("a", 1, 0, 0.5))
+    assert lines == []
+
+
+def test_a_peer_cannot_drive_the_terminal_or_flood_a_line():
+    refused, lines, _ = log()
+    refused(Refusal("", "message", "\x1b[2J\n" + "x" * 1000))
+    assert "\x1b" not in lines[0]
+    assert "\n" not in lines[0]
+    assert len(lines[0]) == MAX_LINE

@@ -1,0 +1,69 @@
+"""Signals: the first sets the switch and wakes a poll, the second ends the process at once."""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from stream_lstm.serve.signals import SIGNALS, stop_on_signals
+from stream_lstm.serve.stop import StopSwitch
+
+WAIT_S = 30.0
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_sets_the_switch_and_makes_it_readable(number):
+    with StopSwitch() as stop, stop_on_signals(stop):
+        assert not stop.requested
+        assert select.select([stop], [], [], 0.0)[0] == []
+        os.kill(os.getpid(), number)
+        assert select.select([stop], [], [], WAIT_S)[0] == [stop]
+        assert stop.requested
+
+
+def test_what_was_there_before_comes_back():
+    old = [signal.getsignal(number) for number in SIGNALS]
+    with StopSwitch() as outer, stop_on_signals(outer):
+        ours = [signal.getsignal(number) for number in SIGNALS]
+        with StopSwitch() as stop, stop_on_signals(stop):
+            assert [signal.getsignal(number) for number in SIGNALS] != ours
+        assert [signal.getsignal(number) for number in SIGNALS] == ours
+        assert signal.set_wakeup_fd(outer.wake_fd) == outer.wake_fd
+    assert [signal.getsignal(number) for number in SIGNALS] == old
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_set_twice_is_no_mistake():
+    with StopSwitch() as stop:
+        stop.set()
+        stop.set()
+        assert stop.requested
+
+
+STUBBORN = """
+import os, signal
+from stream_lstm.serve.signals import stop_on_signals
+from stream_lstm.serve.stop import StopSwitch
+with StopSwitch() as stop, stop_on_signals(stop):
+    os.kill(os.getpid(), signal.{first})
+    assert stop.requested
+    try:
+        os.kill(os.getpid(), signal.{second})
+    finally:
+        print("cleaned up")
+"""
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "code"), [("SIGTERM", "SIGTERM", 143), ("SIGTERM", "SIGINT", 130)]
+)
+def test_the_second_signal_ends_at_once(first, second, code):
+    script = STUBBORN.format(first=first, second=second)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, timeout=WAIT_S, check=False
+    )
+    assert done.returncode == code, done.stderr
+    assert done.stdout == b""
