@@ -1,4 +1,4 @@
-"""Compiled engines shared by all tests: an engine holds no state, and takes a second to compile."""
+"""Compiled engines that tests share: one holds no state, and takes a second to compile."""
 
 from __future__ import annotations
 
@@ -31,6 +31,6 @@ def engine_for(config: Config, features: int = 1) -> Engine:
     )
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _engine(config: Config, features: int) -> Engine:
     return Engine(config, features)

@@ -109,3 +109,13 @@ def test_what_is_wrong_is_refused_and_changes_nothing(series: np.ndarray) -> Non
     counted = predictor.snapshot()
     assert len(counted) == len(taken)
     assert predictor.step([1.0, 1.2]) is None
+
+
+@pytest.mark.filterwarnings("ignore:Specifying a key")
+def test_an_optimiser_that_draws_at_random_is_restored_with_its_key(series: np.ndarray) -> None:
+    first = Predictor("x", learn=True, optimizer="noisy_sgd", **SETTINGS)
+    drive(first, series[:60])
+    second = Predictor("x", learn=True, optimizer="noisy_sgd", **SETTINGS)
+    second.restore(first.snapshot())
+    assert drive(first, series[60:]) == drive(second, series[60:])
+    assert first.snapshot() == second.snapshot()

@@ -39,7 +39,10 @@ def run(kernels: Kernels, xs: F64, state: F64) -> tuple[F64, F64]:
     head = kernels["head"]
     hidden = len(head) - 1
     hc = [
-        (state[2 * hidden * k : 2 * hidden * k + hidden], state[2 * hidden * k + hidden :][:hidden])
+        (
+            state[2 * hidden * k : 2 * hidden * k + hidden],
+            state[2 * hidden * k + hidden :][:hidden],
+        )
         for k in range(len(layers))
     ]
     logits, states = [], []

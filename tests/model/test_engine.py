@@ -1,4 +1,4 @@
-"""The compiled functions: one element and a block agree in every bit, and nothing compiles later."""
+"""The compiled functions: a step and a block agree in every bit; nothing compiles later."""
 
 from __future__ import annotations
 
@@ -123,7 +123,9 @@ def test_weights_of_another_shape_are_refused_with_both_shapes() -> None:
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300])
 def test_weights_that_are_not_finite_in_float32_are_refused(bad: float) -> None:
     engine = engine_for(settings())
-    weights = {k: {"kernel": np.array(v["kernel"], np.float64)} for k, v in engine.init_weights().items()}
+    weights = {
+        k: {"kernel": np.array(v["kernel"], np.float64)} for k, v in engine.init_weights().items()
+    }
     assert engine.check_weights(weights)["head"]["kernel"].dtype == np.float32
     weights["layer_0"]["kernel"][0, 0] = bad
     with pytest.raises(ConfigurationError, match="finite"):
@@ -132,12 +134,15 @@ def test_weights_that_are_not_finite_in_float32_are_refused(bad: float) -> None:
 
 def test_same_seed_same_bits_other_seed_others() -> None:
     def kernel(seed: int) -> bytes:
-        return np.asarray(engine_for(settings(seed=seed)).init_weights()["head"]["kernel"]).tobytes()
+        return np.asarray(
+            engine_for(settings(seed=seed)).init_weights()["head"]["kernel"]
+        ).tobytes()
 
     assert kernel(0) != kernel(1)
-    assert kernel(0) == np.asarray(
-        Engine(settings(seed=0), 1).init_weights()["head"]["kernel"]
-    ).tobytes()
+    assert (
+        kernel(0)
+        == np.asarray(Engine(settings(seed=0), 1).init_weights()["head"]["kernel"]).tobytes()
+    )
 
 
 @pytest.mark.parametrize(

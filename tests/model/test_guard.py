@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -18,11 +18,13 @@ finite = st.floats(-(2.0**126), 2.0**126, width=32)
 _judge = jax.jit(all_finite)
 
 
+@settings(deadline=None)  # the first example compiles
 @given(hnp.arrays(np.float32, (7,), elements=finite))
 def test_finite_is_accepted_however_large(values: np.ndarray) -> None:
     assert bool(_judge({"a": values, "n": jnp.int32(3)}))
 
 
+@settings(deadline=None)  # the first example compiles
 @given(
     hnp.arrays(np.float32, (7,), elements=finite),
     st.integers(0, 6),

@@ -17,11 +17,9 @@ SHAPE = Shape(2, 4, 2)
 LENGTH = 10
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def learner(optimizer: str, learning_rate: float = 0.01, clip_norm: float = 1.0) -> Any:
-    config = LearningConfig(
-        optimizer=optimizer, learning_rate=learning_rate, clip_norm=clip_norm
-    )
+    config = LearningConfig(optimizer=optimizer, learning_rate=learning_rate, clip_norm=clip_norm)
     pair = truncated_bptt(SHAPE, config)
     return pair.init, jax.jit(pair.update)
 
@@ -78,9 +76,7 @@ def test_a_good_update_changes_weights_and_tells_of_it() -> None:
 
 
 def test_the_norm_told_is_the_one_before_clipping() -> None:
-    *_, loose = update(
-        "sgd", arguments("sgd", clip_norm=0.0), learning_rate=1.0, clip_norm=0.0
-    )
+    *_, loose = update("sgd", arguments("sgd", clip_norm=0.0), learning_rate=1.0, clip_norm=0.0)
     args = arguments("sgd")
     tight_weights, _, tight = update("sgd", args, learning_rate=1.0, clip_norm=1e-3)
     assert tight[1] == loose[1]

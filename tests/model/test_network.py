@@ -25,7 +25,14 @@ def _scan(shape: Shape, weights: object, state: jax.Array, xs: jax.Array) -> obj
 
 @pytest.mark.parametrize(
     "shape",
-    [Shape(1, 1, 1), Shape(3, 1, 2), Shape(1, 8, 3), Shape(3, 8, 4), Shape(1, 32, 1), Shape(3, 32, 2)],
+    [
+        Shape(1, 1, 1),
+        Shape(3, 1, 2),
+        Shape(1, 8, 3),
+        Shape(3, 8, 4),
+        Shape(1, 32, 1),
+        Shape(3, 32, 2),
+    ],
 )
 def test_equals_a_float64_oracle_over_1000_steps(shape: Shape) -> None:
     rng = np.random.default_rng(0)

@@ -1,0 +1,98 @@
+"""Promise 1: however the same elements are cut into blocks, the same bits come out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stream_lstm.core.digest import Digest
+from stream_lstm.events import Label, Prediction
+
+from ..engines import settings as configuration
+from .driving import Action, Run, comparable, cuts, drive, state_of, stories, ticks_of
+
+KINDS: list[dict[str, Any]] = [
+    {},
+    {"learn": True},
+    {"mode": "window"},
+    {"mode": "window", "learn": True},
+]
+
+
+def digest(run: Run) -> str:
+    running = Digest()
+    for event in run.events:
+        if isinstance(event, Prediction):
+            running.add(event)
+    return running.hexdigest()
+
+
+def assert_same(one: Run, two: Run) -> None:
+    assert comparable(one.events) == comparable(two.events)
+    assert digest(one) == digest(two)
+    assert state_of(one.session) == state_of(two.session)
+
+
+@pytest.mark.parametrize("labels", ["series", "external"])
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@settings(max_examples=40, deadline=None)
+@given(data=st.data(), one=cuts, two=cuts)
+def test_any_two_cuts_give_the_same_bits(
+    kind: dict[str, Any], labels: str, data: st.DataObject, one: set[int], two: set[int]
+) -> None:
+    config = configuration(
+        labels=labels,
+        stride=data.draw(st.sampled_from([1, 10])),
+        horizon=data.draw(st.sampled_from([1, 3, 12])),
+        features=data.draw(st.sampled_from([["x"], ["diff(x)"], ["log_return(x)"]])),
+        on_gap=data.draw(st.sampled_from(["continue", "reset"])),
+        max_pending=data.draw(st.sampled_from([2, 1000])),
+        **kind,
+    )
+    due = range(12, 70, config.stream.stride) if labels == "external" else ()
+    actions = data.draw(stories(labels=due))
+    assert_same(drive(config, actions, one), drive(config, actions, two))
+
+
+@pytest.mark.parametrize("labels", ["series", "external"])
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_one_by_one_and_all_at_once_agree_over_thousands(
+    kind: dict[str, Any], labels: str
+) -> None:
+    """Past the ends of buffers, runs and tapes; late labels included."""
+    size = 10_000 if not kind.get("learn") else 2500
+    rng = np.random.default_rng(1)
+    config = configuration(
+        features=["log_return(x)"], labels=labels, stride=10, horizon=3, window=20, **kind
+    )
+    xs = np.exp(np.cumsum(rng.normal(size=size) / 100))
+    xs[rng.integers(0, size, 20)] = np.nan
+    xs[rng.integers(0, size, 20)] = -1.0
+    actions: list[Action] = list(ticks_of(xs))
+    singly, whole = drive(config, actions), drive(config, actions, cuts=())
+    assert_same(singly, whole)
+    assert sum(isinstance(e, Prediction) for e in whole.events) > size // 10 - 10
+
+
+@pytest.mark.parametrize("mode", ["carry", "window"])
+def test_a_label_that_comes_late_learns_from_the_tape_of_its_prediction(mode: str) -> None:
+    """The tape has moved on by then, at other elements for other cuts."""
+    config = configuration(mode=mode, labels="external", learn=True, window=12, stride=10)
+    actions: list[Action] = list(ticks_of(np.random.default_rng(0).normal(size=400)))
+    actions += [Label("a", n, int(n % 3 == 0)) for n in (12, 52, 202, 392)]
+    assert_same(drive(config, actions), drive(config, actions, cuts=(7, 33, 210)))
+
+
+def test_the_comparison_sees_a_change_in_the_last_digits() -> None:
+    xs = np.random.default_rng(0).normal(size=40)
+    near = xs.copy()
+    near[30] *= 1 + 1e-5
+    config = configuration()
+    runs = drive(config, ticks_of(xs)), drive(config, ticks_of(near))
+    assert [e.n for e in runs[0].events] == [e.n for e in runs[1].events]
+    with pytest.raises(AssertionError):
+        assert_same(*runs)

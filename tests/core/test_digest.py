@@ -1,0 +1,37 @@
+"""The digest tells two runs apart, and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+
+import numpy as np
+
+from stream_lstm.core.digest import Digest
+from stream_lstm.events import Prediction
+
+
+def digest(*predictions: Prediction) -> str:
+    running = Digest()
+    for prediction in predictions:
+        running.add(prediction)
+    return running.hexdigest()
+
+
+def test_is_what_its_documentation_says() -> None:
+    p = float(np.float32(0.3))
+    wanted = hashlib.sha256("µ".encode() + struct.pack("<q", 7) + struct.pack("<f", p))
+    assert digest(Prediction("µ", 7, 0, p)) == wanted.hexdigest()
+    assert digest() == hashlib.sha256().hexdigest()
+
+
+def test_one_bit_of_p_or_another_order_shows() -> None:
+    one, two = Prediction("a", 1, 0, 0.5), Prediction("a", 2, 0, 0.5)
+    near = Prediction("a", 2, 0, float(np.nextafter(np.float32(0.5), np.float32(1))))
+    assert len({digest(one, two), digest(two, one), digest(one, near), digest(one)}) == 4
+
+
+def test_time_and_flags_do_not_show() -> None:
+    assert digest(Prediction("a", 1, 5, 0.5, "s", True, True)) == digest(
+        Prediction("a", 1, 0, 0.5)
+    )

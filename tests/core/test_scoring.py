@@ -1,0 +1,104 @@
+"""Scores, against plain sums over stored predictions."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream_lstm.core.scoring import EPSILON, Scoreboard, log_loss
+
+Rows = list[tuple[float, int, int]]
+
+rows = st.lists(
+    st.tuples(
+        st.floats(0, 1, width=32) | st.sampled_from([0.0, 0.5, 1.0]),
+        st.integers(0, 1),
+        st.integers(-1, 1),
+    ),
+    min_size=1,
+    max_size=60,
+)
+"""(p, label, last label known when p was given, -1 for none)."""
+
+
+def scored(rows: Rows) -> Scoreboard:
+    board = Scoreboard()
+    for p, label, last in rows:
+        board.add(label, last, p, board.base_rate_p(), board.last_label_p(last))
+    return board
+
+
+def plain(ps: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Accuracy, log loss and Brier score from their definitions."""
+    q = np.where(labels == 1, ps, 1 - ps)
+    return {
+        "accuracy": float(np.mean((ps > 0.5) == labels)),
+        "log_loss": float(np.mean(-np.log(np.maximum(q, 2.0**-24)))),
+        "brier": float(np.mean((ps - labels) ** 2)),
+    }
+
+
+@given(rows)
+def test_the_models_scores_are_means_over_its_predictions(rows: Rows) -> None:
+    ps, labels, _ = (np.array(column) for column in zip(*rows, strict=True))
+    figures = scored(rows).figures()
+    for name, value in plain(ps, labels).items():
+        assert figures[name] == pytest.approx(value, abs=1e-12)
+    assert figures["base_rate"] == labels.mean()
+
+
+@given(rows)
+def test_the_base_rate_knows_only_what_came_before(rows: Rows) -> None:
+    labels = np.array([label for _, label, _ in rows])
+    ps = np.array([(labels[:m].sum() + 0.5) / (m + 1) for m in range(len(rows))])
+    figures = scored(rows).figures()
+    for name, value in plain(ps, labels).items():
+        assert figures[f"base_rate_{name}"] == pytest.approx(value, abs=1e-12)
+
+
+@given(rows)
+def test_the_last_label_repeats_as_often_as_labels_did(rows: Rows) -> None:
+    labels = np.array([label for _, label, _ in rows])
+    lasts = np.array([last for *_, last in rows])
+    repeated = labels == lasts
+    ps = []
+    for m, last in enumerate(lasts):
+        share = (repeated[:m].sum() + 0.5) / (m + 1)
+        ps.append({-1: 0.5, 0: 1 - share, 1: share}[int(last)])
+    figures, wanted = scored(rows).figures(), plain(np.array(ps), labels)
+    assert figures["last_label_log_loss"] == pytest.approx(wanted["log_loss"], abs=1e-12)
+    assert figures["last_label_brier"] == pytest.approx(wanted["brier"], abs=1e-12)
+    assert figures["last_label_accuracy"] == np.mean(np.maximum(lasts, 0) == labels)
+
+
+@given(st.floats(0, 1, width=32), st.integers(0, 1))
+def test_a_loss_is_finite_and_never_negative(p: float, label: int) -> None:
+    loss = log_loss(p, label)
+    assert 0 <= loss <= -math.log(EPSILON)
+    assert math.copysign(1, loss) == 1, "a loss of minus zero would be printed with its sign"
+
+
+def test_certainty_that_fails_costs_what_float32_can_tell() -> None:
+    assert log_loss(0.0, 1) == log_loss(1.0, 0) == 24 * math.log(2)
+    assert log_loss(0.0, 0) == log_loss(1.0, 1) == 0
+    below_one = float(np.nextafter(np.float32(1), np.float32(0)))
+    assert log_loss(below_one, 0) == pytest.approx(24 * math.log(2))
+
+
+def test_no_labels_no_figures() -> None:
+    assert set(Scoreboard().figures().values()) == {None}
+
+
+@given(rows, rows)
+def test_streams_together_are_their_sums(one: Rows, two: Rows) -> None:
+    merged, other = scored(one), scored(two)
+    weight = merged.labels, other.labels
+    parts = merged.figures(), other.figures()
+    merged.merge(other)
+    for name, figure in merged.figures().items():
+        expected = sum(w * p[name] for w, p in zip(weight, parts, strict=True)) / sum(weight)
+        assert figure == pytest.approx(expected, abs=1e-12)

@@ -1,0 +1,62 @@
+"""The tape, against a plain list that forgets nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream_lstm.core.tape import ROOM, Tape
+
+FEATURES, STATE = 2, 3
+
+
+@given(
+    start=st.integers(0, 50),
+    keep=st.integers(1, 12),
+    block=st.integers(1, 8),
+    data=st.data(),
+)
+def test_what_must_stay_stays(start: int, keep: int, block: int, data: st.DataObject) -> None:
+    tape = Tape.start(start, keep=keep, block=block, features=FEATURES, state=STATE)
+    rows = [np.zeros(FEATURES + STATE, np.float32)]
+    positive = [0.0]
+    for size in data.draw(st.lists(st.integers(1, block), max_size=60)):
+        new = np.arange(size * 5, dtype=np.float32).reshape(size, 5) + 1000 * len(rows)
+        signs = np.arange(size) % 3 == 0
+        tape.append(new, signs)
+        rows.extend(new)
+        positive.extend(signs.astype(float))
+        last = start + len(rows) - 1
+        held = min(keep, len(rows))
+        length = data.draw(st.integers(1, held))
+        n = data.draw(st.integers(last - held + length, last))
+        at = n - start + 1
+        assert tape.holds(n)
+        assert tape.holds(last - held + 1)
+        assert not tape.holds(last + 1)
+        assert tape.inputs(n, length).tolist() == [
+            r[:FEATURES].tolist() for r in rows[at - length : at]
+        ]
+        assert tape.targets(n, length).tolist() == positive[at - length : at]
+        assert tape.state(n).tolist() == rows[at - 1][FEATURES:].tolist()
+    assert len(tape.entries) == keep + ROOM * block, "the tape grows with the stream"
+
+
+def filled(state: int) -> Tape:
+    tape = Tape.start(0, keep=4, block=2, features=FEATURES, state=state)
+    tape.append(np.ones((2, FEATURES + state), np.float32), np.array([True, True]))
+    return tape
+
+
+def test_what_was_taken_from_the_tape_does_not_change_with_it() -> None:
+    """A prediction that waits for its label keeps what it took for longer than the tape does."""
+    for state in (0, STATE):
+        tape = filled(state)
+        taken = [tape.inputs(2, 2), tape.targets(2, 2), tape.state(2)]
+        before = [part.copy() for part in taken]
+        for _ in range(20):
+            tape.append(np.full((2, FEATURES + state), 7, np.float32), np.array([False, False]))
+        for part, was in zip(taken, before, strict=True):
+            assert part.tolist() == was.tolist()
+            assert part.flags.c_contiguous
