@@ -7,23 +7,23 @@ a prediction is due to receiving what it caused. Three ways of sending:
 * recorded: at the pace of the file, bursts and pauses included. Latency counts from the INTENDED
   time of sending, so that a stall shows in every tick queued behind it. The echo is timed at the
   same ticks.
-* lockstep: the next tick as soon as the last one is done. The echo answers each tick; the daemon
-  answers one in ten, so its silent ticks are given the echo's median round trip of the same run.
-* burst: the ten ticks of a stride at once, timed from the tenth. With learning on, the update
-  after the first stands before the tenth. The echo gets ten at once too.
+* steady: the same, at one tick each millisecond.
+* burst: back to back. The ten ticks of a stride at once, timed from the tenth, and the next ten
+  when it is answered. With learning on, the update after the first tick stands before the tenth.
 
-The driver spins in the last millisecond before it sends, taking answers meanwhile, and blocks in
-poll() where it only waits for an answer.
+The driver sleeps until shortly before it sends, and an answer wakes it, so that it takes no core
+from its subject.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import select
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,15 @@ STREAM, WINDOW, STRIDE = "bench", 100, 10
 TICKS, WARM_UP = 8_000, 2_000
 SEED = 11
 PATIENCE_MS = 20_000
+STEADY_NS = 1_000_000
+SPIN_NS = 80_000
+
+SUBJECTS: dict[str, list[str]] = {
+    "echo": [],
+    "learning off": [],
+    "learning on": ["--learn"],
+    "learning on, busy poll": ["--learn", "--busy-poll", "0.1"],
+}
 
 TICK_PORT, ANSWER_PORT = 5755, 5756
 
@@ -47,15 +56,14 @@ def run(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
     times, values = series()
     rows: dict[str, list[dict[str, Any]]] = {}
     for _ in range(arguments.repeats):
-        for way in ("recorded", "lockstep", "burst"):
-            gap_s = 0.0
+        for way in ("recorded", "steady", "burst"):
             floor: dict[str, float] = {}
-            for subject in ("echo", "learning off", "learning on"):
+            for subject in SUBJECTS:
                 with started(subject) as driver:
-                    ns = driver.drive(way, times, values, arguments.seconds, gap_s)
+                    ns = driver.drive(way, times, values, arguments.seconds)
                 figures = percentiles(ns)
                 if subject == "echo":
-                    gap_s, floor = figures["p50"] * 1e-6, figures
+                    floor = figures
                 ratio = {f"{q} / echo": round(figures[q] / floor[q], 3) for q in ("p50", "p99")}
                 rows.setdefault(f"{way}, {subject}", []).append(figures | ratio)
     return {name: medians(runs) for name, runs in rows.items()}
@@ -87,7 +95,7 @@ def started(subject: str) -> Iterator[Driver]:
         command = [str(Path(sys.executable).with_name("stream-lstm")), "run"]
         command += ["--connect", ticks, "--publish", answers, "--columns", "bid,ask"]
         command += ["--feature", "log_return(mid(bid, ask))", "--until-end", "--json"]
-        command += ["--learn"] if subject == "learning on" else []
+        command += SUBJECTS[subject]
     context = zmq.Context()
     driver = Driver(context, ticks, answers, each=subject == "echo")
     pipes: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
@@ -156,18 +164,16 @@ class Driver:
         record = msgspec.msgpack.decode(payload)
         return (record["seq"] if self.each else record["n"] + 1), now
 
-    def drive(
-        self, way: str, times: np.ndarray, values: np.ndarray, seconds: float, gap_s: float
-    ) -> list[int]:
+    def drive(self, way: str, times: np.ndarray, values: np.ndarray, seconds: float) -> list[int]:
         """Send ticks in a way; return latencies (ns) at the ticks after which one is due."""
         rows = values.tolist()
-        if way == "recorded":
-            return self.recorded(times, rows, seconds)
-        if way == "lockstep":
-            return self.lockstep(times, rows, gap_s)
-        return self.burst(times, rows)
+        if way == "burst":
+            return self.burst(times, rows)
+        if way == "steady":
+            times = np.arange(len(times), dtype=np.int64) * STEADY_NS
+        return self.paced(times, rows, seconds)
 
-    def recorded(self, times: np.ndarray, rows: list[list[float]], seconds: float) -> list[int]:
+    def paced(self, times: np.ndarray, rows: list[list[float]], seconds: float) -> list[int]:
         count = int(np.searchsorted(times - times[0], seconds * 1e9))
         warm_up = WINDOW * 2
         intended: dict[int, int] = {}
@@ -175,10 +181,7 @@ class Driver:
         begin = time.perf_counter_ns()
         for k in range(count):
             at = begin + int(times[k] - times[0])
-            while (left := at - time.perf_counter_ns()) > 0:
-                # Answers are taken while waiting; the last stretch is spun, to send on time.
-                if self.back.poll(max(left - 1_500_000, 0) // 1_000_000):
-                    self.take(intended, latencies, warm_up)
+            self.wait_until(at, lambda: self.take(intended, latencies, warm_up))
             self.send(int(times[k]), rows[k])
             if self.due():
                 intended[self.sent] = at
@@ -186,24 +189,23 @@ class Driver:
             self.take(intended, latencies, warm_up)
         return latencies
 
+    def wait_until(self, at: int, take: Callable[[], None]) -> None:
+        """Wait for a time (ns), taking answers as they come; only the end of the wait is spun."""
+        descriptor = self.back.getsockopt(zmq.FD)
+        while True:
+            while self.back.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+                take()
+            left = at - time.perf_counter_ns()
+            if left <= 0:
+                return
+            if left > SPIN_NS:
+                select.select([descriptor], [], [], (left - SPIN_NS) / 1e9)
+
     def take(self, intended: dict[int, int], latencies: list[int], warm_up: int) -> None:
         number, now = self.answer()
         at = intended.pop(number, None)
         if at is not None and number > warm_up:
             latencies.append(now - at)
-
-    def lockstep(self, times: np.ndarray, rows: list[list[float]], gap_s: float) -> list[int]:
-        latencies: list[int] = []
-        for k in range(TICKS):
-            begin = time.perf_counter_ns()
-            self.send(int(times[k]), rows[k])
-            if self.each or self.due():
-                _, now = self.answer()
-                if self.due() and k > WARM_UP:
-                    latencies.append(now - begin)
-            while time.perf_counter_ns() - begin < gap_s * 1e9:
-                pass
-        return latencies
 
     def burst(self, times: np.ndarray, rows: list[list[float]]) -> list[int]:
         latencies: list[int] = []

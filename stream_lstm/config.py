@@ -87,7 +87,7 @@ class ScalingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     scaling: Scaling = "sd"
     memory: Annotated[float, Meta(ge=2)] = 1000.0
-    clip: Positive = 5.0
+    clip: Annotated[float, Meta(gt=0, le=1e6)] = 5.0
 
 
 class LearningConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -119,6 +119,8 @@ class FeedConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     time_field: field of a bare JSON object that holds the time.
     idle_timeout: seconds without a message after which the daemon gives up; 0 waits for ever.
     receive_hwm: messages that may wait in the receiving socket.
+    busy_poll: seconds that the daemon watches for the next message without sleeping; it keeps a
+    core busy and its caches warm, which more than halves the latency of a sparse feed.
     """
 
     connect: tuple[str, ...] = ()
@@ -129,6 +131,7 @@ class FeedConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     time_field: str | None = None
     idle_timeout: Annotated[float, Meta(ge=0)] = 0.0
     receive_hwm: Annotated[int, Meta(ge=1, le=10_000_000)] = 100_000
+    busy_poll: Annotated[float, Meta(ge=0, le=1)] = 0.0
 
 
 class PublishConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
