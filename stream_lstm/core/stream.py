@@ -8,7 +8,6 @@ because of a gap.
 
 from __future__ import annotations
 
-
 import msgspec
 import numpy as np
 

@@ -164,7 +164,9 @@ class Subscriber:
             drain.size += len(frames[-1])
             self._take(frames, drain)
             # Asking first is cheaper than the exception of an empty socket.
-            waiting = drain.size < MAX_DRAIN_BYTES and bool(socket.get(zmq.EVENTS) & zmq.POLLIN)
+            waiting = drain.size < MAX_DRAIN_BYTES and bool(
+                int(socket.get(zmq.EVENTS)) & zmq.POLLIN
+            )
         self._last_message = self._clock()
         return drain.finish()
 

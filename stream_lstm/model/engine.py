@@ -45,8 +45,9 @@ def _zeros(*shape: int) -> Floats:
 class Engine:
     """Compiled `step`, `block`, `window` and `update` for a configuration and F features.
 
-    `block_size` is the length of the buffer that `block` takes, `row` that of a row of its result; `functions` holds the executables
-    by name. They are compiled ahead of time, and reject shapes other than their own.
+    `block_size` is the length of the buffer that `block` takes, `row` that of a row of its
+    result; `functions` holds the executables by name. They are compiled ahead of time, and reject
+    shapes other than their own.
     """
 
     def __init__(self, config: Config, features: int) -> None:
