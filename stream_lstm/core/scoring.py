@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 
 EPSILON = 2.0**-24
-"""Half the spacing of float32 below 1: what a published p of exactly 1 may have been short of it."""
+"""Half the spacing of float32 below 1: a published p of exactly 1 may be rounded by as much."""
 
 
 def log_loss(p: float, label: int) -> float:

@@ -1,0 +1,105 @@
+"""Real series: the same bits however they come, and no skill shown where there is none."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stream_lstm.core.digest import Digest
+from stream_lstm.core.session import Session
+from stream_lstm.events import Output, Prediction, Ticks
+from stream_lstm.feed.files import open_file
+
+from .engines import engine_for, settings
+
+COMMAND = Path(sys.executable).with_name("stream-lstm")
+
+SERIES = {
+    "eurusd_quotes.csv.gz": ("time_ns", ["bid", "ask"], ["log_return(mid(bid, ask))"]),
+    "ibm_trades.csv.gz": ("time_ns", ["price", "size"], ["log_return(price)", "log1p(size)"]),
+    "btcusdt_book.csv.gz": (
+        "time_ns",
+        ["bid_px", "bid_qty", "ask_px", "ask_qty"],
+        ["diff(mid(bid_px, ask_px))", "imbalance(bid_qty, ask_qty)", "elapsed()"],
+    ),
+    "gbpusd_minutes.csv.gz": ("timestamp", ["close"], ["log_return(close)"]),
+}
+
+
+def digest_in_blocks(data_dir: Path, name: str, sizes: list[int], *, learn: bool) -> str:
+    time, columns, features = SERIES[name]
+    digest = Digest()
+
+    def count(event: Output) -> None:
+        if isinstance(event, Prediction):
+            digest.add(event)
+
+    config = settings(features=features, learn=learn, window=100, bptt=20, hidden=8)
+    session = Session(config, columns, count, engine=engine_for(config, len(features)))
+    source = open_file(
+        data_dir / name, columns=columns, time=time, limit=6000, on_refusal=lambda refusal: None
+    )
+    with source:
+        block = next(iter(source.blocks()))
+    start, turn = 0, 0
+    while start < len(block.values):
+        part = slice(start, start + sizes[turn % len(sizes)])
+        session.push(Ticks(name, block.t_ns[part], block.values[part]))
+        start, turn = part.stop, turn + 1
+    return digest.hexdigest()
+
+
+@pytest.mark.parametrize("learn", [False, True])
+@pytest.mark.parametrize("name", SERIES)
+def test_the_cut_into_blocks_changes_no_bit(data_dir: Path, name: str, learn: bool) -> None:
+    whole = digest_in_blocks(data_dir, name, [6000], learn=learn)
+    assert digest_in_blocks(data_dir, name, [1], learn=learn) == whole
+    assert digest_in_blocks(data_dir, name, [1, 9, 77, 1000], learn=learn) == whole
+    assert digest_in_blocks(data_dir, name, [5999], learn=not learn) != whole
+
+
+@pytest.mark.parametrize("learn", ["--no-learn", "--learn"])
+def test_a_live_feed_gives_the_digest_of_a_replay(
+    data_dir: Path, learn: str, tmp_path: Path
+) -> None:
+    file = data_dir / "eurusd_quotes.csv.gz"
+    model = ["--feature", "log_return(mid(bid, ask))", learn, "--json"]
+    feed = ["--bind", "tcp://127.0.0.1:*", "--stream", "eurusd_quotes", "--columns", "bid,ask"]
+    pace = ["--speed", "max", "--limit", "20000", "--wait-subscribers", "1"]
+    with subprocess.Popen(
+        [COMMAND, "publish", file, *feed, *pace], stderr=subprocess.PIPE, text=True
+    ) as publisher:
+        assert publisher.stderr is not None
+        endpoint = publisher.stderr.readline().split(" at ")[1].strip()
+        live = subprocess.run(
+            [COMMAND, "run", "--connect", endpoint, "--until-end", "--idle-timeout", "60", *model],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    replayed = replay(file, "--limit", "20000", *model)
+    fed: dict[str, Any] = json.loads(live.stdout)
+    assert fed["ticks"] == 20_000
+    for key in ("digest", "elements", "predictions", "labels", "log_loss", "updates"):
+        assert fed[key] == replayed[key], key
+
+
+def test_bars_without_signal_show_none(data_dir: Path) -> None:
+    file = data_dir / "gbpusd_minutes.csv.gz"
+    done = replay(file, "--feature", "log_return(close)", "--learn", "--json")
+    assert done["labels"] == 3002
+    assert done["log_loss"] <= done["base_rate_log_loss"] + 0.01
+    assert abs(done["accuracy"] - 0.5) < 0.05
+
+
+def replay(file: Path, *arguments: str) -> dict[str, Any]:
+    done = subprocess.run(
+        [COMMAND, "replay", file, *arguments], capture_output=True, text=True, check=True
+    )
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
