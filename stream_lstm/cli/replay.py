@@ -88,7 +88,7 @@ def _replay(
     """Run the whole replay and return its summary."""
     from .replay_checks import check_features, check_targets
     from .replay_results import ReplayResults
-    from .warm_start import warm_start
+    from .warm_start import keep_weights, warm_start
 
     check_targets(file.path, out, save_weights)
     config, weights = warm_start(settings)
@@ -108,7 +108,7 @@ def _replay(
         interrupted = _feed(session, source, file, results)
         wall_s = clocks.perf_counter() - start
     if save_weights is not None:
-        _save(save_weights, session, file.stream)
+        keep_weights(save_weights, session, file.stream)
     summary = results.summary(session, source.rows_refused, wall_s=wall_s, compile_s=compile_s)
     return {"stream": file.stream, **summary, "interrupted": interrupted}
 
@@ -136,10 +136,3 @@ def _feed(session: Session, source: FileSource, file: InputFile, results: Replay
                 if stop.requested:
                     return True
     return False
-
-
-def _save(path: Path, session: Session, stream: str) -> None:
-    from ..store.weights import save_weights
-
-    names = msgspec.json.encode(session.maker.features.names).decode()
-    save_weights(path, session.weights_for(stream).weights, {"features": names})

@@ -28,7 +28,6 @@ from .options import configured
 from .settings import Settings
 
 if TYPE_CHECKING:
-    from ..core.session import Session
     from ..serve.daemon import Daemon
 
 EXAMPLE = "stream-lstm run --connect tcp://127.0.0.1:5555 --feature 'log_return(mid(bid, ask))'"
@@ -78,7 +77,7 @@ def _run(
     settings: Settings, until_end: bool, out: Path | None, save_weights: Path | None
 ) -> tuple[dict[str, Any], EndpointError | None]:
     """Run the daemon; return its summary, and the error that ended it if one did."""
-    from .warm_start import warm_start
+    from .warm_start import keep_weights, warm_start
 
     config, weights = warm_start(settings)
     columns = _check(config, save_weights)
@@ -108,7 +107,7 @@ def _run(
         wall_s = time.perf_counter() - start
         refused.flush()
     if save_weights is not None:
-        _save(save_weights, daemon.session)
+        keep_weights(save_weights, daemon.session, "")
     return results.summary(daemon, wall_s=wall_s), failure
 
 
@@ -154,11 +153,3 @@ def _print_feed(feed: dict[str, int]) -> None:
     ]
     if told:
         typer.echo(f"feed: {', '.join(told)}")
-
-
-def _save(path: Path, session: Session) -> None:
-    from ..core.session import SHARED
-    from ..store.weights import save_weights
-
-    names = msgspec.json.encode(session.maker.features.names).decode()
-    save_weights(path, session.weights_for(SHARED).weights, {"features": names})

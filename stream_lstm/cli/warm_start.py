@@ -1,4 +1,4 @@
-"""Starting from a file of weights, which also says what network it is for.
+"""Starting from a file of weights, which also says what network it is for, and writing one.
 
 What the user did not set is taken from the file: `hidden`, `layers`, and the features. What the
 user did set stays, and the session says so where it does not fit.
@@ -7,7 +7,7 @@ user did set stays, and the session says so where it does not fit.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -16,6 +16,9 @@ from ..core.expressions import parse
 from ..errors import ConfigurationError, DataError
 from .process import warn
 from .settings import Settings
+
+if TYPE_CHECKING:
+    from ..core.session import Session
 
 
 def warm_start(settings: Settings) -> tuple[Config, dict[str, Any] | None]:
@@ -58,3 +61,11 @@ def _warn_of_features(path: Path, made_for: tuple[str, ...], used: tuple[str, ..
     if made_for and made_for != tuple(str(parse(text)) for text in used):
         theirs, ours = ", ".join(made_for), ", ".join(used)
         warn(f"{path} was made for the features {theirs}, not {ours}")
+
+
+def keep_weights(path: Path, session: Session, stream: str) -> None:
+    """Write the weights that a stream uses; raises OutputError where they cannot be written."""
+    from ..store.weights import save_weights
+
+    names = msgspec.json.encode(session.maker.features.names).decode()
+    save_weights(path, session.weights_for(stream).weights, {"features": names})
