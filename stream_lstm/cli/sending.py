@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from ..errors import DataError
 from ..feed.pace import Pacer
-from ..feed.publisher import Publisher
+from ..feed.publisher import LINGER_S, Publisher
 from ..serve.refusals import RefusalLog
 from ..serve.signals import stop_on_signals
 from ..serve.stop import StopSwitch
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from ..feed.files import FileSource
     from .publish import Publication
 
+
+QUEUE_ROWS = 10_000
+"""Rows that may wait for a slow subscriber before the file waits for it. What is queued at the end
+must still leave: a subscriber that learns at 1,000 rows a second takes ten seconds for these."""
 
 PACED_ROWS = 1024
 """Rows read at a time where ticks have their times: a longer read would make some of them late."""
@@ -45,7 +49,10 @@ def send_file(publication: Publication) -> dict[str, Any]:
             publication.bind,
             columns=source.value_columns,
             encoding=publication.encoding,
+            send_hwm=max(1, QUEUE_ROWS // publication.block),
             send_timeout_s=publication.send_timeout_s,
+            # The end of a file is worth as long a wait as any other part of it.
+            linger_s=publication.send_timeout_s,
         ) as publisher,
     ):
         names = ", ".join(source.value_columns)
@@ -58,6 +65,8 @@ def send_file(publication: Publication) -> dict[str, Any]:
         sender = Sender(publication, publisher)
         with StopSwitch() as stop, stop_on_signals(stop):
             sender.run(source, stop)
+        if sender.interrupted:
+            publisher.linger_s = LINGER_S
         wall_s = time.monotonic() - start
         refused.flush()
         return {

@@ -20,7 +20,7 @@ from ..errors import DecodeError
 from ..events import NO_TIME, End, Prediction, Score
 from .encode import encode_heartbeat, encode_prediction, encode_score
 from .endpoints import Binding, connect, watch_peer
-from .publisher import DRAIN_EVERY, LINGER_MS, SEND_HWM
+from .publisher import DRAIN_EVERY, LINGER_S, SEND_HWM
 from .records import MAX_FRAME_BYTES, Heartbeat
 from .subscriptions import Subscriptions
 from .topics import make_topic, parse_topic
@@ -50,7 +50,7 @@ class PredictionPublisher:
         self._subscriptions = Subscriptions(self._socket)
         try:
             self._socket.setsockopt(zmq.SNDHWM, send_hwm)
-            self._socket.setsockopt(zmq.LINGER, LINGER_MS)
+            self._socket.setsockopt(zmq.LINGER, int(LINGER_S * 1000))
             watch_peer(self._socket)
             self._binding = Binding(self._socket, bind)
         except BaseException:
@@ -96,7 +96,7 @@ class PredictionPublisher:
         return self._subscriptions.wait(topic, count, timeout_s)
 
     def close(self) -> None:
-        """Close the socket; what was sent has LINGER_MS to leave."""
+        """Close the socket; what was sent has LINGER_S seconds to leave."""
         self._socket.close()
         self._context.term()
         self._binding.close()

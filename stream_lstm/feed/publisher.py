@@ -35,7 +35,7 @@ SEND_HWM = 100_000
 SEND_TIMEOUT_S = 30.0
 """Longer than a peer that is gone takes to be noticed: only a live one that stalls ends us."""
 
-LINGER_MS = 2_000
+LINGER_S = 2.0
 """Time for the last messages to leave after closing; stopping may take 5 s in all."""
 
 DRAIN_EVERY = 1024
@@ -59,6 +59,7 @@ class Publisher:
     send_hwm: messages that may wait for one subscriber before a send waits.
     send_timeout_s: seconds that a send waits for the slowest subscriber.
     session: id of this start of the publisher; None makes one.
+    linger_s: seconds that `close` waits for what is still queued; an attribute that may be set.
 
     Raises EndpointError if the endpoint cannot be bound.
     """
@@ -73,12 +74,14 @@ class Publisher:
         send_hwm: int = SEND_HWM,
         send_timeout_s: float = SEND_TIMEOUT_S,
         session: str | None = None,
+        linger_s: float = LINGER_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if not columns:
             raise ConfigurationError("columns is empty: name the values", key="columns")
         self.columns = tuple(columns)
         self.session = secrets.token_hex(8) if session is None else session
+        self.linger_s = linger_s
         self._encoding = encoding
         self._heartbeat_s = heartbeat_s
         self._send_timeout_s = send_timeout_s
@@ -101,7 +104,6 @@ class Publisher:
         self._socket.setsockopt(zmq.XPUB_NODROP, 1)
         self._socket.setsockopt(zmq.SNDHWM, send_hwm)
         self._socket.setsockopt(zmq.SNDTIMEO, int(self._send_timeout_s * 1000))
-        self._socket.setsockopt(zmq.LINGER, LINGER_MS)
         watch_peer(self._socket)
 
     def publish(self, stream: str, t_ns: npt.ArrayLike, values: npt.ArrayLike) -> int:
@@ -174,8 +176,8 @@ class Publisher:
         return self._subscriptions.wait(topic, count, timeout_s)
 
     def close(self) -> None:
-        """Close the socket; what was sent has LINGER_MS to leave."""
-        self._socket.close()
+        """Close the socket; what was sent has `linger_s` seconds to leave."""
+        self._socket.close(linger=int(self.linger_s * 1000))
         self._context.term()
         self._binding.close()
 

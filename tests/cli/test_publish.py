@@ -204,3 +204,19 @@ def test_a_missing_file_and_a_port_in_use_have_exit_codes_of_their_own(cli, tmp_
         taken = cli("publish", write_ticks(tmp_path / "fx.csv"), "--bind", other.endpoint)
     assert taken.code == 69
     assert other.endpoint in taken.err
+
+
+def test_a_slow_subscriber_gets_the_end_of_the_file_too(cli, tmp_path, endpoint, monkeypatch):
+    """What is queued may take as long to leave as any send, and the queue is short."""
+    opened = []
+
+    class Noting(Publisher):
+        def __init__(self, *arguments, **options):
+            opened.append(options)
+            super().__init__(*arguments, **options)
+
+    monkeypatch.setattr(sending, "Publisher", Noting)
+    file = write_ticks(tmp_path / "q.csv")
+    assert cli("publish", file, "--bind", endpoint, "--send-timeout", 45, "--block", 50).code == 0
+    assert opened[0]["linger_s"] == 45
+    assert opened[0]["send_hwm"] * 50 == sending.QUEUE_ROWS

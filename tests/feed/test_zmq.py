@@ -1,10 +1,12 @@
 """Real sockets on loopback: what is published arrives, in order, and what is lost is seen."""
 
+import contextlib
 import itertools
 import json
 import os
 import subprocess
 import sys
+import threading
 
 import msgspec
 import numpy as np
@@ -145,6 +147,7 @@ def test_a_drain_joins_only_what_continues():
 def test_a_publisher_in_another_process_is_received_to_its_end():
     program = """
 import sys
+import threading
 from stream_lstm.feed.publisher import Publisher
 with Publisher("tcp://127.0.0.1:0", columns=["x"]) as out:
     print(out.endpoint, flush=True)
@@ -476,3 +479,32 @@ def test_an_unreadable_prediction_is_counted(plain):
         plain.send_multipart([b"heartbeat/A/", b'{"v":1,"seq":1,"end":true}'])
         assert until_end(into) == [End("A")]
         assert into.refused == 1
+
+
+@pytest.mark.parametrize(("linger_s", "whole"), [(WAIT_S, True), (0.0, False)])
+def test_what_is_queued_at_the_end_leaves_within_the_linger(linger_s, whole):
+    """A subscriber that reads nothing until the publisher closes, with queues filled in between."""
+    ticks, width = 400, 4096
+    with zmq.Context() as context, context.socket(zmq.SUB) as slow:
+        slow.setsockopt(zmq.RCVHWM, 1)
+        slow.setsockopt(zmq.RCVBUF, 4096)
+        slow.setsockopt(zmq.RCVTIMEO, int(WAIT_S * 1000) if whole else 500)
+        slow.subscribe(b"")
+        columns = [f"c{k}" for k in range(width)]
+        out = publisher(columns=columns, send_hwm=1000, linger_s=linger_s)
+        slow.connect(out.endpoint)
+        out.wait_for_subscribers(1, WAIT_S)
+        for k in range(ticks):
+            out.publish("A", k, np.full(width, float(k)))
+        out.end("A")
+        closing = threading.Thread(target=out.close)
+        closing.start()
+        count, ended = 0, False
+        with contextlib.suppress(zmq.Again):
+            while not ended:
+                topic, _ = slow.recv_multipart()
+                ended = topic == b"heartbeat/A/"
+                count += not ended
+        closing.join(WAIT_S)
+        assert not closing.is_alive()
+    assert (count == ticks and ended) == whole
