@@ -483,7 +483,7 @@ def test_an_unreadable_prediction_is_counted(plain):
 
 @pytest.mark.parametrize(("linger_s", "whole"), [(WAIT_S, True), (0.0, False)])
 def test_what_is_queued_at_the_end_leaves_within_the_linger(linger_s, whole):
-    """A subscriber that reads nothing until the publisher closes, with queues filled in between."""
+    """A subscriber that reads nothing until the publisher closes; the queues between are full."""
     ticks, width = 400, 4096
     with zmq.Context() as context, context.socket(zmq.SUB) as slow:
         slow.setsockopt(zmq.RCVHWM, 1)
