@@ -508,3 +508,15 @@ def test_what_is_queued_at_the_end_leaves_within_the_linger(linger_s, whole):
         closing.join(WAIT_S)
         assert not closing.is_alive()
     assert (count == ticks and ended) == whole
+
+
+def test_a_slow_subscriber_is_not_taken_for_a_dead_one():
+    """libzmq's own heartbeats drop a peer that reads nothing for a while because it is busy."""
+    with (
+        publisher() as out,
+        subscriber(out.endpoint) as into,
+        PredictionPublisher(ANY_PORT) as made,
+    ):
+        for socket in (out._socket, into.socket, made._socket):
+            assert socket.getsockopt(zmq.HEARTBEAT_IVL) == 0
+            assert socket.getsockopt(zmq.TCP_KEEPALIVE) == 1
