@@ -37,8 +37,8 @@ class Regime:
         """Return m at each tick, float64 (n,) of -1 and +1; the first uniforms decide."""
         chance = np.where(may_flip, self._flip, 0.0)
         chance[draw.tick == 0] = 0.5
-        turns: Floats = np.cumprod(signs_where(draw.uniform[:, 0] >= chance))
-        m = self._m * turns
+        turns = np.cumprod(signs_where(draw.uniform[:, 0] >= chance), dtype=np.float64)
+        m: Floats = self._m * turns
         self._m = float(m[-1]) if len(m) else self._m
         return m
 
