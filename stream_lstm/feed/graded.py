@@ -6,8 +6,8 @@ of the default settings; `beats` tells which ticks these are about.
 | name | what must be done | best | from the last 100 elements alone |
 |---|---|---|---|
 | `s0-garch` | nothing can be | .5 / .6931 | the same |
-| `s1-ar` | use the last value | .7048 / .564 | the same |
-| `hidden-level` | smooth | .711 / .557 | about the same |
+| `s1-ar` | use the last value | .7048 / .563 | the same |
+| `hidden-level` | smooth | .711 / .555 | about the same |
 | `s2-regime` | weigh hundreds of signs | .6413 / .6519 | .5978 / .6691 |
 | `s3-product` | and multiply two of them | .6412 / .6519 | .5975 / .6707 |
 | `s4-latch` | hold a bit until asked | .525 / .6657, queries .95 | queries .5 |
