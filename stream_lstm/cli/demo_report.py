@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
-from ..core.scoring import EPSILON
 from ..errors import StreamLSTMError
 from ..events import Score
-from ..feed.synthetic import Floats, Source
+from ..feed.synthetic import Source
+from .best_possible import log_loss
 
 Figures: TypeAlias = dict[str, dict[str, float]]
 
@@ -52,7 +51,7 @@ def compare(scores: Sequence[Score], source: Source) -> dict[str, Figures]:
     said = {name: given > 0.5 for name, given in p.items()}
     said["last_label"] = positive[n - 1]  # the bare repetition, as everywhere
     right = {name: claim == (label == 1) for name, claim in said.items()}
-    loss = {name: _log_loss(given, label) for name, given in p.items()}
+    loss = {name: log_loss(given, label == 1) for name, given in p.items()}
     parts = {"all": slice(0, None), "second_half": slice(len(n) // 2, None)}
     return {
         title: {
@@ -64,11 +63,6 @@ def compare(scores: Sequence[Score], source: Source) -> dict[str, Figures]:
         }
         for title, part in parts.items()
     }
-
-
-def _log_loss(p: Floats, label: npt.NDArray[np.int64]) -> Floats:
-    losses: Floats = -np.log(np.clip(np.where(label == 1, p, 1.0 - p), EPSILON, 1.0))
-    return losses
 
 
 def lines(labels: int, figures: dict[str, Figures]) -> list[str]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..feed.files import FileSource
 
 FileArgument: TypeAlias = Annotated[
-    Path,
+    Path | None,
     typer.Argument(
         metavar="FILE", help="CSV or TSV (also .gz, .zst), Parquet, Arrow, Feather or .npy."
     ),
@@ -61,6 +61,10 @@ class InputFile(msgspec.Struct, frozen=True):
     time_unit: Any = "auto"
     on_bad_row: OnBad = "fail"
     limit: int | None = None
+
+    def default_features(self) -> tuple[str, ...]:
+        """Return what the model sees where nobody says; nothing in a file goes without saying."""
+        return ()
 
     def open(
         self,

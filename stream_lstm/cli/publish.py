@@ -19,9 +19,9 @@ from .input_file import (
     StreamOption,
     TimeOption,
     TimeUnitOption,
-    input_file,
     one_of,
 )
+from .synthetic_input import SeriesSeedOption, SyntheticOption, chosen_input
 
 MAX_BLOCK = 65_536
 """Ticks that the protocol lets one record hold."""
@@ -42,7 +42,7 @@ class Publication(msgspec.Struct, frozen=True):
 
 
 def command(
-    file: FileArgument,
+    file: FileArgument = None,
     bind: Annotated[
         str, typer.Option(metavar="ENDPOINT", help="ZeroMQ endpoint to publish at.")
     ] = "tcp://127.0.0.1:5555",
@@ -80,16 +80,25 @@ def command(
         str, typer.Option(metavar="msgpack|json", help="Of the records.")
     ] = "msgpack",
     limit: LimitOption = None,
+    synthetic: SyntheticOption = None,
+    series_seed: SeriesSeedOption = None,
     on_bad_row: OnBadRowOption = "fail",
     as_json: JsonOption = False,
 ) -> None:
-    """Publish a historical file as a live feed, and say so when it has ended.
+    """Publish a historical file or a synthetic stream as a live feed, and say when it has ended.
 
     Example: stream-lstm publish quotes.csv.gz --columns bid,ask --time time_ns --speed 10x
     """
     publication = Publication(
-        file=input_file(
-            file, stream, time=time, time_unit=time_unit, on_bad_row=on_bad_row, limit=limit
+        file=chosen_input(
+            file,
+            synthetic,
+            stream,
+            series_seed=series_seed,
+            time=time,
+            time_unit=time_unit,
+            on_bad_row=on_bad_row,
+            limit=limit,
         ),
         bind=bind,
         columns=None if columns is None else tuple(name.strip() for name in columns.split(",")),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
+from ..config import build, flatten
 from ..errors import ConfigurationError, UsageError
 from .input_file import (
     FileArgument,
@@ -25,10 +26,15 @@ from .input_file import (
     StreamOption,
     TimeOption,
     TimeUnitOption,
-    input_file,
 )
 from .options import configured
 from .settings import Settings
+from .synthetic_input import (
+    SeriesSeedOption,
+    SyntheticInput,
+    SyntheticOption,
+    chosen_input,
+)
 
 if TYPE_CHECKING:
     from ..core.session import Session
@@ -43,7 +49,9 @@ PIECE = 4096
 def command(
     *,
     settings: Settings,
-    file: FileArgument,
+    file: FileArgument = None,
+    synthetic: SyntheticOption = None,
+    series_seed: SeriesSeedOption = None,
     time: TimeOption = None,
     time_unit: TimeUnitOption = "auto",
     on_bad_row: OnBadRowOption = "fail",
@@ -61,12 +69,19 @@ def command(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Replay a historical file: predict, score each prediction, and learn if asked to.
+    """Replay a file or a synthetic stream: predict, score each prediction, and learn if asked to.
 
     Example: stream-lstm replay quotes.csv.gz --feature 'log_return(mid(bid, ask))'
     """
-    source = input_file(
-        file, stream, time=time, time_unit=time_unit, on_bad_row=on_bad_row, limit=limit
+    source = chosen_input(
+        file,
+        synthetic,
+        stream,
+        series_seed=series_seed,
+        time=time,
+        time_unit=time_unit,
+        on_bad_row=on_bad_row,
+        limit=limit,
     )
     try:
         summary = _replay(source, settings, out, save_weights)
@@ -86,15 +101,20 @@ def _replay(
     file: InputFile, settings: Settings, out: Path | None, save_weights: Path | None
 ) -> dict[str, Any]:
     """Run the whole replay and return its summary."""
+    from .best_possible import BestPossible
     from .replay_checks import check_features, check_targets
     from .replay_results import ReplayResults
     from .warm_start import keep_weights, warm_start
 
     check_targets(file.path, out, save_weights)
     config, weights = warm_start(settings)
+    if not config.stream.features:
+        config = build({**flatten(config), "features": file.default_features()})
     columns = check_features(file, config)
     with ExitStack() as stack:
         results = stack.enter_context(ReplayResults(str(file.path), file.on_bad_row))
+        if isinstance(file, SyntheticInput):
+            results.compare_with(BestPossible(file.source()))
         source = stack.enter_context(file.open(columns, results.refused))
         if out is not None:
             results.write_to(out)
@@ -110,6 +130,8 @@ def _replay(
     if save_weights is not None:
         keep_weights(save_weights, session, file.stream)
     summary = results.summary(session, source.rows_refused, wall_s=wall_s, compile_s=compile_s)
+    if isinstance(file, SyntheticInput):
+        summary["series"] = {"name": file.path.name, "seed": file.seed}
     return {"stream": file.stream, **summary, "interrupted": interrupted}
 
 

@@ -16,6 +16,7 @@ from ..errors import DataError
 from ..events import Output, Prediction, Refusal, Score
 from ..serve.refusals import RefusalLog
 from ..store.output import PredictionWriter, open_output
+from .best_possible import BestPossible
 from .process import peak_rss_bytes, warn
 
 if TYPE_CHECKING:
@@ -36,11 +37,16 @@ class ReplayResults:
         self._path = path
         self._fail = on_bad_row == "fail"
         self._writer: PredictionWriter | None = None
+        self._best: BestPossible | None = None
         self.refused = RefusalLog(warn, time.monotonic)
 
     def write_to(self, path: Path) -> None:
         """Write predictions and scores to a file; raises what `open_output` raises."""
         self._writer = open_output(path)
+
+    def compare_with(self, best: BestPossible) -> None:
+        """Add to the summary how far the model came towards the best possible."""
+        self._best = best
 
     def emit(self, event: Output) -> None:
         """Take an event of the session."""
@@ -51,6 +57,8 @@ class ReplayResults:
         elif isinstance(event, Score):
             if self._writer is not None:
                 self._writer.score(event)
+            if self._best is not None:
+                self._best.emit(event)
         elif isinstance(event, Refusal):
             where = f"{self._path}:{self.rows[event.index]}"
             if self._fail:
@@ -66,6 +74,8 @@ class ReplayResults:
         summary = summarize(session, self.digest, wall_s=wall_s, compile_s=compile_s)
         summary["ticks"] += rows_refused
         summary["refused_ticks"] += rows_refused
+        if self._best is not None:
+            summary |= self._best.figures(session.config, summary)
         return summary | {"peak_rss_bytes": peak_rss_bytes()}
 
     def __enter__(self) -> ReplayResults:

@@ -18,6 +18,8 @@ def print_summary(summary: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from .best_possible import best_lines
+
     console = Console(highlight=False, soft_wrap=True, markup=False)
     console.print(counts(summary))
     if summary["labels"]:
@@ -28,7 +30,7 @@ def print_summary(summary: dict[str, Any]) -> None:
         for title, figure in FIGURES.items():
             table.add_row(title, *(f"{summary[p + figure]:.4f}" for p in COLUMNS.values()))
         console.print(table, width=TABLE_WIDTH)
-    for line in (*details(summary), verdict(summary)):
+    for line in (*best_lines(summary), *details(summary), verdict(summary)):
         console.print(line)
 
 
