@@ -21,13 +21,16 @@ if TYPE_CHECKING:
 TICKS = 1_000_000
 """Of a stream that would never end, unless --limit says otherwise."""
 
+SHORT = {name.split("-")[0]: name for name in SOURCES}
+"""`S4` stands for `s4-latch`, and so on."""
+
 SyntheticOption: TypeAlias = Annotated[
     str | None,
     typer.Option(
         "--synthetic",
         metavar="NAME",
         help=f"In place of FILE, {TICKS:,} ticks (or --limit) of a stream whose best possible "
-        f"forecast is known: {', '.join(SOURCES)}.",
+        f"forecast is known (or its first part, such as S4): {', '.join(SOURCES)}.",
     ),
 ]
 SeriesSeedOption: TypeAlias = Annotated[
@@ -92,7 +95,8 @@ def chosen_input(
         both = "not both" if file else "one of them"
         raise UsageError(f"give a FILE or --synthetic NAME, {both}")
     if file is None:
-        _check(synthetic or "", time)
+        synthetic = SHORT.get((synthetic or "").lower(), synthetic or "")
+        _check(synthetic, time)
     elif series_seed is not None:
         raise UsageError("--series-seed is of a --synthetic stream, which a FILE is not")
     given = input_file(

@@ -149,3 +149,10 @@ def test_another_series_is_not_taken_for_it():
         best.emit(Score("s", n, 0, 0.5, int(x > 0), 0.7, 0.5, 0.5))
     with pytest.raises(StreamLSTMError, match="not the one"):
         best.figures(build({"features": ["x"]}), {"ticks": 50, "elements": 50})
+
+
+def test_the_first_part_of_a_name_is_enough(cli):
+    arguments = ("--limit", 300, *SMALL, "--json")
+    short = cli("replay", "--synthetic", "S4", *arguments).json()
+    assert short["series"] == {"name": "s4-latch", "seed": 0}
+    assert cli("replay", "--synthetic", "s4l", *arguments).json()["stream"] == "s4l-latch"
