@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, get_args, get_origin
 
 import msgspec
 from msgspec import Meta
@@ -96,7 +96,7 @@ class LearningConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     learn: one update for each label that arrives.
     optimizer: an optimiser of optax by name.
     learning_rate: the optimiser's step size.
-    bptt: elements K that the gradient reaches back.
+    bptt: elements K that the gradient reaches back, no more than `window`.
     clip_norm: global norm that gradients are clipped to; 0 leaves them.
     """
 
@@ -221,13 +221,24 @@ def build(values: Mapping[str, Any]) -> Config:
         try:
             converted = msgspec.convert(value, field.type, strict=not isinstance(value, str))
         except msgspec.ValidationError as error:
-            raise ConfigurationError(f"{key} = {value!r}: {error}", key=key) from None
+            raise ConfigurationError(
+                f"{key} = {value!r}: {error}{_hint(field.type)}", key=key
+            ) from None
         tables.setdefault(KEYS[key], {})[key] = converted
     try:
         parts: dict[str, Any] = {name: TABLES[name](**body) for name, body in tables.items()}
         return Config(**parts)
     except ValueError as error:
         raise ConfigurationError(str(error)) from None
+
+
+def _hint(kind: Any) -> str:
+    """Return what a value of a type looks like, where msgspec's words do not say it."""
+    if get_origin(kind) is Literal:
+        return f"; choose one of {', '.join(get_args(kind))}"
+    if get_origin(kind) is tuple:
+        return '; a list is written ["...", "..."]'
+    return "; write true or false" if kind is bool else ""
 
 
 def flatten(config: Config) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import msgspec
 import typer
 
 from ..config import KEYS, TABLES
-from .settings import Settings, resolve
+from .settings import Settings, resolve, split_list
 
 FLAGS = {"features": "--feature", "streams": "--stream"}
 """Keys whose flag is not their own name: lists that are given one value at a time."""
@@ -125,5 +125,5 @@ def configured(
 
 def _listed(key: str, value: Any) -> Any:
     if key in COMMA_LISTS:
-        return [name.strip() for name in value.split(",")]
+        return split_list(value)
     return value

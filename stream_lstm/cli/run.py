@@ -117,6 +117,11 @@ def _check(config: Config, save_weights: Path | None) -> tuple[str, ...]:
         raise UsageError(f"name the publisher to listen to with --connect, for example: {EXAMPLE}")
     if not config.stream.features:
         raise UsageError(f"name what the model sees with --feature, for example: {EXAMPLE}")
+    if config.feed.payload == "float64" and not config.feed.columns:
+        raise UsageError(
+            "bare float64 numbers have no names: list every one that a message holds, in order, "
+            "with --columns, for example --columns price,size"
+        )
     columns = config.feed.columns or columns_of(config.stream.features)
     FeatureSet(config.stream.features, columns)
     if save_weights is not None:

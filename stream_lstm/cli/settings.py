@@ -1,6 +1,7 @@
 """Where each setting comes from: flag, else environment, else file, else default.
 
-The environment variable of the key `hidden` is `STREAM_LSTM_HIDDEN`; lists take commas.
+The environment variable of the key `hidden` is `STREAM_LSTM_HIDDEN`; lists take commas, and those
+in parentheses or double quotes belong to what they stand in.
 """
 
 from __future__ import annotations
@@ -71,8 +72,21 @@ def read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
                 f"the environment variable {name} sets nothing{nearest(key, KEYS)}", key=key
             )
         kind = {f.name: f for f in msgspec.structs.fields(TABLES[KEYS[key]])}[key].type
-        flat[key] = [t.strip() for t in text.split(",")] if get_origin(kind) is tuple else text
+        flat[key] = split_list(text) if get_origin(kind) is tuple else text
     return flat
+
+
+def split_list(text: str) -> list[str]:
+    """Split a list at its commas, but for those in parentheses or double quotes."""
+    parts, depth, quoted = [""], 0, False
+    for character in text:
+        quoted ^= character == '"'
+        depth += (not quoted) * ((character == "(") - (character == ")"))
+        if character == "," and not quoted and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts if part.strip()]
 
 
 def resolve(flags: Mapping[str, Any], file: Path | None) -> Settings:

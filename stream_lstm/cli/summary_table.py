@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 COLUMNS = {"model": "", "base rate": "base_rate_", "last label": "last_label_"}
 FIGURES = {"accuracy": "accuracy", "log loss (nats)": "log_loss", "Brier score": "brier"}
+
+FEW = 1000
+"""Labels below which a comparison is little more than luck: with them, 0.53 is two standard errors
+from a coin."""
 
 TABLE_WIDTH = 100
 """Wide enough for every line below; output that is not a terminal is not wrapped at 80."""
@@ -75,6 +80,13 @@ def verdict(summary: dict[str, Any]) -> str:
         return _why_none(summary)
     if not summary["labels"]:
         return "no scores: no prediction has its label yet"
+    few = "" if summary["labels"] >= FEW else f" ({_count(summary, 'labels')}: too few to tell)"
+    return _comparison(summary) + few
+
+
+def _comparison(summary: dict[str, Any]) -> str:
+    if summary["log_loss"] >= math.log(2):
+        return f"the model's log loss is no lower than a coin's, {math.log(2):.4f}"
     plain = {title: summary[prefix + "log_loss"] for title, prefix in COLUMNS.items() if prefix}
     better = [title for title, loss in plain.items() if summary["log_loss"] < loss]
     if len(better) == len(plain):
@@ -88,6 +100,8 @@ def verdict(summary: dict[str, Any]) -> str:
 def _why_none(summary: dict[str, Any]) -> str:
     if not summary["ticks"]:
         return "no predictions: there were no ticks"
+    if summary["refused_ticks"] == summary["ticks"]:
+        return "no predictions: every tick was refused"
     window = summary["window"]
     if summary["streams"] == 1:
         have = f"the series has {_count(summary, 'elements')}"

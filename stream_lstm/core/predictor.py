@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,18 +39,21 @@ class Predictor:
     def __init__(
         self,
         features: Sequence[str] | str,
-        columns: Sequence[str] | None = None,
+        columns: Sequence[str] | str | None = None,
         *,
         weights: Mapping[str, Mapping[str, Any]] | None = None,
         **settings: Any,
     ) -> None:
         named = [features] if isinstance(features, str) else list(features)
-        self.columns = tuple(columns or columns_of(named))
+        given = [columns] if isinstance(columns, str) else columns
+        self.columns = tuple(given or columns_of(named))
         self.last_update: Update | None = None
         self.last_score: Score | None = None
         self._prediction: Prediction | None = None
         self._refusal: Refusal | None = None
-        config = build({"features": named, **settings})
+        # NumPy's numbers are as good as Python's.
+        plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in settings.items()}
+        config = build({"features": named, **plain})
         self._session = Session(config, self.columns, self._take, weights=weights)
 
     def step(
@@ -64,8 +68,12 @@ class Predictor:
         a feature that is not finite); the predictor is then as it was before.
         """
         values = np.array([self._row(fields)], np.float64)
+        try:
+            time = np.array([operator.index(t_ns)], np.int64)
+        except (TypeError, OverflowError) as error:
+            raise DataError(f"t_ns is a whole number of nanoseconds: {error}") from None
         self._prediction = self._refusal = None
-        self._session.push(Ticks(STREAM, np.array([t_ns], np.int64), values, seq=0))
+        self._session.push(Ticks(STREAM, time, values, seq=0))
         if self._refusal is not None:
             raise DataError(f"the tick is refused: {self._refusal.reason}")
         return self._prediction
@@ -83,6 +91,8 @@ class Predictor:
         if self._session.config.stream.labels != "external":
             message = 'labels come from the series itself; construct with labels="external"'
             raise UsageError(message)
+        if label not in (0, 1):
+            raise DataError(f"the label is refused: a label is 0 or 1, not {label!r}")
         stream = self._session.stream(STREAM)
         assert stream is not None
         wanted = stream.ledger.oldest() if n is None else n
@@ -125,13 +135,17 @@ class Predictor:
                     f"the tick has no field {missing[0]!r} (it has {', '.join(fields)})"
                 )
             fields = [fields[name] for name in self.columns]
+        if not isinstance(fields, Sequence | np.ndarray) or isinstance(fields, str | bytes):
+            raise DataError(
+                f"a tick is a mapping or a sequence of values, not {type(fields).__name__}"
+            )
         if len(fields) != len(self.columns):
             raise DataError(
                 f"a tick has the {len(self.columns)} fields {', '.join(self.columns)}, "
                 f"not {len(fields)}"
             )
         try:
-            return [float(value) for value in fields]
+            return [_number(value) for value in fields]
         except (TypeError, ValueError) as error:
             raise DataError(f"a field of the tick is not a number: {error}") from None
 
@@ -144,3 +158,10 @@ class Predictor:
             self.last_update = event
         elif isinstance(event, Refusal):
             self._refusal = event
+
+
+def _number(value: Any) -> float:
+    """Return a field as float; TypeError for text, which float() would read."""
+    if isinstance(value, str | bytes):
+        raise TypeError(f"{value!r} is text")
+    return float(value)

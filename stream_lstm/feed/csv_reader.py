@@ -172,7 +172,12 @@ class CsvReader:
 
     def _parse_slow(self, chunk: bytes, line: int) -> RawRows:
         """Parse the run line by line."""
-        lines = [(number, text) for number, text in enumerate(_split(chunk), line) if text.strip()]
+        lines = list(enumerate(_split(chunk), line))
+        while lines and not lines[-1][1].strip():
+            lines.pop()
+        # In a file of one column an empty line in the middle is an empty cell.
+        if len(self.columns) > 1:
+            lines = [(number, text) for number, text in lines if text.strip()]
         t_ns = np.zeros(len(lines), np.int64)
         values = np.zeros((len(lines), len(self._places)))
         bad = []
@@ -221,7 +226,7 @@ class CsvReader:
 
     def _fields(self, line: bytes, *, strict: bool = False) -> list[str]:
         text = line.decode("utf-8", "replace").rstrip("\r")
-        return next(csv.reader([text], delimiter=self._delimiter, strict=strict), [])
+        return next(csv.reader([text], delimiter=self._delimiter, strict=strict), []) or [""]
 
 
 def csv_columns(path: Path, *, compression: str, delimiter: str) -> tuple[str, ...]:

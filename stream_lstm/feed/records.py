@@ -6,7 +6,7 @@ version `v`; what stream it is of stands in the topic. So a publisher in any lan
 ```python
 socket = zmq.Context().socket(zmq.PUB)
 socket.bind("tcp://127.0.0.1:5555")
-socket.send_multipart([b"tick/AAPL/", msgpack.packb({"v": 1, "seq": 1, "values": [189.5, 300]})])
+socket.send_multipart([b"tick/AAPL/", msgpack.packb({"v": 1, "values": {"price": 189.5}})])
 ```
 
 | topic | fields besides `v` |

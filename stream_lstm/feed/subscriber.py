@@ -43,7 +43,7 @@ MAX_DRAIN_BYTES = 2 * MAX_PAYLOAD_BYTES
 MAX_STREAMS = 100_000
 """Each holds some 500 bytes here and a carry in the session; a topic is easily forged."""
 
-RECONNECT_MAX_MS = 5_000
+RECONNECT_MAX_MS = 1_000
 """A publisher that was away is dialled at least this often."""
 
 

@@ -152,6 +152,10 @@ def test_it_goes_on_from_a_file_of_weights(cli, feed, publisher, tmp_path):
             "per-stream",
         ),
         (("--connect", "tcp://127.0.0.1:1", "--feature", "x", "--out", "x.txt"), "x.txt"),
+        (
+            ("--connect", "tcp://127.0.0.1:1", "--feature", "x", "--payload", "float64"),
+            "--columns price,size",
+        ),
     ],
 )
 def test_a_wrong_command_line_is_code_2_and_one_sentence(cli, arguments, said):

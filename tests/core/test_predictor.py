@@ -119,3 +119,19 @@ def test_an_optimiser_that_draws_at_random_is_restored_with_its_key(series: np.n
     second.restore(first.snapshot())
     assert drive(first, series[60:]) == drive(second, series[60:])
     assert first.snapshot() == second.snapshot()
+
+
+def test_what_only_looks_like_a_value_is_refused() -> None:
+    predictor = Predictor("x", labels="external", **{**SETTINGS, "hidden": np.int64(4)})
+    for fields in ({"x": "1.0"}, ["1.0"], "1", 1.0, None):
+        with pytest.raises(DataError):
+            predictor.step(fields)
+    with pytest.raises(DataError, match="nanoseconds"):
+        predictor.step([1.0], t_ns=1.5)
+    for value in np.linspace(-1, 1, 20):
+        predictor.step(np.array([value]), t_ns=np.int64(1))
+    with pytest.raises(DataError, match="0 or 1"):
+        predictor.learn(0.5)
+    assert predictor.learn(np.bool_(True)).label == 1
+    with pytest.raises(ConfigurationError, match="there are size"):
+        Predictor("price", "size")

@@ -90,11 +90,15 @@ def test_one_sentence_says_why_there_is_nothing(engine, streams, words, capsys):
         (0.65, 0.6, 0.7, "is lower than the last label's, not than the base rate's"),
         (0.65, 0.7, 0.6, "is lower than the base rate's, not than the last label's"),
         (0.6, 0.6, 0.6, "is not lower than that of either plain forecaster"),
+        (0.6932, 0.7, 0.71, "is no lower than a coin's, 0.6931"),
     ],
 )
 def test_one_sentence_compares_log_losses(model, base, last, words):
     losses = {"log_loss": model, "base_rate_log_loss": base, "last_label_log_loss": last}
-    assert verdict({"predictions": 9, "labels": 9, **losses}) == f"the model's log loss {words}"
+    sentence = f"the model's log loss {words}"
+    assert verdict({"predictions": 9, "labels": 1000, **losses}) == sentence
+    few = verdict({"predictions": 9, "labels": 9, **losses})
+    assert few == f"{sentence} (9 labels: too few to tell)"
 
 
 def test_the_table_stands_the_model_beside_the_plain_forecasters(engine, capsys):

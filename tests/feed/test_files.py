@@ -434,7 +434,7 @@ def test_dialects_of_csv_give_the_same(tmp_path, text):
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
-@pytest.mark.parametrize("header", ["a", "a,b"])
+@pytest.mark.parametrize("header", ["a,b", "a,b,c"])
 def test_blank_lines_are_skipped_and_counted(tmp_path, end, header):
     row = ",".join("1" for _ in header.split(","))
     lines = ["", header, "", row, " ", "", row, ""]
@@ -635,3 +635,13 @@ def test_npy_cut_short_is_a_data_error(tmp_path):
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(DataError, match="damaged"):
         load(path)
+
+
+def test_an_empty_line_in_a_file_of_one_column_is_an_empty_cell(tmp_path):
+    file = text_file(tmp_path, "x\n1\n\n3\n\n\n")
+    with pytest.raises(DataError, match="line 3: column 'x' is empty"):
+        load(file)
+    _, values, rows, refusals = load(file, on_bad_row="skip")
+    assert values.tolist() == [[1.0], [3.0]]
+    assert rows.tolist() == [2, 4]
+    assert [refusal.where for refusal in refusals] == [f"{file}:3"]
