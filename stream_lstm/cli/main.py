@@ -14,7 +14,7 @@ import typer
 
 from .. import __version__
 from ..errors import StreamLSTMError
-from . import check, demo, publish, replay, run
+from . import check, demo, export, import_, publish, replay, run
 
 app = typer.Typer(
     name="stream-lstm",
@@ -29,6 +29,8 @@ app.command("demo")(demo.command)
 app.command("replay")(replay.command)
 app.command("publish")(publish.command)
 app.command("run")(run.command)
+app.command("import")(import_.command)
+app.command("export")(export.command)
 app.command("check-config")(check.command)
 
 

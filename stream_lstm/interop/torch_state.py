@@ -1,0 +1,134 @@
+"""A PyTorch `state_dict` of LSTM layers and a linear head as a `SourceNetwork`.
+
+```
+PREFIX.weight_ih_l{k} (4H, I)   PREFIX.weight_hh_l{k} (4H, H)   gates i, f, g, o
+PREFIX.bias_ih_l{k}, PREFIX.bias_hh_l{k} (4H,)                  both are added; none without bias
+PREFIX.weight, PREFIX.bias                                      a linear layer (1 or 2, H), (1 or 2,)
+```
+
+`LSTMCell` has the same names without `_l{k}`. Any prefixes will do. Several modules follow each
+other only where their names differ in a number alone (`lstm1`, `lstm2`): a state_dict does not
+say in which order a program uses what it holds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..errors import DataError
+from .source import F64, SourceHead, SourceLayer, SourceNetwork, check_sizes
+
+RECURRENT = re.compile(
+    r"(?P<module>(?:.*\.)?)(?P<part>weight|bias)_(?P<kind>ih|hh|hr)(?P<tail>.*)"
+)
+TAIL = re.compile(r"(?:_l(?P<layer>\d+))?(?P<reverse>_reverse)?")
+NUMBER = re.compile(r"\d+")
+
+ONE = "the output of {!r} is taken as the logit of a positive next element"
+TWO = "of the two outputs of {!r}, the second is taken as the score of a positive next element"
+
+
+class _Place(NamedTuple):
+    """Where a tensor of a recurrent layer belongs; sorted, places are in the order of use."""
+
+    numbers: tuple[int, ...]
+    layer: int
+    module: str
+
+
+def torch_network(path: Any, tensors: Mapping[str, Any], origin: str) -> SourceNetwork:
+    """Return the network of a state_dict {name: array}; DataError names what has no place in it.
+
+    `path` is for messages. `origin` says what wrote it.
+    """
+    places: dict[_Place, dict[str, F64]] = {}
+    others: dict[str, F64] = {}
+    for name, tensor in tensors.items():
+        array = np.asarray(tensor, np.float64)
+        match = RECURRENT.fullmatch(name)
+        if match is None:
+            others[name] = array
+            continue
+        place = _place(path, name, match)
+        places.setdefault(place, {})[f"{match['part']}_{match['kind']}"] = array
+    if not places:
+        names = ", ".join(sorted(tensors)[:8]) or "none"
+        raise DataError(f"{path} holds no LSTM: its tensors are {names}")
+    _check_modules(path, places)
+    layers = tuple(_layer(path, place, places[place]) for place in sorted(places))
+    head = _head(path, others)
+    check_sizes(path, layers, head)
+    note = (TWO if len(head.bias) == 2 else ONE).format(head.name)
+    dtypes = tuple(sorted({str(np.asarray(tensor).dtype) for tensor in tensors.values()}))
+    return SourceNetwork(origin, layers, head, dtypes=dtypes, notes=(note,))
+
+
+def _place(path: Any, name: str, match: re.Match[str]) -> _Place:
+    tail = TAIL.fullmatch(match["tail"])
+    if tail is None:
+        raise DataError(f"{path}: the tensor {name!r} is of no known layer")
+    if tail["reverse"]:
+        raise DataError(
+            f"{path}: {name!r} belongs to a bidirectional LSTM, which reads the series backwards "
+            "too; a live series has no end to start at"
+        )
+    if match["kind"] == "hr":
+        raise DataError(f"{path}: {name!r} belongs to an LSTM with proj_size, which is not ours")
+    module = match["module"].removesuffix(".")
+    numbers = tuple(int(number) for number in NUMBER.findall(module))
+    return _Place(numbers, int(tail["layer"] or 0), module)
+
+
+def _check_modules(path: Any, places: Mapping[_Place, Any]) -> None:
+    stems = {NUMBER.sub("", place.module) for place in places}
+    if len(stems) > 1:
+        names = ", ".join(sorted({place.module for place in places}))
+        raise DataError(
+            f"{path} holds the modules {names}, and does not say in which order they are used; "
+            "name them alike with a number each (lstm1, lstm2)"
+        )
+
+
+def _layer(path: Any, place: _Place, parts: Mapping[str, F64]) -> SourceLayer:
+    name = f"{place.module or 'lstm'} layer {place.layer}"
+    for part in ("weight_ih", "weight_hh"):
+        if part not in parts or parts[part].ndim != 2 or not parts[part].size:
+            raise DataError(f"{path}: {name} has no matrix {part}")
+    rows, units = parts["weight_hh"].shape
+    if rows != 4 * units:
+        kind = {3: "a GRU", 1: "a plain RNN"}.get(rows // units, "not an LSTM")
+        raise DataError(f"{path}: {name} is {kind}: weight_hh has the shape {(rows, units)}")
+    biases = tuple(parts[part] for part in ("bias_ih", "bias_hh") if part in parts)
+    for part, array in (("weight_ih", parts["weight_ih"]), *(("bias", b) for b in biases)):
+        if len(array) != rows or array.ndim != (2 if part == "weight_ih" else 1):
+            raise DataError(
+                f"{path}: {name}: {part} has the shape {array.shape}, not ({rows}, ..)"
+            )
+    return SourceLayer(name, parts["weight_ih"].T, parts["weight_hh"].T, biases)
+
+
+def _head(path: Any, tensors: Mapping[str, F64]) -> SourceHead:
+    matrices = [name for name, array in tensors.items() if array.ndim == 2]
+    if not matrices:
+        raise DataError(f"{path} holds no linear layer with one output after its LSTM")
+    name = matrices[0]
+    module = name.removesuffix("weight").removesuffix(".")
+    bias = f"{module}.bias" if module else "bias"
+    rest = sorted(set(tensors) - {name, bias})
+    if len(matrices) > 1 or rest or not name.endswith("weight"):
+        odd = [other for other in (*matrices, *rest) if other != name][:1] or [name]
+        raise DataError(
+            f"{path}: the tensor {odd[0]!r} belongs to a layer that is not ours: the network is "
+            "LSTM layers and one linear layer"
+        )
+    kernel = tensors[name]
+    if len(kernel) not in (1, 2):
+        raise DataError(f"{path}: {name!r} has {len(kernel)} outputs; one, or two scores, can be")
+    values = tensors.get(bias, np.zeros(len(kernel)))
+    if values.shape != (len(kernel),):
+        raise DataError(f"{path}: {bias!r} has the shape {values.shape}, not {(len(kernel),)}")
+    return SourceHead(module, kernel.T, values, "softmax" if len(kernel) == 2 else "linear")
