@@ -51,13 +51,10 @@ def parity_record(parity: Parity, framework: FrameworkParity | None) -> dict[str
 
 def parity_lines(parity: Parity, framework: FrameworkParity | None) -> list[str]:
     """Return what a proof found, for people."""
-    lines = [
-        f"compared with {parity.reference}, largest difference of p (and of the logit):",
-        f"  {parity.steps:,} steps, state carried: "
-        f"{parity.carried.p:.1e} ({parity.carried.logit:.1e})",
-        f"  {parity.windows:,} rolling windows of {parity.window:,} from a zero state: "
-        f"{parity.windowed.p:.1e} ({parity.windowed.logit:.1e})",
-    ]
+    lines = [f"compared with {parity.reference}, largest difference of p (and of the logit):"]
+    many = f"{parity.windows:,} rolling windows of {parity.window:,} from a zero state"
+    pairs = (f"{parity.steps:,} steps, state carried", parity.carried), (many, parity.windowed)
+    lines += [f"  {what}: {found.p:.1e} ({found.logit:.1e})" for what, found in pairs]
     if framework is not None and framework.p is not None:
         lines.append(
             f"  {framework.framework} itself, {framework.compared:,} outputs: {framework.p:.1e}"

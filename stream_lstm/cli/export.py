@@ -35,7 +35,7 @@ def command(
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write weights for PyTorch, Flax, Keras or ONNX, and prove on numbers that they compute alike.
+    """Write weights for PyTorch, Flax, Keras or ONNX, and prove them on numbers.
 
     Example: stream-lstm export weights.safetensors --out step.onnx
     """

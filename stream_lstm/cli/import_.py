@@ -91,11 +91,8 @@ def _lines(model: Path, out: Path, imported: Imported) -> list[str]:
     source = imported.source
     layers = " and ".join(f"{layer.name} ({layer.units} units)" for layer in source.layers)
     inputs = f"{source.features} feature{'s' * (source.features > 1)}"
-    lines = [
-        f"{model}: {source.origin}; {inputs}, {layers}, head {source.head.name} "
-        f"({source.head.activation})",
-        *source.notes,
-    ]
+    head = f"{source.head.name} ({source.head.activation})"
+    lines = [f"{model}: {source.origin}; {inputs}, {layers}, head {head}", *source.notes]
     if len({layer.units for layer in source.layers}) > 1:
         widest = len(imported.weights["head"]["kernel"]) - 1
         lines.append(f"smaller layers are padded to {widest} units that do nothing")

@@ -29,6 +29,7 @@ from .input_file import (
 )
 from .options import configured
 from .settings import Settings
+from .state_check import StateCheckOption, check_frozen, verdict
 from .synthetic_input import (
     SeriesSeedOption,
     SyntheticInput,
@@ -38,6 +39,7 @@ from .synthetic_input import (
 
 if TYPE_CHECKING:
     from ..core.session import Session
+    from ..core.state_check import StateCheck
     from ..feed.files import FileSource
     from .replay_results import ReplayResults
 
@@ -67,6 +69,7 @@ def command(
         Path | None,
         typer.Option(metavar="FILE.safetensors", help="Write the weights as they are at the end."),
     ] = None,
+    state_check: StateCheckOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Replay a file or a synthetic stream: predict, score each prediction, and learn if asked to.
@@ -84,7 +87,7 @@ def command(
         limit=limit,
     )
     try:
-        summary = _replay(source, settings, out, save_weights)
+        summary = _replay(source, settings, out, save_weights, state_check)
     except ConfigurationError as error:
         if error.key == "time":
             raise UsageError(f"--time: {error}") from None
@@ -98,7 +101,11 @@ def command(
 
 
 def _replay(
-    file: InputFile, settings: Settings, out: Path | None, save_weights: Path | None
+    file: InputFile,
+    settings: Settings,
+    out: Path | None,
+    save_weights: Path | None,
+    state_check: bool,
 ) -> dict[str, Any]:
     """Run the whole replay and return its summary."""
     from .best_possible import BestPossible
@@ -107,6 +114,8 @@ def _replay(
     from .warm_start import keep_weights, warm_start
 
     check_targets(file.path, out, save_weights)
+    if state_check:
+        check_frozen(settings.config)
     config, weights = warm_start(settings)
     if not config.stream.features:
         config = build({**flatten(config), "features": file.default_features()})
@@ -123,19 +132,35 @@ def _replay(
 
         start = clocks.perf_counter()
         session = Session(config, columns, results.emit, weights=weights)
+        check = _state_check(session, file.stream) if state_check else None
         compile_s = clocks.perf_counter() - start
         start = clocks.perf_counter()
-        interrupted = _feed(session, source, file, results)
+        interrupted = _feed(session, source, file, results, check)
         wall_s = clocks.perf_counter() - start
     if save_weights is not None:
         keep_weights(save_weights, session, file.stream)
     summary = results.summary(session, source.rows_refused, wall_s=wall_s, compile_s=compile_s)
     if isinstance(file, SyntheticInput):
         summary["series"] = {"name": file.path.name, "seed": file.seed}
+    if check is not None:
+        found = check.record()
+        summary["state_check"] = found | {"verdict": verdict(found)}
     return {"stream": file.stream, **summary, "interrupted": interrupted}
 
 
-def _feed(session: Session, source: FileSource, file: InputFile, results: ReplayResults) -> bool:
+def _state_check(session: Session, stream: str) -> StateCheck:
+    from ..core.state_check import StateCheck
+
+    return StateCheck(session.config, session.maker, session.weights_for(stream).weights)
+
+
+def _feed(
+    session: Session,
+    source: FileSource,
+    file: InputFile,
+    results: ReplayResults,
+    check: StateCheck | None,
+) -> bool:
     """Push the whole file, and return whether a signal cut it short."""
     from ..events import Ticks
     from ..serve.signals import stop_on_signals
@@ -152,7 +177,10 @@ def _feed(session: Session, source: FileSource, file: InputFile, results: Replay
             for start in range(0, len(block.values), PIECE):
                 part = slice(start, start + PIECE)
                 results.rows = block.rows[part]
-                session.push(Ticks(file.stream, block.t_ns[part], block.values[part]))
+                ticks = Ticks(file.stream, block.t_ns[part], block.values[part])
+                session.push(ticks)
+                if check is not None:
+                    check.push(ticks)
                 done += len(results.rows)
                 report(done)
                 if stop.requested:

@@ -24,6 +24,7 @@ def print_summary(summary: dict[str, Any]) -> None:
     from rich.table import Table
 
     from .best_possible import best_lines
+    from .state_check import state_lines
 
     console = Console(highlight=False, soft_wrap=True, markup=False)
     console.print(counts(summary))
@@ -35,7 +36,8 @@ def print_summary(summary: dict[str, Any]) -> None:
         for title, figure in FIGURES.items():
             table.add_row(title, *(f"{summary[p + figure]:.4f}" for p in COLUMNS.values()))
         console.print(table, width=TABLE_WIDTH)
-    for line in (*best_lines(summary), *details(summary), verdict(summary)):
+    check = state_lines(summary["state_check"]) if "state_check" in summary else ()
+    for line in (*best_lines(summary), *details(summary), *check, verdict(summary)):
         console.print(line)
 
 

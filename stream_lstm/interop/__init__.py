@@ -1,1 +1,1 @@
-"""Networks of other frameworks in, ours out; each way is proved on numbers before it is written."""
+"""Networks of other frameworks in, ours out; each way is proved on numbers first."""

@@ -65,7 +65,7 @@ def layout_of(out: Path, layout: str | None) -> Layout:
         return fitting[0]
     if layout not in fitting:
         raise UsageError(f"--layout {layout} is not for {out}; its layouts: {', '.join(fitting)}")
-    return fitting[fitting.index(layout)]  # type: ignore[arg-type]
+    return fitting[fitting.index(layout)]
 
 
 def export(path: Path, out: Path, layout: Layout) -> Exported:

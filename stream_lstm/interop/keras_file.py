@@ -83,7 +83,7 @@ def _read_zip(h5py: Any, path: Path) -> KerasFile:
     with _hdf5(h5py, io.BytesIO(weights)) as file:
         arrays, groups = _contents(h5py, path, file)
     version = str(_json(path, about).get("keras_version", "of unknown version"))
-    return KerasFile(path, version, config, _counted(path, arrays, groups))
+    return KerasFile(path, version, config, _counted(arrays, groups))
 
 
 def _member(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
@@ -131,7 +131,7 @@ def _contents(h5py: Any, path: Path, top: Any) -> tuple[Arrays, dict[str, dict[s
     return arrays, groups
 
 
-def _counted(path: Path, arrays: Arrays, groups: dict[str, dict[str, Any]]) -> Lookup:
+def _counted(arrays: Arrays, groups: dict[str, dict[str, Any]]) -> Lookup:
     """Return the lookup of a .keras file."""
     homes = [re.escape(home) for home in ("layers", "_layer_checkpoint_dependencies")]
     pattern = re.compile(rf"(?:{'|'.join(homes)})/([^/]+)/vars")

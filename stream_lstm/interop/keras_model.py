@@ -79,13 +79,13 @@ def _refuse(path: Path, layer: Layer | None, why: str) -> NoReturn:
 
 
 def activation(layer: Layer, key: str) -> str:
-    """Return the name of an activation; a function of the user's own is "MODULE>NAME"."""
+    """Return the name of an activation; a function of the user's own is "PACKAGE>NAME"."""
     value = layer.config[key]
     if isinstance(value, dict):
         own = value.get("registered_name") not in (None, "function", value.get("config"))
         body = value.get("config")
         name = body if isinstance(body, str) else value.get("class_name")
-        return f"{value.get('module')}>{name}" if own else str(name).lower()
+        return str(value["registered_name"] if own else name).lower()
     return "linear" if value is None else str(value)
 
 
@@ -101,10 +101,10 @@ def _lstm(file: KerasFile, layer: Layer) -> SourceLayer:
             _refuse(path, layer, f"{key} is set, and there is no such thing on a live series")
     _check_policy(path, layer)
     units, bias = int(config["units"]), bool(config["use_bias"])
-    found = file.arrays("LSTM", layer.name, layer.k)
-    kernel = _array(path, layer, found, "kernel", (None, 4 * units))
-    recurrent = _array(path, layer, found, "recurrent_kernel", (units, 4 * units))
-    biases = (_array(path, layer, found, "bias", (4 * units,)),) if bias else ()
+    held = file.arrays("LSTM", layer.name, layer.k)
+    kernel = _array(path, layer, held, "kernel", (None, 4 * units))
+    recurrent = _array(path, layer, held, "recurrent_kernel", (units, 4 * units))
+    biases = (_array(path, layer, held, "bias", (4 * units,)),) if bias else ()
     return SourceLayer(layer.name, kernel, recurrent, biases)
 
 

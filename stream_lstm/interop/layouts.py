@@ -69,7 +69,8 @@ def flax_logits(tensors: Mapping[str, np.ndarray], xs: Any) -> Any:
 
             xs = jax.lax.scan(step, zero, xs)[1]
         head = {"kernel": tensors["head.kernel"], "bias": tensors["head.bias"]}
-        return nn.Dense(1).apply({"params": head}, xs)[:, 0]
+        scores: Any = nn.Dense(1).apply({"params": head}, xs)
+        return scores[:, 0]
 
     return np.asarray(jax.jit(lambda many: jax.lax.map(one, many))(xs), np.float64)
 

@@ -78,7 +78,8 @@ def _narrow(name: str, kernel: F64) -> npt.NDArray[np.float32]:
 def unpack(weights: Mapping[str, Mapping[str, Any]], origin: str) -> SourceNetwork:
     """Return packed weights as separate arrays in float64, one bias for each layer."""
     head = np.asarray(weights["head"]["kernel"], np.float64)
-    hidden, layers = len(head) - 1, []
+    hidden = len(head) - 1
+    layers: list[SourceLayer] = []
     while (name := f"layer_{len(layers)}") in weights:
         kernel = np.asarray(weights[name]["kernel"], np.float64)
         cut = len(kernel) - hidden - 1

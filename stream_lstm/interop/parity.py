@@ -108,7 +108,7 @@ def our_window_logits(weights: Any, windows: Floats) -> F64:
 def prove(weights: Any, source: SourceNetwork) -> Parity:
     """Compare packed weights with the network that they were made from, or were made into."""
     window, count = window_and_count(source)
-    name = "its own arithmetic in float64"
+    name = "the file's own arithmetic in float64"
     return prove_by(weights, source.logits, name, windows=count, window=window)
 
 

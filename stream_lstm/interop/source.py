@@ -79,7 +79,8 @@ class SourceNetwork(NamedTuple):
 
 def check_sizes(path: Any, layers: tuple[SourceLayer, ...], head: SourceHead) -> None:
     """Raise DataError where a layer does not take what the one before it gives."""
-    for below, above in zip(layers, (*layers[1:], head), strict=True):
+    following: list[SourceLayer | SourceHead] = [*layers[1:], head]
+    for below, above in zip(layers, following, strict=True):
         if len(above.kernel) != below.units:
             raise DataError(
                 f"{path}: {above.name!r} takes {len(above.kernel)} inputs, and {below.name!r} "

@@ -65,12 +65,10 @@ def _torch(path: Path) -> dict[str, np.ndarray]:
     try:
         held = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the loader's errors have no common type
-        first = (
-            str(error).strip().splitlines()[0][:200] if str(error).strip() else "no reason given"
-        )
+        # What the loader advises is to run the file's code, which is never passed on.
         raise DataError(
-            f"{path} is damaged, or holds more than tensors; save model.state_dict() "
-            f"({type(error).__name__}: {first})"
+            f"{path} is damaged, or holds more than tensors, which is not run here; save "
+            f"model.state_dict() ({type(error).__name__})"
         ) from None
     for key in NESTED:
         if isinstance(held, Mapping) and isinstance(held.get(key), Mapping):

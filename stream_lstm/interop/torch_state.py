@@ -2,8 +2,8 @@
 
 ```
 PREFIX.weight_ih_l{k} (4H, I)   PREFIX.weight_hh_l{k} (4H, H)   gates i, f, g, o
-PREFIX.bias_ih_l{k}, PREFIX.bias_hh_l{k} (4H,)                  both are added; none without bias
-PREFIX.weight, PREFIX.bias                                      a linear layer (1 or 2, H), (1 or 2,)
+PREFIX.bias_ih_l{k}, PREFIX.bias_hh_l{k} (4H,)                  both are added up
+PREFIX.weight (1 or 2, H), PREFIX.bias (1 or 2,)                the linear layer
 ```
 
 `LSTMCell` has the same names without `_l{k}`. Any prefixes will do. Several modules follow each

@@ -1,0 +1,242 @@
+"""What carrying the state changes: carried and windowed predictions side by side, and forgetting.
+
+For weights that stay as they are, each prediction that is due is made twice: from the state
+carried since the first element, and from a zero state at the start of the last W elements. Both
+are scored on the same labels.
+
+Beside the carried state run two others, which start afresh every N elements, one from zero and
+one from a random state. The forgetting length of such a stretch is the number of elements after
+which the three probabilities stay within `AGREE` of each other to its end.
+
+Elements come in blocks and nothing but sums, one window and the lengths is kept.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from ..config import Config
+from ..events import Ticks
+from ..model.network import Shape, Weights
+from ..model.probe import Probe
+from ..model.scaling import causal_scaler
+from .elements import ElementMaker, Memory
+from .scoring import Tally, log_loss
+
+Floats: TypeAlias = npt.NDArray[np.float32]
+
+AGREE = 1e-6
+"""Some ten roundings of a float32 probability."""
+
+STRETCH = 1000
+"""Least N: long enough for most memories, short enough for a series of a few thousand elements."""
+
+STRETCH_WINDOWS = 10
+"""N is also no less than this many windows."""
+
+MAX_STRETCHES = 1000
+"""Forgetting lengths that are kept: more say nothing new."""
+
+BLOCK = 1024
+"""Elements of a call."""
+
+BATCH_NUMBERS = 2**20
+"""Numbers that a batch of windows may take, of which there are some 64 at the usual sizes."""
+
+MAX_BATCH = 64
+
+
+class Pair(NamedTuple):
+    """The two probabilities of the prediction after element n."""
+
+    n: int
+    carried: float
+    windowed: float
+
+
+class Sums(msgspec.Struct):
+    """Sums over predictions and labels so far."""
+
+    predictions: int = 0
+    labels: int = 0
+    carried: Tally = msgspec.field(default_factory=Tally)
+    windowed: Tally = msgspec.field(default_factory=Tally)
+    abs_dp: float = 0.0
+    max_dp: float = 0.0
+    max_dp_n: int | None = None
+
+    def add(self, pair: Pair) -> None:
+        """Count a prediction."""
+        dp = abs(pair.carried - pair.windowed)
+        self.predictions += 1
+        self.abs_dp += dp
+        if dp > self.max_dp or self.max_dp_n is None:
+            self.max_dp, self.max_dp_n = dp, pair.n
+
+    def score(self, pair: Pair, label: int) -> None:
+        """Count the label of a prediction."""
+        self.labels += 1
+        for tally, p in ((self.carried, pair.carried), (self.windowed, pair.windowed)):
+            tally.add(p, label, log_loss(p, label), (p > 0.5) == label)
+
+
+class StateCheck:
+    """The check of one stream; `maker` makes its elements, `weights` are those of the network.
+
+    seed: of the random starting states. Compiles on construction.
+    """
+
+    def __init__(
+        self, config: Config, maker: ElementMaker, weights: Weights, *, seed: int = 0
+    ) -> None:
+        stream, model = config.stream, config.model
+        self.window, self.stride, self.horizon = stream.window, stream.stride, stream.horizon
+        self.stretch = max(STRETCH, STRETCH_WINDOWS * self.window)
+        self._maker, self._weights, self._seed = maker, weights, seed
+        self._memory = Memory.empty(len(maker.columns))
+        shape = Shape(len(maker), model.hidden, model.layers)
+        probe = Probe(shape, causal_scaler(shape.features, config.scaling))
+        self._scaler: Any = np.asarray(probe.scaler.init())
+        self._states: Any = np.zeros((3, shape.state), np.float32)
+        width = self.window * max(4 * shape.hidden, shape.features)
+        self._batch = int(np.clip(BATCH_NUMBERS // width, 1, MAX_BATCH))
+        self._compile(probe)
+        self._n = 0
+        self._tail = np.zeros((0, shape.features), np.float32)
+        self._pending: deque[Pair] = deque()
+        self._sums = Sums()
+        self._lengths: list[int] = []
+        self._differs = 0
+
+    def _compile(self, probe: Probe) -> None:
+        features = probe.shape.features
+        xs = np.zeros((BLOCK, features), np.float32)
+        many = np.zeros((self._batch, self.window, features), np.float32)
+        block = self._weights, self._scaler, self._states, xs, np.int32(0)
+        self._block = jax.jit(probe.block).lower(*block).compile()
+        self._windows = jax.jit(probe.windows).lower(self._weights, many).compile()
+
+    def push(self, ticks: Ticks) -> None:
+        """Take a block of ticks; those that make no element are left out."""
+        made = self._maker.make(self._memory, ticks.t_ns, ticks.values, lambda *_: None)
+        for _, elements in made:
+            start = 0
+            while start < len(elements):
+                stop = start + min(BLOCK, self._until_restart())
+                self._step(elements[start:stop])
+                start = stop
+
+    def _until_restart(self) -> int:
+        """Return how many elements come before the two other states start afresh."""
+        if self._n < self.window:
+            return self.window - self._n
+        return self.stretch - (self._n - self.window) % self.stretch
+
+    def _step(self, chunk: Floats) -> None:
+        self._restart()
+        xs = np.zeros((BLOCK, chunk.shape[1]), np.float32)
+        xs[: len(chunk)] = chunk
+        self._scaler, self._states, scaled, p = self._block(
+            self._weights, self._scaler, self._states, xs, np.int32(len(chunk))
+        )
+        before, self._n = self._n, self._n + len(chunk)
+        known = np.asarray(p)[: len(chunk)]
+        self._forget(before, known)
+        inputs = np.concatenate([self._tail, np.asarray(scaled)[: len(chunk)]])
+        due = self._due(before)
+        positive = chunk[:, 0] > 0
+        carried = [float(known[n - before - 1, 0]) for n in due]
+        pairs = map(Pair, due, carried, self._windowed(inputs, due))
+        self._report(before, positive, pairs)
+        self._tail = inputs[-(self.window - 1) :] if self.window > 1 else inputs[:0]
+
+    def _restart(self) -> None:
+        if self._n < self.window or (self._n - self.window) % self.stretch:
+            return
+        number = (self._n - self.window) // self.stretch
+        random = np.random.default_rng([self._seed, number])
+        states = np.array(self._states)
+        states[1] = 0.0
+        states[2] = random.uniform(-1.0, 1.0, states.shape[1])
+        self._states, self._differs = states, 0
+
+    def _forget(self, before: int, p: Floats) -> None:
+        """Take note of how long the three starts differ, from p (m, 3)."""
+        if before < self.window:
+            return
+        done = (before - self.window) % self.stretch
+        apart = np.flatnonzero(np.ptp(p, axis=1) >= AGREE)
+        if len(apart):
+            self._differs = done + int(apart[-1]) + 1
+        if done + len(p) == self.stretch and len(self._lengths) < MAX_STRETCHES:
+            self._lengths.append(self._differs)
+
+    def _due(self, before: int) -> list[int]:
+        """Return the n of the predictions due after `before` and up to now."""
+        first = max(before + 1, self.window)
+        first += -(first - self.window) % self.stride
+        return list(range(first, self._n + 1, self.stride))
+
+    def _windowed(self, inputs: Floats, due: list[int]) -> Iterator[float]:
+        """Yield p from the last W of `inputs`, which end with element n, for each n in `due`."""
+        first = self._n - len(inputs)  # the element before them
+        for start in range(0, len(due), self._batch):
+            part = due[start : start + self._batch]
+            many = np.zeros((self._batch, self.window, inputs.shape[1]), np.float32)
+            for k, n in enumerate(part):
+                many[k] = inputs[n - first - self.window : n - first]
+            yield from map(float, np.asarray(self._windows(self._weights, many))[: len(part)])
+
+    def _report(self, before: int, positive: npt.NDArray[np.bool_], pairs: Iterator[Pair]) -> None:
+        for pair in pairs:
+            self._sums.add(pair)
+            self._pending.append(pair)
+        while self._pending and self._pending[0].n + self.horizon <= self._n:
+            pair = self._pending.popleft()
+            self._sums.score(pair, int(positive[pair.n + self.horizon - before - 1]))
+
+    def record(self) -> dict[str, Any]:
+        """Return what was found so far; figures are None where there is nothing to count.
+
+        Losses are in nats, and forgetting lengths in elements.
+        """
+        sums = self._sums
+        plain = [sums.carried.means(sums.labels), sums.windowed.means(sums.labels)]
+        carried, windowed = ({k: body[k] for k in ("accuracy", "log_loss")} for body in plain)
+        return {
+            "predictions": sums.predictions,
+            "labels": sums.labels,
+            "window": self.window,
+            "carried": carried,
+            "windowed": windowed,
+            "mean_abs_dp": sums.abs_dp / sums.predictions if sums.predictions else None,
+            "max_abs_dp": sums.max_dp if sums.predictions else None,
+            "max_abs_dp_n": sums.max_dp_n,
+            "forgetting": forgetting(self._lengths, self.stretch),
+        }
+
+
+def forgetting(lengths: list[int], limit: int) -> dict[str, Any]:
+    """Return the median and the largest of forgetting lengths.
+
+    A length of `limit` means that it was not over by then; the median and the largest are None
+    where they would be such a length, or where there is none.
+    """
+    ordered = sorted(lengths)
+    median = ordered[(len(ordered) - 1) // 2] if ordered else limit
+    largest = ordered[-1] if ordered else limit
+    return {
+        "agree_within": AGREE,
+        "limit": limit,
+        "positions": len(lengths),
+        "not_within_limit": sum(length >= limit for length in lengths),
+        "median": median if median < limit else None,
+        "max": largest if largest < limit else None,
+    }
