@@ -17,6 +17,10 @@ from .parity import inputs, our_logits, our_window_logits, rolling, window_and_c
 from .source import F64, SourceNetwork, sigmoid
 
 
+CALLS = 12
+"""Calls of a stateful model, which take half a second each."""
+
+
 class FrameworkParity(NamedTuple):
     """The largest difference of p from the framework's own; None and why where it did not run."""
 
@@ -50,9 +54,10 @@ def _run_keras(model: Any, weights: Any, source: SourceNetwork) -> tuple[F64, F6
     batch = model.input_shape[0]
     if source.stateful and batch == 1:
         length = source.window or 1
-        xs = inputs(source.features, 200 * length)
+        xs = inputs(source.features, CALLS * length)
         chunks = xs.reshape(-1, length, source.features)
-        outputs = np.stack([np.asarray(model(chunk[None])) for chunk in chunks])
+        # One call after the other: on JAX, predict() lets go of the state between its batches.
+        outputs = np.stack([np.asarray(model(chunk[None]))[0] for chunk in chunks])
         return _p(outputs, source), sigmoid(our_logits(weights, xs))[length - 1 :: length]
     window, count = window_and_count(source)
     count = min(count, 1000) if batch is None else batch
@@ -62,7 +67,7 @@ def _run_keras(model: Any, weights: Any, source: SourceNetwork) -> tuple[F64, F6
 
 
 def _p(outputs: Any, source: SourceNetwork) -> F64:
-    """Return p (M,) from the outputs (M, units), (M, T, units) of a model, or (M, 1, ...)."""
+    """Return p (M,) from the outputs (M, units), or (M, T, units) of a model."""
     values = np.asarray(outputs, np.float64)
     units = source.head.kernel.shape[1]
     last = values.reshape(len(values), -1, units)[:, -1, -1]

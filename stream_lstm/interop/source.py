@@ -90,7 +90,8 @@ def check_sizes(path: Any, layers: tuple[SourceLayer, ...], head: SourceHead) ->
 
 def sigmoid(z: F64) -> F64:
     """Return 1 / (1 + exp(-z)) without overflow."""
-    return np.exp(-np.logaddexp(0.0, -z))
+    with np.errstate(invalid="ignore"):  # what is not a number stays that
+        return np.exp(-np.logaddexp(0.0, -z))
 
 
 def _layer(layer: SourceLayer, xs: F64) -> F64:

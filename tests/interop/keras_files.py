@@ -68,7 +68,8 @@ def described(layers, *, version=3, functional=False, window=None, batch=None, i
         one = version == 3
         body["input_layers"] = ends[0][0] if one else ends[0]
         body["output_layers"] = ends[1][0] if one else ends[1]
-    return {"class_name": "Functional" if functional else "Sequential", "config": body}
+    kind = "Functional" if functional else "Sequential"
+    return {"module": "keras", "class_name": kind, "config": body, "registered_name": kind}
 
 
 def _node(before, version):
@@ -144,6 +145,7 @@ def _keras_lstm(units, held, xs):
     h = c = np.zeros((len(xs), units))
     out = []
     for t in range(xs.shape[1]):
+
         def pre(name, x=xs[:, t], h=h):
             at = gate[name]
             kernel, recurrent = held["kernel"][:, at], held["recurrent_kernel"][:, at]

@@ -49,7 +49,7 @@ def test_weights_alone_do_not_say_what_they_are(tmp_path):
     path = tmp_path / "m.weights.h5"
     with h5py.File(path, "w") as file:
         file["layers/lstm/cell/vars/0"] = np.zeros((2, 12))
-    with pytest.raises(DataError, match="save the whole model with model.save"):
+    with pytest.raises(DataError, match=r"save the whole model with model\.save"):
         read_keras(path)
 
 
@@ -61,7 +61,9 @@ def test_a_zip_without_its_members_names_what_is_missing(tmp_path):
         read_keras(path)
 
 
-@pytest.mark.parametrize("text", ["[]", "{", '{"class_name": "Sequential", "config": 3}', "[" * 10**5])
+@pytest.mark.parametrize(
+    "text", ["[]", "{", '{"class_name": "Sequential", "config": 3}', "[" * 10**5]
+)
 def test_a_description_that_is_none_is_refused(tmp_path, text):
     path = tmp_path / "m.h5"
     write_h5(path, MODEL)

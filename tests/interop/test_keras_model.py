@@ -126,7 +126,10 @@ def test_shape_state_and_precision_are_told(tmp_path):
         ),
         ((lstm(), other("TimeDistributed"), dense()), "TimeDistributed"),
         ((lstm(), dense(inputs=4)), "'dense' takes 4 inputs, and 'lstm' before it has 3 units"),
-        ((lstm(activation={"config": "tanh", "registered_name": "mine>tanh"}), dense()), "mine>tanh"),
+        (
+            (lstm(activation={"config": "tanh", "registered_name": "mine>tanh"}), dense()),
+            "mine>tanh",
+        ),
     ],
 )
 def test_a_layer_that_our_cell_cannot_compute_is_named(tmp_path, layers, words):

@@ -58,7 +58,9 @@ def test_pytorchs_own_file_is_read_without_running_it(tmp_path):
     torch.save({"epoch": 3, "state_dict": lstm.state_dict()}, tmp_path / "m.pth")
     for name in ("m.pt", "m.pth"):
         found = read_tensors(tmp_path / name)
-        assert {k: v.tolist() for k, v in found.items()} == {k: v.tolist() for k, v in held.items()}
+        assert {k: v.tolist() for k, v in found.items()} == {
+            k: v.tolist() for k, v in held.items()
+        }
     torch.save({"epoch": 3}, tmp_path / "m.pt")
     with pytest.raises(DataError, match="'epoch' is no tensor"):
         read_tensors(tmp_path / "m.pt")

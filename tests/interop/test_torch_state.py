@@ -116,7 +116,7 @@ def test_what_has_no_place_in_our_network_is_named(change, words):
 
 def test_a_dict_without_lstm_or_without_head_is_refused():
     tensors = state_dict()
-    with pytest.raises(DataError, match="holds no LSTM: its tensors are fc.bias, fc.weight"):
+    with pytest.raises(DataError, match=r"no LSTM: its tensors are fc\.bias, fc\.weight"):
         network({name: array for name, array in tensors.items() if "fc" in name})
     with pytest.raises(DataError, match="no linear layer"):
         network({name: array for name, array in tensors.items() if "fc" not in name})
