@@ -16,7 +16,6 @@ from .extras import installed
 from .parity import inputs, our_logits, our_window_logits, rolling, window_and_count
 from .source import F64, SourceNetwork, sigmoid
 
-
 CALLS = 12
 """Calls of a stateful model, which take half a second each."""
 
