@@ -90,11 +90,18 @@ class Sums(msgspec.Struct):
 class StateCheck:
     """The check of one stream; `maker` makes its elements, `weights` are those of the network.
 
-    seed: of the random starting states. Compiles on construction.
+    scaler: the state (1 + 2F,) that its scaler starts from, if not from nothing. seed: of the
+    random starting states. Compiles on construction.
     """
 
     def __init__(
-        self, config: Config, maker: ElementMaker, weights: Weights, *, seed: int = 0
+        self,
+        config: Config,
+        maker: ElementMaker,
+        weights: Weights,
+        *,
+        scaler: npt.ArrayLike | None = None,
+        seed: int = 0,
     ) -> None:
         stream, model = config.stream, config.model
         self.window, self.stride, self.horizon = stream.window, stream.stride, stream.horizon
@@ -103,7 +110,8 @@ class StateCheck:
         self._memory = Memory.empty(len(maker.columns))
         shape = Shape(len(maker), model.hidden, model.layers)
         probe = Probe(shape, causal_scaler(shape.features, config.scaling))
-        self._scaler: Any = np.asarray(probe.scaler.init())
+        start = probe.scaler.init() if scaler is None else scaler
+        self._scaler: Any = np.asarray(start, np.float32)
         self._states: Any = np.zeros((3, shape.state), np.float32)
         width = self.window * max(4 * shape.hidden, shape.features)
         self._batch = int(np.clip(BATCH_NUMBERS // width, 1, MAX_BATCH))

@@ -75,7 +75,8 @@ def keep(path: Path, imported: Imported, features: Sequence[str]) -> None:
             f"the model takes {source.features} features for each element, and {len(features)} "
             "are named with --feature"
         )
-    metadata = {"origin": source.origin}
+    # Nothing is known of how its inputs were scaled, so they are taken as they are given.
+    metadata = {"origin": source.origin, "scaling": "none"}
     if features:
         metadata["features"] = msgspec.json.encode(list(features)).decode()
     save_weights(path, imported.weights, metadata)

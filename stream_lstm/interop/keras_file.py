@@ -18,6 +18,7 @@ import io
 import json
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,7 +68,9 @@ def read_keras(path: Path) -> KerasFile:
         raise OutputError(f"cannot read {path}: {error.strerror}") from None
     except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         raise DataError(f"{path} is damaged or no file of Keras: {error}") from None
-    except (KeyError, ValueError, TypeError, UnicodeDecodeError, RecursionError) as error:
+    except (zlib.error, EOFError) as error:
+        raise DataError(f"{path} is damaged: {error}") from None
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise DataError(f"{path} is no whole file of Keras: {error}") from None
 
 

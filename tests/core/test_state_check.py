@@ -20,11 +20,13 @@ def ticks(values):
     return Ticks("s", np.zeros(len(values), np.int64), values)
 
 
-def checked(values, weights=None, blocks=None, **keys):
+def checked(values, weights=None, blocks=None, scaler=None, **keys):
     config = settings(window=20, stride=3, **keys)
     maker = ElementMaker(config.stream.features, ("x",))
     shape = Shape(1, config.model.hidden, config.model.layers)
-    check = StateCheck(config, maker, weights or init_weights(shape, key=seed_key(0)))
+    check = StateCheck(
+        config, maker, weights or init_weights(shape, key=seed_key(0)), scaler=scaler
+    )
     start = 0
     for size in blocks or [len(values)]:
         check.push(ticks(values[start : start + size]))
@@ -100,6 +102,15 @@ def test_a_short_series_has_nothing_to_tell():
         assert found["carried"] == {"accuracy": None, "log_loss": None}
         assert found["forgetting"]["positions"] == 0
     assert checked(SERIES[:20])["predictions"] == 1
+
+
+def test_the_scaler_can_start_from_what_is_known():
+    """A deviation of 2 that a thousand million elements stand behind does not move."""
+    warm = checked(SERIES, scaler=[1e9, 0.0, 2.0], memory=1e10)
+    halved = checked(SERIES / 2, scaling="none")
+    assert warm["max_abs_dp"] == pytest.approx(halved["max_abs_dp"], abs=1e-6)
+    assert warm["carried"]["log_loss"] == pytest.approx(halved["carried"]["log_loss"], abs=1e-6)
+    assert warm["carried"]["log_loss"] != checked(SERIES)["carried"]["log_loss"]
 
 
 def test_ticks_that_make_no_element_are_left_out():

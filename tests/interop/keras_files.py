@@ -80,7 +80,9 @@ def _node(before, version):
     return {"args": [tensor], "kwargs": {"training": False, "mask": None}}
 
 
-def write_keras(path, layers, *, version="3.15.1", names=True, config=None, **how):
+def write_keras(
+    path, layers, *, version="3.15.1", names=True, config=None, home="layers", packed=False, **how
+):
     """A .keras file; `names` as newer files of Keras 3: groups say the layer's own name."""
     import h5py
 
@@ -89,16 +91,17 @@ def write_keras(path, layers, *, version="3.15.1", names=True, config=None, **ho
     with h5py.File(weights, "w") as file:
         for kind, settings, arrays in layers:
             k = counts[kind] = counts.get(kind, -1) + 1
-            home = file.create_group(f"layers/{kind.lower()}" + (f"_{k}" if k else ""))
-            home.create_group("vars")
+            group = file.create_group(f"{home}/{kind.lower()}" + (f"_{k}" if k else ""))
+            group.create_group("vars")
             if names:
-                home["vars"].attrs["name"] = settings["name"]
-            inner = home.create_group("cell/vars") if kind == "LSTM" else home["vars"]
+                group["vars"].attrs["name"] = settings["name"]
+            inner = group.create_group("cell/vars") if kind == "LSTM" else group["vars"]
             for n, name in enumerate(order.get(kind, ())):
                 if name in arrays:
                     inner[str(n)] = arrays[name]
     about = config or described(layers, version=int(version[0]), **how)
-    with zipfile.ZipFile(path, "w") as archive:
+    way = zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED
+    with zipfile.ZipFile(path, "w", way) as archive:
         archive.writestr("metadata.json", json.dumps({"keras_version": version}))
         archive.writestr("config.json", json.dumps(about))
         archive.writestr("model.weights.h5", weights.getvalue())

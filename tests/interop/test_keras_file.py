@@ -25,9 +25,12 @@ def test_missing_and_unreadable_files_are_told_apart(tmp_path):
         read_keras(tmp_path / "d.keras")
 
 
-@pytest.mark.parametrize("write", [write_keras, write_h5])
-def test_a_file_cut_anywhere_or_changed_at_random_is_refused_or_whole(tmp_path, write):
-    path = write(tmp_path / ("m.keras" if write is write_keras else "m.h5"), MODEL)
+@pytest.mark.parametrize("kind", ["keras", "packed", "h5"])
+def test_a_file_cut_anywhere_or_changed_at_random_is_refused_or_whole(tmp_path, kind):
+    if kind == "h5":
+        path = write_h5(tmp_path / "m.h5", MODEL)
+    else:
+        path = write_keras(tmp_path / "m.keras", MODEL, packed=kind == "packed")
     whole = path.read_bytes()
     rng = np.random.default_rng(0)
     for length in range(0, len(whole), max(len(whole) // 40, 1)):

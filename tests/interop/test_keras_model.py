@@ -19,6 +19,11 @@ WRITERS = {
     "keras-3": (".keras", write_keras, {}),
     "keras-3.0": (".keras", write_keras, {"names": False, "version": "3.0.5"}),
     "keras-2": (".keras", write_keras, {"names": False, "version": "2.15.0"}),
+    "keras-2.12": (
+        ".keras",
+        write_keras,
+        {"names": False, "version": "2.12.0", "home": "_layer_checkpoint_dependencies"},
+    ),
     "h5-2": (".h5", write_h5, {}),
     "h5-3": (".hdf5", write_h5, {"version": "3.15.1", "as_bytes": False}),
 }
