@@ -80,6 +80,19 @@ def test_a_memory_of_known_length_is_measured():
     assert 10 <= found["median"] <= found["max"] <= 18
 
 
+def test_the_other_starts_are_zero_and_random():
+    """A cell that counts: c is the number of elements since the start, and h is full at once."""
+    weights = keeping(30.0)
+    weights["layer_0"]["kernel"][2, [0, 2]] = 30.0  # the input gate is open, the candidate one
+    config = settings(window=20, stride=3, hidden=1)
+    check = StateCheck(config, ElementMaker(("x",), ("x",)), weights)
+    check.push(ticks(SERIES[:1025]))  # five elements into the second stretch
+    carried, zero, random = np.asarray(check._states)[:, 1]
+    assert (carried, zero) == (1025.0, 5.0)
+    assert 4.0 < random < 6.0
+    assert random != 5.0
+
+
 def test_a_memory_that_does_not_end_is_not_within_the_limit():
     found = checked(SERIES, keeping(30.0), hidden=1)["forgetting"]
     assert (found["positions"], found["not_within_limit"]) == (2, 2)

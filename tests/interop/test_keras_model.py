@@ -73,6 +73,29 @@ def test_a_network_computes_what_keras_computes(tmp_path, model, writer, functio
     assert (network.window, network.stateful) == (7, False)
 
 
+def test_a_group_that_says_its_layers_name_is_that_layers(tmp_path):
+    """Whatever the groups are called: here they stand in another order than the layers."""
+    import io
+    import zipfile
+
+    import h5py
+
+    layers = (lstm("a", 3, seed=1, sequences=True), lstm("b", 3, inputs=3, seed=2), dense())
+    path = write_keras(tmp_path / "m.keras", layers)
+    wanted = read(path).layers
+    with zipfile.ZipFile(path) as old:
+        members = {name: old.read(name) for name in old.namelist()}
+    data = io.BytesIO(members["model.weights.h5"])
+    with h5py.File(data, "a") as file:
+        for old_name, new_name in (("lstm", "x"), ("lstm_1", "lstm"), ("x", "lstm_1")):
+            file.move(f"layers/{old_name}", f"layers/{new_name}")
+    with zipfile.ZipFile(path, "w") as new:
+        for name, body in (members | {"model.weights.h5": data.getvalue()}).items():
+            new.writestr(name, body)
+    for ours, theirs in zip(read(path).layers, wanted, strict=True):
+        assert np.array_equal(ours.kernel, theirs.kernel)
+
+
 def test_mode_window_is_the_stateless_model_on_rolling_windows(tmp_path):
     """Through the whole session, as `replay --mode window --scaling none` runs it."""
     weights = pack(read(write_keras(tmp_path / "m.keras", STACK, window=12)))
