@@ -33,8 +33,8 @@ WINDOW = 100
 LONGEST = 1000
 """Windows are not longer than this in the proof: it is about arithmetic, not about length."""
 
-WORK = 4e11
-"""Multiplications that the windows may take, some ten seconds; larger networks get fewer."""
+WORK = 4e10
+"""Multiplications that the windows may take, some seconds; larger networks get fewer windows."""
 
 TOLERANCE = 1e-5
 """Float32 differs from float64 by some 1e-7 after sums of hundreds of terms."""
