@@ -107,7 +107,7 @@ def _replay(
     from .warm_start import keep_weights, warm_start
 
     check_targets(file.path, out, save_weights)
-    config, weights = warm_start(settings)
+    config, weights, scaler = warm_start(settings)
     if not config.stream.features:
         config = build({**flatten(config), "features": file.default_features()})
     columns = check_features(file, config)
@@ -122,7 +122,7 @@ def _replay(
         from ..core.session import Session  # JAX is imported here and not before
 
         start = clocks.perf_counter()
-        session = Session(config, columns, results.emit, weights=weights)
+        session = Session(config, columns, results.emit, weights=weights, scaler=scaler)
         compile_s = clocks.perf_counter() - start
         start = clocks.perf_counter()
         interrupted = _feed(session, source, file, results)
