@@ -27,7 +27,9 @@ def plan(trained: Sequence[int], lanes: int, segment: int) -> list[tuple[int, in
     `lanes` are the most in all, but that every series has one.
     """
     whole = [count // segment for count in trained]
-    length = max(-(-sum(whole) // lanes), LEAST)
+    length = max(sum(whole) // lanes, LEAST)
+    while sum(count // length for count in whole) > lanes:
+        length += 1
     cut = [max(count // length, 1) for count in whole]
     return [(parts, count // parts) for parts, count in zip(cut, whole, strict=True)]
 

@@ -43,7 +43,7 @@ def save_checkpoint(
     path: Path, terms: Terms, position: Position, arrays: Mapping[str, np.ndarray]
 ) -> None:
     """Write a checkpoint; raises OutputError where the operating system will not."""
-    tensors = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    tensors = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     metadata = {
         "format": FORMAT,
         "version": VERSION,
