@@ -118,16 +118,18 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     validation: share of each series, its end, that is held out.
     train_rate: the optimiser's step size in training.
     schedule: `cosine` lowers the step size to 0 over all epochs, `constant` leaves it.
+    weight_dropout: share of the recurrent weights that each update does without, drawn anew.
     average: epochs over which the weights that are kept are averaged; 0 keeps them as they are.
     """
 
     lanes: Annotated[int, Meta(ge=1, le=100_000)] = 64
     segment: Length = 100
-    epochs: Annotated[int, Meta(ge=1, le=1_000_000)] = 24
+    epochs: Annotated[int, Meta(ge=1, le=1_000_000)] = 30
     patience: Annotated[int, Meta(ge=0)] = 4
     validation: Annotated[float, Meta(gt=0, lt=1)] = 0.1
-    train_rate: Positive = 1e-2
-    schedule: Schedule = "cosine"
+    train_rate: Positive = 2e-2
+    schedule: Schedule = "constant"
+    weight_dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.1
     average: Annotated[float, Meta(ge=0, le=1000)] = 2.5
 
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from ..config import Config
 from ..errors import DivergedError
-from ..model.network import Shape, Weights
+from ..model.network import Shape, Weights, seed_key
 from ..model.runtime import on_host
 from ..model.trainer import carried_pass, lane_trainer, next_epoch
 from .lanes import cut_lanes, last_lanes
@@ -84,7 +84,8 @@ class Training:
         )
         self.segments, _, self.lanes, features = self._lanes.xs.shape
         self.shape = Shape(features, config.model.hidden, config.model.layers)
-        trainer = lane_trainer(self.shape, config.learning, settings, self.segments)
+        key = seed_key(config.model.seed)
+        trainer = lane_trainer(self.shape, config.learning, settings, self.segments, key=key)
         self._train = trainer.init(jax.tree.map(jax.numpy.asarray, weights), self.lanes)
         zero = np.int32(0)
         run = jax.jit(trainer.run).lower(self._train, self._lanes, zero, zero, zero)

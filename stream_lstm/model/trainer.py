@@ -14,11 +14,17 @@ length the shorter ones rest, segment by segment, with their state untouched.
 Beside the weights runs their exponential average, which is what is validated and kept: single
 updates see few labels of little information, and the average does without their noise.
 
+In each segment a share of the recurrent weights is left out at random, the same for all lanes:
+thousands of weights learn a little of the noise of a million labels, and this costs them more than
+it does what they know.
+
 The data stay where the computation is, and `run` takes any stretch of segments: its loop's number
 of turns is data, so however an epoch is cut into calls, the bits are the same.
 
 Sources: Mikolov et al., "Recurrent neural network based language model", 2010, for state carried
-over batches; Polyak and Juditsky, "Acceleration of stochastic approximation by averaging", 1992.
+over batches; Polyak and Juditsky, "Acceleration of stochastic approximation by averaging", 1992;
+Merity, Keskar and Socher, "Regularizing and optimizing LSTM language models", 2018, for weights
+left out.
 """
 
 from __future__ import annotations
@@ -84,9 +90,14 @@ class Trainer(NamedTuple):
 
 
 def lane_trainer(
-    shape: Shape, learning: LearningConfig, train_config: TrainConfig, segments: int
+    shape: Shape,
+    learning: LearningConfig,
+    train_config: TrainConfig,
+    segments: int,
+    *,
+    key: Array,
 ) -> Trainer:
-    """Return the trainer for epochs of M `segments`.
+    """Return the trainer for epochs of M `segments`; `key` draws the weights left out.
 
     Raises ConfigurationError for an optimiser that does not exist.
     """
@@ -99,16 +110,22 @@ def lane_trainer(
         return TrainState(weights, weights, zero, optimizer.init(weights), state, sums)
 
     def loss(
-        weights: Weights, xs: Array, state: Array, labels: Array
+        weights: Weights, xs: Array, state: Array, labels: Array, drawn: Array
     ) -> tuple[Array, tuple[Array, Array]]:
         share = (labels >= 0).astype(jnp.float32)
-        logits, after = carried_logits(shape, weights, xs, state)
+        logits, after = carried_logits(shape, kept(weights, drawn), xs, state)
         return mean_log_loss(logits, labels.astype(jnp.float32), share), (after, jnp.sum(share))
 
-    def segment(train: TrainState, lanes: Lanes, s: Array, scale: Array) -> TrainState:
+    def kept(weights: Weights, drawn: Array) -> Weights:
+        share = train_config.weight_dropout
+        return leave_out(shape, weights, share, key=drawn) if share else weights
+
+    def segment(
+        train: TrainState, lanes: Lanes, s: Array, scale: Array, drawn: Array
+    ) -> TrainState:
         xs, labels = (lax.dynamic_index_in_dim(a, s, keepdims=False) for a in lanes[:2])
         grad = jax.value_and_grad(loss, has_aux=True)
-        (value, (after, count)), gradient = grad(train.weights, xs, train.state, labels)
+        (value, (after, count)), gradient = grad(train.weights, xs, train.state, labels, drawn)
         changes, state = optimizer.update(gradient, train.optimizer, train.weights)
         weights: Weights = jax.tree.map(lambda w, d: w + scale * d, train.weights, changes)
         averaged = jnp.minimum(train.averaged + 1.0, memory)
@@ -131,12 +148,27 @@ def lane_trainer(
     ) -> TrainState:
         def turn(s: Array, train: TrainState) -> TrainState:
             done = (epoch + s / segments) / train_config.epochs
-            return segment(train, lanes, s, schedule(train_config, done))
+            drawn = jax.random.fold_in(jax.random.fold_in(key, epoch), s)
+            return segment(train, lanes, s, schedule(train_config, done), drawn)
 
         out: TrainState = lax.fori_loop(start, stop, turn, train)
         return out
 
     return Trainer(init, run)
+
+
+def leave_out(shape: Shape, weights: Weights, share: float, *, key: Array) -> Weights:
+    """Return `weights` with a random `share` of the recurrent ones 0, the others scaled up."""
+    out = dict(weights)
+    for layer in range(shape.layers):
+        kernel = weights[f"layer_{layer}"]["kernel"]
+        rows = slice(len(kernel) - 1 - shape.hidden, len(kernel) - 1)
+        left = jax.random.bernoulli(
+            jax.random.fold_in(key, layer), 1.0 - share, kernel[rows].shape
+        )
+        thinned = kernel[rows] * left / (1.0 - share)
+        out[f"layer_{layer}"] = {"kernel": kernel.at[rows].set(thinned)}
+    return out
 
 
 def schedule(config: TrainConfig, done: Array) -> Array:

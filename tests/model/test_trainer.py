@@ -19,6 +19,7 @@ from stream_lstm.model.trainer import (
     TrainState,
     carried_pass,
     lane_trainer,
+    leave_out,
     next_epoch,
     schedule,
 )
@@ -29,7 +30,7 @@ SHAPE = Shape(1, 2, 1)
 SEGMENTS, LENGTH, LANES = 3, 4, 3
 RATE = 0.5
 SGD = LearningConfig(optimizer="sgd", clip_norm=0.0)
-TRAIN = TrainConfig(train_rate=RATE, schedule="constant", average=2 / SEGMENTS)
+TRAIN = TrainConfig(train_rate=RATE, schedule="constant", weight_dropout=0.0, average=2 / SEGMENTS)
 
 
 def weights(seed: int = 3) -> Any:
@@ -50,7 +51,7 @@ def lanes(lengths: tuple[int, ...] = (3, 3, 2), before: tuple[int, ...] = (-1, 0
 
 @functools.cache
 def compiled(learning: LearningConfig = SGD, train: TrainConfig = TRAIN) -> tuple[Any, Any]:
-    trainer = lane_trainer(SHAPE, learning, train, SEGMENTS)
+    trainer = lane_trainer(SHAPE, learning, train, SEGMENTS, key=seed_key(5))
     return trainer.init, jax.jit(trainer.run)
 
 
@@ -164,6 +165,22 @@ def test_what_is_not_finite_changes_nothing_and_is_counted() -> None:
     for one, two in zip(jax.tree.leaves(train.weights), jax.tree.leaves(weights()), strict=True):
         assert np.array_equal(one, two)
     assert not np.asarray(train.state).any()
+
+
+def test_a_share_of_the_recurrent_weights_is_left_out_and_the_rest_makes_up_for_it() -> None:
+    shape = Shape(2, 64, 2)
+    held = init_weights(shape, key=seed_key(0))
+    thinned = leave_out(shape, held, 0.25, key=seed_key(1))
+    for name, rows in (("layer_0", slice(2, -1)), ("layer_1", slice(64, -1))):
+        before, after = (np.asarray(tree[name]["kernel"]) for tree in (held, thinned))
+        assert np.array_equal(before[: rows.start], after[: rows.start])
+        assert np.array_equal(before[-1], after[-1])
+        left = after[rows] != 0
+        np.testing.assert_allclose(after[rows][left], before[rows][left] / 0.75, rtol=1e-6)
+        assert 0.7 < left.mean() < 0.8
+    assert thinned["head"] is held["head"]
+    again = leave_out(shape, held, 0.25, key=seed_key(2))
+    assert not np.array_equal(again["layer_0"]["kernel"], thinned["layer_0"]["kernel"])
 
 
 def test_the_cosine_goes_from_one_to_zero() -> None:
