@@ -109,10 +109,9 @@ class LearningConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Training from files, in epochs; `optimizer` and `clip_norm` are those of learning.
+    """Training from files, in epochs; `optimizer`, `bptt` and `clip_norm` are those of learning.
 
     lanes: pieces of the series that are stepped side by side, at most.
-    segment: elements K of a lane between two updates, and how far the gradient reaches back.
     epochs: passes over the series, at most.
     patience: epochs without a better validation after which training stops; 0 never stops it.
     validation: share of each series, its end, that is held out.
@@ -122,13 +121,12 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     average: epochs over which the weights that are kept are averaged; 0 keeps them as they are.
     """
 
-    lanes: Annotated[int, Meta(ge=1, le=100_000)] = 64
-    segment: Length = 100
+    lanes: Annotated[int, Meta(ge=1, le=100_000)] = 32
     epochs: Annotated[int, Meta(ge=1, le=1_000_000)] = 30
-    patience: Annotated[int, Meta(ge=0)] = 4
+    patience: Annotated[int, Meta(ge=0)] = 8
     validation: Annotated[float, Meta(gt=0, lt=1)] = 0.1
     train_rate: Positive = 2e-2
-    schedule: Schedule = "constant"
+    schedule: Schedule = "cosine"
     weight_dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.1
     average: Annotated[float, Meta(ge=0, le=1000)] = 2.5
 

@@ -64,12 +64,12 @@ def make_series(name: str, elements: Floats, config: Config) -> Series:
     scaled, state = scale(elements, config.scaling)
     digest = hashlib.sha256(np.ascontiguousarray(elements).tobytes()).hexdigest()
     series = Series(name, scaled, elements[:, 0] > 0, state, train, digest)
-    if train < config.train.segment or not len(series.due(stream)):
+    if train < config.learning.bptt or not len(series.due(stream)):
         raise DataError(
             f"{name} is too short: of its {count:,} elements {max(train, 0):,} are for training, "
-            f"which takes segment={config.train.segment} or more, and {count - train:,} are held "
+            f"which takes bptt={config.learning.bptt} or more, and {count - train:,} are held "
             f"out, which takes one labelled prediction or more (window={stream.window}, "
-            f"stride={stream.stride}); give a longer file, or lower segment, window or stride"
+            f"stride={stream.stride}); give a longer file, or lower bptt, window or stride"
         )
     return series
 

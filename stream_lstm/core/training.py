@@ -79,7 +79,7 @@ class Training:
         self._lanes = cut_lanes(
             series,
             lanes=settings.lanes,
-            segment=settings.segment,
+            segment=config.learning.bptt,
             horizon=config.stream.horizon,
         )
         self.segments, _, self.lanes, features = self._lanes.xs.shape
@@ -183,7 +183,7 @@ class Training:
     @property
     def trained_elements(self) -> int:
         """Elements that an epoch trains on, of all series."""
-        return int(np.asarray(self._lanes.lengths).sum()) * self.config.train.segment
+        return int(np.asarray(self._lanes.lengths).sum()) * self.config.learning.bptt
 
     @property
     def device(self) -> str:

@@ -15,7 +15,7 @@ import safetensors.numpy
 from stream_lstm.store.history import SCHEMA
 from stream_lstm.store.weights import load_scaler, load_weights
 
-SMALL = ("--hidden", 4, "--window", 20, "--segment", 10, "--lanes", 4, "--memory", 30)
+SMALL = ("--hidden", 4, "--window", 20, "--bptt", 10, "--lanes", 4, "--memory", 30)
 KEYS = (
     "validation_log_loss",
     "validation_accuracy",

@@ -21,7 +21,7 @@ from stream_lstm.model.network import Shape, init_weights, seed_key
 from ..engines import engine_for, settings
 
 CONFIG = settings(
-    lanes=3, segment=5, epochs=3, patience=0, validation=0.25, stride=3, train_rate=0.05, horizon=2
+    lanes=3, bptt=5, epochs=3, patience=0, validation=0.25, stride=3, train_rate=0.05, horizon=2
 )
 
 
@@ -69,7 +69,7 @@ def scores(weights: Any, xs: np.ndarray, config: Any = CONFIG) -> dict[int, Scor
 @pytest.mark.parametrize("window", [12, 320])
 def test_validation_is_what_a_session_publishes_over_the_whole_series(window: int) -> None:
     config = settings(
-        lanes=3, segment=5, epochs=1, validation=0.25, stride=3, horizon=2, window=window
+        lanes=3, bptt=5, epochs=1, validation=0.25, stride=3, horizon=2, window=window
     )
     training = trained([series(config=config)], config)
     p = training.validate_from_start(training.best)
@@ -162,14 +162,14 @@ def test_a_restored_training_goes_on_to_the_same_bits(calls: int) -> None:
 
 
 def test_arrays_of_another_shape_are_refused() -> None:
-    other = settings(lanes=2, segment=5, validation=0.25, stride=3, horizon=2, hidden=3)
+    other = settings(lanes=2, bptt=5, validation=0.25, stride=3, horizon=2, hidden=3)
     training = Training(other, [series()], start(other))
     with pytest.raises(SnapshotError, match="other shapes"):
         Training(CONFIG, [series()], start()).restore(training.position, training.arrays())
 
 
 def test_patience_ends_a_training_that_gets_no_better() -> None:
-    config = settings(lanes=2, segment=5, epochs=50, patience=2, train_rate=1e-30, validation=0.25)
+    config = settings(lanes=2, bptt=5, epochs=50, patience=2, train_rate=1e-30, validation=0.25)
     training = trained([series(config=config)], config)
     assert training.position.epoch == training.position.best_epoch + 2 < 50
 
@@ -182,14 +182,14 @@ def test_patience_ends_a_training_that_gets_no_better() -> None:
     ],
 )
 def test_a_diverging_training_ends_with_a_sentence(how: dict[str, Any]) -> None:
-    config = settings(lanes=2, segment=5, validation=0.25, stride=3, patience=0, **how)
+    config = settings(lanes=2, bptt=5, validation=0.25, stride=3, patience=0, **how)
     with pytest.raises(DivergedError, match=r"diverged: .* lower train_rate"):
         trained([series(config=config)], config)
 
 
 @pytest.mark.parametrize(("count", "fits"), [(12, False), (40, True)])
 def test_a_series_must_have_something_to_train_on_and_to_score(count: int, fits: bool) -> None:
-    config = settings(segment=5, validation=0.25, stride=3)
+    config = settings(bptt=5, validation=0.25, stride=3)
     if fits:
         series(count, config=config)
         return
