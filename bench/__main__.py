@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 
-from . import roundtrip, step
+from . import roundtrip, step, train
 from .report import machine, table
 
-BENCHMARKS = {"step": step, "roundtrip": roundtrip}
+BENCHMARKS = {"step": step, "roundtrip": roundtrip, "train": train}
+
+UNITS = {"train": "seconds an epoch"}
+"""What a benchmark counts in where it is not microseconds."""
 
 
 def main() -> None:
@@ -27,7 +30,8 @@ def main() -> None:
         return
     print(machine()["text"])
     for name, rows in results.items():
-        print(f"\n{name}: microseconds, medians of {arguments.repeats} runs\n")
+        unit = UNITS.get(name, "microseconds")
+        print(f"\n{name}: {unit}, medians of {arguments.repeats} runs\n")
         print(table(rows))
 
 

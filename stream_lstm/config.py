@@ -22,6 +22,7 @@ Scaling: TypeAlias = Literal["sd", "zscore", "none"]
 OnGap: TypeAlias = Literal["continue", "reset"]
 PayloadFormat: TypeAlias = Literal["record", "json", "float64"]
 Encoding: TypeAlias = Literal["msgpack", "json"]
+Schedule: TypeAlias = Literal["cosine", "constant"]
 OnBad: TypeAlias = Literal["fail", "skip"]
 
 Count: TypeAlias = Annotated[int, Meta(ge=1)]
@@ -107,6 +108,29 @@ class LearningConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     clip_norm: Annotated[float, Meta(ge=0)] = 1.0
 
 
+class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Training from files, in epochs; `optimizer`, `bptt` and `clip_norm` are those of learning.
+
+    lanes: pieces of the series that are stepped side by side, at most.
+    epochs: passes over the series, at most.
+    patience: epochs without a better validation after which training stops; 0 never stops it.
+    validation: share of each series, its end, that is held out.
+    train_rate: the optimiser's step size in training.
+    schedule: `cosine` lowers the step size to 0 over all epochs, `constant` leaves it.
+    weight_dropout: share of the recurrent weights that each update does without, drawn anew.
+    average: epochs over which the weights that are kept are averaged; 0 keeps them as they are.
+    """
+
+    lanes: Annotated[int, Meta(ge=1, le=100_000)] = 32
+    epochs: Annotated[int, Meta(ge=1, le=1_000_000)] = 30
+    patience: Annotated[int, Meta(ge=0)] = 8
+    validation: Annotated[float, Meta(gt=0, lt=1)] = 0.1
+    train_rate: Positive = 2e-2
+    schedule: Schedule = "cosine"
+    weight_dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.1
+    average: Annotated[float, Meta(ge=0, le=1000)] = 2.5
+
+
 class FeedConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where the daemon's ticks come from.
 
@@ -152,6 +176,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: ModelConfig = ModelConfig()
     scaling: ScalingConfig = ScalingConfig()
     learning: LearningConfig = LearningConfig()
+    train: TrainConfig = TrainConfig()
     feed: FeedConfig = FeedConfig()
     publish: PublishConfig = PublishConfig()
 
@@ -169,6 +194,7 @@ TABLES: Mapping[str, type[msgspec.Struct]] = {
     "model": ModelConfig,
     "scaling": ScalingConfig,
     "learning": LearningConfig,
+    "train": TrainConfig,
     "feed": FeedConfig,
     "publish": PublishConfig,
 }

@@ -9,6 +9,7 @@ StreamLSTMError                    70  a promise of this program is broken
 │   ├── DecodeError                65  bytes that are not a record of the protocol
 │   └── SnapshotError              65  a snapshot that is damaged or of another kind
 ├── InputMissingError              66  no such input
+├── DivergedError                  70  a training has run off, and cannot go on
 ├── EndpointError                  69  an endpoint cannot be used, or nothing arrives
 └── OutputError                    74  the operating system refused to read or write
 ```
@@ -71,6 +72,10 @@ class InputMissingError(StreamLSTMError):
     """There is no such file."""
 
     exit_code: ClassVar[int] = 66
+
+
+class DivergedError(StreamLSTMError):
+    """A training has run off: what it learns is no longer finite, or of no use."""
 
 
 class EndpointError(StreamLSTMError):

@@ -14,7 +14,7 @@ import typer
 
 from .. import __version__
 from ..errors import StreamLSTMError
-from . import check, demo, export, import_, publish, replay, run
+from . import check, demo, export, import_, publish, replay, run, train
 
 app = typer.Typer(
     name="stream-lstm",
@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 app.command("demo")(demo.command)
 app.command("replay")(replay.command)
+app.command("train")(train.command)
 app.command("publish")(publish.command)
 app.command("run")(run.command)
 app.command("import")(import_.command)

@@ -116,7 +116,7 @@ def _replay(
     check_targets(file.path, out, save_weights)
     if state_check:
         check_frozen(settings.config)
-    config, weights = warm_start(settings)
+    config, weights, scaler = warm_start(settings)
     if not config.stream.features:
         config = build({**flatten(config), "features": file.default_features()})
     columns = check_features(file, config)
@@ -131,8 +131,8 @@ def _replay(
         from ..core.session import Session  # JAX is imported here and not before
 
         start = clocks.perf_counter()
-        session = Session(config, columns, results.emit, weights=weights)
-        check = _state_check(session, file.stream) if state_check else None
+        session = Session(config, columns, results.emit, weights=weights, scaler=scaler)
+        check = _state_check(session, file.stream, scaler) if state_check else None
         compile_s = clocks.perf_counter() - start
         start = clocks.perf_counter()
         interrupted = _feed(session, source, file, results, check)
@@ -148,10 +148,11 @@ def _replay(
     return {"stream": file.stream, **summary, "interrupted": interrupted}
 
 
-def _state_check(session: Session, stream: str) -> StateCheck:
+def _state_check(session: Session, stream: str, scaler: Any) -> StateCheck:
     from ..core.state_check import StateCheck
 
-    return StateCheck(session.config, session.maker, session.weights_for(stream).weights)
+    weights = session.weights_for(stream).weights
+    return StateCheck(session.config, session.maker, weights, scaler=scaler)
 
 
 def _feed(

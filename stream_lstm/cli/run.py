@@ -79,7 +79,7 @@ def _run(
     """Run the daemon; return its summary, and the error that ended it if one did."""
     from .warm_start import keep_weights, warm_start
 
-    config, weights = warm_start(settings)
+    config, weights, scaler = warm_start(settings)
     columns = _check(config, save_weights)
     failure: EndpointError | None = None
     with ExitStack() as stack:
@@ -93,7 +93,7 @@ def _run(
 
         observers = (results, refused, table)
         daemon = stack.enter_context(
-            Daemon(config, columns, stop=stop, observers=observers, weights=weights)
+            Daemon(config, columns, stop=stop, observers=observers, weights=weights, scaler=scaler)
         )
         daemon.every(PERIOD_S, refused.flush)
         daemon.every(REFRESH_S, table.refresh)
@@ -107,7 +107,8 @@ def _run(
         wall_s = time.perf_counter() - start
         refused.flush()
     if save_weights is not None:
-        keep_weights(save_weights, daemon.session, "")
+        only = list(daemon.session.streams)[:1] if len(daemon.session.streams) == 1 else [""]
+        keep_weights(save_weights, daemon.session, only[0])
     return results.summary(daemon, wall_s=wall_s), failure
 
 

@@ -1,17 +1,20 @@
 """Starting from a file of weights, which also says what network it is for, and writing one.
 
-What the user did not set is taken from the file: `hidden`, `layers`, and the features. What the
-user did set stays, and the session says so where it does not fit.
+What the user did not set is taken from the file: `hidden`, `layers`, the features, and how they
+were scaled. What the user did set stays, and the session says so where it does not fit.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
-from ..config import Config, build, flatten
+from ..config import Config, ScalingConfig, build, flatten
 from ..core.expressions import parse
 from ..errors import ConfigurationError, DataError
 from .process import warn
@@ -21,17 +24,29 @@ if TYPE_CHECKING:
     from ..core.session import Session
 
 
-def warm_start(settings: Settings) -> tuple[Config, dict[str, Any] | None]:
-    """Return the configuration, completed from its file of weights, and the weights.
+SCALING = ("scaling", "memory", "clip")
+"""Keys that say what the network's inputs were in training."""
 
-    None stands for no file. Raises what `load_weights` raises, and a usage or configuration error
+
+class WarmStart(NamedTuple):
+    """A configuration completed from its file of weights, and what the file holds, or None."""
+
+    config: Config
+    weights: dict[str, Any] | None = None
+    scaler: npt.NDArray[np.float32] | None = None
+
+
+def warm_start(settings: Settings) -> WarmStart:
+    """Return what a command starts from.
+
+    Raises what `load_weights` raises, and a usage or configuration error
     where the file's network is larger than any that can be configured.
     """
     config = settings.config
     if config.model.weights is None:
-        return config, None
-    # NumPy and the format's library are only needed here.
-    from ..store.weights import load_weights
+        return WarmStart(config)
+    # The format's library is only needed here.
+    from ..store.weights import load_scaler, load_weights
 
     path = Path(config.model.weights)
     weights, metadata = load_weights(path)
@@ -39,6 +54,7 @@ def warm_start(settings: Settings) -> tuple[Config, dict[str, Any] | None]:
         "hidden": int(metadata["hidden"]),
         "layers": int(metadata["layers"]),
         "features": _features(path, metadata),
+        **_scaling(path, metadata),
     }
     missing = {k: v for k, v in about.items() if v and k not in settings.origins}
     try:
@@ -46,7 +62,34 @@ def warm_start(settings: Settings) -> tuple[Config, dict[str, Any] | None]:
     except ConfigurationError as error:
         raise settings.blame(ConfigurationError(f"{path}: {error}", key="weights")) from None
     _warn_of_features(path, about["features"], config.stream.features)
-    return config, weights
+    _warn_of_scaling(path, about, config.scaling)
+    return WarmStart(config, weights, _scaler(path, config, load_scaler(path)))
+
+
+def _scaling(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
+    """Return how the inputs of training were scaled, as far as the file says."""
+    try:
+        numbers = {key: float(metadata[key]) for key in SCALING[1:] if key in metadata}
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from None
+    return numbers | {key: metadata[key] for key in SCALING[:1] if key in metadata}
+
+
+def _warn_of_scaling(path: Path, about: dict[str, Any], used: ScalingConfig) -> None:
+    for key in SCALING:
+        if key in about and about[key] != getattr(used, key):
+            warn(f"{path} was trained with {key} = {about[key]}, not {getattr(used, key)}")
+
+
+def _scaler(
+    path: Path, config: Config, state: npt.NDArray[np.float32] | None
+) -> npt.NDArray[np.float32] | None:
+    """Return the file's scaler state where it fits the features that are used."""
+    wanted = 1 + 2 * len(config.stream.features)
+    if state is not None and len(state) != wanted:
+        warn(f"{path}: its scaler has {len(state)} numbers, not {wanted}; it is left out")
+        return None
+    return state
 
 
 def _features(path: Path, metadata: dict[str, str]) -> tuple[str, ...]:
@@ -64,8 +107,18 @@ def _warn_of_features(path: Path, made_for: tuple[str, ...], used: tuple[str, ..
 
 
 def keep_weights(path: Path, session: Session, stream: str) -> None:
-    """Write the weights that a stream uses; raises OutputError where they cannot be written."""
+    """Write the weights that a stream uses, and where its scaler has got to.
+
+    Raises OutputError where they cannot be written.
+    """
     from ..store.weights import save_weights
 
-    names = msgspec.json.encode(session.maker.features.names).decode()
-    save_weights(path, session.weights_for(stream).weights, {"features": names})
+    metadata = about_inputs(session.maker.features.names, session.config.scaling)
+    scaler = session.scaler_of(stream)
+    save_weights(path, session.weights_for(stream).weights, metadata, scaler)
+
+
+def about_inputs(features: Sequence[str], scaling: ScalingConfig) -> dict[str, str]:
+    """Return the metadata of weights that say what their inputs are."""
+    names = msgspec.json.encode(list(features)).decode()
+    return {"features": names} | {key: str(getattr(scaling, key)) for key in SCALING}

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..config import build
 from ..errors import DataError, UsageError
@@ -26,6 +27,7 @@ class Predictor:
     columns: names of the fields, in order; by default those that the features use, in the order
     of their first use.
     weights: weights to start from, {layer: {"kernel": array}}.
+    scaler: the state (1 + 2F,) that the scaler starts from, where a file of weights holds one.
     settings: any key of the configuration's tables stream, model, scaling and learning, such as
     `window=100`, `hidden=32`, `learn=True`, `labels="external"`.
 
@@ -42,6 +44,7 @@ class Predictor:
         columns: Sequence[str] | str | None = None,
         *,
         weights: Mapping[str, Mapping[str, Any]] | None = None,
+        scaler: npt.ArrayLike | None = None,
         **settings: Any,
     ) -> None:
         named = [features] if isinstance(features, str) else list(features)
@@ -54,7 +57,7 @@ class Predictor:
         # NumPy's numbers are as good as Python's.
         plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in settings.items()}
         config = build({"features": named, **plain})
-        self._session = Session(config, self.columns, self._take, weights=weights)
+        self._session = Session(config, self.columns, self._take, weights=weights, scaler=scaler)
 
     def step(
         self, fields: Mapping[str, float] | Sequence[float], t_ns: int = NO_TIME

@@ -37,6 +37,7 @@ from ..events import (
 )
 from ..model.engine import Engine
 from ..model.network import Weights
+from ..model.scaling import check_scaler
 from .elements import ElementMaker, Memory
 from .ledger import Pending
 from .stream import StreamState, first_due
@@ -63,11 +64,12 @@ class Session:
     """The state machine of a daemon or a replay.
 
     config: what to do. columns: names of the values of a tick, in order. emit: called with each
-    event. weights: what to start from instead of random weights. engine: what was compiled for an
-    equal configuration before; it holds no state, so sessions may share it.
+    event. weights: what to start from instead of random weights. scaler: the state (1 + 2F,) that
+    the scaler of each new stream starts from, as `model.scaling` lays it out. engine: what was
+    compiled for an equal configuration before; it holds no state, so sessions may share it.
 
     Everything is compiled on construction. Raises ConfigurationError (ExpressionError) for
-    features that do not fit, an unknown optimiser, or weights of another shape.
+    features that do not fit, an unknown optimiser, or weights or a scaler of another shape.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Session:
         emit: Emit,
         *,
         weights: Mapping[str, Mapping[str, Any]] | None = None,
+        scaler: npt.ArrayLike | None = None,
         engine: Engine | None = None,
     ) -> None:
         self.config = config
@@ -87,6 +90,7 @@ class Session:
         self.streams: dict[str, StreamState] = {}
         self.learned: dict[str, Learned] = {}
         self._initial = None if weights is None else self.engine.check_weights(weights)
+        self._scaler = None if scaler is None else check_scaler(len(self.maker), scaler)
         self._external = config.stream.labels == "external"
         self._tape_length = self.engine.tape_length if config.learning.learn else 0
         self._window = config.stream.window if config.model.mode == "window" else 0
@@ -161,7 +165,7 @@ class Session:
         if found is None and len(self.streams) < MAX_STREAMS:
             found = self.streams[name] = StreamState(
                 name=name,
-                carry=self.engine.init_carry(),
+                carry=self._new_carry(),
                 memory=Memory.empty(len(self.columns)),
                 next_due=first_due(0, self.config.stream.window, self.config.stream.stride),
                 tape=self._new_tape(0),
@@ -177,6 +181,19 @@ class Session:
             optimizer = self.engine.init_optimizer(weights) if self._tape_length else None
             found = self.learned[key] = Learned(weights, optimizer)
         return found
+
+    def _new_carry(self) -> Floats:
+        """Return the carry before a stream's first element, its scaler warm where it can be."""
+        carry = self.engine.init_carry()
+        if self._scaler is not None:
+            carry = np.concatenate([self._scaler, carry[len(self._scaler) :]])
+        return carry
+
+    def scaler_of(self, name: str) -> Floats | None:
+        """Return the state (1 + 2F,) of a stream's scaler, None where there is no such stream."""
+        stream = self.streams.get(name)
+        size = 1 + 2 * self.engine.shape.features
+        return None if stream is None else np.array(stream.carry[:size], np.float32)
 
     def _new_tape(self, n: int) -> Tape | None:
         length = max(self._tape_length, self._window)
@@ -358,7 +375,7 @@ class Session:
         stream.counters.resets += 1
         for pending in stream.ledger.clear():
             self.emit(Expiry(stream.name, pending.n))
-        stream.carry = self.engine.init_carry()
+        stream.carry = self._new_carry()
         stream.memory = Memory.empty(len(self.columns))
         stream.tape = self._new_tape(stream.n)
         stream.fresh = stream.n

@@ -73,7 +73,7 @@ def fingerprint(config: Config, columns: tuple[str, ...]) -> str:
 def take(session: Session) -> bytes:
     """Return the whole state of a session."""
     learned = {
-        name: LearnedRecord(_leaves(held.weights), _leaves(held.optimizer))
+        name: LearnedRecord(leaves(held.weights), leaves(held.optimizer))
         for name, held in session.learned.items()
     }
     state = Snapshot(
@@ -100,7 +100,7 @@ def restore(session: Session, data: bytes) -> None:
     weights = session.engine.init_weights()
     optimizer = session.engine.init_optimizer(weights) if session.config.learning.learn else None
     learned = {
-        name: Learned(_tree(weights, held.weights), _tree(optimizer, held.optimizer))
+        name: Learned(rebuild(weights, held.weights), rebuild(optimizer, held.optimizer))
         for name, held in state.learned.items()
     }
     session.learned = learned
@@ -138,7 +138,8 @@ def _array(kind: type, value: Any) -> np.ndarray:
     return msgspec.convert(value, ArrayRecord).array()
 
 
-def _leaves(tree: Any) -> list[np.ndarray]:
+def leaves(tree: Any) -> list[np.ndarray]:
+    """Return the leaves of a tree as arrays, in the order of `jax.tree.leaves`."""
     return [np.asarray(_data(leaf)) for leaf in jax.tree.leaves(tree)]
 
 
@@ -151,8 +152,11 @@ def _is_key(leaf: Any) -> bool:
     return bool(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))
 
 
-def _tree(like: Any, leaves: list[np.ndarray]) -> Any:
-    """Return `leaves` in the structure of `like`, whose shapes and types they must have."""
+def rebuild(like: Any, leaves: list[np.ndarray]) -> Any:
+    """Return `leaves` in the structure of `like`.
+
+    Raises SnapshotError where their shapes and types are not those of `like`.
+    """
     olds, structure = jax.tree.flatten(like)
     if [(n.shape, n.dtype) for n in leaves] != [(_data(o).shape, _data(o).dtype) for o in olds]:
         raise SnapshotError("the snapshot's weights or optimiser state have other shapes")

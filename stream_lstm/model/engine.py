@@ -17,9 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..config import Config
-from ..errors import ConfigurationError
 from .learner import Learner, truncated_bptt
-from .network import Shape, Weights, init_weights, seed_key
+from .network import Shape, Weights, check_weights, init_weights, seed_key
 from .scaling import causal_scaler
 from .stepper import Stepper
 
@@ -100,28 +99,8 @@ class Engine:
         return init_weights(self.shape, key=seed_key(self._seed))
 
     def check_weights(self, weights: Mapping[str, Mapping[str, Any]]) -> Weights:
-        """Return `weights` as float32 arrays of this engine's shape.
-
-        Raises ConfigurationError naming both shapes where they are of another, and where they
-        are not finite in float32.
-        """
-        wanted = self.shape.weights()
-        given = {name: np.shape(layer.get("kernel", ())) for name, layer in weights.items()}
-        if given != wanted:
-            raise ConfigurationError(
-                f"the weights have the shapes {given}, and this configuration "
-                f"({self.shape.features} features, hidden={self.shape.hidden}, "
-                f"layers={self.shape.layers}) needs {wanted}",
-                key="weights",
-            )
-        with np.errstate(over="ignore"):
-            single = {k: np.asarray(layer["kernel"], np.float32) for k, layer in weights.items()}
-        bad = [name for name, kernel in single.items() if not np.isfinite(kernel).all()]
-        if bad:
-            raise ConfigurationError(
-                f"the weights of {bad[0]} are not all finite in float32", key="weights"
-            )
-        return {name: {"kernel": jnp.asarray(kernel)} for name, kernel in single.items()}
+        """Return `weights` as float32 arrays of this engine's shape; see `network`."""
+        return check_weights(self.shape, weights)
 
     def init_carry(self) -> Floats:
         """Return the carry before the first element."""

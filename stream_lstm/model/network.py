@@ -11,12 +11,15 @@ The weights are a pytree of float32 arrays:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from ..errors import ConfigurationError
 from .cell import Array, PackedLSTMCell
 
 Weights: TypeAlias = dict[str, dict[str, Array]]
@@ -87,6 +90,31 @@ def apply(shape: Shape, weights: Weights, state: Array, x: Array) -> tuple[Array
     """Return (state' (2 L H,), logit ()): one pure step."""
     out: Any = Network(shape).apply({"params": weights}, state, x)
     return cast("tuple[Array, Array]", out)
+
+
+def check_weights(shape: Shape, weights: Mapping[str, Mapping[str, Any]]) -> Weights:
+    """Return `weights` as float32 arrays of this shape.
+
+    Raises ConfigurationError naming both shapes where they are of another, and where they are
+    not finite in float32.
+    """
+    wanted = shape.weights()
+    given = {name: np.shape(layer.get("kernel", ())) for name, layer in weights.items()}
+    if given != wanted:
+        raise ConfigurationError(
+            f"the weights have the shapes {given}, and this configuration "
+            f"({shape.features} features, hidden={shape.hidden}, layers={shape.layers}) "
+            f"needs {wanted}",
+            key="weights",
+        )
+    with np.errstate(over="ignore"):
+        single = {k: np.asarray(layer["kernel"], np.float32) for k, layer in weights.items()}
+    bad = [name for name, kernel in single.items() if not np.isfinite(kernel).all()]
+    if bad:
+        raise ConfigurationError(
+            f"the weights of {bad[0]} are not all finite in float32", key="weights"
+        )
+    return {name: {"kernel": jnp.asarray(kernel)} for name, kernel in single.items()}
 
 
 def seed_key(seed: int) -> Array:

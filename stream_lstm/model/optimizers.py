@@ -29,8 +29,12 @@ def _factory(name: str) -> Callable[..., optax.GradientTransformation] | None:
     return candidate if takes_rate and set(required) <= {"learning_rate"} else None
 
 
-def build_optimizer(config: LearningConfig) -> optax.GradientTransformation:
+def build_optimizer(
+    config: LearningConfig, rate: float | None = None
+) -> optax.GradientTransformation:
     """Return the configured optimiser behind its gradient clipping.
+
+    `rate` is its step size where that is not `learning_rate`.
 
     Raises ConfigurationError for a name that optax does not have, or whose optimiser wants more
     than gradients (a line search, say).
@@ -43,7 +47,7 @@ def build_optimizer(config: LearningConfig) -> optax.GradientTransformation:
             f"a learning rate alone{hint}",
             key="optimizer",
         )
-    optimizer = factory(config.learning_rate)
+    optimizer = factory(config.learning_rate if rate is None else rate)
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm > 0 else []
     chained: optax.GradientTransformation = optax.chain(*clip, optimizer)
     _probe(config.optimizer, chained)

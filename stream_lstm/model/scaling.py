@@ -23,8 +23,11 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
 import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
 
 from ..config import ScalingConfig
+from ..errors import ConfigurationError
 from .cell import Array
 
 LIMIT = 2.0**123
@@ -66,6 +69,28 @@ def causal_scaler(features: int, config: ScalingConfig) -> Scaler:
         return jnp.concatenate([count, mean, sd]), scaled
 
     return Scaler(init, step)
+
+
+def check_scaler(features: int, state: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    """Return a scaler's state as float32 (1 + 2F,).
+
+    Raises ConfigurationError where it has another shape, is not finite, or holds a count or a
+    deviation below zero.
+    """
+    with np.errstate(over="ignore"):
+        given = np.asarray(state, np.float32)
+    if given.shape != (1 + 2 * features,):
+        raise ConfigurationError(
+            f"the scaler's state has the shape {given.shape}, and {features} features "
+            f"need {(1 + 2 * features,)}",
+            key="weights",
+        )
+    if not np.isfinite(given).all() or min(given[0], *given[1 + features :]) < 0:
+        raise ConfigurationError(
+            "the scaler's state holds a number that is not finite, or one below 0 where none is",
+            key="weights",
+        )
+    return given
 
 
 def _scale(config: ScalingConfig, x: Array, deviation: Array, sd: Array) -> Array:

@@ -1,4 +1,4 @@
-"""The network over a whole tape, with a gradient that is cheap on one core.
+"""The network over a whole tape, or over lanes side by side, with a gradient that is cheap.
 
 Differentiating `apply` through `lax.scan` adds a (I + H + 1, 4H) outer product to an accumulator
 at every backward step. Here the backward scan of a layer only collects dz (K, 4H), and the
@@ -10,7 +10,10 @@ dh_{k-1} = dz_k @ kernel_h^T + (what the layer above or the head wants)
 dkernel = stack([x_k, h_{k-1}, 1])^T @ stack(dz_k)
 ```
 
-The state at the tape's start is data: no gradient flows into it (truncation).
+The state at the tape's start is data: no gradient flows into it (truncation), and none comes
+back from the state at its end. Every array may have axes for lanes behind its first, the time:
+then a step is one matrix product for all lanes, and the weight gradient is their sum, again from
+one product.
 
 Source: Werbos, "Backpropagation through time", 1990; Williams and Peng, 1990, for truncation.
 """
@@ -27,16 +30,20 @@ from .cell import Array, gates
 from .network import Shape, Weights
 
 Residuals: TypeAlias = tuple[Array, ...]
+Outputs: TypeAlias = tuple[Array, Array]
 
 
 @jax.custom_vjp
-def lstm_layer(kernel: Array, xs: Array, h0: Array, c0: Array) -> Array:
-    """Return the outputs (K, H) of one layer over inputs xs (K, I) from state h0, c0 (H,)."""
+def lstm_layer(kernel: Array, xs: Array, h0: Array, c0: Array) -> Outputs:
+    """Return one layer's outputs (K, ..., H) over inputs xs (K, ..., I), and the last c (..., H).
+
+    `h0` and `c0` (..., H) are the state before the first input.
+    """
     return _forward(kernel, xs, h0, c0)[0]
 
 
-def _forward(kernel: Array, xs: Array, h0: Array, c0: Array) -> tuple[Array, Residuals]:
-    inputs = xs.shape[1]
+def _forward(kernel: Array, xs: Array, h0: Array, c0: Array) -> tuple[Outputs, Residuals]:
+    inputs = xs.shape[-1]
     from_input = xs @ kernel[:inputs] + kernel[-1]
     recurrent = kernel[inputs:-1]
 
@@ -46,21 +53,22 @@ def _forward(kernel: Array, xs: Array, h0: Array, c0: Array) -> tuple[Array, Res
         new_c = f * c + i * g
         squashed = jnp.tanh(new_c)
         new_h = o * squashed
-        return (new_h, new_c), (new_h, jnp.concatenate([i, f, g, o]), c, squashed)
+        return (new_h, new_c), (new_h, jnp.concatenate([i, f, g, o], axis=-1), c, squashed)
 
-    _, (hs, active, before, squashed) = lax.scan(step, (h0, c0), from_input)
-    return hs, (kernel, xs, h0, hs, active, before, squashed)
+    (_, last), (hs, active, before, squashed) = lax.scan(step, (h0, c0), from_input)
+    return (hs, last), (kernel, xs, h0, hs, active, before, squashed)
 
 
-def _backward(residuals: Residuals, dhs: Array) -> tuple[Array, Array, Array, Array]:
+def _backward(residuals: Residuals, wanted: Outputs) -> tuple[Array, Array, Array, Array]:
     kernel, xs, h0, hs, active, before, squashed = residuals
-    inputs, hidden = xs.shape[1], h0.shape[0]
+    dhs, _ = wanted
+    inputs = xs.shape[-1]
     recurrent = kernel[inputs:-1].T
 
     def step(later: tuple[Array, Array], at: Residuals) -> tuple[tuple[Array, Array], Array]:
         dh, dc = later
         dh_out, gate, c, s = at
-        i, f, g, o = (gate[k * hidden : (k + 1) * hidden] for k in range(4))
+        i, f, g, o = jnp.split(gate, 4, axis=-1)
         dh = dh + dh_out
         dc = dc + dh * o * (1.0 - s * s)
         dz = jnp.concatenate(
@@ -69,28 +77,46 @@ def _backward(residuals: Residuals, dhs: Array) -> tuple[Array, Array, Array, Ar
                 dc * c * f * (1.0 - f),
                 dc * i * (1.0 - g * g),
                 dh * s * o * (1.0 - o),
-            ]
+            ],
+            axis=-1,
         )
         return (dz @ recurrent, dc * f), dz
 
     zero = jnp.zeros_like(h0)
     _, dz = lax.scan(step, (zero, zero), (dhs, active, before, squashed), reverse=True)
     previous = jnp.concatenate([h0[None], hs[:-1]])
-    stacked = jnp.concatenate([xs, previous, jnp.ones((xs.shape[0], 1), xs.dtype)], axis=1)
-    return stacked.T @ dz, dz @ kernel[:inputs].T, zero, zero
+    ones = jnp.ones((*xs.shape[:-1], 1), xs.dtype)
+    stacked = jnp.concatenate([xs, previous, ones], axis=-1).reshape(-1, len(kernel))
+    flat = dz.reshape(-1, dz.shape[-1])
+    return stacked.T @ flat, dz @ kernel[:inputs].T, zero, zero
 
 
 lstm_layer.defvjp(_forward, _backward)
 
 
+def carried_logits(shape: Shape, weights: Weights, xs: Array, state: Array) -> tuple[Array, Array]:
+    """Return (logits (K, ...), flat state after the last input (..., 2 L H)).
+
+    `xs` (K, ..., F) are scaled inputs, `state` (..., 2 L H) is the flat state before them.
+    """
+    state = lax.stop_gradient(state)
+    parts = []
+    for layer, (h, c) in enumerate(_pairs(shape, state)):
+        xs, c = lstm_layer(weights[f"layer_{layer}"]["kernel"], xs, h, c)
+        parts += [xs[-1], c]
+    head = weights["head"]["kernel"]
+    return xs @ head[:-1] + head[-1], lax.stop_gradient(jnp.concatenate(parts, axis=-1))
+
+
+def _pairs(shape: Shape, state: Array) -> list[tuple[Array, Array]]:
+    """Return (h, c) of each layer."""
+    parts = jnp.split(state, 2 * shape.layers, axis=-1)
+    return list(zip(parts[::2], parts[1::2], strict=True))
+
+
 def tape_logits(shape: Shape, weights: Weights, xs: Array, state: Array) -> Array:
     """Return the logits (K,) over scaled inputs xs (K, F) from the flat state at their start."""
-    state = lax.stop_gradient(state)
-    for layer in range(shape.layers):
-        h, c = jnp.split(state[2 * shape.hidden * layer : 2 * shape.hidden * (layer + 1)], 2)
-        xs = lstm_layer(weights[f"layer_{layer}"]["kernel"], xs, h, c)
-    head = weights["head"]["kernel"]
-    return xs @ head[:-1] + head[-1]
+    return carried_logits(shape, weights, xs, state)[0]
 
 
 def tape_loss(
@@ -100,6 +126,10 @@ def tape_loss(
 
     `targets` (K,) are 0 or 1; `share` (K,) weighs each element, 0 for those without a target.
     """
-    logits = tape_logits(shape, weights, xs, state)
+    return mean_log_loss(tape_logits(shape, weights, xs, state), targets, share)
+
+
+def mean_log_loss(logits: Array, targets: Array, share: Array) -> Any:
+    """Return the mean log loss () in nats of `logits` for 0 or 1 `targets`, weighed by `share`."""
     losses = jnp.logaddexp(0.0, logits) - targets * logits
     return jnp.sum(share * losses) / jnp.maximum(jnp.sum(share), 1.0)

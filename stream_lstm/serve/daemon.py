@@ -63,7 +63,8 @@ class Daemon:
     """Feed, session and publisher of a configuration, ready to run.
 
     columns: names of the values of a tick. stop: ends `run`. observers: called with every event
-    that comes in or out, but for ticks. weights, engine: see `Session`. clock: seconds, monotonic.
+    that comes in or out, but for ticks. weights, scaler, engine: see `Session`. clock: seconds,
+    monotonic.
 
     Compiles everything first and opens the sockets then. Raises ConfigurationError for what does
     not fit, and EndpointError for an endpoint that cannot be bound or connected to.
@@ -77,6 +78,7 @@ class Daemon:
         stop: StopSwitch,
         observers: Iterable[Observer] = (),
         weights: Mapping[str, Mapping[str, Any]] | None = None,
+        scaler: Any = None,
         engine: Engine | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -88,7 +90,9 @@ class Daemon:
         self._stop_by: float | None = None
         self._chores = Chores()
         started = clock()
-        self.session = Session(config, columns, self._emit, weights=weights, engine=engine)
+        self.session = Session(
+            config, columns, self._emit, weights=weights, scaler=scaler, engine=engine
+        )
         self.compile_s = clock() - started
         self.publisher: PredictionPublisher | None = None
         self._heartbeats: Heartbeats | None = None

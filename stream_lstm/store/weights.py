@@ -3,8 +3,13 @@
 ```
 layer_0.kernel  float32 (F + H + 1, 4H)     layer_k.kernel  float32 (2H + 1, 4H)
 head.kernel     float32 (H + 1,)
-metadata        format, version, gate_order, hidden, layers; features as a JSON list
+scaler.state    float32 (1 + 2F,), optional: what the scaler of a new stream starts from
+metadata        format, version, gate_order, hidden, layers; features as a JSON list; scaling,
+                memory and clip, where they are known
 ```
+
+The version is "2" where there is a scaler's state and "1" where there is none, so that what needs
+no more is read by every release.
 
 A file is written beside its place and renamed, so that what has the right name is whole. What is
 read is checked before it is believed: names, shapes that fit each other, and finite numbers.
@@ -25,7 +30,8 @@ import safetensors.numpy
 from ..errors import DataError, InputMissingError, OutputError, UsageError
 
 FORMAT = "stream-lstm-weights"
-VERSION = "1"
+VERSION, WITH_SCALER = "1", "2"
+SCALER = "scaler.state"
 GATE_ORDER = "i,f,g,o"
 SUFFIX = ".safetensors"
 
@@ -46,9 +52,14 @@ def check_target(path: Path) -> None:
 
 
 def save_weights(
-    path: Path, weights: Mapping[str, Mapping[str, Any]], metadata: Mapping[str, str]
+    path: Path,
+    weights: Mapping[str, Mapping[str, Any]],
+    metadata: Mapping[str, str],
+    scaler: Kernel | None = None,
 ) -> None:
     """Save {layer: {"kernel": array}}; what the format says of itself is added to `metadata`.
+
+    `scaler` (1 + 2F,) is the state that a new stream's scaler is to start from.
 
     Raises OutputError where the operating system will not write.
     """
@@ -59,15 +70,22 @@ def save_weights(
     about = {
         **metadata,
         "format": FORMAT,
-        "version": VERSION,
+        "version": VERSION if scaler is None else WITH_SCALER,
         "gate_order": GATE_ORDER,
         "hidden": str(len(tensors["head.kernel"]) - 1),
         "layers": str(len(tensors) - 1),
     }
+    if scaler is not None:
+        tensors[SCALER] = np.ascontiguousarray(scaler, np.float32)
+    write_whole(path, safetensors.numpy.save(tensors, metadata=about))
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file beside its place and rename it; raises OutputError where that cannot be."""
     partial = path.with_name(path.name + ".partial")
     try:
         with partial.open("wb") as file:
-            file.write(safetensors.numpy.save(tensors, metadata=about))
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
@@ -82,22 +100,46 @@ def load_weights(path: Path) -> tuple[Arrays, dict[str, str]]:
     there is no such file, OutputError where it cannot be read, and DataError where it is damaged,
     of another format, or holds a number that is not finite.
     """
-    try:
-        path.open("rb").close()  # the library reports a directory and a missing file alike
-        with safetensors.safe_open(path, framework="numpy") as file:
-            metadata = dict(file.metadata() or {})
-            _check_format(path, metadata)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise InputMissingError(f"no such file of weights: {path}") from None
-    except OSError as error:
-        raise OutputError(f"cannot read {path}: {error.strerror or error}") from None
-    except (safetensors.SafetensorError, TypeError, ValueError) as error:
-        raise DataError(f"{path} is damaged or no {SUFFIX} file: {error}") from None
+    tensors, metadata = read_tensors(path, "weights")
+    _check_format(path, metadata)
+    tensors.pop(SCALER, None)
     hidden, layers = _check_tensors(path, tensors)
     metadata |= {"hidden": str(hidden), "layers": str(layers)}
     order = [*(f"layer_{k}" for k in range(layers)), "head"]
     return {layer: {"kernel": tensors[f"{layer}.kernel"]} for layer in order}, metadata
+
+
+def load_scaler(path: Path) -> Kernel | None:
+    """Return the scaler's state (1 + 2F,) in a file of weights, or None where it holds none.
+
+    Raises what `load_weights` raises.
+    """
+    tensors, metadata = read_tensors(path, "weights")
+    _check_format(path, metadata)
+    state: Kernel | None = tensors.get(SCALER)
+    if state is None:
+        return None
+    if state.dtype != np.float32 or state.ndim != 1 or not np.isfinite(state).all():
+        raise DataError(f"{path}: {SCALER} is not a list of finite float32 numbers")
+    return state
+
+
+def read_tensors(path: Path, what: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return (tensors by name, metadata) of a safetensors file; `what` it is, for messages.
+
+    Raises InputMissingError, OutputError (unreadable) or DataError (damaged).
+    """
+    try:
+        path.open("rb").close()  # the library reports a directory and a missing file alike
+        with safetensors.safe_open(path, framework="numpy") as file:
+            names = list(file.keys())
+            return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
+    except FileNotFoundError:
+        raise InputMissingError(f"no such file of {what}: {path}") from None
+    except OSError as error:
+        raise OutputError(f"cannot read {path}: {error.strerror or error}") from None
+    except (safetensors.SafetensorError, TypeError, ValueError) as error:
+        raise DataError(f"{path} is damaged or no safetensors file: {error}") from None
 
 
 def _check_format(path: Path, metadata: Mapping[str, str]) -> None:
@@ -105,10 +147,12 @@ def _check_format(path: Path, metadata: Mapping[str, str]) -> None:
     if found != FORMAT:
         said = "says nothing of its format" if found is None else f"has the format {found!r}"
         raise DataError(f"{path} {said}; weights of this program have {FORMAT!r}")
-    for key, wanted in (("version", VERSION), ("gate_order", GATE_ORDER)):
-        if metadata.get(key) != wanted:
+    readable = {"version": (VERSION, WITH_SCALER), "gate_order": (GATE_ORDER,)}
+    for key, wanted in readable.items():
+        if metadata.get(key) not in wanted:
             found = metadata.get(key, "none")
-            raise DataError(f"{path} has the {key} {found!r}; this program reads {wanted!r}")
+            known = " and ".join(map(repr, wanted))
+            raise DataError(f"{path} has the {key} {found!r}; this program reads {known}")
 
 
 def _check_tensors(path: Path, tensors: Mapping[str, Any]) -> tuple[int, int]:

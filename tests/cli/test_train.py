@@ -1,0 +1,296 @@
+"""`train` from the command line: what it writes, prints and refuses, and how it goes on."""
+
+import json
+import math
+import re
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+import safetensors.numpy
+
+from stream_lstm.store.history import SCHEMA
+from stream_lstm.store.weights import load_scaler, load_weights
+
+SMALL = ("--hidden", 4, "--window", 20, "--bptt", 10, "--lanes", 4, "--memory", 30)
+KEYS = (
+    "validation_log_loss",
+    "validation_accuracy",
+    "train_loss",
+    "learning_rate",
+    "updates",
+    "updates_refused",
+    "best",
+)
+
+
+def write_series(path, count=900, seed=0, values=None):
+    """A column x whose next sign is likely the last one."""
+    if values is None:
+        rng = np.random.default_rng(seed)
+        values = np.repeat(rng.normal(size=count // 9 + 1), 9)[:count]
+        values = values + 0.3 * rng.normal(size=count)
+    path.write_text("x\n" + "\n".join(f"{v:.6f}" for v in values) + "\n")
+    return path
+
+
+@pytest.fixture
+def x(tmp_path):
+    return write_series(tmp_path / "x.csv")
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "w.safetensors"
+
+
+def line(*files, out, epochs=3, **more):
+    flags = [part for key, value in more.items() for part in (f"--{key.replace('_', '-')}", value)]
+    return ("train", *files, "--feature", "x", *SMALL, "--out", out, "--epochs", epochs, *flags)
+
+
+def test_weights_history_and_summary_are_written(cli, x, out, tmp_path):
+    history = tmp_path / "h.parquet"
+    done = cli(*line(x, out=out, history=history), "--json")
+    assert done.code == 0
+    found = done.json()
+    assert (found["elements"], found["epochs"], found["stopped"]) == (900, 3, "epochs")
+    assert found["validation"]["labels"] == 8
+    assert found["validation"]["coin_log_loss"] == math.log(2)
+    assert found["seconds_per_epoch"] > 0
+    assert found["elements_per_s"] > 0
+    assert "too few to tell" in found["verdict"]
+    assert [entry.name for entry in tmp_path.iterdir() if "checkpoint" in entry.name] == []
+
+    table = pyarrow.parquet.read_table(history)
+    assert table.schema == SCHEMA
+    assert table["epoch"].to_pylist() == [1, 2, 3]
+    assert table["best"].to_pylist()[found["best_epoch"] - 1]
+    assert table["train_loss"].to_pylist()[found["best_epoch"] - 1] == found["train_log_loss"]
+
+    lines = re.findall(r"epoch (\d)/3: train 0\.\d+, validation 0\.\d+ \(coin 0\.6931", done.err)
+    assert lines == ["1", "2", "3"]
+    weights, about = load_weights(out)
+    assert (about["version"], about["memory"], about["scaling"]) == ("2", "30.0", "sd")
+    assert weights["layer_0"]["kernel"].shape == (6, 16)
+    assert load_scaler(out).shape == (3,)
+
+
+def test_replay_with_the_weights_shows_the_figures_of_the_validation(cli, x, out, tmp_path):
+    found = cli(*line(x, out=out, validation=0.5), "--json").json()["validation"]
+    rows = tmp_path / "p.jsonl"
+    # The scaler starts warm here and cold in training, which 450 elements make good.
+    done = cli("replay", x, "--weights", out, "--window", 20, "--out", rows)
+    assert done.code == 0
+    assert "was trained with" not in done.err
+    late = [r for r in map(json.loads, rows.read_text().splitlines()) if r["n"] > 450]
+    late = [row for row in late if row["label"] is not None]
+    assert len(late) == found["labels"] == 44
+    losses = [row["log_loss"] for row in late]
+    assert found["log_loss"] == pytest.approx(np.mean(losses), abs=2e-5)
+
+
+def test_each_file_is_a_series_of_its_own(cli, x, out, tmp_path):
+    other = write_series(tmp_path / "y.csv", 500, seed=1)
+    found = cli(*line(x, other, out=out), "--json").json()
+    assert found["files"] == [str(x), str(other)]
+    assert found["elements"] == 1400
+    assert found["validation"]["labels"] == 8 + 4
+
+
+def test_existing_results_are_refused_with_the_way_out(cli, x, out):
+    out.write_text("precious")
+    done = cli(*line(x, out=out))
+    assert (done.code, out.read_text()) == (2, "precious")
+    assert "is there already; --overwrite starts anew" in done.err
+    done = cli(*line(x, out=out), "--resume")
+    assert (done.code, out.read_text()) == (2, "precious")
+    assert "its training has ended" in done.err
+    assert cli(*line(x, out=out, epochs=1), "--overwrite").code == 0
+    assert load_weights(out)
+
+    checkpoint = out.with_name(out.name + ".checkpoint")
+    out.unlink()
+    checkpoint.write_text("half")
+    done = cli(*line(x, out=out))
+    assert done.code == 2
+    assert "--resume goes on from it, --overwrite starts anew" in done.err
+    done = cli(*line(x, out=out), "--resume")
+    assert done.code == 65
+    assert "damaged" in done.err
+    assert cli(*line(x, out=out, epochs=1), "--overwrite").code == 0
+    assert not checkpoint.exists()
+
+
+def started(*arguments):
+    """A training as a process of its own, and its lines on standard error."""
+    code = "from stream_lstm.cli.main import main; main()"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments), "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def until(process, words):
+    for said in process.stderr:
+        if words in said:
+            return
+    raise AssertionError(f"ended without saying {words!r}")
+
+
+def tensors(path):
+    """The bytes of all tensors; the format writes its metadata in any order."""
+    return {name: array.tobytes() for name, array in safetensors.numpy.load_file(path).items()}
+
+
+def history_of(path):
+    table = pyarrow.parquet.read_table(path)
+    return [[row[key] for key in KEYS] for row in table.to_pylist()]
+
+
+def test_a_killed_training_goes_on_to_the_same_bits(cli, x, out, tmp_path):
+    whole, files = (
+        tmp_path / "whole.safetensors",
+        [tmp_path / n for n in ("a.parquet", "b.parquet")],
+    )
+    long = {"epochs": 400, "patience": 0}
+    assert cli(*line(x, out=whole, history=files[0], **long)).code == 0
+    arguments = line(x, out=out, history=files[1], **long)
+    with started(*arguments) as process:
+        until(process, "epoch 3/")
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert not out.exists()
+
+    done = cli(*line(x, out=out, history=files[1], epochs=401, patience=0), "--resume")
+    assert done.code == 65
+    assert "epochs was 400 and is 401" in done.err
+    changed = write_series(tmp_path / "z.csv", seed=5)
+    done = cli(*line(changed, out=out, history=files[1], **long), "--resume")
+    assert done.code == 65
+    assert "z.csv (900 elements) does not hold what" in done.err
+
+    done = cli(*arguments, "--resume")
+    assert done.code == 0
+    assert "epochs are done" in done.err
+    assert "epoch 1/" not in done.err
+    assert tensors(out) == tensors(whole)
+    assert history_of(files[1]) == history_of(files[0])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_in_order_and_it_can_go_on(cli, x, out, number):
+    arguments = line(x, out=out, epochs=400, patience=0)
+    with started(*arguments) as process:
+        until(process, "epoch 2/")
+        process.send_signal(number)
+        found = json.loads(process.stdout.read())
+        assert "--resume goes on from" in process.stderr.read()
+    assert process.returncode == 0
+    assert (found["stopped"], found["interrupted"]) == ("signal", True)
+    assert 2 <= found["epochs"] < 400
+    assert load_weights(out)  # the best so far
+    assert cli(*arguments).code == 2
+    done = cli(*arguments, "--resume", "--json")
+    assert (done.code, done.json()["epochs"]) == (0, 400)
+
+
+def test_resume_without_a_checkpoint_starts_from_the_beginning(cli, x, out):
+    done = cli(*line(x, out=out, epochs=1), "--resume")
+    assert done.code == 0
+    assert "no checkpoint" in done.err
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (np.zeros(900), "x is never positive"),
+        (np.ones(900), "x is always positive"),
+        (np.arange(20.0), "x.csv is too short: of its 20 elements"),
+    ],
+)
+def test_a_series_with_nothing_to_learn_is_refused(cli, x, out, values, words):
+    write_series(x, values=values)
+    done = cli(*line(x, out=out))
+    assert done.code == 65
+    assert words in done.err
+    assert not out.exists()
+
+
+def test_a_constant_feature_is_told_of(cli, x, out):
+    rows = [f"{text},3" for text in x.read_text().split()[1:]]
+    x.write_text("x,c\n" + "\n".join(rows) + "\n")
+    done = cli(*line(x, out=out, epochs=1), "--feature", "c")
+    assert done.code == 0
+    assert "the feature c is constant in training" in done.err
+
+
+def test_a_diverging_training_keeps_what_was_there(cli, x, out):
+    out.write_text("precious")
+    more = {"optimizer": "sgd", "train_rate": 3e38, "clip_norm": 0}
+    done = cli(*line(x, out=out, **more), "--overwrite")
+    assert done.code == 70
+    assert "the training has diverged" in done.err
+    assert "lower train_rate" in done.err
+    assert out.read_text() == "precious"
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("--out", "no/such/w.safetensors"), 74, "there is no directory no/such"),
+        (("--out", "w.npz"), 2, "weights are saved as .safetensors"),
+        (("--out", "w.safetensors", "--history", "h.csv"), 2, "written as .parquet"),
+        (("--out", "w.safetensors", "--resume", "--overwrite"), 2, "give one of them"),
+        (("--out", "w.safetensors", "--optimizer", "adamm"), 2, "did you mean 'adam'"),
+        (("--out", "w.safetensors", "--validation", "1.5"), 2, "validation"),
+        (("--out", "w.safetensors", "--time", "when"), 2, "no column 'when'"),
+        (("--out", "w.safetensors", "--weights", "none.safetensors"), 66, "no such file"),
+    ],
+)
+def test_what_cannot_work_is_said_before_the_work(
+    cli, x, tmp_path, monkeypatch, arguments, code, words
+):
+    monkeypatch.chdir(tmp_path)
+    done = cli("train", x, "--feature", "x", *SMALL, *arguments)
+    assert done.code == code
+    assert words in done.err
+    assert "Traceback" not in done.err
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x.csv"]
+
+
+def test_weights_of_another_shape_are_refused_with_both(cli, x, out, tmp_path):
+    assert cli(*line(x, out=out, epochs=1)).code == 0
+    again = tmp_path / "again.safetensors"
+    done = cli(*line(x, out=again), "--weights", out, "--layers", 2)
+    assert done.code == 2
+    assert "(6, 16)" in done.err
+    assert "layer_1" in done.err
+    assert cli(*line(x, out=again, epochs=1), "--weights", out).code == 0
+
+
+def test_a_replay_keeps_the_scaler_and_tells_of_other_scaling(cli, x, out, tmp_path):
+    assert cli(*line(x, out=out, epochs=1)).code == 0
+    kept = tmp_path / "kept.safetensors"
+    done = cli("replay", x, "--weights", out, "--window", 20, "--save-weights", kept)
+    assert done.code == 0
+    state = load_scaler(out)
+    assert load_scaler(kept)[0] == state[0] == 30
+    np.testing.assert_allclose(load_scaler(kept)[1:], state[1:], rtol=1e-4)
+    done = cli("replay", x, "--weights", out, "--window", 20, "--memory", 50)
+    assert done.code == 0
+    assert "was trained with memory = 30.0, not 50.0" in done.err
+
+
+def test_mode_window_cannot_be_trained(cli, x, out, tmp_path):
+    config = tmp_path / "c.toml"
+    config.write_text('[model]\nmode = "window"\n')
+    done = cli(*line(x, out=out), "--config", config)
+    assert done.code == 78
+    assert "cannot be trained" in done.err
