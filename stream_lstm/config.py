@@ -22,6 +22,9 @@ Scaling: TypeAlias = Literal["sd", "zscore", "none"]
 OnGap: TypeAlias = Literal["continue", "reset"]
 PayloadFormat: TypeAlias = Literal["record", "json", "float64"]
 Encoding: TypeAlias = Literal["msgpack", "json"]
+Gradient: TypeAlias = Literal["auto", "bptt", "snap1", "hybrid", "rtrl"]
+Targets: TypeAlias = Literal["every", "published"]
+Init: TypeAlias = Literal["standard", "chrono"]
 Schedule: TypeAlias = Literal["cosine", "constant"]
 OnBad: TypeAlias = Literal["fail", "skip"]
 
@@ -65,6 +68,9 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hidden: units H of each layer.
     layers: LSTM layers on top of each other.
     seed: of the random weights.
+    init: `standard` starts cells that forget soon, `chrono` cells that remember for up to
+    `init_horizon` elements.
+    init_horizon: the longest memory, in elements, that `chrono` starts with.
     sharing: one set of weights for all streams, or one for each.
     weights: a file to start from instead of random weights.
     """
@@ -73,6 +79,8 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hidden: Annotated[int, Meta(ge=1, le=8192)] = 32
     layers: Annotated[int, Meta(ge=1, le=MAX_LAYERS)] = 1
     seed: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 0
+    init: Init = "standard"
+    init_horizon: Annotated[float, Meta(gt=2, le=1e9)] = 300.0
     sharing: Sharing = "shared"
     weights: str | None = None
 
@@ -84,33 +92,54 @@ class ScalingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     takes the mean off, `none` passes through.
     memory: elements over which the estimates fade.
     clip: scaled values beyond this are cut to it.
+    gain: what the network sees is the scaled value times this.
     """
 
     scaling: Scaling = "sd"
     memory: Annotated[float, Meta(ge=2)] = 1000.0
-    clip: Annotated[float, Meta(gt=0, le=1e6)] = 5.0
+    clip: Annotated[float, Meta(gt=0, le=1e6)] = 10.0
+    gain: Annotated[float, Meta(gt=0, le=1e3)] = 2.0
 
 
 class LearningConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The online update.
 
     learn: one update for each label that arrives.
-    optimizer: an optimiser of optax by name.
-    learning_rate: the optimiser's step size.
-    bptt: elements K that the gradient reaches back, no more than `window`.
-    clip_norm: global norm that gradients are clipped to; 0 leaves them.
+    learn_until: the element after which weights stay as they are; 0 learns for ever.
+    gradient: how far a gradient reaches back: `bptt` K elements; `snap1`, `hybrid` and `rtrl` to
+    the beginning, more and more exactly; `auto` is `hybrid` for `dekf` where that is defined, else
+    `bptt`.
+    bptt: elements K that the gradient `bptt` reaches back, no more than `window`.
+    targets: learn from `every` element's own next value, or at the `published` predictions alone.
+    positive_weight: how much a positive label counts beside a negative one.
+    optimizer: an optimiser of optax by name, or `dekf`, the node-decoupled Kalman filter.
+    optimizer_args: its arguments as NAME=NUMBER, such as p0=1 for dekf or b1=0.8 for adam.
+    bank: `default`, `none` or a TOML file: learners and plain forecasters side by side, mixed.
+    share: part of the weight that moves among a bank's members at each label.
+    publish_experts: publish each member's weight and probability with the prediction.
+    learning_rate: the step size of an optimiser of optax; `dekf` has none.
+    clip_norm: global norm that gradients are clipped to for optax; 0 leaves them.
     """
 
     learn: bool = False
-    optimizer: str = "adam"
-    learning_rate: Positive = 1e-3
+    learn_until: Annotated[int, Meta(ge=0)] = 0
+    gradient: Gradient = "auto"
     bptt: Length = 50
+    targets: Targets = "every"
+    positive_weight: Annotated[float, Meta(gt=0, le=1e6)] = 1.0
+    optimizer: str = "adam"
+    optimizer_args: tuple[str, ...] = ()
+    learning_rate: Positive = 1e-3
     clip_norm: Annotated[float, Meta(ge=0)] = 1.0
+    bank: str = "none"
+    share: Annotated[float, Meta(ge=0, lt=1)] = 1e-4
+    publish_experts: bool = False
 
 
 class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Training from files, in epochs; `optimizer`, `bptt` and `clip_norm` are those of learning.
+    """Training from files, in epochs; `bptt` and `clip_norm` are those of learning.
 
+    train_optimizer: an optimiser of optax by name.
     lanes: pieces of the series that are stepped side by side, at most.
     epochs: passes over the series, at most.
     patience: epochs without a better validation after which training stops; 0 never stops it.
@@ -125,6 +154,7 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     epochs: Annotated[int, Meta(ge=1, le=1_000_000)] = 30
     patience: Annotated[int, Meta(ge=0)] = 8
     validation: Annotated[float, Meta(gt=0, lt=1)] = 0.1
+    train_optimizer: str = "adam"
     train_rate: Positive = 2e-2
     schedule: Schedule = "cosine"
     weight_dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.1
@@ -181,12 +211,34 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     publish: PublishConfig = PublishConfig()
 
     def __post_init__(self) -> None:
-        tape = self.stream.window if self.model.mode == "window" else self.learning.bptt
-        if self.learning.learn and tape > self.stream.window:
+        method, window = self.gradient(), self.stream.window
+        if not self.learning.learn:
+            if self.learning.bank != "none":
+                raise ValueError(f"bank={self.learning.bank} learns: say learn too")
+            return
+        if method == "bptt" and self.model.mode == "carry" and self.learning.bptt > window:
             raise ValueError(
-                f"bptt={tape} reaches back further than the warm-up window={self.stream.window}: "
-                "lower bptt or raise window"
+                f"bptt={self.learning.bptt} reaches back further than the warm-up "
+                f"window={window}: lower bptt or raise window"
             )
+        if method != "bptt" and self.stream.stride > window:
+            raise ValueError(
+                f"gradient={method} needs a whole stride before the first prediction: raise "
+                f"window={window} to stride={self.stream.stride}, or choose gradient=bptt"
+            )
+        if method != "bptt" and (self.model.mode == "window" or self.stream.labels == "external"):
+            raise ValueError(
+                f"gradient={method} follows the carried state from label to label of the series: "
+                "mode=window and labels=external need gradient=bptt"
+            )
+
+    def gradient(self) -> Gradient:
+        """Return the gradient method that `auto` stands for."""
+        if self.learning.gradient != "auto":
+            return self.learning.gradient
+        carried = self.model.mode == "carry" and self.stream.labels == "series"
+        whole = self.stream.stride <= self.stream.window
+        return "hybrid" if self.learning.optimizer == "dekf" and carried and whole else "bptt"
 
 
 TABLES: Mapping[str, type[msgspec.Struct]] = {

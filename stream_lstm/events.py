@@ -72,12 +72,21 @@ class End(msgspec.Struct, frozen=True):
     session: str = ""
 
 
+class Expert(msgspec.Struct, frozen=True, array_like=True):
+    """A member of a bank at the time of a prediction: its name, weight and probability."""
+
+    name: str
+    weight: float
+    p: float
+
+
 class Prediction(msgspec.Struct, frozen=True):
     """P(target of element n + horizon > 0), made after element `n`.
 
     Its identity is (session, stream, n). `p` holds a float32 value exactly. `gaps_visible` is
     False for a feed without sequence numbers; `after_gap` is True until the carried state has
-    seen a whole warm-up of elements since the last gap.
+    seen a whole warm-up of elements since the last gap. `experts` are the members of the bank,
+    where they are asked for.
     """
 
     stream: str
@@ -87,6 +96,7 @@ class Prediction(msgspec.Struct, frozen=True):
     session: str = ""
     gaps_visible: bool = True
     after_gap: bool = False
+    experts: tuple[Expert, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.p <= 1.0:

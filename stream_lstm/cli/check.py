@@ -11,6 +11,7 @@ import typer
 from ..config import KEYS, LearningConfig, flatten
 from ..core.expressions import columns_of
 from ..core.features import FeatureSet
+from .bank_file import read_bank
 from .settings import resolve
 
 
@@ -30,6 +31,7 @@ def command(
     expressions = settings.config.stream.features
     if expressions:
         FeatureSet(expressions, settings.config.feed.columns or columns_of(expressions))
+    read_bank(settings.config)
     if settings.config.learning.learn:
         _check_optimizer(settings.config.learning)
     if as_json:
@@ -50,9 +52,9 @@ def command(
 
 def _check_optimizer(config: LearningConfig) -> None:
     # JAX takes a second to import; a check without learning does not need it.
-    from ..model.optimizers import build_optimizer
+    from ..model.optimizers import KALMAN, build_kalman, build_optimizer
 
-    build_optimizer(config)
+    build_kalman(config) if config.optimizer == KALMAN else build_optimizer(config)
 
 
 def _toml(value: Any) -> str:

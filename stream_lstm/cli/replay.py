@@ -108,6 +108,7 @@ def _replay(
     state_check: bool,
 ) -> dict[str, Any]:
     """Run the whole replay and return its summary."""
+    from .bank_file import check_bank, read_bank
     from .best_possible import BestPossible
     from .replay_checks import check_features, check_targets
     from .replay_results import ReplayResults
@@ -116,6 +117,8 @@ def _replay(
     check_targets(file.path, out, save_weights)
     if state_check:
         check_frozen(settings.config)
+    check_bank(settings.config, save_weights)
+    members = read_bank(settings.config)
     config, weights, scaler = warm_start(settings)
     if not config.stream.features:
         config = build({**flatten(config), "features": file.default_features()})
@@ -131,7 +134,9 @@ def _replay(
         from ..core.session import Session  # JAX is imported here and not before
 
         start = clocks.perf_counter()
-        session = Session(config, columns, results.emit, weights=weights, scaler=scaler)
+        session = Session(
+            config, columns, results.emit, weights=weights, scaler=scaler, members=members
+        )
         check = _state_check(session, file.stream, scaler) if state_check else None
         compile_s = clocks.perf_counter() - start
         start = clocks.perf_counter()

@@ -77,8 +77,11 @@ def _run(
     settings: Settings, until_end: bool, out: Path | None, save_weights: Path | None
 ) -> tuple[dict[str, Any], EndpointError | None]:
     """Run the daemon; return its summary, and the error that ended it if one did."""
+    from .bank_file import check_bank, read_bank
     from .warm_start import keep_weights, warm_start
 
+    check_bank(settings.config, save_weights)
+    members = read_bank(settings.config)
     config, weights, scaler = warm_start(settings)
     columns = _check(config, save_weights)
     failure: EndpointError | None = None
@@ -93,7 +96,15 @@ def _run(
 
         observers = (results, refused, table)
         daemon = stack.enter_context(
-            Daemon(config, columns, stop=stop, observers=observers, weights=weights, scaler=scaler)
+            Daemon(
+                config,
+                columns,
+                stop=stop,
+                observers=observers,
+                weights=weights,
+                scaler=scaler,
+                members=members,
+            )
         )
         daemon.every(PERIOD_S, refused.flush)
         daemon.every(REFRESH_S, table.refresh)

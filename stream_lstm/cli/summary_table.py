@@ -36,9 +36,24 @@ def print_summary(summary: dict[str, Any]) -> None:
         for title, figure in FIGURES.items():
             table.add_row(title, *(f"{summary[p + figure]:.4f}" for p in COLUMNS.values()))
         console.print(table, width=TABLE_WIDTH)
+    if summary["labels"] and "experts" in summary:
+        console.print(_experts_table(summary["experts"]), width=TABLE_WIDTH)
     check = state_lines(summary["state_check"]) if "state_check" in summary else ()
     for line in (*best_lines(summary), *details(summary), *check, verdict(summary)):
         console.print(line)
+
+
+def _experts_table(experts: dict[str, dict[str, float]]) -> Any:
+    """Return the members of a bank, best first."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for title in ("expert", "weight", "log loss (nats)"):
+        table.add_column(title, justify="left" if title == "expert" else "right")
+    for name, figures in sorted(experts.items(), key=lambda item: item[1]["log_loss"]):
+        table.add_row(name, f"{figures['weight']:.4f}", f"{figures['log_loss']:.4f}")
+    return table
 
 
 def counts(summary: dict[str, Any]) -> str:

@@ -24,8 +24,12 @@ if TYPE_CHECKING:
     from ..core.session import Session
 
 
-SCALING = ("scaling", "memory", "clip")
+SCALING = ("scaling", "memory", "clip", "gain")
 """Keys that say what the network's inputs were in training."""
+
+
+OLDER = {"clip": 5.0, "gain": 1.0}
+"""What the inputs of weights were that do not say: the settings of the first release."""
 
 
 class WarmStart(NamedTuple):
@@ -51,6 +55,7 @@ def warm_start(settings: Settings) -> WarmStart:
     path = Path(config.model.weights)
     weights, metadata = load_weights(path)
     about: dict[str, Any] = {
+        **OLDER,
         "hidden": int(metadata["hidden"]),
         "layers": int(metadata["layers"]),
         "features": _features(path, metadata),

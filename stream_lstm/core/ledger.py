@@ -15,7 +15,8 @@ import numpy as np
 class Pending(msgspec.Struct):
     """A waiting prediction: p, the plain forecasters' p, and the last label known then.
 
-    `inputs` (K, F) and `state` (2 L H,) are the tape, empty where it is taken from the series.
+    `experts` (M,) are the probabilities of a bank's members. `inputs` (K, F) and `state` (D, N)
+    are the tape, empty where it is taken from the series.
     """
 
     n: int
@@ -24,6 +25,7 @@ class Pending(msgspec.Struct):
     last_label_p: float
     last_label: int
     session: str = ""
+    experts: np.ndarray | None = None
     inputs: np.ndarray | None = None
     state: np.ndarray | None = None
 

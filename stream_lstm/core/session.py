@@ -24,6 +24,7 @@ import numpy.typing as npt
 from ..config import Config
 from ..errors import ConfigurationError
 from ..events import (
+    Expert,
     Expiry,
     Gap,
     Label,
@@ -35,11 +36,13 @@ from ..events import (
     Ticks,
     Update,
 )
+from ..members import DEFAULT_BANK, Members
 from ..model.engine import Engine
-from ..model.network import Weights
+from ..model.forecaster import Params
 from ..model.scaling import check_scaler
 from .elements import ElementMaker, Memory
 from .ledger import Pending
+from .mixture import Mixture
 from .stream import StreamState, first_due
 from .tape import Tape
 
@@ -65,8 +68,9 @@ class Session:
 
     config: what to do. columns: names of the values of a tick, in order. emit: called with each
     event. weights: what to start from instead of random weights. scaler: the state (1 + 2F,) that
-    the scaler of each new stream starts from, as `model.scaling` lays it out. engine: what was
-    compiled for an equal configuration before; it holds no state, so sessions may share it.
+    the scaler of each new stream starts from, as `model.scaling` lays it out. members: those of
+    the bank, where the configuration names a file for them. engine: what was compiled for an
+    equal configuration before; it holds no state, so sessions may share it.
 
     Everything is compiled on construction. Raises ConfigurationError (ExpressionError) for
     features that do not fit, an unknown optimiser, or weights or a scaler of another shape.
@@ -80,19 +84,22 @@ class Session:
         *,
         weights: Mapping[str, Mapping[str, Any]] | None = None,
         scaler: npt.ArrayLike | None = None,
+        members: Members | None = None,
         engine: Engine | None = None,
     ) -> None:
         self.config = config
         self.columns = tuple(columns)
         self.emit = emit
         self.maker = ElementMaker(config.stream.features, columns)
-        self.engine = engine or Engine(config, len(self.maker))
+        self.members = _members(config, members)
+        self.engine = engine or Engine(config, len(self.maker), self.members)
         self.streams: dict[str, StreamState] = {}
         self.learned: dict[str, Learned] = {}
         self._initial = None if weights is None else self.engine.check_weights(weights)
         self._scaler = None if scaler is None else check_scaler(len(self.maker), scaler)
         self._external = config.stream.labels == "external"
         self._tape_length = self.engine.tape_length if config.learning.learn else 0
+        self._members = len(self.engine.names)
         self._window = config.stream.window if config.model.mode == "window" else 0
         self._ones = np.ones(self._tape_length, np.float32)
         self._last = np.zeros(self._tape_length, np.float32)
@@ -136,7 +143,7 @@ class Session:
         assert pending is not None
         stream.last_label = label.y
         self._score(stream, pending, label.y, label.t_ns)
-        if pending.inputs is not None and pending.state is not None:
+        if pending.inputs is not None and pending.state is not None and self._learns(stream):
             targets = self._last * label.y
             self._update(stream, label.n, pending.inputs, pending.state, targets, self._last)
 
@@ -169,6 +176,8 @@ class Session:
                 memory=Memory.empty(len(self.columns)),
                 next_due=first_due(0, self.config.stream.window, self.config.stream.stride),
                 tape=self._new_tape(0),
+                trace=self.engine.init_trace() if self._tape_length else None,
+                mixture=self._new_mixture(),
             )
         return found
 
@@ -177,7 +186,7 @@ class Session:
         key = SHARED if self.config.model.sharing == "shared" else name
         found = self.learned.get(key)
         if found is None:
-            weights: Weights = self._initial or self.engine.init_weights()
+            weights: Params = self._initial or self.engine.init_weights()
             optimizer = self.engine.init_optimizer(weights) if self._tape_length else None
             found = self.learned[key] = Learned(weights, optimizer)
         return found
@@ -195,6 +204,11 @@ class Session:
         size = 1 + 2 * self.engine.shape.features
         return None if stream is None else np.array(stream.carry[:size], np.float32)
 
+    def _new_mixture(self) -> Mixture | None:
+        if self.members is None:
+            return None
+        return Mixture.uniform(len(self.engine.names), self.config.learning.share)
+
     def _new_tape(self, n: int) -> Tape | None:
         length = max(self._tape_length, self._window)
         if not length:
@@ -205,7 +219,7 @@ class Session:
             keep=length + (0 if self._external else stream.horizon) + 1,
             block=self.engine.block_size,
             features=shape.features,
-            state=0 if self._window else shape.state,
+            state=0 if self._window else self.engine.state,
         )
 
     # ---- stepping ---------------------------------------------------------------------
@@ -232,7 +246,7 @@ class Session:
     def _step(
         self, stream: StreamState, chunk: Floats, positive: npt.NDArray[np.bool_]
     ) -> Floats | None:
-        """Step over a chunk; return its p (m,), or None where they are not wanted yet."""
+        """Step over a chunk; return its p (m, M), or None where they are not wanted yet."""
         weights = self.weights_for(stream.name).weights
         if len(chunk) == 1:
             stream.carry, rows = self.engine.step(weights, stream.carry, chunk[0])
@@ -242,12 +256,13 @@ class Session:
             return None  # nothing is due, so nothing is read back
         read = np.asarray(rows).reshape(-1, self.engine.row)[: len(chunk)]
         if stream.tape is not None:
-            stream.tape.append(read if self._window else read[:, 1:], positive)
-        return None if self._window else read[:, 0]
+            stream.tape.append(read if self._window else read[:, self._members :], positive)
+        return None if self._window else read[:, : self._members]
 
     def _probability(self, stream: StreamState, p: Floats | None, n: int, k: int) -> float:
+        """Return the p of element n, which is entry k of the chunk just stepped."""
         if p is not None:
-            return float(p[k])
+            return float(p[k, 0]) if stream.mixture is None else stream.mixture.mix(p[k])
         assert stream.tape is not None
         weights = self.weights_for(stream.name).weights
         return self.engine.window(weights, stream.tape.inputs(n, self._window))
@@ -273,11 +288,12 @@ class Session:
                 labelled = self._score_series(stream, n, int(positive[k]), int(t_ns[k]))
             k = due - before - 1
             known = self._probability(stream, p, due, k)
-            self._predict(stream, due, known, int(positive[k]), int(t_ns[k]))
+            experts = None if stream.mixture is None or p is None else p[k]
+            self._predict(stream, due, known, int(positive[k]), int(t_ns[k]), experts)
             stream.next_due += self.config.stream.stride
         for n, k in self._labelled(stream, before, after):
             labelled = self._score_series(stream, n, int(positive[k]), int(t_ns[k]))
-        if labelled > 0 and self._tape_length:
+        if labelled > 0 and self._tape_length and self._learns(stream):
             self._learn_from_series(stream, labelled)
 
     def _labelled(self, stream: StreamState, before: int, until: int) -> Iterator[tuple[int, int]]:
@@ -288,12 +304,22 @@ class Session:
         while (n := stream.ledger.oldest()) is not None and n + horizon <= until:
             yield n, n + horizon - before - 1
 
-    def _predict(self, stream: StreamState, n: int, p: float, positive: int, t_ns: int) -> None:
+    def _predict(
+        self,
+        stream: StreamState,
+        n: int,
+        p: float,
+        positive: int,
+        t_ns: int,
+        experts: Floats | None,
+    ) -> None:
         last = stream.last_label if self._external else positive
         scores = stream.scores
         pending = Pending(
             n, p, scores.base_rate_p(), scores.last_label_p(last), last, stream.session
         )
+        if experts is not None:
+            pending.experts = experts.copy()
         if self._external and self._tape_length and stream.tape is not None:
             pending.inputs, pending.state = self._tape_before(stream, n)
         expired = stream.ledger.add(
@@ -303,7 +329,17 @@ class Session:
             self.emit(Expiry(stream.name, expired.n))
         stream.counters.predictions += 1
         flags = stream.gaps_visible, n <= stream.flag_until
-        self.emit(Prediction(stream.name, n, t_ns, p, stream.session, *flags))
+        said = self._said(stream, experts)
+        self.emit(Prediction(stream.name, n, t_ns, p, stream.session, *flags, said))
+
+    def _said(self, stream: StreamState, experts: Floats | None) -> tuple[Expert, ...]:
+        if stream.mixture is None or experts is None or not self.config.learning.publish_experts:
+            return ()
+        weights = stream.mixture.weights
+        return tuple(
+            Expert(name, float(weights[k]), float(experts[k]))
+            for k, name in enumerate(self.engine.names)
+        )
 
     # ---- labels -----------------------------------------------------------------------
 
@@ -315,6 +351,8 @@ class Session:
 
     def _score(self, stream: StreamState, pending: Pending, label: int, t_ns: int) -> None:
         base_p, last_p = pending.base_rate_p, pending.last_label_p
+        if stream.mixture is not None and pending.experts is not None and self._learns(stream):
+            stream.mixture.update(pending.experts, label)
         loss = stream.scores.add(label, pending.last_label, pending.p, base_p, last_p)
         plain = base_p, last_p, pending.session
         self.emit(Score(stream.name, pending.n, t_ns, pending.p, label, loss, *plain))
@@ -334,12 +372,16 @@ class Session:
 
     # ---- learning ---------------------------------------------------------------------
 
+    def _learns(self, stream: StreamState) -> bool:
+        until = self.config.learning.learn_until
+        return until == 0 or stream.n <= until
+
     def _tape_before(self, stream: StreamState, n: int) -> tuple[Floats, Floats]:
         assert stream.tape is not None
         inputs = stream.tape.inputs(n, self._tape_length)
         if self._window:
-            return inputs, np.zeros(self.engine.shape.state, np.float32)
-        return inputs, stream.tape.state(n - self._tape_length)
+            return inputs, np.zeros((1, self.engine.state), np.float32)
+        return inputs, stream.tape.states([n - back for back in self.engine.offsets])
 
     def _learn_from_series(self, stream: StreamState, n: int) -> None:
         assert stream.tape is not None
@@ -357,8 +399,8 @@ class Session:
         share: Floats,
     ) -> None:
         learned = self.weights_for(stream.name)
-        learned.weights, learned.optimizer, info = self.engine.update(
-            learned.weights, learned.optimizer, inputs, state, targets, share
+        learned.weights, learned.optimizer, stream.trace, info = self.engine.update(
+            learned.weights, learned.optimizer, stream.trace, inputs, state, targets, share
         )
         accepted = bool(info[2])
         stream.counters.updates += accepted
@@ -378,9 +420,25 @@ class Session:
         stream.carry = self._new_carry()
         stream.memory = Memory.empty(len(self.columns))
         stream.tape = self._new_tape(stream.n)
+        stream.trace = self.engine.init_trace() if self._tape_length else None
         stream.fresh = stream.n
         stream.next_due = first_due(stream.n, window, stride)
 
     def _refuse_stream(self, ticks: Ticks) -> None:
         reason = f"{MAX_STREAMS} streams are open, which is the limit"
         self.emit(Refusal(ticks.stream, "tick", reason, 0, ticks.where))
+
+
+def _members(config: Config, given: Members | None) -> Members | None:
+    """Return the members of the configured bank, None where there is no bank."""
+    bank = config.learning.bank
+    if bank == "none":
+        return None
+    if bank == "default":
+        return DEFAULT_BANK
+    if given is None:
+        raise ConfigurationError(
+            f"bank = {bank!r} is neither default nor none, and its members are not given",
+            key="bank",
+        )
+    return given

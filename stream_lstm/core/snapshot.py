@@ -22,11 +22,12 @@ import numpy as np
 
 from ..config import Config
 from ..errors import SnapshotError
+from ..members import Members
 from .session import Learned, Session
 from .stream import StreamState
 
 MAGIC = b"SLSTM"
-VERSION = 1
+VERSION = 2
 HEADER = len(MAGIC) + 1 + hashlib.sha256().digest_size
 
 DTYPES = ("<f4", "<f8", "<i4", "<i8", "<u4", "|b1")
@@ -63,11 +64,16 @@ class Snapshot(msgspec.Struct, frozen=True):
     streams: list[StreamState]
 
 
-def fingerprint(config: Config, columns: tuple[str, ...]) -> str:
+def fingerprint(config: Config, columns: tuple[str, ...], members: Members | None = None) -> str:
     """Return a hash of the settings that state depends on: not of where data come from or go."""
     model = msgspec.structs.replace(config.model, weights=None)
-    parts = (config.stream, model, config.scaling, config.learning, columns)
+    learning = msgspec.structs.replace(config.learning, publish_experts=False)
+    parts = (config.stream, model, config.scaling, learning, members, columns)
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
+
+
+def _fingerprint(session: Session) -> str:
+    return fingerprint(session.config, session.columns, session.members)
 
 
 def take(session: Session) -> bytes:
@@ -76,9 +82,7 @@ def take(session: Session) -> bytes:
         name: LearnedRecord(leaves(held.weights), leaves(held.optimizer))
         for name, held in session.learned.items()
     }
-    state = Snapshot(
-        fingerprint(session.config, session.columns), learned, list(session.streams.values())
-    )
+    state = Snapshot(_fingerprint(session), learned, list(session.streams.values()))
     body = msgspec.msgpack.encode(state, enc_hook=_plain)
     return MAGIC + bytes([VERSION]) + hashlib.sha256(body).digest() + body
 
@@ -90,7 +94,7 @@ def restore(session: Session, data: bytes) -> None:
     another configuration or other columns.
     """
     state = _decode(data)
-    wanted = fingerprint(session.config, session.columns)
+    wanted = _fingerprint(session)
     if state.fingerprint != wanted:
         raise SnapshotError(
             f"the snapshot belongs to another configuration: its fingerprint is "

@@ -13,6 +13,7 @@ import numpy as np
 
 from .elements import Memory
 from .ledger import Ledger
+from .mixture import Mixture
 from .scoring import Scoreboard
 from .tape import Tape
 
@@ -37,13 +38,19 @@ class Counters(msgspec.Struct):
 
 
 class StreamState(msgspec.Struct):
-    """The whole state of one stream; `carry` is an array of the engine, of NumPy or of JAX."""
+    """The whole state of one stream.
+
+    `carry` and `trace`, what its learning carries from update to update, are arrays of the engine,
+    of NumPy or of JAX.
+    """
 
     name: str
     carry: np.ndarray
     memory: Memory
     next_due: int
     tape: Tape | None = None
+    trace: np.ndarray | None = None
+    mixture: Mixture | None = None
     n: int = 0
     fresh: int = 0
     flag_until: int = 0

@@ -32,6 +32,7 @@ def summarize(
         expired += stream.ledger.expired
         elements += stream.n
     config = session.config
+    experts = {"experts": _experts(session)} if session.members is not None else {}
     return {
         "version": __version__,
         "streams": len(session.streams),
@@ -39,6 +40,7 @@ def summarize(
         **msgspec.structs.asdict(counters),
         "labels": scores.labels,
         **scores.figures(),
+        **experts,
         "expired": expired,
         "window": config.stream.window,
         "stride": config.stream.stride,
@@ -48,4 +50,17 @@ def summarize(
         "compile_s": compile_s,
         "elements_per_s": elements / wall_s if wall_s > 0 else None,
         "digest": digest.hexdigest(),
+    }
+
+
+def _experts(session: Session) -> dict[str, dict[str, float | None]]:
+    """Return {member: weight, averaged over the streams, and mean log loss (nats)} of a bank."""
+    mixtures = [s.mixture for s in session.streams.values() if s.mixture is not None]
+    labels = sum(mixture.labels for mixture in mixtures)
+    return {
+        name: {
+            "weight": sum(m.weights[k] for m in mixtures) / len(mixtures) if mixtures else None,
+            "log_loss": sum(m.losses[k] for m in mixtures) / labels if labels else None,
+        }
+        for k, name in enumerate(session.engine.names)
     }

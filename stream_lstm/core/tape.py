@@ -7,6 +7,8 @@ moved back to its beginning, so that any stretch of them is one slice and append
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +22,8 @@ ROOM = 4
 class Tape(msgspec.Struct):
     """Entries `first` to `last`, of which at least the newest `keep` stay.
 
-    `entries` is float32 (capacity, F + 2 L H), `positive` float32 (capacity,) of 0 and 1.
+    `entries` is float32 (capacity, F + N), N the length of a state; `positive` is float32
+    (capacity,) of 0 and 1.
     """
 
     keep: int
@@ -32,13 +35,17 @@ class Tape(msgspec.Struct):
 
     @classmethod
     def start(cls, n: int, *, keep: int, block: int, features: int, state: int) -> Tape:
-        """Return a tape whose one entry is element `n`, with a zero input and state."""
+        """Return a tape of `keep` entries up to element `n`, with zero inputs and states.
+
+        They stand for what came before a stream's first element: nothing, in a zero state.
+        """
         capacity = keep + ROOM * block
         entries = np.zeros((capacity, features + state), np.float32)
-        return cls(keep, features, entries, np.zeros(capacity, np.float32), first=n, used=1)
+        positive = np.zeros(capacity, np.float32)
+        return cls(keep, features, entries, positive, first=n + 1 - keep, used=keep)
 
     def append(self, entries: Floats, positive: npt.NDArray[np.bool_]) -> None:
-        """Append entries (m, F + 2 L H) and whether their targets were positive (m,)."""
+        """Append entries (m, F + N) and whether their targets were positive (m,)."""
         count = len(entries)
         if self.used + count > len(self.entries):
             self._move()
@@ -61,9 +68,10 @@ class Tape(msgspec.Struct):
         out: Floats = self.entries[end - length : end, : self.features].copy()
         return out
 
-    def state(self, n: int) -> Floats:
-        """Return a copy of the network state (2 L H,) after element `n`."""
-        out: Floats = self.entries[n - self.first, self.features :].copy()
+    def states(self, ns: Sequence[int]) -> Floats:
+        """Return a copy of the states (D, N) after the elements `ns`."""
+        rows = [n - self.first for n in ns]
+        out: Floats = self.entries[rows, self.features :]
         return out
 
     def targets(self, n: int, length: int) -> Floats:

@@ -93,6 +93,7 @@ def encode_prediction(made: Prediction, encoding: Encoding = "msgpack") -> Frame
         made.session,
         made.gaps_visible,
         made.after_gap,
+        made.experts or msgspec.UNSET,
     )
     return make_topic("prediction", made.stream), _ENCODE[encoding](record)
 

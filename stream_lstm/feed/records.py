@@ -13,7 +13,7 @@ socket.send_multipart([b"tick/AAPL/", msgpack.packb({"v": 1, "values": {"price":
 |---|---|
 | `tick/NAME/` | `values`; optional `session`, `seq`, `t_ns`, `rows` |
 | `label/NAME/` | `n`, `y` (0 or 1); optional `t_ns` |
-| `prediction/NAME/` | `n`, `t_ns`, `p`, `session`, `gaps_visible`, `after_gap` |
+| `prediction/NAME/` | `n`, `t_ns`, `p`, `session`, `gaps_visible`, `after_gap`, `experts` |
 | `score/NAME/` | `n`, `t_ns`, `p`, `label`, `log_loss`, `base_rate_p`, `last_label_p`, `session` |
 | `heartbeat/NAME/` | `seq` (the NEXT one); optional `session`, `t_ns`, `end` |
 
@@ -34,7 +34,7 @@ from typing import Annotated, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from ..events import NO_TIME
+from ..events import NO_TIME, Expert
 
 PROTOCOL_VERSION = 1
 
@@ -104,6 +104,7 @@ class PredictionRecord(msgspec.Struct):
     session: Session = ""
     gaps_visible: bool = True
     after_gap: bool = False
+    experts: tuple[Expert, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class ScoreRecord(msgspec.Struct):

@@ -274,6 +274,7 @@ def decode_prediction(topic: bytes, payload: bytes) -> Prediction:
             check_session(record.session),
             record.gaps_visible,
             record.after_gap,
+            () if isinstance(record.experts, msgspec.UnsetType) else record.experts,
         )
     except ValueError as error:
         raise DecodeError(f"{parsed.text}: {error}") from None

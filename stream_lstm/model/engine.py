@@ -17,8 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ..config import Config
-from .learner import Learner, truncated_bptt
-from .network import Shape, Weights, check_weights, init_weights, seed_key
+from ..errors import ConfigurationError
+from ..members import Members
+from .bank import bank
+from .forecaster import Forecaster, Params, network, network_shape
+from .network import check_weights
 from .scaling import causal_scaler
 from .stepper import Stepper
 
@@ -44,22 +47,27 @@ def _zeros(*shape: int) -> Floats:
 class Engine:
     """Compiled `step`, `block`, `window` and `update` for a configuration and F features.
 
-    `block_size` is the length of the buffer that `block` takes, `row` that of a row of its
-    result; `functions` holds the executables by name. They are compiled ahead of time, and reject
-    shapes other than their own.
+    `members` are those of a bank, None where one network is all. `names` are the forecasters',
+    whose probabilities a row begins with. `block_size` is the length of the buffer that `block`
+    takes, `row` that of a row of its result; `functions` holds the executables by name. They are
+    compiled ahead of time, and reject shapes other than their own.
     """
 
-    def __init__(self, config: Config, features: int) -> None:
-        self.shape = Shape(features, config.model.hidden, config.model.layers)
+    def __init__(self, config: Config, features: int, members: Members | None = None) -> None:
+        self.shape = network_shape(config.model, features)
+        self.members = members
         self.mode = config.model.mode
         self.learning = config.learning.learn
-        self.tape_length = config.stream.window if self.mode == "window" else config.learning.bptt
+        self.forecaster: Forecaster = (
+            network(config, features) if members is None else bank(config, features, members)
+        )
+        self.names = self.forecaster.names
+        self.state = self.forecaster.state
+        self.tape_length, self.offsets = self.forecaster.tape, self.forecaster.offsets
         scaler = causal_scaler(features, config.scaling)
-        self.stepper = Stepper(self.shape, scaler, self.mode, tape=self.learning)
+        self.stepper = Stepper(self.shape, scaler, self.forecaster, self.mode, tape=self.learning)
         self.row = self.stepper.row
         self.block_size = self._block_size(config.stream.stride)
-        self.learner: Learner = truncated_bptt(self.shape, config.learning)
-        self._seed = config.model.seed
         self.functions = self._compile(config)
         self._step: Callable[..., Any] = self.functions["step"]
         self._block: Callable[..., Any] = self.functions["block"]
@@ -71,7 +79,7 @@ class Engine:
         return min(LEARN_BLOCK, max(LIVE_BLOCK, 1 << (stride - 1).bit_length()))
 
     def _compile(self, config: Config) -> dict[str, Any]:
-        features, state = self.shape.features, self.shape.state
+        features = self.shape.features
         weights, carry, count = self.init_weights(), self.init_carry(), np.int32(0)
         calls: dict[str, tuple[Any, ...]] = {
             "step": (self.stepper.step, weights, carry, _zeros(features)),
@@ -83,37 +91,50 @@ class Engine:
         if self.learning:
             tape, inputs = _zeros(self.tape_length), _zeros(self.tape_length, features)
             optimizer = self.init_optimizer(weights)
-            update = self.learner.update
-            calls["update"] = (update, weights, optimizer, inputs, _zeros(state), tape, tape)
+            starts = _zeros(len(self.offsets), self.state)
+            given = self.init_trace(), inputs, starts, tape, tape
+            calls["update"] = (self.forecaster.update, weights, optimizer, *given)
         return {name: jax.jit(call[0]).lower(*call[1:]).compile() for name, call in calls.items()}
 
     def _buffer(self) -> Floats:
         return _zeros(self.block_size, self.shape.features)
 
-    def init_optimizer(self, weights: Weights) -> Any:
+    def init_optimizer(self, weights: Params) -> Any:
         """Return the optimiser's state for `weights`."""
-        return jax.tree.map(jnp.asarray, self.learner.init(weights))
+        return jax.tree.map(jnp.asarray, self.forecaster.init_optimizer(weights))
 
-    def init_weights(self) -> Weights:
-        """Return the random weights of the configured seed."""
-        return init_weights(self.shape, key=seed_key(self._seed))
+    def init_trace(self) -> Floats:
+        """Return what a stream's learning carries before its first update, (T,)."""
+        return np.asarray(self.forecaster.init_trace())
 
-    def check_weights(self, weights: Mapping[str, Mapping[str, Any]]) -> Weights:
-        """Return `weights` as float32 arrays of this engine's shape; see `network`."""
+    def init_weights(self) -> Params:
+        """Return the weights to start from, random ones of the configured seed."""
+        return self.forecaster.init()
+
+    def check_weights(self, weights: Mapping[str, Mapping[str, Any]]) -> Params:
+        """Return `weights` as float32 arrays of this engine's shape; see `network`.
+
+        Raises ConfigurationError where they do not fit, and for a bank, which has many networks.
+        """
+        if self.members is not None:
+            raise ConfigurationError(
+                "a bank starts from its own members' weights: give weights with bank=none",
+                key="weights",
+            )
         return check_weights(self.shape, weights)
 
     def init_carry(self) -> Floats:
         """Return the carry before the first element."""
         return np.asarray(self.stepper.init())
 
-    def step(self, weights: Weights, carry: Any, x: Floats) -> tuple[Any, Any]:
+    def step(self, weights: Params, carry: Any, x: Floats) -> tuple[Any, Any]:
         """Return (carry', row) after one element x (F,) float32."""
         if self.exact_step:
             return self._step(weights, carry, x)  # type: ignore[no-any-return]
         carry, rows = self.block(weights, carry, x[None])
         return carry, rows[0]
 
-    def block(self, weights: Weights, carry: Any, xs: Floats) -> tuple[Any, Any]:
+    def block(self, weights: Params, carry: Any, xs: Floats) -> tuple[Any, Any]:
         """Return (carry', rows) after elements xs (n, F), n <= block_size; n rows are valid."""
         count = len(xs)
         if count < self.block_size:
@@ -123,24 +144,27 @@ class Engine:
             xs = padded
         return self._block(weights, carry, xs, np.int32(count))  # type: ignore[no-any-return]
 
-    def window(self, weights: Weights, xs: Floats) -> float:
+    def window(self, weights: Params, xs: Floats) -> float:
         """Return p after scaled inputs xs (W, F) from a zero state; mode `window` only."""
         return float(self.functions["window"](weights, xs))
 
     def update(
         self,
-        weights: Weights,
+        weights: Params,
         state: Any,
+        trace: Any,
         xs: Floats,
-        carry: Floats,
+        starts: Floats,
         targets: Floats,
         share: Floats,
-    ) -> tuple[Weights, Any, Floats]:
-        """Return (weights', state', info (3,)); see `learner.UpdateFn`."""
-        weights, state, info = self.functions["update"](weights, state, xs, carry, targets, share)
-        return weights, state, np.asarray(info)
+    ) -> tuple[Params, Any, Any, Floats]:
+        """Return (weights', optimiser state', trace', info (3,)); see `forecaster.Forecaster`."""
+        weights, state, trace, info = self.functions["update"](
+            weights, state, trace, xs, starts, targets, share
+        )
+        return weights, state, trace, np.asarray(info)
 
-    def _parity(self, weights: Weights) -> bool:
+    def _parity(self, weights: Params) -> bool:
         drawn = np.random.default_rng(0).normal(size=(PARITY_STEPS, self.shape.features))
         xs, start = drawn.astype(np.float32), self.init_carry()
         by_block: Any = start

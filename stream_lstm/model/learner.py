@@ -1,23 +1,40 @@
-"""The online update: truncated back-propagation over a tape, one optimiser step, the guard.
+"""The online update of a network: observe a tape, correct the weights, guard the result.
 
-A learner is a pair of pure functions. `update` returns what is carried (weights and optimiser
-state) apart from what is only diagnostic (`info`).
+A learner is a pair of pure functions. `update` returns what is carried (weights, optimiser state
+and trace) apart from what is only diagnostic (`info`). The gradient method says what a tape
+tells about the weights, the optimiser what to make of it:
+
+* the Kalman filter takes the logits of the tape's last M elements one by one, with their own
+  sensitivities, each label once;
+* an optimiser of optax takes the gradient of their mean log loss. With `bptt` that is the loss
+  over the whole tape, so that neighbouring tapes share most of their targets.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from ..config import Gradient as GradientName
 from ..config import LearningConfig
+from ..errors import ConfigurationError
 from .cell import Array
+from .gradients import Jacobian, gradient_method
 from .guard import all_finite, choose
+from .kalman import logistic_innovation
 from .network import Shape, Weights
-from .optimizers import build_optimizer
-from .sequence import tape_loss
+from .optimizers import KALMAN, build_kalman, build_optimizer
+from .sequence import mean_log_loss, tape_loss
+
+MAX_OBSERVED = 1000
+"""Logits with sensitivities of their own in one update; each takes as much as the weights do."""
+
+MAX_COVARIANCE = 2**28
+"""Floats of the filter's covariances, 1 GiB: one update of more would take seconds."""
 
 
 class InitFn(Protocol):
@@ -35,50 +52,160 @@ class UpdateFn(Protocol):
         self,
         weights: Weights,
         state: Any,
+        trace: Array,
         xs: Array,
         carry: Array,
         targets: Array,
         share: Array,
-    ) -> tuple[Weights, Any, Array]:
-        """Return (weights', state', info).
+    ) -> tuple[Weights, Any, Array, Array]:
+        """Return (weights', state', trace', info).
 
-        `xs` (K, F) are scaled inputs, `carry` (2 L H,) the flat network state before them,
-        `targets` (K,) 0 or 1 and `share` (K,) the weight of each. `info` (3,) float32 holds the
-        loss before the update in nats, the global gradient norm before clipping, and 1 where
-        the update was accepted; where it is 0, weights and state are returned as they came.
+        `trace` (T,) is what the gradient method carries from tape to tape, `xs` (K, F) are scaled
+        inputs, `carry` (2 L H,) the flat network state before them, `targets` (K,) 0 or 1 and
+        `share` (K,) the weight of each. `info` (3,) float32 holds the loss before the update in
+        nats, the global gradient norm before clipping, and 1 where the update was accepted;
+        where it is 0, weights and state are returned as they came, and the trace begins anew.
         """
         ...
 
 
 class Learner(NamedTuple):
-    """The pair."""
+    """The pair, the tape length K that `update` wants, and the trace before the first tape."""
 
     init: InitFn
     update: UpdateFn
+    tape: int
+    trace: Callable[[], Array]
 
 
-def truncated_bptt(shape: Shape, config: LearningConfig) -> Learner:
-    """Return the learner that differentiates through a tape of K elements.
+def network_learner(
+    shape: Shape, config: LearningConfig, method: GradientName, *, tape: int, count: int
+) -> Learner:
+    """Return the learner for tapes of K = `tape` elements, the last `count` observed.
 
-    Raises ConfigurationError for an optimiser that does not exist.
+    Raises ConfigurationError for an optimiser that does not exist, for a method that is not
+    defined for the shape, and for more memory than an update can go through.
     """
+    if config.optimizer == KALMAN:
+        return _kalman_learner(shape, config, method, tape, count)
     optimizer = build_optimizer(config)
-
-    def init(weights: Weights) -> Any:
-        return optimizer.init(weights)
+    trace = gradient_method(method, shape, count=1).init
+    loss = _tape_gradient(shape) if method == "bptt" else _observed_gradient(shape, method, count)
 
     def update(
-        weights: Weights, state: Any, xs: Array, carry: Array, targets: Array, share: Array
-    ) -> tuple[Weights, Any, Array]:
-        loss, gradient = jax.value_and_grad(tape_loss, argnums=1)(
+        weights: Weights,
+        state: Any,
+        trace: Array,
+        xs: Array,
+        carry: Array,
+        targets: Array,
+        share: Array,
+    ) -> tuple[Weights, Any, Array, Array]:
+        share = _weigh(config, targets, share)
+        value, gradient, moved = loss(weights, trace, xs, carry, targets, share)
+        changes, new = optimizer.update(gradient, state, weights)
+        return _guarded(weights, state, (changes, new, moved), value, gradient)
+
+    return Learner(optimizer.init, update, tape, trace)
+
+
+def _kalman_learner(
+    shape: Shape, config: LearningConfig, method: GradientName, tape: int, count: int
+) -> Learner:
+    _check_size(shape, count)
+    filtered, gradients = build_kalman(config), gradient_method(method, shape, count=count)
+
+    def update(
+        weights: Weights,
+        state: Any,
+        trace: Array,
+        xs: Array,
+        carry: Array,
+        targets: Array,
+        share: Array,
+    ) -> tuple[Weights, Any, Array, Array]:
+        logits, jacobian, moved = gradients.observe(weights, xs, carry, trace)
+        labels, share = targets[-count:], _weigh(config, targets, share)[-count:]
+        innovation, noise = logistic_innovation(logits, labels, share)
+        changes, new = filtered.update(
+            jacobian, state, weights, innovation=innovation, noise=noise
+        )
+        value = mean_log_loss(logits, labels, share)
+        gradient = _mean_gradient(logits, jacobian, labels, share)
+        return _guarded(weights, state, (changes, new, moved), value, gradient)
+
+    return Learner(filtered.init, update, tape, gradients.init)
+
+
+def _check_size(shape: Shape, count: int) -> None:
+    nodes = sum(s[0] ** 2 * (s[1] if len(s) > 1 else 1) for s in shape.weights().values())
+    if nodes > MAX_COVARIANCE:
+        raise ConfigurationError(
+            f"optimizer = 'dekf' would carry {nodes * 4 / 2**30:.1f} GiB of covariances for "
+            f"hidden={shape.hidden}, layers={shape.layers}; choose adam",
+            key="optimizer",
+        )
+    if count > MAX_OBSERVED:
+        raise ConfigurationError(
+            f"optimizer = 'dekf' would observe the {count} elements of a stride one by one; "
+            f"above {MAX_OBSERVED} choose targets=published, or adam",
+            key="optimizer",
+        )
+
+
+def _weigh(config: LearningConfig, targets: Array, share: Array) -> Array:
+    if config.positive_weight == 1.0:
+        return share
+    return share * jnp.where(targets > 0, config.positive_weight, 1.0)
+
+
+def _tape_gradient(shape: Shape) -> Callable[..., tuple[Array, Weights, Array]]:
+    def gradient(
+        weights: Weights, trace: Array, xs: Array, carry: Array, targets: Array, share: Array
+    ) -> tuple[Array, Weights, Array]:
+        value, out = jax.value_and_grad(tape_loss, argnums=1)(
             shape, weights, xs, carry, targets, share
         )
-        changes, new_state = optimizer.update(gradient, state, weights)
-        new_weights: Weights = optax.apply_updates(weights, changes)
-        norm = optax.tree.norm(gradient)
-        # The norm can overflow where the gradient does not; clipping would leave zeros of it.
-        accepted = all_finite(loss, norm, gradient, new_weights, new_state)
-        info = jnp.stack([loss, norm, accepted.astype(jnp.float32)])
-        return choose(accepted, new_weights, weights), choose(accepted, new_state, state), info
+        return value, out, trace
 
-    return Learner(init, update)
+    return gradient
+
+
+def _observed_gradient(
+    shape: Shape, method: GradientName, count: int
+) -> Callable[..., tuple[Array, Weights, Array]]:
+    gradients = gradient_method(method, shape, count=count)
+
+    def gradient(
+        weights: Weights, trace: Array, xs: Array, carry: Array, targets: Array, share: Array
+    ) -> tuple[Array, Weights, Array]:
+        logits, jacobian, moved = gradients.observe(weights, xs, carry, trace)
+        labels, share = targets[-count:], share[-count:]
+        out = _mean_gradient(logits, jacobian, labels, share)
+        return mean_log_loss(logits, labels, share), out, moved
+
+    return gradient
+
+
+def _mean_gradient(logits: Array, jacobian: Jacobian, labels: Array, share: Array) -> Weights:
+    """Return the gradient of the mean log loss of the observed logits."""
+    wanted = share * (jax.nn.sigmoid(logits) - labels) / jnp.maximum(jnp.sum(share), 1.0)
+    out: Weights = jax.tree.map(lambda leaf: jnp.tensordot(wanted, leaf, 1), jacobian)
+    return out
+
+
+def _guarded(
+    weights: Weights, state: Any, new: tuple[Any, Any, Array], loss: Array, gradient: Weights
+) -> tuple[Weights, Any, Array, Array]:
+    changes, new_state, moved = new
+    new_weights: Weights = optax.apply_updates(weights, changes)
+    norm = optax.tree.norm(gradient)
+    # The norm can overflow where the gradient does not; clipping would leave zeros of it.
+    accepted = all_finite(loss, norm, gradient, new_weights, new_state, moved)
+    info = jnp.stack([loss, norm, accepted.astype(jnp.float32)])
+    return (
+        choose(accepted, new_weights, weights),
+        choose(accepted, new_state, state),
+        choose(accepted, moved, jnp.zeros_like(moved)),
+        info,
+    )

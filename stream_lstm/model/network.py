@@ -79,11 +79,26 @@ class Network(nn.Module):
         return jnp.concatenate(parts), Head(name="head")(x)
 
 
-def init_weights(shape: Shape, *, key: Array) -> Weights:
-    """Return random weights for `shape`, drawn with `key`."""
+def init_weights(shape: Shape, *, key: Array, horizon: float | None = None) -> Weights:
+    """Return random weights for `shape`, drawn with `key`.
+
+    With a `horizon` T the biases are those of chrono initialisation: a unit's forget bias is the
+    logarithm of a number drawn from U(1, T - 1), its input bias the negative of that, so that its
+    memory lasts for between 2 and T elements.
+
+    Source: Tallec and Ollivier, "Can recurrent neural networks warp time?", 2018.
+    """
     zeros = jnp.zeros((shape.state,)), jnp.zeros((shape.features,))
     variables: Any = Network(shape).init(key, *zeros)
-    return cast("Weights", variables["params"])
+    weights = cast("Weights", variables["params"])
+    if horizon is None:
+        return weights
+    for layer, drawn in enumerate(jax.random.split(jax.random.fold_in(key, 1), shape.layers)):
+        forget = jnp.log(jax.random.uniform(drawn, (shape.hidden,), minval=1, maxval=horizon - 1))
+        bias = jnp.concatenate([-forget, forget, jnp.zeros((2 * shape.hidden,))])
+        kernel = weights[f"layer_{layer}"]["kernel"]
+        weights[f"layer_{layer}"] = {"kernel": kernel.at[-1].set(bias)}
+    return weights
 
 
 def apply(shape: Shape, weights: Weights, state: Array, x: Array) -> tuple[Array, Array]:

@@ -1,9 +1,9 @@
-"""Optimisers of optax, by name."""
+"""Optimisers by name with their arguments: those of optax, and the Kalman filter."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,11 +11,17 @@ import optax
 
 from ..config import LearningConfig, nearest
 from ..errors import ConfigurationError
+from .kalman import dekf
+
+KALMAN = "dekf"
+"""The optimiser that wants sensitivities where others want a gradient."""
+
+FLAGS = {"true": True, "false": False}
 
 
 def known_optimizers() -> tuple[str, ...]:
-    """Return the names of optax factories that take a learning rate."""
-    return tuple(sorted(name for name in vars(optax) if _factory(name) is not None))
+    """Return the names of optax factories that take a learning rate, and of the filter."""
+    return tuple(sorted([KALMAN, *(name for name in vars(optax) if _factory(name) is not None)]))
 
 
 def _factory(name: str) -> Callable[..., optax.GradientTransformation] | None:
@@ -29,29 +35,77 @@ def _factory(name: str) -> Callable[..., optax.GradientTransformation] | None:
     return candidate if takes_rate and set(required) <= {"learning_rate"} else None
 
 
-def build_optimizer(
-    config: LearningConfig, rate: float | None = None
-) -> optax.GradientTransformation:
-    """Return the configured optimiser behind its gradient clipping.
+def build_kalman(config: LearningConfig) -> optax.GradientTransformationExtraArgs:
+    """Return the Kalman filter with the configured arguments.
 
-    `rate` is its step size where that is not `learning_rate`.
+    Raises ConfigurationError for an argument that it does not have or a value that it refuses.
+    """
+    arguments = _arguments(config.optimizer_args, KALMAN, dekf)
+    for name, value in arguments.items():
+        if isinstance(value, bool) or not 0 <= value < 1e6 or (name == "p0" and value == 0):
+            raise ConfigurationError(
+                f"optimizer_args: {name}={value} is not a variance: dekf wants p0 above 0 and q "
+                "from 0 on",
+                key="optimizer_args",
+            )
+    return dekf(**arguments)
+
+
+def build_optimizer(
+    config: LearningConfig, name: str | None = None, rate: float | None = None
+) -> optax.GradientTransformation:
+    """Return an optimiser of optax with the configured arguments, behind gradient clipping.
+
+    `name` and `rate` go before `optimizer` (whose arguments are then not used) and
+    `learning_rate`.
 
     Raises ConfigurationError for a name that optax does not have, or whose optimiser wants more
-    than gradients (a line search, say).
+    than gradients (a line search, say), and for arguments that it does not take.
     """
-    factory = _factory(config.optimizer)
+    chosen = config.optimizer if name is None else name
+    factory = _factory(chosen)
     if factory is None:
-        hint = nearest(config.optimizer, known_optimizers()) or "; adam, sgd, rmsprop are some"
+        hint = nearest(chosen, known_optimizers()) or "; dekf, adam, sgd, rmsprop are some"
         raise ConfigurationError(
-            f"optimizer = {config.optimizer!r}: optax has no such optimiser that takes "
+            f"optimizer = {chosen!r}: optax has no such optimiser that takes "
             f"a learning rate alone{hint}",
-            key="optimizer",
+            key="optimizer" if name is None else "train_optimizer",
         )
-    optimizer = factory(config.learning_rate if rate is None else rate)
-    clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm > 0 else []
-    chained: optax.GradientTransformation = optax.chain(*clip, optimizer)
-    _probe(config.optimizer, chained)
+    arguments = _arguments(config.optimizer_args, chosen, factory) if name is None else {}
+    try:
+        optimizer = factory(config.learning_rate if rate is None else rate, **arguments)
+        clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm > 0 else []
+        chained: optax.GradientTransformation = optax.chain(*clip, optimizer)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(
+            f"optimizer_args: {chosen} does not take them: {error}", key="optimizer_args"
+        ) from None
+    _probe(chosen, chained)
     return chained
+
+
+def _arguments(
+    given: Sequence[str], name: str, factory: Callable[..., Any]
+) -> Mapping[str, float | bool]:
+    """Return {argument: value} of NAME=VALUE, whose names the factory must have."""
+    known = [p for p in inspect.signature(factory).parameters if p != "learning_rate"]
+    arguments: dict[str, float | bool] = {}
+    for text in given:
+        argument, equals, value = (part.strip() for part in text.partition("="))
+        if not equals or argument not in known:
+            hint = nearest(argument, known) or f"; it has {', '.join(known) or 'none'}"
+            raise ConfigurationError(
+                f"optimizer_args: {name} has no argument {argument!r}{hint}; write NAME=NUMBER",
+                key="optimizer_args",
+            )
+        try:
+            arguments[argument] = FLAGS[value] if value in FLAGS else float(value)
+        except ValueError:
+            raise ConfigurationError(
+                f"optimizer_args: {argument}={value} is neither a number nor true or false",
+                key="optimizer_args",
+            ) from None
+    return arguments
 
 
 def _probe(name: str, optimizer: optax.GradientTransformation) -> None:

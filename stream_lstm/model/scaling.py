@@ -5,7 +5,7 @@ Mean and deviation fade over `memory` elements; until then they weigh all elemen
 is their warm start:
 
 ```
-scaled = clip(x / sd)                    with sd as it was before x; 0 where sd = 0
+scaled = gain * clip(x / sd)             with sd as it was before x; 0 where sd = 0
 a = max(1 / n, 1 / memory);  d = x - mean
 mean' = mean + a d;  sd' = sqrt(1 - a) hypot(sd, sqrt(a) d)
 ```
@@ -97,6 +97,7 @@ def _scale(config: ScalingConfig, x: Array, deviation: Array, sd: Array) -> Arra
     if config.scaling == "none":
         return x
     value = deviation if config.scaling == "zscore" else x
-    clip = config.clip
+    clip, gain = config.clip, config.gain
     known = sd > 0
-    return jnp.where(known, jnp.clip(value / jnp.where(known, sd, 1.0), -clip, clip), 0.0)
+    cut = jnp.clip(value / jnp.where(known, sd, 1.0), -clip, clip)
+    return jnp.where(known, gain * cut, 0.0)

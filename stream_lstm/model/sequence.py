@@ -39,10 +39,15 @@ def lstm_layer(kernel: Array, xs: Array, h0: Array, c0: Array) -> Outputs:
 
     `h0` and `c0` (..., H) are the state before the first input.
     """
-    return _forward(kernel, xs, h0, c0)[0]
+    return layer_forward(kernel, xs, h0, c0)[0]
 
 
-def _forward(kernel: Array, xs: Array, h0: Array, c0: Array) -> tuple[Outputs, Residuals]:
+def layer_forward(kernel: Array, xs: Array, h0: Array, c0: Array) -> tuple[Outputs, Residuals]:
+    """Return (what `lstm_layer` does, what differentiating it needs).
+
+    The residuals are the kernel, xs, h0, the outputs, the activated gates (K, ..., 4H), and c
+    before and tanh(c) after each input, both (K, ..., H).
+    """
     inputs = xs.shape[-1]
     from_input = xs @ kernel[:inputs] + kernel[-1]
     recurrent = kernel[inputs:-1]
@@ -91,7 +96,7 @@ def _backward(residuals: Residuals, wanted: Outputs) -> tuple[Array, Array, Arra
     return stacked.T @ flat, dz @ kernel[:inputs].T, zero, zero
 
 
-lstm_layer.defvjp(_forward, _backward)
+lstm_layer.defvjp(layer_forward, _backward)
 
 
 def carried_logits(shape: Shape, weights: Weights, xs: Array, state: Array) -> tuple[Array, Array]:

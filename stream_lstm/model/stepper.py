@@ -1,13 +1,14 @@
 """One element, and a block of them, as pure functions over one flat carry.
 
 ```
-carry = [scaler state (1 + 2F) | h and c of each layer (2 L H)]      mode "carry"
+carry = [scaler state (1 + 2F) | the forecaster's state (N)]         mode "carry"
 carry = [scaler state (1 + 2F)]                                      mode "window"
-row   = [p | scaled x (F) | network state after x (2 L H)]           what one element leaves
+row   = [p (M) | scaled x (F) | forecaster's state after x (N)]      what one element leaves
 ```
 
-A row holds p alone unless a tape is kept for learning; in mode `window`, where the network runs
-over whole windows instead, it holds the scaled input alone. One array out is one read-back.
+A network's state is h and c of each layer. A row holds the p alone unless a tape is kept for
+learning; in mode `window`, where the network runs over whole windows instead, it holds the scaled
+input alone. One array out is one read-back.
 
 `block` is a loop whose number of turns is data, so one compiled function serves every length up
 to its buffer, and its body is the same machine code for each of them.
@@ -23,7 +24,8 @@ from jax import lax
 
 from ..config import Mode
 from .cell import Array
-from .network import Shape, Weights, apply
+from .forecaster import Forecaster, Params
+from .network import Shape, Weights
 from .scaling import Scaler
 from .sequence import tape_logits
 
@@ -33,6 +35,7 @@ class Stepper(NamedTuple):
 
     shape: Shape
     scaler: Scaler
+    forecaster: Forecaster
     mode: Mode
     tape: bool
 
@@ -46,27 +49,25 @@ class Stepper(NamedTuple):
         """Length of a row."""
         if self.mode == "window":
             return self.shape.features
-        return 1 + (self.shape.features + self.shape.state if self.tape else 0)
+        kept = self.shape.features + self.forecaster.state if self.tape else 0
+        return len(self.forecaster.names) + kept
 
     def init(self) -> Array:
         """Return the carry before the first element."""
-        state = self.shape.state if self.mode == "carry" else 0
+        state = self.forecaster.state if self.mode == "carry" else 0
         return jnp.concatenate([self.scaler.init(), jnp.zeros((state,), jnp.float32)])
 
-    def step(self, weights: Weights, carry: Array, x: Array) -> tuple[Array, Array]:
+    def step(self, weights: Params, carry: Array, x: Array) -> tuple[Array, Array]:
         """Return (carry', row) after element x (F,)."""
         scaler, state = carry[: self.scaler_size], carry[self.scaler_size :]
         scaler, scaled = self.scaler.step(scaler, x)
         if self.mode == "window":
             return scaler, scaled
-        state, logit = apply(self.shape, weights, state, scaled)
-        p = jax.nn.sigmoid(logit)[None]
+        state, p = self.forecaster.step(weights, state, scaled)
         row = jnp.concatenate([p, scaled, state]) if self.tape else p
         return jnp.concatenate([scaler, state]), row
 
-    def block(
-        self, weights: Weights, carry: Array, xs: Array, count: Array
-    ) -> tuple[Array, Array]:
+    def block(self, weights: Params, carry: Array, xs: Array, count: Array) -> tuple[Array, Array]:
         """Return (carry', rows (B, row)) after the first `count` () of elements xs (B, F)."""
 
         def turn(k: Array, at: tuple[Array, Array]) -> tuple[Array, Array]:

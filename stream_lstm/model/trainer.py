@@ -101,7 +101,7 @@ def lane_trainer(
 
     Raises ConfigurationError for an optimiser that does not exist.
     """
-    optimizer = build_optimizer(learning, train_config.train_rate)
+    optimizer = build_optimizer(learning, train_config.train_optimizer, train_config.train_rate)
     memory = max(train_config.average * segments, 1.0)
 
     def init(weights: Weights, lanes: int) -> TrainState:

@@ -42,6 +42,7 @@ from ..events import (
 )
 from ..feed.predictions import PredictionPublisher
 from ..feed.subscriber import Subscriber
+from ..members import Members
 from ..model.engine import Engine
 from .chores import Chores
 from .heartbeats import PERIOD_S, Heartbeats
@@ -63,8 +64,8 @@ class Daemon:
     """Feed, session and publisher of a configuration, ready to run.
 
     columns: names of the values of a tick. stop: ends `run`. observers: called with every event
-    that comes in or out, but for ticks. weights, scaler, engine: see `Session`. clock: seconds,
-    monotonic.
+    that comes in or out, but for ticks. weights, scaler, members, engine: see `Session`. clock:
+    seconds, monotonic.
 
     Compiles everything first and opens the sockets then. Raises ConfigurationError for what does
     not fit, and EndpointError for an endpoint that cannot be bound or connected to.
@@ -79,6 +80,7 @@ class Daemon:
         observers: Iterable[Observer] = (),
         weights: Mapping[str, Mapping[str, Any]] | None = None,
         scaler: Any = None,
+        members: Members | None = None,
         engine: Engine | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -91,7 +93,13 @@ class Daemon:
         self._chores = Chores()
         started = clock()
         self.session = Session(
-            config, columns, self._emit, weights=weights, scaler=scaler, engine=engine
+            config,
+            columns,
+            self._emit,
+            weights=weights,
+            scaler=scaler,
+            members=members,
+            engine=engine,
         )
         self.compile_s = clock() - started
         self.publisher: PredictionPublisher | None = None

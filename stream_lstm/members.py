@@ -1,0 +1,172 @@
+"""The members of a bank of experts, as they are configured.
+
+A bank is a list of members: networks with settings of their own, and plain forecasters. What a
+network leaves out is taken from the tables `model` and `learning`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+from .config import Gradient, Init, Positive, Targets, nearest
+from .errors import ConfigurationError
+
+BANKS = ("none", "default")
+"""Values of `bank` that name no file."""
+
+MAX_MEMBERS = 32
+"""More members only cost time: the mixture pays ln M nats for them."""
+
+MAX_LAGS = 1024
+"""A logistic member's covariance has the square of its lags in floats."""
+
+
+class NetworkMember(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="network", tag_field="kind"
+):
+    """An LSTM. `name` is its own; None takes the value of the tables `model` and `learning`."""
+
+    name: str
+    hidden: Annotated[int, Meta(ge=1, le=8192)] | None = None
+    layers: Annotated[int, Meta(ge=1, le=4)] | None = None
+    seed: Annotated[int, Meta(ge=0, le=2**32 - 1)] | None = None
+    init: Init | None = None
+    init_horizon: Annotated[float, Meta(gt=2, le=1e9)] | None = None
+    gain: Annotated[float, Meta(gt=0, le=1e3)] | None = None
+    gradient: Gradient | None = None
+    bptt: Annotated[int, Meta(ge=1)] | None = None
+    targets: Targets | None = None
+    positive_weight: Positive | None = None
+    optimizer: str | None = None
+    optimizer_args: tuple[str, ...] | None = None
+    learning_rate: Positive | None = None
+    clip_norm: Annotated[float, Meta(ge=0)] | None = None
+
+
+class TableMember(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="table", tag_field="kind"
+):
+    """Counts of labels after each pattern of the last `signs` signs of the target.
+
+    signs: how many; 0 is the base rate. targets: count every element's label, or those of
+    published predictions alone. fade: labels after which a count has faded to 1/e; 0 never fades.
+    """
+
+    name: str
+    signs: Annotated[int, Meta(ge=0, le=12)] = 0
+    targets: Targets = "published"
+    fade: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
+
+
+class LogisticMember(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="logistic", tag_field="kind"
+):
+    """A logistic regression on the target's last scaled values and signs, kept by the filter.
+
+    lags: how many values. signs: how many signs. targets: learn from every element's label, or
+    from those of published predictions alone. p0, q: variance of the weights to start with, and
+    added at each update.
+    """
+
+    name: str
+    lags: Annotated[int, Meta(ge=1, le=MAX_LAGS)] = 10
+    signs: Annotated[int, Meta(ge=0, le=MAX_LAGS)] = 0
+    targets: Targets = "every"
+    p0: Positive = 0.1
+    q: Annotated[float, Meta(ge=0, le=1e6)] = 0.0
+
+
+Member: TypeAlias = NetworkMember | TableMember | LogisticMember
+Members: TypeAlias = tuple[Member, ...]
+
+DEFAULT_BANK: Members = (
+    NetworkMember("network", optimizer="dekf"),
+    NetworkMember(
+        "latch",
+        hidden=32,
+        init="chrono",
+        init_horizon=300.0,
+        gain=1.0,
+        targets="published",
+        optimizer="dekf",
+    ),
+    NetworkMember(
+        "far-latch",
+        hidden=32,
+        init="chrono",
+        init_horizon=1000.0,
+        gain=1.0,
+        targets="published",
+        optimizer="dekf",
+    ),
+    LogisticMember("lags", lags=10, signs=10, targets="every", p0=0.1, q=1e-6),
+    LogisticMember("drifting-lags", lags=2, signs=2, targets="every", p0=0.1, q=1e-4),
+    LogisticMember("far-lags", lags=250, targets="published", p0=0.05),
+    TableMember("base-rate"),
+    TableMember("recent-rate", fade=100.0),
+    TableMember("last-sign", signs=1),
+    TableMember("recent-last-sign", signs=1, fade=100.0),
+    TableMember("slow-last-sign", signs=1, targets="every", fade=1500.0),
+    TableMember("signs", signs=6, targets="every"),
+)
+"""The bank that needs no choice: what each member is for stands in the README."""
+
+
+class BankFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A bank's TOML file: `[[member]]` tables."""
+
+    member: tuple[dict[str, Any], ...]
+
+
+KINDS: Mapping[str, type[Member]] = {
+    "network": NetworkMember,
+    "table": TableMember,
+    "logistic": LogisticMember,
+}
+
+
+def parse_bank(data: Mapping[str, Any]) -> Members:
+    """Return the members of a parsed TOML file of `[[member]]` tables.
+
+    Raises ConfigurationError naming the member and the key.
+    """
+    try:
+        tables = msgspec.convert(data, BankFile).member
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(f"a bank is a list of [[member]] tables: {error}") from None
+    members = tuple(_member(k, table) for k, table in enumerate(tables, 1))
+    check_members(members)
+    return members
+
+
+def check_members(members: Sequence[Member]) -> None:
+    """Raise ConfigurationError unless there are members, not too many, with names of their own."""
+    if not 1 <= len(members) <= MAX_MEMBERS:
+        raise ConfigurationError(f"a bank has 1 to {MAX_MEMBERS} members, not {len(members)}")
+    names = [member.name for member in members]
+    for name in names:
+        if not name or names.count(name) > 1:
+            raise ConfigurationError(f"members need names of their own; {name!r} is not one")
+
+
+def _member(k: int, table: dict[str, Any]) -> Member:
+    where, kind = f"member {k}", table.get("kind")
+    if "name" in table:
+        where += f" ({table['name']!r})"
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise ConfigurationError(
+            f"{where}: kind = {kind!r}; choose one of {', '.join(KINDS)}"
+            + (nearest(kind, KINDS) if isinstance(kind, str) else "")
+        )
+    fields = KINDS[kind].__struct_fields__
+    for key in table:
+        if key != "kind" and key not in fields:
+            raise ConfigurationError(f"{where}: a {kind} has no key {key!r}{nearest(key, fields)}")
+    try:
+        return msgspec.convert(table, KINDS[kind])
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(f"{where}: {error}") from None

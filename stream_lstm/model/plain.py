@@ -1,0 +1,141 @@
+"""Plain forecasters: counts after sign patterns, and a logistic regression on lags.
+
+They stand in a bank beside networks, for what needs no network, and say by how much a network is
+better. Both look at the target alone, as scaled: its values before the label, newest first.
+
+A table of b signs has 2^b cells of counts; with k positive labels among m in a cell it gives
+(k + 1/2) / (m + 1). A fading table multiplies its counts by exp(-1 / fade) at each label.
+
+The regression's inputs are lags, signs and a one; its weights are followed by `kalman.dekf`.
+
+Source: Krichevsky and Trofimov, "The performance of universal encoding", 1981.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ..members import LogisticMember, TableMember
+from .cell import Array
+from .forecaster import Forecaster
+from .guard import all_finite, choose
+from .kalman import dekf, logistic_innovation
+from .sequence import mean_log_loss
+
+
+def _shift(state: Array, value: Array) -> Array:
+    """Return the register (N,) with `value` in front and its oldest entry gone."""
+    return jnp.concatenate([value[None], state])[: state.shape[0]]
+
+
+def _registers(xs: Array, lags: int, count: int) -> Array:
+    """Return the registers (M, lags) after each of the last `count` of xs (K, F)."""
+    newest = jnp.arange(len(xs) - count, len(xs))
+    return xs[newest[:, None] - jnp.arange(lags)[None, :], 0]
+
+
+def _tape(lags: int, count: int) -> int:
+    return max(lags, 1) + count - 1
+
+
+def table(member: TableMember, count: int) -> Forecaster:
+    """Return the table; an update brings `count` labels."""
+    signs, cells = member.signs, 2**member.signs
+    keep = math.exp(-1.0 / member.fade) if member.fade else 1.0
+    powers = 2.0 ** jnp.arange(signs)
+    ages = keep ** jnp.arange(count - 1, -1, -1, dtype=jnp.float32)
+
+    def cell(register: Array) -> Array:
+        return jnp.sum((register > 0) * powers, axis=-1).astype(jnp.int32)
+
+    def step(counts: Array, state: Array, x: Array) -> tuple[Array, Array]:
+        state = _shift(state, x[0])
+        at = cell(state)
+        p = (counts[at, 1] + 0.5) / (counts[at, 0] + counts[at, 1] + 1.0)
+        return state, p[None]
+
+    def update(
+        counts: Array,
+        optimizer: Any,
+        trace: Array,
+        xs: Array,
+        starts: Array,
+        targets: Array,
+        share: Array,
+    ) -> tuple[Array, Any, Array, Array]:
+        del starts
+        at = cell(_registers(xs, signs, count))
+        labels = targets[-count:].astype(jnp.int32)
+        p = (counts[at, 1] + 0.5) / (counts[at, 0] + counts[at, 1] + 1.0)
+        loss = -jnp.mean(jnp.log(jnp.where(labels > 0, p, 1.0 - p)))
+        new = (counts * keep**count).at[at, labels].add(ages * share[-count:])
+        accepted = all_finite(loss, new, xs)
+        info = jnp.stack([loss, jnp.zeros(()), accepted.astype(jnp.float32)])
+        return choose(accepted, new, counts), optimizer, trace, info
+
+    tape = _tape(signs, count)
+    return Forecaster(
+        names=(member.name,),
+        state=signs,
+        tape=tape,
+        offsets=(tape,),
+        init=lambda: jnp.zeros((cells, 2), jnp.float32),
+        init_optimizer=lambda _: (),
+        init_trace=lambda: jnp.zeros((0,), jnp.float32),
+        step=step,
+        update=update,
+    )
+
+
+def logistic(member: LogisticMember, count: int) -> Forecaster:
+    """Return the regression; an update brings `count` labels."""
+    size = max(member.lags, member.signs)
+    filtered = dekf(p0=member.p0, q=member.q)
+
+    def inputs(register: Array) -> Array:
+        ones = jnp.ones((*register.shape[:-1], 1), register.dtype)
+        signs = jnp.sign(register[..., : member.signs])
+        return jnp.concatenate([register[..., : member.lags], signs, ones], axis=-1)
+
+    def step(weights: Array, state: Array, x: Array) -> tuple[Array, Array]:
+        state = _shift(state, x[0])
+        return state, jax.nn.sigmoid(inputs(state) @ weights)[None]
+
+    def update(
+        weights: Array,
+        optimizer: Any,
+        trace: Array,
+        xs: Array,
+        starts: Array,
+        targets: Array,
+        share: Array,
+    ) -> tuple[Array, Any, Array, Array]:
+        del starts
+        seen = inputs(_registers(xs, size, count))
+        labels, share = targets[-count:], share[-count:]
+        logits = seen @ weights
+        innovation, noise = logistic_innovation(logits, labels, share)
+        change, new = filtered.update(seen, optimizer, weights, innovation=innovation, noise=noise)
+        loss = mean_log_loss(logits, labels, share)
+        norm = jnp.linalg.norm((jax.nn.sigmoid(logits) - labels) @ seen) / count
+        moved = weights + change
+        accepted = all_finite(loss, moved, new)
+        info = jnp.stack([loss, norm, accepted.astype(jnp.float32)])
+        return choose(accepted, moved, weights), choose(accepted, new, optimizer), trace, info
+
+    tape = _tape(size, count)
+    return Forecaster(
+        names=(member.name,),
+        state=size,
+        tape=tape,
+        offsets=(tape,),
+        init=lambda: jnp.zeros((member.lags + member.signs + 1,), jnp.float32),
+        init_optimizer=filtered.init,
+        init_trace=lambda: jnp.zeros((0,), jnp.float32),
+        step=step,
+        update=update,
+    )
