@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 
-from . import roundtrip, step, train
+from . import learning, roundtrip, step, train
 from .report import machine, table
 
-BENCHMARKS = {"step": step, "roundtrip": roundtrip, "train": train}
+BENCHMARKS = {"step": step, "roundtrip": roundtrip, "train": train, "learning": learning}
 
-UNITS = {"train": "seconds an epoch"}
+UNITS = {"train": "seconds an epoch", "learning": "nats, and shares of labels; one pass each"}
 """What a benchmark counts in where it is not microseconds."""
 
 
@@ -22,6 +22,7 @@ def main() -> None:
     parser.add_argument(
         "--seconds", type=float, default=20.0, help="length of a paced run of roundtrip (20)"
     )
+    learning.arguments(parser)
     arguments = parser.parse_args()
     names = list(BENCHMARKS) if arguments.name == "all" else [arguments.name]
     results = {name: BENCHMARKS[name].run(arguments) for name in names}
@@ -31,7 +32,8 @@ def main() -> None:
     print(machine()["text"])
     for name, rows in results.items():
         unit = UNITS.get(name, "microseconds")
-        print(f"\n{name}: {unit}, medians of {arguments.repeats} runs\n")
+        runs = "" if name == "learning" else f", medians of {arguments.repeats} runs"
+        print(f"\n{name}: {unit}{runs}\n")
         print(table(rows))
 
 

@@ -80,22 +80,27 @@ class LogisticMember(
     q: Annotated[float, Meta(ge=0, le=1e6)] = 0.0
 
 
-Member: TypeAlias = NetworkMember | TableMember | LogisticMember
+class RegimeMember(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="regime", tag_field="kind"
+):
+    """Two hidden regimes, in one of which the labels of predictions lean to 1, in the other to 0.
+
+    lasts: labels that a regime lasts on average. relative: they lean to the last sign of the
+    target, or away from it, instead of to 1 or to 0. How far they lean is learned.
+    """
+
+    name: str
+    lasts: Annotated[float, Meta(ge=2, le=1e9)] = 300.0
+    relative: bool = False
+
+
+Member: TypeAlias = NetworkMember | TableMember | LogisticMember | RegimeMember
 Members: TypeAlias = tuple[Member, ...]
 
 DEFAULT_BANK: Members = (
-    NetworkMember("network", optimizer="dekf"),
+    NetworkMember("network", hidden=32, gain=2.0, optimizer="dekf"),
     NetworkMember(
         "latch",
-        hidden=32,
-        init="chrono",
-        init_horizon=300.0,
-        gain=1.0,
-        targets="published",
-        optimizer="dekf",
-    ),
-    NetworkMember(
-        "far-latch",
         hidden=32,
         init="chrono",
         init_horizon=1000.0,
@@ -103,15 +108,14 @@ DEFAULT_BANK: Members = (
         targets="published",
         optimizer="dekf",
     ),
-    LogisticMember("lags", lags=10, signs=10, targets="every", p0=0.1, q=1e-6),
-    LogisticMember("drifting-lags", lags=2, signs=2, targets="every", p0=0.1, q=1e-4),
-    LogisticMember("far-lags", lags=250, targets="published", p0=0.05),
+    LogisticMember("lags", lags=10, signs=10, q=1e-6),
+    LogisticMember("drifting-slope", lags=1, p0=0.01, q=5e-5),
+    LogisticMember("far-lags", lags=128, targets="published", p0=0.003),
     TableMember("base-rate"),
-    TableMember("recent-rate", fade=100.0),
     TableMember("last-sign", signs=1),
-    TableMember("recent-last-sign", signs=1, fade=100.0),
-    TableMember("slow-last-sign", signs=1, targets="every", fade=1500.0),
     TableMember("signs", signs=6, targets="every"),
+    RegimeMember("regime"),
+    RegimeMember("repeat-regime", relative=True),
 )
 """The bank that needs no choice: what each member is for stands in the README."""
 
@@ -126,6 +130,7 @@ KINDS: Mapping[str, type[Member]] = {
     "network": NetworkMember,
     "table": TableMember,
     "logistic": LogisticMember,
+    "regime": RegimeMember,
 }
 
 

@@ -8,9 +8,16 @@ import msgspec
 
 from ..config import Config
 from ..errors import ConfigurationError
-from ..members import LogisticMember, Member, NetworkMember, TableMember, check_members
+from ..members import (
+    LogisticMember,
+    Member,
+    NetworkMember,
+    RegimeMember,
+    TableMember,
+    check_members,
+)
 from .forecaster import Forecaster, network, side_by_side
-from .plain import logistic, table
+from .plain import logistic, regime, table
 
 MODEL_KEYS = ("hidden", "layers", "seed", "init", "init_horizon")
 LEARNING_KEYS = (
@@ -47,6 +54,8 @@ def _member(config: Config, features: int, member: Member) -> Forecaster:
             return table(member, _count(config, member))
         if isinstance(member, LogisticMember):
             return logistic(member, _count(config, member))
+        if isinstance(member, RegimeMember):
+            return regime(member)
         gain = 1.0 if member.gain is None else member.gain / config.scaling.gain
         return network(member_config(config, member), features, gain=gain, name=member.name)
     except (ConfigurationError, ValueError) as error:

@@ -40,6 +40,11 @@ PARITY_STEPS = 64
 """Random elements over which `step` and `block` are compared."""
 
 
+DONATED = {"update": (1,)}
+"""Arguments whose memory a call may write its results to. The optimiser's state is by far the
+largest, and nothing else looks at it; weights may be held by others."""
+
+
 def _zeros(*shape: int) -> Floats:
     return np.zeros(shape, np.float32)
 
@@ -94,7 +99,10 @@ class Engine:
             starts = _zeros(len(self.offsets), self.state)
             given = self.init_trace(), inputs, starts, tape, tape
             calls["update"] = (self.forecaster.update, weights, optimizer, *given)
-        return {name: jax.jit(call[0]).lower(*call[1:]).compile() for name, call in calls.items()}
+        return {
+            name: jax.jit(call[0], donate_argnums=DONATED.get(name, ())).lower(*call[1:]).compile()
+            for name, call in calls.items()
+        }
 
     def _buffer(self) -> Floats:
         return _zeros(self.block_size, self.shape.features)

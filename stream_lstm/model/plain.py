@@ -1,4 +1,4 @@
-"""Plain forecasters: counts after sign patterns, and a logistic regression on lags.
+"""Plain forecasters: counts after sign patterns, a logistic regression, two hidden regimes.
 
 They stand in a bank beside networks, for what needs no network, and say by how much a network is
 better. Both look at the target alone, as scaled: its values before the label, newest first.
@@ -8,7 +8,13 @@ A table of b signs has 2^b cells of counts; with k positive labels among m in a 
 
 The regression's inputs are lags, signs and a one; its weights are followed by `kalman.dekf`.
 
-Source: Krichevsky and Trofimov, "The performance of universal encoding", 1981.
+The regimes are a hidden Markov chain that changes sides with probability 1 / lasts at a label.
+With r the probability of the one that leans to 1, by e: p = r e + (1 - r) (1 - e). After a label
+r is filtered, and e is the share of labels that went the way of their regime, each label counted
+by the filtered r, above `LEAN_PRIOR` labels that lean by `LEAN`.
+
+Source: Krichevsky and Trofimov, "The performance of universal encoding", 1981; Rabiner, "A
+tutorial on hidden Markov models", 1989.
 """
 
 from __future__ import annotations
@@ -19,12 +25,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..members import LogisticMember, TableMember
+from ..members import LogisticMember, RegimeMember, TableMember
 from .cell import Array
 from .forecaster import Forecaster
 from .guard import all_finite, choose
 from .kalman import dekf, logistic_innovation
 from .sequence import mean_log_loss
+
+
+LEAN = 0.6
+LEAN_PRIOR = 100.0
+"""A chain that starts without a lean would never find one."""
 
 
 def _shift(state: Array, value: Array) -> Array:
@@ -135,6 +146,63 @@ def logistic(member: LogisticMember, count: int) -> Forecaster:
         offsets=(tape,),
         init=lambda: jnp.zeros((member.lags + member.signs + 1,), jnp.float32),
         init_optimizer=filtered.init,
+        init_trace=lambda: jnp.zeros((0,), jnp.float32),
+        step=step,
+        update=update,
+    )
+
+
+def regime(member: RegimeMember) -> Forecaster:
+    """Return the filter of two regimes; an update brings the label of a prediction.
+
+    Its parameters (3,) are r, the labels that went the way of their regime, and all labels.
+    """
+    flips, size = 1.0 / member.lasts, int(member.relative)
+
+    def against(register: Array) -> Array:
+        return (register[0] <= 0) if member.relative else jnp.zeros((), bool)
+
+    def lean(params: Array) -> Array:
+        return jnp.clip(params[1] / params[2], 0.5, 0.999)
+
+    def forecast(params: Array) -> Array:
+        e = lean(params)
+        return params[0] * e + (1.0 - params[0]) * (1.0 - e)
+
+    def step(params: Array, state: Array, x: Array) -> tuple[Array, Array]:
+        state = _shift(state, x[0])
+        p = forecast(params)
+        return state, jnp.where(against(state), 1.0 - p, p)[None]
+
+    def update(
+        params: Array,
+        optimizer: Any,
+        trace: Array,
+        xs: Array,
+        starts: Array,
+        targets: Array,
+        share: Array,
+    ) -> tuple[Array, Any, Array, Array]:
+        del starts, share
+        label = (targets[-1] > 0) != against(_registers(xs, size, 1)[0])
+        e, r = lean(params), params[0]
+        given = jnp.where(label, r * e, r * (1.0 - e))
+        other = jnp.where(label, (1.0 - r) * (1.0 - e), (1.0 - r) * e)
+        r = given / (given + other)
+        agreed = params[1] + jnp.where(label, r, 1.0 - r)
+        after = r * (1.0 - flips) + (1.0 - r) * flips
+        new = jnp.stack([after, agreed, params[2] + 1.0])
+        accepted = all_finite(new, xs, targets)
+        info = jnp.stack([-jnp.log(given + other), jnp.zeros(()), accepted.astype(jnp.float32)])
+        return choose(accepted, new, params), optimizer, trace, info
+
+    return Forecaster(
+        names=(member.name,),
+        state=size,
+        tape=1,
+        offsets=(1,),
+        init=lambda: jnp.array([0.5, LEAN * LEAN_PRIOR, LEAN_PRIOR], jnp.float32),
+        init_optimizer=lambda _: (),
         init_trace=lambda: jnp.zeros((0,), jnp.float32),
         step=step,
         update=update,
