@@ -132,7 +132,7 @@ class LearningConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     learning_rate: Positive = 1e-3
     clip_norm: Annotated[float, Meta(ge=0)] = 1.0
     bank: str = "none"
-    share: Annotated[float, Meta(ge=0, lt=1)] = 1e-4
+    share: Annotated[float, Meta(ge=0, lt=1)] = 1e-5
     publish_experts: bool = False
 
 

@@ -8,7 +8,7 @@ w_i <- (1 - share) w_i + share / M                      so that it can follow a 
 
 Over any labels whatever, the total log loss is at most that of the best of the M members plus
 ln M nats plus -ln(1 - share + share / M) for each label: the weight of a member is multiplied by
-no less than that by sharing. With a share of 1e-4 that is 10 nats over 100,000 labels.
+no less than that by sharing. With a share of 1e-5 that is 1 nat over 100,000 labels.
 
 Members' probabilities are kept within `EPSILON` of 0 and 1, as in scoring, so that one member's
 certainty cannot end it for ever.
