@@ -97,8 +97,19 @@ def verdict(summary: dict[str, Any]) -> str:
         return _why_none(summary)
     if not summary["labels"]:
         return "no scores: no prediction has its label yet"
+    if summary["base_rate"] in (0.0, 1.0):
+        return _one_class(summary)
     few = "" if summary["labels"] >= FEW else f" ({_count(summary, 'labels')}: too few to tell)"
     return _comparison(summary) + few
+
+
+def _one_class(summary: dict[str, Any]) -> str:
+    label = int(summary["base_rate"])
+    what = "is always" if label else "is never"
+    return (
+        f"every label is {label}: the target {what} above zero, so there is nothing to tell apart; "
+        "the target is the first feature, and usually a difference or a return"
+    )
 
 
 def _comparison(summary: dict[str, Any]) -> str:

@@ -59,8 +59,12 @@ def _experts(session: Session) -> dict[str, dict[str, float | None]]:
     labels = sum(mixture.labels for mixture in mixtures)
     return {
         name: {
-            "weight": sum(m.weights[k] for m in mixtures) / len(mixtures) if mixtures else None,
-            "log_loss": sum(m.losses[k] for m in mixtures) / labels if labels else None,
+            "weight": _mean([m.weights[k] for m in mixtures], len(mixtures)),
+            "log_loss": _mean([m.losses[k] for m in mixtures], labels),
         }
         for k, name in enumerate(session.engine.names)
     }
+
+
+def _mean(parts: list[float], count: int) -> float | None:
+    return float(sum(parts)) / count if count else None
