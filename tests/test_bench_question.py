@@ -149,3 +149,25 @@ def test_scores_are_those_of_their_definition(modules: Any) -> None:
     found = modules.scores.scores(np.array([0.9, 0.2, 0.6]), np.array([True, False, False]))
     loss = -(math.log(0.9) + math.log(0.8) + math.log(0.4)) / 3
     assert found == {"labels": 3, "accuracy": 2 / 3, "log_loss": pytest.approx(loss)}
+
+
+def test_raw_returns_move_an_untrained_network_by_a_millionth() -> None:
+    # What the README gives as the reason why the recipe as asked learns nothing.
+    from stream_lstm.model.network import Shape, init_weights, seed_key
+
+    weights = init_weights(Shape(1, 32, 1), key=seed_key(0))
+    kernel = np.asarray(weights["layer_0"]["kernel"], np.float64)
+    head = np.asarray(weights["head"]["kernel"], np.float64).ravel()
+
+    def spread(windows: np.ndarray) -> float:
+        h = c = np.zeros((len(windows), 32))
+        for x in windows.T:
+            inputs = np.concatenate([x[:, None], h, np.ones((len(x), 1))], axis=1)
+            i, f, g, o = np.split(inputs @ kernel, 4, axis=1)
+            c = c / (1 + np.exp(-f)) + np.tanh(g) / (1 + np.exp(-i))
+            h = np.tanh(c) / (1 + np.exp(-o))
+        return float((h @ head[:-1]).std())
+
+    windows = np.random.default_rng(0).normal(size=(1000, 100))
+    assert spread(windows) == pytest.approx(0.15, abs=0.01)
+    assert spread(windows * 7e-6) == pytest.approx(1.2e-6, abs=1e-7)
