@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument(
         "--seconds", type=float, default=20.0, help="length of a paced run of roundtrip (20)"
     )
-    question.add_options(parser)
+    question.arguments(parser)
     arguments = parser.parse_args()
     names = list(BENCHMARKS) if arguments.name == "all" else [arguments.name]
     known = BENCHMARKS | ALONE

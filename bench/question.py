@@ -43,14 +43,15 @@ kind = "table"
 """Compiles in a fifth of the time of the default one."""
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this benchmark."""
     group = parser.add_argument_group("question")
     group.add_argument(
         "--quick", action="store_true", help="few elements and epochs, a bank of two: for a test"
     )
     group.add_argument("--elements", type=_count, help=f"of the series, at most ({ELEMENTS})")
-    group.add_argument("--seed", type=int, default=7, help="of the twin and of Keras (7)")
-    group.add_argument("--epochs", type=int, default=5, help="of the recipe in Keras (5)")
+    group.add_argument("--seed", type=_whole, default=7, help="of the twin and of Keras (7)")
+    group.add_argument("--epochs", type=_whole, default=5, help="of the recipe in Keras (5)")
     group.add_argument(
         "--only", type=_subjects, default=list(SUBJECTS), help=f"of {','.join(SUBJECTS)} (all)"
     )
@@ -58,12 +59,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _count(text: str) -> int:
-    count = int(text)
+    count = _whole(text)
     if count < LEAST:
         raise argparse.ArgumentTypeError(
             f"{count} is too few to hold a tenth out: {LEAST} or more"
         )
     return count
+
+
+def _whole(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
 
 
 def _subjects(text: str) -> list[str]:
@@ -74,15 +81,15 @@ def _subjects(text: str) -> list[str]:
     return chosen
 
 
-def run(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
+def run(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Return {row: figures}; `series` has a note that says which it was."""
-    quick = arguments.quick
-    count = arguments.elements or (QUICK_ELEMENTS if quick else ELEMENTS)
-    series = asked(count, arguments.seed, twin=arguments.twin)
+    quick = options.quick
+    count = options.elements or (QUICK_ELEMENTS if quick else ELEMENTS)
+    series = asked(count, options.seed, twin=options.twin)
     settings = {
         "quick": quick,
-        "seed": arguments.seed,
-        "keras_epochs": 1 if quick else arguments.epochs,
+        "seed": options.seed,
+        "keras_epochs": 1 if quick else options.epochs,
         "train_epochs": 1 if quick else None,
         "bank": QUICK_BANK if quick else "default",
     }
@@ -99,7 +106,7 @@ def run(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
         # Two at a time only where seconds are not looked at.
         with ThreadPoolExecutor(2 if quick else 1) as pool:
-            for found in pool.map(subject, arguments.only):
+            for found in pool.map(subject, options.only):
                 rows |= {row: _rounded(figures) for row, figures in found.items()}
     return rows
 

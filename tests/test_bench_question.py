@@ -88,6 +88,7 @@ def test_what_lacks_is_said_in_a_line(rows: dict[str, dict[str, Any]]) -> None:
     ("arguments", "said"),
     [
         (["--elements", "100"], "100 is too few to hold a tenth out: 2000 or more"),
+        (["--seed", "-1"], "'-1' is not a whole number above 0"),
         (["--only", "keras"], "'keras' is none of plain, asked, scaled"),
     ],
 )
