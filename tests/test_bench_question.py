@@ -22,6 +22,9 @@ TRAINED = "trained, state carried"
 PLAIN = ("base rate so far", "last label again", "best possible")
 KERAS = ("the recipe as asked (Keras)", "the same, inputs over their s.d.")
 
+HASTE = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+"""Compiling is nearly all of a quick run, and how fast things are is not tested."""
+
 SCORES = {"labels", "accuracy", "log_loss"}
 ALL = {"all_" + name for name in SCORES}
 COST = {"state_bytes", "us_per_prediction"}
@@ -31,7 +34,7 @@ def bench(*arguments: str, data: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "bench", "question", *arguments],
         cwd=REPOSITORY,
-        env=os.environ | {"STREAM_LSTM_DATA": str(data)},
+        env=os.environ | {"STREAM_LSTM_DATA": str(data)} | HASTE,
         capture_output=True,
         text=True,
         check=False,
