@@ -107,8 +107,8 @@ def _one_class(summary: dict[str, Any]) -> str:
     label = int(summary["base_rate"])
     what = "is always" if label else "is never"
     return (
-        f"every label is {label}: the target {what} above zero, so there is nothing to tell apart; "
-        "the target is the first feature, and usually a difference or a return"
+        f"every label is {label}: the target {what} above zero, and there is nothing to tell "
+        "apart; the target is the first feature, usually a difference or a return"
     )
 
 

@@ -32,7 +32,6 @@ from .guard import all_finite, choose
 from .kalman import dekf, logistic_innovation
 from .sequence import mean_log_loss
 
-
 LEAN = 0.6
 LEAN_PRIOR = 100.0
 """A chain that starts without a lean would never find one."""
