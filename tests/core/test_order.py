@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_lstm.events import Prediction, Score, Update
+from stream_lstm.members import Members
 
-from ..engines import engine_for
+from ..engines import SMALL_BANK, engine_for
 from ..engines import settings as configuration
-from .driving import drive, stories, ticks_of
+from .driving import drive, plain, stories, ticks_of
 from .reference import Reference, as_tuple
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -23,22 +25,41 @@ KINDS: dict[str, dict[str, Any]] = {
     "window, learning": {"mode": "window", "window": 7, "learn": True},
 }
 
+REACHING_BACK: dict[str, dict[str, Any]] = {
+    "published": {"targets": "published"},
+    "filter": {"optimizer": "dekf"},
+    "filter, published": {"optimizer": "dekf", "targets": "published", "gradient": "rtrl"},
+    "filter, bptt": {"optimizer": "dekf", "gradient": "bptt"},
+    "snap1": {"gradient": "snap1"},
+    "rtrl, positives": {"gradient": "rtrl", "positive_weight": 3.0},
+    "bank": {"bank": "small.toml", "share": 0.01, "publish_experts": True},
+}
+"""Ways to learn that only labels of the series serve."""
 
-def follows_reference(values: dict[str, Any], actions: list[Any]) -> None:
+
+def follows_reference(
+    values: dict[str, Any], actions: list[Any], members: Members | None = None
+) -> None:
     config = configuration(**values)
-    reference = Reference(config, engine_for(config))
+    engine = engine_for(config, members=members)
+    reference = Reference(config, engine, members)
     for action in actions:
         reference.take(action)
-    got = drive(config, actions)
+    got = drive(config, actions, members=members)
     # In mode carry without learning a row holds p alone, and the reference needs no more.
     assert [as_tuple(event) for event in got.events] == reference.events
+    assert engine.tape_length == reference.K
     state = got.session.streams.get("a")
     if state is not None:
         assert state.n == reference.n
-        assert np.asarray(state.carry).tobytes() == np.asarray(reference.carry).tobytes()
-    for name, layer in got.session.weights_for("a").weights.items():
-        wanted = reference.weights[name]["kernel"]
-        assert np.asarray(layer["kernel"]).tobytes() == np.asarray(wanted).tobytes()
+        assert plain(state.carry) == plain(reference.carry)
+        assert plain(state.trace) == plain(reference.trace)
+        if state.mixture is not None:
+            assert state.mixture.weights.tolist() == pytest.approx(reference.mixture, rel=1e-9)
+    learned = got.session.weights_for("a")
+    assert plain(jax.tree.leaves(learned.weights)) == plain(jax.tree.leaves(reference.weights))
+    wanted = jax.tree.leaves(reference.optimizer)
+    assert plain(jax.tree.leaves(learned.optimizer)) == plain(wanted)
 
 
 @pytest.mark.parametrize("labels", ["series", "external"])
@@ -57,6 +78,23 @@ def test_events_are_those_of_the_reference(kind: str, labels: str, data: st.Data
     values |= KINDS[kind] | {"labels": labels}
     due = range(values["window"], 70, values["stride"]) if labels == "external" else ()
     follows_reference(values, data.draw(stories(labels=due)))
+
+
+@pytest.mark.parametrize("kind", REACHING_BACK)
+@settings(max_examples=12, deadline=None)
+@given(data=st.data())
+def test_learners_that_reach_back_get_what_the_reference_gives(
+    kind: str, data: st.DataObject
+) -> None:
+    values = REACHING_BACK[kind] | {
+        "learn": True,
+        "window": data.draw(st.sampled_from([6, 13])),
+        "stride": data.draw(st.sampled_from([1, 5])),
+        "horizon": data.draw(st.sampled_from([1, 3, 12])),
+        "on_gap": data.draw(st.sampled_from(["continue", "reset"])),
+        "learn_until": data.draw(st.sampled_from([0, 30])),
+    }
+    follows_reference(values, data.draw(stories()), SMALL_BANK if kind == "bank" else None)
 
 
 @pytest.mark.parametrize("kind", KINDS)
