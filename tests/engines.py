@@ -39,7 +39,8 @@ def engine_for(config: Config, features: int = 1, members: Members | None = None
     """
     learn, window_mode = config.learning.learn, config.model.mode == "window"
     by_tape = config.gradient() == "bptt" and config.learning.optimizer != "dekf"
-    window = config.stream.window if window_mode else max(100, config.stream.stride)
+    exact = window_mode or config.stream.stride > config.stream.window
+    window = config.stream.window if exact else max(100, config.stream.stride)
     if learn and (members is not None or not by_tape):
         stream = StreamConfig(
             window=window, stride=config.stream.stride, labels=config.stream.labels

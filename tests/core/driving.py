@@ -18,7 +18,24 @@ from stream_lstm.core.tape import Tape
 from stream_lstm.events import Gap, Label, Output, Refusal, SessionStart, Ticks
 from stream_lstm.members import DEFAULT_BANK, Members
 
-from ..engines import engine_for
+from ..engines import SMALL_BANK, engine_for
+
+
+REACHING_BACK: dict[str, dict[str, Any]] = {
+    "published": {"targets": "published"},
+    "filter": {"optimizer": "dekf"},
+    "filter, published": {"optimizer": "dekf", "targets": "published", "gradient": "rtrl"},
+    "filter, bptt": {"optimizer": "dekf", "gradient": "bptt"},
+    "snap1": {"gradient": "snap1"},
+    "rtrl, positives": {"gradient": "rtrl", "positive_weight": 3.0},
+    "bank": {"bank": "small.toml", "share": 0.01, "publish_experts": True},
+}
+"""Ways to learn that only labels of the series serve."""
+
+
+def members_of(values: dict[str, Any]) -> Members | None:
+    """The members of the bank that one of these ways to learn names."""
+    return SMALL_BANK if "bank" in values else None
 
 
 class Tick(NamedTuple):

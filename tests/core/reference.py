@@ -27,7 +27,7 @@ def tape_length(config: Config, member: Member | None = None) -> int:
     """How many elements the update of the network, or of a bank's member, looks back over."""
     stride = config.stream.stride
     if isinstance(member, TableMember | LogisticMember):
-        labels = stride if member.targets == "every" else 1
+        labels = min(stride, config.stream.window) if member.targets == "every" else 1
         lags = member.signs
         if isinstance(member, LogisticMember):
             lags = max(lags, member.lags)

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_lstm.events import Prediction, Score, Update
-from stream_lstm.members import Members
+from stream_lstm.events import Gap, Prediction, Score, Update
+from stream_lstm.members import Members, TableMember
 
-from ..engines import SMALL_BANK, engine_for
+from ..engines import engine_for
 from ..engines import settings as configuration
-from .driving import drive, plain, stories, ticks_of
+from .driving import REACHING_BACK, drive, members_of, plain, stories, ticks_of
 from .reference import Reference, as_tuple
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -24,18 +24,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "window": {"mode": "window", "window": 7},
     "window, learning": {"mode": "window", "window": 7, "learn": True},
 }
-
-REACHING_BACK: dict[str, dict[str, Any]] = {
-    "published": {"targets": "published"},
-    "filter": {"optimizer": "dekf"},
-    "filter, published": {"optimizer": "dekf", "targets": "published", "gradient": "rtrl"},
-    "filter, bptt": {"optimizer": "dekf", "gradient": "bptt"},
-    "snap1": {"gradient": "snap1"},
-    "rtrl, positives": {"gradient": "rtrl", "positive_weight": 3.0},
-    "bank": {"bank": "small.toml", "share": 0.01, "publish_experts": True},
-}
-"""Ways to learn that only labels of the series serve."""
-
 
 def follows_reference(
     values: dict[str, Any], actions: list[Any], members: Members | None = None
@@ -89,12 +77,22 @@ def test_learners_that_reach_back_get_what_the_reference_gives(
     values = REACHING_BACK[kind] | {
         "learn": True,
         "window": data.draw(st.sampled_from([6, 13])),
-        "stride": data.draw(st.sampled_from([1, 5])),
+        "stride": data.draw(st.sampled_from([5] if kind == "bank" else [1, 5])),
         "horizon": data.draw(st.sampled_from([1, 3, 12])),
         "on_gap": data.draw(st.sampled_from(["continue", "reset"])),
         "learn_until": data.draw(st.sampled_from([0, 30])),
     }
-    follows_reference(values, data.draw(stories()), SMALL_BANK if kind == "bank" else None)
+    follows_reference(values, data.draw(stories()), members_of(values))
+
+
+def test_no_label_is_counted_that_is_older_than_the_stream() -> None:
+    """A stride longer than the warm-up would bring labels from before the first element."""
+    values = REACHING_BACK["bank"] | {"learn": True, "window": 6, "stride": 20, "on_gap": "reset"}
+    xs = np.random.default_rng(0).normal(size=90)
+    members = (TableMember("every", targets="every"), *members_of(values)[3:])
+    follows_reference(values, [*ticks_of(xs[:50]), Gap("a", 1, 1), *ticks_of(xs[50:])], members)
+    ran = drive(configuration(**values), ticks_of(xs[:7]), members=members)
+    assert np.asarray(ran.session.weights_for("a").weights[0]).sum() == 6
 
 
 @pytest.mark.parametrize("kind", KINDS)
