@@ -8,7 +8,20 @@ from typing import Any
 import msgspec
 
 from stream_lstm.config import Config, StreamConfig, build
+from stream_lstm.members import LogisticMember, Members, NetworkMember, TableMember
 from stream_lstm.model.engine import Engine
+
+
+SMALL_BANK: Members = (
+    NetworkMember("filtered", hidden=3, optimizer="dekf"),
+    NetworkMember("short", hidden=2, gradient="bptt", bptt=4, optimizer="sgd", gain=1.0),
+    NetworkMember("latch", hidden=2, init="chrono", targets="published", gradient="rtrl"),
+    LogisticMember("lags", lags=3, signs=2, q=1e-4),
+    LogisticMember("far-lags", lags=20, targets="published"),
+    TableMember("base-rate"),
+    TableMember("signs", signs=2, targets="every", fade=30.0),
+)
+"""A bank with tapes of several lengths, that compiles in a second or two."""
 
 
 def settings(**values: Any) -> Config:
@@ -16,21 +29,29 @@ def settings(**values: Any) -> Config:
     return build({"features": ["x"], "hidden": 4, "window": 12, "bptt": 5} | values)
 
 
-def engine_for(config: Config, features: int = 1) -> Engine:
+def engine_for(config: Config, features: int = 1, members: Members | None = None) -> Engine:
     """An engine for `config`, compiled once for all configurations that lead to the same code.
 
-    Horizon, labels and policies are the session's business; the stride sets the size of a block
-    alone, and the window the length of arrays in mode `window` alone.
+    Horizon, policies, `learn_until`, `share` and `publish_experts` are the session's business, and
+    the window sets the length of arrays in mode `window` alone. Stride and labels set the tape and
+    what it brings, but for an optimiser that reaches back by `bptt`: there the stride sets the
+    size of a block alone.
     """
-    window = config.stream.window if config.model.mode == "window" else 100
-    learn = config.learning.learn
-    stride = max(config.stream.stride, 16) if learn else 10
-    return _engine(
-        msgspec.structs.replace(config, stream=StreamConfig(window=window, stride=stride)),
-        features,
-    )
+    learn, window_mode = config.learning.learn, config.model.mode == "window"
+    by_tape = config.gradient() == "bptt" and config.learning.optimizer != "dekf"
+    exact = window_mode or config.stream.stride > config.stream.window
+    window = config.stream.window if exact else max(100, config.stream.stride)
+    if learn and (members is not None or not by_tape):
+        stream = StreamConfig(
+            window=window, stride=config.stream.stride, labels=config.stream.labels
+        )
+    else:
+        stream = StreamConfig(window=window, stride=max(config.stream.stride, 16) if learn else 10)
+    replace = msgspec.structs.replace
+    learning = replace(config.learning, learn_until=0, share=0.0, publish_experts=False)
+    return _engine(replace(config, stream=stream, learning=learning), features, members)
 
 
 @functools.cache
-def _engine(config: Config, features: int) -> Engine:
-    return Engine(config, features)
+def _engine(config: Config, features: int, members: Members | None) -> Engine:
+    return Engine(config, features, members)

@@ -63,7 +63,9 @@ def _member(config: Config, features: int, member: Member) -> Forecaster:
 
 
 def _count(config: Config, member: TableMember | LogisticMember) -> int:
-    return config.stream.stride if member.targets == "every" else 1
+    # No more than the warm-up: before a stream's first element there are no labels to count.
+    every = min(config.stream.stride, config.stream.window)
+    return every if member.targets == "every" else 1
 
 
 def member_config(config: Config, member: NetworkMember) -> Config:

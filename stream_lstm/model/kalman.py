@@ -12,7 +12,8 @@ weights += K^T S^-1 e
 P -= K^T S^-1 K;  P += q I
 ```
 
-M logits at once give what one after another would, the sensitivities staying as they are. There
+M logits at once are the update of the undecoupled filter from these P, whose blocks are kept; for
+one node that is what one after another would give, the sensitivities staying as they are. There
 is no learning rate: P_0 says how far the weights may be from where they start, and q how fast
 what is sought may move.
 

@@ -232,7 +232,7 @@ def test_a_constant_feature_is_told_of(cli, x, out):
 
 def test_a_diverging_training_keeps_what_was_there(cli, x, out):
     out.write_text("precious")
-    more = {"optimizer": "sgd", "train_rate": 3e38, "clip_norm": 0}
+    more = {"train_optimizer": "sgd", "train_rate": 3e38, "clip_norm": 0}
     done = cli(*line(x, out=out, **more), "--overwrite")
     assert done.code == 70
     assert "the training has diverged" in done.err
@@ -248,7 +248,7 @@ def test_a_diverging_training_keeps_what_was_there(cli, x, out):
         (("--out", "w.npz"), 2, "weights are saved as .safetensors"),
         (("--out", "w.safetensors", "--history", "h.csv"), 2, "written as .parquet"),
         (("--out", "w.safetensors", "--resume", "--overwrite"), 2, "give one of them"),
-        (("--out", "w.safetensors", "--optimizer", "adamm"), 2, "did you mean 'adam'"),
+        (("--out", "w.safetensors", "--train-optimizer", "adamm"), 2, "did you mean 'adam'"),
         (("--out", "w.safetensors", "--validation", "1.5"), 2, "validation"),
         (("--out", "w.safetensors", "--time", "when"), 2, "no column 'when'"),
         (("--out", "w.safetensors", "--weights", "none.safetensors"), 66, "no such file"),

@@ -13,10 +13,29 @@ from hypothesis import strategies as st
 
 from stream_lstm.config import Config
 from stream_lstm.core.session import Session
+from stream_lstm.core.snapshot import restore, take
 from stream_lstm.core.tape import Tape
 from stream_lstm.events import Gap, Label, Output, Refusal, SessionStart, Ticks
+from stream_lstm.members import DEFAULT_BANK, Members
 
-from ..engines import engine_for
+from ..engines import SMALL_BANK, engine_for
+
+
+REACHING_BACK: dict[str, dict[str, Any]] = {
+    "published": {"targets": "published"},
+    "filter": {"optimizer": "dekf"},
+    "filter, published": {"optimizer": "dekf", "targets": "published", "gradient": "rtrl"},
+    "filter, bptt": {"optimizer": "dekf", "gradient": "bptt"},
+    "snap1": {"gradient": "snap1"},
+    "rtrl, positives": {"gradient": "rtrl", "positive_weight": 3.0},
+    "bank": {"bank": "small.toml", "share": 0.01, "publish_experts": True},
+}
+"""Ways to learn that only labels of the series serve."""
+
+
+def members_of(values: dict[str, Any]) -> Members | None:
+    """The members of the bank that one of these ways to learn names."""
+    return SMALL_BANK if "bank" in values else None
 
 
 class Tick(NamedTuple):
@@ -36,10 +55,17 @@ class Run(NamedTuple):
     session: Session
 
 
-def open_session(config: Config, emit: Callable[[Output], None], **more: Any) -> Session:
+def open_session(
+    config: Config,
+    emit: Callable[[Output], None],
+    *,
+    members: Members | None = None,
+    **more: Any,
+) -> Session:
     """A session over the column x with a shared engine."""
-    engine = engine_for(config, len(config.stream.features))
-    return Session(config, ["x"], emit, engine=engine, **more)
+    known = DEFAULT_BANK if config.learning.bank == "default" else members
+    engine = engine_for(config, len(config.stream.features), known)
+    return Session(config, ["x"], emit, members=members, engine=engine, **more)
 
 
 def push(session: Session, ticks: Sequence[Tick], stream: str = "a", publisher: str = "") -> None:
@@ -49,10 +75,20 @@ def push(session: Session, ticks: Sequence[Tick], stream: str = "a", publisher: 
     session.push(Ticks(stream, np.array(times, np.int64), values, session=publisher, seq=0))
 
 
-def drive(config: Config, actions: Sequence[Action], cuts: Collection[int] | None = None) -> Run:
-    """Run one stream through `actions`; blocks end at `cuts`, or after each tick for None."""
+def drive(
+    config: Config,
+    actions: Sequence[Action],
+    cuts: Collection[int] | None = None,
+    *,
+    members: Members | None = None,
+    break_at: int | None = None,
+) -> Run:
+    """Run one stream through `actions`; blocks end at `cuts`, or after each tick for None.
+
+    Before action `break_at` the session is written down, and another one goes on from there.
+    """
     events: list[Output] = []
-    session = open_session(config, events.append)
+    session = open_session(config, events.append, members=members)
     waiting: list[Tick] = []
     publisher = ""
 
@@ -64,6 +100,11 @@ def drive(config: Config, actions: Sequence[Action], cuts: Collection[int] | Non
     for index, action in enumerate(actions):
         if cuts is None or index in cuts or not isinstance(action, Tick):
             flush()
+        if index == break_at:
+            flush()
+            written = take(session)
+            session = open_session(config, events.append, members=members)
+            restore(session, written)
         if isinstance(action, Tick):
             waiting.append(action)
         elif isinstance(action, Label):

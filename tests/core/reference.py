@@ -1,7 +1,8 @@
 """Section 1 of the design again: one element at a time, nothing kept small, nothing kept fast.
 
 The engine's single step and its update serve for the numbers; what is fed to them, when, with
-which weights, and what is emitted in which order is decided here anew.
+which weights, and what is emitted in which order is decided here anew, and a bank is mixed here
+by its definition: prior weights times likelihoods, in floats of Python.
 """
 
 from __future__ import annotations
@@ -13,20 +14,47 @@ import numpy as np
 
 from stream_lstm.config import Config
 from stream_lstm.events import Expiry, Gap, Label, Prediction, Refusal, Score, SessionStart, Update
+from stream_lstm.members import LogisticMember, Member, Members, TableMember
 from stream_lstm.model.engine import Engine
 
 from .driving import Action, Tick
+
+LEAST = 2.0**-24
+"""No forecaster is believed to be surer than this."""
+
+
+def tape_length(config: Config, member: Member | None = None) -> int:
+    """How many elements the update of the network, or of a bank's member, looks back over."""
+    stride = config.stream.stride
+    if isinstance(member, TableMember | LogisticMember):
+        labels = min(stride, config.stream.window) if member.targets == "every" else 1
+        lags = member.signs
+        if isinstance(member, LogisticMember):
+            lags = max(lags, member.lags)
+        return max(lags, 1) + labels - 1
+    if config.model.mode == "window":
+        return config.stream.window
+    own = {} if member is None else {k: getattr(member, k) for k in ("gradient", "bptt")}
+    method = own.get("gradient") or config.learning.gradient
+    optimizer = (member and member.optimizer) or config.learning.optimizer
+    if method == "auto":
+        series = config.stream.labels == "series" and stride <= config.stream.window
+        method = "hybrid" if optimizer == "dekf" and series else "bptt"
+    return (own.get("bptt") or config.learning.bptt) if method == "bptt" else stride
 
 
 class Reference:
     """One stream; `events` are tuples of the fields that matter."""
 
-    def __init__(self, config: Config, engine: Engine) -> None:
+    def __init__(self, config: Config, engine: Engine, members: Members | None = None) -> None:
         self.config, self.engine = config, engine
         self.window_mode = config.model.mode == "window"
         self.external = config.stream.labels == "external"
         self.learn = config.learning.learn
-        self.K = config.stream.window if self.window_mode else config.learning.bptt
+        self.lengths = [tape_length(config, member) for member in members or [None]]
+        self.K = max(self.lengths)
+        self.names = [member.name for member in members or ()]
+        self.mixture = [1.0 / len(self.names) for _ in self.names]
         self.weights = engine.init_weights()
         self.optimizer = engine.init_optimizer(self.weights) if self.learn else None
         self.events: list[tuple[Any, ...]] = []
@@ -42,7 +70,8 @@ class Reference:
         self.last_x: float | None = None
         self.carry: Any = self.engine.init_carry()
         self.scaled: dict[int, np.ndarray] = {}
-        self.state: dict[int, np.ndarray] = {self.n: np.zeros(self.engine.shape.state, np.float32)}
+        self.state: dict[int, np.ndarray] = {}
+        self.trace = self.engine.init_trace() if self.learn else None
         self.positive: dict[int, int] = {}
         self.waiting: dict[int, tuple[Any, ...]] = {}
 
@@ -88,9 +117,9 @@ class Reference:
         W, S = self.config.stream.window, self.config.stream.stride
         if n - self.fresh >= W and (n - W) % S == 0:
             self.predict(p, t_ns)
-        if labelled and self.learn:
+        if labelled and self.learns():
             tape = range(n - h - self.K + 1, n - h + 1)
-            targets = [self.positive[m + h] for m in tape]
+            targets = [self.positive.get(m + h, 0) for m in tape]
             self.update(n - h, *self.tape(n - h), targets, [1] * self.K)
 
     def label(self, label: Label) -> None:
@@ -100,25 +129,44 @@ class Reference:
         tape = self.waiting[label.n][-1]
         self.last_label = label.y
         self.score(label.n, label.y, label.t_ns)
-        if self.learn:
+        if self.learns():
             last = [0] * (self.K - 1)
             self.update(label.n, *tape, [*last, label.y], [*last, 1])
 
     # ---- what follows from it -----------------------------------------------------------
 
-    def step(self, f: np.ndarray) -> float | None:
+    def learns(self) -> bool:
+        until = self.config.learning.learn_until
+        return self.learn and (until == 0 or self.n <= until)
+
+    def step(self, f: np.ndarray) -> list[float] | None:
         self.carry, row = self.engine.step(self.weights, self.carry, f)
         row = np.asarray(row)
         if self.window_mode:
             self.scaled[self.n] = row
             return None
-        self.scaled[self.n], self.state[self.n] = row[1:2], row[2:]
-        return float(row[0])
+        count = max(len(self.names), 1)
+        self.scaled[self.n], self.state[self.n] = row[count : count + 1], row[count + 1 :]
+        return [float(p) for p in row[:count]]
 
-    def predict(self, p: float | None, t_ns: int) -> None:
+    def mix(self, ps: list[float]) -> float:
+        if not self.names:
+            return ps[0]
+        bounded = [min(max(p, LEAST), 1 - LEAST) for p in ps]
+        mixed = math.fsum(w * p for w, p in zip(self.mixture, bounded, strict=True))
+        return float(np.float32(mixed))
+
+    def reweigh(self, ps: list[float], y: int) -> None:
+        bounded = [min(max(p, LEAST), 1 - LEAST) for p in ps]
+        joint = [w * (p if y else 1 - p) for w, p in zip(self.mixture, bounded, strict=True)]
+        share, total = self.config.learning.share, math.fsum(joint)
+        self.mixture = [(1 - share) * w / total + share / len(ps) for w in joint]
+
+    def predict(self, ps: list[float] | None, t_ns: int) -> None:
         n, W = self.n, self.config.stream.window
-        if p is None:
-            p = self.engine.window(self.weights, self.inputs(n, W))
+        if ps is None:
+            ps = [self.engine.window(self.weights, self.inputs(n, W))]
+        p = self.mix(ps)
         k, m = sum(y for y, _ in self.labels), len(self.labels)
         last = self.last_label if self.external else self.positive[n]
         repeats = (sum(y == before for y, before in self.labels) + 0.5) / (m + 1)
@@ -128,32 +176,44 @@ class Reference:
             del self.waiting[oldest]
             self.events.append(("expiry", oldest))
         tape = self.tape(n) if self.learn else None
-        self.waiting[n] = p, (k + 0.5) / (m + 1), last_p, last, tape
+        self.waiting[n] = p, (k + 0.5) / (m + 1), last_p, last, ps, tape
         # The element after a gap spans it, so the state has seen W whole ones at gap + W + 1.
         flagged = self.gap_at is not None and n - self.gap_at <= W
-        self.events.append(("prediction", n, t_ns, p, flagged))
+        said = []
+        if self.config.learning.publish_experts:
+            said = [
+                (name, float(np.float32(weight)), one)
+                for name, weight, one in zip(self.names, self.mixture, ps, strict=True)
+            ]
+        self.events.append(("prediction", n, t_ns, p, flagged, said))
 
     def score(self, n: int, y: int, t_ns: int) -> None:
-        p, base_p, last_p, last, _ = self.waiting.pop(n)
-        loss = -math.log(max(p if y else 1 - p, 2.0**-24))
+        p, base_p, last_p, last, ps, _ = self.waiting.pop(n)
+        if self.names and self.learns():
+            self.reweigh(ps, y)
+        loss = -math.log(max(p if y else 1 - p, LEAST))
         self.labels.append((y, last))
         self.events.append(("score", n, t_ns, p, y, loss, base_p, last_p))
 
     def inputs(self, n: int, length: int) -> np.ndarray:
-        return np.array([self.scaled[m] for m in range(n - length + 1, n + 1)], np.float32)
+        nothing = np.zeros(1, np.float32)  # before a stream's first element
+        stretch = range(n - length + 1, n + 1)
+        return np.array([self.scaled.get(m, nothing) for m in stretch], np.float32)
 
     def tape(self, n: int) -> tuple[np.ndarray, np.ndarray]:
-        start = self.state[self.fresh] if self.window_mode else self.state[n - self.K]
-        if self.window_mode:
-            start = np.zeros_like(start)
-        return self.inputs(n, self.K), start
+        """The inputs, and the states before the last of them, as many as each member asks for."""
+        zero = np.zeros(self.engine.state, np.float32)
+        backs = sorted(set(self.lengths))
+        starts = [zero if self.window_mode else self.state.get(n - k, zero) for k in backs]
+        return self.inputs(n, self.K), np.array(starts, np.float32)
 
-    def update(self, n: int, xs: Any, start: Any, targets: list[int], share: list[int]) -> None:
-        self.weights, self.optimizer, info = self.engine.update(
+    def update(self, n: int, xs: Any, starts: Any, targets: list[int], share: list[int]) -> None:
+        self.weights, self.optimizer, self.trace, info = self.engine.update(
             self.weights,
             self.optimizer,
+            self.trace,
             xs,
-            start,
+            starts,
             np.array(targets, np.float32),
             np.array(share, np.float32),
         )
@@ -164,7 +224,8 @@ def as_tuple(event: Any) -> tuple[Any, ...]:
     """The fields of an event that the reference foretells."""
     match event:
         case Prediction():
-            return "prediction", event.n, event.t_ns, event.p, event.after_gap
+            said = [(e.name, float(np.float32(e.weight)), e.p) for e in event.experts]
+            return "prediction", event.n, event.t_ns, event.p, event.after_gap, said
         case Score():
             plain = event.base_rate_p, event.last_label_p
             return "score", event.n, event.t_ns, event.p, event.label, event.log_loss, *plain

@@ -13,7 +13,19 @@ from stream_lstm.core.digest import Digest
 from stream_lstm.events import Label, Prediction
 
 from ..engines import settings as configuration
-from .driving import Action, Run, comparable, cuts, drive, state_of, stories, ticks_of
+from .driving import (
+    REACHING_BACK,
+    Action,
+    Run,
+    comparable,
+    cuts,
+    drive,
+    members_of,
+    plain,
+    state_of,
+    stories,
+    ticks_of,
+)
 
 KINDS: list[dict[str, Any]] = [
     {},
@@ -56,6 +68,54 @@ def test_any_two_cuts_give_the_same_bits(
     due = range(12, 70, config.stream.stride) if labels == "external" else ()
     actions = data.draw(stories(labels=due))
     assert_same(drive(config, actions, one), drive(config, actions, two))
+
+
+@pytest.mark.parametrize("kind", REACHING_BACK)
+@settings(max_examples=12, deadline=None)
+@given(data=st.data(), one=cuts, two=cuts, break_at=st.none() | st.integers(0, 60))
+def test_every_way_to_learn_gives_the_same_bits_cut_and_resumed_anywhere(
+    kind: str, data: st.DataObject, one: set[int], two: set[int], break_at: int | None
+) -> None:
+    """Scores, weights, traces and the mixture: all that a session holds."""
+    values = REACHING_BACK[kind] | {
+        "learn": True,
+        "stride": 5,
+        "horizon": data.draw(st.sampled_from([1, 7])),
+        "on_gap": data.draw(st.sampled_from(["continue", "reset"])),
+        "learn_until": data.draw(st.sampled_from([0, 33])),
+    }
+    config, actions, members = configuration(**values), data.draw(stories()), members_of(values)
+    resumed = drive(config, actions, one, members=members, break_at=break_at)
+    assert_same(resumed, drive(config, actions, two, members=members))
+
+
+@pytest.mark.parametrize("kind", REACHING_BACK)
+def test_a_live_run_of_every_way_to_learn_is_its_replay(kind: str) -> None:
+    """One by one and in one block, with a break in the middle of each."""
+    values = REACHING_BACK[kind] | {"learn": True, "stride": 5}
+    config, members = configuration(**values), members_of(values)
+    actions = ticks_of(np.random.default_rng(1).normal(size=700))
+    live = drive(config, actions, members=members, break_at=333)
+    assert_same(live, drive(config, actions, cuts=(), members=members, break_at=501))
+    stream = live.session.streams["a"]
+    assert stream.counters.updates == 138
+    assert stream.trace is not None
+    moves = values.get("gradient") not in (None, "bptt") or values.get("optimizer") == "dekf"
+    moves = (moves and values.get("gradient") != "bptt") or kind == "bank"
+    assert bool(np.asarray(stream.trace).any()) == moves
+
+
+def test_what_is_learned_until_an_element_stays_as_it_is() -> None:
+    values = REACHING_BACK["bank"] | {"learn": True, "stride": 5, "learn_until": 100}
+    config, members = configuration(**values), members_of(values)
+    actions = ticks_of(np.random.default_rng(1).normal(size=300))
+    part, whole = (drive(config, actions[:n], members=members).session for n in (100, 300))
+    assert plain(part.learned) == plain(whole.learned)
+    one, two = part.streams["a"], whole.streams["a"]
+    assert plain((one.trace, one.mixture)) == plain((two.trace, two.mixture))
+    assert two.counters.predictions == 58
+    assert two.counters.updates == 18
+    assert two.scores.labels == 58
 
 
 @pytest.mark.parametrize("labels", ["series", "external"])

@@ -118,8 +118,8 @@ def test_a_short_series_has_nothing_to_tell():
 
 
 def test_the_scaler_can_start_from_what_is_known():
-    """A deviation of 2 that a thousand million elements stand behind does not move."""
-    warm = checked(SERIES, scaler=[1e9, 0.0, 2.0], memory=1e10)
+    """A deviation of 4 that a thousand million elements stand behind does not move."""
+    warm = checked(SERIES, scaler=[1e9, 0.0, 4.0], memory=1e10, gain=2.0)
     halved = checked(SERIES / 2, scaling="none")
     assert warm["max_abs_dp"] == pytest.approx(halved["max_abs_dp"], abs=1e-6)
     assert warm["carried"]["log_loss"] == pytest.approx(halved["carried"]["log_loss"], abs=1e-6)

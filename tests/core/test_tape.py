@@ -39,7 +39,9 @@ def test_what_must_stay_stays(start: int, keep: int, block: int, data: st.DataOb
             r[:FEATURES].tolist() for r in rows[at - length : at]
         ]
         assert tape.targets(n, length).tolist() == positive[at - length : at]
-        assert tape.state(n).tolist() == rows[at - 1][FEATURES:].tolist()
+        back = data.draw(st.integers(last - held + 1, n))
+        wanted = [rows[m - start][FEATURES:].tolist() for m in (back, n)]
+        assert tape.states([back, n]).tolist() == wanted
     assert len(tape.entries) == keep + ROOM * block, "the tape grows with the stream"
 
 
@@ -53,7 +55,7 @@ def test_what_was_taken_from_the_tape_does_not_change_with_it() -> None:
     """A prediction that waits for its label keeps what it took for longer than the tape does."""
     for state in (0, STATE):
         tape = filled(state)
-        taken = [tape.inputs(2, 2), tape.targets(2, 2), tape.state(2)]
+        taken = [tape.inputs(2, 2), tape.targets(2, 2), tape.states([1, 2])]
         before = [part.copy() for part in taken]
         for _ in range(20):
             tape.append(np.full((2, FEATURES + state), 7, np.float32), np.array([False, False]))

@@ -78,7 +78,7 @@ def gradient(kernels: Kernels, *args: Any, epsilon: float = 1e-5) -> Kernels:
     return out
 
 
-def scaled(xs: F64, *, kind: str, memory: float, clip: float) -> F64:
+def scaled(xs: F64, *, kind: str, memory: float, clip: float, gain: float) -> F64:
     """Scaled inputs (T, F): exponentially weighted moments, all alike until `memory` is full."""
     out = np.zeros_like(xs)
     mean = np.zeros(xs.shape[1])
@@ -87,7 +87,7 @@ def scaled(xs: F64, *, kind: str, memory: float, clip: float) -> F64:
         sd = np.sqrt(variance)
         value = x - mean if kind == "zscore" else x
         known = sd > 0
-        out[n - 1, known] = np.clip(value[known] / sd[known], -clip, clip)
+        out[n - 1, known] = gain * np.clip(value[known] / sd[known], -clip, clip)
         a = max(1.0 / n, 1.0 / memory)
         d = x - mean
         mean = mean + a * d

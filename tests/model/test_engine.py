@@ -16,7 +16,7 @@ from stream_lstm.errors import ConfigurationError
 from stream_lstm.events import Gap, Label, Prediction, Ticks, Update
 from stream_lstm.model.engine import LEARN_BLOCK, LIVE_BLOCK, REPLAY_BLOCK, Engine
 
-from ..engines import engine_for, settings
+from ..engines import SMALL_BANK, engine_for, settings
 
 CONFIGS = [
     (settings(hidden=1), 1),
@@ -26,8 +26,14 @@ CONFIGS = [
     (settings(hidden=8, layers=2, learn=True), 3),
     (settings(mode="window"), 2),
     (settings(mode="window", learn=True), 1),
+    (settings(learn=True, optimizer="dekf", stride=5), 2),
+    (settings(learn=True, bank="small.toml", stride=5), 1),
 ]
 STEPS = 3000
+
+
+def engine_of(config: Config, features: int = 1) -> Engine:
+    return engine_for(config, features, SMALL_BANK if config.learning.bank != "none" else None)
 
 
 def through(engine: Engine, xs: np.ndarray, sizes: Iterator[int]) -> tuple[bytes, np.ndarray]:
@@ -53,7 +59,7 @@ def sizes_of(kind: str) -> Iterator[int]:
 
 @pytest.mark.parametrize(("config", "features"), CONFIGS)
 def test_steps_and_blocks_agree_in_every_bit(config: Config, features: int) -> None:
-    engine = engine_for(config, features)
+    engine = engine_of(config, features)
     xs = np.random.default_rng(0).standard_t(3, size=(STEPS, features)).astype(np.float32)
     carry, rows = through(engine, xs, sizes_of("single"))
     for kind in ("whole", "mixed"):
@@ -65,7 +71,7 @@ def test_steps_and_blocks_agree_in_every_bit(config: Config, features: int) -> N
 
 def test_on_this_machine_the_fast_step_serves() -> None:
     """Should this ever fail elsewhere, the fallback serves there: slower, and still exact."""
-    assert all(engine_for(config, features).exact_step for config, features in CONFIGS)
+    assert all(engine_of(config, features).exact_step for config, features in CONFIGS)
 
 
 class Inexact(Engine):
@@ -198,6 +204,9 @@ def test_the_counter_of_compilations_counts() -> None:
         {"learn": True, "labels": "external", "sharing": "per-stream"},
         {"mode": "window"},
         {"mode": "window", "learn": True, "sharing": "per-stream"},
+        {"learn": True, "optimizer": "dekf", "sharing": "per-stream"},
+        {"learn": True, "gradient": "rtrl", "targets": "published"},
+        {"learn": True, "bank": "small.toml", "publish_experts": True},
     ],
     ids=str,
 )
@@ -207,7 +216,8 @@ def test_nothing_compiles_after_construction(values: dict[str, Any]) -> None:
         features=["diff(x)", "log1p(x)"], layers=2, window=9, stride=3, on_gap="reset", **values
     )
     events: list[Any] = []
-    session = Session(config, ["x"], events.append)
+    members = SMALL_BANK if config.learning.bank != "none" else None
+    session = Session(config, ["x"], events.append, members=members)
     rng = np.random.default_rng(0)
     with compilations() as seen:
         for stream in ("a", "b"):

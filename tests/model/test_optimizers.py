@@ -12,15 +12,15 @@ import pytest
 from stream_lstm.config import LearningConfig
 from stream_lstm.errors import ConfigurationError
 from stream_lstm.model.guard import all_finite
-from stream_lstm.model.optimizers import build_optimizer, known_optimizers
+from stream_lstm.model.optimizers import build_kalman, build_optimizer, known_optimizers
 
 
 def parabola(tree: dict[str, jax.Array]) -> jax.Array:
     return sum(jnp.sum((leaf - 1.0) ** 2) for leaf in tree.values())
 
 
-REFUSED = {"lbfgs"}
-"""Named like the others, but wanting a line search."""
+REFUSED = {"lbfgs", "dekf"}
+"""Named like the others, but wanting a line search, or sensitivities."""
 
 
 @pytest.mark.filterwarnings("ignore:.*deprecated", "ignore:Specifying a key:UserWarning")
@@ -37,7 +37,7 @@ def test_a_known_optimizer_goes_downhill(name: str) -> None:
 
 
 def test_the_usual_names_are_known() -> None:
-    assert {"adam", "adamw", "sgd", "rmsprop", "adagrad", "lion", "radam"} <= set(
+    assert {"adam", "adamw", "dekf", "sgd", "rmsprop", "adagrad", "lion", "radam"} <= set(
         known_optimizers()
     )
 
@@ -68,3 +68,68 @@ def test_gradients_are_clipped_by_their_global_norm(clip_norm: float, expected: 
     changes, _ = optimizer.update(gradient, optimizer.init(gradient), gradient)
     assert float(optax.tree.norm(changes)) == pytest.approx(expected)
     assert float(changes["a"][0]) < 0 < float(changes["b"][0])
+
+
+def one_step(config: LearningConfig) -> float:
+    """What the second of two updates adds to a weight, the gradients being 1 and -2."""
+    optimizer = build_optimizer(config)
+    tree = {"a": jnp.zeros(1)}
+    state = optimizer.init(tree)
+    _, state = optimizer.update({"a": jnp.ones(1)}, state, tree)
+    changes, _ = optimizer.update({"a": jnp.full(1, -2.0)}, state, tree)
+    return float(changes["a"][0])
+
+
+def test_arguments_reach_the_optimizer() -> None:
+    def momentum(*arguments: str) -> LearningConfig:
+        return LearningConfig(
+            optimizer="sgd", learning_rate=1.0, clip_norm=0.0, optimizer_args=arguments
+        )
+
+    assert one_step(momentum()) == 2.0
+    assert one_step(momentum("momentum=0.5")) == 1.5
+    assert one_step(momentum("momentum = 0.5", "nesterov = true")) == 2.75
+    by_hand = optax.adam(0.1, b1=0.5, b2=0.7)
+    tree = {"a": jnp.zeros(1)}
+    _, state = by_hand.update({"a": jnp.ones(1)}, by_hand.init(tree), tree)
+    wanted, _ = by_hand.update({"a": jnp.full(1, -2.0)}, state, tree)
+    adam = LearningConfig(learning_rate=0.1, clip_norm=0.0, optimizer_args=("b1=0.5", "b2=0.7"))
+    assert one_step(adam) == pytest.approx(float(wanted["a"][0]))
+
+
+def test_a_training_optimizer_does_not_take_the_arguments_of_another() -> None:
+    build_optimizer(LearningConfig(optimizer="dekf", optimizer_args=("q=0",)), "adam", 0.01)
+
+
+def test_the_filter_takes_its_variances() -> None:
+    config = LearningConfig(optimizer="dekf", optimizer_args=("p0=0.25", "q=0"))
+    state = build_kalman(config).init({"a": jnp.zeros(2)})
+    assert state.covariance["a"].tolist() == [[0.25, 0.0], [0.0, 0.25]]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "argument", "says"),
+    [
+        ("adam", "b3=0.5", "adam has no argument 'b3'"),
+        ("adam", "b1", "adam has no argument 'b1'|write NAME=NUMBER"),
+        ("adam", "=1", "no argument ''"),
+        ("adam", "b1=much", "b1=much is neither a number nor true or false"),
+        ("adam", "learning_rate=1", "no argument 'learning_rate'"),
+        ("dekf", "p1=1", "dekf has no argument 'p1'"),
+        ("dekf", "p0=0", "p0=0.0 is not a variance"),
+        ("dekf", "p0=-1", "not a variance"),
+        ("dekf", "p0=true", "not a variance"),
+        ("dekf", "q=-1e-9", "not a variance"),
+        ("dekf", "q=nan", "not a variance"),
+        ("dekf", "q=inf", "not a variance"),
+        ("dekf", "q=1_x", "neither a number"),
+    ],
+)
+def test_arguments_that_cannot_be_are_refused_by_name(
+    optimizer: str, argument: str, says: str
+) -> None:
+    config = LearningConfig(optimizer=optimizer, optimizer_args=(argument,))
+    build = build_kalman if optimizer == "dekf" else build_optimizer
+    with pytest.raises(ConfigurationError, match=says) as caught:
+        build(config)
+    assert caught.value.key == "optimizer_args"

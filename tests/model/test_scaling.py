@@ -29,9 +29,9 @@ def _compiled(features: int, config: ScalingConfig) -> Any:
 
 
 def scale(xs: np.ndarray, **config: Any) -> tuple[np.ndarray, np.ndarray]:
-    """(final state, scaled (T, F)) of inputs xs (T, F)."""
+    """(final state, scaled (T, F)) of inputs xs (T, F), by default with a gain of 1."""
     xs = np.asarray(xs, np.float32)
-    state, out = _compiled(xs.shape[1], ScalingConfig(**config))(xs)
+    state, out = _compiled(xs.shape[1], ScalingConfig(**{"gain": 1.0} | config))(xs)
     return np.asarray(state), np.asarray(out)
 
 
@@ -49,8 +49,9 @@ def test_equals_a_float64_oracle(kind: str, memory: float) -> None:
     rng = np.random.default_rng(0)
     xs = rng.normal(size=(1000, 3)) * [1e-3, 1.0, 1e5] + [0.0, 0.5, -1e5]
     xs = xs.astype(np.float32)
-    _, ours = scale(xs, scaling=kind, memory=memory, clip=5.0)
-    wanted = oracle.scaled(xs.astype(np.float64), kind=kind, memory=memory, clip=5.0)
+    how = {"memory": memory, "clip": 5.0, "gain": 3.0}
+    _, ours = scale(xs, scaling=kind, **how)
+    wanted = oracle.scaled(xs.astype(np.float64), kind=kind, **how)
     np.testing.assert_allclose(ours, wanted, rtol=1e-4, atol=1e-5)
 
 
@@ -143,6 +144,16 @@ def test_clip_cuts_and_zscore_centres() -> None:
 @given(xs=inputs)
 def test_none_passes_bits_through(xs: np.ndarray) -> None:
     assert scale(xs, scaling="none")[1].tobytes() == xs.tobytes()
+
+
+def test_gain_multiplies_what_was_cut_and_by_default_a_10_becomes_20() -> None:
+    xs = np.array([[1.0], [-1.0], [3.0], [100.0], [-100.0]])
+    default = ScalingConfig()
+    assert (default.clip, default.gain) == (10.0, 2.0)
+    plain, doubled = scale(xs, clip=10.0)[1], scale(xs, clip=10.0, gain=2.0)[1]
+    assert (2 * plain).tobytes() == doubled.tobytes()
+    assert doubled[3, 0] == 20.0
+    assert scale(xs, scaling="none", gain=2.0)[1].tobytes() == xs.astype(np.float32).tobytes()
 
 
 def test_an_unending_memory_keeps_averaging() -> None:

@@ -29,8 +29,14 @@ from . import oracle
 SHAPE = Shape(1, 2, 1)
 SEGMENTS, LENGTH, LANES = 3, 4, 3
 RATE = 0.5
-SGD = LearningConfig(optimizer="sgd", clip_norm=0.0)
-TRAIN = TrainConfig(train_rate=RATE, schedule="constant", weight_dropout=0.0, average=2 / SEGMENTS)
+UNCLIPPED = LearningConfig(clip_norm=0.0)
+TRAIN = TrainConfig(
+    train_optimizer="sgd",
+    train_rate=RATE,
+    schedule="constant",
+    weight_dropout=0.0,
+    average=2 / SEGMENTS,
+)
 
 
 def weights(seed: int = 3) -> Any:
@@ -50,7 +56,7 @@ def lanes(lengths: tuple[int, ...] = (3, 3, 2), before: tuple[int, ...] = (-1, 0
 
 
 @functools.cache
-def compiled(learning: LearningConfig = SGD, train: TrainConfig = TRAIN) -> tuple[Any, Any]:
+def compiled(learning: LearningConfig = UNCLIPPED, train: TrainConfig = TRAIN) -> tuple[Any, Any]:
     trainer = lane_trainer(SHAPE, learning, train, SEGMENTS, key=seed_key(5))
     return trainer.init, jax.jit(trainer.run)
 

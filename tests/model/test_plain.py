@@ -1,0 +1,168 @@
+"""Plain forecasters in a session, against counts in a dict and a regression in float64."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stream_lstm.core.session import Session
+from stream_lstm.events import Gap, Prediction, Ticks
+from stream_lstm.members import LogisticMember, TableMember
+
+from ..engines import engine_for, settings
+from .oracle import sigmoid
+
+WINDOW, STRIDE = 6, 5
+TABLES = (
+    TableMember("rate"),
+    TableMember("every rate", targets="every"),
+    TableMember("fading", signs=1, fade=7.0),
+    TableMember("pattern", signs=3, targets="every"),
+    TableMember("fading pattern", signs=2, targets="every", fade=40.0),
+    TableMember("longer than the warm-up", signs=9),
+)
+REGRESSIONS = (
+    LogisticMember("lags", lags=3),
+    LogisticMember("signs", lags=1, signs=4, q=1e-3),
+    LogisticMember("published", lags=12, targets="published", p0=0.05),
+)
+Said = dict[str, dict[int, float]]
+
+
+def newest_first(xs: list[float], length: int) -> list[float]:
+    """The last values, with zeros for what came before the first."""
+    return [*xs[::-1], *[0.0] * length][:length]
+
+
+class Table:
+    """Decayed counts by pattern of signs."""
+
+    def __init__(self, member: TableMember) -> None:
+        self.signs, self.counts = member.signs, {}
+        self.keep = math.exp(-1 / member.fade) if member.fade else 1.0
+
+    def seen(self, xs: list[float]) -> tuple[bool, ...]:
+        return tuple(x > 0 for x in newest_first(xs, self.signs))
+
+    def p(self, xs: list[float]) -> float:
+        no, yes = self.counts.get(self.seen(xs), (0.0, 0.0))
+        return (yes + 0.5) / (no + yes + 1)
+
+    def learn(self, examples: list[tuple[list[float], int]]) -> None:
+        for xs, y in examples:
+            self.counts = {k: [self.keep * c for c in v] for k, v in self.counts.items()}
+            self.counts.setdefault(self.seen(xs), [0.0, 0.0])[y] += 1
+
+
+class Regression:
+    """The extended Kalman filter of a logistic output, one label after another."""
+
+    def __init__(self, member: LogisticMember) -> None:
+        self.member, size = member, member.lags + member.signs + 1
+        self.w, self.cov = np.zeros(size), member.p0 * np.eye(size)
+
+    def seen(self, xs: list[float]) -> np.ndarray:
+        values = newest_first(xs, self.member.lags)
+        return np.array([*values, *np.sign(newest_first(xs, self.member.signs)), 1.0])
+
+    def p(self, xs: list[float]) -> float:
+        return float(sigmoid(self.w @ self.seen(xs)))
+
+    def learn(self, examples: list[tuple[list[float], int]]) -> None:
+        start = self.w
+        for xs, y in examples:
+            g = self.seen(xs)
+            guess = sigmoid(start @ g)  # all are linearised where the update began
+            v = max(guess * (1 - guess), 0.02)
+            gain = self.cov @ g / (g @ self.cov @ g + 1 / v)
+            self.w = self.w + gain * ((y - guess) / v - g @ (self.w - start))
+            self.cov = self.cov - np.outer(gain, gain) * (g @ self.cov @ g + 1 / v)
+        self.cov = self.cov + self.member.q * np.eye(len(g))
+
+
+def by_hand(member: Any, parts: list[np.ndarray], horizon: int) -> dict[int, float]:
+    """What the member gives at each prediction over parts of a series between resets."""
+    model = Table(member) if isinstance(member, TableMember) else Regression(member)
+    count = STRIDE if member.targets == "every" else 1
+    said: dict[int, float] = {}
+    n = 0
+    for part in parts:
+        xs: list[float] = []
+        first, due = n, {}
+        for x in part:
+            n += 1
+            xs.append(float(x))
+            if n - first >= WINDOW and (n - WINDOW) % STRIDE == 0:
+                said[n] = model.p(xs)
+                due[n] = len(xs)
+            at = due.get(n - horizon)
+            if at is not None:
+                ends = range(at - count + 1, at + 1)
+                model.learn([(xs[:end], int(xs[end + horizon - 1] > 0)) for end in ends])
+    return said
+
+
+def by_session(members: Any, parts: list[np.ndarray], horizon: int) -> Said:
+    config = settings(
+        learn=True, bank="plain.toml", publish_experts=True, scaling="none", window=WINDOW,
+        stride=STRIDE, horizon=horizon, on_gap="reset", share=0.01,
+    )  # fmt: skip
+    said: Said = {member.name: {} for member in members}
+
+    def emit(event: Any) -> None:
+        if isinstance(event, Prediction):
+            for expert in event.experts:
+                said[expert.name][event.n] = expert.p
+
+    engine = engine_for(config, members=members)
+    session = Session(config, ["x"], emit, members=members, engine=engine)
+    for k, part in enumerate(parts):
+        if k:
+            session.gap(Gap("a", 1, 1))
+        for piece in np.split(part, [1, 2, 3, 8, 40]):
+            if len(piece):
+                session.push(Ticks("a", np.arange(len(piece)), piece[:, None].astype(np.float64)))
+    return said
+
+
+@pytest.mark.parametrize("horizon", [1, 7])
+@pytest.mark.parametrize(("members", "atol"), [(TABLES, 1e-5), (REGRESSIONS, 2e-4)])
+def test_a_plain_forecaster_is_what_it_is_by_hand(
+    members: Any, atol: float, horizon: int
+) -> None:
+    """From the first elements on, and after a reset, which keeps what was learned."""
+    xs = np.random.default_rng(3).normal(size=400).astype(np.float32)
+    xs[1:] += 0.8 * np.sign(xs[:-1])
+    parts = [xs[:170], xs[170:183], xs[183:]]
+    found = by_session(members, parts, horizon)
+    for member in members:
+        wanted = by_hand(member, parts, horizon)
+        assert list(found[member.name]) == list(wanted)
+        np.testing.assert_allclose(
+            list(found[member.name].values()), list(wanted.values()), rtol=0, atol=atol
+        )
+        assert np.ptp(list(wanted.values())) > 0.05, "it has something to say"
+
+
+def test_what_is_not_finite_leaves_a_plain_forecaster_as_it_is() -> None:
+    from stream_lstm.model.bank import bank
+
+    config = settings(learn=True, bank="x", stride=STRIDE, window=WINDOW)
+    made = bank(config, 1, (*TABLES[3:4], *REGRESSIONS[:1]))
+    weights = made.init()
+    xs, ones = np.ones((made.tape, 1), np.float32), np.ones(made.tape, np.float32)
+    xs[-1] = np.nan
+    starts = np.zeros((len(made.offsets), made.state), np.float32)
+    state = made.init_optimizer(weights)
+    new, state_after, _, info = made.update(
+        weights, state, made.init_trace(), xs, starts, ones, ones
+    )
+    assert info[2] == 0
+    for a, b in zip(new, weights, strict=True):
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+    assert str(state_after) == str(state)
+
+
