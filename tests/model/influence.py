@@ -48,7 +48,7 @@ def slope(function: object, at: F64) -> F64:
 
 
 def element(kernels: Kernels, x: F64, state: F64) -> tuple[F64, F64]:
-    """(D, I): how the next state depends on this one (S, S), and directly on the weights (S, P)."""
+    """(D, I): how the next state depends on this one (S, S) and on the weights (S, P)."""
     direct = slope(lambda w: after(unflat(w, kernels), x, state), flat(kernels))
     return slope(lambda s: after(kernels, x, s), state), direct
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import Any
 
 import jax
@@ -82,7 +83,7 @@ def all_at_once(
     """The textbook's filter of one matrix over all nodes, whose blocks alone are kept."""
     sizes = [len(p) for p in before]
     whole, ends = np.zeros((sum(sizes), sum(sizes))), np.cumsum([0, *sizes])
-    blocks = [slice(a, b) for a, b in zip(ends, ends[1:], strict=False)]
+    blocks = [slice(a, b) for a, b in itertools.pairwise(ends)]
     for at, p in zip(blocks, before, strict=True):
         whole[at, at] = p
     g = np.concatenate(seen, axis=1)

@@ -11,6 +11,7 @@ import pytest
 from stream_lstm.core.session import Session
 from stream_lstm.events import Gap, Prediction, Ticks
 from stream_lstm.members import LogisticMember, TableMember
+from stream_lstm.model.bank import bank
 
 from ..engines import engine_for, settings
 from .oracle import sigmoid
@@ -146,8 +147,6 @@ def test_a_plain_forecaster_is_what_it_is_by_hand(members: Any, atol: float, hor
 
 
 def test_what_is_not_finite_leaves_a_plain_forecaster_as_it_is() -> None:
-    from stream_lstm.model.bank import bank
-
     config = settings(learn=True, bank="x", stride=STRIDE, window=WINDOW)
     made = bank(config, 1, (*TABLES[3:4], *REGRESSIONS[:1]))
     weights = made.init()
