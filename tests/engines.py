@@ -11,7 +11,6 @@ from stream_lstm.config import Config, StreamConfig, build
 from stream_lstm.members import LogisticMember, Members, NetworkMember, TableMember
 from stream_lstm.model.engine import Engine
 
-
 SMALL_BANK: Members = (
     NetworkMember("filtered", hidden=3, optimizer="dekf"),
     NetworkMember("short", hidden=2, gradient="bptt", bptt=4, optimizer="sgd", gain=1.0),

@@ -6,6 +6,7 @@ passed in.
 
 from __future__ import annotations
 
+from statistics import fmean
 from typing import Any
 
 import msgspec
@@ -59,12 +60,8 @@ def _experts(session: Session) -> dict[str, dict[str, float | None]]:
     labels = sum(mixture.labels for mixture in mixtures)
     return {
         name: {
-            "weight": _mean([m.weights[k] for m in mixtures], len(mixtures)),
-            "log_loss": _mean([m.losses[k] for m in mixtures], labels),
+            "weight": fmean([float(m.weights[k]) for m in mixtures]) if mixtures else None,
+            "log_loss": sum(float(m.losses[k]) for m in mixtures) / labels if labels else None,
         }
         for k, name in enumerate(session.engine.names)
     }
-
-
-def _mean(parts: list[float], count: int) -> float | None:
-    return float(sum(parts)) / count if count else None

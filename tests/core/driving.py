@@ -20,7 +20,6 @@ from stream_lstm.members import DEFAULT_BANK, Members
 
 from ..engines import SMALL_BANK, engine_for
 
-
 REACHING_BACK: dict[str, dict[str, Any]] = {
     "published": {"targets": "published"},
     "filter": {"optimizer": "dekf"},

@@ -14,7 +14,7 @@ from stream_lstm.core.scoring import EPSILON
 
 SHARES = [0.0, 1e-4, 0.05, 0.5, 0.999]
 ROUNDING = 2.0**-24 / EPSILON
-"""A published p near 0 is a float32 value: a loss of it is off by no more than this, relatively."""
+"""A published p near 0 is a float32 value: its loss is off by no more than this."""
 
 
 def loss(p: float, label: int) -> float:

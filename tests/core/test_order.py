@@ -25,6 +25,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "window, learning": {"mode": "window", "window": 7, "learn": True},
 }
 
+
 def follows_reference(
     values: dict[str, Any], actions: list[Any], members: Members | None = None
 ) -> None:

@@ -11,6 +11,7 @@ from stream_lstm.core.digest import Digest
 from stream_lstm.core.session import Session
 from stream_lstm.core.summary import summarize
 from stream_lstm.events import Gap, Prediction, Score, Ticks
+from stream_lstm.members import TableMember
 from stream_lstm.model.engine import Engine
 
 CONFIG = build({"features": ["x"], "hidden": 2, "window": 5, "stride": 2})
@@ -112,3 +113,24 @@ def test_the_table_stands_the_model_beside_the_plain_forecasters(engine, capsys)
     assert [float(cell) for cell in row[-3:]] == pytest.approx(expected, abs=5e-5)
     assert all(map(math.isfinite, expected))
     assert "4,002 elements/s" in out
+
+
+def test_experts_are_weighed_over_streams_and_their_losses_over_labels():
+    members = (TableMember("rate"), TableMember("sign", signs=1), TableMember("idle", fade=5.0))
+    config = build(
+        {"features": ["x"], "window": 5, "stride": 2, "bptt": 5, "learn": True, "bank": "b.toml"}
+    )
+    session = Session(config, ("x",), lambda _: None, members=members)
+    empty = summarize(session, Digest(), wall_s=1.0, compile_s=0.0)["experts"]
+    assert empty["rate"] == {"weight": None, "log_loss": None}
+    for name, count in (("a", 41), ("b", 19)):
+        values = np.random.default_rng(count).normal(size=(count, 1))
+        session.push(Ticks(name, np.zeros(count, np.int64), values))
+    experts = summarize(session, Digest(), wall_s=1.0, compile_s=0.0)["experts"]
+    assert list(experts) == ["rate", "sign", "idle"]
+    held = [session.streams[name].mixture for name in "ab"]
+    assert [m.labels for m in held] == [18, 7]
+    for k, figures in enumerate(experts.values()):
+        assert {type(value) for value in figures.values()} == {float}, "JSON takes no other"
+        assert figures["weight"] == pytest.approx((held[0].weights[k] + held[1].weights[k]) / 2)
+        assert figures["log_loss"] == pytest.approx((held[0].losses[k] + held[1].losses[k]) / 25)

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 from stream_lstm.config import FeedConfig
 from stream_lstm.errors import ConfigurationError, DecodeError, UsageError
-from stream_lstm.events import Label, Prediction, Score
+from stream_lstm.events import Expert, Label, Prediction, Score
 from stream_lstm.feed import encode, records, wire
 from stream_lstm.feed.foreign import ForeignDecoder, time_ns
 from stream_lstm.feed.topics import make_topic, parse_topic
@@ -32,8 +32,9 @@ finite = st.floats(allow_nan=False, allow_infinity=False)
 probabilities = st.floats(0, 1)
 
 labels = st.builds(Label, names, seqs, st.integers(0, 1), int64s)
+experts = st.lists(st.builds(Expert, names, probabilities, probabilities), max_size=3).map(tuple)
 predictions = st.builds(
-    Prediction, names, seqs, int64s, probabilities, sessions, st.booleans(), st.booleans()
+    Prediction, names, seqs, int64s, probabilities, sessions, st.booleans(), st.booleans(), experts
 )
 scores = st.builds(
     Score,
@@ -446,3 +447,16 @@ def test_a_time_field_that_is_missing_is_named():
         foreign(time_field="ts").decode([b"X", b'{"bid":1,"ask":2}'])
     with pytest.raises(ConfigurationError):
         foreign(time_field="bid")
+
+
+@pytest.mark.parametrize("encoding", ["msgpack", "json"])
+def test_experts_are_on_the_wire_only_where_they_are_asked_for(encoding):
+    decode = {"msgpack": msgspec.msgpack.decode, "json": msgspec.json.decode}[encoding]
+    said = (Expert("base-rate", 0.25, 0.5), Expert("lags", 0.75, 0.125))
+    without, with_them = Prediction("a", 1, 2, 0.5), Prediction("a", 1, 2, 0.5, experts=said)
+    payload = encode.encode_prediction(without, encoding)[1]
+    assert "experts" not in decode(payload)
+    assert wire.decode_prediction(b"prediction/a/", payload).experts == ()
+    payload = encode.encode_prediction(with_them, encoding)[1]
+    assert decode(payload)["experts"] == [["base-rate", 0.25, 0.5], ["lags", 0.75, 0.125]]
+    assert wire.decode_prediction(b"prediction/a/", payload) == with_them

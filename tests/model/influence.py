@@ -48,7 +48,7 @@ def slope(function: object, at: F64) -> F64:
 
 
 def element(kernels: Kernels, x: F64, state: F64) -> tuple[F64, F64]:
-    """(D, I): how the next state depends on this one (S, S), and directly on the weights (S, P)."""
+    """(D, I): how the next state depends on this one (S, S) and on the weights (S, P)."""
     direct = slope(lambda w: after(unflat(w, kernels), x, state), flat(kernels))
     return slope(lambda s: after(kernels, x, s), state), direct
 
@@ -56,7 +56,9 @@ def element(kernels: Kernels, x: F64, state: F64) -> tuple[F64, F64]:
 def own_only(kernels: Kernels, size: int, layers: int) -> tuple[F64, F64]:
     """Masks (S, S) of a unit's own h and c, and (S, P) of a unit's own weights."""
     hidden = size // (2 * layers)
-    unit = np.array([layer * hidden + u for layer in range(layers) for _ in "hc" for u in range(hidden)])
+    unit = np.array(
+        [layer * hidden + u for layer in range(layers) for _ in "hc" for u in range(hidden)]
+    )
     owners = [
         layer * hidden + np.tile(np.arange(4 * hidden) % hidden, len(kernels[f"layer_{layer}"]))
         for layer in range(layers)

@@ -40,7 +40,10 @@ def observed(shape: Shape, name: Any, count: int = COUNT) -> tuple[np.ndarray, n
         state = np.zeros(shape.state) if start == 0 else states[start - 1]
         tape = xs[start : start + STRIDE]
         logits, jacobian, trace = observe(weights, tape, state.astype(np.float32), trace)
-    rows = [flat(oracle.kernels(jax.tree.map(lambda leaf, k=k: leaf[k], jacobian))) for k in range(count)]
+    rows = [
+        flat(oracle.kernels(jax.tree.map(lambda leaf, k=k: leaf[k], jacobian)))
+        for k in range(count)
+    ]
     return np.asarray(logits), np.array(rows)
 
 
@@ -100,7 +103,10 @@ def test_rtrl_moved_once_a_stride_is_backpropagation_through_the_whole_stream(
 
 
 def test_snap1_keeps_a_units_own_entries_at_every_element() -> None:
-    close(observed(SHAPES[0], "snap1")[1], by_definition(SHAPES[0], own_before=0, own_after=True)[-COUNT:])
+    close(
+        observed(SHAPES[0], "snap1")[1],
+        by_definition(SHAPES[0], own_before=0, own_after=True)[-COUNT:],
+    )
 
 
 @shapes

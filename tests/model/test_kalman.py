@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import Any
 
 import jax
@@ -82,7 +83,7 @@ def all_at_once(
     """The textbook's filter of one matrix over all nodes, whose blocks alone are kept."""
     sizes = [len(p) for p in before]
     whole, ends = np.zeros((sum(sizes), sum(sizes))), np.cumsum([0, *sizes])
-    blocks = [slice(a, b) for a, b in zip(ends, ends[1:], strict=False)]
+    blocks = [slice(a, b) for a, b in itertools.pairwise(ends)]
     for at, p in zip(blocks, before, strict=True):
         whole[at, at] = p
     g = np.concatenate(seen, axis=1)
@@ -123,9 +124,7 @@ def test_logits_of_one_node_together_are_as_if_one_after_another(count: int) -> 
     made = dekf(p0=P0, q=Q)
     state = made.init({"b": jnp.zeros(SIZES["b"])})
     seen, innovation, noise = drawn(count)
-    changes, after = made.update(
-        {"b": seen["b"]}, state, None, innovation=innovation, noise=noise
-    )
+    changes, after = made.update({"b": seen["b"]}, state, None, innovation=innovation, noise=noise)
     start = [np.asarray(state.covariance["b"], np.float64)]
     one = one_after_another([seen["b"].astype(np.float64)], start, innovation, noise, Q)
     np.testing.assert_allclose(changes["b"], one[0][0], rtol=0, atol=2e-6)
@@ -158,7 +157,9 @@ def test_a_covariance_stays_symmetric_and_positive_over_ten_thousand_updates() -
     rng = np.random.default_rng(7)
     scale = 10.0 ** rng.uniform(-3, 2, size=(10_000, 1))
     same = rng.random((10_000, 1)) < 0.5
-    a = scale[..., None, None] * np.where(same[..., None, None], 1.0, rng.normal(size=(10_000, 1, 3, 4)))
+    a = scale[..., None, None] * np.where(
+        same[..., None, None], 1.0, rng.normal(size=(10_000, 1, 3, 4))
+    )
     b = scale[..., None] * np.where(same[..., None], 1.0, rng.normal(size=(10_000, 1, 5)))
 
     def turn(state: Any, seen: Any) -> Any:
@@ -188,7 +189,10 @@ def test_an_observation_without_a_share_has_no_effect() -> None:
     logits, labels = np.float32([0.3, -0.4]), np.float32([1.0, 0.0])
     both = logistic_innovation(logits, labels, np.float32([0.0, 1.0]))
     alone = logistic_innovation(logits[1:], labels[1:], np.float32([1.0]))
-    one, two = update(seen, state, *both), update({k: v[1:] for k, v in seen.items()}, state, *alone)
+    one, two = (
+        update(seen, state, *both),
+        update({k: v[1:] for k, v in seen.items()}, state, *alone),
+    )
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
     neither = logistic_innovation(logits, labels, np.float32([0.0, 0.0]))
@@ -214,14 +218,14 @@ def test_one_linear_node_is_the_extended_kalman_filter_of_the_textbook() -> None
     truth, size = np.array([1.5, -2.0, 0.5]), 3
     w, p = np.zeros(size), P0 * np.eye(size)
     ours, state = jnp.zeros(size), made.init(jnp.zeros(size))
-    update = jax.jit(
-        lambda g, s, e, r: made.update(g, s, None, innovation=e, noise=r)
-    )
+    update = jax.jit(lambda g, s, e, r: made.update(g, s, None, innovation=e, noise=r))
     for _ in range(300):
         x = rng.normal(size=size).astype(np.float32)
         y = float(rng.random() < sigmoid(x @ truth))
         z = jnp.asarray(x @ ours)[None]
-        change, state = update(x[None], state, *logistic_innovation(z, jnp.array([y]), jnp.ones(1)))
+        change, state = update(
+            x[None], state, *logistic_innovation(z, jnp.array([y]), jnp.ones(1))
+        )
         ours = ours + change
         guess = sigmoid(x @ w)
         v = max(guess * (1 - guess), VARIANCE_FLOOR)

@@ -138,7 +138,9 @@ def test_labels_before_those_observed_do_not_count_where_they_have_no_share() ->
     for kind in EVERY:
         if kind.count == 1:
             args = arguments(kind)
-            other = args | {"targets": np.concatenate([1 - args["targets"][:-1], args["targets"][-1:]])}
+            other = args | {
+                "targets": np.concatenate([1 - args["targets"][:-1], args["targets"][-1:]])
+            }
             assert bits(*update(kind, args)) == bits(*update(kind, other))
 
 
@@ -160,7 +162,9 @@ def test_a_positive_label_counts_as_often_as_is_said(optimizer: str) -> None:
 def test_what_would_take_too_much_is_refused_by_its_key() -> None:
     config = LearningConfig(optimizer="dekf")
 
-    def refused(shape: Shape, method: Any, tape: int, config: LearningConfig) -> ConfigurationError:
+    def refused(
+        shape: Shape, method: Any, tape: int, config: LearningConfig
+    ) -> ConfigurationError:
         with pytest.raises(ConfigurationError) as caught:
             network_learner(shape, config, method, tape=tape, count=tape)
         return caught.value

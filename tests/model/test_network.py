@@ -73,3 +73,33 @@ def test_a_seed_is_a_set_of_weights() -> None:
     assert bits(first) == bits(again)
     assert not set(bits(first)) & set(bits(other))
     assert len(set(bits(first))) == 3, "two layers were drawn alike"
+
+
+@pytest.mark.parametrize("shape", [Shape(1, 64, 1), Shape(2, 32, 2)], ids=str)
+@pytest.mark.parametrize("horizon", [3.0, 300.0])
+def test_chrono_biases_are_logarithms_of_times_up_to_the_horizon(
+    shape: Shape, horizon: float
+) -> None:
+    plain = init_weights(shape, key=seed_key(1))
+    chrono = init_weights(shape, key=seed_key(1), horizon=horizon)
+    drawn = []
+    for layer in range(shape.layers):
+        one, two = (np.asarray(w[f"layer_{layer}"]["kernel"]) for w in (plain, chrono))
+        assert np.array_equal(one[:-1], two[:-1]), "only biases differ"
+        i, f, g, o = np.split(two[-1].astype(np.float64), 4)
+        assert np.array_equal(i, -f)
+        assert not g.any()
+        assert not o.any()
+        drawn.append(np.exp(f))
+    assert np.array_equal(plain["head"]["kernel"], chrono["head"]["kernel"])
+    times = np.concatenate(drawn)
+    assert times.min() >= 1 - 1e-6
+    assert times.max() <= horizon - 1 + 1e-4
+    # Uniform over (1, T - 1): mean and deviation within five standard errors.
+    width, count = horizon - 2, len(times)
+    assert times.mean() == pytest.approx(horizon / 2, abs=5 * width / np.sqrt(12 * count))
+    assert times.std() == pytest.approx(width / np.sqrt(12), rel=0.3)
+    if shape.layers == 2:
+        assert not np.array_equal(drawn[0], drawn[1])
+    other = init_weights(shape, key=seed_key(2), horizon=horizon)["layer_0"]["kernel"][-1]
+    assert not np.array_equal(other, chrono["layer_0"]["kernel"][-1])

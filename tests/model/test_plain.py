@@ -11,6 +11,7 @@ import pytest
 from stream_lstm.core.session import Session
 from stream_lstm.events import Gap, Prediction, Ticks
 from stream_lstm.members import LogisticMember, TableMember
+from stream_lstm.model.bank import bank
 
 from ..engines import engine_for, settings
 from .oracle import sigmoid
@@ -130,9 +131,7 @@ def by_session(members: Any, parts: list[np.ndarray], horizon: int) -> Said:
 
 @pytest.mark.parametrize("horizon", [1, 7])
 @pytest.mark.parametrize(("members", "atol"), [(TABLES, 1e-5), (REGRESSIONS, 2e-4)])
-def test_a_plain_forecaster_is_what_it_is_by_hand(
-    members: Any, atol: float, horizon: int
-) -> None:
+def test_a_plain_forecaster_is_what_it_is_by_hand(members: Any, atol: float, horizon: int) -> None:
     """From the first elements on, and after a reset, which keeps what was learned."""
     xs = np.random.default_rng(3).normal(size=400).astype(np.float32)
     xs[1:] += 0.8 * np.sign(xs[:-1])
@@ -148,8 +147,6 @@ def test_a_plain_forecaster_is_what_it_is_by_hand(
 
 
 def test_what_is_not_finite_leaves_a_plain_forecaster_as_it_is() -> None:
-    from stream_lstm.model.bank import bank
-
     config = settings(learn=True, bank="x", stride=STRIDE, window=WINDOW)
     made = bank(config, 1, (*TABLES[3:4], *REGRESSIONS[:1]))
     weights = made.init()
@@ -164,5 +161,3 @@ def test_what_is_not_finite_leaves_a_plain_forecaster_as_it_is() -> None:
     for a, b in zip(new, weights, strict=True):
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
     assert str(state_after) == str(state)
-
-

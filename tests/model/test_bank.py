@@ -1,0 +1,109 @@
+"""A bank's members side by side: each as it would be alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from stream_lstm.core.session import Session
+from stream_lstm.errors import ConfigurationError
+from stream_lstm.events import Prediction, Ticks
+from stream_lstm.members import DEFAULT_BANK, Member, Members, NetworkMember, TableMember
+from stream_lstm.model.bank import bank, member_config
+
+from ..engines import SMALL_BANK, engine_for, settings
+
+BANK = {"learn": True, "bank": "small.toml", "publish_experts": True, "stride": 5}
+XS = np.random.default_rng(0).standard_t(3, size=300)
+
+
+def ran(members: Members | None, **values: Any) -> tuple[dict[str, list[float]], list[Any]]:
+    """({member: its p}, weights of each) of a session, "" naming a network without a bank."""
+    config = settings(**BANK | values)
+    said: dict[str, list[float]] = {}
+
+    def emit(event: Any) -> None:
+        if isinstance(event, Prediction):
+            for name, _, p in [(e.name, e.weight, e.p) for e in event.experts] or [
+                ("", 1, event.p)
+            ]:
+                said.setdefault(name, []).append(p)
+
+    engine = engine_for(config, members=members)
+    session = Session(config, ["x"], emit, members=members, engine=engine)
+    session.push(Ticks("a", np.arange(len(XS)), XS[:, None]))
+    weights = session.weights_for("a").weights
+    return said, weights if members is not None else [weights]
+
+
+def bits(tree: Any) -> list[bytes]:
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
+
+
+@pytest.mark.parametrize("member", SMALL_BANK, ids=lambda m: m.name)
+def test_a_member_gives_beside_others_what_it_gives_alone(member: Member) -> None:
+    at = SMALL_BANK.index(member)
+    together, weights = ran(SMALL_BANK)
+    alone, own = ran((member,))
+    assert together[member.name] == alone[member.name]
+    assert bits(weights[at]) == bits(own[0])
+
+
+def test_a_network_gives_in_a_bank_what_it_gives_without_one() -> None:
+    together, weights = ran(SMALL_BANK)
+    alone, own = ran(None, bank="none", publish_experts=False, hidden=3, optimizer="dekf")
+    assert together["filtered"] == alone[""]
+    assert bits(weights[0]) == bits(own[0])
+
+
+def test_a_members_gain_is_that_of_the_scaler_for_it_alone() -> None:
+    """Powers of two scale exactly."""
+    one = ran((NetworkMember("n", gain=4.0),))[0]
+    two = ran((NetworkMember("n"),), gain=4.0)[0]
+    three = ran((NetworkMember("n"),))[0]
+    assert one == two != three
+
+
+def test_a_member_takes_from_the_tables_what_it_leaves_out() -> None:
+    config = settings(learn=True, hidden=5, layers=2, seed=7, learning_rate=0.5)
+    own = member_config(config, NetworkMember("n", hidden=9, targets="published"))
+    assert (own.model.hidden, own.model.layers, own.model.seed) == (9, 2, 7)
+    assert (own.learning.targets, own.learning.learning_rate) == ("published", 0.5)
+    assert own.stream == config.stream
+
+
+@pytest.mark.parametrize(
+    ("member", "says"),
+    [
+        (NetworkMember("deep", layers=2, gradient="snap1"), "member 'deep'.*one layer"),
+        (NetworkMember("odd", optimizer="adamm"), "member 'odd'.*did you mean 'adam'"),
+        (NetworkMember("far", gradient="bptt", bptt=99), "member 'far': bptt=99 reaches back"),
+    ],
+)
+def test_a_member_that_cannot_be_is_named(member: Member, says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says) as caught:
+        bank(settings(**BANK), 1, (TableMember("fine"), member))
+    assert caught.value.key == "bank"
+
+
+@pytest.mark.parametrize("values", [{"mode": "window"}, {"labels": "external"}])
+def test_a_bank_is_for_the_series_own_labels(values: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match="mode=carry and labels=series"):
+        bank(settings(**BANK | values), 1, SMALL_BANK)
+
+
+def test_members_must_be_few_and_have_names() -> None:
+    one = TableMember("one")
+    many = tuple(TableMember(str(k)) for k in range(33))
+    for members in ((), (one, one), (TableMember(""),), many):
+        with pytest.raises(ConfigurationError, match="member"):
+            bank(settings(**BANK), 1, members)
+
+
+def test_the_default_bank_is_a_bank() -> None:
+    made = bank(settings(learn=True, window=100), 1, DEFAULT_BANK)
+    assert made.names == tuple(member.name for member in DEFAULT_BANK)
+    assert made.tape == 250
