@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from .config import Gradient, Init, Positive, Targets, nearest
+from .config import Config, Gradient, Init, Positive, Targets, nearest
 from .errors import ConfigurationError
 
 BANKS = ("none", "default")
@@ -132,6 +132,25 @@ KINDS: Mapping[str, type[Member]] = {
     "logistic": LogisticMember,
     "regime": RegimeMember,
 }
+
+
+def bank_members(config: Config, given: Members | None) -> Members | None:
+    """Return the members of the configured bank, None where there is no bank.
+
+    given: the members of a file, for a configuration that names one. Raises ConfigurationError
+    where they are not given.
+    """
+    bank = config.learning.bank
+    if bank == "none":
+        return None
+    if bank == "default":
+        return DEFAULT_BANK
+    if given is None:
+        raise ConfigurationError(
+            f"bank = {bank!r} is neither default nor none, and its members are not given",
+            key="bank",
+        )
+    return given
 
 
 def parse_bank(data: Mapping[str, Any]) -> Members:

@@ -20,11 +20,13 @@ Source: Vovk, "Aggregating strategies", 1990; Herbster and Warmuth, "Tracking th
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from ..events import Expert
 from .scoring import EPSILON
 
 Doubles = npt.NDArray[np.float64]
@@ -59,6 +61,11 @@ class Mixture(msgspec.Struct):
         self.weights = self.weights * given
         self.weights /= self.weights.sum()
         self.weights = (1.0 - self.share) * self.weights + self.share / len(p)
+
+    def experts(self, names: Sequence[str], members: npt.ArrayLike) -> tuple[Expert, ...]:
+        """Return each member by name, with its weight and its probability."""
+        given = zip(names, self.weights, np.asarray(members), strict=True)
+        return tuple(Expert(name, float(weight), float(p)) for name, weight, p in given)
 
     def sharing_cost(self, labels: int) -> float:
         """Return the most, in nats, that sharing can cost over that many labels."""

@@ -24,7 +24,6 @@ import numpy.typing as npt
 from ..config import Config
 from ..errors import ConfigurationError
 from ..events import (
-    Expert,
     Expiry,
     Gap,
     Label,
@@ -36,15 +35,16 @@ from ..events import (
     Ticks,
     Update,
 )
-from ..members import DEFAULT_BANK, Members
+from ..members import Members, bank_members
 from ..model.engine import Engine
 from ..model.forecaster import Params
 from ..model.scaling import check_scaler
 from .elements import ElementMaker, Memory
 from .ledger import Pending
 from .mixture import Mixture
-from .stream import StreamState, first_due
+from .stream import StreamState, first_due, label_fault
 from .tape import Tape
+from .updates import Given, Updates
 
 Emit: TypeAlias = Callable[[Output], None]
 Floats: TypeAlias = npt.NDArray[np.float32]
@@ -91,19 +91,16 @@ class Session:
         self.columns = tuple(columns)
         self.emit = emit
         self.maker = ElementMaker(config.stream.features, columns)
-        self.members = _members(config, members)
+        self.members = bank_members(config, members)
         self.engine = engine or Engine(config, len(self.maker), self.members)
         self.streams: dict[str, StreamState] = {}
         self.learned: dict[str, Learned] = {}
         self._initial = None if weights is None else self.engine.check_weights(weights)
         self._scaler = None if scaler is None else check_scaler(len(self.maker), scaler)
         self._external = config.stream.labels == "external"
-        self._tape_length = self.engine.tape_length if config.learning.learn else 0
+        self._updates = Updates(config, self.engine)
         self._members = len(self.engine.names)
         self._window = config.stream.window if config.model.mode == "window" else 0
-        self._ones = np.ones(self._tape_length, np.float32)
-        self._last = np.zeros(self._tape_length, np.float32)
-        self._last[-1:] = 1.0
         if config.model.sharing == "shared":
             self.weights_for(SHARED)
 
@@ -143,9 +140,9 @@ class Session:
         assert pending is not None
         stream.last_label = label.y
         self._score(stream, pending, label.y, label.t_ns)
-        if pending.inputs is not None and pending.state is not None and self._learns(stream):
-            targets = self._last * label.y
-            self._update(stream, label.n, pending.inputs, pending.state, targets, self._last)
+        tape = pending.inputs, pending.state
+        if tape[0] is not None and tape[1] is not None and self._updates.due(stream):
+            self._update(stream, label.n, self._updates.from_label(tape[0], tape[1], label.y))
 
     def gap(self, gap: Gap) -> None:
         """Take notice of lost ticks: predictions are flagged, and the policy applies."""
@@ -176,7 +173,7 @@ class Session:
                 memory=Memory.empty(len(self.columns)),
                 next_due=first_due(0, self.config.stream.window, self.config.stream.stride),
                 tape=self._new_tape(0),
-                trace=self.engine.init_trace() if self._tape_length else None,
+                trace=self.engine.init_trace() if self._updates.length else None,
                 mixture=self._new_mixture(),
             )
         return found
@@ -187,7 +184,7 @@ class Session:
         found = self.learned.get(key)
         if found is None:
             weights: Params = self._initial or self.engine.init_weights()
-            optimizer = self.engine.init_optimizer(weights) if self._tape_length else None
+            optimizer = self.engine.init_optimizer(weights) if self._updates.length else None
             found = self.learned[key] = Learned(weights, optimizer)
         return found
 
@@ -210,7 +207,7 @@ class Session:
         return Mixture.uniform(len(self.engine.names), self.config.learning.share)
 
     def _new_tape(self, n: int) -> Tape | None:
-        length = max(self._tape_length, self._window)
+        length = max(self._updates.length, self._window)
         if not length:
             return None
         shape, stream = self.engine.shape, self.config.stream
@@ -237,7 +234,7 @@ class Session:
     def _uncut(self, stream: StreamState) -> int:
         """Return how many elements can be stepped before an update or the block ends."""
         size = self.engine.block_size
-        if not self._tape_length or self._external:
+        if not self._updates.length or self._external:
             return size
         oldest = stream.ledger.oldest()
         labelled = stream.next_due if oldest is None else oldest
@@ -293,8 +290,8 @@ class Session:
             stream.next_due += self.config.stream.stride
         for n, k in self._labelled(stream, before, after):
             labelled = self._score_series(stream, n, int(positive[k]), int(t_ns[k]))
-        if labelled > 0 and self._tape_length and self._learns(stream):
-            self._learn_from_series(stream, labelled)
+        if labelled > 0 and self._updates.due(stream):
+            self._update(stream, labelled, self._updates.from_series(stream, labelled))
 
     def _labelled(self, stream: StreamState, before: int, until: int) -> Iterator[tuple[int, int]]:
         """Yield (n, index in the chunk of its label) of predictions labelled up to `until`."""
@@ -320,8 +317,8 @@ class Session:
         )
         if experts is not None:
             pending.experts = experts.copy()
-        if self._external and self._tape_length and stream.tape is not None:
-            pending.inputs, pending.state = self._tape_before(stream, n)
+        if self._external and self._updates.length and stream.tape is not None:
+            pending.inputs, pending.state = self._updates.tape(stream, n)
         expired = stream.ledger.add(
             pending, self.config.stream.max_pending if self._external else n
         )
@@ -329,17 +326,11 @@ class Session:
             self.emit(Expiry(stream.name, expired.n))
         stream.counters.predictions += 1
         flags = stream.gaps_visible, n <= stream.flag_until
-        said = self._said(stream, experts)
-        self.emit(Prediction(stream.name, n, t_ns, p, stream.session, *flags, said))
-
-    def _said(self, stream: StreamState, experts: Floats | None) -> tuple[Expert, ...]:
-        if stream.mixture is None or experts is None or not self.config.learning.publish_experts:
-            return ()
-        weights = stream.mixture.weights
-        return tuple(
-            Expert(name, float(weights[k]), float(experts[k]))
-            for k, name in enumerate(self.engine.names)
+        mixture = stream.mixture if self.config.learning.publish_experts else None
+        said = (
+            mixture.experts(self.engine.names, experts) if mixture and experts is not None else ()
         )
+        self.emit(Prediction(stream.name, n, t_ns, p, stream.session, *flags, said))
 
     # ---- labels -----------------------------------------------------------------------
 
@@ -351,7 +342,11 @@ class Session:
 
     def _score(self, stream: StreamState, pending: Pending, label: int, t_ns: int) -> None:
         base_p, last_p = pending.base_rate_p, pending.last_label_p
-        if stream.mixture is not None and pending.experts is not None and self._learns(stream):
+        if (
+            stream.mixture is not None
+            and pending.experts is not None
+            and self._updates.due(stream)
+        ):
             stream.mixture.update(pending.experts, label)
         loss = stream.scores.add(label, pending.last_label, pending.p, base_p, last_p)
         plain = base_p, last_p, pending.session
@@ -360,47 +355,14 @@ class Session:
     def _label_fault(self, stream: StreamState | None, label: Label) -> str:
         if not self._external:
             return "labels come from the series itself; set labels = 'external' to send them"
-        if label.y not in (0, 1):
-            return f"a label is 0 or 1, not {label.y}"
-        if stream is None:
-            return f"there is no stream {label.stream!r}"
-        if label.n in stream.ledger.waiting:
-            return ""
-        if label.n > stream.n or label.n < 1:
-            return "no prediction of that n was made yet"
-        return "no prediction of that n waits: it has its label, has expired or was never due"
+        return label_fault(stream, label)
 
     # ---- learning ---------------------------------------------------------------------
 
-    def _learns(self, stream: StreamState) -> bool:
-        until = self.config.learning.learn_until
-        return until == 0 or stream.n <= until
-
-    def _tape_before(self, stream: StreamState, n: int) -> tuple[Floats, Floats]:
-        assert stream.tape is not None
-        inputs = stream.tape.inputs(n, self._tape_length)
-        if self._window:
-            return inputs, np.zeros((1, self.engine.state), np.float32)
-        return inputs, stream.tape.states([n - back for back in self.engine.offsets])
-
-    def _learn_from_series(self, stream: StreamState, n: int) -> None:
-        assert stream.tape is not None
-        inputs, state = self._tape_before(stream, n)
-        targets = stream.tape.targets(n + self.config.stream.horizon, self._tape_length)
-        self._update(stream, n, inputs, state, targets, self._ones)
-
-    def _update(
-        self,
-        stream: StreamState,
-        n: int,
-        inputs: Floats,
-        state: Floats,
-        targets: Floats,
-        share: Floats,
-    ) -> None:
+    def _update(self, stream: StreamState, n: int, given: Given) -> None:
         learned = self.weights_for(stream.name)
         learned.weights, learned.optimizer, stream.trace, info = self.engine.update(
-            learned.weights, learned.optimizer, stream.trace, inputs, state, targets, share
+            learned.weights, learned.optimizer, stream.trace, *given
         )
         accepted = bool(info[2])
         stream.counters.updates += accepted
@@ -420,25 +382,10 @@ class Session:
         stream.carry = self._new_carry()
         stream.memory = Memory.empty(len(self.columns))
         stream.tape = self._new_tape(stream.n)
-        stream.trace = self.engine.init_trace() if self._tape_length else None
+        stream.trace = self.engine.init_trace() if self._updates.length else None
         stream.fresh = stream.n
         stream.next_due = first_due(stream.n, window, stride)
 
     def _refuse_stream(self, ticks: Ticks) -> None:
         reason = f"{MAX_STREAMS} streams are open, which is the limit"
         self.emit(Refusal(ticks.stream, "tick", reason, 0, ticks.where))
-
-
-def _members(config: Config, given: Members | None) -> Members | None:
-    """Return the members of the configured bank, None where there is no bank."""
-    bank = config.learning.bank
-    if bank == "none":
-        return None
-    if bank == "default":
-        return DEFAULT_BANK
-    if given is None:
-        raise ConfigurationError(
-            f"bank = {bank!r} is neither default nor none, and its members are not given",
-            key="bank",
-        )
-    return given

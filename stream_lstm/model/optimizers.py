@@ -92,7 +92,12 @@ def _arguments(
     arguments: dict[str, float | bool] = {}
     for text in given:
         argument, equals, value = (part.strip() for part in text.partition("="))
-        if not equals or argument not in known:
+        if not equals:
+            raise ConfigurationError(
+                f"optimizer_args: {text!r} gives no value; write NAME=NUMBER, such as b1=0.9",
+                key="optimizer_args",
+            )
+        if argument not in known:
             hint = nearest(argument, known) or f"; it has {', '.join(known) or 'none'}"
             raise ConfigurationError(
                 f"optimizer_args: {name} has no argument {argument!r}{hint}; write NAME=NUMBER",
