@@ -97,7 +97,7 @@ def verdict(summary: dict[str, Any]) -> str:
         return _why_none(summary)
     if not summary["labels"]:
         return "no scores: no prediction has its label yet"
-    if summary["base_rate"] in (0.0, 1.0):
+    if summary.get("base_rate") in (0.0, 1.0):
         return _one_class(summary)
     few = "" if summary["labels"] >= FEW else f" ({_count(summary, 'labels')}: too few to tell)"
     return _comparison(summary) + few

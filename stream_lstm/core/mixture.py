@@ -50,7 +50,8 @@ class Mixture(msgspec.Struct):
 
     def mix(self, members: npt.ArrayLike) -> float:
         """Return the probability for the members' (M,), a float32 value."""
-        return float(np.float32(self.weights @ _bounded(members)))
+        # An exact sum: what a library makes of a dot product depends on the machine.
+        return float(np.float32(math.fsum(self.weights * _bounded(members))))
 
     def update(self, members: npt.ArrayLike, label: int) -> None:
         """Take the label that the members' probabilities (M,) were about."""
@@ -59,7 +60,7 @@ class Mixture(msgspec.Struct):
         self.losses = self.losses - np.log(given)
         self.labels += 1
         self.weights = self.weights * given
-        self.weights /= self.weights.sum()
+        self.weights /= math.fsum(self.weights)
         self.weights = (1.0 - self.share) * self.weights + self.share / len(p)
 
     def experts(self, names: Sequence[str], members: npt.ArrayLike) -> tuple[Expert, ...]:
