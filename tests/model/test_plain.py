@@ -10,7 +10,7 @@ import pytest
 
 from stream_lstm.core.session import Session
 from stream_lstm.events import Gap, Prediction, Ticks
-from stream_lstm.members import LogisticMember, TableMember
+from stream_lstm.members import LogisticMember, RegimeMember, TableMember
 from stream_lstm.model.bank import bank
 
 from ..engines import engine_for, settings
@@ -29,6 +29,10 @@ REGRESSIONS = (
     LogisticMember("lags", lags=3),
     LogisticMember("signs", lags=1, signs=4, q=1e-3),
     LogisticMember("published", lags=12, targets="published", p0=0.05),
+)
+REGIMES = (
+    RegimeMember("sides", lasts=8.0),
+    RegimeMember("with the last sign or against it", lasts=30.0, relative=True),
 )
 Said = dict[str, dict[int, float]]
 
@@ -84,10 +88,39 @@ class Regression:
         self.cov = self.cov + self.member.q * np.eye(len(g))
 
 
+class Regimes:
+    """The forward algorithm over both regimes, kept as their joint weights with the labels."""
+
+    def __init__(self, member: RegimeMember) -> None:
+        self.relative, flip = member.relative, 1 / member.lasts
+        self.joint, self.moves = np.ones(2), np.array([[1 - flip, flip], [flip, 1 - flip]])
+        self.with_regime, self.labels = 60.0, 100.0
+
+    def chances(self) -> np.ndarray:
+        """P(label leans to 1) in each regime."""
+        lean = min(max(self.with_regime / self.labels, 0.5), 0.999)
+        return np.array([lean, 1 - lean])
+
+    def p(self, xs: list[float]) -> float:
+        p = float(self.joint @ self.chances() / self.joint.sum())
+        return 1 - p if self.relative and xs[-1] <= 0 else p
+
+    def learn(self, examples: list[tuple[list[float], int]]) -> None:
+        ((xs, y),) = examples
+        one = bool(y) != (self.relative and xs[-1] <= 0)
+        after = self.joint * (self.chances() if one else 1 - self.chances())
+        self.with_regime += after[0 if one else 1] / after.sum()
+        self.labels += 1
+        self.joint = self.moves @ after / after.sum()
+
+
+KINDS = {TableMember: Table, LogisticMember: Regression, RegimeMember: Regimes}
+
+
 def by_hand(member: Any, parts: list[np.ndarray], horizon: int) -> dict[int, float]:
     """What the member gives at each prediction over parts of a series between resets."""
-    model = Table(member) if isinstance(member, TableMember) else Regression(member)
-    count = STRIDE if member.targets == "every" else 1
+    model = KINDS[type(member)](member)
+    count = STRIDE if getattr(member, "targets", "published") == "every" else 1
     said: dict[int, float] = {}
     n = 0
     for part in parts:
@@ -130,7 +163,9 @@ def by_session(members: Any, parts: list[np.ndarray], horizon: int) -> Said:
 
 
 @pytest.mark.parametrize("horizon", [1, 7])
-@pytest.mark.parametrize(("members", "atol"), [(TABLES, 1e-5), (REGRESSIONS, 2e-4)])
+@pytest.mark.parametrize(
+    ("members", "atol"), [(TABLES, 1e-5), (REGRESSIONS, 2e-4), (REGIMES, 1e-5)]
+)
 def test_a_plain_forecaster_is_what_it_is_by_hand(members: Any, atol: float, horizon: int) -> None:
     """From the first elements on, and after a reset, which keeps what was learned."""
     xs = np.random.default_rng(3).normal(size=400).astype(np.float32)
@@ -148,7 +183,7 @@ def test_a_plain_forecaster_is_what_it_is_by_hand(members: Any, atol: float, hor
 
 def test_what_is_not_finite_leaves_a_plain_forecaster_as_it_is() -> None:
     config = settings(learn=True, bank="x", stride=STRIDE, window=WINDOW)
-    made = bank(config, 1, (*TABLES[3:4], *REGRESSIONS[:1]))
+    made = bank(config, 1, (*TABLES[3:4], *REGRESSIONS[:1], *REGIMES))
     weights = made.init()
     xs, ones = np.ones((made.tape, 1), np.float32), np.ones(made.tape, np.float32)
     xs[-1] = np.nan
