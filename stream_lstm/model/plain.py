@@ -1,7 +1,7 @@
 """Plain forecasters: counts after sign patterns, a logistic regression, two hidden regimes.
 
 They stand in a bank beside networks, for what needs no network, and say by how much a network is
-better. Both look at the target alone, as scaled: its values before the label, newest first.
+better. All look at the target alone, as scaled: its values before the label, newest first.
 
 A table of b signs has 2^b cells of counts; with k positive labels among m in a cell it gives
 (k + 1/2) / (m + 1). A fading table multiplies its counts by exp(-1 / fade) at each label.
