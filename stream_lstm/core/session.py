@@ -38,12 +38,10 @@ from ..events import (
 from ..members import Members, bank_members
 from ..model.engine import Engine
 from ..model.forecaster import Params
-from ..model.scaling import check_scaler
-from .elements import ElementMaker, Memory
+from .elements import ElementMaker
 from .ledger import Pending
-from .mixture import Mixture
-from .stream import StreamState, first_due, label_fault
-from .tape import Tape
+from .opening import Opening
+from .stream import StreamState, label_fault
 from .updates import Given, Updates
 
 Emit: TypeAlias = Callable[[Output], None]
@@ -96,9 +94,9 @@ class Session:
         self.streams: dict[str, StreamState] = {}
         self.learned: dict[str, Learned] = {}
         self._initial = None if weights is None else self.engine.check_weights(weights)
-        self._scaler = None if scaler is None else check_scaler(len(self.maker), scaler)
         self._external = config.stream.labels == "external"
         self._updates = Updates(config, self.engine)
+        self._opening = Opening(config, self.engine, self.columns, scaler)
         self._members = len(self.engine.names)
         self._window = config.stream.window if config.model.mode == "window" else 0
         if config.model.sharing == "shared":
@@ -167,15 +165,7 @@ class Session:
         """Return the state of a stream, opened if it is new; None where there are too many."""
         found = self.streams.get(name)
         if found is None and len(self.streams) < MAX_STREAMS:
-            found = self.streams[name] = StreamState(
-                name=name,
-                carry=self._new_carry(),
-                memory=Memory.empty(len(self.columns)),
-                next_due=first_due(0, self.config.stream.window, self.config.stream.stride),
-                tape=self._new_tape(0),
-                trace=self.engine.init_trace() if self._updates.length else None,
-                mixture=self._new_mixture(),
-            )
+            found = self.streams[name] = self._opening.open(name)
         return found
 
     def weights_for(self, name: str) -> Learned:
@@ -188,36 +178,11 @@ class Session:
             found = self.learned[key] = Learned(weights, optimizer)
         return found
 
-    def _new_carry(self) -> Floats:
-        """Return the carry before a stream's first element, its scaler warm where it can be."""
-        carry = self.engine.init_carry()
-        if self._scaler is not None:
-            carry = np.concatenate([self._scaler, carry[len(self._scaler) :]])
-        return carry
-
     def scaler_of(self, name: str) -> Floats | None:
         """Return the state (1 + 2F,) of a stream's scaler, None where there is no such stream."""
         stream = self.streams.get(name)
         size = 1 + 2 * self.engine.shape.features
         return None if stream is None else np.array(stream.carry[:size], np.float32)
-
-    def _new_mixture(self) -> Mixture | None:
-        if self.members is None:
-            return None
-        return Mixture.uniform(len(self.engine.names), self.config.learning.share)
-
-    def _new_tape(self, n: int) -> Tape | None:
-        length = max(self._updates.length, self._window)
-        if not length:
-            return None
-        shape, stream = self.engine.shape, self.config.stream
-        return Tape.start(
-            n,
-            keep=length + (0 if self._external else stream.horizon) + 1,
-            block=self.engine.block_size,
-            features=shape.features,
-            state=0 if self._window else self.engine.state,
-        )
 
     # ---- stepping ---------------------------------------------------------------------
 
@@ -372,19 +337,13 @@ class Session:
     # ---- gaps -------------------------------------------------------------------------
 
     def _interrupt(self, stream: StreamState) -> None:
-        window, stride = self.config.stream.window, self.config.stream.stride
-        stream.flag_until = stream.n + window
+        stream.flag_until = stream.n + self.config.stream.window
         if self.config.stream.on_gap == "continue":
             return
         stream.counters.resets += 1
         for pending in stream.ledger.clear():
             self.emit(Expiry(stream.name, pending.n))
-        stream.carry = self._new_carry()
-        stream.memory = Memory.empty(len(self.columns))
-        stream.tape = self._new_tape(stream.n)
-        stream.trace = self.engine.init_trace() if self._updates.length else None
-        stream.fresh = stream.n
-        stream.next_due = first_due(stream.n, window, stride)
+        self._opening.reset(stream)
 
     def _refuse_stream(self, ticks: Ticks) -> None:
         reason = f"{MAX_STREAMS} streams are open, which is the limit"
