@@ -17,6 +17,7 @@ from .errors import ConfigurationError
 
 Mode: TypeAlias = Literal["carry", "window"]
 Labels: TypeAlias = Literal["series", "external"]
+Revisions: TypeAlias = Literal["first", "last"]
 Sharing: TypeAlias = Literal["shared", "per-stream"]
 Scaling: TypeAlias = Literal["sd", "zscore", "none"]
 OnGap: TypeAlias = Literal["continue", "reset"]
@@ -46,18 +47,30 @@ class StreamConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     features: expressions over the tick's fields; the first is the target.
     window: warm-up W, in elements; in mode `window` also the length of the window.
     stride: a prediction is due every S elements.
-    horizon: the label of a prediction after element n is the sign of element n + horizon.
+    horizon: the label of a prediction after element n is the sign of element n + horizon; 0, the
+    element's own label, is for labels from outside.
     labels: `series` takes them from the series itself, `external` waits for (n, y).
+    threshold: labels from outside are numbers, and those above this count as 1; without it they
+    are 0 or 1.
     max_pending: predictions of one stream that may wait for labels; the oldest expires.
+    label_expiry: elements after which a prediction without a label from outside expires; 0 never.
+    label_expiry_s: seconds, by the times of the ticks, after which it expires; 0 never.
+    revisions: of several labels for a prediction the `first` counts, or the `last` to come.
+    label_hold: with `last`, elements for which a label may be revised before it counts.
     on_gap: `continue` flags predictions after lost ticks, `reset` also starts a fresh carry.
     """
 
     features: tuple[str, ...] = ()
     window: Length = 100
     stride: Length = 10
-    horizon: Length = 1
+    horizon: Annotated[int, Meta(ge=0, le=MAX_BLOCK)] = 1
     labels: Labels = "series"
+    threshold: float | None = None
     max_pending: Length = 1000
+    label_expiry: Annotated[int, Meta(ge=0)] = 0
+    label_expiry_s: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
+    revisions: Revisions = "first"
+    label_hold: Length = 100
     on_gap: OnGap = "continue"
 
 
@@ -212,6 +225,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         method, window = self.gradient(), self.stream.window
+        self._check_labels()
         if not self.learning.learn:
             if self.learning.bank != "none":
                 raise ValueError(f"bank={self.learning.bank} learns: say learn too")
@@ -230,6 +244,21 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(
                 f"gradient={method} follows the carried state from label to label of the series: "
                 "mode=window and labels=external need gradient=bptt"
+            )
+
+    def _check_labels(self) -> None:
+        stream = self.stream
+        if stream.labels == "external":
+            return
+        if stream.horizon == 0:
+            raise ValueError(
+                "horizon=0 asks for an element's own label, which labels=series shows before the "
+                "prediction: raise horizon, or say labels=external"
+            )
+        if stream.threshold is not None:
+            raise ValueError(
+                f"threshold={stream.threshold:g} is for labels=external: labels of the series "
+                "are signs"
             )
 
     def gradient(self) -> Gradient:

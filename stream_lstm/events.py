@@ -42,11 +42,14 @@ class Ticks(msgspec.Struct, frozen=True):
 
 
 class Label(msgspec.Struct, frozen=True):
-    """The truth for prediction `n` of a stream, from outside: `y` is 0 or 1."""
+    """The truth for prediction `n` of a stream, from outside.
+
+    `y` is 0 or 1, or any number where the configuration has a threshold.
+    """
 
     stream: str
     n: int
-    y: int
+    y: float
     t_ns: int = NO_TIME
 
 

@@ -39,9 +39,10 @@ from ..members import Members, bank_members
 from ..model.engine import Engine
 from ..model.forecaster import Params
 from .elements import ElementMaker
+from .labels import LabelPolicy
 from .ledger import Pending
 from .opening import Opening
-from .stream import StreamState, label_fault
+from .stream import StreamState
 from .updates import Given, Updates
 
 Emit: TypeAlias = Callable[[Output], None]
@@ -95,6 +96,8 @@ class Session:
         self.learned: dict[str, Learned] = {}
         self._initial = None if weights is None else self.engine.check_weights(weights)
         self._external = config.stream.labels == "external"
+        self._labels = LabelPolicy(config.stream)
+        self.stray_labels = 0
         self._updates = Updates(config, self.engine)
         self._opening = Opening(config, self.engine, self.columns, scaler)
         self._members = len(self.engine.names)
@@ -128,19 +131,24 @@ class Session:
     def label(self, label: Label) -> None:
         """Take the truth for a published prediction, where labels come from outside."""
         stream = self.streams.get(label.stream)
-        reason = self._label_fault(stream, label)
-        if reason or stream is None:
-            if stream is not None:
-                stream.counters.refused_labels += 1
-            self.emit(Refusal(label.stream, "label", reason, where=f"n={label.n}"))
+        if stream is None:
+            self.stray_labels += 1
+            self._refuse_label(label, f"there is no stream {label.stream!r}")
             return
-        pending = stream.ledger.take(label.n)
-        assert pending is not None
-        stream.last_label = label.y
-        self._score(stream, pending, label.y, label.t_ns)
-        tape = pending.inputs, pending.state
-        if tape[0] is not None and tape[1] is not None and self._updates.due(stream):
-            self._update(stream, label.n, self._updates.from_label(tape[0], tape[1], label.y))
+        reason = (
+            self._labels.receive(stream, label)
+            if self._external
+            else "labels come from the series itself; set labels = 'external' to send them"
+        )
+        if reason:
+            stream.counters.refused_labels += 1
+            self._refuse_label(label, reason)
+        self._settle(stream)
+
+    def settle(self) -> None:
+        """Let the labels that may still be revised count now, for there will be no more."""
+        for stream in self.streams.values():
+            self._settle(stream, all_of_them=True)
 
     def gap(self, gap: Gap) -> None:
         """Take notice of lost ticks: predictions are flagged, and the policy applies."""
@@ -189,17 +197,23 @@ class Session:
     def _advance(self, stream: StreamState, t_ns: npt.NDArray[np.int64], elements: Floats) -> None:
         start, count = 0, len(elements)
         while start < count:
-            stop = start + min(count - start, self._uncut(stream))
+            stop = start + self._uncut(stream, t_ns[start:])
             chunk = elements[start:stop]
             positive = chunk[:, 0] > 0
             p = self._step(stream, chunk, positive)
             self._report(stream, t_ns[start:stop], positive, p)
+            if self._external:
+                for pending in self._labels.expired(stream, int(t_ns[stop - 1])):
+                    self.emit(Expiry(stream.name, pending.n))
+                self._settle(stream)
             start = stop
 
-    def _uncut(self, stream: StreamState) -> int:
+    def _uncut(self, stream: StreamState, t_ns: npt.NDArray[np.int64]) -> int:
         """Return how many elements can be stepped before an update or the block ends."""
-        size = self.engine.block_size
-        if not self._updates.length or self._external:
+        size = min(self.engine.block_size, len(t_ns))
+        if self._external:
+            return self._labels.uncut(stream, size, t_ns)
+        if not self._updates.length:
             return size
         oldest = stream.ledger.oldest()
         labelled = stream.next_due if oldest is None else oldest
@@ -277,9 +291,8 @@ class Session:
     ) -> None:
         last = stream.last_label if self._external else positive
         scores = stream.scores
-        pending = Pending(
-            n, p, scores.base_rate_p(), scores.last_label_p(last), last, stream.session
-        )
+        plain = scores.base_rate_p(), scores.last_label_p(last), last
+        pending = Pending(n, p, *plain, stream.session, t_ns)
         if experts is not None:
             pending.experts = experts.copy()
         if self._external and self._updates.length and stream.tape is not None:
@@ -296,6 +309,9 @@ class Session:
             mixture.experts(self.engine.names, experts) if mixture and experts is not None else ()
         )
         self.emit(Prediction(stream.name, n, t_ns, p, stream.session, *flags, said))
+        for missed in self._labels.predicted(stream, n) if self._external else ():
+            reason = "no prediction was made there: it fell into a gap"
+            self._refuse_label(Label(stream.name, missed, 0), reason)
 
     # ---- labels -----------------------------------------------------------------------
 
@@ -317,10 +333,20 @@ class Session:
         plain = base_p, last_p, pending.session
         self.emit(Score(stream.name, pending.n, t_ns, pending.p, label, loss, *plain))
 
-    def _label_fault(self, stream: StreamState | None, label: Label) -> str:
-        if not self._external:
-            return "labels come from the series itself; set labels = 'external' to send them"
-        return label_fault(stream, label)
+    def _settle(self, stream: StreamState, *, all_of_them: bool = False) -> None:
+        """Score, and learn from, the labels from outside that count now."""
+        for held in self._labels.settled(stream, all_of_them=all_of_them):
+            pending, truth = held.pending, held.truth
+            stream.last_label = truth.label
+            self._score(stream, pending, truth.label, truth.t_ns)
+            if pending.inputs is not None and pending.state is not None:
+                tape = pending.inputs, pending.state
+                if self._updates.due(stream):
+                    given = self._updates.from_label(*tape, truth.label)
+                    self._update(stream, pending.n, given)
+
+    def _refuse_label(self, label: Label, reason: str) -> None:
+        self.emit(Refusal(label.stream, "label", reason, where=f"n={label.n}"))
 
     # ---- learning ---------------------------------------------------------------------
 
@@ -341,8 +367,10 @@ class Session:
         if self.config.stream.on_gap == "continue":
             return
         stream.counters.resets += 1
-        for pending in stream.ledger.clear():
-            self.emit(Expiry(stream.name, pending.n))
+        self._settle(stream, all_of_them=True)
+        while stream.ledger.waiting:
+            expired = stream.ledger.expire(self._labels.limit)
+            self.emit(Expiry(stream.name, expired.n))
         self._opening.reset(stream)
 
     def _refuse_stream(self, ticks: Ticks) -> None:

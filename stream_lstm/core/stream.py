@@ -11,7 +11,6 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
-from ..events import Label
 from .elements import Memory
 from .ledger import Ledger
 from .mixture import Mixture
@@ -20,11 +19,21 @@ from .tape import Tape
 
 
 class Counters(msgspec.Struct):
-    """What happened on a stream since it was opened."""
+    """What happened on a stream since it was opened.
+
+    Those of `labels_` are of labels from outside; see `labels.LabelPolicy`.
+    """
 
     ticks: int = 0
     refused_ticks: int = 0
     refused_labels: int = 0
+    labels_early: int = 0
+    labels_repeated: int = 0
+    labels_revised: int = 0
+    labels_disagreeing: int = 0
+    labels_late: int = 0
+    labels_unknown: int = 0
+    labels_bad: int = 0
     predictions: int = 0
     updates: int = 0
     updates_refused: int = 0
@@ -66,16 +75,3 @@ class StreamState(msgspec.Struct):
 def first_due(fresh: int, window: int, stride: int) -> int:
     """Return the first n >= fresh + window with (n - window) a multiple of stride."""
     return window + -(-fresh // stride) * stride
-
-
-def label_fault(stream: StreamState | None, label: Label) -> str:
-    """Return why a label from outside is refused, nothing where it is not."""
-    if label.y not in (0, 1):
-        return f"a label is 0 or 1, not {label.y}"
-    if stream is None:
-        return f"there is no stream {label.stream!r}"
-    if label.n in stream.ledger.waiting:
-        return ""
-    if label.n > stream.n or label.n < 1:
-        return "no prediction of that n was made yet"
-    return "no prediction of that n waits: it has its label, has expired or was never due"

@@ -32,6 +32,8 @@ def summarize(
         counters.merge(stream.counters)
         expired += stream.ledger.expired
         elements += stream.n
+    counters.refused_labels += session.stray_labels
+    counters.labels_unknown += session.stray_labels
     config = session.config
     experts = {"experts": _experts(session)} if session.members is not None else {}
     return {

@@ -12,7 +12,7 @@ socket.send_multipart([b"tick/AAPL/", msgpack.packb({"v": 1, "values": {"price":
 | topic | fields besides `v` |
 |---|---|
 | `tick/NAME/` | `values`; optional `session`, `seq`, `t_ns`, `rows` |
-| `label/NAME/` | `n`, `y` (0 or 1); optional `t_ns` |
+| `label/NAME/` | `n`, `y` (0 or 1; a number where there is a threshold); optional `t_ns` |
 | `prediction/NAME/` | `n`, `t_ns`, `p`, `session`, `gaps_visible`, `after_gap`, `experts` |
 | `score/NAME/` | `n`, `t_ns`, `p`, `label`, `log_loss`, `base_rate_p`, `last_label_p`, `session` |
 | `heartbeat/NAME/` | `seq` (the NEXT one); optional `session`, `t_ns`, `end` |
@@ -86,11 +86,11 @@ class TickRecord(msgspec.Struct, omit_defaults=True):
 
 
 class LabelRecord(msgspec.Struct):
-    """The truth `y` for prediction `n`."""
+    """The truth `y` for prediction `n`: 0 or 1, or a number where there is a threshold."""
 
     v: int
     n: Seq
-    y: Bit
+    y: float
     t_ns: Time = NO_TIME
 
 

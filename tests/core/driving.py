@@ -20,6 +20,15 @@ from stream_lstm.members import DEFAULT_BANK, Members
 
 from ..engines import SMALL_BANK, engine_for
 
+POLICIES: list[dict[str, Any]] = [
+    {},
+    {"revisions": "last", "label_hold": 7},
+    {"label_expiry": 6},
+    {"label_expiry_s": 4.0, "revisions": "last", "label_hold": 2},
+    {"label_expiry": 25, "label_expiry_s": 9.5, "threshold": 0.5},
+]
+"""What may become of labels from outside."""
+
 REACHING_BACK: dict[str, dict[str, Any]] = {
     "published": {"targets": "published"},
     "filter": {"optimizer": "dekf"},
@@ -169,7 +178,7 @@ def series(draw: st.DrawFn, min_size: int = 1, max_size: int = 70) -> list[Tick]
 def stories(draw: st.DrawFn, *, labels: Sequence[int] = ()) -> list[Action]:
     """A series with gaps and restarts, and with labels from outside for the n of `labels`.
 
-    Labels are prompt, late, left out, repeated, out of order and nonsense.
+    Labels are prompt, early, late, left out, repeated, revised, out of order and nonsense.
     """
     events: list[tuple[int, Action]] = list(enumerate(draw(series())))
     extra: list[Action] = draw(st.lists(_interruptions, max_size=3))
@@ -180,12 +189,12 @@ def stories(draw: st.DrawFn, *, labels: Sequence[int] = ()) -> list[Action]:
         rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
         for n in rng.choice(labels, draw(st.integers(0, 2 * len(labels)))):
             label = Label("a", int(n), int(rng.integers(2)), int(rng.integers(9)))
-            events.append((int(n) + int(rng.choice([0, 1, 2, 7, 30])), label))
+            events.append((int(n) + int(rng.choice([-9, 0, 1, 2, 7, 30])), label))
     return [action for _, action in sorted(events, key=lambda event: event[0])]
 
 
 _nonsense: st.SearchStrategy[Action] = st.builds(
-    Label, st.just("a"), st.integers(-1, 70), st.sampled_from([0, 1, 2, -1])
+    Label, st.just("a"), st.integers(-1, 70), st.sampled_from([0, 1, 2, -1, 0.4, math.nan])
 )
 _interruptions: st.SearchStrategy[Action] = st.builds(
     Gap, st.just("a"), st.just(1), st.integers(1, 5)

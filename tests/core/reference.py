@@ -63,6 +63,10 @@ class Reference:
         self.publisher = ""
         self.labels: list[tuple[int, int]] = []  # (label, last label known when predicted)
         self.last_label = -1
+        self.opened = False
+        self.held: dict[int, list[Any]] = {}  # n -> [label, its time, when it counts, prediction]
+        self.early: dict[int, tuple[int, int]] = {}
+        self.told: dict[int, int] = {}  # every label that counted, -1 for predictions expired
         self.reset()
 
     def reset(self) -> None:
@@ -74,10 +78,12 @@ class Reference:
         self.trace = self.engine.init_trace() if self.learn else None
         self.positive: dict[int, int] = {}
         self.waiting: dict[int, tuple[Any, ...]] = {}
+        self.made_at: dict[int, int] = {}
 
     # ---- input --------------------------------------------------------------------------
 
     def take(self, action: Action) -> None:
+        self.opened |= not isinstance(action, Label)
         if isinstance(action, Tick):
             self.tick(*action)
         elif isinstance(action, Label):
@@ -92,7 +98,9 @@ class Reference:
     def interrupt(self) -> None:
         self.gap_at = self.n
         if self.config.stream.on_gap == "reset":
-            self.events += [("expiry", n) for n in self.waiting]
+            self.settle(math.inf)
+            for n in list(self.waiting):
+                self.expire(n)
             self.reset()
 
     def tick(self, x: float, t_ns: int) -> None:
@@ -121,17 +129,78 @@ class Reference:
             tape = range(n - h - self.K + 1, n - h + 1)
             targets = [self.positive.get(m + h, 0) for m in tape]
             self.update(n - h, *self.tape(n - h), targets, [1] * self.K)
+        if self.external:
+            self.time_passes(t_ns)
+
+    # ---- labels from outside -------------------------------------------------------------
+
+    def time_passes(self, t_ns: int) -> None:
+        stream = self.config.stream
+        for n in list(self.waiting):  # in order: one that may stay keeps the later ones
+            aged = stream.label_expiry and self.n - n >= stream.label_expiry
+            waited = (t_ns - self.made_at[n]) / 1e9
+            if not aged and not (stream.label_expiry_s and waited >= stream.label_expiry_s):
+                break
+            self.expire(n)
+        self.settle(self.n)
+
+    def expire(self, n: int) -> None:
+        del self.waiting[n]
+        self.told[n] = -1
+        self.events.append(("expiry", n))
 
     def label(self, label: Label) -> None:
-        if not self.external or label.y not in (0, 1) or label.n not in self.waiting:
+        if not self.external or not self.opened or not self.accepts(label):
             self.events.append(("refusal", "label"))
-            return
-        tape = self.waiting[label.n][-1]
-        self.last_label = label.y
-        self.score(label.n, label.y, label.t_ns)
-        if self.learns():
-            last = [0] * (self.K - 1)
-            self.update(label.n, *tape, [*last, label.y], [*last, 1])
+        self.settle(self.n)
+
+    def accepts(self, label: Label) -> bool:
+        n, stream = label.n, self.config.stream
+        last_wins = stream.revisions == "last"
+        if stream.threshold is None:
+            if label.y not in (0, 1):
+                return False
+            y = int(label.y)
+        elif not math.isfinite(label.y):
+            return False
+        else:
+            y = int(label.y > stream.threshold)
+        if n in self.waiting:
+            self.hold(n, y, label.t_ns)
+            return True
+        if n in self.held:
+            changes = self.held[n][0] != y
+            if changes:
+                self.held[n][:2] = y, label.t_ns
+            return changes
+        W, S = stream.window, stream.stride
+        to_come = n > self.n and n >= self.fresh + W and (n - W) % S == 0
+        if not to_come or n in self.told or n < W:
+            return False
+        known = self.early.get(n)
+        if known is None and len(self.early) >= stream.max_pending:
+            return False
+        if known is not None and (known[0] == y or not last_wins):
+            return False
+        self.early[n] = y, label.t_ns
+        return True
+
+    def hold(self, n: int, y: int, t_ns: int) -> None:
+        stream = self.config.stream
+        later = stream.label_hold if stream.revisions == "last" else 0
+        self.held[n] = [y, t_ns, self.n + later, self.waiting.pop(n)]
+
+    def settle(self, until: float) -> None:
+        for n, (y, t_ns, counts_at, prediction) in list(self.held.items()):
+            if counts_at > until:
+                return
+            del self.held[n]
+            self.told[n] = y
+            self.last_label = y
+            self.score(n, y, t_ns, prediction)
+            if self.learns():
+                last = [0] * (self.K - 1)
+                self.update(n, *prediction[-1], [*last, y], [*last, 1])
 
     # ---- what follows from it -----------------------------------------------------------
 
@@ -172,9 +241,7 @@ class Reference:
         repeats = (sum(y == before for y, before in self.labels) + 0.5) / (m + 1)
         last_p = {-1: 0.5, 0: 1 - repeats, 1: repeats}[last]
         if self.external and len(self.waiting) == self.config.stream.max_pending:
-            oldest = min(self.waiting)
-            del self.waiting[oldest]
-            self.events.append(("expiry", oldest))
+            self.expire(min(self.waiting))
         tape = self.tape(n) if self.learn else None
         self.waiting[n] = p, (k + 0.5) / (m + 1), last_p, last, ps, tape
         # The element after a gap spans it, so the state has seen W whole ones at gap + W + 1.
@@ -186,9 +253,15 @@ class Reference:
                 for name, weight, one in zip(self.names, self.mixture, ps, strict=True)
             ]
         self.events.append(("prediction", n, t_ns, p, flagged, said))
+        self.made_at[n] = t_ns
+        if n in self.early:
+            self.hold(n, *self.early.pop(n))
+        for missed in [m for m in self.early if m < n]:
+            del self.early[missed]
+            self.events.append(("refusal", "label"))
 
-    def score(self, n: int, y: int, t_ns: int) -> None:
-        p, base_p, last_p, last, ps, _ = self.waiting.pop(n)
+    def score(self, n: int, y: int, t_ns: int, prediction: Any = None) -> None:
+        p, base_p, last_p, last, ps, _ = prediction or self.waiting.pop(n)
         if self.names and self.learns():
             self.reweigh(ps, y)
         loss = -math.log(max(p if y else 1 - p, LEAST))

@@ -14,6 +14,7 @@ from stream_lstm.events import Label, Prediction
 
 from ..engines import settings as configuration
 from .driving import (
+    POLICIES,
     REACHING_BACK,
     Action,
     Run,
@@ -64,6 +65,7 @@ def test_any_two_cuts_give_the_same_bits(
         on_gap=data.draw(st.sampled_from(["continue", "reset"])),
         max_pending=data.draw(st.sampled_from([2, 1000])),
         **kind,
+        **(data.draw(st.sampled_from(POLICIES)) if labels == "external" else {}),
     )
     due = range(12, 70, config.stream.stride) if labels == "external" else ()
     actions = data.draw(stories(labels=due))

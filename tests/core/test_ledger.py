@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_lstm.core.ledger import Ledger, Pending
+from stream_lstm.core.ledger import EXPIRED, REMEMBERED, Ledger, Pending
 
 
 def pending(n: int) -> Pending:
@@ -33,6 +33,14 @@ def test_a_prediction_leaves_once_by_its_label_or_as_the_oldest(
         assert list(ledger.waiting) == book
         assert ledger.oldest() == (book[0] if book else None)
         assert ledger.expired == expired
-    assert [p.n for p in ledger.clear()] == book
+    assert [ledger.expire(limit).n for _ in list(book)] == book
     assert ledger.expired == expired + len(book)
     assert ledger.oldest() is None
+
+
+def test_what_has_left_is_remembered_up_to_a_bound() -> None:
+    ledger = Ledger()
+    for n in range(1, 3 * REMEMBERED):
+        ledger.add(pending(n), 1)
+    assert list(ledger.closed) == list(range(2 * REMEMBERED - 1, 3 * REMEMBERED - 1))
+    assert set(ledger.closed.values()) == {EXPIRED}

@@ -15,7 +15,7 @@ from stream_lstm.members import Members, TableMember
 
 from ..engines import engine_for
 from ..engines import settings as configuration
-from .driving import REACHING_BACK, drive, members_of, plain, stories, ticks_of
+from .driving import POLICIES, REACHING_BACK, drive, members_of, plain, stories, ticks_of
 from .reference import Reference, as_tuple
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -65,6 +65,8 @@ def test_events_are_those_of_the_reference(kind: str, labels: str, data: st.Data
         "max_pending": data.draw(st.sampled_from([1, 3, 1000])),
     }
     values |= KINDS[kind] | {"labels": labels}
+    if labels == "external":
+        values |= data.draw(st.sampled_from(POLICIES))
     due = range(values["window"], 70, values["stride"]) if labels == "external" else ()
     follows_reference(values, data.draw(stories(labels=due)))
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_lstm.core import session as session_module
+from stream_lstm.core.stream import Counters
 from stream_lstm.errors import ConfigurationError
 from stream_lstm.events import (
     Expiry,
@@ -147,28 +148,34 @@ def test_a_label_scores_and_updates_once() -> None:
     events.clear()
     for y in (1, 0):
         session.label(Label("a", 17, y))
-    assert [(e.kind, "no prediction of that n waits" in e.reason) for e in events] == [
-        ("label", True)
-    ] * 2
-    assert session.streams["a"].counters.refused_labels == 2
-    session.streams["a"].counters.refused_labels = 0
+    assert [e.reason for e in events] == [
+        "prediction 17 has this label already",
+        "prediction 17 was scored with label 1, and a second label says 0",
+    ]
+    counters = session.streams["a"].counters
+    assert (counters.labels_repeated, counters.labels_disagreeing) == (1, 1)
+    assert counters.refused_labels == 2
+    session.streams["a"].counters = Counters(ticks=60, predictions=10, updates=1)
     assert state_of(session) == before
 
 
 @pytest.mark.parametrize(
-    ("label", "reason"),
+    ("label", "reason", "counter"),
     [
-        (Label("a", 62, 1), "was made yet"),
-        (Label("a", 0, 1), "was made yet"),
-        (Label("a", -12, 1), "was made yet"),
-        (Label("a", 13, 1), "never due"),
-        (Label("a", 17, 2), "0 or 1, not 2"),
-        (Label("a", 17, -1), "0 or 1, not -1"),
-        (Label("b", 17, 1), "no stream 'b'"),
+        (Label("a", 63, 1), "ever due", "unknown"),
+        (Label("a", 0, 1), "ever due", "unknown"),
+        (Label("a", -13, 1), "ever due", "unknown"),
+        (Label("a", 7, 1), "after element 12 and every 5", "unknown"),
+        (Label("a", 13, 1), "ever due", "unknown"),
+        (Label("a", 17, 2), "0 or 1, not 2", "bad"),
+        (Label("a", 17, -1), "0 or 1, not -1", "bad"),
+        (Label("a", 17, 0.7), "threshold", "bad"),
+        (Label("a", 17, math.nan), "not nan", "bad"),
+        (Label("b", 17, 1), "no stream 'b'", ""),
     ],
 )
 def test_a_label_that_fits_nothing_is_refused_and_changes_nothing(
-    label: Label, reason: str
+    label: Label, reason: str, counter: str
 ) -> None:
     events, session = external()
     before = state_of(session)
@@ -177,8 +184,11 @@ def test_a_label_that_fits_nothing_is_refused_and_changes_nothing(
     assert (refusal.stream, refusal.kind) == (label.stream, "label")
     assert reason in refusal.reason
     assert f"n={label.n}" in refusal.where
-    assert session.streams["a"].counters.refused_labels == (label.stream == "a")
-    session.streams["a"].counters.refused_labels = 0
+    counters = session.streams["a"].counters
+    assert counters.refused_labels == (label.stream == "a")
+    assert session.stray_labels == (label.stream == "b")
+    assert not counter or getattr(counters, f"labels_{counter}") == 1
+    session.streams["a"].counters = Counters(ticks=60, predictions=10)
     assert state_of(session) == before
 
 
@@ -226,6 +236,8 @@ def test_no_prediction_is_scored_or_learned_from_twice(asked: list[tuple[int, in
         scored = [e.n for e in kinds(events, kind)]
         assert len(scored) == len(set(scored))
         assert set(scored) == {n for n, _ in asked} & {12, 17, 22, 57}
+    push(session, ticks_of(XS[:2], start=60))  # element 62, whose label may be there already
+    assert (62 in {e.n for e in kinds(events, Score)}) == (62 in {n for n, _ in asked})
 
 
 # ---- gaps and restarts ------------------------------------------------------------------
