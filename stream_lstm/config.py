@@ -65,7 +65,7 @@ class StreamConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stride: Length = 10
     horizon: Annotated[int, Meta(ge=0, le=MAX_BLOCK)] = 1
     labels: Labels = "series"
-    threshold: float | None = None
+    threshold: Annotated[float, Meta(ge=-1e300, le=1e300)] | None = None
     max_pending: Length = 1000
     label_expiry: Annotated[int, Meta(ge=0)] = 0
     label_expiry_s: Annotated[float, Meta(ge=0, le=1e9)] = 0.0

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -95,9 +95,15 @@ _CONFIG = Annotated[
 
 
 def configured(
-    tables: Sequence[str], *, without: Sequence[str] = ()
+    tables: Sequence[str],
+    *,
+    without: Sequence[str] = (),
+    implied: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda _: {},
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the flags of `tables` and `--config`; it is called with `settings`."""
+    """Give a command the flags of `tables` and `--config`; it is called with `settings`.
+
+    implied: returns the settings that the command's own arguments stand for.
+    """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         keys = [key for key, table in KEYS.items() if table in tables and key not in without]
@@ -105,7 +111,8 @@ def configured(
         @functools.wraps(command)
         def wrapper(**arguments: Any) -> None:
             flags = {key: arguments.pop(key) for key in keys}
-            given = {key: _listed(key, value) for key, value in flags.items() if value is not None}
+            said = {key: _listed(key, value) for key, value in flags.items() if value is not None}
+            given = implied(arguments) | said
             settings: Settings = resolve(given, arguments.pop("config"))
             command(settings=settings, **arguments)
 

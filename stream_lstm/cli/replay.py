@@ -27,6 +27,13 @@ from .input_file import (
     TimeOption,
     TimeUnitOption,
 )
+from .label_column import (
+    LabelColumn,
+    LabelColumnOption,
+    LabelDelayOption,
+    implied,
+)
+from .label_column import label_column as chosen_labels
 from .options import configured
 from .settings import Settings
 from .state_check import StateCheckOption, check_frozen, verdict
@@ -40,14 +47,9 @@ from .synthetic_input import (
 if TYPE_CHECKING:
     from ..core.session import Session
     from ..core.state_check import StateCheck
-    from ..feed.files import FileSource
-    from .replay_results import ReplayResults
-
-PIECE = 4096
-"""Ticks between looks at signals and the progress bar: 10 ms, or with learning half a second."""
 
 
-@configured(("stream", "model", "scaling", "learning"), without=("max_pending", "on_gap"))
+@configured(("stream", "model", "scaling", "learning"), without=("on_gap",), implied=implied)
 def command(
     *,
     settings: Settings,
@@ -59,6 +61,8 @@ def command(
     on_bad_row: OnBadRowOption = "fail",
     limit: LimitOption = None,
     stream: StreamOption = None,
+    label_column: LabelColumnOption = None,
+    label_delay: LabelDelayOption = "0",
     out: Annotated[
         Path | None,
         typer.Option(
@@ -86,11 +90,14 @@ def command(
         on_bad_row=on_bad_row,
         limit=limit,
     )
+    labels = chosen_labels(label_column, label_delay, config=settings.config, time=time)
     try:
-        summary = _replay(source, settings, out, save_weights, state_check)
+        summary = _replay(source, settings, labels, out, save_weights, state_check)
     except ConfigurationError as error:
         if error.key == "time":
             raise UsageError(f"--time: {error}") from None
+        if labels is not None and f"no column {labels.name!r}" in str(error):
+            raise UsageError(f"--label-column: {error}") from None
         raise settings.blame(error) from None
     if as_json:
         typer.echo(msgspec.json.encode(summary).decode())
@@ -103,6 +110,7 @@ def command(
 def _replay(
     file: InputFile,
     settings: Settings,
+    labels: LabelColumn | None,
     out: Path | None,
     save_weights: Path | None,
     state_check: bool,
@@ -111,6 +119,7 @@ def _replay(
     from .bank_file import check_bank, read_bank
     from .best_possible import BestPossible
     from .replay_checks import check_features, check_targets
+    from .replay_feed import ReplayFeed
     from .replay_results import ReplayResults
     from .warm_start import keep_weights, warm_start
 
@@ -127,7 +136,9 @@ def _replay(
         results = stack.enter_context(ReplayResults(str(file.path), file.on_bad_row))
         if isinstance(file, SyntheticInput):
             results.compare_with(BestPossible(file.source()))
-        source = stack.enter_context(file.open(columns, results.refused))
+        read = columns if labels is None else labels.columns(columns)
+        optional = {} if labels is None else {"optional": (labels.name,)}
+        source = stack.enter_context(file.open(read, results.refused, **optional))
         if out is not None:
             results.write_to(out)
 
@@ -140,7 +151,8 @@ def _replay(
         check = _state_check(session, file.stream, scaler) if state_check else None
         compile_s = clocks.perf_counter() - start
         start = clocks.perf_counter()
-        interrupted = _feed(session, source, file, results, check)
+        feed = ReplayFeed(session, results, check, labels)
+        interrupted = feed.run(file, source)
         wall_s = clocks.perf_counter() - start
     if save_weights is not None:
         keep_weights(save_weights, session, file.stream)
@@ -150,6 +162,9 @@ def _replay(
     if check is not None:
         found = check.record()
         summary["state_check"] = found | {"verdict": verdict(found)}
+    if feed.late is not None and labels is not None:
+        counts = {"missing": feed.late.missing, "undelivered": feed.late.undelivered}
+        summary["label_column"] = {"name": labels.name, **counts}
     return {"stream": file.stream, **summary, "interrupted": interrupted}
 
 
@@ -158,37 +173,3 @@ def _state_check(session: Session, stream: str, scaler: Any) -> StateCheck:
 
     weights = session.weights_for(stream).weights
     return StateCheck(session.config, session.maker, weights, scaler=scaler)
-
-
-def _feed(
-    session: Session,
-    source: FileSource,
-    file: InputFile,
-    results: ReplayResults,
-    check: StateCheck | None,
-) -> bool:
-    """Push the whole file, and return whether a signal cut it short."""
-    from ..events import Ticks
-    from ..serve.signals import stop_on_signals
-    from ..serve.stop import StopSwitch
-    from .progress import file_progress
-
-    done = 0
-    with (
-        StopSwitch() as stop,
-        stop_on_signals(stop),
-        file_progress(source, file.limit) as report,
-    ):
-        for block in source.blocks():
-            for start in range(0, len(block.values), PIECE):
-                part = slice(start, start + PIECE)
-                results.rows = block.rows[part]
-                ticks = Ticks(file.stream, block.t_ns[part], block.values[part])
-                session.push(ticks)
-                if check is not None:
-                    check.push(ticks)
-                done += len(results.rows)
-                report(done)
-                if stop.requested:
-                    return True
-    return False

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..config import Config
 from ..core.expressions import Column, columns_of
 from ..core.features import FeatureSet
-from ..errors import ConfigurationError, UsageError
+from ..errors import UsageError
 from ..feed.files import file_columns
 from ..store.weights import check_target
 from .input_file import InputFile
@@ -29,14 +29,8 @@ def check_features(file: InputFile, config: Config) -> tuple[str, ...]:
     """Return the columns that the features use.
 
     Raises UsageError where there are no features or no times for them, and ConfigurationError
-    for a feature that is wrong, or for labels that a file cannot bring.
+    for a feature that is wrong.
     """
-    if config.stream.labels == "external":
-        raise ConfigurationError(
-            "labels = 'external' is not for a replay, which takes its labels from the series "
-            "itself; leave it out, or send labels to a daemon (stream-lstm run)",
-            key="labels",
-        )
     expressions = config.stream.features
     if not expressions:
         raise UsageError(_which_features(file))

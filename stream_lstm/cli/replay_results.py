@@ -28,12 +28,13 @@ class ReplayResults:
 
     path: of the file that is replayed, for messages. on_bad_row: `fail` raises DataError for a
     tick that the session refuses, `skip` logs and counts it. `rows` holds the row
-    numbers of the ticks that are being pushed.
+    numbers of the ticks that are being pushed. A label that is refused is logged and counted.
     """
 
     def __init__(self, path: str, on_bad_row: OnBad) -> None:
         self.digest = Digest()
         self.rows: Sequence[int] | Any = ()
+        self._start = 0
         self._path = path
         self._fail = on_bad_row == "fail"
         self._writer: PredictionWriter | None = None
@@ -48,6 +49,10 @@ class ReplayResults:
         """Add to the summary how far the model came towards the best possible."""
         self._best = best
 
+    def piece_begins(self, start: int) -> None:
+        """Take note that the ticks that are pushed now begin at `start` of `rows`."""
+        self._start = start
+
     def emit(self, event: Output) -> None:
         """Take an event of the session."""
         if isinstance(event, Prediction):
@@ -59,8 +64,10 @@ class ReplayResults:
                 self._writer.score(event)
             if self._best is not None:
                 self._best.emit(event)
+        elif isinstance(event, Refusal) and event.kind == "label":
+            self.refused(event)
         elif isinstance(event, Refusal):
-            where = f"{self._path}:{self.rows[event.index]}"
+            where = f"{self._path}:{self.rows[self._start + event.index]}"
             if self._fail:
                 raise DataError(f"{where}: {event.reason}; --on-bad-row skip leaves such rows out")
             self.refused(msgspec.structs.replace(event, where=where, index=-1))

@@ -24,7 +24,7 @@ import pyarrow.csv
 
 from ..errors import DataError
 from .line_chunks import LineChunks
-from .reader import BadRow, RawRows, check_names, not_finite, numeric_columns
+from .reader import BadRow, RawRows, check_names, not_finite, numeric_columns, usable
 from .times import TimeColumn, TimeUnit
 
 SAMPLE_LINES = 1000
@@ -58,8 +58,10 @@ class CsvReader:
         chunk_rows: int,
         compression: str,
         delimiter: str,
+        optional: Sequence[str] = (),
     ) -> None:
         self.path = path
+        self._optional = optional
         self._delimiter = delimiter
         size = min(max(chunk_rows * BYTES_PER_ROW, MIN_READ_BYTES), MAX_READ_BYTES)
         self._lines = LineChunks(path, compression, size)
@@ -162,7 +164,7 @@ class CsvReader:
         t_ns, ok = np.zeros(count, np.int64), np.ones(count, np.bool_)
         if self._time_place is not None:
             t_ns, ok = self._times.convert(_array(table, self._time_place))
-        ok &= np.isfinite(values).all(axis=1)
+        ok &= usable(values, self.value_columns, self._optional)
         rows = np.arange(line, line + count)
         if ok.all():
             return RawRows(t_ns, values, rows, ())
@@ -208,8 +210,12 @@ class CsvReader:
         place = self._time_place
         return (
             0 if place is None else self._time(cells[place]),
-            [_number(self.columns[place], cells[place]) for place in self._places],
+            [self._value(self.columns[place], cells[place]) for place in self._places],
         )
+
+    def _value(self, column: str, cell: str) -> float:
+        missing = column in self._optional and cell.strip().lower() in ("", "nan")
+        return math.nan if missing else _number(column, cell)
 
     def _time(self, cell: str) -> int:
         try:

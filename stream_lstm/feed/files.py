@@ -196,6 +196,7 @@ def open_file(
     on_bad_row: OnBad = "fail",
     limit: int | None = None,
     chunk_rows: int = CHUNK_ROWS,
+    optional: Sequence[str] = (),
 ) -> FileSource:
     """Open a historical file.
 
@@ -205,6 +206,7 @@ def open_file(
     on_bad_row: `fail` raises at the first row that cannot be used, `skip` leaves such rows out.
     limit: ticks to give at most.
     chunk_rows: ticks in one block at most.
+    optional: columns whose cells may be empty, which is read as NaN.
     on_refusal: called once for each row left out, with `where` as FILE:LINE.
 
     Raises InputMissingError where there is no such file, OutputError where it cannot be read,
@@ -217,7 +219,12 @@ def open_file(
     format_ = _format(path)
     check_readable(path)
     reader = format_.open(
-        path, columns=columns, time=time, time_unit=time_unit, chunk_rows=chunk_rows
+        path,
+        columns=columns,
+        time=time,
+        time_unit=time_unit,
+        chunk_rows=chunk_rows,
+        optional=optional,
     )
     return FileSource(
         path,

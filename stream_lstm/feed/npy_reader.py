@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..errors import ConfigurationError, DataError
-from .reader import BadRow, RawRows, check_names, not_finite, numeric_columns
+from .reader import BadRow, RawRows, check_names, not_finite, numeric_columns, usable
 from .times import TimeColumn, TimeUnit
 
 
@@ -33,8 +33,10 @@ class NpyReader:
         time: str | None,
         time_unit: TimeUnit,
         chunk_rows: int,
+        optional: Sequence[str] = (),
     ) -> None:
         self.path = path
+        self._optional = optional
         self.bytes_total = path.stat().st_size
         self._chunk_rows = chunk_rows
         self._fields = _fields(path)
@@ -77,7 +79,7 @@ class NpyReader:
         t_ns, ok = np.zeros(count, np.int64), np.ones(count, np.bool_)
         if self._time is not None:
             t_ns, ok = self._convert_times(self._fields[self._time][start:stop], start + 1)
-        faulty = np.flatnonzero(~(ok & np.isfinite(values).all(axis=1)))
+        faulty = np.flatnonzero(~(ok & usable(values, self.value_columns, self._optional)))
         bad = [BadRow(int(at), self._fault(start + int(at), values[at])) for at in faulty]
         return RawRows(t_ns, values, np.arange(start + 1, stop + 1), bad)
 
@@ -94,7 +96,7 @@ class NpyReader:
 
     def _fault(self, at: int, values: Any) -> str:
         for name, value in zip(self.value_columns, values, strict=True):
-            if not np.isfinite(value):
+            if not np.isfinite(value) and not (np.isnan(value) and name in self._optional):
                 return not_finite(name, str(value))
         assert self._time is not None
         return f"column {self._time!r}: {str(self._fields[self._time][at])!r} is not a time"

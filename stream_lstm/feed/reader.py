@@ -104,6 +104,17 @@ def numeric_columns(path: Path, numeric: Iterable[str], time: str | None) -> tup
     return columns
 
 
+def usable(
+    values: npt.NDArray[np.float64], names: Sequence[str], optional: Sequence[str]
+) -> npt.NDArray[np.bool_]:
+    """Return which rows of values (m, C) can be used, (m,): all are finite, or may be missing."""
+    good = np.isfinite(values)
+    for place, name in enumerate(names):
+        if name in optional:
+            good[:, place] |= np.isnan(values[:, place])
+    return np.asarray(good.all(axis=1))
+
+
 def not_finite(column: str, text: str) -> str:
     """Return the reason why a cell cannot be used."""
     if not text.strip():

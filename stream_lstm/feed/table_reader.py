@@ -12,7 +12,7 @@ import pyarrow.ipc
 import pyarrow.parquet
 
 from ..errors import ConfigurationError, DataError
-from .reader import BadRow, RawRows, check_names, not_finite, numeric_columns
+from .reader import BadRow, RawRows, check_names, not_finite, numeric_columns, usable
 from .times import TimeColumn, TimeUnit
 
 TableKind: TypeAlias = Literal["parquet", "arrow"]
@@ -52,8 +52,10 @@ class TableReader:
         time_unit: TimeUnit,
         chunk_rows: int,
         kind: TableKind,
+        optional: Sequence[str] = (),
     ) -> None:
         self.path = path
+        self._optional = optional
         self.bytes_total = path.stat().st_size
         self._share = 0.0
         self._source = _open(path, kind, chunk_rows)
@@ -115,13 +117,13 @@ class TableReader:
             except ValueError as error:
                 message = f"{self.path}, column {self._time!r}, from row {row} on: {error}"
                 raise DataError(message) from None
-        faulty = np.flatnonzero(~(ok & np.isfinite(values).all(axis=1)))
+        faulty = np.flatnonzero(~(ok & usable(values, self.value_columns, self._optional)))
         bad = [BadRow(int(at), self._fault(batch, int(at), values[at])) for at in faulty]
         return RawRows(t_ns, values, np.arange(row, row + count), bad)
 
     def _fault(self, batch: Any, at: int, values: Any) -> str:
         for name, value in zip(self.value_columns, values, strict=True):
-            if not np.isfinite(value):
+            if not np.isfinite(value) and not (np.isnan(value) and name in self._optional):
                 return not_finite(name, _text(batch.column(name)[at]))
         return f"column {self._time!r}: {_text(batch.column(self._time)[at])!r} is not a time"
 

@@ -20,8 +20,8 @@ from ..errors import OutputError, UsageError
 from ..events import Prediction, Score
 from .rows import ENCODERS, Row
 
-MAX_WAITING = 10_000
-"""Predictions that may wait for their scores; far above any horizon in use, some megabytes."""
+MAX_WAITING = 100_000
+"""Predictions that may wait for their scores; far above any delay of labels in use, 20 MB."""
 
 BATCH_ROWS = 8192
 """Rows written at a time: one Parquet row group, or about a megabyte of text."""

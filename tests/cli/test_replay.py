@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
-from stream_lstm.cli import replay
+from stream_lstm.cli import replay_feed
 from stream_lstm.cli.replay_checks import feature_example
 from stream_lstm.config import build
 from stream_lstm.core import session as session_module
@@ -168,7 +168,7 @@ def test_a_tick_without_a_finite_feature_is_refused_by_its_line(cli, tmp_path):
 
 
 def test_a_signal_ends_the_replay_in_order(cli, quotes, tmp_path, monkeypatch):
-    monkeypatch.setattr(replay, "PIECE", 100)
+    monkeypatch.setattr(replay_feed, "PIECE", 100)
     push = Session.push
 
     def push_and_interrupt(session, ticks):
@@ -208,7 +208,13 @@ def test_a_table_for_people_and_nothing_on_standard_error(cli, data_dir):
         (["--feature", "bid", "--time", "when"], 2, ["--time: ", "no column 'when'"]),
         (["--feature", "bid", "--time-unit", "days"], 2, ["'days'", "auto, ns"]),
         (["--feature", "bid", "--on-bad-row", "x"], 2, ["fail or skip"]),
-        (["--feature", "bid", "--labels", "external"], 2, ["stream-lstm run"]),
+        (["--feature", "bid", "--labels", "external"], 2, ["--label-column", "stream-lstm run"]),
+        (["--feature", "bid", "--label-delay", "3"], 2, ["--label-column"]),
+        (["--feature", "bid", "--label-column", "asks"], 2, ["'asks'", "did you mean 'ask'"]),
+        (["--feature", "bid", "--label-column", "ask", "--label-delay", "3 days"], 2, ["30s"]),
+        (["--feature", "bid", "--label-column", "ask", "--label-delay", "3s"], 2, ["--time"]),
+        (["--feature", "bid", "--label-column", "ask", "--labels", "series"], 2, ["--labels"]),
+        (["--feature", "bid", "--horizon", "0"], 2, ["horizon=0", "labels=external"]),
         (["--feature", "bid", "--learning-rate", "fast"], 2, ["--learning-rate"]),
         (["--feature", "bid", "--learning-rate", "0"], 2, ["learning_rate = 0.0"]),
         (["--feature", "bid", "--learn", "--bptt", "500"], 2, ["bptt=500", "window=100"]),
@@ -244,9 +250,11 @@ def test_results_never_replace_the_file_that_is_read(cli, quotes):
     assert quotes.read_bytes() == before
 
 
-def test_external_labels_from_the_environment_are_a_configuration_error(cli, quotes, monkeypatch):
+def test_external_labels_from_the_environment_need_a_column_too(cli, quotes, monkeypatch):
     monkeypatch.setenv("STREAM_LSTM_LABELS", "external")
-    assert cli("replay", quotes, "--feature", "bid").code == 78
+    done = cli("replay", quotes, "--feature", "bid")
+    assert done.code == 2
+    assert "--label-column" in done.err
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import tracemalloc
 
 import numpy as np
@@ -645,3 +646,29 @@ def test_an_empty_line_in_a_file_of_one_column_is_an_empty_cell(tmp_path):
     assert values.tolist() == [[1.0], [3.0]]
     assert rows.tolist() == [2, 4]
     assert [refusal.where for refusal in refusals] == [f"{file}:3"]
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.parquet", "t.arrow", "t.npy"])
+def test_a_column_that_may_be_empty_gives_nan_and_no_fault(tmp_path, name):
+    a, b = [1.0, 2.0, 3.0], [4.0, math.nan, 6.0]
+    path = tmp_path / name
+    if name == "t.csv":
+        path.write_text("a,b\n1,4\n2,\n3,6\n")
+    elif name == "t.npy":
+        np.save(path, np.array(list(zip(a, b, strict=True)), [("a", "f8"), ("b", "f8")]))
+    else:
+        write_table(path, pa.table({"a": a, "b": b}))
+    _, values, _, refusals = load(path, columns=["a", "b"], optional=("b",))
+    assert not refusals
+    assert np.isnan(values[:, 1]).tolist() == [False, True, False]
+    assert values[:, 0].tolist() == a
+    for optional in ((), ("a",)):
+        with pytest.raises(DataError, match="'b'"):
+            load(path, columns=["a", "b"], optional=optional)
+
+
+@pytest.mark.parametrize("cell", ["oops", "inf", "-inf"])
+def test_what_is_no_number_stays_a_fault_where_a_cell_may_be_empty(tmp_path, cell):
+    path = text_file(tmp_path, f"a,b\n1,4\n2,{cell}\n")
+    with pytest.raises(DataError, match=r"line 3.*'b'"):
+        load(path, columns=["a", "b"], optional=("b",))

@@ -255,9 +255,13 @@ def test_a_stream_cannot_be_called_so(name):
 
 
 def test_labels_and_predictions_out_of_range_are_refused():
-    for fields in ({"n": 0, "y": 1}, {"n": 1, "y": 2}, {"n": 1, "y": True}, {"n": 1}):
+    for fields in ({"n": 0, "y": 1}, {"n": 1, "y": "1"}, {"n": 1, "y": True}, {"n": 1}):
         with pytest.raises(DecodeError):
             wire.decode_label(b"label/X/", pack(**fields))
+    with pytest.raises(DecodeError, match=r"label/X/.*`n`"):
+        wire.decode_label(b"label/X/", pack(y=1))
+    # whether a number is a class is for the session to say, which may have a threshold
+    assert wire.decode_label(b"label/X/", pack(n=1, y=2)).y == 2
     for p in (-0.1, 1.1, float("nan")):
         with pytest.raises(DecodeError):
             wire.decode_prediction(b"prediction/X/", pack(n=1, t_ns=0, p=p))
