@@ -47,7 +47,9 @@ PIECE = 4096
 """Ticks between looks at signals and the progress bar: 10 ms, or with learning half a second."""
 
 
-@configured(("stream", "model", "scaling", "learning"), without=("max_pending", "on_gap"))
+@configured(
+    ("stream", "model", "scaling", "learning", "scoring"), without=("max_pending", "on_gap")
+)
 def command(
     *,
     settings: Settings,

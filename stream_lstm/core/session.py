@@ -42,6 +42,7 @@ from ..model.scaling import check_scaler
 from .elements import ElementMaker, Memory
 from .ledger import Pending
 from .mixture import Mixture
+from .scoring import Scoreboard
 from .stream import StreamState, first_due, label_fault
 from .tape import Tape
 from .updates import Given, Updates
@@ -175,6 +176,7 @@ class Session:
                 tape=self._new_tape(0),
                 trace=self.engine.init_trace() if self._updates.length else None,
                 mixture=self._new_mixture(),
+                scores=Scoreboard.empty(self.config.scoring.score_window),
             )
         return found
 
@@ -349,7 +351,7 @@ class Session:
         ):
             stream.mixture.update(pending.experts, label)
         loss = stream.scores.add(label, pending.last_label, pending.p, base_p, last_p)
-        plain = base_p, last_p, pending.session
+        plain = base_p, last_p, pending.session, *stream.scores.evidence.log_e()
         self.emit(Score(stream.name, pending.n, t_ns, pending.p, label, loss, *plain))
 
     def _label_fault(self, stream: StreamState | None, label: Label) -> str:

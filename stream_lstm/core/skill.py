@@ -210,15 +210,19 @@ class Evidence(msgspec.Struct):
         self.coin.add(1.0 if correct else -1.0)
         d = base_loss - loss
         self.base_band.add(d)
-        self.base.add(cut(d))
+        self.base.add(d if -1.0 <= d <= 1.0 else cut(d))
         d = last_loss - loss
         self.last_band.add(d)
-        self.last.add(cut(d))
+        self.last.add(d if -1.0 <= d <= 1.0 else cut(d))
 
     def merge(self, other: Evidence) -> None:
         """Add what other streams have to say."""
         for name in self.__struct_fields__:
             getattr(self, name).merge(getattr(other, name))
+
+    def log_e(self) -> tuple[float, float, float]:
+        """Return log W, in nats, of being better than coin, base rate and last label."""
+        return self.coin.better.log_e, self.base.better.log_e, self.last.better.log_e
 
     def accuracy_band(self) -> tuple[float, float] | None:
         """Return the band of the accuracy; None without labels."""

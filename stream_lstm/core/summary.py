@@ -16,6 +16,7 @@ from .digest import Digest
 from .scoring import Scoreboard
 from .session import Session
 from .stream import Counters
+from .verdict import verdict
 
 
 def summarize(
@@ -34,7 +35,7 @@ def summarize(
         elements += stream.n
     config = session.config
     experts = {"experts": _experts(session)} if session.members is not None else {}
-    return {
+    summary = {
         "version": __version__,
         "streams": len(session.streams),
         "elements": elements,
@@ -52,6 +53,7 @@ def summarize(
         "elements_per_s": elements / wall_s if wall_s > 0 else None,
         "digest": digest.hexdigest(),
     }
+    return summary | {"verdict": verdict(summary)}
 
 
 def _experts(session: Session) -> dict[str, dict[str, float | None]]:
