@@ -62,7 +62,7 @@ def _more(summary: dict[str, Any]) -> list[str]:
     if recent is not None and recent["labels"] < summary["labels"]:
         figures = f"accuracy {recent['accuracy']:.4f}, log loss {recent['log_loss']:.4f}"
         base = f"base rate {recent['base_rate_accuracy']:.4f}, {recent['base_rate_log_loss']:.4f}"
-        lines.append(f"the last {count(recent['labels'], 'labels')}: {figures}; {base}")
+        lines.append(f"of the last {count(recent['labels'], 'labels')}: {figures}; {base}")
     return lines
 
 
@@ -85,10 +85,10 @@ def counts(summary: dict[str, Any]) -> str:
     name = summary.get("stream") or f"{streams:,} stream{'' if streams == 1 else 's'}"
     refused = summary["refused_ticks"]
     note = f" ({refused:,} refused)" if refused else ""
-    return (
-        f"{name}: {count(summary, 'ticks')}{note}, {count(summary, 'elements')}, "
-        f"{count(summary, 'predictions')}, {count(summary, 'labels')}"
+    came, stepped, made, scored = (
+        count(summary[things], things) for things in ("ticks", "elements", "predictions", "labels")
     )
+    return f"{name}: {came}{note}, {stepped}, {made}, {scored}"
 
 
 def details(summary: dict[str, Any]) -> list[str]:

@@ -75,11 +75,10 @@ def _would_need(labels: int) -> str:
 
 def odds(log_e: float) -> str:
     """Return evidence of `log_e` nats as odds: `4,100 : 1`, or `10^2,173 : 1`; rounded down."""
-    power = log_e / math.log(10)
+    power = log_e / math.log(10) + 1e-9  # what was 20 : 1 is not to be written as 19
     if power >= PLAIN_ODDS:
         return f"10^{math.floor(power):,} : 1"
-    # what was 20 : 1 is not to be written as 19 because of its logarithm
-    whole = math.floor(math.exp(log_e) * (1 + 1e-9))
+    whole = math.floor(10**power)
     scale = 10 ** max(len(str(whole)) - 2, 0)
     return f"{whole // scale * scale:,} : 1"
 
