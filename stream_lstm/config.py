@@ -149,6 +149,15 @@ class LearningConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     publish_experts: bool = False
 
 
+class ScoringConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is scored beside each prediction's own label.
+
+    score_window: labels at the end over which scores are given once more; 0 gives none.
+    """
+
+    score_window: Annotated[int, Meta(ge=0, le=MAX_BLOCK)] = 1000
+
+
 class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Training from files, in epochs; `bptt` and `clip_norm` are those of learning.
 
@@ -219,6 +228,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: ModelConfig = ModelConfig()
     scaling: ScalingConfig = ScalingConfig()
     learning: LearningConfig = LearningConfig()
+    scoring: ScoringConfig = ScoringConfig()
     train: TrainConfig = TrainConfig()
     feed: FeedConfig = FeedConfig()
     publish: PublishConfig = PublishConfig()
@@ -275,6 +285,7 @@ TABLES: Mapping[str, type[msgspec.Struct]] = {
     "model": ModelConfig,
     "scaling": ScalingConfig,
     "learning": LearningConfig,
+    "scoring": ScoringConfig,
     "train": TrainConfig,
     "feed": FeedConfig,
     "publish": PublishConfig,

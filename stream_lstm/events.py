@@ -112,7 +112,10 @@ class Score(msgspec.Struct, frozen=True):
     """The truth for prediction `n` has come; losses are log losses in nats.
 
     `t_ns` is the time of the element that brought the label. `base_rate_p` and `last_label_p`
-    are what the two plain forecasters gave for the same label, known when `p` was.
+    are what the two plain forecasters gave for the same label, known when `p` was. The three
+    kinds of evidence are log W in nats after this label, that the model is better: see
+    `core.skill`. `raw_p`, `frozen_p` and `stateless_p` are further forecasts of the same label,
+    where there are such.
     """
 
     stream: str
@@ -124,6 +127,12 @@ class Score(msgspec.Struct, frozen=True):
     base_rate_p: float
     last_label_p: float
     session: str = ""
+    coin_evidence: float = 0.0
+    base_rate_evidence: float = 0.0
+    last_label_evidence: float = 0.0
+    raw_p: float | None = None
+    frozen_p: float | None = None
+    stateless_p: float | None = None
 
 
 class Update(msgspec.Struct, frozen=True):

@@ -133,7 +133,7 @@ class LiveTable:
 
 def row(stream: StreamState, p: float | None, rate: float) -> list[str]:
     """Return the cells of a stream, for TITLES."""
-    scores, counters = stream.scores.figures(), stream.counters
+    scores, counters = stream.scores.means(), stream.counters
     return [
         stream.name if len(stream.name) <= NAME_WIDTH else stream.name[: NAME_WIDTH - 1] + "…",
         short(stream.n),

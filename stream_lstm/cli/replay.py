@@ -49,7 +49,9 @@ if TYPE_CHECKING:
     from ..core.state_check import StateCheck
 
 
-@configured(("stream", "model", "scaling", "learning"), without=("on_gap",), implied=implied)
+@configured(
+    ("stream", "model", "scaling", "learning", "scoring"), without=("on_gap",), implied=implied
+)
 def command(
     *,
     settings: Settings,

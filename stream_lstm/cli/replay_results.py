@@ -77,10 +77,12 @@ class ReplayResults:
     ) -> dict[str, Any]:
         """Return the closing record; `rows_refused` are rows that never reached the session."""
         from ..core.summary import summarize
+        from ..core.verdict import verdict
 
         summary = summarize(session, self.digest, wall_s=wall_s, compile_s=compile_s)
         summary["ticks"] += rows_refused
         summary["refused_ticks"] += rows_refused
+        summary["verdict"] = verdict(summary)
         if self._best is not None:
             summary |= self._best.figures(session.config, summary)
         return summary | {"peak_rss_bytes": peak_rss_bytes()}

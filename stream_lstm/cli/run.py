@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 EXAMPLE = "stream-lstm run --connect tcp://127.0.0.1:5555 --feature 'log_return(mid(bid, ask))'"
 
 
-@configured(("stream", "model", "scaling", "learning", "feed", "publish"))
+@configured(("stream", "model", "scaling", "learning", "scoring", "feed", "publish"))
 def command(
     *,
     settings: Settings,

@@ -12,6 +12,7 @@ from ..model.engine import Engine
 from ..model.scaling import check_scaler
 from .elements import Memory
 from .mixture import Mixture
+from .scoring import Scoreboard
 from .stream import StreamState, first_due
 from .tape import Tape
 
@@ -49,6 +50,7 @@ class Opening:
             tape=self._tape(0),
             trace=self._trace(),
             mixture=self._mixture(),
+            scores=Scoreboard.empty(self._config.scoring.score_window),
         )
 
     def reset(self, stream: StreamState) -> None:

@@ -330,7 +330,7 @@ class Session:
         ):
             stream.mixture.update(pending.experts, label)
         loss = stream.scores.add(label, pending.last_label, pending.p, base_p, last_p)
-        plain = base_p, last_p, pending.session
+        plain = base_p, last_p, pending.session, *stream.scores.evidence.log_e()
         self.emit(Score(stream.name, pending.n, t_ns, pending.p, label, loss, *plain))
 
     def _settle(self, stream: StreamState, *, all_of_them: bool = False) -> None:

@@ -27,7 +27,7 @@ from .session import Learned, Session
 from .stream import StreamState
 
 MAGIC = b"SLSTM"
-VERSION = 2
+VERSION = 3
 HEADER = len(MAGIC) + 1 + hashlib.sha256().digest_size
 
 DTYPES = ("<f4", "<f8", "<i4", "<i8", "<u4", "|b1")
@@ -68,7 +68,7 @@ def fingerprint(config: Config, columns: tuple[str, ...], members: Members | Non
     """Return a hash of the settings that state depends on: not of where data come from or go."""
     model = msgspec.structs.replace(config.model, weights=None)
     learning = msgspec.structs.replace(config.learning, publish_experts=False)
-    parts = (config.stream, model, config.scaling, learning, members, columns)
+    parts = (config.stream, model, config.scaling, learning, config.scoring, members, columns)
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
 
 

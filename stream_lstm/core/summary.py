@@ -16,6 +16,7 @@ from .digest import Digest
 from .scoring import Scoreboard
 from .session import Session
 from .stream import Counters
+from .verdict import verdict
 
 
 def summarize(
@@ -36,7 +37,7 @@ def summarize(
     counters.labels_unknown += session.stray_labels
     config = session.config
     experts = {"experts": _experts(session)} if session.members is not None else {}
-    return {
+    summary = {
         "version": __version__,
         "streams": len(session.streams),
         "elements": elements,
@@ -54,6 +55,7 @@ def summarize(
         "elements_per_s": elements / wall_s if wall_s > 0 else None,
         "digest": digest.hexdigest(),
     }
+    return summary | {"verdict": verdict(summary)}
 
 
 def _experts(session: Session) -> dict[str, dict[str, float | None]]:

@@ -110,8 +110,16 @@ def encode_score(score: Score, encoding: Encoding = "msgpack") -> Frames:
         score.base_rate_p,
         score.last_label_p,
         score.session,
+        score.coin_evidence,
+        score.base_rate_evidence,
+        score.last_label_evidence,
+        *(msgspec.UNSET if p is None else p for p in _others(score)),
     )
     return make_topic("score", score.stream), _ENCODE[encoding](record)
+
+
+def _others(score: Score) -> tuple[float | None, ...]:
+    return score.raw_p, score.frozen_p, score.stateless_p
 
 
 def encode_heartbeat(beat: Heartbeat, encoding: Encoding = "msgpack") -> Frames:

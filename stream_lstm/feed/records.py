@@ -14,7 +14,9 @@ socket.send_multipart([b"tick/AAPL/", msgpack.packb({"v": 1, "values": {"price":
 | `tick/NAME/` | `values`; optional `session`, `seq`, `t_ns`, `rows` |
 | `label/NAME/` | `n`, `y` (0 or 1; a number where there is a threshold); optional `t_ns` |
 | `prediction/NAME/` | `n`, `t_ns`, `p`, `session`, `gaps_visible`, `after_gap`, `experts` |
-| `score/NAME/` | `n`, `t_ns`, `p`, `label`, `log_loss`, `base_rate_p`, `last_label_p`, `session` |
+| `score/NAME/` | `n`, `t_ns`, `p`, `label`, `log_loss`, `base_rate_p`, `last_label_p`, |
+| | `session`, `coin_evidence`, `base_rate_evidence`, `last_label_evidence`; optional |
+| | `raw_p`, `frozen_p`, `stateless_p` |
 | `heartbeat/NAME/` | `seq` (the NEXT one); optional `session`, `t_ns`, `end` |
 
 `values` is one tick (an array in the order of the columns, or a map of names to numbers) or a
@@ -108,7 +110,7 @@ class PredictionRecord(msgspec.Struct):
 
 
 class ScoreRecord(msgspec.Struct):
-    """The fields of `events.Score`."""
+    """The fields of `events.Score`; forecasts that there are none of are left out."""
 
     v: int
     n: Seq
@@ -119,6 +121,12 @@ class ScoreRecord(msgspec.Struct):
     base_rate_p: float
     last_label_p: float
     session: Session = ""
+    coin_evidence: float = 0.0
+    base_rate_evidence: float = 0.0
+    last_label_evidence: float = 0.0
+    raw_p: float | msgspec.UnsetType | None = msgspec.UNSET
+    frozen_p: float | msgspec.UnsetType | None = msgspec.UNSET
+    stateless_p: float | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class HeartbeatRecord(msgspec.Struct):

@@ -286,6 +286,8 @@ def decode_score(topic: bytes, payload: bytes) -> Score:
     record = _SCORES.decode(parsed.text, payload)
     fields = msgspec.structs.asdict(record)
     del fields["v"]
+    for name in ("raw_p", "frozen_p", "stateless_p"):
+        fields[name] = None if fields[name] is msgspec.UNSET else fields[name]
     return Score(parsed.stream, **fields)
 
 

@@ -16,6 +16,7 @@ from typing import TypeAlias
 
 import pyarrow as pa
 
+from ..core.tally import log_loss
 from ..errors import OutputError, UsageError
 from ..events import Prediction, Score
 from .rows import ENCODERS, Row
@@ -25,6 +26,9 @@ MAX_WAITING = 100_000
 
 BATCH_ROWS = 8192
 """Rows written at a time: one Parquet row group, or about a megabyte of text."""
+
+_UNKNOWN: Row = (None,) * 12
+"""The cells of a prediction without a label."""
 
 Identity: TypeAlias = tuple[str, str, int]
 
@@ -164,11 +168,7 @@ def open_output(path: str | Path) -> PredictionWriter:
 
 def _row(prediction: Prediction, score: Score | None) -> Row:
     """Return the cells of `COLUMNS`."""
-    truth = (
-        (None, None, None, None)
-        if score is None
-        else (score.label, score.log_loss, score.base_rate_p, score.last_label_p)
-    )
+    truth, more = (_UNKNOWN[:4], _UNKNOWN[4:]) if score is None else _truth(score)
     return (
         prediction.stream,
         prediction.n,
@@ -178,4 +178,19 @@ def _row(prediction: Prediction, score: Score | None) -> Row:
         prediction.session,
         prediction.gaps_visible,
         prediction.after_gap,
+        *more,
+    )
+
+
+def _truth(score: Score) -> tuple[Row, Row]:
+    """Return the cells that a score brings, in two parts; losses are in nats."""
+    return (score.label, score.log_loss, score.base_rate_p, score.last_label_p), (
+        log_loss(score.base_rate_p, score.label),
+        log_loss(score.last_label_p, score.label),
+        score.coin_evidence,
+        score.base_rate_evidence,
+        score.last_label_evidence,
+        score.raw_p,
+        score.frozen_p,
+        score.stateless_p,
     )

@@ -29,6 +29,14 @@ SCHEMA = pa.schema(
         pa.field("session", pa.string(), nullable=False),
         pa.field("gaps_visible", pa.bool_(), nullable=False),
         pa.field("after_gap", pa.bool_(), nullable=False),
+        pa.field("base_rate_log_loss", pa.float64()),
+        pa.field("last_label_log_loss", pa.float64()),
+        pa.field("coin_evidence", pa.float64()),
+        pa.field("base_rate_evidence", pa.float64()),
+        pa.field("last_label_evidence", pa.float64()),
+        pa.field("raw_p", pa.float64()),
+        pa.field("frozen_p", pa.float64()),
+        pa.field("stateless_p", pa.float64()),
     ]
 )
 COLUMNS: tuple[str, ...] = tuple(SCHEMA.names)

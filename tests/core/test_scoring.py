@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -25,8 +26,8 @@ rows = st.lists(
 """(p, label, last label known when p was given, -1 for none)."""
 
 
-def scored(rows: Rows) -> Scoreboard:
-    board = Scoreboard()
+def scored(rows: Rows, board: Scoreboard | None = None) -> Scoreboard:
+    board = board or Scoreboard()
     for p, label, last in rows:
         board.add(label, last, p, board.base_rate_p(), board.last_label_p(last))
     return board
@@ -93,12 +94,71 @@ def test_no_labels_no_figures() -> None:
     assert set(Scoreboard().figures().values()) == {None}
 
 
+SUMS = [
+    prefix + name
+    for prefix in ("", "base_rate_", "last_label_")
+    for name in ("accuracy", "log_loss", "brier")
+]
+
+
 @given(rows, rows)
 def test_streams_together_are_their_sums(one: Rows, two: Rows) -> None:
     merged, other = scored(one), scored(two)
     weight = merged.labels, other.labels
     parts = merged.figures(), other.figures()
     merged.merge(other)
-    for name, figure in merged.figures().items():
+    figures = merged.figures()
+    for name in SUMS:
         expected = sum(w * p[name] for w, p in zip(weight, parts, strict=True)) / sum(weight)
-        assert figure == pytest.approx(expected, abs=1e-12)
+        assert figures[name] == pytest.approx(expected, abs=1e-12)
+
+
+@given(rows, rows)
+def test_streams_together_are_ranked_and_binned_together(one: Rows, two: Rows) -> None:
+    merged, whole = scored(one), Scoreboard()
+    merged.merge(scored(two))
+    for p, label, _ in one + two:
+        whole.model.add(p, label, 0.0, (p > 0.5) == label)
+    figures, model = merged.figures(), whole.model
+    assert figures["auc"] == model.ranking.auc()
+    assert figures["ece"] == pytest.approx(model.reliability.error(), abs=1e-12)
+    positives = sum(label for _, label, _ in one + two)
+    kappa = model.figures(len(one + two), positives, 0)["kappa"]
+    assert figures["kappa"] == pytest.approx(kappa, abs=1e-12)
+
+
+@given(rows, st.integers(0, 40))
+def test_a_scoreboard_goes_through_a_snapshot(rows: Rows, window: int) -> None:
+    board = scored(rows, Scoreboard.empty(window, ("raw", "frozen")))
+    again = msgspec.msgpack.decode(msgspec.msgpack.encode(board), type=Scoreboard)
+    assert again == board
+    assert scored(rows, again) == scored(rows, board)
+
+
+def test_further_forecasts_are_scored_on_the_labels_that_they_are_there_for() -> None:
+    board = Scoreboard.empty(2, ("raw", "stateless"))
+    board.add(1, 0, 0.6, 0.5, 0.5, (0.9, None))
+    board.add(0, 0, 0.6, 0.5, 0.5, (0.2, 0.7))
+    board.add(1, 0, 0.6, 0.5, 0.5)
+    figures = board.figures()
+    assert figures["raw_accuracy"] == 1.0
+    assert figures["raw_log_loss"] == pytest.approx(-(math.log(0.9) + math.log(0.8)) / 2)
+    assert figures["raw_ece"] == pytest.approx((0.1 + 0.2) / 2)
+    assert (figures["stateless_accuracy"], figures["stateless_brier"]) == (
+        0.0,
+        pytest.approx(0.49),
+    )
+    assert "frozen_accuracy" not in figures
+    assert "stateless_ece" not in figures
+    assert figures["rolling"]["raw_brier"] == pytest.approx(0.04)
+    with pytest.raises(ValueError, match="zip"):
+        board.add(1, 0, 0.6, 0.5, 0.5, (0.5,))
+
+
+def test_further_forecasts_of_streams_are_merged() -> None:
+    together = Scoreboard()
+    for p in (0.9, 0.7):
+        board = Scoreboard.empty(0, ("frozen",))
+        board.add(1, -1, 0.5, 0.5, 0.5, (p,))
+        together.merge(board)
+    assert together.figures()["frozen_brier"] == pytest.approx((0.01 + 0.09) / 2)

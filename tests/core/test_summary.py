@@ -1,15 +1,18 @@
 """The closing summary over all streams, and how people read it."""
 
+import json
 import math
 
+import msgspec
 import numpy as np
 import pytest
 
-from stream_lstm.cli.summary_table import print_summary, verdict
+from stream_lstm.cli.summary_table import print_summary
 from stream_lstm.config import build
 from stream_lstm.core.digest import Digest
 from stream_lstm.core.session import Session
 from stream_lstm.core.summary import summarize
+from stream_lstm.core.verdict import verdict
 from stream_lstm.events import Gap, Prediction, Score, Ticks
 from stream_lstm.members import TableMember
 from stream_lstm.model.engine import Engine
@@ -79,27 +82,9 @@ def test_without_labels_every_figure_is_none(engine):
 def test_one_sentence_says_why_there_is_nothing(engine, streams, words, capsys):
     session, _, digest = fed(engine, **streams)
     summary = summarize(session, digest, wall_s=1.0, compile_s=0.0)
-    assert verdict(summary) == words
+    assert verdict(summary) == summary["verdict"] == words
     print_summary(summary)
     assert capsys.readouterr().out.endswith(words + "\n")
-
-
-@pytest.mark.parametrize(
-    ("model", "base", "last", "words"),
-    [
-        (0.5, 0.6, 0.7, "is lower than that of both plain forecasters"),
-        (0.65, 0.6, 0.7, "is lower than the last label's, not than the base rate's"),
-        (0.65, 0.7, 0.6, "is lower than the base rate's, not than the last label's"),
-        (0.6, 0.6, 0.6, "is not lower than that of either plain forecaster"),
-        (0.6932, 0.7, 0.71, "is no lower than a coin's, 0.6931"),
-    ],
-)
-def test_one_sentence_compares_log_losses(model, base, last, words):
-    losses = {"log_loss": model, "base_rate_log_loss": base, "last_label_log_loss": last}
-    sentence = f"the model's log loss {words}"
-    assert verdict({"predictions": 9, "labels": 1000, **losses}) == sentence
-    few = verdict({"predictions": 9, "labels": 9, **losses})
-    assert few == f"{sentence} (9 labels: too few to tell)"
 
 
 def test_the_table_stands_the_model_beside_the_plain_forecasters(engine, capsys):
@@ -113,6 +98,30 @@ def test_the_table_stands_the_model_beside_the_plain_forecasters(engine, capsys)
     assert [float(cell) for cell in row[-3:]] == pytest.approx(expected, abs=5e-5)
     assert all(map(math.isfinite, expected))
     assert "4,002 elements/s" in out
+    low, high = summary["accuracy_band"]
+    assert f"accuracy with 95 % at every look: between {low:.4f} and {high:.4f}" in out
+    assert "of the last" not in out, "the last labels are all labels"
+    assert out.endswith(summary["verdict"] + "\n")
+
+
+def test_the_table_tells_of_the_last_labels_where_they_are_not_all(engine, capsys):
+    session, _, digest = fed(engine, a=2101)
+    summary = summarize(session, digest, wall_s=0.5, compile_s=0.0)
+    print_summary(summary)
+    recent = summary["rolling"]
+    assert (recent["labels"], summary["labels"]) == (1000, 1048)
+    assert (
+        f"of the last 1,000 labels: accuracy {recent['accuracy']:.4f}" in capsys.readouterr().out
+    )
+
+
+def test_a_summary_is_fit_for_json(engine):
+    session, _, digest = fed(engine, a=60, b=40)
+    summary = summarize(session, digest, wall_s=0.5, compile_s=0.0)
+    assert msgspec.json.decode(msgspec.json.encode(summary)) == json.loads(json.dumps(summary))
+    assert len(summary["reliability"]) == 15
+    assert sum(row["labels"] for row in summary["reliability"]) == summary["labels"]
+    assert set(summary["evidence"]) == {"coin", "base_rate", "last_label"}
 
 
 def test_experts_are_weighed_over_streams_and_their_losses_over_labels():

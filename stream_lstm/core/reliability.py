@@ -1,0 +1,74 @@
+"""Does it come true as often as was said? Labels by the probability given, in 15 equal bins.
+
+The expected calibration error is the mean, over the labels, of how far the share of positive
+labels of their bin lies from the mean probability there. It is never below what chance alone
+makes of it: some sqrt(15 / labels) / 4 for forecasts spread over all bins.
+
+Source: Naeini, Cooper and Hauskrecht, "Obtaining well calibrated probabilities using Bayesian
+binning", 2015; Murphy and Winkler, "Reliability of subjective probability forecasts", 1977.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+BINS = 15
+
+
+def _counts() -> list[int]:
+    return [0] * BINS
+
+
+def _sums() -> list[float]:
+    return [0.0] * BINS
+
+
+class Reliability(msgspec.Struct):
+    """For each bin: labels, positive ones, and the sum of the probabilities given."""
+
+    labels: list[int] = msgspec.field(default_factory=_counts)
+    positives: list[int] = msgspec.field(default_factory=_counts)
+    given: list[float] = msgspec.field(default_factory=_sums)
+
+    def add(self, p: float, label: int) -> None:
+        """Count one label."""
+        k = int(p * BINS)
+        if k == BINS:
+            k = BINS - 1
+        self.labels[k] += 1
+        self.positives[k] += label
+        self.given[k] += p
+
+    def merge(self, other: Reliability) -> None:
+        """Add the bins of another stream."""
+        for k in range(BINS):
+            self.labels[k] += other.labels[k]
+            self.positives[k] += other.positives[k]
+            self.given[k] += other.given[k]
+
+    def error(self) -> float | None:
+        """Return the expected calibration error; None without labels."""
+        labels = sum(self.labels)
+        if not labels:
+            return None
+        pairs = zip(self.positives, self.given, strict=True)
+        return sum(abs(positives - given) for positives, given in pairs) / labels
+
+    def bins(self) -> list[dict[str, float | int | None]] | None:
+        """Return each bin's bounds, labels, mean probability and share of positive labels.
+
+        The mean and the share of a bin without labels are None; without any label so is the list.
+        """
+        if not any(self.labels):
+            return None
+        rows = zip(self.labels, self.given, self.positives, strict=True)
+        return [
+            {
+                "low": k / BINS,
+                "high": (k + 1) / BINS,
+                "labels": n,
+                "mean_p": given / n if n else None,
+                "positive": positives / n if n else None,
+            }
+            for k, (n, given, positives) in enumerate(rows)
+        ]

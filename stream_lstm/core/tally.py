@@ -1,0 +1,46 @@
+"""Sums over labels from which accuracy, log loss and Brier score are means.
+
+A probability of exactly 0 or 1 has an infinite loss when wrong, so losses take probabilities
+within `EPSILON` of them for that.
+"""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+EPSILON = 2.0**-24
+"""Half the spacing of float32 below 1: a published p of exactly 1 may be rounded by as much."""
+
+
+def log_loss(p: float, label: int) -> float:
+    """Return the loss in nats of giving probability `p` to a label of 1."""
+    q = p if label else 1.0 - p
+    return abs(math.log(q if q > EPSILON else EPSILON))  # the log of 1 is 0, not minus 0
+
+
+class Tally(msgspec.Struct):
+    """Sums over the labels that one forecaster was scored on."""
+
+    correct: int = 0
+    log_loss: float = 0.0
+    brier: float = 0.0
+
+    def add(self, p: float, label: int, loss: float, correct: bool) -> None:
+        """Count one label; `loss` is its log loss in nats."""
+        self.correct += correct
+        self.log_loss += loss
+        off = p - label
+        self.brier += off * off
+
+    def merge(self, other: Tally) -> None:
+        """Add the sums of another stream."""
+        self.correct += other.correct
+        self.log_loss += other.log_loss
+        self.brier += other.brier
+
+    def means(self, labels: int, prefix: str = "") -> dict[str, float | None]:
+        """Return accuracy, log loss (nats) and Brier score over `labels`; None without any."""
+        sums = {"accuracy": self.correct, "log_loss": self.log_loss, "brier": self.brier}
+        return {prefix + k: (v / labels if labels else None) for k, v in sums.items()}

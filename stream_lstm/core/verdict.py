@@ -1,0 +1,113 @@
+"""What the figures of a summary say, in one plain sentence: for tables, JSON and reports alike.
+
+Only what holds however often one looks is called better or worse: evidence of 20 : 1 at some
+label, which is then there to stay. See `skill`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from .skill import PROVEN, labels_needed
+
+EDGES = (0.51, 0.505, 0.502, 0.501, 0.5005, 0.5002, 0.5001)
+"""Accuracies worth finding, of which the first that these labels could not show is told."""
+
+PLAIN_ODDS = 6
+"""Powers of ten below which odds are written out."""
+
+
+def verdict(summary: dict[str, Any]) -> str:
+    """Return one sentence about the record that `summary.summarize` makes."""
+    if not summary["predictions"]:
+        return _why_none(summary)
+    if not summary["labels"]:
+        return "no scores: no prediction has its label yet"
+    if summary.get("base_rate") in (0.0, 1.0):
+        return _one_class(summary)
+    return comparison(summary["evidence"], summary["labels"])
+
+
+def comparison(evidence: dict[str, Any], labels: int) -> str:
+    """Return what `Evidence.figures` over that many labels says of base rate and last label."""
+    base, last = (_proven(evidence[other]) for other in ("base_rate", "last_label"))
+    after = f" after {count(labels, 'labels')}"
+    if not base:
+        first = f"no evidence yet{after}{_would_need(labels)}"
+    elif "worse" in base and "better" in base:
+        first = f"better than the base rate at times, worse at others ({_both(base)}{after})"
+    else:
+        (side, log_e), *_ = base.items()
+        first = f"{side} than the base rate (evidence {odds(log_e)}{after})"
+    return first + _beside(last, asked=list(base) == ["better"])
+
+
+def _beside(last: dict[str, float], *, asked: bool) -> str:
+    """Return the part about the last label; where the base rate is not beaten, if it is worse."""
+    if "better" in last and "worse" in last:
+        return f"; better than repeating the last label at times, worse at others ({_both(last)})"
+    if "worse" in last:
+        return f"; worse than repeating the last label (evidence {odds(last['worse'])})"
+    if not asked:
+        return ""
+    if "better" in last:
+        return f", and than repeating the last label (evidence {odds(last['better'])})"
+    return "; not shown to be better than repeating the last label"
+
+
+def _proven(bet: dict[str, Any]) -> dict[str, float]:
+    """Return {side: highest log W} of what was proven."""
+    found = {side: bet[side]["highest_log_e"] for side in ("better", "worse")}
+    return {side: log_e for side, log_e in found.items() if log_e >= PROVEN}
+
+
+def _both(proven: dict[str, float]) -> str:
+    return f"evidence {odds(proven['better'])} and {odds(proven['worse'])}"
+
+
+def _would_need(labels: int) -> str:
+    for accuracy in EDGES:
+        if (needed := labels_needed(accuracy)) > labels:
+            return f"; an accuracy of {accuracy} would need about {_rounded(needed, 3):,}"
+    return ""
+
+
+def odds(log_e: float) -> str:
+    """Return evidence of `log_e` nats as odds: `4,100 : 1`, or `10^2,173 : 1`; rounded down."""
+    power = log_e / math.log(10) + 1e-9  # what was 20 : 1 is not to be written as 19
+    if power >= PLAIN_ODDS:
+        return f"10^{math.floor(power):,} : 1"
+    whole = math.floor(10**power)
+    scale = 10 ** max(len(str(whole)) - 2, 0)
+    return f"{whole // scale * scale:,} : 1"
+
+
+def _rounded(number: int, digits: int) -> int:
+    return round(number, digits - len(str(number)))
+
+
+def count(number: int, things: str) -> str:
+    """Return `1 label`, `2 labels`."""
+    return f"{number:,} {things.removesuffix('s') if number == 1 else things}"
+
+
+def _one_class(summary: dict[str, Any]) -> str:
+    label = int(summary["base_rate"])
+    what = "is always" if label else "is never"
+    return (
+        f"every label is {label}: the target {what} above zero, and there is nothing to tell "
+        "apart; the target is the first feature, usually a difference or a return"
+    )
+
+
+def _why_none(summary: dict[str, Any]) -> str:
+    if not summary["ticks"]:
+        return "no predictions: there were no ticks"
+    if summary["refused_ticks"] == summary["ticks"]:
+        return "no predictions: every tick was refused"
+    window = summary["window"]
+    if summary["streams"] == 1:
+        have = f"the series has {count(summary['elements'], 'elements')}"
+        return f"no predictions: {have} and the warm-up is {window:,}"
+    return f"no predictions: no series has reached the warm-up of {window:,} elements"
