@@ -18,6 +18,7 @@ from .errors import ConfigurationError
 Mode: TypeAlias = Literal["carry", "window"]
 Labels: TypeAlias = Literal["series", "external"]
 Revisions: TypeAlias = Literal["first", "last"]
+Twin: TypeAlias = Literal["frozen", "stateless"]
 Sharing: TypeAlias = Literal["shared", "per-stream"]
 Scaling: TypeAlias = Literal["sd", "zscore", "none"]
 OnGap: TypeAlias = Literal["continue", "reset"]
@@ -150,12 +151,17 @@ class LearningConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ScoringConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is scored beside each prediction's own label.
+    """What is scored beside each prediction's own label, and what is made of the scores.
 
     score_window: labels at the end over which scores are given once more; 0 gives none.
+    twins: forecasts to be scored on the same labels: `frozen`, of the weights that learning
+    started from; `stateless`, of windows from a zero state.
+    calibrate: recalibrate the published probability by its own past.
     """
 
     score_window: Annotated[int, Meta(ge=0, le=MAX_BLOCK)] = 1000
+    twins: tuple[Twin, ...] = ()
+    calibrate: bool = False
 
 
 class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -236,6 +242,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         method, window = self.gradient(), self.stream.window
         self._check_labels()
+        self._check_twins()
         if not self.learning.learn:
             if self.learning.bank != "none":
                 raise ValueError(f"bank={self.learning.bank} learns: say learn too")
@@ -270,6 +277,17 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 f"threshold={stream.threshold:g} is for labels=external: labels of the series "
                 "are signs"
             )
+
+    def _check_twins(self) -> None:
+        twins = self.scoring.twins
+        if twins and self.learning.bank != "none":
+            raise ValueError("twins=... are of one network: use them with bank=none")
+        if "frozen" in twins and not self.learning.learn:
+            raise ValueError(
+                "twins=frozen is the model itself where nothing learns: say learn too"
+            )
+        if "stateless" in twins and self.model.mode == "window":
+            raise ValueError("twins=stateless is the model itself in mode=window")
 
     def gradient(self) -> Gradient:
         """Return the gradient method that `auto` stands for."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from stream_lstm.config import Config, StreamConfig, build
+from stream_lstm.config import Config, ScoringConfig, StreamConfig, build
 from stream_lstm.members import LogisticMember, Members, NetworkMember, TableMember
 from stream_lstm.model.engine import Engine
 
@@ -38,7 +38,8 @@ def engine_for(config: Config, features: int = 1, members: Members | None = None
     """
     learn, window_mode = config.learning.learn, config.model.mode == "window"
     by_tape = config.gradient() == "bptt" and config.learning.optimizer != "dekf"
-    exact = window_mode or config.stream.stride > config.stream.window
+    windows = window_mode or "stateless" in config.scoring.twins
+    exact = windows or config.stream.stride > config.stream.window
     window = config.stream.window if exact else max(100, config.stream.stride)
     if learn and (members is not None or not by_tape):
         stream = StreamConfig(
@@ -47,6 +48,8 @@ def engine_for(config: Config, features: int = 1, members: Members | None = None
     else:
         stream = StreamConfig(window=window, stride=max(config.stream.stride, 16) if learn else 10)
     replace = msgspec.structs.replace
+    twins = ("stateless",) if windows and not window_mode else ()
+    config = replace(config, scoring=ScoringConfig(twins=twins))
     learning = replace(config.learning, learn_until=0, share=0.0, publish_experts=False)
     return _engine(replace(config, stream=stream, learning=learning), features, members)
 

@@ -20,7 +20,7 @@ import typer
 from ..config import KEYS, TABLES
 from .settings import Settings, resolve, split_list
 
-FLAGS = {"features": "--feature", "streams": "--stream"}
+FLAGS = {"features": "--feature", "streams": "--stream", "twins": "--twin"}
 """Keys whose flag is not their own name: lists that are given one value at a time."""
 
 COMMA_LISTS = ("columns",)

@@ -12,9 +12,11 @@ from ..model.engine import Engine
 from ..model.scaling import check_scaler
 from .elements import Memory
 from .mixture import Mixture
+from .recalibration import Recalibration
 from .scoring import Scoreboard
 from .stream import StreamState, first_due
 from .tape import Tape
+from .twins import names
 
 Floats = npt.NDArray[np.float32]
 
@@ -38,7 +40,7 @@ class Opening:
         self._scaler = None if scaler is None else check_scaler(features, scaler)
         self._external = config.stream.labels == "external"
         self._learned = engine.tape_length if config.learning.learn else 0
-        self._window = config.stream.window if config.model.mode == "window" else 0
+        self._window = config.stream.window if engine.windowed else 0
 
     def open(self, name: str) -> StreamState:
         """Return the state of a new stream."""
@@ -50,12 +52,14 @@ class Opening:
             tape=self._tape(0),
             trace=self._trace(),
             mixture=self._mixture(),
-            scores=Scoreboard.empty(self._config.scoring.score_window),
+            twin=self._twin(),
+            recalibration=Recalibration() if self._config.scoring.calibrate else None,
+            scores=Scoreboard.empty(self._config.scoring.score_window, names(self._config)),
         )
 
     def reset(self, stream: StreamState) -> None:
         """Start a stream afresh: its carry, its tape and its warm-up, but not its count."""
-        stream.carry = self._carry()
+        stream.carry, stream.twin = self._carry(), self._twin()
         stream.memory = Memory.empty(self._columns)
         stream.tape = self._tape(stream.n)
         stream.trace = self._trace()
@@ -71,6 +75,10 @@ class Opening:
         if self._scaler is not None:
             carry = np.concatenate([self._scaler, carry[len(self._scaler) :]])
         return carry
+
+    def _twin(self) -> Floats | None:
+        frozen = "frozen" in self._config.scoring.twins
+        return self._carry() if frozen and self._config.model.mode == "carry" else None
 
     def _trace(self) -> Floats | None:
         return self._engine.init_trace() if self._learned else None
@@ -89,5 +97,5 @@ class Opening:
             keep=length + (0 if self._external else self._config.stream.horizon) + 1,
             block=self._engine.block_size,
             features=self._engine.shape.features,
-            state=0 if self._window else self._engine.state,
+            state=0 if self._config.model.mode == "window" else self._engine.state,
         )

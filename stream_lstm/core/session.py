@@ -43,6 +43,7 @@ from .labels import LabelPolicy
 from .ledger import Pending
 from .opening import Opening
 from .stream import StreamState
+from .twins import Forecasts, Twins
 from .updates import Given, Updates
 
 Emit: TypeAlias = Callable[[Output], None]
@@ -100,6 +101,7 @@ class Session:
         self.stray_labels = 0
         self._updates = Updates(config, self.engine)
         self._opening = Opening(config, self.engine, self.columns, scaler)
+        self.twins = Twins(config, self.engine, self._initial)
         self._members = len(self.engine.names)
         self._window = config.stream.window if config.model.mode == "window" else 0
         if config.model.sharing == "shared":
@@ -200,8 +202,9 @@ class Session:
             stop = start + self._uncut(stream, t_ns[start:])
             chunk = elements[start:stop]
             positive = chunk[:, 0] > 0
+            twin = self.twins.step(stream, chunk)
             p = self._step(stream, chunk, positive)
-            self._report(stream, t_ns[start:stop], positive, p)
+            self._report(stream, t_ns[start:stop], positive, p, twin)
             if self._external:
                 for pending in self._labels.expired(stream, int(t_ns[stop - 1])):
                     self.emit(Expiry(stream.name, pending.n))
@@ -232,7 +235,8 @@ class Session:
             return None  # nothing is due, so nothing is read back
         read = np.asarray(rows).reshape(-1, self.engine.row)[: len(chunk)]
         if stream.tape is not None:
-            stream.tape.append(read if self._window else read[:, self._members :], positive)
+            entries = read if self._window else read[:, self._members :]
+            stream.tape.append(entries, positive)
         return None if self._window else read[:, : self._members]
 
     def _probability(self, stream: StreamState, p: Floats | None, n: int, k: int) -> float:
@@ -249,6 +253,7 @@ class Session:
         t_ns: npt.NDArray[np.int64],
         positive: npt.NDArray[np.bool_],
         p: Floats | None,
+        twin: Floats | None,
     ) -> None:
         """Score and predict over a chunk just stepped, then learn where a label ended it."""
         before, after = stream.n, stream.n + len(positive)
@@ -265,7 +270,9 @@ class Session:
             k = due - before - 1
             known = self._probability(stream, p, due, k)
             experts = None if stream.mixture is None or p is None else p[k]
-            self._predict(stream, due, known, int(positive[k]), int(t_ns[k]), experts)
+            weights = self.weights_for(stream.name).weights
+            aside = self.twins.forecasts(stream, weights, twin, due, k)
+            self._predict(stream, due, known, int(positive[k]), int(t_ns[k]), experts, aside)
             stream.next_due += self.config.stream.stride
         for n, k in self._labelled(stream, before, after):
             labelled = self._score_series(stream, n, int(positive[k]), int(t_ns[k]))
@@ -288,11 +295,15 @@ class Session:
         positive: int,
         t_ns: int,
         experts: Floats | None,
+        aside: Forecasts,
     ) -> None:
+        raw = None
+        if stream.recalibration is not None:
+            raw, p = p, stream.recalibration.apply(p)
         last = stream.last_label if self._external else positive
         scores = stream.scores
         plain = scores.base_rate_p(), scores.last_label_p(last), last
-        pending = Pending(n, p, *plain, stream.session, t_ns)
+        pending = Pending(n, p, *plain, stream.session, t_ns, raw, *aside)
         if experts is not None:
             pending.experts = experts.copy()
         if self._external and self._updates.length and stream.tape is not None:
@@ -329,8 +340,12 @@ class Session:
             and self._updates.due(stream)
         ):
             stream.mixture.update(pending.experts, label)
-        loss = stream.scores.add(label, pending.last_label, pending.p, base_p, last_p)
-        plain = base_p, last_p, pending.session, *stream.scores.evidence.log_e()
+        aside = pending.raw_p, pending.frozen_p, pending.stateless_p
+        others = tuple(p for p in aside if p is not None)
+        loss = stream.scores.add(label, pending.last_label, pending.p, base_p, last_p, others)
+        if stream.recalibration is not None and pending.raw_p is not None:
+            stream.recalibration.update(pending.raw_p, label)
+        plain = base_p, last_p, pending.session, *stream.scores.evidence.log_e(), *aside
         self.emit(Score(stream.name, pending.n, t_ns, pending.p, label, loss, *plain))
 
     def _settle(self, stream: StreamState, *, all_of_them: bool = False) -> None:

@@ -57,11 +57,12 @@ class LearnedRecord(msgspec.Struct, frozen=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """What is written."""
+    """What is written; `frozen` are the weights of the frozen twin, where there is one."""
 
     fingerprint: str
     learned: dict[str, LearnedRecord]
     streams: list[StreamState]
+    frozen: list[np.ndarray] = []
 
 
 def fingerprint(config: Config, columns: tuple[str, ...], members: Members | None = None) -> str:
@@ -82,7 +83,8 @@ def take(session: Session) -> bytes:
         name: LearnedRecord(leaves(held.weights), leaves(held.optimizer))
         for name, held in session.learned.items()
     }
-    state = Snapshot(_fingerprint(session), learned, list(session.streams.values()))
+    frozen = leaves(session.twins.frozen)
+    state = Snapshot(_fingerprint(session), learned, list(session.streams.values()), frozen)
     body = msgspec.msgpack.encode(state, enc_hook=_plain)
     return MAGIC + bytes([VERSION]) + hashlib.sha256(body).digest() + body
 
@@ -107,6 +109,8 @@ def restore(session: Session, data: bytes) -> None:
         name: Learned(rebuild(weights, held.weights), rebuild(optimizer, held.optimizer))
         for name, held in state.learned.items()
     }
+    if session.twins.frozen is not None:
+        session.twins.frozen = rebuild(weights, state.frozen)
     session.learned = learned
     session.streams = {stream.name: stream for stream in state.streams}
 

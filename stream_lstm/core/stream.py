@@ -14,6 +14,7 @@ import numpy as np
 from .elements import Memory
 from .ledger import Ledger
 from .mixture import Mixture
+from .recalibration import Recalibration
 from .scoring import Scoreboard
 from .tape import Tape
 
@@ -50,8 +51,8 @@ class Counters(msgspec.Struct):
 class StreamState(msgspec.Struct):
     """The whole state of one stream.
 
-    `carry` and `trace`, what its learning carries from update to update, are arrays of the engine,
-    of NumPy or of JAX.
+    `carry`, `twin`, the carry of the frozen twin, and `trace`, what its learning carries from
+    update to update, are arrays of the engine, of NumPy or of JAX.
     """
 
     name: str
@@ -61,6 +62,8 @@ class StreamState(msgspec.Struct):
     tape: Tape | None = None
     trace: np.ndarray | None = None
     mixture: Mixture | None = None
+    twin: np.ndarray | None = None
+    recalibration: Recalibration | None = None
     n: int = 0
     fresh: int = 0
     flag_until: int = 0

@@ -70,7 +70,10 @@ class Engine:
         self.state = self.forecaster.state
         self.tape_length, self.offsets = self.forecaster.tape, self.forecaster.offsets
         scaler = causal_scaler(features, config.scaling)
-        self.stepper = Stepper(self.shape, scaler, self.forecaster, self.mode, tape=self.learning)
+        # The tape of scaled inputs is what updates and windows are made from.
+        self.windowed = self.mode == "window" or "stateless" in config.scoring.twins
+        tape = self.learning or self.windowed
+        self.stepper = Stepper(self.shape, scaler, self.forecaster, self.mode, tape=tape)
         self.row = self.stepper.row
         self.block_size = self._block_size(config.stream.stride)
         self.functions = self._compile(config)
@@ -90,7 +93,7 @@ class Engine:
             "step": (self.stepper.step, weights, carry, _zeros(features)),
             "block": (self.stepper.block, weights, carry, self._buffer(), count),
         }
-        if self.mode == "window":
+        if self.windowed:
             windows = _zeros(config.stream.window, features)
             calls["window"] = (self.stepper.window, weights, windows)
         if self.learning:
@@ -153,7 +156,7 @@ class Engine:
         return self._block(weights, carry, xs, np.int32(count))  # type: ignore[no-any-return]
 
     def window(self, weights: Params, xs: Floats) -> float:
-        """Return p after scaled inputs xs (W, F) from a zero state; mode `window` only."""
+        """Return p after scaled inputs xs (W, F) from a zero state; where `windowed` only."""
         return float(self.functions["window"](weights, xs))
 
     def update(

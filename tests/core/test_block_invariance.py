@@ -91,6 +91,26 @@ def test_every_way_to_learn_gives_the_same_bits_cut_and_resumed_anywhere(
     assert_same(resumed, drive(config, actions, two, members=members))
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {"learn": True, "twins": ["frozen", "stateless"], "calibrate": True},
+        {"learn": True, "twins": ["frozen"], "mode": "window"},
+        {"twins": ["stateless"], "calibrate": True},
+    ],
+    ids=str,
+)
+@settings(max_examples=12, deadline=None)
+@given(data=st.data(), one=cuts, two=cuts, break_at=st.none() | st.integers(0, 60))
+def test_twins_and_recalibration_are_the_same_bits_cut_and_resumed_anywhere(
+    kind: dict[str, Any], data: st.DataObject, one: set[int], two: set[int], break_at: int | None
+) -> None:
+    labels = data.draw(st.sampled_from(["series", "external"]))
+    config = configuration(stride=5, labels=labels, **kind)
+    actions = data.draw(stories(labels=range(12, 70, 5) if labels == "external" else ()))
+    assert_same(drive(config, actions, one, break_at=break_at), drive(config, actions, two))
+
+
 @pytest.mark.parametrize("kind", REACHING_BACK)
 def test_a_live_run_of_every_way_to_learn_is_its_replay(kind: str) -> None:
     """One by one and in one block, with a break in the middle of each."""

@@ -1,0 +1,86 @@
+"""Twins: further forecasts of what is published, scored on the same labels, never published.
+
+* `frozen` has the weights that learning started from, and carries a state of its own.
+* `stateless` has the weights of the moment, and starts from a zero state at the start of the
+  last W elements.
+
+The first shows what learning brings, the second what the carried state brings.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ..config import Config
+from ..model.engine import Engine
+from ..model.forecaster import Params
+from .stream import StreamState
+
+Floats = npt.NDArray[np.float32]
+
+
+class Forecasts(NamedTuple):
+    """What the twins give for one prediction; None for one that is not there."""
+
+    frozen: float | None = None
+    stateless: float | None = None
+
+
+class Twins:
+    """The twins of a session's streams.
+
+    initial: the weights that learning starts from, if not from random ones. Attributes: `frozen`,
+    the weights of the frozen twin, None where there is none.
+    """
+
+    def __init__(self, config: Config, engine: Engine, initial: Params | None) -> None:
+        self.frozen: Params | None = None
+        if "frozen" in config.scoring.twins:
+            self.frozen = initial or engine.init_weights()
+        self._stateless = "stateless" in config.scoring.twins
+        self._engine, self._window = engine, config.stream.window
+        self._windowed = config.model.mode == "window"
+
+    @property
+    def carried(self) -> bool:
+        """Whether a second state is carried."""
+        return self.frozen is not None and not self._windowed
+
+    def step(self, stream: StreamState, chunk: Floats) -> Floats | None:
+        """Carry the frozen twin over a chunk (m, F); return its p (m,) if one may be asked for."""
+        if not self.carried:
+            return None
+        if len(chunk) == 1:
+            stream.twin, row = self._engine.step(self.frozen, stream.twin, chunk[0])
+            rows = np.asarray(row)[None]
+        else:
+            stream.twin, rows = self._engine.block(self.frozen, stream.twin, chunk)
+        if stream.next_due > stream.n + len(chunk):
+            return None
+        return np.asarray(rows)[: len(chunk), 0]
+
+    def forecasts(
+        self, stream: StreamState, weights: Params, p: Floats | None, n: int, k: int
+    ) -> Forecasts:
+        """Return what the twins give after element n, entry k of the chunk just stepped."""
+        frozen = stateless = None
+        if p is not None:
+            frozen = float(p[k])
+        elif self.frozen is not None:
+            frozen = self._over_window(stream, self.frozen, n)
+        if self._stateless:
+            stateless = self._over_window(stream, weights, n)
+        return Forecasts(frozen, stateless)
+
+    def _over_window(self, stream: StreamState, weights: Params, n: int) -> float:
+        assert stream.tape is not None
+        return self._engine.window(weights, stream.tape.inputs(n, self._window))
+
+
+def names(config: Config) -> tuple[str, ...]:
+    """Return the names under which further forecasts are scored, in the scoreboard's order."""
+    raw = ("raw",) if config.scoring.calibrate else ()
+    return raw + tuple(n for n in ("frozen", "stateless") if n in config.scoring.twins)
