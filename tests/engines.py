@@ -32,9 +32,9 @@ def engine_for(config: Config, features: int = 1, members: Members | None = None
     """An engine for `config`, compiled once for all configurations that lead to the same code.
 
     Horizon, policies, scoring, `learn_until`, `share` and `publish_experts` are the session's
-    business, and the window sets the length of arrays in mode `window` alone. Stride and labels set the tape and
-    what it brings, but for an optimiser that reaches back by `bptt`: there the stride sets the
-    size of a block alone.
+    business, and the window sets the length of arrays in mode `window` alone. Stride and labels
+    set the tape and what it brings, but for an optimiser that reaches back by `bptt`: there the
+    stride sets the size of a block alone.
     """
     learn, window_mode = config.learning.learn, config.model.mode == "window"
     by_tape = config.gradient() == "bptt" and config.learning.optimizer != "dekf"
