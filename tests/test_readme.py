@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import runpy
 from pathlib import Path
@@ -16,6 +17,8 @@ import typer
 from stream_lstm.cli.main import app
 from stream_lstm.cli.options import flag, key_default, key_help
 from stream_lstm.config import KEYS, TABLES
+from stream_lstm.events import Prediction, Score
+from stream_lstm.store.output import open_output
 
 README = Path(__file__).parents[1] / "README.md"
 BEGIN = "<!-- configuration reference: generated from the schema, held by a test -->\n"
@@ -48,6 +51,33 @@ def test_the_python_example_runs(capsys: pytest.CaptureFixture[str], tmp_path: P
     out = capsys.readouterr().out
     assert out.count("after element") == 35
     assert "'labels': 35" in out
+
+
+def test_the_picture_of_evidence_is_drawn_from_a_file_of_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pandas", reason="pandas is not installed")
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    block = next(block for block in blocks if "import pandas" in block)
+    assert len(block.strip().splitlines()) <= 14
+    write_scored(tmp_path / "scored.csv")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "picture.py").write_text(block.split("import matplotlib")[0], encoding="utf-8")
+    names = runpy.run_path("picture.py")
+    assert len(names["rows"]) == 3, "one prediction has no label"
+    assert list(names["powers"]) == ["coin_evidence", "base_rate_evidence", "last_label_evidence"]
+    assert names["powers"]["coin_evidence"].tolist() == pytest.approx([0.0, 1.0, 2.0], abs=1e-5)
+    assert names["said"]["labels"].tolist() == [2, 1]
+    assert names["said"]["positive"].tolist() == [0.5, 1.0]
+
+
+def write_scored(path: Path) -> None:
+    with open_output(path) as writer:
+        for n, (p, label) in enumerate([(0.51, 0), (0.52, 1), (1.0, 1), (0.5, None)]):
+            writer.write(Prediction("s", n, 0, p))
+            if label is not None:
+                nats = n * math.log(10)
+                writer.score(Score("s", n, 0, p, label, 0.7, 0.5, 0.5, "", nats))
 
 
 def test_every_command_is_told_of_and_every_one_told_of_exists() -> None:

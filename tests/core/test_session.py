@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_lstm.core import session as session_module
+from stream_lstm.core.scoring import log_loss
+from stream_lstm.core.skill import Evidence
 from stream_lstm.core.stream import Counters
 from stream_lstm.errors import ConfigurationError
 from stream_lstm.events import (
@@ -357,3 +359,21 @@ def test_no_finite_tick_makes_the_state_anything_but_finite(scaling: str) -> Non
     assert not kinds(run.events, Refusal)
     assert np.isfinite(np.asarray(run.session.streams["a"].carry)).all()
     assert len(kinds(run.events, Prediction)) == 289
+
+
+def test_scores_carry_the_evidence_so_far_and_the_window_is_the_configured_one() -> None:
+    config = configuration(window=5, stride=1, score_window=7)
+    run = drive(config, ticks_of(XS))
+    scores, evidence = kinds(run.events, Score), Evidence()
+    for score in scores:
+        right = (score.p > 0.5) == score.label
+        plain = (log_loss(p, score.label) for p in (score.base_rate_p, score.last_label_p))
+        evidence.add(right, score.log_loss, *plain)
+        told = score.coin_evidence, score.base_rate_evidence, score.last_label_evidence
+        assert told == evidence.log_e()
+    assert any(score.coin_evidence for score in scores)
+    board = run.session.streams["a"].scores
+    assert board.evidence == evidence
+    rolling = board.figures()["rolling"]
+    assert (rolling["window"], rolling["labels"]) == (7, 7)
+    assert rolling["accuracy"] == np.mean([(s.p > 0.5) == s.label for s in scores[-7:]])

@@ -464,3 +464,25 @@ def test_experts_are_on_the_wire_only_where_they_are_asked_for(encoding):
     payload = encode.encode_prediction(with_them, encoding)[1]
     assert decode(payload)["experts"] == [["base-rate", 0.25, 0.5], ["lags", 0.75, 0.125]]
     assert wire.decode_prediction(b"prediction/a/", payload) == with_them
+
+
+SCORED = Score("X", 3, 9, 0.5, 1, 0.7, 0.5, 0.5, "s", 3.5, -0.25, 0.5, frozen_p=0.75)
+
+
+@pytest.mark.parametrize("encoding", ["msgpack", "json"])
+def test_evidence_and_further_forecasts_travel_and_forecasts_that_lack_do_not(encoding):
+    module = msgspec.json if encoding == "json" else msgspec.msgpack
+    topic, payload = encode.encode_score(SCORED, encoding)
+    assert wire.decode_score(topic, payload) == SCORED
+    sent = module.decode(payload)
+    assert sent["coin_evidence"] == 3.5
+    assert sent["frozen_p"] == 0.75
+    assert not {"raw_p", "stateless_p"} & set(sent)
+
+
+def test_a_score_of_a_program_without_evidence_is_read():
+    old = {"v": 1, "n": 3, "t_ns": 9, "p": 0.5, "label": 1, "log_loss": 0.7}
+    old |= {"base_rate_p": 0.5, "last_label_p": 0.5, "session": "s"}
+    found = wire.decode_score(b"score/X/", msgspec.json.encode(old))
+    assert found == Score("X", 3, 9, 0.5, 1, 0.7, 0.5, 0.5, "s")
+    assert (found.coin_evidence, found.raw_p) == (0.0, None)

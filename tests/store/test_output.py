@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,10 @@ def score(n: int, label: int, stream: str = "eurusd") -> Score:
         base_rate_p=0.25,
         last_label_p=0.75,
         session="s",
+        coin_evidence=1.5,
+        base_rate_evidence=-0.5,
+        last_label_evidence=0.25,
+        frozen_p=0.625,
     )
 
 
@@ -83,7 +88,16 @@ def test_a_row_holds_the_prediction_and_its_score(tmp_path, suffix):
         "session": "s",
         "gaps_visible": True,
         "after_gap": True,
+        "base_rate_log_loss": -math.log(0.25),
+        "last_label_log_loss": -math.log(0.75),
+        "coin_evidence": 1.5,
+        "base_rate_evidence": -0.5,
+        "last_label_evidence": 0.25,
+        "raw_p": None,
+        "frozen_p": 0.625,
+        "stateless_p": None,
     }
+    assert set(list(second.values())[list(COLUMNS).index("base_rate_log_loss") :]) == {None}
     assert (second["n"], second["label"], second["log_loss"]) == (110, None, None)
     assert writer.rows_written == 2
 
