@@ -5,19 +5,20 @@ from __future__ import annotations
 import argparse
 import json
 
-from . import evidence, learning, question, roundtrip, step, train
+from . import delays, evidence, learning, question, roundtrip, step, train
 from .report import machine, table
 
 BENCHMARKS = {"step": step, "roundtrip": roundtrip, "train": train}
 """What `all` runs."""
 
-ALONE = {"question": question, "learning": learning, "evidence": evidence}
+ALONE = {"question": question, "learning": learning, "evidence": evidence, "delays": delays}
 """What runs only by its name: one run of many minutes, whose figures are scores."""
 
 UNITS = {
     "train": "seconds an epoch",
     "question": "the last tenth, and all predictions",
     "learning": "nats, and shares of labels",
+    "delays": "nats, and counts",
     "evidence": "shares of streams, labels, and microseconds of processor time",
 }
 """What a benchmark counts in where it is not microseconds."""
@@ -34,6 +35,7 @@ def main() -> None:
     question.arguments(parser)
     learning.arguments(parser)
     evidence.arguments(parser)
+    delays.arguments(parser)
     arguments = parser.parse_args()
     names = list(BENCHMARKS) if arguments.name == "all" else [arguments.name]
     known = BENCHMARKS | ALONE

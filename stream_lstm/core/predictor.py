@@ -81,11 +81,15 @@ class Predictor:
             raise DataError(f"the tick is refused: {self._refusal.reason}")
         return self._prediction
 
-    def learn(self, label: int | bool, n: int | None = None) -> Score:
+    def learn(self, label: float | bool, n: int | None = None) -> Score | None:
         """Give the truth for a prediction, score it, and learn from it where `learn=True`.
 
-        label: 1 (or True) if it came true that the target is positive, else 0.
+        label: 1 (or True) if it came true that the target is positive, else 0; any number where
+        there is a `threshold`.
         n: the prediction's n; by default the oldest one that waits for its label.
+
+        Returns the score; None while the label can still be revised (`revisions="last"`) or its
+        prediction is not there yet. `settle` ends the waiting.
 
         Raises UsageError where labels come from the series itself (the default, where `step`
         scores and learns; construct with `labels="external"`), and DataError for a label that
@@ -94,19 +98,25 @@ class Predictor:
         if self._session.config.stream.labels != "external":
             message = 'labels come from the series itself; construct with labels="external"'
             raise UsageError(message)
-        if label not in (0, 1):
-            raise DataError(f"the label is refused: a label is 0 or 1, not {label!r}")
+        try:
+            y = float(label)
+        except (TypeError, ValueError):
+            raise DataError(f"the label is refused: {label!r} is not a number") from None
         stream = self._session.stream(STREAM)
         assert stream is not None
         wanted = stream.ledger.oldest() if n is None else n
         if wanted is None:
             raise DataError("no prediction waits for a label")
         self._refusal = None
-        self._session.label(Label(STREAM, wanted, int(label)))
+        before = self.last_score
+        self._session.label(Label(STREAM, wanted, y))
         if self._refusal is not None:
             raise DataError(f"the label is refused: {self._refusal.reason}")
-        assert self.last_score is not None
-        return self.last_score
+        return None if self.last_score is before else self.last_score
+
+    def settle(self) -> None:
+        """Score, and learn from, the labels that could still be revised."""
+        self._session.settle()
 
     def scores(self) -> dict[str, Any]:
         """Return the figures so far (log loss in nats), beside base rate and last label."""

@@ -132,6 +132,7 @@ class Daemon:
             self._loop(until_end)
         finally:
             gc.unfreeze()
+            self.session.settle()  # no label will be revised any more
             if self._heartbeats is not None:
                 self._heartbeats.end()
 

@@ -75,10 +75,13 @@ def test_labels_from_outside(series: np.ndarray) -> None:
     assert (score.n, score.label, score.p) == (30, 1, made[2].p)
     assert predictor.learn(0).n == 20
     assert predictor.last_update is not None
-    with pytest.raises(DataError, match="has its label"):
+    with pytest.raises(DataError, match="has this label"):
         predictor.learn(1, n=30)
     with pytest.raises(DataError, match="0 or 1"):
         predictor.learn(2)
+    with pytest.raises(DataError, match="not a number"):
+        predictor.learn("one")
+    assert predictor.learn(1, n=45) is None  # its prediction is not there yet
     assert predictor.scores()["labels"] == 2
     restored = Predictor("x", labels="external", learn=True, **SETTINGS)
     restored.restore(predictor.snapshot())
@@ -132,6 +135,21 @@ def test_what_only_looks_like_a_value_is_refused() -> None:
         predictor.step(np.array([value]), t_ns=np.int64(1))
     with pytest.raises(DataError, match="0 or 1"):
         predictor.learn(0.5)
-    assert predictor.learn(np.bool_(True)).label == 1
+    score = predictor.learn(np.bool_(True))
+    assert score is not None
+    assert score.label == 1
+
+
+def test_a_label_that_may_be_revised_counts_when_it_is_settled(series: np.ndarray) -> None:
+    predictor = Predictor(
+        "x", labels="external", revisions="last", threshold=2.5, learn=True, **SETTINGS
+    )
+    drive(predictor, series[:40])
+    assert predictor.learn(3.0, n=20) is None
+    assert predictor.learn(2.0, n=20) is None
+    assert predictor.scores()["labels"] == 0
+    predictor.settle()
+    assert predictor.last_score is not None
+    assert (predictor.last_score.n, predictor.last_score.label) == (20, 0)
     with pytest.raises(ConfigurationError, match="there are size"):
         Predictor("price", "size")
