@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from stream_lstm.core.session import Session
-from stream_lstm.events import Gap, Prediction, Ticks
+from stream_lstm.events import Gap, Label, Prediction, Ticks
 from stream_lstm.members import LogisticMember, RegimeMember, TableMember
 from stream_lstm.model.bank import bank
 
@@ -139,10 +139,21 @@ def by_hand(member: Any, parts: list[np.ndarray], horizon: int) -> dict[int, flo
     return said
 
 
-def by_session(members: Any, parts: list[np.ndarray], horizon: int) -> Said:
+def by_hand_from_outside(member: Any, xs: np.ndarray, labels: list[int]) -> dict[int, float]:
+    """The same with a label (K,) for each prediction, which comes two elements after it."""
+    model, said = KINDS[type(member)](member), {}
+    for n in range(1, len(xs) + 1):
+        if n >= WINDOW and (n - WINDOW) % STRIDE == 0:
+            said[n] = model.p(xs[:n].tolist())
+        if n - 2 in said:
+            model.learn([(xs[: n - 2].tolist(), labels[n - 3])])
+    return said
+
+
+def opened(members: Any, **values: Any) -> tuple[Said, Session]:
     config = settings(
         learn=True, bank="plain.toml", publish_experts=True, scaling="none", window=WINDOW,
-        stride=STRIDE, horizon=horizon, on_gap="reset", share=0.01,
+        stride=STRIDE, on_gap="reset", share=0.01, **values,
     )  # fmt: skip
     said: Said = {member.name: {} for member in members}
 
@@ -152,7 +163,11 @@ def by_session(members: Any, parts: list[np.ndarray], horizon: int) -> Said:
                 said[expert.name][event.n] = expert.p
 
     engine = engine_for(config, members=members)
-    session = Session(config, ["x"], emit, members=members, engine=engine)
+    return said, Session(config, ["x"], emit, members=members, engine=engine)
+
+
+def by_session(members: Any, parts: list[np.ndarray], horizon: int) -> Said:
+    said, session = opened(members, horizon=horizon)
     for k, part in enumerate(parts):
         if k:
             session.gap(Gap("a", 1, 1))
@@ -179,6 +194,29 @@ def test_a_plain_forecaster_is_what_it_is_by_hand(members: Any, atol: float, hor
             list(found[member.name].values()), list(wanted.values()), rtol=0, atol=atol
         )
         assert np.ptp(list(wanted.values())) > 0.05, "it has something to say"
+
+
+@pytest.mark.parametrize(
+    ("members", "atol"), [(TABLES, 1e-5), (REGRESSIONS, 2e-4), (REGIMES, 1e-5)]
+)
+def test_a_plain_forecaster_learns_one_label_at_a_time_from_outside(
+    members: Any, atol: float
+) -> None:
+    """Labels that are not the signs of the series, and come late."""
+    xs = np.random.default_rng(4).normal(size=400).astype(np.float32)
+    labels = [int(xs[max(k - 2, 0)] + xs[k] > -0.5) for k in range(len(xs))]
+    said, session = opened(members, labels="external")
+    for n, x in enumerate(xs, 1):
+        session.push(Ticks("a", np.array([n]), np.array([[x]], np.float64)))
+        if n - 2 in said[members[0].name]:
+            session.label(Label("a", n - 2, labels[n - 3]))
+    assert session.streams["a"].counters.updates > 70
+    for member in members:
+        wanted = by_hand_from_outside(member, xs, labels)
+        assert list(said[member.name]) == list(wanted)
+        found = list(said[member.name].values())
+        np.testing.assert_allclose(found, list(wanted.values()), rtol=0, atol=atol)
+        assert np.ptp(found) > 0.05, "it has something to say"
 
 
 def test_what_is_not_finite_leaves_a_plain_forecaster_as_it_is() -> None:
