@@ -49,7 +49,7 @@ def _member(config: Config, features: int, member: Member) -> Forecaster:
         if isinstance(member, TableMember):
             return table(member, _count(config, member))
         if isinstance(member, LogisticMember):
-            return logistic(member, _count(config, member))
+            return logistic(member, features, _count(config, member))
         if isinstance(member, RegimeMember):
             return regime(member)
         gain = 1.0 if member.gain is None else member.gain / config.scaling.gain
