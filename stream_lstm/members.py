@@ -116,6 +116,7 @@ DEFAULT_BANK: Members = (
     LogisticMember("lags", lags=10, signs=10, q=1e-6),
     LogisticMember("drifting-slope", lags=1, p0=0.01, q=5e-5),
     LogisticMember("far-lags", lags=128, targets="published", p0=0.003),
+    LogisticMember("wide-lags", lags=50, all_features=True, targets="published", p0=0.003, q=3e-7),
     TableMember("base-rate"),
     TableMember("last-sign", signs=1),
     TableMember("signs", signs=6, targets="every"),
