@@ -24,6 +24,9 @@ MAX_MEMBERS = 32
 MAX_LAGS = 1024
 """A logistic member's covariance has the square of its lags in floats."""
 
+MAX_WIDE = 512
+"""Values of several features that a logistic member looks at: with more it looks less far back."""
+
 
 class NetworkMember(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="network", tag_field="kind"
@@ -67,14 +70,16 @@ class LogisticMember(
 ):
     """A logistic regression on the target's last scaled values and signs, kept by the filter.
 
-    lags: how many values. signs: how many signs. targets: learn from every element's label, or
-    from those of published predictions alone. p0, q: variance of the weights to start with, and
-    added at each update.
+    lags: how many values. signs: how many signs. all_features: the last values of all features,
+    not of the target alone, as far back as `MAX_WIDE` values reach. targets: learn from every
+    element's label, or from those of published predictions alone. p0, q: variance of the weights
+    to start with, and added at each update.
     """
 
     name: str
     lags: Annotated[int, Meta(ge=1, le=MAX_LAGS)] = 10
     signs: Annotated[int, Meta(ge=0, le=MAX_LAGS)] = 0
+    all_features: bool = False
     targets: Targets = "every"
     p0: Positive = 0.1
     q: Annotated[float, Meta(ge=0, le=1e6)] = 0.0
@@ -111,6 +116,7 @@ DEFAULT_BANK: Members = (
     LogisticMember("lags", lags=10, signs=10, q=1e-6),
     LogisticMember("drifting-slope", lags=1, p0=0.01, q=5e-5),
     LogisticMember("far-lags", lags=128, targets="published", p0=0.003),
+    LogisticMember("wide-lags", lags=50, all_features=True, targets="published", p0=0.003, q=3e-7),
     TableMember("base-rate"),
     TableMember("last-sign", signs=1),
     TableMember("signs", signs=6, targets="every"),

@@ -31,6 +31,7 @@ ARITIES: Mapping[str, int] = {
     "diff": 1,
     "elapsed": 0,
     "imbalance": 2,
+    "lag": 1,
     "log1p": 1,
     "log_return": 1,
     "mid": 2,

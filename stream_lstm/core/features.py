@@ -50,6 +50,10 @@ def _diff(x: Float64) -> Float64:
     return x[1:] - x[:-1]
 
 
+def _lag(x: Float64) -> Float64:
+    return x[:-1]
+
+
 def _log_return(x: Float64) -> Float64:
     now = x[1:]
     ratio = now / x[:-1]
@@ -75,6 +79,7 @@ KERNELS: Mapping[str, _Kernel] = {
     "diff": _Kernel(_diff, 1),
     "elapsed": _Kernel(_elapsed, 1),
     "imbalance": _Kernel(_imbalance, 0),
+    "lag": _Kernel(_lag, 1),
     "log1p": _Kernel(_log1p, 0),
     "log_return": _Kernel(_log_return, 1),
     "mid": _Kernel(_mid, 0),

@@ -35,16 +35,12 @@ LEARNING_KEYS = (
 def bank(config: Config, features: int, members: Sequence[Member]) -> Forecaster:
     """Return the members side by side.
 
-    Raises ConfigurationError naming the member that cannot be, and for a mode or labels that a
-    bank cannot be used with.
+    Raises ConfigurationError naming the member that cannot be, and for a mode that a bank cannot
+    be used with.
     """
     check_members(members)
-    if config.model.mode == "window" or config.stream.labels == "external":
-        raise ConfigurationError(
-            "a bank learns from the series' own labels and carries its states: use it with "
-            "mode=carry and labels=series",
-            key="bank",
-        )
+    if config.model.mode == "window":
+        raise ConfigurationError("a bank carries its states: use it with mode=carry", key="bank")
     return side_by_side([_member(config, features, member) for member in members])
 
 
@@ -53,7 +49,7 @@ def _member(config: Config, features: int, member: Member) -> Forecaster:
         if isinstance(member, TableMember):
             return table(member, _count(config, member))
         if isinstance(member, LogisticMember):
-            return logistic(member, _count(config, member))
+            return logistic(member, features, _count(config, member))
         if isinstance(member, RegimeMember):
             return regime(member)
         gain = 1.0 if member.gain is None else member.gain / config.scaling.gain
@@ -63,9 +59,10 @@ def _member(config: Config, features: int, member: Member) -> Forecaster:
 
 
 def _count(config: Config, member: TableMember | LogisticMember) -> int:
+    if member.targets == "published" or config.stream.labels == "external":
+        return 1
     # No more than the warm-up: before a stream's first element there are no labels to count.
-    every = min(config.stream.stride, config.stream.window)
-    return every if member.targets == "every" else 1
+    return min(config.stream.stride, config.stream.window)
 
 
 def member_config(config: Config, member: NetworkMember) -> Config:

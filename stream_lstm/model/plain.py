@@ -1,7 +1,8 @@
 """Plain forecasters: counts after sign patterns, a logistic regression, two hidden regimes.
 
 They stand in a bank beside networks, for what needs no network, and say by how much a network is
-better. All look at the target alone, as scaled: its values before the label, newest first.
+better. All look at the target, as scaled: its values before the label, newest first; a regression
+of `all_features` also at the values of the others.
 
 A table of b signs has 2^b cells of counts; with k positive labels among m in a cell it gives
 (k + 1/2) / (m + 1). A fading table multiplies its counts by exp(-1 / fade) at each label.
@@ -25,7 +26,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..members import LogisticMember, RegimeMember, TableMember
+from ..errors import ConfigurationError
+from ..members import MAX_WIDE, LogisticMember, RegimeMember, TableMember
 from .cell import Array
 from .forecaster import Forecaster
 from .guard import all_finite, choose
@@ -44,8 +46,13 @@ def _shift(state: Array, value: Array) -> Array:
 
 def _registers(xs: Array, lags: int, count: int) -> Array:
     """Return the registers (M, lags) after each of the last `count` of xs (K, F)."""
+    return _wide_registers(xs, lags, count)[..., 0]
+
+
+def _wide_registers(xs: Array, lags: int, count: int) -> Array:
+    """Return the registers (M, lags, F) after each of the last `count` of xs (K, F)."""
     newest = jnp.arange(len(xs) - count, len(xs))
-    return xs[newest[:, None] - jnp.arange(lags)[None, :], 0]
+    return xs[newest[:, None] - jnp.arange(lags)[None, :]]
 
 
 def _tape(lags: int, count: int) -> int:
@@ -101,19 +108,27 @@ def table(member: TableMember, count: int) -> Forecaster:
     )
 
 
-def logistic(member: LogisticMember, count: int) -> Forecaster:
-    """Return the regression; an update brings `count` labels."""
-    size = max(member.lags, member.signs)
+def logistic(member: LogisticMember, features: int, count: int) -> Forecaster:
+    """Return the regression; an update brings `count` labels.
+
+    Its state is a register (size, F) laid flat, of all F features or of the target alone. Raises
+    ConfigurationError for more features than there is room for.
+    """
+    wide = features if member.all_features else 1
+    lags = _lags(member, wide)
+    size = max(lags, member.signs)
     filtered = dekf(p0=member.p0, q=member.q)
 
     def inputs(register: Array) -> Array:
-        ones = jnp.ones((*register.shape[:-1], 1), register.dtype)
-        signs = jnp.sign(register[..., : member.signs])
-        return jnp.concatenate([register[..., : member.lags], signs, ones], axis=-1)
+        lead = register.shape[:-2]
+        values = register[..., :lags, :].reshape(*lead, -1)
+        signs = jnp.sign(register[..., : member.signs, 0])
+        return jnp.concatenate([values, signs, jnp.ones((*lead, 1), register.dtype)], axis=-1)
 
     def step(weights: Array, state: Array, x: Array) -> tuple[Array, Array]:
-        state = _shift(state, x[0])
-        return state, jax.nn.sigmoid(inputs(state) @ weights)[None]
+        state = jnp.concatenate([x[:wide], state])[: len(state)]
+        seen = inputs(state.reshape(size, wide))
+        return state, jax.nn.sigmoid(seen @ weights)[None]
 
     def update(
         weights: Array,
@@ -125,7 +140,7 @@ def logistic(member: LogisticMember, count: int) -> Forecaster:
         share: Array,
     ) -> tuple[Array, Any, Array, Array]:
         del starts
-        seen = inputs(_registers(xs, size, count))
+        seen = inputs(_wide_registers(xs[:, :wide], size, count))
         labels, share = targets[-count:], share[-count:]
         logits = seen @ weights
         innovation, noise = logistic_innovation(logits, labels, share)
@@ -140,15 +155,24 @@ def logistic(member: LogisticMember, count: int) -> Forecaster:
     tape = _tape(size, count)
     return Forecaster(
         names=(member.name,),
-        state=size,
+        state=size * wide,
         tape=tape,
         offsets=(tape,),
-        init=lambda: jnp.zeros((member.lags + member.signs + 1,), jnp.float32),
+        init=lambda: jnp.zeros((lags * wide + member.signs + 1,), jnp.float32),
         init_optimizer=filtered.init,
         init_trace=lambda: jnp.zeros((0,), jnp.float32),
         step=step,
         update=update,
     )
+
+
+def _lags(member: LogisticMember, features: int) -> int:
+    """Return how many lags of that many features there is room for, at most those asked for."""
+    if features == 1:
+        return member.lags
+    if features > MAX_WIDE:
+        raise ConfigurationError(f"all_features looks at {MAX_WIDE} features at most")
+    return min(member.lags, MAX_WIDE // features)
 
 
 def regime(member: RegimeMember) -> Forecaster:

@@ -10,13 +10,14 @@ import pytest
 
 from stream_lstm.core.session import Session
 from stream_lstm.errors import ConfigurationError
-from stream_lstm.events import Prediction, Ticks
+from stream_lstm.events import Label, Prediction, Ticks
 from stream_lstm.members import DEFAULT_BANK, Member, Members, NetworkMember, TableMember
 from stream_lstm.model.bank import bank, member_config
 
 from ..engines import SMALL_BANK, engine_for, settings
 
 BANK = {"learn": True, "bank": "small.toml", "publish_experts": True, "stride": 5}
+OUTSIDE_BANK = tuple(member for member in SMALL_BANK if member.name != "latch")
 XS = np.random.default_rng(0).standard_t(3, size=300)
 
 
@@ -34,7 +35,12 @@ def ran(members: Members | None, **values: Any) -> tuple[dict[str, list[float]],
 
     engine = engine_for(config, members=members)
     session = Session(config, ["x"], emit, members=members, engine=engine)
-    session.push(Ticks("a", np.arange(len(XS)), XS[:, None]))
+    if config.stream.labels == "series":
+        session.push(Ticks("a", np.arange(len(XS)), XS[:, None]))
+    else:
+        for n, x in enumerate(XS, 1):
+            session.push(Ticks("a", np.array([n]), np.array([[x]])))
+            session.label(Label("a", n, int(x < XS[n - 2])))  # refused where none waits
     weights = session.weights_for("a").weights
     return said, weights if members is not None else [weights]
 
@@ -89,10 +95,33 @@ def test_a_member_that_cannot_be_is_named(member: Member, says: str) -> None:
     assert caught.value.key == "bank"
 
 
-@pytest.mark.parametrize("values", [{"mode": "window"}, {"labels": "external"}])
-def test_a_bank_is_for_the_series_own_labels(values: dict[str, Any]) -> None:
-    with pytest.raises(ConfigurationError, match="mode=carry and labels=series"):
-        bank(settings(**BANK | values), 1, SMALL_BANK)
+def test_a_bank_carries_its_states() -> None:
+    with pytest.raises(ConfigurationError, match="use it with mode=carry"):
+        bank(settings(**BANK, mode="window"), 1, SMALL_BANK)
+
+
+def test_labels_from_outside_want_members_whose_gradient_needs_no_series() -> None:
+    outside = settings(**BANK, labels="external")
+    with pytest.raises(ConfigurationError, match=r"member 'latch': gradient=rtrl follows .*bptt"):
+        bank(outside, 1, SMALL_BANK)
+
+
+@pytest.mark.parametrize("member", OUTSIDE_BANK, ids=lambda m: m.name)
+def test_a_member_learns_from_labels_from_outside_as_it_does_alone(member: Member) -> None:
+    at = OUTSIDE_BANK.index(member)
+    together, weights = ran(OUTSIDE_BANK, labels="external")
+    alone, own = ran((member,), labels="external")
+    assert together[member.name] == alone[member.name]
+    assert bits(weights[at]) == bits(own[0])
+    assert bits(own[0]) != bits(bank(settings(**BANK), 1, (member,)).init()[0])
+
+
+def test_a_network_learns_from_outside_in_a_bank_as_without_one() -> None:
+    together, weights = ran(OUTSIDE_BANK, labels="external")
+    values = {"publish_experts": False, "hidden": 3, "optimizer": "dekf", "labels": "external"}
+    alone, own = ran(None, bank="none", **values)
+    assert together["filtered"] == alone[""]
+    assert bits(weights[0]) == bits(own[0])
 
 
 def test_members_must_be_few_and_have_names() -> None:

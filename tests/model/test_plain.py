@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from stream_lstm.core.session import Session
-from stream_lstm.events import Gap, Prediction, Ticks
+from stream_lstm.errors import ConfigurationError
+from stream_lstm.events import Gap, Label, Prediction, Ticks
 from stream_lstm.members import LogisticMember, RegimeMember, TableMember
 from stream_lstm.model.bank import bank
 
@@ -88,6 +90,20 @@ class Regression:
         self.cov = self.cov + self.member.q * np.eye(len(g))
 
 
+class WideRegression(Regression):
+    """The same on rows of two features."""
+
+    def __init__(self, member: LogisticMember) -> None:
+        super().__init__(member)
+        size = 2 * member.lags + member.signs + 1
+        self.w, self.cov = np.zeros(size), member.p0 * np.eye(size)
+
+    def seen(self, xs: Any) -> np.ndarray:
+        rows = np.concatenate([np.zeros((self.member.lags, 2)), xs])[::-1]
+        values = rows[: self.member.lags].ravel()
+        return np.array([*values, *np.sign(rows[: self.member.signs, 0]), 1.0])
+
+
 class Regimes:
     """The forward algorithm over both regimes, kept as their joint weights with the labels."""
 
@@ -139,10 +155,21 @@ def by_hand(member: Any, parts: list[np.ndarray], horizon: int) -> dict[int, flo
     return said
 
 
-def by_session(members: Any, parts: list[np.ndarray], horizon: int) -> Said:
+def by_hand_from_outside(member: Any, xs: np.ndarray, labels: list[int]) -> dict[int, float]:
+    """The same with a label (K,) for each prediction, which comes two elements after it."""
+    model, said = KINDS[type(member)](member), {}
+    for n in range(1, len(xs) + 1):
+        if n >= WINDOW and (n - WINDOW) % STRIDE == 0:
+            said[n] = model.p(xs[:n].tolist())
+        if n - 2 in said:
+            model.learn([(xs[: n - 2].tolist(), labels[n - 3])])
+    return said
+
+
+def opened(members: Any, columns: tuple[str, ...] = ("x",), **values: Any) -> tuple[Said, Session]:
     config = settings(
         learn=True, bank="plain.toml", publish_experts=True, scaling="none", window=WINDOW,
-        stride=STRIDE, horizon=horizon, on_gap="reset", share=0.01,
+        stride=STRIDE, on_gap="reset", share=0.01, **values,
     )  # fmt: skip
     said: Said = {member.name: {} for member in members}
 
@@ -151,8 +178,12 @@ def by_session(members: Any, parts: list[np.ndarray], horizon: int) -> Said:
             for expert in event.experts:
                 said[expert.name][event.n] = expert.p
 
-    engine = engine_for(config, members=members)
-    session = Session(config, ["x"], emit, members=members, engine=engine)
+    engine = engine_for(config, features=len(columns), members=members)
+    return said, Session(config, columns, emit, members=members, engine=engine)
+
+
+def by_session(members: Any, parts: list[np.ndarray], horizon: int) -> Said:
+    said, session = opened(members, horizon=horizon)
     for k, part in enumerate(parts):
         if k:
             session.gap(Gap("a", 1, 1))
@@ -179,6 +210,64 @@ def test_a_plain_forecaster_is_what_it_is_by_hand(members: Any, atol: float, hor
             list(found[member.name].values()), list(wanted.values()), rtol=0, atol=atol
         )
         assert np.ptp(list(wanted.values())) > 0.05, "it has something to say"
+
+
+@pytest.mark.parametrize(
+    ("members", "atol"), [(TABLES, 1e-5), (REGRESSIONS, 2e-4), (REGIMES, 1e-5)]
+)
+def test_a_plain_forecaster_learns_one_label_at_a_time_from_outside(
+    members: Any, atol: float
+) -> None:
+    """Labels that are not the signs of the series, and come late."""
+    xs = np.random.default_rng(4).normal(size=400).astype(np.float32)
+    labels = [int(xs[max(k - 2, 0)] + xs[k] > -0.5) for k in range(len(xs))]
+    said, session = opened(members, labels="external")
+    for n, x in enumerate(xs, 1):
+        session.push(Ticks("a", np.array([n]), np.array([[x]], np.float64)))
+        if n - 2 in said[members[0].name]:
+            session.label(Label("a", n - 2, labels[n - 3]))
+    assert session.streams["a"].counters.updates > 70
+    for member in members:
+        wanted = by_hand_from_outside(member, xs, labels)
+        assert list(said[member.name]) == list(wanted)
+        found = list(said[member.name].values())
+        np.testing.assert_allclose(found, list(wanted.values()), rtol=0, atol=atol)
+        assert np.ptp(found) > 0.05, "it has something to say"
+
+
+def test_a_regression_of_all_features_is_what_it_is_by_hand() -> None:
+    member = LogisticMember("wide", lags=4, signs=2, all_features=True, p0=0.05, q=1e-4)
+    xs = np.random.default_rng(5).normal(size=(300, 2)).astype(np.float32)
+    xs[3:, 0] += 1.5 * np.sign(xs[:-3, 1])
+    said, session = opened((member,), features=["x", "z"], columns=("x", "z"))
+    for piece in np.split(xs, [1, 2, 3, 8, 40]):
+        session.push(Ticks("a", np.arange(len(piece)), piece.astype(np.float64)))
+    model, wanted = WideRegression(member), {}
+    for n in range(WINDOW, len(xs) + 1, STRIDE):
+        wanted[n] = model.p(xs[:n])
+        ends = range(n - STRIDE + 1, n + 1) if n < len(xs) else ()
+        model.learn([(xs[:end], int(xs[end, 0] > 0)) for end in ends])
+    np.testing.assert_allclose(
+        list(said["wide"].values()), list(wanted.values()), rtol=0, atol=2e-4
+    )
+    right = [(p > 0.5) == (xs[n, 0] > 0) for n, p in wanted.items() if 100 < n < len(xs)]
+    assert np.mean(right) > 0.75, "it has found the other feature"
+
+
+def test_of_one_feature_all_features_are_the_target() -> None:
+    xs = np.random.default_rng(6).normal(size=200).astype(np.float32)
+    alone = LogisticMember("r", lags=7, signs=3)
+    wide = msgspec.structs.replace(alone, all_features=True)
+    assert by_session((alone,), [xs], 1) == by_session((wide,), [xs], 1)
+
+
+def test_with_more_features_a_regression_looks_less_far_back() -> None:
+    wide = LogisticMember("wide", lags=100, all_features=True, targets="published")
+    config = settings(learn=True, bank="x")
+    tapes = {f: bank(config, f, (wide,)).tape for f in (1, 5, 6, 10, 512)}
+    assert tapes == {1: 100, 5: 100, 6: 85, 10: 51, 512: 1}
+    with pytest.raises(ConfigurationError, match=r"member 'wide'.*512 features at most"):
+        bank(config, 513, (wide,))
 
 
 def test_what_is_not_finite_leaves_a_plain_forecaster_as_it_is() -> None:
