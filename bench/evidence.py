@@ -4,7 +4,7 @@
 of a coin, and the log losses of two forecasters of a coin that are each other's mirror image.
 `better` and `worse` are the shares of streams that ever reached 20 : 1, `band` those whose band
 ever left out the truth; none may be above 0.05. Rows of an accuracy say after how many labels
-half of 200 streams with that true accuracy had reached 20 : 1, and how many a test at one look
+half of 1,000 streams with that true accuracy had reached 20 : 1, and how many a test at one look
 needs.
 `scoring` is the whole scoring of a label in microseconds, and what of it is the evidence.
 
@@ -32,7 +32,7 @@ from .report import fresh, medians
 
 STREAMS, LABELS = 1000, 5000
 
-POWER_STREAMS = 200
+POWER_STREAMS = 1000
 
 LONGEST = {0.51: 100_000, 0.52: 25_000, 0.55: 5_000, 0.60: 2_000}
 """Labels after which a stream of that accuracy is given up: six times the median."""

@@ -32,9 +32,7 @@ class Reliability(msgspec.Struct):
 
     def add(self, p: float, label: int) -> None:
         """Count one label."""
-        k = int(p * BINS)
-        if k == BINS:
-            k = BINS - 1
+        k = int(p * BINS) if p < 1.0 else BINS - 1
         self.labels[k] += 1
         self.positives[k] += label
         self.given[k] += p

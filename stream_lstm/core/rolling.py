@@ -8,7 +8,6 @@ the very probabilities.
 from __future__ import annotations
 
 import struct
-from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -21,6 +20,10 @@ from .tally import EPSILON
 
 Doubles = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
+
+
+ROWS = tuple(struct.Struct(f"<bb{forecasts}d") for forecasts in range(8))
+"""The layout of a row, by its number of forecasts: three, and the further ones."""
 
 
 class Ring(msgspec.Struct):
@@ -36,7 +39,7 @@ class Ring(msgspec.Struct):
 
     def add(self, label: int, last: int, forecasts: tuple[float, ...]) -> None:
         """Take one label with the probabilities given for it: the model's, the plain, others."""
-        kind = _row(len(forecasts))
+        kind = ROWS[len(forecasts)]
         rows, size = self.rows, kind.size
         start = self.slot * size
         if start == len(rows):
@@ -69,11 +72,6 @@ class Ring(msgspec.Struct):
         for name in names:
             told |= _aside(table[name], label, name)
         return told
-
-
-@lru_cache(maxsize=8)
-def _row(forecasts: int) -> struct.Struct:
-    return struct.Struct(f"<bb{forecasts}d")
 
 
 def _grades(

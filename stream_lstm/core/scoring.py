@@ -91,7 +91,9 @@ class Scoreboard(msgspec.Struct):
         self.evidence.add(correct, loss, base_loss, last_loss)
         known = self._aside(label, others) if self.names else ()
         if self.recent.window:
-            self.recent.add(label, last, (p, base_p, last_p, *known))
+            self.recent.add(
+                label, last, (p, base_p, last_p, *known) if known else (p, base_p, last_p)
+            )
         return loss
 
     def _aside(self, label: int, others: tuple[float | None, ...]) -> tuple[float, ...]:

@@ -15,6 +15,13 @@ is kept beside the present one. The same game on -d asks whether the model is wo
 coin d is 1 for a right call of the label and -1 for a wrong one; against a forecaster it is the
 difference of the log losses in nats, cut to [-1, 1]. "W : 1" is the evidence; log W is in nats.
 
+What a won bet refutes is that the model was at no label expected to do better. One that is better
+for a while and worse for another can win both; the band of the mean says how it comes out on the
+whole. "The past" is all that is known when the label before this one came. Where that is later
+than the prediction, with a horizon above the stride or labels from outside that are late, the
+belief refuted is about what was to be expected by then, and runs of like labels weigh as evidence
+that they were not when the predictions were made: there the evidence is too strong.
+
 **Bands.** They hold at all label counts at once with 95 %. That of the accuracy is Robbins' normal
 mixture over a variance of at most 1/4 a label; that of a mean difference is the empirical
 Bernstein bound, whose width follows the spread of the differences. What they hold is the mean,

@@ -39,7 +39,8 @@ def comparison(evidence: dict[str, Any], labels: int) -> str:
         first = f"better than the base rate at times, worse at others ({_both(base)}{after})"
     else:
         (side, log_e), *_ = base.items()
-        first = f"{side} than the base rate (evidence {odds(log_e)}{after})"
+        whole = _on_the_whole(side, evidence["base_rate"]["difference"])
+        first = f"{side} than the base rate{whole} (evidence {odds(log_e)}{after})"
     return first + _beside(last, asked=list(base) == ["better"])
 
 
@@ -54,6 +55,11 @@ def _beside(last: dict[str, float], *, asked: bool) -> str:
     if "better" in last:
         return f", and than repeating the last label (evidence {odds(last['better'])})"
     return "; not shown to be better than repeating the last label"
+
+
+def _on_the_whole(side: str, difference: float) -> str:
+    """Return the words for a bet that was won by a part of the labels, against the mean of all."""
+    return "" if (difference > 0) == (side == "better") else " at times, not on the whole"
 
 
 def _proven(bet: dict[str, Any]) -> dict[str, float]:

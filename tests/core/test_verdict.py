@@ -23,6 +23,7 @@ def against(base, last, labels=2300):
         }
         for name, pair in (("base_rate", base), ("last_label", last))
     }
+    named["base_rate"]["difference"] = math.log(base[0] / base[1])
     summary = {"predictions": 9, "labels": labels, "base_rate": 0.5}
     return verdict(summary | {"evidence": named | {"coin": COIN}})
 
@@ -81,6 +82,19 @@ def against(base, last, labels=2300):
 )
 def test_better_and_worse_are_said_where_they_are_proven(base, last, words):
     assert against(base, last) == words
+
+
+@pytest.mark.parametrize(("side", "sign"), [("better", 1), ("worse", -1)])
+def test_a_bet_that_was_won_once_is_held_against_the_mean_of_all(side, sign):
+    evidence = Evidence()
+    for k in range(900):
+        evidence.add(True, 0.5, 0.5 + sign * (0.4 if k < 300 else -0.3), 0.5)
+    assert evidence.base_band.total * sign < 0
+    figures = evidence.figures() or {}
+    figures["base_rate"]["worse" if sign > 0 else "better"]["highest_log_e"] = 0.0
+    assert comparison(figures, 900).startswith(
+        f"{side} than the base rate at times, not on the whole (evidence "
+    )
 
 
 @pytest.mark.parametrize(
