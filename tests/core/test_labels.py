@@ -168,7 +168,11 @@ def test_a_held_label_counts_after_its_time_and_at_the_end_at_the_latest() -> No
 def test_predictions_expire_by_elements_and_by_the_time_of_the_ticks() -> None:
     for values in ({"label_expiry": 8}, {"label_expiry_s": 8.0}):
         events, session = session_of(**values)
-        push(session, ticks_of(XS[:33]))
+        push(session, ticks_of(XS[:19]))
+        assert not of(events, Expiry)
+        push(session, ticks_of(XS[19:20], start=19))
+        assert [e.n for e in of(events, Expiry)] == [12]
+        push(session, ticks_of(XS[20:33], start=20))
         assert [e.n for e in of(events, Expiry)] == [12, 17, 22]
         order = [(type(e), e.n) for e in events]
         assert order.index((Expiry, 12)) == order.index((Prediction, 17)) + 1  # after element 20
