@@ -29,7 +29,7 @@ from .input_file import (
 )
 from .options import configured
 from .settings import Settings
-from .state_check import StateCheckOption, check_frozen, verdict
+from .state_check import StateCheckOption, check_frozen, queries_of, verdict
 from .synthetic_input import (
     SeriesSeedOption,
     SyntheticInput,
@@ -137,7 +137,7 @@ def _replay(
         session = Session(
             config, columns, results.emit, weights=weights, scaler=scaler, members=members
         )
-        check = _state_check(session, file.stream, scaler) if state_check else None
+        check = _state_check(session, file, scaler) if state_check else None
         compile_s = clocks.perf_counter() - start
         start = clocks.perf_counter()
         interrupted = _feed(session, source, file, results, check)
@@ -153,11 +153,12 @@ def _replay(
     return {"stream": file.stream, **summary, "interrupted": interrupted}
 
 
-def _state_check(session: Session, stream: str, scaler: Any) -> StateCheck:
+def _state_check(session: Session, file: InputFile, scaler: Any) -> StateCheck:
     from ..core.state_check import StateCheck
 
-    weights = session.weights_for(stream).weights
-    return StateCheck(session.config, session.maker, weights, scaler=scaler)
+    weights = session.weights_for(file.stream).weights
+    queries = queries_of(file, session.config)
+    return StateCheck(session.config, session.maker, weights, scaler=scaler, queries=queries)
 
 
 def _feed(
