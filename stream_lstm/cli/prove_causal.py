@@ -87,7 +87,8 @@ def command(
 
 def prove(about: Subject, trials: int, seed: int) -> dict[str, Any]:
     """Run the whole proof and return what it found; raises what a replay raises, and DataError
-    where a series is too short to hold a prediction before a place."""
+    where a series is too short to hold a prediction before a place.
+    """
     known = _foreknowing(about)
     count = _count(about)
     random = np.random.default_rng(seed)
@@ -211,7 +212,9 @@ def foreknowing(summary: dict[str, Any]) -> str:
         f"is {one['next']:.4f}, with its own {one['own']:.4f})"
         for one in summary["foreknowing"]
     )
-    return f"the file knows the label before it is there: column {names}; leave it out of --feature"
+    return (
+        f"the file knows the label before it is there: column {names}; leave it out of --feature"
+    )
 
 
 def lines(summary: dict[str, Any]) -> Iterator[str]:

@@ -138,8 +138,8 @@ def _live(about: Subject) -> tuple[Any, dict[str, int]]:
     from ..core.recording import Recording
     from ..serve.daemon import Daemon
     from ..serve.stop import StopSwitch
-    from .file_feed import FileFeed
     from .feed_process import FeedProcess
+    from .file_feed import FileFeed
 
     asked = msgspec.json.encode(FileFeed.of(about.file, about.columns)).decode()
     recording = Recording()
@@ -172,7 +172,9 @@ def verdict(summary: dict[str, Any]) -> str:
     found = summary["first_difference"]
     if found is None:
         return "live is not replay: the digests differ, though no prediction of the stream does"
-    where = "no prediction differs yet" if found["n"] is None else f"from prediction {found['n']:,}"
+    where = (
+        "no prediction differs yet" if found["n"] is None else f"from prediction {found['n']:,}"
+    )
     return f"live is not replay ({where}); the {found['cause']}: {found['what']}"
 
 

@@ -146,5 +146,3 @@ def lines(summary: dict[str, Any]) -> list[str]:
         f"weights as they are"
     )
     return [head, *state_lines(summary)]
-
-

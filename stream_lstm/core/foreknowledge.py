@@ -12,7 +12,6 @@ it does not find one that only hints, such as a mean taken over both sides.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
