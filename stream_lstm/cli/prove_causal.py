@@ -10,6 +10,7 @@ import time as clocks
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import numpy as np
 import typer
 
@@ -60,7 +61,7 @@ def command(
     stream: StreamOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Prove that no prediction, score or update knows what comes after it, and that no column does.
+    """Prove that no prediction, score or update knows what comes after it, nor any column.
 
     Example: stream-lstm prove causal quotes.csv.gz --feature 'log_return(mid(bid, ask))' --learn
     """
@@ -86,8 +87,9 @@ def command(
 
 
 def prove(about: Subject, trials: int, seed: int) -> dict[str, Any]:
-    """Run the whole proof and return what it found; raises what a replay raises, and DataError
-    where a series is too short to hold a prediction before a place.
+    """Run the whole proof and return what it found.
+
+    Raises what a replay raises, and DataError where no prediction comes before a place.
     """
     known = _foreknowing(about)
     count = _count(about)
@@ -172,8 +174,6 @@ def _foreknowing(about: Subject) -> list[dict[str, Any]]:
     if isinstance(file, SyntheticInput):
         return []
     limit = LOOKED_AT if file.limit is None else min(file.limit, LOOKED_AT)
-    import msgspec
-
     loose = msgspec.structs.replace(file, on_bad_row="skip", limit=limit)
     try:
         with loose.open(None) as source:
@@ -212,9 +212,7 @@ def foreknowing(summary: dict[str, Any]) -> str:
         f"is {one['next']:.4f}, with its own {one['own']:.4f})"
         for one in summary["foreknowing"]
     )
-    return (
-        f"the file knows the label before it is there: column {names}; leave it out of --feature"
-    )
+    return f"the file knows the label before it is there, in column {names}; leave it out"
 
 
 def lines(summary: dict[str, Any]) -> Iterator[str]:

@@ -172,9 +172,7 @@ def verdict(summary: dict[str, Any]) -> str:
     found = summary["first_difference"]
     if found is None:
         return "live is not replay: the digests differ, though no prediction of the stream does"
-    where = (
-        "no prediction differs yet" if found["n"] is None else f"from prediction {found['n']:,}"
-    )
+    where = "in no prediction yet" if found["n"] is None else f"from prediction {found['n']:,} on"
     return f"live is not replay ({where}); the {found['cause']}: {found['what']}"
 
 

@@ -1,4 +1,4 @@
-"""`stream-lstm prove state`: does carrying the state change, and better, what is predicted?
+"""`stream-lstm prove state`: whether carrying the state changes, and betters, what is predicted.
 
 The weights stay as they are; `core.state_check` says what is compared. The labels of a synthetic
 stream that are no coins are known, and are scored apart: for `s4-latch` they are all that matters.
@@ -55,7 +55,7 @@ def command(
     stream: StreamOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Prove whether the carried state helps: carried, windowed and fresh states on the same labels.
+    """Prove whether carrying the state helps: carried, windowed and fresh, on the same labels.
 
     Example: stream-lstm prove state quotes.csv.gz --weights weights.safetensors --window 100
     """

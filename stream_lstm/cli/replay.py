@@ -29,7 +29,7 @@ from .input_file import (
 )
 from .options import configured
 from .settings import Settings
-from .state_check import StateCheckOption, check_frozen, queries_of, verdict
+from .state_check import StateCheckOption, check_frozen, effect, queries_of, verdict
 from .synthetic_input import (
     SeriesSeedOption,
     SyntheticInput,
@@ -149,7 +149,7 @@ def _replay(
         summary["series"] = {"name": file.path.name, "seed": file.seed}
     if check is not None:
         found = check.record()
-        summary["state_check"] = found | {"verdict": verdict(found)}
+        summary["state_check"] = found | {"effect": effect(found), "verdict": verdict(found)}
     return {"stream": file.stream, **summary, "interrupted": interrupted}
 
 

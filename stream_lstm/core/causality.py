@@ -1,4 +1,4 @@
-"""Does anything that comes after element n change a byte of what was there at n?
+"""Whether anything that comes after element n changes a byte of what was there at n.
 
 A session runs along a series in blocks. Before a block that holds a place to try, everything that
 the session holds is written down. After it, another session goes on from there once for each

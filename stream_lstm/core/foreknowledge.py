@@ -1,4 +1,4 @@
-"""Does a column of the data foreknow the label? No replay shows that: the leak is in the file.
+"""Whether a column of the data foreknows the label, which no replay shows.
 
 A column c, or its change from tick to tick, is compared with the target y of its own element and
 with that of the labelled one, h elements later, in two ways: the correlation, and how often c is

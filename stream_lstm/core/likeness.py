@@ -124,6 +124,4 @@ def _update(live: Recording, replayed: Recording, k: int) -> str:
     n = _update_n(live, replayed, k)
     losses = [run.updates[k][1] if k < len(run.updates) else None for run in (live, replayed)]
     told = " and ".join("none" if loss is None else f"{loss!r}" for loss in losses)
-    return (
-        f"the update from the label of prediction {n:,} differs (loss live and replayed: {told})"
-    )
+    return f"the update from the label of prediction {n:,} differs (loss: {told})"

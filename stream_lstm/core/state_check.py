@@ -6,8 +6,9 @@ what a stateless model computes, and from a state that starts afresh from zero e
 All are scored on the same labels, and the differences of their log losses have a band that holds
 at every count of labels with 95 %.
 
-A fourth state starts at random where the third starts from zero. The forgetting length of such a stretch is the number of elements after
-which the three probabilities stay within `AGREE` of each other to its end.
+A fourth state starts at random where the third starts from zero. The forgetting length of such a
+stretch is the number of elements after which the three probabilities stay within `AGREE` of each
+other to its end.
 
 Elements come in blocks and nothing but sums, one window and the lengths is kept.
 """

@@ -58,8 +58,8 @@ Books: TypeAlias = dict[str, list[Entry]]
 class Witness:
     """Watches one session; `books` holds what was entered since `open`.
 
-    session: of one stream; its maker, engine and listener are replaced by ones that tell. emit: what
-    its listener goes on to, if anything. While `writing` is False nothing is entered.
+    session: of one stream; its maker, engine and listener are replaced by ones that tell. emit:
+    where events go on to, if anywhere. While `writing` is False nothing is entered.
     """
 
     def __init__(self, session: Session, emit: Callable[[Output], object] | None = None) -> None:
@@ -84,9 +84,9 @@ class Witness:
         self.elements = self._n = n
 
     def state_at(self, n: int) -> tuple[bytes, bytes]:
-        """Return the scaler's state and the network's after element `n`, from its call's own start.
+        """Return the scaler's state and the network's after element `n`.
 
-        Nothing where no call held the element.
+        They are made from the start of the call that held it; nothing where no call did.
         """
         for call in self.calls:
             if call.before < n <= call.before + len(call.xs):
