@@ -5,19 +5,20 @@ from __future__ import annotations
 import argparse
 import json
 
-from . import learning, question, roundtrip, step, train
+from . import causal, learning, question, roundtrip, step, train
 from .report import machine, table
 
 BENCHMARKS = {"step": step, "roundtrip": roundtrip, "train": train}
 """What `all` runs."""
 
-ALONE = {"question": question, "learning": learning}
-"""What runs only by its name: one run of many minutes, whose figures are scores."""
+ALONE = {"question": question, "learning": learning, "causal": causal}
+"""What runs only by its name: one run of minutes, whose figures are scores or counts."""
 
 UNITS = {
     "train": "seconds an epoch",
     "question": "the last tenth, and all predictions",
     "learning": "nats, and shares of labels",
+    "causal": "bytes compared, and how many runs differed",
 }
 """What a benchmark counts in where it is not microseconds."""
 
@@ -32,6 +33,7 @@ def main() -> None:
     )
     question.arguments(parser)
     learning.arguments(parser)
+    causal.arguments(parser)
     arguments = parser.parse_args()
     names = list(BENCHMARKS) if arguments.name == "all" else [arguments.name]
     known = BENCHMARKS | ALONE

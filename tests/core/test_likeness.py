@@ -40,10 +40,8 @@ def recorded(
     learning = msgspec.structs.replace(CONFIG.learning, learn_until=learn_until)
     config = msgspec.structs.replace(CONFIG, learning=learning)
     if times is not None:
-        config = msgspec.structs.replace(
-            config,
-            stream=msgspec.structs.replace(config.stream, features=("diff(a)", "elapsed()")),
-        )
+        stream = msgspec.structs.replace(config.stream, features=("diff(a)", "elapsed()"))
+        config = msgspec.structs.replace(config, stream=stream)
     recording = Recording()
     weights = init_weights(Shape(2, 4, 1), key=seed_key(seed))
     emit = Altered(recording, alter)
