@@ -16,7 +16,10 @@ def prices(tmp_path):
     """A random walk, whose second column says what the price does next."""
     steps = np.random.default_rng(5).normal(size=701)
     price = 100 + np.cumsum(steps)[:700]
-    rows = [f"{p!r},{s!r},{k}" for k, (p, s) in enumerate(zip(price, steps[1:], strict=True))]
+    rows = [
+        f"{p!r},{s!r},{k}"
+        for k, (p, s) in enumerate(zip(price.tolist(), steps[1:].tolist(), strict=True))
+    ]
     path = tmp_path / "walk.csv"
     path.write_text("price,tip,k\n" + "\n".join(rows) + "\n")
     bare = tmp_path / "bare.csv"

@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
-import safetensors.numpy
+
+from stream_lstm.store.weights import save_weights
 
 from .test_import import readme_keys
 from .test_state_check import assert_told
 
-LINE = ("prove", "state", "--synthetic", "hidden-level", "--limit", 3000, "--window", 4)
+SERIES = ("--synthetic", "hidden-level", "--limit", 20_000)
+LINE = ("prove", "state", *SERIES, "--stride", 1, "--window", 4)
 
 
 @pytest.fixture
@@ -17,9 +19,8 @@ def weights(tmp_path):
     kernel[0, 2] = 0.1
     kernel[2] = [20.0, 2.5, 0.0, 20.0]  # input and output open, forget gate at 0.92
     path = tmp_path / "w.safetensors"
-    tensors = {"layer_0.kernel": kernel, "head.kernel": np.float32([3.0, 0.0])}
-    about = {"format": "stream-lstm", "format_version": "2", "hidden": "1", "layers": "1"}
-    safetensors.numpy.save_file(tensors, path, about)
+    layers = {"layer_0": {"kernel": kernel}, "head": {"kernel": np.float32([3.0, 0.0])}}
+    save_weights(path, layers, {})
     return path
 
 
