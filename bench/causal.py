@@ -1,4 +1,4 @@
-"""Nothing looks ahead: `stream-lstm prove causal` over the public series, without and with learning.
+"""Nothing looks ahead: `stream-lstm prove causal` over public series, learning or not.
 
 Each row is one proof in a process of its own: 200 random places, five other futures at each, none
 at all, and the one that came. `differing` must be 0 everywhere, and no column may know the label.
@@ -46,13 +46,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Return {series and mode: figures}."""
-    return {
-        f"{name.split('.')[0]}{', learning' * learn}": fresh(
-            "bench.causal", name, str(options.places), str(int(learn))
-        )
-        for learn in (False, True)
-        for name in SERIES
-    }
+    rows: dict[str, dict[str, Any]] = {}
+    for learn in (False, True):
+        for name in SERIES:
+            subject = f"{name.split('.')[0]}{', learning' * learn}"
+            rows[subject] = fresh("bench.causal", name, str(options.places), str(int(learn)))
+            print(f"{subject}: {rows[subject]}", file=sys.stderr, flush=True)
+    return rows
 
 
 def one(name: str, places: int, learn: bool) -> dict[str, Any]:

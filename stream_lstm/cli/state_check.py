@@ -100,22 +100,16 @@ def effect(check: dict[str, Any]) -> str:
 
 def judged(band: dict[str, float], than: str) -> str:
     """Return what a band of how much more another state loses says of the carried one."""
-    low, high, mean = band["low"], band["high"], band["mean"]
+    low, high, plain = band["low"], band["high"], band["log_loss"]
+    word = "lower" if plain >= 0 else "higher"
+    loss = f"log loss {abs(plain):.4f} {word} {than}"
+    cut = f", {band['cut']:,} differences cut at 1 nat" if band["cut"] else ""
+    where = f"(windowed less carried: {band['mean']:+.4f}, band {low:+.4f} to {high:+.4f}{cut})"
     if low > 0:
-        return (
-            f"carried state helps here: log loss {mean:.4f} lower {than} (band {low:.4f} to "
-            f"{high:.4f})"
-        )
+        return f"carried state helps here: {loss} {where}"
     if high < 0:
-        return (
-            f"carried state hurts here: log loss {-mean:.4f} higher {than} (band {-high:.4f} to "
-            f"{-low:.4f})"
-        )
-    word = "lower" if mean >= 0 else "higher"
-    return (
-        f"carrying it does not matter here that these labels could show: log loss "
-        f"{abs(mean):.4f} {word} {than}, and the band from {low:.4f} to {high:.4f} contains 0"
-    )
+        return f"carried state hurts here: {loss} {where}"
+    return f"carrying it does not matter here that these labels could show: {loss} {where}"
 
 
 def state_lines(check: dict[str, Any]) -> list[str]:

@@ -71,7 +71,8 @@ class Trio(NamedTuple):
 class Sums(msgspec.Struct):
     """Sums over predictions and labels so far.
 
-    `windowed_more` and `fresh_more` are how much higher the log losses of these states are.
+    `windowed_more` and `fresh_more` are how much higher the log losses of these states are than
+    the carried one's: plain, and label by label cut to [-1, 1], which is what has a band.
     """
 
     predictions: int = 0
@@ -113,7 +114,10 @@ class Sums(msgspec.Struct):
         for name in ("windowed_more", "fresh_more"):
             band = getattr(self, name)
             low, high = band.interval() or (None, None)
-            found[name] = {"mean": band.mean(), "low": low, "high": high}
+            other = getattr(self, name.removesuffix("_more")).log_loss - self.carried.log_loss
+            plain = other / self.labels if self.labels else None
+            bounds = {"low": low, "high": high, "cut": band.cut}
+            found[name] = {"log_loss": plain, "mean": band.mean(), **bounds}
         return found
 
 

@@ -8,19 +8,8 @@ from stream_lstm.serve.daemon import Daemon
 
 from .test_import import readme_keys
 
-SMALL = (
-    "--hidden",
-    3,
-    "--window",
-    20,
-    "--bptt",
-    5,
-    "--learn",
-    "--feature",
-    "diff(x)",
-    "--feature",
-    "y",
-)
+FEATURES = ("--feature", "diff(x)", "--feature", "y")
+SMALL = ("--hidden", 3, "--window", 20, "--bptt", 5, "--learn", *FEATURES)
 ROWS = np.random.default_rng(3).normal(size=(300, 2))
 
 

@@ -22,7 +22,7 @@ def test_the_check_is_an_object_of_the_summary_and_changes_nothing_else(cli):
 
 def assert_told(found):
     """The README names the keys of a check, and no others."""
-    parts = {"accuracy", "log_loss", "mean", "low", "high"}
+    parts = {"accuracy", "log_loss", "mean", "low", "high", "cut"}
     told = readme_keys("Of what the states did there are", ", one sentence.")
     assert set(found) | parts == told
     named = readme_keys(", one sentence.", "counts the starts")
@@ -43,8 +43,8 @@ def test_learning_and_the_check_do_not_go_together(cli):
     assert "leave out --learn" in done.err
 
 
-def band(mean, low, high):
-    return {"mean": mean, "low": low, "high": high}
+def band(mean, low, high, cut=0):
+    return {"log_loss": mean, "mean": mean, "low": low, "high": high, "cut": cut}
 
 
 def record(**changes):
@@ -71,11 +71,17 @@ def forget(positions=4, longer=0, most=30):
     ("changes", "words"),
     [
         ({}, "at most; carried state helps here: log loss 0.0069 lower than from windows of 100"),
-        ({}, "(band 0.0020 to 0.0120)"),
+        ({}, "(windowed less carried: +0.0069, band +0.0020 to +0.0120)"),
         ({"windowed_more": band(-0.01, -0.02, -0.005)}, "hurts here: log loss 0.0100 higher"),
-        ({"windowed_more": band(-0.01, -0.02, -0.005)}, "(band 0.0050 to 0.0200)"),
-        ({"windowed_more": band(0.01, -0.02, 0.04)}, "0.0100 lower than from windows of 100, and"),
-        ({"windowed_more": band(0.01, -0.02, 0.04)}, "from -0.0200 to 0.0400 contains 0"),
+        ({"windowed_more": band(-0.01, -0.02, -0.005, 7)}, "-0.0050, 7 differences cut at 1 nat)"),
+        (
+            {"windowed_more": band(0.01, -0.02, 0.04)},
+            "does not matter here that these labels could show: log loss",
+        ),
+        (
+            {"windowed_more": band(0.01, -0.02, 0.04)},
+            "0.0100 lower than from windows of 100 (windowed less",
+        ),
         ({"queries": QUERIES}, "on the 3 labels that are no coins carried state helps here"),
         ({"max_abs_dp": 1e-6}, "windows of 100 give the same predictions (within 1e-06)"),
         ({"labels": 0}, "there was no label to judge by"),

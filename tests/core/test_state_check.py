@@ -75,6 +75,7 @@ def test_the_bands_are_of_the_differences_of_two_sessions():
         label = int(SERIES[n, 0] > 0)
         band.add(log_loss(windowed[n], label) - log_loss(carried[n], label))
     wanted = dict(zip(("mean", "low", "high"), (band.mean(), *band.interval()), strict=True))
+    wanted |= {"log_loss": band.mean(), "cut": 0}
     assert found["windowed_more"] == pytest.approx(wanted, abs=1e-6)
     assert found["fresh_more"]["low"] < 0 < found["fresh_more"]["high"]
     assert found["fresh"] != found["carried"]
