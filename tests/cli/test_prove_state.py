@@ -49,7 +49,7 @@ def test_a_replay_checks_the_same(cli, weights):
 
 
 def test_the_queries_of_a_graded_stream_are_judged_apart(cli, weights):
-    line = ("--synthetic", "s4", "--limit", 20_000, "--weights", weights)
+    line = ("--synthetic", "s4", "--limit", 20_000, "--window", 10, "--weights", weights)
     found = cli("prove", "state", *line, "--json").json()
     assert 0 < found["queries"]["labels"] < found["labels"] / 10
     assert "labels that are no coins" in found["verdict"]
