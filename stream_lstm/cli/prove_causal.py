@@ -141,12 +141,14 @@ def prove(about: Subject, trials: int, seed: int) -> dict[str, Any]:
 def _push(check: CausalCheck, ticks: Ticks, first: int, places: Any) -> None:
     """Push a piece whose first tick has `first` ticks before it, with the places that fall in it.
 
-    A place at its very beginning has no past in it, and is moved on by a tick.
+    A place at its very beginning has no past in it, and is moved on to the next that is free.
     """
     count = len(ticks.values)
     low, high = np.searchsorted(places, [first, first + count])
-    inside = {max(int(place) - first, 1) for place in places[low:high]}
-    check.push(ticks, sorted(place for place in inside if place < count))
+    inside: list[int] = []
+    for place in places[low:high]:
+        inside.append(max(int(place) - first, inside[-1] + 1 if inside else 1))
+    check.push(ticks, [place for place in inside if place < count])
 
 
 def _pieces(source: Any, shift: int) -> Iterator[tuple[int, Any]]:
