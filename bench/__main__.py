@@ -5,14 +5,20 @@ from __future__ import annotations
 import argparse
 import json
 
-from . import delays, evidence, learning, question, roundtrip, step, train
+from . import causal, delays, evidence, learning, question, roundtrip, step, train
 from .report import machine, table
 
 BENCHMARKS = {"step": step, "roundtrip": roundtrip, "train": train}
 """What `all` runs."""
 
-ALONE = {"question": question, "learning": learning, "evidence": evidence, "delays": delays}
-"""What runs only by its name: one run of many minutes, whose figures are scores."""
+ALONE = {
+    "question": question,
+    "learning": learning,
+    "evidence": evidence,
+    "delays": delays,
+    "causal": causal,
+}
+"""What runs only by its name: one run of minutes, whose figures are scores or counts."""
 
 UNITS = {
     "train": "seconds an epoch",
@@ -20,6 +26,7 @@ UNITS = {
     "learning": "nats, and shares of labels",
     "delays": "nats, and counts",
     "evidence": "shares of streams, labels, and microseconds of processor time",
+    "causal": "bytes compared, and how many runs differed",
 }
 """What a benchmark counts in where it is not microseconds."""
 
@@ -36,6 +43,7 @@ def main() -> None:
     learning.arguments(parser)
     evidence.arguments(parser)
     delays.arguments(parser)
+    causal.arguments(parser)
     arguments = parser.parse_args()
     names = list(BENCHMARKS) if arguments.name == "all" else [arguments.name]
     known = BENCHMARKS | ALONE

@@ -24,7 +24,15 @@ README = Path(__file__).parents[1] / "README.md"
 BEGIN = "<!-- configuration reference: generated from the schema, held by a test -->\n"
 END = "<!-- end of the configuration reference -->\n"
 
-COMMANDS = {command.name: command for command in app.registered_commands}
+COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+GROUPED = {
+    (name, inner): command
+    for name, group in COMMANDS.items()
+    for inner, command in getattr(group, "commands", {}).items()
+}
+LEAVES = {(n,): c for n, c in COMMANDS.items() if not hasattr(c, "commands")} | GROUPED
+"""Commands by the words that call them."""
 
 
 def reference() -> str:
@@ -85,19 +93,21 @@ def test_every_command_is_told_of_and_every_one_told_of_exists() -> None:
     told = set(re.findall(r"^\| `([a-z-]+)[ `]", text.split("## Commands")[1], re.MULTILINE))
     assert set(COMMANDS) <= told
     assert set(re.findall(r"stream-lstm ([a-z-]+) ", text)) <= set(COMMANDS)
+    for words in GROUPED:
+        assert f"`{' '.join(words)}" in text
 
 
-@pytest.mark.parametrize("name", sorted(COMMANDS))
-def test_every_command_has_help_that_tells_of_each_flag(name: str) -> None:
+@pytest.mark.parametrize("words", sorted(LEAVES), ids=" ".join)
+def test_every_command_has_help_that_tells_of_each_flag(words: tuple[str, ...]) -> None:
     from typer.testing import CliRunner
 
-    result = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "200"})
+    result = CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": "200"})
     assert result.exit_code == 0
-    command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
+    command = LEAVES[words]
     assert command.help
     for parameter in command.params:
         if parameter.name != "help":
-            assert parameter.help, f"{name} {parameter.name} has no help"
+            assert parameter.help, f"{words} {parameter.name} has no help"
             shown = parameter.opts[0] if parameter.param_type_name == "option" else ""
             assert shown in result.output
 
@@ -105,7 +115,7 @@ def test_every_command_has_help_that_tells_of_each_flag(name: str) -> None:
 def test_every_flag_in_the_readme_exists() -> None:
     text = README.read_text(encoding="utf-8").split("## Measured")[0]
     known = {"--version", "--help"}
-    for command in typer.main.get_command(app).commands.values():  # type: ignore[attr-defined]
+    for command in LEAVES.values():
         known |= {o for p in command.params for o in (*p.opts, *p.secondary_opts)}
     assert set(re.findall(r"--[a-z][a-z-]+", text)) <= known
 

@@ -85,7 +85,7 @@ def _demo(seconds: float, seed: int, speed: float) -> dict[str, Any]:
         stop = stack.enter_context(StopSwitch())
         stack.enter_context(stop_on_signals(stop))
         count = max(round(seconds * speed), 1)
-        feed = stack.enter_context(FeedProcess(seed=seed, speed=speed, count=count))
+        feed = stack.enter_context(FeedProcess.demo(seed=seed, speed=speed, count=count))
         results = stack.enter_context(LiveResults())
         table = stack.enter_context(LiveTable(time.monotonic))
         table.say(_opening(seconds, speed, seed))

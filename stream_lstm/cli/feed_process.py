@@ -1,4 +1,4 @@
-"""The demo's feed as a process of its own, gone when the demo is, however it ends."""
+"""A feed as a process of its own, gone when the command is that started it, however that ends."""
 
 from __future__ import annotations
 
@@ -13,24 +13,29 @@ PATIENCE_S = 5.0
 
 
 class FeedProcess:
-    """A running `feed.demo_feed`; a context manager that ends it.
+    """A running module that publishes; a context manager that ends it.
 
-    seed: of the series. speed: elements a second. count: elements in all.
+    module: prints its endpoint as its only line, and leaves when its standard input is closed.
+    arguments: of its command line.
     """
 
-    def __init__(self, *, seed: int, speed: float, count: int) -> None:
+    def __init__(self, module: str, *arguments: str) -> None:
         self._process = subprocess.Popen(  # noqa: S603 - our own module
-            [
-                *(sys.executable, "-m", "stream_lstm.feed.demo_feed"),
-                *("--seed", str(seed), "--speed", str(speed), "--count", str(count)),
-            ],
+            [sys.executable, "-m", module, *arguments],
             # it leaves when this pipe is closed, even by a kill that we cannot catch
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            # Ctrl-C in a terminal reaches a whole group; only the demo itself is to act on it
+            # Ctrl-C in a terminal reaches a whole group; only the command itself is to act on it
             start_new_session=True,
         )
+
+    @classmethod
+    def demo(cls, *, seed: int, speed: float, count: int) -> FeedProcess:
+        """Return the demo's feed of a seed: `count` elements, `speed` a second."""
+        given = {"--seed": seed, "--speed": speed, "--count": count}
+        words = [str(word) for pair in given.items() for word in pair]
+        return cls("stream_lstm.feed.demo_feed", *words)
 
     @property
     def pid(self) -> int:
@@ -43,7 +48,7 @@ class FeedProcess:
         line = self._process.stdout.readline().strip()
         if not line:
             code = self._process.wait()
-            raise EndpointError(f"the demo's feed ended with code {code} before it was ready")
+            raise EndpointError(f"the feed ended with code {code} before it was ready")
         return line
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ import typer
 
 from .. import __version__
 from ..errors import StreamLSTMError
-from . import check, demo, export, import_, publish, replay, run, train
+from . import check, demo, export, import_, prove, publish, replay, run, train
 
 app = typer.Typer(
     name="stream-lstm",
@@ -32,6 +32,7 @@ app.command("publish")(publish.command)
 app.command("run")(run.command)
 app.command("import")(import_.command)
 app.command("export")(export.command)
+app.add_typer(prove.app)
 app.command("check-config")(check.command)
 
 

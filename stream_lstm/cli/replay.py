@@ -36,7 +36,7 @@ from .label_column import (
 from .label_column import label_column as chosen_labels
 from .options import configured
 from .settings import Settings
-from .state_check import StateCheckOption, check_frozen, verdict
+from .state_check import StateCheckOption, check_frozen, effect, queries_of, verdict
 from .synthetic_input import (
     SeriesSeedOption,
     SyntheticInput,
@@ -150,7 +150,7 @@ def _replay(
         session = Session(
             config, columns, results.emit, weights=weights, scaler=scaler, members=members
         )
-        check = _state_check(session, file.stream, scaler) if state_check else None
+        check = _state_check(session, file, scaler) if state_check else None
         compile_s = clocks.perf_counter() - start
         start = clocks.perf_counter()
         feed = ReplayFeed(session, results, check, labels)
@@ -163,15 +163,16 @@ def _replay(
         summary["series"] = {"name": file.path.name, "seed": file.seed}
     if check is not None:
         found = check.record()
-        summary["state_check"] = found | {"verdict": verdict(found)}
+        summary["state_check"] = found | {"effect": effect(found), "verdict": verdict(found)}
     if feed.late is not None and labels is not None:
         counts = {"missing": feed.late.missing, "undelivered": feed.late.undelivered}
         summary["label_column"] = {"name": labels.name, **counts}
     return {"stream": file.stream, **summary, "interrupted": interrupted}
 
 
-def _state_check(session: Session, stream: str, scaler: Any) -> StateCheck:
+def _state_check(session: Session, file: InputFile, scaler: Any) -> StateCheck:
     from ..core.state_check import StateCheck
 
-    weights = session.weights_for(stream).weights
-    return StateCheck(session.config, session.maker, weights, scaler=scaler)
+    weights = session.weights_for(file.stream).weights
+    queries = queries_of(file, session.config)
+    return StateCheck(session.config, session.maker, weights, scaler=scaler, queries=queries)

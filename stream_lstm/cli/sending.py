@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import select
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
@@ -34,8 +35,12 @@ PACED_ROWS = 1024
 """Rows read at a time where ticks have their times: a longer read would make some of them late."""
 
 
-def send_file(publication: Publication) -> dict[str, Any]:
+def send_file(
+    publication: Publication, announce: Callable[[str], object] | None = None
+) -> dict[str, Any]:
     """Send a file's ticks and its end; return what was sent.
+
+    announce: takes the endpoint once it is bound, in the place of a line on standard error.
 
     Raises what opening the file, binding the endpoint, waiting for subscribers and sending
     raise.
@@ -55,8 +60,11 @@ def send_file(publication: Publication) -> dict[str, Any]:
             linger_s=publication.send_timeout_s,
         ) as publisher,
     ):
-        names = ", ".join(source.value_columns)
-        warn(f"publishing {file.stream} ({names}) at {publisher.endpoint}")
+        if announce is not None:
+            announce(publisher.endpoint)
+        else:
+            names = ", ".join(source.value_columns)
+            warn(f"publishing {file.stream} ({names}) at {publisher.endpoint}")
         if publication.subscribers:
             publisher.wait_for_subscribers(
                 publication.subscribers, publication.wait_timeout_s, stream=file.stream

@@ -1,12 +1,14 @@
-"""What carrying the state changes: carried and windowed predictions side by side, and forgetting.
+"""What carrying the state changes: predictions from three states side by side, and forgetting.
 
-For weights that stay as they are, each prediction that is due is made twice: from the state
-carried since the first element, and from a zero state at the start of the last W elements. Both
-are scored on the same labels.
+For weights that stay as they are, each prediction that is due is made three times: from the state
+carried since the first element, from a zero state at the start of the last W elements, which is
+what a stateless model computes, and from a state that starts afresh from zero every N elements.
+All are scored on the same labels, and the differences of their log losses have a band that holds
+at every count of labels with 95 %.
 
-Beside the carried state run two others, which start afresh every N elements, one from zero and
-one from a random state. The forgetting length of such a stretch is the number of elements after
-which the three probabilities stay within `AGREE` of each other to its end.
+A fourth state starts at random where the third starts from zero. The forgetting length of such a
+stretch is the number of elements after which the three probabilities stay within `AGREE` of each
+other to its end.
 
 Elements come in blocks and nothing but sums, one window and the lengths is kept.
 """
@@ -27,8 +29,9 @@ from ..events import Ticks
 from ..model.network import Shape, Weights
 from ..model.probe import Probe
 from ..model.scaling import causal_scaler
-from .elements import ElementMaker, Memory
+from .elements import ElementMaker, Memory, OnRefused
 from .scoring import Tally, log_loss
+from .skill import DifferenceBand
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 
@@ -53,45 +56,77 @@ BATCH_NUMBERS = 2**20
 MAX_BATCH = 64
 
 
-class Pair(NamedTuple):
-    """The two probabilities of the prediction after element n."""
+STATES = ("carried", "windowed", "fresh")
+
+
+class Trio(NamedTuple):
+    """The probabilities of the prediction after element n."""
 
     n: int
     carried: float
     windowed: float
+    fresh: float
 
 
 class Sums(msgspec.Struct):
-    """Sums over predictions and labels so far."""
+    """Sums over predictions and labels so far.
+
+    `windowed_more` and `fresh_more` are how much higher the log losses of these states are than
+    the carried one's: plain, and label by label cut to [-1, 1], which is what has a band.
+    """
 
     predictions: int = 0
     labels: int = 0
     carried: Tally = msgspec.field(default_factory=Tally)
     windowed: Tally = msgspec.field(default_factory=Tally)
+    fresh: Tally = msgspec.field(default_factory=Tally)
+    windowed_more: DifferenceBand = msgspec.field(default_factory=DifferenceBand)
+    fresh_more: DifferenceBand = msgspec.field(default_factory=DifferenceBand)
     abs_dp: float = 0.0
     max_dp: float = 0.0
     max_dp_n: int | None = None
 
-    def add(self, pair: Pair) -> None:
+    def add(self, trio: Trio) -> None:
         """Count a prediction."""
-        dp = abs(pair.carried - pair.windowed)
+        dp = abs(trio.carried - trio.windowed)
         self.predictions += 1
         self.abs_dp += dp
         if dp > self.max_dp or self.max_dp_n is None:
-            self.max_dp, self.max_dp_n = dp, pair.n
+            self.max_dp, self.max_dp_n = dp, trio.n
 
-    def score(self, pair: Pair, label: int) -> None:
+    def score(self, trio: Trio, label: int) -> None:
         """Count the label of a prediction."""
         self.labels += 1
-        for tally, p in ((self.carried, pair.carried), (self.windowed, pair.windowed)):
-            tally.add(p, label, log_loss(p, label), (p > 0.5) == label)
+        losses = []
+        for name in STATES:
+            p, tally = getattr(trio, name), getattr(self, name)
+            losses.append(log_loss(p, label))
+            tally.add(p, label, losses[-1], (p > 0.5) == label)
+        self.windowed_more.add(losses[1] - losses[0])
+        self.fresh_more.add(losses[2] - losses[0])
+
+    def scores(self) -> dict[str, Any]:
+        """Return the figures of each state, and the differences with their bands."""
+        found: dict[str, Any] = {}
+        for name in STATES:
+            plain = getattr(self, name).means(self.labels)
+            found[name] = {key: plain[key] for key in ("accuracy", "log_loss")}
+        for name in ("windowed_more", "fresh_more"):
+            band = getattr(self, name)
+            low, high = band.interval() or (None, None)
+            other = getattr(self, name.removesuffix("_more")).log_loss - self.carried.log_loss
+            plain = other / self.labels if self.labels else None
+            bounds = {"low": low, "high": high, "cut": band.cut}
+            found[name] = {"log_loss": plain, "mean": band.mean(), **bounds}
+        return found
 
 
 class StateCheck:
     """The check of one stream; `maker` makes its elements, `weights` are those of the network.
 
     scaler: the state (1 + 2F,) that its scaler starts from, if not from nothing. seed: of the
-    random starting states. Compiles on construction.
+    random starting states. queries: bool (n,), whether the label of the prediction after element
+    1, 2, ... is asked for in particular; those are also scored apart. Compiles on construction.
     """
 
     def __init__(
@@ -102,6 +137,7 @@ class StateCheck:
         *,
         scaler: npt.ArrayLike | None = None,
         seed: int = 0,
+        queries: npt.NDArray[np.bool_] | None = None,
     ) -> None:
         stream, model = config.stream, config.model
         self.window, self.stride, self.horizon = stream.window, stream.stride, stream.horizon
@@ -118,8 +154,9 @@ class StateCheck:
         self._compile(probe)
         self._n = 0
         self._tail = np.zeros((0, shape.features), np.float32)
-        self._pending: deque[Pair] = deque()
-        self._sums = Sums()
+        self._pending: deque[Trio] = deque()
+        self._sums, self._queries = Sums(), queries
+        self._asked = None if queries is None else Sums()
         self._lengths: list[int] = []
         self._differs = 0
 
@@ -131,9 +168,14 @@ class StateCheck:
         self._block = jax.jit(probe.block).lower(*block).compile()
         self._windows = jax.jit(probe.windows).lower(self._weights, many).compile()
 
-    def push(self, ticks: Ticks) -> None:
-        """Take a block of ticks; those that make no element are left out."""
-        made = self._maker.make(self._memory, ticks.t_ns, ticks.values, lambda *_: None)
+    @property
+    def elements(self) -> int:
+        """The elements so far."""
+        return self._n
+
+    def push(self, ticks: Ticks, refused: OnRefused = lambda *_: None) -> None:
+        """Take a block of ticks; those that make no element are left out, and told of."""
+        made = self._maker.make(self._memory, ticks.t_ns, ticks.values, refused)
         for _, elements in made:
             start = 0
             while start < len(elements):
@@ -142,7 +184,7 @@ class StateCheck:
                 start = stop
 
     def _until_restart(self) -> int:
-        """Return how many elements come before the two other states start afresh."""
+        """Return how many elements come before the other states start afresh."""
         if self._n < self.window:
             return self.window - self._n
         return self.stretch - (self._n - self.window) % self.stretch
@@ -160,9 +202,9 @@ class StateCheck:
         inputs = np.concatenate([self._tail, np.asarray(scaled)[: len(chunk)]])
         due = self._due(before)
         positive = chunk[:, 0] > 0
-        carried = [float(known[n - before - 1, 0]) for n in due]
-        pairs = map(Pair, due, carried, self._windowed(inputs, due))
-        self._report(before, positive, pairs)
+        carried, fresh = ([float(known[n - before - 1, k]) for n in due] for k in (0, 1))
+        trios = map(Trio, due, carried, self._windowed(inputs, due), fresh)
+        self._report(before, positive, trios)
         self._tail = inputs[-(self.window - 1) :] if self.window > 1 else inputs[:0]
 
     def _restart(self) -> None:
@@ -202,13 +244,20 @@ class StateCheck:
                 many[k] = inputs[n - first - self.window : n - first]
             yield from map(float, np.asarray(self._windows(self._weights, many))[: len(part)])
 
-    def _report(self, before: int, positive: npt.NDArray[np.bool_], pairs: Iterator[Pair]) -> None:
-        for pair in pairs:
-            self._sums.add(pair)
-            self._pending.append(pair)
+    def _report(self, before: int, positive: npt.NDArray[np.bool_], trios: Iterator[Trio]) -> None:
+        for trio in trios:
+            for sums in self._sums_of(trio):
+                sums.add(trio)
+            self._pending.append(trio)
         while self._pending and self._pending[0].n + self.horizon <= self._n:
-            pair = self._pending.popleft()
-            self._sums.score(pair, int(positive[pair.n + self.horizon - before - 1]))
+            trio = self._pending.popleft()
+            for sums in self._sums_of(trio):
+                sums.score(trio, int(positive[trio.n + self.horizon - before - 1]))
+
+    def _sums_of(self, trio: Trio) -> Iterator[Sums]:
+        yield self._sums
+        if self._asked is not None and self._queries is not None and self._queries[trio.n - 1]:
+            yield self._asked
 
     def record(self) -> dict[str, Any]:
         """Return what was found so far; figures are None where there is nothing to count.
@@ -216,14 +265,15 @@ class StateCheck:
         Losses are in nats, and forgetting lengths in elements.
         """
         sums = self._sums
-        plain = [sums.carried.means(sums.labels), sums.windowed.means(sums.labels)]
-        carried, windowed = ({k: body[k] for k in ("accuracy", "log_loss")} for body in plain)
+        asked = None if self._asked is None else {"labels": self._asked.labels}
+        if self._asked is not None and asked is not None:
+            asked |= self._asked.scores()
         return {
             "predictions": sums.predictions,
             "labels": sums.labels,
             "window": self.window,
-            "carried": carried,
-            "windowed": windowed,
+            **sums.scores(),
+            "queries": asked,
             "mean_abs_dp": sums.abs_dp / sums.predictions if sums.predictions else None,
             "max_abs_dp": sums.max_dp if sums.predictions else None,
             "max_abs_dp_n": sums.max_dp_n,

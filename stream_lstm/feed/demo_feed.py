@@ -9,18 +9,15 @@ started it, however that one ended.
 from __future__ import annotations
 
 import argparse
-import os
-import threading
 import time
 from collections.abc import Sequence
 
 from .pace import Pacer, Speed
+from .parent import leave_with_parent
 from .publisher import Publisher
 from .synthetic import HiddenLevel
 
 ENDPOINT = "tcp://127.0.0.1:*"
-
-STDIN = 0
 
 WAIT_S = 120.0
 """For the subscriber, which compiles first; longer than a slow machine takes."""
@@ -33,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--speed", type=float, required=True, help="elements a second")
     parser.add_argument("--count", type=int, required=True, help="elements in all")
     given = parser.parse_args(arguments)
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    leave_with_parent()
     publish(HiddenLevel(given.seed), given.speed, given.count)
 
 
@@ -53,13 +50,6 @@ def publish(source: HiddenLevel, speed: float, count: int) -> None:
             pacer.wait(k, 0)
             publisher.publish(source.name, time.time_ns(), values[k])
         publisher.end()
-
-
-def _leave_with_parent() -> None:
-    # not through sys.stdin, whose lock would be held when the interpreter ends
-    while os.read(STDIN, 1):
-        pass
-    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""`replay --state-check` from the command line, and its sentences."""
+"""`replay --state-check` and `prove state` from the command line, and their sentences."""
 
 import pytest
 
-from stream_lstm.cli.state_check import state_lines, verdict
+from stream_lstm.cli.state_check import effect, state_lines, verdict
 
 from .test_import import readme_keys
 
@@ -15,12 +15,18 @@ def test_the_check_is_an_object_of_the_summary_and_changes_nothing_else(cli):
     assert plain["digest"] == checked["digest"]
     assert set(checked) - set(plain) == {"state_check"}
     found = checked["state_check"]
-    parts = {"accuracy", "log_loss"}
-    assert set(found) | parts == readme_keys("`state_check` in `--json` holds", ", one sentence")
+    assert_told(found)
     assert found["predictions"] == checked["predictions"]
     assert found["carried"]["log_loss"] == pytest.approx(checked["log_loss"], abs=1e-6)
-    named = readme_keys("one sentence. `forgetting` has", "counts the starts")
-    assert set(found["forgetting"]) == named
+
+
+def assert_told(found):
+    """The README names the keys of a check, and no others."""
+    parts = {"accuracy", "log_loss", "mean", "low", "high", "cut"}
+    told = readme_keys("Of what the states did there are", ", one sentence.")
+    assert set(found) | parts == told
+    named = readme_keys(", one sentence.", "counts the starts")
+    assert {"forgetting", *found["forgetting"]} == named
 
 
 def test_people_are_told_in_lines(cli):
@@ -37,14 +43,23 @@ def test_learning_and_the_check_do_not_go_together(cli):
     assert "leave out --learn" in done.err
 
 
+def band(mean, low, high, cut=0):
+    return {"log_loss": mean, "mean": mean, "low": low, "high": high, "cut": cut}
+
+
 def record(**changes):
     half = {"accuracy": 0.5, "log_loss": 0.6931}
     found = {
         "predictions": 9, "labels": 8, "window": 100, "carried": half,
-        "windowed": half | {"log_loss": 0.7}, "mean_abs_dp": 0.01, "max_abs_dp": 0.2,
+        "windowed": half | {"log_loss": 0.7}, "fresh": half, "queries": None,
+        "windowed_more": band(0.0069, 0.002, 0.012), "fresh_more": band(0.0, -0.1, 0.1),
+        "mean_abs_dp": 0.01, "max_abs_dp": 0.2,
         "max_abs_dp_n": 1200, "forgetting": forget(),
     }  # fmt: skip
     return found | changes
+
+
+QUERIES = {"labels": 3, "windowed_more": band(0.5, 0.3, 0.7)}
 
 
 def forget(positions=4, longer=0, most=30):
@@ -55,11 +70,20 @@ def forget(positions=4, longer=0, most=30):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({}, "forgotten its start after 30 elements at most; carrying it gives a log loss 0.0069"),
-        ({}, "nats lower than windows of 100"),
-        ({"windowed": {"accuracy": 0.5, "log_loss": 0.69}}, "0.0031 nats higher"),
-        ({"windowed": {"accuracy": 0.5, "log_loss": 0.69312}}, "scores as windows of 100 do"),
-        ({"max_abs_dp": 1e-6}, "give the same predictions, so carrying it gains nothing"),
+        ({}, "at most; carried state helps here: log loss 0.0069 lower than from windows of 100"),
+        ({}, "(windowed less carried: +0.0069, band +0.0020 to +0.0120)"),
+        ({"windowed_more": band(-0.01, -0.02, -0.005)}, "hurts here: log loss 0.0100 higher"),
+        ({"windowed_more": band(-0.01, -0.02, -0.005, 7)}, "-0.0050, 7 differences cut at 1 nat)"),
+        (
+            {"windowed_more": band(0.01, -0.02, 0.04)},
+            "does not matter here that these labels could show: log loss",
+        ),
+        (
+            {"windowed_more": band(0.01, -0.02, 0.04)},
+            "0.0100 lower than from windows of 100 (windowed less",
+        ),
+        ({"queries": QUERIES}, "on the 3 labels that are no coins carried state helps here"),
+        ({"max_abs_dp": 1e-6}, "windows of 100 give the same predictions (within 1e-06)"),
         ({"labels": 0}, "there was no label to judge by"),
         ({"predictions": 0, "labels": 0}, "there were no predictions to compare"),
         ({"forgetting": forget(0)}, "too short to see what the state remembers (1,100 elements)"),
@@ -78,3 +102,18 @@ def test_lines_say_where_and_how_much():
     assert any("agree: 30 (median), not within 1,000 (most), from 4 positions" in x for x in lines)
     nothing = record(predictions=0, labels=0, forgetting=forget(0))
     assert len(state_lines(nothing | {"verdict": "so"})) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({}, "helps"),
+        ({"windowed_more": band(-0.01, -0.02, -0.005)}, "hurts"),
+        ({"windowed_more": band(0.01, -0.02, 0.04)}, "does not matter"),
+        ({"max_abs_dp": 1e-6}, "does not matter"),
+        ({"windowed_more": band(0.01, -0.02, 0.04), "queries": QUERIES}, "helps"),
+        ({"windowed_more": band(None, None, None), "labels": 0}, "unknown"),
+    ],
+)
+def test_the_effect_is_one_word(changes, word):
+    assert effect(record(**changes)) == word

@@ -5,7 +5,9 @@ import pytest
 
 from stream_lstm.core import state_check
 from stream_lstm.core.elements import ElementMaker
+from stream_lstm.core.scoring import log_loss
 from stream_lstm.core.session import Session
+from stream_lstm.core.skill import DifferenceBand
 from stream_lstm.core.state_check import BLOCK, StateCheck, forgetting
 from stream_lstm.events import Prediction, Score, Ticks
 from stream_lstm.model.network import Shape, init_weights, seed_key
@@ -20,12 +22,16 @@ def ticks(values):
     return Ticks("s", np.zeros(len(values), np.int64), values)
 
 
-def checked(values, weights=None, blocks=None, scaler=None, **keys):
+def checked(values, weights=None, blocks=None, scaler=None, queries=None, **keys):
     config = settings(window=20, stride=3, **keys)
     maker = ElementMaker(config.stream.features, ("x",))
     shape = Shape(1, config.model.hidden, config.model.layers)
     check = StateCheck(
-        config, maker, weights or init_weights(shape, key=seed_key(0)), scaler=scaler
+        config,
+        maker,
+        weights or init_weights(shape, key=seed_key(0)),
+        scaler=scaler,
+        queries=queries,
     )
     start = 0
     for size in blocks or [len(values)]:
@@ -59,6 +65,30 @@ def test_both_columns_are_those_of_sessions_in_the_two_modes(horizon):
     assert found["max_abs_dp"] == pytest.approx(max(dp.values()), abs=1e-6)
     assert dp[found["max_abs_dp_n"]] == pytest.approx(max(dp.values()), abs=1e-6)
     assert found["max_abs_dp"] > 1e-4
+
+
+def test_the_bands_are_of_the_differences_of_two_sessions():
+    found = checked(SERIES)
+    carried, windowed = (in_a_session(mode)[0] for mode in ("carry", "window"))
+    band = DifferenceBand()
+    for n in range(20, COUNT, 3):
+        label = int(SERIES[n, 0] > 0)
+        band.add(log_loss(windowed[n], label) - log_loss(carried[n], label))
+    wanted = dict(zip(("mean", "low", "high"), (band.mean(), *band.interval()), strict=True))
+    wanted |= {"log_loss": band.mean(), "cut": 0}
+    assert found["windowed_more"] == pytest.approx(wanted, abs=1e-6)
+    assert found["fresh_more"]["low"] < 0 < found["fresh_more"]["high"]
+    assert found["fresh"] != found["carried"]
+
+
+def test_labels_that_are_asked_for_are_also_scored_apart():
+    asked = np.zeros(COUNT, np.bool_)
+    asked[[19, 22, 25, 30]] = True  # after elements 20, 23, 26 and 31, of which 31 is not due
+    found = checked(SERIES, queries=asked)["queries"]
+    p = in_a_session("carry")[0]
+    right = [(p[n] > 0.5) == (SERIES[n, 0] > 0) for n in (20, 23, 26)]
+    assert (found["labels"], found["carried"]["accuracy"]) == (3, pytest.approx(np.mean(right)))
+    assert checked(SERIES, queries=np.ones(COUNT, np.bool_))["queries"]["labels"] == 760
 
 
 @pytest.mark.parametrize("blocks", [[1] * 60 + [COUNT - 60], [BLOCK + 1, 999, 276], [COUNT]])

@@ -104,7 +104,7 @@ def test_normal_cdf():
 
 
 def test_the_feed_process_sends_the_series_and_its_end():
-    with FeedProcess(seed=4, speed=20_000, count=300) as feed:
+    with FeedProcess.demo(seed=4, speed=20_000, count=300) as feed:
         config = FeedConfig(connect=(feed.endpoint(),), columns=HiddenLevel.columns)
         with Subscriber(config) as subscriber:
             events = []
@@ -120,7 +120,7 @@ def test_the_feed_process_sends_the_series_and_its_end():
 
 
 def test_the_feed_process_is_gone_when_it_is_closed():
-    with FeedProcess(seed=4, speed=1, count=1000) as feed:
+    with FeedProcess.demo(seed=4, speed=1, count=1000) as feed:
         feed.endpoint()
     with pytest.raises(ProcessLookupError):
         os.kill(feed.pid, 0)

@@ -1,0 +1,110 @@
+"""What one run took in and made, kept whole, so that a second run can be held against it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import numpy.typing as npt
+
+from ..events import Input, Output, Prediction, Refusal, Update
+from .digest import Digest
+from .session import SHARED, Session
+
+
+class Recording:
+    """A listener of one session and one stream, and what stands before its element maker.
+
+    Ticks take 8 (C + 1) bytes each, a prediction 16. `refused` holds the indexes of ticks that
+    made no element, `complaints` the reasons of refused messages.
+    """
+
+    def __init__(self) -> None:
+        self.digest = Digest()
+        self.weights = ""
+        self.refused: list[int] = []
+        self.complaints: list[str] = []
+        self.updates: list[tuple[int, float, float, bool]] = []
+        self.ticks = self.lag = 0
+        self.uses_time = False
+        self.columns: tuple[str, ...] = ()
+        self._n: list[int] = []
+        self._p: list[float] = []
+        self._t_ns: list[npt.NDArray[np.int64]] = []
+        self._values: list[npt.NDArray[np.float64]] = []
+
+    def watch(self, session: Session) -> None:
+        """Take note of the ticks that come to a session, and of the weights it starts from."""
+        self.weights = weights_digest(session.weights_for(SHARED).weights)
+        features = session.maker.features
+        self.columns, self.lag, self.uses_time = session.columns, features.lag, features.uses_time
+        session.maker = _Maker(session.maker, self)  # type: ignore[assignment]
+
+    def __call__(self, event: Input | Output) -> None:
+        """Take an event."""
+        if isinstance(event, Prediction):
+            self.digest.add(event)
+            self._n.append(event.n)
+            self._p.append(event.p)
+        elif isinstance(event, Update):
+            self.updates.append((event.n, event.loss, event.grad_norm, event.accepted))
+        elif isinstance(event, Refusal) and event.kind != "tick":
+            self.complaints.append(event.reason)
+
+    def took(self, t_ns: npt.NDArray[np.int64], values: npt.NDArray[np.float64]) -> None:
+        """Take ticks that came in."""
+        self._t_ns.append(t_ns.copy())
+        self._values.append(values.copy())
+        self.ticks += len(values)
+
+    def values(self) -> npt.NDArray[np.float64]:
+        """Return the ticks' values (m, C)."""
+        return np.concatenate([np.zeros((0, len(self.columns))), *self._values])
+
+    def times(self) -> npt.NDArray[np.int64]:
+        """Return the ticks' times (m,)."""
+        return np.concatenate([np.zeros(0, np.int64), *self._t_ns])
+
+    def predictions(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """Return n (k,) and p (k,) of the predictions."""
+        return np.array(self._n, np.int64), np.array(self._p, np.float32)
+
+    def elements_of(self, ticks: int) -> int:
+        """Return how many elements the first so many ticks made."""
+        return max(ticks - self.lag - sum(index < ticks for index in self.refused), 0)
+
+
+def weights_digest(weights: Any) -> str:
+    """Return a digest of the bits of weights."""
+    hashed = hashlib.sha256()
+    for leaf in jax.tree.leaves(weights):
+        hashed.update(np.asarray(leaf).tobytes())
+    return hashed.hexdigest()
+
+
+class _Maker:
+    """An element maker that tells of its ticks."""
+
+    def __init__(self, maker: Any, recording: Recording) -> None:
+        self._maker, self._recording = maker, recording
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._maker, name)
+
+    def __len__(self) -> int:
+        return len(self._maker)
+
+    def make(
+        self, memory: Any, t_ns: Any, values: Any, refused: Callable[[int, str], None]
+    ) -> Iterator[Any]:
+        before = self._recording.ticks
+        self._recording.took(t_ns, values)
+
+        def told(index: int, reason: str) -> None:
+            self._recording.refused.append(before + index)
+            refused(index, reason)
+
+        return self._maker.make(memory, t_ns, values, told)  # type: ignore[no-any-return]
