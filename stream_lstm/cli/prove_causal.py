@@ -41,7 +41,9 @@ LOOKED_AT = 200_000
 """Ticks at most in which a column is looked for that knows the label."""
 
 
-@configured(("stream", "model", "scaling", "learning"), without=("max_pending", "on_gap"))
+@configured(
+    ("stream", "model", "scaling", "learning", "scoring"), without=("max_pending", "on_gap")
+)
 def command(
     *,
     settings: Settings,
