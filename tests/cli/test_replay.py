@@ -195,7 +195,7 @@ def test_a_table_for_people_and_nothing_on_standard_error(cli, data_dir):
     lines = done.out.splitlines()
     assert any("model" in row and "base rate" in row and "last label" in row for row in lines)
     assert any("accuracy" in row for row in lines)
-    assert lines[-1].startswith("the model's log loss is ")
+    assert lines[-1].startswith("no evidence yet after 40 labels; an accuracy of ")
 
 
 @pytest.mark.parametrize(
