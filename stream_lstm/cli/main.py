@@ -14,6 +14,7 @@ import typer
 
 from .. import __version__
 from ..errors import StreamLSTMError
+from ..serve.signals import interrupt_at_once
 from . import check, demo, export, import_, prove, publish, replay, run, train
 
 app = typer.Typer(
@@ -55,7 +56,8 @@ def _root(
 def main() -> None:
     """Run the command line and exit with its code."""
     try:
-        app()
+        with interrupt_at_once():
+            app()
     except StreamLSTMError as error:
         typer.echo(f"stream-lstm: {error}", err=True)
         sys.exit(error.exit_code)

@@ -70,7 +70,7 @@ def _type(key: str, kind: Any) -> tuple[Any, list[str], str | None]:
     if get_origin(kind) is Annotated:
         kind = get_args(kind)[0]
     if kind is bool:
-        return bool, [f"{flag(key)}/--no-{key}"], None
+        return bool, [f"{flag(key)}/--no-{key.replace('_', '-')}"], None
     if get_origin(kind) is Literal:
         return str, [flag(key)], "|".join(get_args(kind))
     if get_origin(kind) is tuple:

@@ -211,7 +211,7 @@ def verdict(summary: dict[str, Any]) -> str:
         f"nothing looks ahead: at {summary['trials']:,} random places other futures changed none "
         f"of the {summary['bytes_compared']:,} bytes that were there before"
     )
-    return f"{told}; but {foreknowing(summary)}" if summary["foreknowing"] else told
+    return f"{foreknowing(summary)}; otherwise {told}" if summary["foreknowing"] else told
 
 
 def foreknowing(summary: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ import msgspec
 import typer
 
 from ..config import build, flatten
-from ..errors import ConfigurationError, UsageError
+from ..errors import ConfigurationError, DataError, UsageError
 from .input_file import (
     FileArgument,
     InputFile,
@@ -103,10 +103,12 @@ def command(
         raise settings.blame(error) from None
     if as_json:
         typer.echo(msgspec.json.encode(summary).decode())
-        return
-    from .summary_table import print_summary
+    else:
+        from .summary_table import print_summary
 
-    print_summary(summary)
+        print_summary(summary)
+    if summary["refused_labels"] and not summary["labels"]:
+        raise DataError(summary["verdict"])
 
 
 def _replay(

@@ -16,6 +16,9 @@ FIGURES = {
     "calibration error": "ece",
 }
 
+ASIDES = {"not recalibrated": "raw_", "frozen twin": "frozen_", "stateless twin": "stateless_"}
+"""Further forecasts, where they were asked for."""
+
 TABLE_WIDTH = 100
 """Wide enough for every line below; output that is not a terminal is not wrapped at 80."""
 
@@ -35,10 +38,11 @@ def print_summary(summary: dict[str, Any]) -> None:
     if summary["labels"]:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         table.add_column("")
-        for title in COLUMNS:
+        columns = _columns(summary)
+        for title in columns:
             table.add_column(title, justify="right")
         for title, figure in FIGURES.items():
-            table.add_row(title, *(_cell(summary[p + figure]) for p in COLUMNS.values()))
+            table.add_row(title, *(_cell(summary.get(p + figure)) for p in columns.values()))
         console.print(table, width=TABLE_WIDTH)
     if summary["labels"] and "experts" in summary:
         console.print(_experts_table(summary["experts"]), width=TABLE_WIDTH)
@@ -64,6 +68,29 @@ def _more(summary: dict[str, Any]) -> list[str]:
         base = f"base rate {recent['base_rate_accuracy']:.4f}, {recent['base_rate_log_loss']:.4f}"
         lines.append(f"of the last {count(recent['labels'], 'labels')}: {figures}; {base}")
     return lines
+
+
+def _columns(summary: dict[str, Any]) -> dict[str, str]:
+    """Return {title: prefix} of the forecasters: the model, the plain ones, and what was asked."""
+    asked = {title: p for title, p in ASIDES.items() if p + "accuracy" in summary}
+    return COLUMNS | asked
+
+
+def _labels(summary: dict[str, Any]) -> list[str]:
+    """Return what became of labels from outside that were not scored."""
+    words = {
+        "repeated": "repeated",
+        "disagreeing": "disagreeing",
+        "late": "too late",
+        "unknown": "of no known prediction",
+        "bad": "no class",
+    }
+    told = {words[k]: summary.get(f"labels_{k}", 0) for k in words}
+    column = summary.get("label_column") or {}
+    told |= {"missing in the file": column.get("missing", 0)}
+    told |= {"not come by the end": column.get("undelivered", 0)}
+    parts = [f"{number:,} {what}" for what, number in told.items() if number]
+    return [f"labels that were not scored: {', '.join(parts)}"] if parts else []
 
 
 def _experts_table(experts: dict[str, dict[str, float]]) -> Any:
@@ -93,7 +120,7 @@ def counts(summary: dict[str, Any]) -> str:
 
 def details(summary: dict[str, Any]) -> list[str]:
     """Return the lines that tell of updates, gaps and time, each only where there is something."""
-    lines = []
+    lines = _labels(summary)
     if summary["learn"]:
         refused = summary["updates_refused"]
         lines.append(

@@ -76,7 +76,7 @@ class LabelPolicy:
 
     def _bad(self, y: float) -> str:
         if self._threshold is None:
-            hint = "; give threshold=NUMBER for labels that are measured" if y == y else ""
+            hint = "; set threshold to a number where labels are measured" if y == y else ""
             return f"a label is 0 or 1, not {y:g}{hint}"
         return f"a label is a finite number, not {y:g}"
 
@@ -93,12 +93,21 @@ class LabelPolicy:
         known = stream.ledger.closed[n]
         if known == EXPIRED:
             stream.counters.labels_late += 1
-            return f"prediction {n} has expired before its label came"
+            return f"prediction {n} has expired before its label came: raise {self._limits()}"
         if known == y:
             stream.counters.labels_repeated += 1
             return f"prediction {n} has this label already"
         stream.counters.labels_disagreeing += 1
         return f"prediction {n} was scored with label {known}, and a second label says {y}"
+
+    def _limits(self) -> str:
+        """Return the settings that let a prediction wait no longer."""
+        limits = {
+            f"max_pending={self.limit}": True,
+            f"label_expiry={self._expiry}": self._expiry,
+            f"label_expiry_s={self._expiry_ns / NS_PER_S:g}": self._expiry_ns,
+        }
+        return " or ".join(name for name, is_set in limits.items() if is_set)
 
     def _early(self, stream: StreamState, n: int, truth: Truth) -> str:
         early, counters = stream.ledger.early, stream.counters

@@ -68,23 +68,27 @@ class LateLabels:
         """Push ticks (m) with the labels (m,) that stand in their rows."""
         start, count = 0, len(ticks.values)
         while start < count:
-            n = self._elements(ticks.stream)
-            t_ns = int(ticks.t_ns[start])
-            if self._horizon and self._is_labelled(ticks, start, n):
-                self._read(float(labels[start]), n + 1, t_ns)
-            self._give(ticks.stream, n, t_ns)
+            n, t_ns = self._elements(ticks.stream), int(ticks.t_ns[start])
+            if self._comes_next(n) and self._makes_element(ticks, start):
+                if self._horizon and n + 1 == self._next + self._horizon:
+                    self._read(float(labels[start]), n + 1, t_ns)
+                self._give(ticks.stream, n + 1, t_ns)
+            elif self._delay_ns is not None:
+                self._give(ticks.stream, n, t_ns)
             stop = start + self._uncut(n, ticks.t_ns[start:])
             self._on_piece(start)
             self._session.push(_piece(ticks, start, stop))
             start, n, t_ns = stop, self._elements(ticks.stream), int(ticks.t_ns[stop - 1])
             if not self._horizon and n == self._next:
                 self._read(float(labels[stop - 1]), n, t_ns)
-            self._give(ticks.stream, n, t_ns)
+                self._give(ticks.stream, n, t_ns)  # its own, where it is not late
 
-    def _is_labelled(self, ticks: Ticks, start: int, n: int) -> bool:
-        """Return whether the row at `start` is the one with the label that is read next."""
-        if n + 1 != self._next + self._horizon:
-            return False
+    def _comes_next(self, n: int) -> bool:
+        """Return whether element n + 1 brings a label, its own or one that is late."""
+        late = self._arrivals and self._delay_ns is None and self._arrivals[0][0] == n + 1
+        return bool(late) or (self._horizon > 0 and n + 1 == self._next + self._horizon)
+
+    def _makes_element(self, ticks: Ticks, start: int) -> bool:
         stream, row = self._session.streams.get(ticks.stream), slice(start, start + 1)
         memory = Memory.empty(ticks.values.shape[1]) if stream is None else stream.memory
         return self._session.maker.accepts(memory, ticks.t_ns[row], ticks.values[row])
@@ -96,13 +100,13 @@ class LateLabels:
     def _uncut(self, n: int, t_ns: npt.NDArray[np.int64]) -> int:
         """Return how many of the next rows can be pushed at once, after element n."""
         size = self._next + self._horizon - n - (self._horizon > 0)
-        # Where a label is to be read and the next row makes no element, that row goes alone.
+        # Where the next row was to bring a label and makes no element, it goes alone.
         size = min(len(t_ns), max(size, 1))
         if not self._arrivals:
             return size
         first = self._arrivals[0][0]
         if self._delay_ns is None:
-            return min(size, first - 1 - n)
+            return min(size, max(first - 1 - n, 1))
         over = t_ns[:size] >= first
         return int(over.argmax()) if over.any() else size
 
@@ -118,8 +122,8 @@ class LateLabels:
         self._drawn += 1
 
     def _give(self, stream: str, n: int, t_ns: int) -> None:
-        """Give what comes with the row that makes element n + 1, or has come by time `t_ns`."""
-        now = n + 1 if self._delay_ns is None else t_ns
+        """Give what comes with the row of element n, or has come by time `t_ns`."""
+        now = n if self._delay_ns is None else t_ns
         while self._arrivals and self._arrivals[0][0] <= now:
             comes, _, of, y = heapq.heappop(self._arrivals)
             self._session.label(Label(stream, of, y, t_ns if self._delay_ns is None else comes))

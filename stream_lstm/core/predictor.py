@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..config import build
-from ..errors import DataError, UsageError
+from ..errors import ConfigurationError, DataError, UsageError
 from ..events import NO_TIME, Label, Output, Prediction, Refusal, Score, Ticks, Update
 from . import snapshot
 from .expressions import columns_of
@@ -47,6 +47,11 @@ class Predictor:
         scaler: npt.ArrayLike | None = None,
         **settings: Any,
     ) -> None:
+        if weights is not None and not isinstance(weights, Mapping):
+            raise ConfigurationError(
+                f"weights are a mapping of layers to kernels, not {type(weights).__name__}",
+                key="weights",
+            )
         named = [features] if isinstance(features, str) else list(features)
         given = [columns] if isinstance(columns, str) else columns
         self.columns = tuple(given or columns_of(named))

@@ -23,7 +23,7 @@ def verdict(summary: dict[str, Any]) -> str:
     if not summary["predictions"]:
         return _why_none(summary)
     if not summary["labels"]:
-        return "no scores: no prediction has its label yet"
+        return f"no scores: {_without_labels(summary)}"
     if summary.get("base_rate") in (0.0, 1.0):
         return _one_class(summary)
     return comparison(summary["evidence"], summary["labels"])
@@ -96,6 +96,15 @@ def _rounded(number: int, digits: int) -> int:
 def count(number: int, things: str) -> str:
     """Return `1 label`, `2 labels`."""
     return f"{number:,} {things.removesuffix('s') if number == 1 else things}"
+
+
+def _without_labels(summary: dict[str, Any]) -> str:
+    refused = summary["refused_labels"]
+    if not refused:
+        return "no prediction has its label yet"
+    kinds = {kind: summary.get(f"labels_{kind}", 0) for kind in ("late", "bad", "unknown")}
+    told = ", ".join(f"{number:,} {kind}" for kind, number in kinds.items() if number)
+    return f"every label was refused ({told or count(refused, 'labels')})"
 
 
 def _one_class(summary: dict[str, Any]) -> str:

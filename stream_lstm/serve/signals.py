@@ -43,6 +43,28 @@ def stop_on_signals(switch: StopSwitch) -> Iterator[None]:
         signal.set_wakeup_fd(old_fd)
 
 
+@contextmanager
+def interrupt_at_once() -> Iterator[None]:
+    """End at once, with one sentence and 130, at a SIGINT that no loop has taken over yet.
+
+    While JAX starts and compiles, a KeyboardInterrupt would be lost in its callbacks or end in
+    a traceback. A handler other than Python's own stays as it is.
+    """
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - Python gives it
+        os.write(sys.stderr.fileno(), b"stream-lstm: interrupted\n")
+        _leave(number)
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def _leave(number: int) -> None:
     if sys.stderr.isatty():
         os.write(sys.stderr.fileno(), SHOW_CURSOR)

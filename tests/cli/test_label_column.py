@@ -49,8 +49,7 @@ def test_each_prediction_is_scored_with_its_own_row_however_late(cli, tmp_path, 
         assert labels == {n: truth[n + horizon - 1] for n in labels}
         assert len(labels) == summary["labels"]
         late = 13 if delay == "13s" else int(delay)
-        steps = late if delay == "13s" else max(late - 1, 0)
-        assert set(labels) == {n for n in rows if n + horizon + steps <= 200}
+        assert set(labels) == {n for n in rows if n + horizon + late <= 200}
         read = {n for n in rows if n + horizon <= 200}
         assert summary["label_column"]["undelivered"] == len(read) - len(labels)
         tables.append({n: row["p"] for n, row in rows.items()})
@@ -82,6 +81,22 @@ def test_a_label_that_is_none_is_named_and_the_tick_stays(cli, tmp_path, truth):
     real = cli("replay", file, *SMALL, "--label-column", "up", "--threshold", 0.5, "--json").json()
     assert real["refused_labels"] == 0
     assert real["labels"] == done.json()["labels"] + 1
+
+
+def test_labels_that_are_all_refused_are_bad_data_with_the_remedy(cli, tmp_path, truth):
+    file = labelled_file(tmp_path / "a.csv", truth)
+    late = cli(
+        *("replay", file, *SMALL, "--label-column", "up", "--label-delay", 50),
+        *("--max-pending", 3),
+    )
+    assert late.code == 65
+    assert "expired before its label came: raise max_pending=3" in late.err
+    assert "every label was refused (26 late)" in late.err
+    assert "26 too late, 10 not come by the end" in late.out
+    wrong = cli("replay", file, *SMALL, "--label-column", "t", "--json")
+    assert wrong.code == 65
+    assert wrong.json()["labels_bad"] == wrong.json()["predictions"] - 1
+    assert "set threshold" in wrong.err
 
 
 def test_learning_from_late_labels_is_not_learning_from_prompt_ones(cli, tmp_path, truth):

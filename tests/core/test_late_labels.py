@@ -50,7 +50,7 @@ def test_the_label_is_that_of_the_row_that_made_the_element(
     scores = [e for e in events if isinstance(e, Score)]
     due = range(12, len(truth) + 1, 5)
     # with the row of element n + 1 + delay, and before it is stepped
-    wanted = [n for n in due if n + 1 + max(delay - 1, 0) <= len(truth)]
+    wanted = [n for n in due if n + 1 + delay <= len(truth)]
     assert [(e.n, e.label) for e in scores] == [(n, truth[n]) for n in wanted]
     read = [n for n in due if n + 1 <= len(truth)]
     assert late.undelivered == len(read) - len(wanted)
@@ -94,8 +94,11 @@ def test_an_elements_own_label_comes_after_its_prediction_and_before_the_next() 
         config = configuration(labels="external", stride=1, horizon=0)
         events, _, truth = run([33], config=config, delay=delay)
         kinds = [(type(e), e.n) for e in events]
-        assert kinds == [(kind, n) for n in range(12, SIZE + 1) for kind in (Prediction, Score)]
-        assert [e.label for e in events if isinstance(e, Score)] == truth[11:].tolist()
+        wanted = [(kind, n) for n in range(12, SIZE + 1) for kind in (Prediction, Score)]
+        assert kinds == wanted[: len(wanted) - delay]  # the last row has none behind it
+        assert [e.label for e in events if isinstance(e, Score)] == truth[
+            11 : SIZE - delay
+        ].tolist()
 
 
 def test_what_comes_with_a_row_is_known_to_its_prediction() -> None:

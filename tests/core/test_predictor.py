@@ -151,5 +151,7 @@ def test_a_label_that_may_be_revised_counts_when_it_is_settled(series: np.ndarra
     predictor.settle()
     assert predictor.last_score is not None
     assert (predictor.last_score.n, predictor.last_score.label) == (20, 0)
+    with pytest.raises(ConfigurationError, match="mapping of layers"):
+        Predictor("x", weights="w.safetensors")  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="there are size"):
         Predictor("price", "size")

@@ -67,3 +67,21 @@ def test_the_second_signal_ends_at_once(first, second, code):
     )
     assert done.returncode == code, done.stderr
     assert done.stdout == b""
+
+
+def test_an_interrupt_before_any_loop_is_one_sentence() -> None:
+    program = """
+import signal
+from stream_lstm.serve.signals import interrupt_at_once
+with interrupt_at_once():
+    pass
+assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+with interrupt_at_once():
+    signal.raise_signal(signal.SIGINT)
+print("went on")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 130
+    assert (done.stdout, done.stderr) == ("", "stream-lstm: interrupted\n")
