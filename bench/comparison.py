@@ -46,9 +46,15 @@ def compare(
 
 
 def of_ours(found: dict[tuple[str, str], dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
-    """Return the figures of one repeat with their first one's ratio to ours added."""
+    """Return the figures of one repeat with their first one's ratio to ours added.
+
+    A row whose name has a stroke is a ratio already.
+    """
     shares = {}
     for (way, name), figures in found.items():
+        if " / " in name:
+            shares[way, name] = figures
+            continue
         first = next(iter(figures))
         ratio = round(figures[first] / found[way, "ours"][first], 3)
         shares[way, name] = figures | {"of ours": ratio}

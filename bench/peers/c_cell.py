@@ -13,7 +13,7 @@ import numpy as np
 from .given import HIDDEN, Given
 from .registry import compiler
 
-FLAGS = ("-O3", "-march=native", "-shared", "-fPIC")
+FLAGS = ("-O3", "-march=native", "-ffast-math", "-shared", "-fPIC")
 
 
 def compiled() -> ctypes.CDLL:
@@ -33,10 +33,10 @@ def compiled() -> ctypes.CDLL:
             raise RuntimeError(done.stderr)
         loaded = ctypes.CDLL(str(library))
     pointer = ctypes.c_void_p
-    loaded.step.argtypes = (pointer, pointer, pointer, ctypes.c_float)
-    loaded.step.restype = ctypes.c_float
-    loaded.sequence.argtypes = (pointer,) * 5 + (ctypes.c_size_t,)
-    loaded.sequence.restype = None
+    loaded.lstm_step.argtypes = (pointer, pointer, pointer, ctypes.c_float)
+    loaded.lstm_step.restype = ctypes.c_float
+    loaded.lstm_sequence.argtypes = (pointer,) * 5 + (ctypes.c_size_t,)
+    loaded.lstm_sequence.restype = None
     return loaded
 
 
@@ -45,7 +45,7 @@ def step(given: Given) -> Callable[[np.ndarray], float]:
     library, state = compiled(), np.zeros(2 * HIDDEN, np.float32)
     held = (given.kernel, given.head, state)
     kernel, head, moved = (ctypes.c_void_p(array.ctypes.data) for array in held)
-    function = library.step
+    function = library.lstm_step
 
     def call(x: np.ndarray, _held: object = held) -> float:
         return float(function(kernel, head, moved, float(x[0])))
@@ -60,7 +60,7 @@ def sequence(given: Given) -> Callable[[np.ndarray], np.ndarray]:
     def block(xs: np.ndarray) -> np.ndarray:
         xs, p = np.ascontiguousarray(xs), np.empty(len(xs), np.float32)
         arrays = (given.kernel, given.head, state, xs, p)
-        library.sequence(*(array.ctypes.data for array in arrays), len(xs))
+        library.lstm_sequence(*(array.ctypes.data for array in arrays), len(xs))
         return p
 
     return block

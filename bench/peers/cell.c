@@ -1,7 +1,8 @@
 /* The cell as plain loops that a compiler turns into vector instructions: the floor.
  *
  * The exponential is 2^n 2^r with n the nearest whole number and a polynomial for 2^r, good to
- * about 1e-7, so that the loops over gates need no vector library. */
+ * about 1e-7, so that the loops over gates need no vector library. Names are long because the C
+ * library of GNU has a `step` of its own, which would be called instead. */
 
 #include <stddef.h>
 #include <stdint.h>
@@ -26,7 +27,8 @@ static inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
 static inline float tangent(float x) { return 1.0f - 2.0f / (1.0f + exponential(2.0f * x)); }
 
 /* Moves state, h (H) and c (H), by one element and returns p; kernel is (H + 2, 4H). */
-float step(const float *restrict kernel, const float *restrict head, float *restrict state, float x)
+float lstm_step(const float *restrict kernel, const float *restrict head,
+                float *restrict state, float x)
 {
     float z[4 * H], *h = state, *c = state + H;
     for (int j = 0; j < 4 * H; j++)
@@ -44,9 +46,9 @@ float step(const float *restrict kernel, const float *restrict head, float *rest
     return sigmoid(logit);
 }
 
-void sequence(const float *restrict kernel, const float *restrict head, float *restrict state,
-              const float *restrict xs, float *restrict p, size_t count)
+void lstm_sequence(const float *restrict kernel, const float *restrict head,
+                   float *restrict state, const float *restrict xs, float *restrict p, size_t count)
 {
     for (size_t t = 0; t < count; t++)
-        p[t] = step(kernel, head, state, xs[t]);
+        p[t] = lstm_step(kernel, head, state, xs[t]);
 }
