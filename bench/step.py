@@ -92,8 +92,8 @@ def subject_session(given: Given, options: dict[str, Any]) -> dict[str, Any]:
 
     settings = config(features=["log_return(mid(bid, ask))"], stride=1)
     session = Session(settings, ("bid", "ask"), emit)
-    values, t_ns = quotes(options["count"]), np.arange(options["count"], dtype=np.int64)
-    at = 0
+    values = quotes(options["count"])
+    t_ns, at = np.arange(len(values), dtype=np.int64), -1
 
     def tick(_x: np.ndarray) -> float:
         nonlocal at
@@ -101,10 +101,9 @@ def subject_session(given: Given, options: dict[str, Any]) -> dict[str, Any]:
         session.push(Ticks("s", t_ns[at : at + 1], values[at : at + 1]))
         return last
 
-    at = -1
     p = [tick(x) for x in given.xs]
     returns = np.diff(np.log(values.mean(axis=1)))[: CHECKED - 1, None].astype(np.float32)
-    warm = settings.stream.window  # element n comes with tick n + 1, the first of which is due
+    warm = settings.stream.window  # element n comes with tick n + 1
     check(wrong(p[warm:], blocked(session.engine)(returns)[warm - 1 :]))
     return {way: {name: rows[name]} for way, rows in ways({name: tick}, **options).items()}
 
