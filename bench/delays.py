@@ -40,7 +40,7 @@ BLOCK = 4096
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add what can be chosen on the command line."""
-    parser.add_argument("--elements", type=int, default=200_000, help="of a series, at most")
+    parser.add_argument("--rows", type=int, default=200_000, help="of a series of delays")
 
 
 def run(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     for name in SERIES:
         for delay in DELAYS:
             for order in ("in order", "shuffled")[: 1 + (delay > 1)]:
-                args = name, str(delay), order, str(options.elements)
+                args = name, str(delay), order, str(options.rows)
                 rows[f"{name}, {delay:,}, {order}"] = fresh("bench.delays", *args)
     return rows
 

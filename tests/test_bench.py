@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -52,3 +53,16 @@ def test_the_machine_is_told_with_versions(report: ModuleType) -> None:
     machine = report.machine()
     assert machine["cores"] >= 1
     assert machine["versions"]["jax"] in machine["text"]
+
+
+def test_every_benchmark_has_its_arguments() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "--help"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for name in ("step", "roundtrip", "delays", "causal", "evidence"):
+        assert name in done.stdout

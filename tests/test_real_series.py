@@ -95,6 +95,35 @@ def test_bars_without_signal_show_none(data_dir: Path) -> None:
     assert done["labels"] == 3002
     assert done["log_loss"] <= done["base_rate_log_loss"] + 0.01
     assert abs(done["accuracy"] - 0.5) < 0.05
+    for rival in ("coin", "base_rate", "last_label"):
+        assert done["evidence"][rival]["better"]["labels_to_proof"] is None
+    assert done["verdict"].startswith("no evidence yet after 3,002 labels")
+
+
+def test_quotes_are_proven_to_be_foretold_within_3000_labels(data_dir: Path) -> None:
+    file = data_dir / "eurusd_quotes.csv.gz"
+    feature = "log_return(mid(bid, ask))"
+    done = replay(file, "--feature", feature, "--learn", "--limit", "30000", "--json")
+    assert done["labels"] < 3000
+    proof = done["evidence"]["base_rate"]["better"]
+    assert proof["labels_to_proof"] is not None
+    assert proof["highest_log_e"] > 3.0
+    assert done["verdict"].startswith("better than the base rate (evidence ")
+
+
+def test_a_files_own_labels_are_learned_from(data_dir: Path) -> None:
+    """Elec2, the label of the row itself: nothing but prices, and the label of the row before."""
+    features = [f"--feature={name}" for name in ("nswprice", "nswdemand", "lag(up)")]
+    label = ["--label-column", "up", "--horizon", "0", "--stride", "1", "--scaling", "zscore"]
+    learn = ["--learn", "--limit", "4000", "--twin", "frozen", "--json"]
+    done = replay(data_dir / "elec2.csv.gz", *features, *label, *learn)
+    assert done["labels"] == 3900
+    assert done["refused_labels"] == 0
+    assert done["log_loss"] < done["base_rate_log_loss"] - 0.2
+    assert done["log_loss"] < done["frozen_log_loss"] - 0.1
+    late = replay(data_dir / "elec2.csv.gz", *features, *label, "--label-delay=500", *learn)
+    assert late["label_column"]["undelivered"] == 499
+    assert done["log_loss"] < late["log_loss"] < late["frozen_log_loss"]
 
 
 def replay(file: Path, *arguments: str) -> dict[str, Any]:

@@ -50,6 +50,8 @@ def subject(file: InputFile, settings: Settings) -> Subject:
     from .replay_checks import check_features
     from .warm_start import warm_start
 
+    if settings.config.stream.labels == "external":
+        raise UsageError("proofs are of labels from the series itself: leave labels=external out")
     check_bank(settings.config, None)
     members = read_bank(settings.config)
     config, weights, scaler = warm_start(settings)

@@ -41,7 +41,9 @@ LOOKED_AT = 200_000
 """Ticks at most in which a column is looked for that knows the label."""
 
 
-@configured(("stream", "model", "scaling", "learning"), without=("max_pending", "on_gap"))
+@configured(
+    ("stream", "model", "scaling", "learning", "scoring"), without=("max_pending", "on_gap")
+)
 def command(
     *,
     settings: Settings,
@@ -95,7 +97,8 @@ def prove(about: Subject, trials: int, seed: int) -> dict[str, Any]:
     count = _count(about)
     random = np.random.default_rng(seed)
     size = min(trials, max(count - 1, 0))
-    places = np.sort(1 + random.choice(max(count - 1, 1), size, replace=False))
+    drawn = np.sort(1 + random.choice(max(count - 1, 1), size, replace=False))
+    places = [int(place) for place in drawn]
     shift = int(random.integers(1, PIECE + 1))
 
     from ..core.causality import CausalCheck  # JAX is imported here and not before
@@ -138,17 +141,21 @@ def prove(about: Subject, trials: int, seed: int) -> dict[str, Any]:
     return summary | {"verdict": verdict(summary)}
 
 
-def _push(check: CausalCheck, ticks: Ticks, first: int, places: Any) -> None:
-    """Push a piece whose first tick has `first` ticks before it, with the places that fall in it.
+def _push(check: CausalCheck, ticks: Ticks, first: int, places: list[int]) -> None:
+    """Push a piece whose first tick has `first` ticks before it, and try the places in it.
 
-    A place at its very beginning has no past in it, and is moved on to the next that is free.
+    `places` are those to come, and lose what is tried. A place at the very beginning of a piece
+    has no past in it, and is moved on to the next that is free, in this piece or in a later one.
     """
     count = len(ticks.values)
-    low, high = np.searchsorted(places, [first, first + count])
     inside: list[int] = []
-    for place in places[low:high]:
-        inside.append(max(int(place) - first, inside[-1] + 1 if inside else 1))
-    check.push(ticks, [place for place in inside if place < count])
+    while places and places[0] < first + count:
+        at = max(places[0] - first, inside[-1] + 1 if inside else 1)
+        if at >= count:
+            break
+        inside.append(at)
+        del places[0]
+    check.push(ticks, inside)
 
 
 def _pieces(source: Any, shift: int) -> Iterator[tuple[int, Any]]:

@@ -39,7 +39,9 @@ IDLE_TIMEOUT_S = 60.0
 """Without a message from a feed on this machine: it has died."""
 
 
-@configured(("stream", "model", "scaling", "learning"), without=("max_pending", "on_gap"))
+@configured(
+    ("stream", "model", "scaling", "learning", "scoring"), without=("max_pending", "on_gap")
+)
 def command(
     *,
     settings: Settings,

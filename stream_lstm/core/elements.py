@@ -83,6 +83,11 @@ class ElementMaker:
                 refused(start, self._reason(values[start], made[count]))
                 start += 1
 
+    def accepts(self, memory: Memory, t_ns: Times, values: Values) -> bool:
+        """Return whether a tick, t_ns (1,) and values (1, C), would make an element now."""
+        known = Memory(memory.t_ns, memory.values)  # what is remembered is replaced, not written
+        return any(len(elements) for _, elements in self.make(known, t_ns, values, _nobody))
+
     def _remember_first(
         self, memory: Memory, t_ns: Times, values: Values, k: int, refused: OnRefused
     ) -> None:
@@ -109,6 +114,10 @@ class ElementMaker:
     def _bad_field(self, row: Values) -> str:
         bad = [k for k in self._used if not abs(row[k]) < LIMIT]  # NaN too
         return f"{self.columns[bad[0]]} is {row[bad[0]]:g}" if bad else ""
+
+
+def _nobody(index: int, reason: str) -> None:
+    """Take no notice of a refusal."""
 
 
 def _good(made: Elements) -> int:

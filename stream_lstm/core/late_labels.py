@@ -1,10 +1,14 @@
 """A historical file's own labels, each given to the session when its time has come.
 
 The label of the prediction made after element n stands in the row of element n + horizon, and
-comes `delay` elements after it, or once the series has reached `delay_ns` nanoseconds more than
-that row's time. Which row makes which element only the session knows, so the rows are pushed in
-pieces that end with an element whose label is to be read, or at which one comes; the session does
-not mind where blocks end. A label that is missing (NaN) never comes.
+comes with the row that is `delay` elements after that one, or with the first that is `delay_ns`
+nanoseconds later. What comes with a row is known to the prediction made after it, so it is given
+before the row is stepped; but for the label of an element of its own (horizon 0), which comes
+after the prediction that it is of.
+
+Which rows make elements only the session knows, so they are pushed in pieces that end where a
+label is to be read or given; the session does not mind where blocks end. A label that is missing
+(NaN) never comes.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..events import Label, Ticks
+from .elements import Memory
 from .session import Session
 
 OnPiece: TypeAlias = Callable[[int], object]
@@ -63,30 +68,41 @@ class LateLabels:
         """Push ticks (m) with the labels (m,) that stand in their rows."""
         start, count = 0, len(ticks.values)
         while start < count:
-            self._give_by_time(ticks, start)
-            stop = start + self._uncut(ticks.stream, ticks.t_ns[start:])
+            n = self._elements(ticks.stream)
+            t_ns = int(ticks.t_ns[start])
+            if self._horizon and self._is_labelled(ticks, start, n):
+                self._read(float(labels[start]), n + 1, t_ns)
+            self._give(ticks.stream, n, t_ns)
+            stop = start + self._uncut(n, ticks.t_ns[start:])
             self._on_piece(start)
             self._session.push(_piece(ticks, start, stop))
-            start = stop
-            n = self._elements(ticks.stream)
-            if n == self._next + self._horizon:
-                self._read(float(labels[stop - 1]), n, int(ticks.t_ns[stop - 1]))
-            if self._delay_ns is None:
-                self._give(ticks.stream, n, int(ticks.t_ns[stop - 1]))
+            start, n, t_ns = stop, self._elements(ticks.stream), int(ticks.t_ns[stop - 1])
+            if not self._horizon and n == self._next:
+                self._read(float(labels[stop - 1]), n, t_ns)
+            self._give(ticks.stream, n, t_ns)
+
+    def _is_labelled(self, ticks: Ticks, start: int, n: int) -> bool:
+        """Return whether the row at `start` is the one with the label that is read next."""
+        if n + 1 != self._next + self._horizon:
+            return False
+        stream, row = self._session.streams.get(ticks.stream), slice(start, start + 1)
+        memory = Memory.empty(ticks.values.shape[1]) if stream is None else stream.memory
+        return self._session.maker.accepts(memory, ticks.t_ns[row], ticks.values[row])
 
     def _elements(self, stream: str) -> int:
         state = self._session.streams.get(stream)
         return 0 if state is None else state.n
 
-    def _uncut(self, stream: str, t_ns: npt.NDArray[np.int64]) -> int:
-        """Return how many of the next rows can be pushed at once."""
-        n = self._elements(stream)
-        size = min(len(t_ns), self._next + self._horizon - n)
+    def _uncut(self, n: int, t_ns: npt.NDArray[np.int64]) -> int:
+        """Return how many of the next rows can be pushed at once, after element n."""
+        size = self._next + self._horizon - n - (self._horizon > 0)
+        # Where a label is to be read and the next row makes no element, that row goes alone.
+        size = min(len(t_ns), max(size, 1))
         if not self._arrivals:
             return size
         first = self._arrivals[0][0]
         if self._delay_ns is None:
-            return min(size, first - n)
+            return min(size, first - 1 - n)
         over = t_ns[:size] >= first
         return int(over.argmax()) if over.any() else size
 
@@ -101,15 +117,12 @@ class LateLabels:
         heapq.heappush(self._arrivals, (comes, self._drawn, of, y))
         self._drawn += 1
 
-    def _give_by_time(self, ticks: Ticks, start: int) -> None:
-        if self._delay_ns is not None:
-            self._give(ticks.stream, int(ticks.t_ns[start]), None)
-
-    def _give(self, stream: str, now: int, t_ns: int | None) -> None:
-        """Give what has come by `now`; its time is `t_ns`, or when it came."""
+    def _give(self, stream: str, n: int, t_ns: int) -> None:
+        """Give what comes with the row that makes element n + 1, or has come by time `t_ns`."""
+        now = n + 1 if self._delay_ns is None else t_ns
         while self._arrivals and self._arrivals[0][0] <= now:
-            comes, _, n, y = heapq.heappop(self._arrivals)
-            self._session.label(Label(stream, n, y, comes if t_ns is None else t_ns))
+            comes, _, of, y = heapq.heappop(self._arrivals)
+            self._session.label(Label(stream, of, y, t_ns if self._delay_ns is None else comes))
 
 
 def _piece(ticks: Ticks, start: int, stop: int) -> Ticks:

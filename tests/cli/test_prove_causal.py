@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from stream_lstm.cli import prove_causal
 from stream_lstm.core import features
+from stream_lstm.events import Ticks
 
 from .test_import import readme_keys
 
@@ -93,3 +95,19 @@ def test_a_bad_row_ends_it_or_is_left_out_as_in_a_replay(cli, prices):
     line = ("prove", "causal", prices[1], "--feature", "log_return(price)", *SMALL)
     assert cli(*line).code == 65
     assert cli(*line, "--on-bad-row", "skip").code == 0
+
+
+def test_a_place_without_a_past_in_its_piece_is_moved_on_and_never_dropped():
+    """Pieces of one tick come at the ends of a file's blocks."""
+    tried = []
+
+    class Check:
+        def push(self, ticks, places):
+            tried.extend(ticks.t_ns[places].tolist())
+
+    places = [3, 4, 5, 9]
+    for first, count in ((0, 3), (3, 1), (4, 1), (5, 2), (7, 3)):
+        times = np.arange(first, first + count)
+        prove_causal._push(Check(), Ticks("a", times, times[:, None] * 1.0), first, places)
+    assert tried == [6, 8, 9]
+    assert places == [9]

@@ -49,14 +49,16 @@ def test_the_label_is_that_of_the_row_that_made_the_element(
     events, late, truth = run(cuts, bad=bad, delay=delay)
     scores = [e for e in events if isinstance(e, Score)]
     due = range(12, len(truth) + 1, 5)
-    wanted = [n for n in due if n + 1 + delay <= len(truth)]
+    # with the row of element n + 1 + delay, and before it is stepped
+    wanted = [n for n in due if n + 1 + max(delay - 1, 0) <= len(truth)]
     assert [(e.n, e.label) for e in scores] == [(n, truth[n]) for n in wanted]
     read = [n for n in due if n + 1 <= len(truth)]
     assert late.undelivered == len(read) - len(wanted)
     at = {e.n: k for k, e in enumerate(events) if isinstance(e, Prediction)}
     for score in scores:  # not before the last prediction that comes before it
-        before = [n for n in due if n <= score.n + 1 + delay]
+        before = [n for n in due if n <= score.n + delay]
         assert events.index(score) > at[before[-1]]
+        assert all(events.index(score) < at[n] for n in due if n > score.n + delay)
 
 
 @settings(max_examples=20, deadline=None)
@@ -85,3 +87,38 @@ def test_a_delay_in_time_counts_from_the_row_of_the_label(delay_ns: int) -> None
     wanted = [n for n in range(12, SIZE, 5) if 10 * n + delay_ns <= 10 * (SIZE - 1)]
     assert [e.n for e in scores] == wanted
     assert [e.label for e in scores] == [truth[n] for n in wanted]
+
+
+def test_an_elements_own_label_comes_after_its_prediction_and_before_the_next() -> None:
+    for delay in (0, 1):
+        config = configuration(labels="external", stride=1, horizon=0)
+        events, _, truth = run([33], config=config, delay=delay)
+        kinds = [(type(e), e.n) for e in events]
+        assert kinds == [(kind, n) for n in range(12, SIZE + 1) for kind in (Prediction, Score)]
+        assert [e.label for e in events if isinstance(e, Score)] == truth[11:].tolist()
+
+
+def test_what_comes_with_a_row_is_known_to_its_prediction() -> None:
+    """A column that holds the signs of the series is scored as the series itself is."""
+    config = configuration(labels="external", stride=1)
+    events, _, _ = run([20, 21, 60], config=config)
+    kinds = [(type(e), e.n) for e in events]
+    assert kinds[:4] == [(Prediction, 12), (Score, 12), (Prediction, 13), (Score, 13)]
+    late, _, _ = run([20, 21, 60], config=config, delay=1)
+    kinds = [(type(e), e.n) for e in late]
+    assert kinds[:4] == [(Prediction, 12), (Prediction, 13), (Score, 12), (Prediction, 14)]
+
+    xs = np.random.default_rng(0).normal(size=SIZE)
+    outcomes = []
+    for labels in ("series", "external"):
+        events = []
+        session = open_session(configuration(labels=labels, stride=1), events.append)
+        ticks = Ticks("a", np.zeros(SIZE, np.int64), xs[:, None], seq=0)
+        if labels == "series":
+            session.push(ticks)
+        else:
+            LateLabels(session).push(ticks, (xs > 0).astype(np.float64))
+        scores = [e for e in events if isinstance(e, Score)]
+        outcomes.append([(e.n, e.p, e.label, e.base_rate_p) for e in scores])
+    assert outcomes[0] == outcomes[1]
+    assert len(outcomes[0]) == SIZE - 12

@@ -338,6 +338,23 @@ def test_labels_from_outside_come_by_the_feed(publisher, start):
     assert [u.n for u in of(Update, events)] == [12, 22]
 
 
+def test_labels_that_are_early_revised_or_held_to_the_end_come_by_the_feed(publisher, start):
+    daemon, events = start(labels="external", revisions="last", label_hold=15)
+    publisher.publish("a", np.arange(20), series(20))
+    labels = [Label("a", n, y) for n, y in ((32, 1), (12, 1), (12, 0), (13, 1))]
+    for label in labels:
+        publisher._socket.send_multipart(encode_label(label))
+    publisher._socket.send_multipart([b"label/a/", b'{"v":1,"y":1}'])  # no id
+    publisher.publish("a", np.arange(20, 40), series(20))
+    publisher.end()
+    daemon.run(until_end=True)
+    assert [(s.n, s.label) for s in of(Score, events)] == [(12, 0), (32, 1)]
+    counters = daemon.session.streams["a"].counters
+    assert (counters.labels_early, counters.labels_revised, counters.labels_unknown) == (1, 1, 1)
+    assert [r.kind for r in of(Refusal, events)] == ["label", "message"]
+    assert "`n`" in of(Refusal, events)[1].reason
+
+
 class Clock:
     """A clock that goes on by `step` seconds with every look at it."""
 
