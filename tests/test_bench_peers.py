@@ -83,7 +83,9 @@ def test_the_c_loop_gives_our_numbers_singly_and_in_blocks(bench: Any, given: An
     np.testing.assert_allclose(np.concatenate(parts), given.p, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["numba", "ONNX Runtime", "torch nn.LSTM", "Keras stateful"])
+@pytest.mark.parametrize(
+    "name", ["numba", "ONNX Runtime", "ONNX Runtime, bound", "torch nn.LSTM", "Keras stateful"]
+)
 def test_an_installed_peer_gives_our_numbers(bench: Any, given: Any, name: str) -> None:
     registry = bench("peers.registry")
     peer = registry.PEERS[name]

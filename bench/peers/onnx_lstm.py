@@ -57,12 +57,17 @@ def _model(given: Given) -> bytes:
     return data
 
 
-def sequence(given: Given) -> Callable[[np.ndarray], np.ndarray]:
-    """Return the call for a block."""
+def session(given: Given) -> Any:
+    """Return a session of one thread: x (T, 1, 1), h and c -> p (T, 1), h_out and c_out."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     providers = ["CPUExecutionProvider"]
-    run = onnxruntime.InferenceSession(_model(given), options, providers=providers).run
+    return onnxruntime.InferenceSession(_model(given), options, providers=providers)
+
+
+def sequence(given: Given) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the call for a block."""
+    run = session(given).run
     names, zero = ["p", "h_out", "c_out"], np.zeros((1, 1, H), np.float32)
     h = c = zero
 

@@ -19,6 +19,7 @@ PEERS = {
     "NumPy by hand": Peer("numpy_cell", kinds=("step",)),
     "numba": Peer("numba_cell", ("numba",)),
     "ONNX Runtime": Peer("onnx_lstm", ("onnxruntime", "onnx")),
+    "ONNX Runtime, bound": Peer("onnx_bound", ("onnxruntime", "onnx"), ("step",)),
     "torch eager LSTMCell": Peer("torch_cell", ("torch",), ("step",)),
     "torch.jit LSTMCell": Peer("torch_jit", ("torch",), ("step",)),
     "torch nn.LSTM": Peer("torch_lstm", ("torch",), ("sequence",)),
