@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 
-from . import causal, delays, evidence, learning, question, roundtrip, step, train
+from . import causal, delays, evidence, learning, question, roundtrip, sequence, step, train
 from .report import machine, table
 
-BENCHMARKS = {"step": step, "roundtrip": roundtrip, "train": train}
+BENCHMARKS = {"step": step, "sequence": sequence, "roundtrip": roundtrip, "train": train}
 """What `all` runs."""
 
 ALONE = {
@@ -21,6 +21,7 @@ ALONE = {
 """What runs only by its name: one run of minutes, whose figures are scores or counts."""
 
 UNITS = {
+    "sequence": "elements a second",
     "train": "seconds an epoch",
     "question": "the last tenth, and all predictions",
     "learning": "nats, and shares of labels",
@@ -31,22 +32,28 @@ UNITS = {
 """What a benchmark counts in where it is not microseconds."""
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("name", choices=[*BENCHMARKS, *ALONE, "all"], help="which benchmark")
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.add_argument("--repeats", type=int, default=5, help="runs of each subject (5)")
-    parser.add_argument(
-        "--seconds", type=float, default=20.0, help="length of a paced run of roundtrip (20)"
-    )
-    question.arguments(parser)
-    learning.arguments(parser)
-    evidence.arguments(parser)
-    delays.arguments(parser)
-    causal.arguments(parser)
-    arguments = parser.parse_args()
-    names = list(BENCHMARKS) if arguments.name == "all" else [arguments.name]
+def parser() -> argparse.ArgumentParser:
+    """Return the parser; each benchmark's options are its own, those of `all` are of all in it."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="print one JSON document")
+    common.add_argument("--repeats", type=int, default=5, help="runs of each subject (5)")
+    top = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    names = top.add_subparsers(dest="name", required=True, metavar="NAME")
     known = BENCHMARKS | ALONE
+    for name in [*known, "all"]:
+        modules = list(BENCHMARKS.values()) if name == "all" else [known[name]]
+        about = "the short ones" if name == "all" else (modules[0].__doc__ or "").splitlines()[0]
+        own = names.add_parser(name, parents=[common], help=about, description=about)
+        for module in modules:
+            if hasattr(module, "arguments"):
+                module.arguments(own)
+    return top
+
+
+def main() -> None:
+    arguments = parser().parse_args()
+    known = BENCHMARKS | ALONE
+    names = list(BENCHMARKS) if arguments.name == "all" else [arguments.name]
     results = {name: known[name].run(arguments) for name in names}
     if arguments.json:
         print(json.dumps({"machine": machine(), "results": results}, indent=2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -9,12 +10,15 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "pyzmq", "msgspec")
+
+PEER_PACKAGES = ("numba", "onnxruntime", "torch", "keras")
+"""Told where they are installed."""
 
 QUANTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9}
 
@@ -45,7 +49,7 @@ def fresh(module: str, *arguments: str) -> dict[str, Any]:
 
 def machine() -> dict[str, Any]:
     """Return what the figures depend on."""
-    versions = {name: version(name) for name in PACKAGES}
+    versions = {name: version(name) for name in PACKAGES} | _peers()
     cpu = _cpu()
     text = f"{cpu}, {os.cpu_count()} cores, Python {platform.python_version()}, " + ", ".join(
         f"{name} {number}" for name, number in versions.items()
@@ -57,6 +61,14 @@ def machine() -> dict[str, Any]:
         "versions": versions,
         "text": text,
     }
+
+
+def _peers() -> dict[str, str]:
+    found = {}
+    for name in PEER_PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def _cpu() -> str:

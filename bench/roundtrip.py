@@ -51,6 +51,11 @@ SUBJECTS: dict[str, list[str]] = {
 TICK_PORT, ANSWER_PORT = 5755, 5756
 
 
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what can be chosen on the command line."""
+    parser.add_argument("--seconds", type=float, default=20.0, help="length of a paced run (20)")
+
+
 def run(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Return {way, subject: figures}."""
     times, values = series()

@@ -1,9 +1,14 @@
 """One element through the network, its prediction read back: 32 hidden units, one feature.
 
-`ours` and `empty` take turns in one process, a few hundred calls each, so that what the machine
-does meanwhile falls on both. `empty` is a compiled call with the same inputs and outputs that
-computes next to nothing: what is left is the price of any call into JAX. `session` is the whole
-path of one raw tick: check, feature, step, score, predict. `numpy` is the same cell by hand.
+`ours` is the compiled step with its scaler, `ours without scaler` the bare network that the peers
+run too, and `empty jitted call` a compiled call with the same inputs and read-back that computes
+next to nothing: what is left is the price of any call into JAX. The three take turns in one
+process. `ours, whole session` is the path of one raw tick whose prediction is due: check,
+feature, step, score, predict. Everything else runs the given network in a process of its own,
+and its first p are compared with ours before it is timed.
+
+`--gaps 0,1,10` times calls back to back, and at intervals of 1 ms and 10 ms with the process
+asleep between them, as a live feed has it: caches are cold then.
 """
 
 from __future__ import annotations
@@ -11,114 +16,107 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
-from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .report import fresh, medians, percentiles
+from .comparison import compare
+from .peers.given import CHECKED, SEED, Given, wrong
+from .timing import ways
 
-CALLS, WARM_UP, TURN = 20_000, 2_000, 500
-
-SEED = 7
-
-
-def run(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Return {subject: figures}."""
-    rows: dict[str, list[dict[str, Any]]] = {}
-    for _ in range(arguments.repeats):
-        for subject in ("jax", "session", "numpy"):
-            for name, figures in fresh("bench.step", subject).items():
-                rows.setdefault(name, []).append(figures)
-    return {name: medians(runs) for name, runs in rows.items()}
+CALLS = 20_000
 
 
-def interleaved(calls: dict[str, Callable[[int], object]]) -> dict[str, dict[str, float]]:
-    """Time calls in turns; return percentiles of each."""
-    spent: dict[str, list[int]] = {name: [] for name in calls}
-    clock = time.perf_counter_ns
-    for start in range(0, CALLS, TURN):
-        for name, call in calls.items():
-            durations = spent[name]
-            for k in range(start, start + TURN):
-                before = clock()
-                call(k)
-                durations.append(clock() - before)
-    return {name: percentiles(durations[WARM_UP:]) for name, durations in spent.items()}
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what can be chosen on the command line."""
+    parser.add_argument("--gaps", default="0,1,10", help="ms between calls of step (0,1,10)")
+    parser.add_argument(
+        "--calls", type=int, default=CALLS, help=f"of a subject, back to back ({CALLS})"
+    )
 
 
-def subject_jax() -> dict[str, Any]:
-    """Time `ours` and `empty`."""
+def run(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Return {way and subject: figures}."""
+    gaps = [float(gap) for gap in options.gaps.split(",")]
+    settings = {"gaps": gaps, "count": options.calls}
+    return compare("step", list(SUBJECTS), settings, options.repeats)
+
+
+def subject_jax(given: Given, options: dict[str, Any]) -> dict[str, Any]:
+    """Time our step, and an empty call."""
     import jax
 
-    from stream_lstm.config import build
     from stream_lstm.model.engine import Engine
 
-    engine = Engine(build({"features": ["x"]}), 1)
-    xs = np.random.default_rng(SEED).normal(size=(CALLS, 1)).astype(np.float32)
-    weights, carry = engine.init_weights(), engine.init_carry()
+    from .ours import blocked, check, config, stepped
+
+    scaled, bare = Engine(config(), 1), Engine(config(scaling="none"), 1)
+    weights, held = scaled.init_weights(), scaled.init_carry()
 
     def nothing(_weights: Any, carry: Any, x: Any) -> Any:
         return carry + 1.0, x * 2.0
 
-    empty_call = jax.jit(nothing, keep_unused=True).lower(weights, carry, xs[0]).compile()
-    held = {"ours": carry, "empty": carry}
+    example = weights, held, given.xs[0]
+    compiled = jax.jit(nothing, keep_unused=True).lower(*example).compile()
 
-    def ours(k: int) -> Any:
-        held["ours"], row = engine.step(weights, held["ours"], xs[k])
-        return np.asarray(row)
+    def empty(x: np.ndarray) -> float:
+        nonlocal held
+        held, row = compiled(weights, held, x)
+        return float(np.asarray(row)[0])
 
-    def empty(k: int) -> Any:
-        held["empty"], row = empty_call(weights, held["empty"], xs[k])
-        return np.asarray(row)
+    calls = {"ours": stepped(scaled), "ours without scaler": stepped(bare)}
+    expected = {"ours": blocked(scaled)(given.xs), "ours without scaler": given.p}
+    for name, call in calls.items():
+        check(wrong([call(x) for x in given.xs], expected[name]))
+    found: dict[str, Any] = ways(calls | {"empty jitted call": empty}, **options)
+    for rows in found.values():
+        ours, floor = rows["ours"], rows["empty jitted call"]
+        rows["ours / empty"] = {q: round(ours[q] / floor[q], 3) for q in ours}
+    return found
 
-    result = interleaved({"ours": ours, "empty": empty})
-    ratio = {q: result["ours"][q] / result["empty"][q] for q in result["ours"]}
-    return result | {"ours / empty": {q: round(value, 3) for q, value in ratio.items()}}
 
-
-def subject_session() -> dict[str, Any]:
-    """Time the whole path of a raw tick, learning off."""
-    from stream_lstm.config import build
+def subject_session(given: Given, options: dict[str, Any]) -> dict[str, Any]:
+    """Time the whole path of a raw tick, learning off, a prediction due at each."""
     from stream_lstm.core.session import Session
-    from stream_lstm.events import Ticks
+    from stream_lstm.events import Output, Prediction, Ticks
 
-    config = build({"features": ["log_return(mid(bid, ask))"]})
-    session = Session(config, ("bid", "ask"), lambda _event: None)
-    mid = np.exp(np.cumsum(np.random.default_rng(SEED).normal(size=CALLS)) * 1e-5)
-    values = np.stack([mid - 1e-5, mid + 1e-5], axis=1)
-    t_ns = np.arange(CALLS, dtype=np.int64)
+    from .ours import blocked, check, config
 
-    def tick(k: int) -> None:
-        session.push(Ticks("s", t_ns[k : k + 1], values[k : k + 1]))
+    name, last = "ours, whole session", 0.0
 
-    return interleaved({"session": tick})
+    def emit(event: Output) -> None:
+        nonlocal last
+        if isinstance(event, Prediction):
+            last = event.p
 
+    settings = config(features=["log_return(mid(bid, ask))"], stride=1)
+    session = Session(settings, ("bid", "ask"), emit)
+    values = quotes(options["count"])
+    t_ns, at = np.arange(len(values), dtype=np.int64), -1
 
-def subject_numpy() -> dict[str, Any]:
-    """Time the cell written by hand."""
-    rng = np.random.default_rng(SEED)
-    xs = rng.normal(size=(CALLS, 1)).astype(np.float32)
-    kernel = rng.normal(size=(34, 128)).astype(np.float32) * np.float32(0.1)
-    head = rng.normal(size=33).astype(np.float32)
-    joined = np.ones(34, np.float32)
-    cell = np.zeros(32, np.float32)
+    def tick(_x: np.ndarray) -> float:
+        nonlocal at
+        at = (at + 1) % len(values)
+        session.push(Ticks("s", t_ns[at : at + 1], values[at : at + 1]))
+        return last
 
-    def by_hand(k: int) -> float:
-        nonlocal cell
-        joined[0] = xs[k, 0]
-        z = joined @ kernel
-        gate = 1.0 / (1.0 + np.exp(-z))
-        cell = gate[32:64] * cell + gate[:32] * np.tanh(z[64:96])
-        joined[1:33] = gate[96:] * np.tanh(cell)
-        logit = joined[1:33] @ head[:32] + head[32]
-        return float(1.0 / (1.0 + np.exp(-logit)))
-
-    return interleaved({"numpy": by_hand})
+    p = [tick(x) for x in given.xs]
+    returns = np.diff(np.log(values.mean(axis=1)))[: CHECKED - 1, None].astype(np.float32)
+    warm = settings.stream.window  # element n comes with tick n + 1
+    check(wrong(p[warm:], blocked(session.engine)(returns)[warm - 1 :]))
+    return {way: {name: rows[name]} for way, rows in ways({name: tick}, **options).items()}
 
 
-SUBJECTS = {"jax": subject_jax, "session": subject_session, "numpy": subject_numpy}
+def quotes(count: int) -> np.ndarray:
+    """Return bids and asks (count, 2) of a random walk."""
+    count = max(count, CHECKED)
+    mid = np.exp(np.cumsum(np.random.default_rng(SEED).normal(size=count)) * 1e-5)
+    return np.stack([mid - 1e-5, mid + 1e-5], axis=1)
+
+
+SUBJECTS = {"jax": subject_jax, "session": subject_session}
 
 if __name__ == "__main__":
-    print(json.dumps(SUBJECTS[sys.argv[1]]()))
+    subject, folder, settings = sys.argv[1:]
+    print(json.dumps(SUBJECTS[subject](Given.load(Path(folder)), json.loads(settings))))

@@ -1,0 +1,68 @@
+"""Our side of the comparison with peers: the network they are given, and our calls.
+
+`python -m bench.ours FOLDER` writes there what is given to every subject.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stream_lstm.config import Config, build
+from stream_lstm.model.engine import Engine
+
+from .peers.given import CHECKED, HIDDEN, SEED, Given, series
+
+
+def config(**more: Any) -> Config:
+    """Return the configuration of the given network, with the scaler unless `more` says not."""
+    return build({"features": ["x"], "hidden": HIDDEN, "seed": SEED, **more})
+
+
+def given() -> Given:
+    """Return the network, and our p over the first elements."""
+    engine = Engine(config(scaling="none"), 1)
+    weights = engine.init_weights()
+    kernels = (np.asarray(weights[name]["kernel"]) for name in ("layer_0", "head"))
+    xs, step = series(CHECKED), stepped(engine)
+    return Given(*kernels, xs, np.array([step(x) for x in xs], np.float32))
+
+
+def stepped(engine: Engine) -> Callable[[np.ndarray], float]:
+    """Return the call for one element x (F,), its p read back."""
+    weights, carry = engine.init_weights(), engine.init_carry()
+
+    def call(x: np.ndarray) -> float:
+        nonlocal carry
+        carry, row = engine.step(weights, carry, x)
+        return float(np.asarray(row)[0])
+
+    return call
+
+
+def blocked(engine: Engine) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the call for a block xs (n, F), its p (n,) read back."""
+    weights, carry = engine.init_weights(), engine.init_carry()
+
+    def call(xs: np.ndarray) -> np.ndarray:
+        nonlocal carry
+        carry, rows = engine.block(weights, carry, xs)
+        return np.asarray(rows)[: len(xs), 0]
+
+    return call
+
+
+def check(note: str) -> None:
+    """Stop where our own numbers are not what they should be: then nothing can be compared."""
+    if note:
+        raise SystemExit(note)
+
+
+if __name__ == "__main__":
+    given().save(Path(sys.argv[1]))
+    print(json.dumps({}))

@@ -1,0 +1,26 @@
+"""PyTorch's LSTMCell, eager, in inference mode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from .given import Given
+from .torch_model import Cell, fill, zeros
+
+
+def step(given: Given) -> Callable[[np.ndarray], float]:
+    """Return the call for one element."""
+    model = Cell().eval()
+    fill(given, model.cell, model.head)
+    h, c = zeros(), zeros()
+
+    @torch.inference_mode()
+    def call(x: np.ndarray) -> float:
+        nonlocal h, c
+        p, h, c = model(torch.from_numpy(x).view(1, 1), h, c)
+        return float(p)
+
+    return call
