@@ -81,6 +81,7 @@ def test_the_c_loop_gives_our_numbers_singly_and_in_blocks(bench: Any, given: An
     block = module.sequence(given)
     parts = [block(given.xs[:70]), block(given.xs[70:])]
     np.testing.assert_allclose(np.concatenate(parts), given.p, atol=1e-5)
+    assert np.float64(5e-324) * 1.0 > 0.0, "loading it flushes subnormal numbers to zero"
 
 
 @pytest.mark.parametrize(
