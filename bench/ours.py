@@ -35,24 +35,24 @@ def given() -> Given:
 
 def stepped(engine: Engine) -> Callable[[np.ndarray], float]:
     """Return the call for one element x (F,), its p read back."""
-    weights, carry = engine.init_weights(), engine.init_carry()
+    weights, carry = engine.pack(engine.init_weights()), engine.init_carry()
 
     def call(x: np.ndarray) -> float:
         nonlocal carry
-        carry, row = engine.step(weights, carry, x)
-        return float(np.asarray(row)[0])
+        carry = engine.step(weights, carry, x)
+        return engine.p(carry)
 
     return call
 
 
 def blocked(engine: Engine) -> Callable[[np.ndarray], np.ndarray]:
     """Return the call for a block xs (n, F), its p (n,) read back."""
-    weights, carry = engine.init_weights(), engine.init_carry()
+    weights, carry = engine.pack(engine.init_weights()), engine.init_carry()
 
     def call(xs: np.ndarray) -> np.ndarray:
         nonlocal carry
         carry, rows = engine.block(weights, carry, xs)
-        return np.asarray(rows)[: len(xs), 0]
+        return engine.rows(rows, len(xs))[:, 0]
 
     return call
 

@@ -93,16 +93,17 @@ def engine_cost(**settings: Any) -> dict[str, Any]:
     config = build({"features": ["x"], "hidden": HIDDEN} | settings)
     members = DEFAULT_BANK if config.learning.bank == "default" else None
     engine = Engine(config, 1, members)
-    weights, held, x = engine.init_weights(), engine.init_carry(), np.ones(1, np.float32)
+    held, x = engine.init_carry(), np.ones(1, np.float32)
+    weights = engine.pack(engine.init_weights())
     window = np.ones((WINDOW, 1), np.float32)
     state = held.nbytes + (window.nbytes if config.model.mode == "window" else 0)
 
     def predict() -> object:
         nonlocal held
-        held, row = engine.step(weights, held, x)
+        held = engine.step(weights, held, x)
         if config.model.mode == "window":
             return engine.window(weights, window)
-        return np.asarray(row)
+        return engine.row_of(held)
 
     return {"state_bytes": state, "us_per_prediction": median_us(predict)}
 

@@ -175,6 +175,6 @@ def _replay(
 def _state_check(session: Session, file: InputFile, scaler: Any) -> StateCheck:
     from ..core.state_check import StateCheck
 
-    weights = session.weights_for(file.stream).weights
+    weights = session.weights_for(file.stream)
     queries = queries_of(file, session.config)
     return StateCheck(session.config, session.maker, weights, scaler=scaler, queries=queries)

@@ -120,7 +120,7 @@ def keep_weights(path: Path, session: Session, stream: str) -> None:
 
     metadata = about_inputs(session.maker.features.names, session.config.scaling)
     scaler = session.scaler_of(stream)
-    save_weights(path, session.weights_for(stream).weights, metadata, scaler)
+    save_weights(path, session.weights_for(stream), metadata, scaler)
 
 
 def about_inputs(features: Sequence[str], scaling: ScalingConfig) -> dict[str, str]:

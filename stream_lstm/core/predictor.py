@@ -131,8 +131,8 @@ class Predictor:
 
     def weights(self) -> dict[str, dict[str, np.ndarray]]:
         """Return copies of the current weights, {layer: {"kernel": float32 array}}."""
-        held = self._session.weights_for(STREAM).weights
-        return {name: {"kernel": np.array(layer["kernel"])} for name, layer in held.items()}
+        held: dict[str, dict[str, np.ndarray]] = self._session.weights_for(STREAM)
+        return held
 
     def snapshot(self) -> bytes:
         """Return the whole state as bytes."""

@@ -38,7 +38,7 @@ class Recording:
 
     def watch(self, session: Session) -> None:
         """Take note of the ticks that come to a session, and of the weights it starts from."""
-        self.weights = weights_digest(session.weights_for(SHARED).weights)
+        self.weights = weights_digest(session.weights_for(SHARED))
         features = session.maker.features
         self.columns, self.lag, self.uses_time = session.columns, features.lag, features.uses_time
         session.maker = _Maker(session.maker, self)  # type: ignore[assignment]

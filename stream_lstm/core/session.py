@@ -7,9 +7,6 @@ before the update that its predecessor's label causes.
 At element n + h, in this order: it is checked; the prediction made after element n is scored
 with it; the network steps; a prediction is emitted if due; then, if learning is on, one update
 is made from the tape that ends with element n. The new weights serve from element n + h + 1 on.
-
-A block is cut where an update falls, and stepped in as few calls as its pieces allow. Where no
-update falls the cuts have no meaning, so blocks of any length give the same bits.
 """
 
 from __future__ import annotations
@@ -17,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -42,25 +38,21 @@ from .elements import ElementMaker
 from .labels import LabelPolicy
 from .ledger import Pending
 from .opening import Opening
+from .stepping import Learned, Stepping
 from .stream import StreamState
 from .twins import Forecasts, Twins
 from .updates import Given, Updates
 
 Emit: TypeAlias = Callable[[Output], None]
 Floats: TypeAlias = npt.NDArray[np.float32]
+Bools: TypeAlias = npt.NDArray[np.bool_]
+Times: TypeAlias = npt.NDArray[np.int64]
 
 MAX_STREAMS = 100_000
 """Streams of one session: a bound on what a feed that invents names can take."""
 
 SHARED = ""
 """Name under which shared weights are held."""
-
-
-class Learned(msgspec.Struct):
-    """Weights and the optimiser's state, which move together; `optimizer` is None without one."""
-
-    weights: Any
-    optimizer: Any
 
 
 class Session:
@@ -102,10 +94,15 @@ class Session:
         self._updates = Updates(config, self.engine)
         self._opening = Opening(config, self.engine, self.columns, scaler)
         self.twins = Twins(config, self.engine, self._initial)
-        self._members = len(self.engine.names)
+        self._stepping = Stepping(
+            config,
+            learns=self._updates.length > 0,
+            labels=self._labels if self._external else None,
+            alone=not config.scoring.twins,
+        )
         self._window = config.stream.window if config.model.mode == "window" else 0
         if config.model.sharing == "shared":
-            self.weights_for(SHARED)
+            self.learned_for(SHARED)
 
     # ---- what comes in ----------------------------------------------------------------
 
@@ -178,14 +175,19 @@ class Session:
             found = self.streams[name] = self._opening.open(name)
         return found
 
-    def weights_for(self, name: str) -> Learned:
-        """Return the weights that a stream uses, made if it is the first to need them."""
+    def weights_for(self, name: str) -> Params:
+        """Return copies of the weights that a stream uses."""
+        return self.engine.weights.host_unpack(self.learned_for(name).weights)
+
+    def learned_for(self, name: str) -> Learned:
+        """Return what a stream uses and learns into, made if it is the first to need it."""
         key = SHARED if self.config.model.sharing == "shared" else name
         found = self.learned.get(key)
         if found is None:
             weights: Params = self._initial or self.engine.init_weights()
             optimizer = self.engine.init_optimizer(weights) if self._updates.length else None
-            found = self.learned[key] = Learned(weights, optimizer)
+            packed = self.engine.pack(weights)
+            found = self.learned[key] = Learned(packed, optimizer)
         return found
 
     def scaler_of(self, name: str) -> Floats | None:
@@ -198,53 +200,46 @@ class Session:
 
     def _advance(self, stream: StreamState, t_ns: npt.NDArray[np.int64], elements: Floats) -> None:
         start, count = 0, len(elements)
+        positive = elements[:, 0] > 0
         while start < count:
-            stop = start + self._uncut(stream, t_ns[start:])
-            chunk = elements[start:stop]
-            positive = chunk[:, 0] > 0
-            twin = self.twins.step(stream, chunk)
-            p = self._step(stream, chunk, positive)
-            self._report(stream, t_ns[start:stop], positive, p, twin)
-            if self._external:
-                for pending in self._labels.expired(stream, int(t_ns[stop - 1])):
-                    self.emit(Expiry(stream.name, pending.n))
-                self._settle(stream)
+            strides = self._stepping.strides(self.engine, stream, count - start)
+            if strides:
+                stop = start + strides * self.config.stream.stride
+                part = slice(start, stop)
+                self._advance_strides(stream, t_ns[part], elements[part], positive[part])
+            else:
+                stop = start + self._stepping.uncut(self.engine, stream, t_ns[start:])
+                part = slice(start, stop)
+                self._advance_chunk(stream, t_ns[part], elements[part], positive[part])
             start = stop
 
-    def _uncut(self, stream: StreamState, t_ns: npt.NDArray[np.int64]) -> int:
-        """Return how many elements can be stepped before an update or the block ends."""
-        size = min(self.engine.block_size, len(t_ns))
+    def _advance_chunk(
+        self, stream: StreamState, t_ns: Times, chunk: Floats, positive: Bools
+    ) -> None:
+        twin = self.twins.step(stream, chunk)
+        learned = self.learned_for(stream.name)
+        p = self._stepping.step(self.engine, learned, stream, chunk, positive)
+        self._report(stream, t_ns, positive, p, twin, None)
         if self._external:
-            return self._labels.uncut(stream, size, t_ns)
-        if not self._updates.length:
-            return size
-        oldest = stream.ledger.oldest()
-        labelled = stream.next_due if oldest is None else oldest
-        return min(size, labelled + self.config.stream.horizon - stream.n)
+            for pending in self._labels.expired(stream, int(t_ns[-1])):
+                self.emit(Expiry(stream.name, pending.n))
+            self._settle(stream)
 
-    def _step(
-        self, stream: StreamState, chunk: Floats, positive: npt.NDArray[np.bool_]
-    ) -> Floats | None:
-        """Step over a chunk; return its p (m, M), or None where they are not wanted yet."""
-        weights = self.weights_for(stream.name).weights
-        if len(chunk) == 1:
-            stream.carry, rows = self.engine.step(weights, stream.carry, chunk[0])
-        else:
-            stream.carry, rows = self.engine.block(weights, stream.carry, chunk)
-        if stream.tape is None and stream.next_due > stream.n + len(chunk):
-            return None  # nothing is due, so nothing is read back
-        read = np.asarray(rows).reshape(-1, self.engine.row)[: len(chunk)]
-        if stream.tape is not None:
-            entries = read if self._window else read[:, self._members :]
-            stream.tape.append(entries, positive)
-        return None if self._window else read[:, : self._members]
+    def _advance_strides(
+        self, stream: StreamState, t_ns: Times, elements: Floats, positive: Bools
+    ) -> None:
+        learned, stride = self.learned_for(stream.name), self.config.stream.stride
+        p, infos = self._stepping.step_strides(self.engine, learned, stream, elements, positive)
+        for k, info in enumerate(infos):
+            part = slice(k * stride, (k + 1) * stride)
+            self._report(stream, t_ns[part], positive[part], p[part], None, info)
 
     def _probability(self, stream: StreamState, p: Floats | None, n: int, k: int) -> float:
         """Return the p of element n, which is entry k of the chunk just stepped."""
         if p is not None:
             return float(p[k, 0]) if stream.mixture is None else stream.mixture.mix(p[k])
         assert stream.tape is not None
-        weights = self.weights_for(stream.name).weights
+        weights = self.learned_for(stream.name).weights
         return self.engine.window(weights, stream.tape.inputs(n, self._window))
 
     def _report(
@@ -254,8 +249,12 @@ class Session:
         positive: npt.NDArray[np.bool_],
         p: Floats | None,
         twin: Floats | None,
+        info: Floats | None,
     ) -> None:
-        """Score and predict over a chunk just stepped, then learn where a label ended it."""
+        """Score and predict over a chunk just stepped, then learn where a label ended it.
+
+        info: what came of the update (3,) where it has been made already.
+        """
         before, after = stream.n, stream.n + len(positive)
         stream.n = after
         oldest = stream.ledger.oldest()
@@ -270,13 +269,15 @@ class Session:
             k = due - before - 1
             known = self._probability(stream, p, due, k)
             experts = None if stream.mixture is None or p is None else p[k]
-            weights = self.weights_for(stream.name).weights
+            weights = self.learned_for(stream.name).weights
             aside = self.twins.forecasts(stream, weights, twin, due, k)
             self._predict(stream, due, known, int(positive[k]), int(t_ns[k]), experts, aside)
             stream.next_due += self.config.stream.stride
         for n, k in self._labelled(stream, before, after):
             labelled = self._score_series(stream, n, int(positive[k]), int(t_ns[k]))
-        if labelled > 0 and self._updates.due(stream):
+        if info is not None:
+            self._tell(stream, labelled, info)
+        elif labelled > 0 and self._updates.due(stream):
             self._update(stream, labelled, self._updates.from_series(stream, labelled))
 
     def _labelled(self, stream: StreamState, before: int, until: int) -> Iterator[tuple[int, int]]:
@@ -366,10 +367,15 @@ class Session:
     # ---- learning ---------------------------------------------------------------------
 
     def _update(self, stream: StreamState, n: int, given: Given) -> None:
-        learned = self.weights_for(stream.name)
+        learned = self.learned_for(stream.name)
+        assert learned.optimizer is not None
         learned.weights, learned.optimizer, stream.trace, info = self.engine.update(
             learned.weights, learned.optimizer, stream.trace, *given
         )
+        self._tell(stream, n, info)
+
+    def _tell(self, stream: StreamState, n: int, info: Floats) -> None:
+        """Count and emit an update that the label of prediction n has caused."""
         accepted = bool(info[2])
         stream.counters.updates += accepted
         stream.counters.updates_refused += not accepted

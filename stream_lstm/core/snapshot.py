@@ -23,11 +23,12 @@ import numpy as np
 from ..config import Config
 from ..errors import SnapshotError
 from ..members import Members
-from .session import Learned, Session
+from .session import Session
+from .stepping import Learned
 from .stream import StreamState
 
 MAGIC = b"SLSTM"
-VERSION = 3
+VERSION = 4
 HEADER = len(MAGIC) + 1 + hashlib.sha256().digest_size
 
 DTYPES = ("<f4", "<f8", "<i4", "<i8", "<u4", "|b1")
@@ -50,7 +51,7 @@ class ArrayRecord(msgspec.Struct, frozen=True):
 
 
 class LearnedRecord(msgspec.Struct, frozen=True):
-    """The leaves of weights and optimiser state, in the order of `jax.tree.leaves`."""
+    """Weights as `model.packing` packs them, and the optimiser's leaves."""
 
     weights: list[np.ndarray]
     optimizer: list[np.ndarray]
@@ -80,10 +81,10 @@ def _fingerprint(session: Session) -> str:
 def take(session: Session) -> bytes:
     """Return the whole state of a session."""
     learned = {
-        name: LearnedRecord(leaves(held.weights), leaves(held.optimizer))
+        name: LearnedRecord(_arrays(held.weights), leaves(held.optimizer))
         for name, held in session.learned.items()
     }
-    frozen = leaves(session.twins.frozen)
+    frozen = _arrays(session.twins.frozen)
     state = Snapshot(_fingerprint(session), learned, list(session.streams.values()), frozen)
     body = msgspec.msgpack.encode(state, enc_hook=_plain)
     return MAGIC + bytes([VERSION]) + hashlib.sha256(body).digest() + body
@@ -103,10 +104,14 @@ def restore(session: Session, data: bytes) -> None:
             f"{state.fingerprint[:12]}, this session's is {wanted[:12]}; restore it with the "
             "settings and columns that it was taken with"
         )
-    weights = session.engine.init_weights()
-    optimizer = session.engine.init_optimizer(weights) if session.config.learning.learn else None
+    start = session.engine.init_weights()
+    weights = session.engine.pack(start)
+    optimizer = session.engine.init_optimizer(start) if session.config.learning.learn else None
     learned = {
-        name: Learned(rebuild(weights, held.weights), rebuild(optimizer, held.optimizer))
+        name: Learned(
+            tuple(rebuild(weights, held.weights)),
+            rebuild(optimizer, held.optimizer),
+        )
         for name, held in state.learned.items()
     }
     if session.twins.frozen is not None:
@@ -144,6 +149,10 @@ def _array(kind: type, value: Any) -> np.ndarray:
     if kind is not np.ndarray:
         raise ValueError(f"unexpected type {kind}")
     return msgspec.convert(value, ArrayRecord).array()
+
+
+def _arrays(packed: tuple[Any, ...] | None) -> list[np.ndarray]:
+    return [np.array(array) for array in packed or ()]
 
 
 def leaves(tree: Any) -> list[np.ndarray]:

@@ -46,6 +46,11 @@ class Tape(msgspec.Struct):
 
     def append(self, entries: Floats, positive: npt.NDArray[np.bool_]) -> None:
         """Append entries (m, F + N) and whether their targets were positive (m,)."""
+        if len(entries) > len(self.entries) - self.keep:  # more than a block: nothing else stays
+            drop = len(entries) - self.keep
+            entries, positive = entries[drop:], positive[drop:]
+            self.first += self.used + drop
+            self.used = 0
         count = len(entries)
         if self.used + count > len(self.entries):
             self._move()
@@ -78,6 +83,17 @@ class Tape(msgspec.Struct):
         """Return whether the targets of the elements up to `n` were positive, (length,)."""
         end = n + 1 - self.first
         out: Floats = self.positive[end - length : end].copy()
+        return out
+
+    def newest(self, count: int) -> Floats:
+        """Return the newest entries (count, F + N + 1) with their targets' signs as last column.
+
+        Those that are not there any more are zero.
+        """
+        held = min(count, self.used)
+        out = np.zeros((count, self.entries.shape[1] + 1), np.float32)
+        out[count - held :, :-1] = self.entries[self.used - held : self.used]
+        out[count - held :, -1] = self.positive[self.used - held : self.used]
         return out
 
     def holds(self, n: int) -> bool:

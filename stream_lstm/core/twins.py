@@ -17,6 +17,7 @@ import numpy.typing as npt
 from ..config import Config
 from ..model.engine import Engine
 from ..model.forecaster import Params
+from ..model.packing import Packed
 from .stream import StreamState
 
 Floats = npt.NDArray[np.float32]
@@ -37,9 +38,9 @@ class Twins:
     """
 
     def __init__(self, config: Config, engine: Engine, initial: Params | None) -> None:
-        self.frozen: Params | None = None
+        self.frozen: Packed | None = None
         if "frozen" in config.scoring.twins:
-            self.frozen = initial or engine.init_weights()
+            self.frozen = engine.pack(initial or engine.init_weights())
         self._stateless = "stateless" in config.scoring.twins
         self._engine, self._window = engine, config.stream.window
         self._windowed = config.model.mode == "window"
@@ -51,19 +52,18 @@ class Twins:
 
     def step(self, stream: StreamState, chunk: Floats) -> Floats | None:
         """Carry the frozen twin over a chunk (m, F); return its p (m,) if one may be asked for."""
-        if not self.carried:
+        if not self.carried or self.frozen is None:
             return None
         if len(chunk) == 1:
-            stream.twin, row = self._engine.step(self.frozen, stream.twin, chunk[0])
-            rows = np.asarray(row)[None]
+            stream.twin = self._engine.step(self.frozen, stream.twin, chunk[0])
+            rows = self._engine.row_of(stream.twin)[None]
         else:
-            stream.twin, rows = self._engine.block(self.frozen, stream.twin, chunk)
-        if stream.next_due > stream.n + len(chunk):
-            return None
-        return np.asarray(rows)[: len(chunk), 0]
+            stream.twin, out = self._engine.block(self.frozen, stream.twin, chunk)
+            rows = self._engine.rows(out, len(chunk))
+        return rows[:, 0]
 
     def forecasts(
-        self, stream: StreamState, weights: Params, p: Floats | None, n: int, k: int
+        self, stream: StreamState, weights: Packed, p: Floats | None, n: int, k: int
     ) -> Forecasts:
         """Return what the twins give after element n, entry k of the chunk just stepped."""
         frozen = stateless = None
@@ -75,7 +75,7 @@ class Twins:
             stateless = self._over_window(stream, weights, n)
         return Forecasts(frozen, stateless)
 
-    def _over_window(self, stream: StreamState, weights: Params, n: int) -> float:
+    def _over_window(self, stream: StreamState, weights: Packed, n: int) -> float:
         assert stream.tape is not None
         return self._engine.window(weights, stream.tape.inputs(n, self._window))
 

@@ -48,7 +48,7 @@ class Call(NamedTuple):
 
     before: int
     weights: Any
-    carry: Any
+    carry: Floats
     xs: Floats
 
 
@@ -107,17 +107,16 @@ class Witness:
             self.elements += 1
             book.append(Entry(self.elements, row.tobytes()))
 
-    def stepped(self, weights: Any, carry: Any, xs: Floats, rows: Any) -> None:
-        """Take a call over elements xs (m, F), and its rows (at least m, R)."""
+    def stepped(self, weights: Any, carry: Floats, xs: Floats, rows: Floats) -> None:
+        """Take a call over elements xs (m, F) from `carry`, and its rows (m, R)."""
         if not self.writing:
             return
         xs = np.array(xs, np.float32)
         self.calls.append(Call(self._n, weights, carry, xs))
-        scaler = np.asarray(carry)[: self._scaler].tobytes()
+        scaler = carry[: self._scaler].tobytes()
         self.books["scaler"].append(Entry(self._n + 1, scaler))
         inputs, raw = self.books["scaler"], self.books["predictions"]
-        read = np.asarray(rows).reshape(-1, self.session.engine.row)
-        for x, row in zip(xs, read, strict=False):
+        for x, row in zip(xs, rows, strict=True):
             self._n += 1
             inputs.append(Entry(self._n, x.tobytes()))
             raw.append(Entry(self._n, row.tobytes()))
@@ -183,7 +182,9 @@ class _Maker:
 
 
 class _Engine:
-    """An engine that tells; `whole` is the one behind it."""
+    """An engine that tells; `whole` is the one behind it. It takes strides element by element."""
+
+    exact_strides = False
 
     def __init__(self, engine: Any, witness: Witness) -> None:
         self.whole, self._witness = engine, witness
@@ -191,14 +192,16 @@ class _Engine:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.whole, name)
 
-    def step(self, weights: Any, carry: Any, x: Floats) -> tuple[Any, Any]:
-        out, row = self.whole.step(weights, carry, x)
-        self._witness.stepped(weights, carry, x[None], row)
-        return out, row
+    def step(self, weights: Any, carry: Any, x: Floats) -> Any:
+        before = np.array(carry)
+        out = self.whole.step(weights, carry, x)
+        self._witness.stepped(weights, before, x[None], self.whole.row_of(out)[None])
+        return out
 
     def block(self, weights: Any, carry: Any, xs: Floats) -> tuple[Any, Any]:
+        before = np.array(carry)
         out, rows = self.whole.block(weights, carry, xs)
-        self._witness.stepped(weights, carry, xs, rows)
+        self._witness.stepped(weights, before, xs, self.whole.rows(rows, len(xs)))
         return out, rows
 
     def window(self, weights: Any, xs: Floats) -> float:

@@ -18,13 +18,14 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
 from ..config import Gradient as GradientName
 from ..config import LearningConfig
 from ..errors import ConfigurationError
 from .cell import Array
 from .gradients import Jacobian, gradient_method
-from .guard import all_finite, choose
+from .guard import all_finite, choose, norm
 from .kalman import logistic_innovation
 from .network import Shape, Weights
 from .optimizers import KALMAN, build_kalman, build_optimizer
@@ -103,8 +104,12 @@ def network_learner(
     ) -> tuple[Weights, Any, Array, Array]:
         share = _weigh(config, targets, share)
         value, gradient, moved = loss(weights, trace, xs, carry, targets, share)
-        changes, new = optimizer.update(gradient, state, weights)
-        return _guarded(weights, state, (changes, new, moved), value, gradient)
+
+        def step(state: Any, weights: Weights) -> tuple[Weights, Any]:
+            out: tuple[Weights, Any] = optimizer.update(gradient, state, weights)
+            return out
+
+        return _guarded(weights, state, step, moved, value, gradient)
 
     return Learner(optimizer.init, update, tape, trace)
 
@@ -127,12 +132,15 @@ def _kalman_learner(
         logits, jacobian, moved = gradients.observe(weights, xs, carry, trace)
         labels, share = targets[-count:], _weigh(config, targets, share)[-count:]
         innovation, noise = logistic_innovation(logits, labels, share)
-        changes, new = filtered.update(
-            jacobian, state, weights, innovation=innovation, noise=noise
-        )
+
+        def step(state: Any, weights: Weights) -> tuple[Weights, Any]:
+            given = {"innovation": innovation, "noise": noise}
+            out: tuple[Weights, Any] = filtered.update(jacobian, state, weights, **given)
+            return out
+
         value = mean_log_loss(logits, labels, share)
         gradient = _mean_gradient(logits, jacobian, labels, share)
-        return _guarded(weights, state, (changes, new, moved), value, gradient)
+        return _guarded(weights, state, step, moved, value, gradient)
 
     return Learner(filtered.init, update, tape, gradients.init)
 
@@ -195,14 +203,26 @@ def _mean_gradient(logits: Array, jacobian: Jacobian, labels: Array, share: Arra
 
 
 def _guarded(
-    weights: Weights, state: Any, new: tuple[Any, Any, Array], loss: Array, gradient: Weights
+    weights: Weights,
+    state: Any,
+    step: Callable[[Any, Weights], tuple[Weights, Any]],
+    moved: Array,
+    loss: Array,
+    gradient: Weights,
 ) -> tuple[Weights, Any, Array, Array]:
-    changes, new_state, moved = new
-    new_weights: Weights = optax.apply_updates(weights, changes)
-    norm = optax.tree.norm(gradient)
+    """Return what `UpdateFn` does; `step(state, weights)` gives (changes, state')."""
+    size = norm(gradient)
     # The norm can overflow where the gradient does not; clipping would leave zeros of it.
-    accepted = all_finite(loss, norm, gradient, new_weights, new_state, moved)
-    info = jnp.stack([loss, norm, accepted.astype(jnp.float32)])
+    sound = all_finite(loss, size, gradient, moved)
+
+    def make(_: int, held: tuple[Weights, Any]) -> tuple[Weights, Any]:
+        changes, new = step(held[1], held[0])
+        return optax.apply_updates(held[0], changes), new
+
+    # A loop of one turn: what it gives is computed once, and not for each of its uses.
+    new_weights, new_state = lax.fori_loop(0, sound.astype(jnp.int32), make, (weights, state))
+    accepted = sound & all_finite(new_weights, new_state)
+    info = jnp.stack([loss, size, accepted.astype(jnp.float32)])
     return (
         choose(accepted, new_weights, weights),
         choose(accepted, new_state, state),

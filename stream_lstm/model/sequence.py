@@ -29,6 +29,10 @@ from jax import lax
 from .cell import Array, gates
 from .network import Shape, Weights
 
+SHORT = 256
+"""Rows up to which a product of matrices is better made row by row: it can then be part of the one
+kernel that an update is."""
+
 Residuals: TypeAlias = tuple[Array, ...]
 Outputs: TypeAlias = tuple[Array, Array]
 
@@ -93,7 +97,15 @@ def _backward(residuals: Residuals, wanted: Outputs) -> tuple[Array, Array, Arra
     ones = jnp.ones((*xs.shape[:-1], 1), xs.dtype)
     stacked = jnp.concatenate([xs, previous, ones], axis=-1).reshape(-1, len(kernel))
     flat = dz.reshape(-1, dz.shape[-1])
-    return stacked.T @ flat, dz @ kernel[:inputs].T, zero, zero
+    return _products(stacked, flat), dz @ kernel[:inputs].T, zero, zero
+
+
+def _products(rows: Array, columns: Array) -> Array:
+    """Return rows^T @ columns, (R, C), of (K, R) and (K, C)."""
+    if len(rows) > SHORT:
+        return rows.T @ columns
+    out: Array = lax.map(lambda row: row @ columns, rows.T)
+    return out
 
 
 lstm_layer.defvjp(layer_forward, _backward)

@@ -1,14 +1,14 @@
 """One element, and a block of them, as pure functions over one flat carry.
 
 ```
-carry = [scaler state (1 + 2F) | the forecaster's state (N)]         mode "carry"
-carry = [scaler state (1 + 2F)]                                      mode "window"
-row   = [p (M) | scaled x (F) | forecaster's state after x (N)]      what one element leaves
+carry = [scaler state (1 + 2F) | p (M) | scaled x (F) | forecaster's state (N)]   mode "carry"
+carry = [scaler state (1 + 2F) | scaled x (F)]                                    mode "window"
 ```
 
-A network's state is h and c of each layer. A row holds the p alone unless a tape is kept for
-learning; in mode `window`, where the network runs over whole windows instead, it holds the scaled
-input alone. One array out is one read-back.
+A network's state is h and c of each layer. What an element leaves is in the carry too, so that a
+step gives back one array, and one array is one read-back. A row is the part of it that is kept of
+each element: p alone, or all behind the scaler's state where a tape is kept for learning; in mode
+`window`, where the network runs over whole windows instead, it is the scaled input.
 
 `block` is a loop whose number of turns is data, so one compiled function serves every length up
 to its buffer, and its body is the same machine code for each of them.
@@ -26,6 +26,7 @@ from ..config import Mode
 from .cell import Array
 from .forecaster import Forecaster, Params
 from .network import Shape, Weights
+from .runtime import seam
 from .scaling import Scaler
 from .sequence import tape_logits
 
@@ -45,35 +46,47 @@ class Stepper(NamedTuple):
         return 1 + 2 * self.shape.features
 
     @property
+    def members(self) -> int:
+        """Number M of probabilities in the carry."""
+        return len(self.forecaster.names) if self.mode == "carry" else 0
+
+    @property
+    def state(self) -> int:
+        """Length N of the forecaster's part of the carry."""
+        return self.forecaster.state if self.mode == "carry" else 0
+
+    @property
     def row(self) -> int:
-        """Length of a row."""
-        if self.mode == "window":
-            return self.shape.features
-        kept = self.shape.features + self.forecaster.state if self.tape else 0
-        return len(self.forecaster.names) + kept
+        """Length of a row, which begins behind the scaler's state."""
+        whole = self.members + self.shape.features + self.state
+        return whole if self.tape or self.mode == "window" else self.members
 
     def init(self) -> Array:
         """Return the carry before the first element."""
-        state = self.forecaster.state if self.mode == "carry" else 0
-        return jnp.concatenate([self.scaler.init(), jnp.zeros((state,), jnp.float32)])
+        rest = self.members + self.shape.features + self.state
+        return jnp.concatenate([self.scaler.init(), jnp.zeros((rest,), jnp.float32)])
 
-    def step(self, weights: Params, carry: Array, x: Array) -> tuple[Array, Array]:
-        """Return (carry', row) after element x (F,)."""
-        scaler, state = carry[: self.scaler_size], carry[self.scaler_size :]
-        scaler, scaled = self.scaler.step(scaler, x)
+    def step(self, weights: Params, carry: Array, x: Array) -> Array:
+        """Return the carry after element x (F,)."""
+        scaler, scaled = self.scaler.step(carry[: self.scaler_size], x)
         if self.mode == "window":
-            return scaler, scaled
+            return jnp.concatenate([scaler, scaled])
+        state = carry[len(carry) - self.state :]
         state, p = self.forecaster.step(weights, state, scaled)
-        row = jnp.concatenate([p, scaled, state]) if self.tape else p
-        return jnp.concatenate([scaler, state]), row
+        # An exponential rounds in another way where it is fused with what follows.
+        return jnp.concatenate([scaler, seam(p), scaled, state])
+
+    def row_of(self, carry: Array) -> Array:
+        """Return the row (R,) of the element that left `carry`."""
+        return lax.slice_in_dim(carry, self.scaler_size, self.scaler_size + self.row)
 
     def block(self, weights: Params, carry: Array, xs: Array, count: Array) -> tuple[Array, Array]:
-        """Return (carry', rows (B, row)) after the first `count` () of elements xs (B, F)."""
+        """Return (carry', rows (B, R)) after the first `count` () of elements xs (B, F)."""
 
         def turn(k: Array, at: tuple[Array, Array]) -> tuple[Array, Array]:
             carry, rows = at
-            carry, row = self.step(weights, carry, lax.dynamic_index_in_dim(xs, k, 0, False))
-            return carry, lax.dynamic_update_index_in_dim(rows, row, k, 0)
+            carry = self.step(weights, carry, lax.dynamic_index_in_dim(xs, k, 0, False))
+            return carry, lax.dynamic_update_index_in_dim(rows, self.row_of(carry), k, 0)
 
         rows = jnp.zeros((xs.shape[0], self.row), jnp.float32)
         out: tuple[Array, Array] = lax.fori_loop(0, count, turn, (carry, rows))

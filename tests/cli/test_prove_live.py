@@ -60,11 +60,8 @@ def test_other_weights_are_named(cli, file, monkeypatch):
     class Nudged(Daemon):
         def __init__(self, config, columns, **options):
             super().__init__(config, columns, **options)
-            learned = self.session.weights_for("")
-            learned.weights = {
-                layer: {name: array * 1.001 for name, array in part.items()}
-                for layer, part in learned.weights.items()
-            }
+            learned = self.session.learned_for("")
+            learned.weights = tuple(array * 1.001 for array in learned.weights)
 
     monkeypatch.setattr("stream_lstm.serve.daemon.Daemon", Nudged)
     done = cli("prove", "live", file, *SMALL)

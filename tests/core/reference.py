@@ -55,8 +55,8 @@ class Reference:
         self.K = max(self.lengths)
         self.names = [member.name for member in members or ()]
         self.mixture = [1.0 / len(self.names) for _ in self.names]
-        self.weights = engine.init_weights()
-        self.optimizer = engine.init_optimizer(self.weights) if self.learn else None
+        self.weights = engine.pack(engine.init_weights())
+        self.optimizer = engine.init_optimizer(engine.init_weights()) if self.learn else None
         self.events: list[tuple[Any, ...]] = []
         self.n = 0
         self.gap_at: int | None = None
@@ -209,8 +209,8 @@ class Reference:
         return self.learn and (until == 0 or self.n <= until)
 
     def step(self, f: np.ndarray) -> list[float] | None:
-        self.carry, row = self.engine.step(self.weights, self.carry, f)
-        row = np.asarray(row)
+        self.carry = self.engine.step(self.weights, self.carry, f)
+        row = self.engine.row_of(self.carry)
         if self.window_mode:
             self.scaled[self.n] = row
             return None

@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_lstm.core.digest import Digest
-from stream_lstm.events import Label, Prediction
+from stream_lstm.events import Gap, Label, Prediction
+from stream_lstm.model.engine import Engine
 
+from ..engines import engine_for
 from ..engines import settings as configuration
 from .driving import (
     POLICIES,
@@ -158,6 +160,41 @@ def test_one_by_one_and_all_at_once_agree_over_thousands(
     singly, whole = drive(config, actions), drive(config, actions, cuts=())
     assert_same(singly, whole)
     assert sum(isinstance(e, Prediction) for e in whole.events) > size // 10 - 10
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"horizon": 12, "learn_until": 777},
+        {"stride": 1},
+        {"stride": 7, "targets": "published", "layers": 2},
+        {"gradient": "hybrid", "optimizer": "dekf"},
+        {"stride": 300, "window": 300},
+        {"horizon": 80},
+    ],
+    ids=str,
+)
+def test_strides_in_one_call_give_the_bits_of_steps_and_updates(values: dict[str, Any]) -> None:
+    config = configuration(**{"learn": True, "window": 20} | values)
+    xs = np.random.default_rng(2).normal(size=1500)
+    actions: list[Action] = [*ticks_of(xs[:700]), Gap("a", 3, 5), *ticks_of(xs[700:], 700)]
+    calls = []
+    run_strides = Engine.run_strides
+
+    def counting(*given: Any) -> Any:
+        calls.append(len(given[4]))
+        return run_strides(*given)
+
+    engine_for(config)  # it has calls of its own while it is made
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Engine, "run_strides", counting)
+        whole = drive(config, actions, cuts=(333, 334, 1200))
+    assert_same(drive(config, actions), whole)
+    # Neither half a call's room nor a tape that is too short for the horizon will do.
+    possible = config.stream.stride <= 80 and config.stream.horizon <= 64
+    assert (sum(calls) > 300) == possible
+    assert all(size % config.stream.stride == 0 for size in calls)
 
 
 @pytest.mark.parametrize("mode", ["carry", "window"])

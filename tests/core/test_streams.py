@@ -61,7 +61,7 @@ def test_each_stream_is_as_if_alone(kind: dict[str, Any], story: Story, seed: in
         one, two = (s.streams[n] for s, n in ((session, name), (alone.session, "a")))
         assert np.asarray(one.carry).tobytes() == np.asarray(two.carry).tobytes()
         assert (one.n, one.counters) == (two.n, two.counters)
-        learned = session.weights_for(name), alone.session.weights_for("a")
+        learned = session.learned_for(name), alone.session.learned_for("a")
         assert plain(learned[0]) == plain(learned[1])
 
 
@@ -76,22 +76,20 @@ def test_shared_weights_learn_from_all() -> None:
             push(session, [story[name][k]], stream=name)
     learned = [event.stream for event in events if isinstance(event, Update)]
     assert set(learned) == {"a", "b"}
-    assert session.weights_for("a") is session.weights_for("b")
+    assert session.learned_for("a") is session.learned_for("b")
     assert len(session.learned) == 1
-    alone = drive(config, story["a"]).session.weights_for("a").weights
-    assert not np.array_equal(
-        alone["head"]["kernel"], session.weights_for("a").weights["head"]["kernel"]
-    )
+    alone = drive(config, story["a"]).session.weights_for("a")
+    assert not np.array_equal(alone["head"]["kernel"], session.weights_for("a")["head"]["kernel"])
 
 
 def test_per_stream_weights_start_alike_and_part() -> None:
     config = configuration(learn=True, stride=3, sharing="per-stream")
     rng = np.random.default_rng(0)
     session = open_session(config, lambda event: None)
-    start = np.asarray(session.weights_for("b").weights["head"]["kernel"])
+    start = np.asarray(session.weights_for("b")["head"]["kernel"])
     for name in ("a", "c"):
         push(session, [Tick(float(x), 0) for x in rng.normal(size=40)], stream=name)
-    heads = [np.asarray(session.weights_for(n).weights["head"]["kernel"]).tobytes() for n in "abc"]
+    heads = [np.asarray(session.weights_for(n)["head"]["kernel"]).tobytes() for n in "abc"]
     assert heads[1] == start.tobytes()
     assert len(set(heads)) == 3
 

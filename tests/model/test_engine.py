@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -38,15 +39,16 @@ def engine_of(config: Config, features: int = 1) -> Engine:
 
 def through(engine: Engine, xs: np.ndarray, sizes: Iterator[int]) -> tuple[bytes, np.ndarray]:
     """Carry bits and rows after xs in blocks of the given sizes; 1 means the single step."""
-    weights, carry, rows, start = engine.init_weights(), engine.init_carry(), [], 0
+    weights, carry = engine.pack(engine.init_weights()), engine.init_carry()
+    rows, start = [], 0
     while start < len(xs):
         size = min(next(sizes), engine.block_size, len(xs) - start)
         if size == 1:
-            carry, row = engine.step(weights, carry, xs[start])
-            rows.append(np.asarray(row)[None])
+            carry = engine.step(weights, carry, xs[start])
+            rows.append(engine.row_of(carry)[None])
         else:
             carry, out = engine.block(weights, carry, xs[start : start + size])
-            rows.append(np.asarray(out)[:size])
+            rows.append(engine.rows(out, size))
         start += size
     return np.asarray(carry).tobytes(), np.concatenate(rows)
 
@@ -74,18 +76,20 @@ def test_on_this_machine_the_fast_step_serves() -> None:
     assert all(engine_of(config, features).exact_step for config, features in CONFIGS)
 
 
+def nudged(array: Any, at: int) -> Any:
+    """`array` with one entry a little larger."""
+    changed = np.array(array)
+    changed[at] = np.nextafter(changed[at], np.float32(1))
+    return jnp.asarray(changed)
+
+
 class Inexact(Engine):
-    """An engine whose single step rounds in another way, as XLA would be free to."""
+    """An engine whose single step rounds p in another way, as XLA would be free to."""
 
-    def _compile(self, config: Config) -> dict[str, Any]:
-        functions = super()._compile(config)
+    def _compile(self) -> dict[str, Any]:
+        functions = super()._compile()
         step = functions["step"]
-
-        def other(*args: Any) -> Any:
-            carry, row = step(*args)
-            return carry, np.nextafter(np.asarray(row), np.float32(1))
-
-        return functions | {"step": other}
+        return functions | {"step": lambda *args: nudged(step(*args), 3)}
 
 
 def test_a_step_that_differs_from_the_block_is_not_used() -> None:
@@ -101,19 +105,38 @@ def test_a_step_that_differs_from_the_block_is_not_used() -> None:
 
 def test_a_step_that_differs_in_the_carry_alone_is_not_used() -> None:
     class Drifting(Engine):
-        def _compile(self, config: Config) -> dict[str, Any]:
-            functions = super()._compile(config)
+        def _compile(self) -> dict[str, Any]:
+            functions = super()._compile()
             step = functions["step"]
-
-            def other(*args: Any) -> Any:
-                carry, row = step(*args)
-                carry = np.array(carry)
-                carry[1] = np.nextafter(carry[1], np.float32(1))
-                return carry, row
-
-            return functions | {"step": other}
+            return functions | {"step": lambda *args: nudged(step(*args), 1)}
 
     assert not Drifting(settings(mode="window"), 1).exact_step
+
+
+@pytest.mark.parametrize("output", ["carry", "sheet"])
+def test_strides_that_differ_from_steps_and_updates_are_not_used(output: str) -> None:
+    class Drifting(Engine):
+        def _compile(self) -> dict[str, Any]:
+            functions = super()._compile()
+            strides = functions["strides"]
+
+            def other(*args: Any) -> Any:
+                out = list(strides(*args))
+                at = {"carry": 3, "sheet": 4}[output]
+                out[at] = out[at] + jnp.float32(1)
+                return out
+
+            return functions | {"strides": other}
+
+    config = settings(hidden=3, learn=True, gradient="snap1", stride=5)
+    assert Engine(config, 1).exact_strides
+    assert not Drifting(config, 1).exact_strides
+
+
+def test_on_this_machine_strides_are_one_call() -> None:
+    learning = [pair for pair in CONFIGS if pair[0].learning.learn]
+    for config, features in learning:
+        assert engine_of(config, features).exact_strides == (config.model.mode == "carry")
 
 
 def test_weights_of_another_shape_are_refused_with_both_shapes() -> None:
