@@ -72,7 +72,7 @@ ZETA_S = 3.105547277674938
 """Of the stitched boundary, with eta = 2: the exponent s, k1, k2 and zeta(s)."""
 
 
-class Wealth(msgspec.Struct):
+class Wealth(msgspec.Struct, gc=False):
     """log W of one bet in nats, the highest it has been, and the labels when it reached 20 : 1.
 
     `reached` is 0 where it never did; of several streams together it is an upper bound.
@@ -81,14 +81,6 @@ class Wealth(msgspec.Struct):
     log_e: float = 0.0
     highest: float = 0.0
     reached: int = 0
-
-    def grow(self, factor: float, labels: int) -> None:
-        """Multiply W by a factor at label number `labels`."""
-        self.log_e = log_e = self.log_e + math.log(factor)
-        if log_e > self.highest:
-            self.highest = log_e
-            if log_e >= PROVEN and not self.reached:
-                self.reached = labels
 
     @property
     def proven(self) -> bool:
@@ -115,7 +107,7 @@ class Wealth(msgspec.Struct):
         }
 
 
-class Bet(msgspec.Struct):
+class Bet(msgspec.Struct, gc=False):
     """Both games on one difference: that the model is better, and that it is worse.
 
     `streams` counts the streams with a label that are in it, after `merge`.
@@ -131,16 +123,21 @@ class Bet(msgspec.Struct):
     def add(self, d: float) -> None:
         """Play one label with difference `d` in [-1, 1], positive where the model did better."""
         self.labels = labels = self.labels + 1
-        total = self.total
-        # At most one of the two games has a stake, so the other's W stays.
+        total, squares = self.total, self.squares
+        self.total, self.squares = total + d, squares + d * d
         if total > 0.0:
-            stake = total / (self.squares + CAUTION)
-            self.better.grow(1.0 + (stake if stake < MAX_STAKE else MAX_STAKE) * d, labels)
+            wealth = self.better
         elif total < 0.0:
-            stake = -total / (self.squares + CAUTION)
-            self.worse.grow(1.0 - (stake if stake < MAX_STAKE else MAX_STAKE) * d, labels)
-        self.total = total + d
-        self.squares += d * d
+            wealth, total, d = self.worse, -total, -d
+        else:
+            return  # at most one of the two games has a stake, and here none
+        stake = total / (squares + CAUTION)
+        log_e = wealth.log_e + math.log(1.0 + (stake if stake < MAX_STAKE else MAX_STAKE) * d)
+        wealth.log_e = log_e
+        if log_e > wealth.highest:
+            wealth.highest = log_e
+            if log_e >= PROVEN and not wealth.reached:
+                wealth.reached = labels
 
     def merge(self, other: Bet) -> None:
         """Become the mean with the bet of other streams; what comes of it takes no more labels."""
@@ -203,29 +200,61 @@ class DifferenceBand(msgspec.Struct):
         return max(mean - half, -1.0), min(mean + half, 1.0)
 
 
-class Evidence(msgspec.Struct):
-    """The model against a coin, the base rate and the last label, over one stream's labels."""
+class Evidence(msgspec.Struct, gc=False):
+    """The model against a coin, the base rate and the last label, over one stream's labels.
+
+    Each `spread` and `cut` belongs with the labels and the total of the bet to a
+    `DifferenceBand`, whose sums these are.
+    """
 
     coin: Bet = msgspec.field(default_factory=Bet)
     base: Bet = msgspec.field(default_factory=Bet)
     last: Bet = msgspec.field(default_factory=Bet)
-    base_band: DifferenceBand = msgspec.field(default_factory=DifferenceBand)
-    last_band: DifferenceBand = msgspec.field(default_factory=DifferenceBand)
+    base_spread: float = 0.0
+    last_spread: float = 0.0
+    base_cut: int = 0
+    last_cut: int = 0
 
     def add(self, correct: bool, loss: float, base_loss: float, last_loss: float) -> None:
         """Take one label: whether the call was right, and the three log losses in nats."""
-        self.coin.add(1.0 if correct else -1.0)
-        d = base_loss - loss
-        self.base_band.add(d)
-        self.base.add(d if -1.0 <= d <= 1.0 else cut(d))
-        d = last_loss - loss
-        self.last_band.add(d)
-        self.last.add(d if -1.0 <= d <= 1.0 else cut(d))
+        coin, base, last = self.coin, self.base, self.last
+        d, e = base_loss - loss, last_loss - loss
+        if not -1.0 <= d <= 1.0:
+            d = cut(d)
+            self.base_cut += 1
+        if not -1.0 <= e <= 1.0:
+            e = cut(e)
+            self.last_cut += 1
+        labels = coin.labels
+        off = d - base.total / labels if labels else d
+        self.base_spread += off * off
+        off = e - last.total / labels if labels else e
+        self.last_spread += off * off
+        coin.add(1.0 if correct else -1.0)
+        base.add(d)
+        last.add(e)
 
     def merge(self, other: Evidence) -> None:
         """Add what other streams have to say."""
-        for name in self.__struct_fields__:
-            getattr(self, name).merge(getattr(other, name))
+        self.coin.merge(other.coin)
+        self.base.merge(other.base)
+        self.last.merge(other.last)
+        self.base_spread += other.base_spread
+        self.last_spread += other.last_spread
+        self.base_cut += other.base_cut
+        self.last_cut += other.last_cut
+
+    @property
+    def base_band(self) -> DifferenceBand:
+        """The band of how much better than the base rate the model did."""
+        base = self.base
+        return DifferenceBand(base.labels, base.total, self.base_spread, self.base_cut)
+
+    @property
+    def last_band(self) -> DifferenceBand:
+        """The band of how much better than the last label the model did."""
+        last = self.last
+        return DifferenceBand(last.labels, last.total, self.last_spread, self.last_cut)
 
     def log_e(self) -> tuple[float, float, float]:
         """Return log W, in nats, of being better than coin, base rate and last label."""

@@ -27,7 +27,7 @@ from .session import Learned, Session
 from .stream import StreamState
 
 MAGIC = b"SLSTM"
-VERSION = 3
+VERSION = 4
 HEADER = len(MAGIC) + 1 + hashlib.sha256().digest_size
 
 DTYPES = ("<f4", "<f8", "<i4", "<i8", "<u4", "|b1")

@@ -17,7 +17,7 @@ EPSILON = 2.0**-24
 def log_loss(p: float, label: int) -> float:
     """Return the loss in nats of giving probability `p` to a label of 1."""
     q = p if label else 1.0 - p
-    return abs(math.log(q if q > EPSILON else EPSILON))  # the log of 1 is 0, not minus 0
+    return 0.0 - math.log(q if q > EPSILON else EPSILON)  # of 1 it is 0, not minus 0
 
 
 class Tally(msgspec.Struct):
@@ -33,12 +33,6 @@ class Tally(msgspec.Struct):
         self.log_loss += loss
         off = p - label
         self.brier += off * off
-
-    def merge(self, other: Tally) -> None:
-        """Add the sums of another stream."""
-        self.correct += other.correct
-        self.log_loss += other.log_loss
-        self.brier += other.brier
 
     def means(self, labels: int, prefix: str = "") -> dict[str, float | None]:
         """Return accuracy, log loss (nats) and Brier score over `labels`; None without any."""

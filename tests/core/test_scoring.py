@@ -118,8 +118,8 @@ def test_streams_together_are_ranked_and_binned_together(one: Rows, two: Rows) -
     merged, whole = scored(one), Scoreboard()
     merged.merge(scored(two))
     for p, label, _ in one + two:
-        whole.model.add(p, label, 0.0, (p > 0.5) == label)
-    figures, model = merged.figures(), whole.model
+        whole.add(label, -1, p, 0.5, 0.5)
+    figures, (model, *_) = merged.figures(), whole.grades()
     assert figures["auc"] == model.ranking.auc()
     assert figures["ece"] == pytest.approx(model.reliability.error(), abs=1e-12)
     positives = sum(label for _, label, _ in one + two)
@@ -151,7 +151,7 @@ def test_further_forecasts_are_scored_on_the_labels_that_they_are_there_for() ->
     assert "frozen_accuracy" not in figures
     assert "stateless_ece" not in figures
     assert figures["rolling"]["raw_brier"] == pytest.approx(0.04)
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="1 further forecasts come for raw, stateless"):
         board.add(1, 0, 0.6, 0.5, 0.5, (0.5,))
 
 
