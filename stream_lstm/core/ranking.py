@@ -60,9 +60,7 @@ class Ranking(msgspec.Struct, gc=False):
     def merge(self, other: Ranking) -> None:
         """Add the counts of another stream."""
         if other.keys:
-            dense = self._dense(b"")
-            dense[np.frombuffer(other.keys, np.uint16)] += np.frombuffer(other.counts, np.int64)
-            self._tabulate(dense)
+            self._tabulate(self._dense(b"") + other._dense(b""))
         self.extend(np.frombuffer(other.fresh, np.uint16))
 
     def auc(self) -> float | None:
@@ -92,11 +90,13 @@ class Ranking(msgspec.Struct, gc=False):
     def _dense(self, fresh: bytes) -> Counts:
         """Return the counts (KEYS,) of the table and of further keys."""
         dense = np.bincount(np.frombuffer(fresh, np.uint16), minlength=KEYS)
-        dense[np.frombuffer(self.keys, np.uint16)] += np.frombuffer(self.counts, np.int64)
+        dense[np.frombuffer(self.keys, np.uint16).astype(np.intp)] += np.frombuffer(
+            self.counts, np.int64
+        )
         return dense
 
     def _tabulate(self, dense: Counts) -> None:
-        keys = np.flatnonzero(dense)
+        keys = np.flatnonzero(dense != 0)  # five times as fast as of the numbers themselves
         self.keys, self.counts = keys.astype(np.uint16).tobytes(), dense[keys].tobytes()
 
 

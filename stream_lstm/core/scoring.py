@@ -16,9 +16,8 @@ Sources: Dawid, "Prequential analysis", 1984; Krichevsky and Trofimov, 1981, for
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 from typing import Any
-
-import msgspec
 
 from .counts import Counts
 from .grades import Grades
@@ -36,7 +35,8 @@ BATCH = 128
 """Labels that are counted in one go."""
 
 
-class Scoreboard(msgspec.Struct, gc=False):
+@dataclass(slots=True)
+class Scoreboard:
     """The scores of one stream, or of several together.
 
     `names` are those of `NAMES` whose forecasts come with the labels, in the order of `others`.
@@ -50,10 +50,10 @@ class Scoreboard(msgspec.Struct, gc=False):
     repeats: int = 0
     window: int = 0
     names: tuple[str, ...] = ()
-    losses: list[float] = msgspec.field(default_factory=lambda: [0.0] * PLAIN)
+    losses: list[float] = field(default_factory=lambda: [0.0] * PLAIN)
     bets: Evidence | None = None
     counts: Counts | None = None
-    rows: bytearray = msgspec.field(default_factory=bytearray)
+    rows: bytearray = field(default_factory=bytearray)
 
     @classmethod
     def empty(cls, window: int = 0, names: tuple[str, ...] = ()) -> Scoreboard:

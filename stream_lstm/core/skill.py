@@ -45,6 +45,8 @@ random variables by betting", 2024; Vovk and Wang, "E-values", 2021, for means o
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
+from math import log
 from statistics import NormalDist
 from typing import Any
 
@@ -72,7 +74,8 @@ ZETA_S = 3.105547277674938
 """Of the stitched boundary, with eta = 2: the exponent s, k1, k2 and zeta(s)."""
 
 
-class Wealth(msgspec.Struct, gc=False):
+@dataclass(slots=True)
+class Wealth:
     """log W of one bet in nats, the highest it has been, and the labels when it reached 20 : 1.
 
     `reached` is 0 where it never did; of several streams together it is an upper bound.
@@ -107,7 +110,8 @@ class Wealth(msgspec.Struct, gc=False):
         }
 
 
-class Bet(msgspec.Struct, gc=False):
+@dataclass(slots=True)
+class Bet:
     """Both games on one difference: that the model is better, and that it is worse.
 
     `streams` counts the streams with a label that are in it, after `merge`.
@@ -116,8 +120,8 @@ class Bet(msgspec.Struct, gc=False):
     labels: int = 0
     total: float = 0.0
     squares: float = 0.0
-    better: Wealth = msgspec.field(default_factory=Wealth)
-    worse: Wealth = msgspec.field(default_factory=Wealth)
+    better: Wealth = field(default_factory=Wealth)
+    worse: Wealth = field(default_factory=Wealth)
     streams: int = 1
 
     def add(self, d: float) -> None:
@@ -132,7 +136,7 @@ class Bet(msgspec.Struct, gc=False):
         else:
             return  # at most one of the two games has a stake, and here none
         stake = total / (squares + CAUTION)
-        log_e = wealth.log_e + math.log(1.0 + (stake if stake < MAX_STAKE else MAX_STAKE) * d)
+        log_e = wealth.log_e + log(1.0 + (stake if stake < MAX_STAKE else MAX_STAKE) * d)
         wealth.log_e = log_e
         if log_e > wealth.highest:
             wealth.highest = log_e
@@ -200,16 +204,17 @@ class DifferenceBand(msgspec.Struct):
         return max(mean - half, -1.0), min(mean + half, 1.0)
 
 
-class Evidence(msgspec.Struct, gc=False):
+@dataclass(slots=True)
+class Evidence:
     """The model against a coin, the base rate and the last label, over one stream's labels.
 
     Each `spread` and `cut` belongs with the labels and the total of the bet to a
     `DifferenceBand`, whose sums these are.
     """
 
-    coin: Bet = msgspec.field(default_factory=Bet)
-    base: Bet = msgspec.field(default_factory=Bet)
-    last: Bet = msgspec.field(default_factory=Bet)
+    coin: Bet = field(default_factory=Bet)
+    base: Bet = field(default_factory=Bet)
+    last: Bet = field(default_factory=Bet)
     base_spread: float = 0.0
     last_spread: float = 0.0
     base_cut: int = 0

@@ -6,7 +6,7 @@ within `EPSILON` of them for that.
 
 from __future__ import annotations
 
-import math
+from math import log
 
 import msgspec
 
@@ -17,7 +17,7 @@ EPSILON = 2.0**-24
 def log_loss(p: float, label: int) -> float:
     """Return the loss in nats of giving probability `p` to a label of 1."""
     q = p if label else 1.0 - p
-    return 0.0 - math.log(q if q > EPSILON else EPSILON)  # of 1 it is 0, not minus 0
+    return 0.0 - log(q if q > EPSILON else EPSILON)  # of 1 it is 0, not minus 0
 
 
 class Tally(msgspec.Struct):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import msgspec
 import numpy as np
@@ -10,7 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_lstm.core.scoring import EPSILON, Scoreboard, log_loss
+from stream_lstm.core.ranking import FRESH
+from stream_lstm.core.reliability import BINS
+from stream_lstm.core.scoring import BATCH, EPSILON, Scoreboard, Tally, log_loss
 
 Rows = list[tuple[float, int, int]]
 
@@ -162,3 +165,81 @@ def test_further_forecasts_of_streams_are_merged() -> None:
         board.add(1, -1, 0.5, 0.5, 0.5, (p,))
         together.merge(board)
     assert together.figures()["frozen_brier"] == pytest.approx((0.01 + 0.09) / 2)
+
+
+def many(count: int, seed: int = 3) -> Rows:
+    """More rows than are counted, or tabulated, in one go."""
+    rng = np.random.default_rng(seed)
+    ps = rng.random(count).astype(np.float32).tolist()
+    return [(p, int(rng.random() < p), int(rng.integers(-1, 2))) for p in ps]
+
+
+@pytest.mark.parametrize("count", [BATCH - 1, BATCH, BATCH + 1, FRESH + 3 * BATCH // 2])
+def test_sums_over_many_labels_have_the_bits_of_a_plain_loop(count: int) -> None:
+    board, sums = Scoreboard.empty(), Tally()
+    given = [0.0] * BINS
+    for p, label, last in many(count):
+        loss = board.add(label, last, p, 0.5, 0.5)
+        sums.add(p, label, loss, (p > 0.5) == label)
+        given[int(p * BINS)] += p
+    model, base, _ = board.grades()
+    assert (model.correct, model.log_loss, model.brier) == (
+        sums.correct,
+        sums.log_loss,
+        sums.brier,
+    )
+    assert model.reliability.given == given
+    assert model.calls == sum(p > 0.5 for p, *_ in many(count))
+    assert sum(model.reliability.labels) == sum(base.reliability.labels) == count
+    assert model.ranking.auc() == pytest.approx(5 / 6, abs=0.1)
+    assert base.ranking.auc() == 0.5
+
+
+@pytest.mark.parametrize("window", [0, 3, BATCH, 1000])
+def test_a_look_changes_nothing(window: int) -> None:
+    watched, alone = (Scoreboard.empty(window, ("raw",)) for _ in range(2))
+    for k, row in enumerate(many(3 * BATCH + 9)):
+        scored([row], watched)
+        scored([row], alone)
+        if k % 50 == 7:
+            watched.figures()
+            watched.means()
+            Scoreboard().merge(watched)
+    assert watched == alone
+
+
+def test_a_scoreboard_goes_through_a_snapshot_between_batches() -> None:
+    rows = many(FRESH + 5 * BATCH // 2)
+    for cut in (1, BATCH - 1, BATCH, FRESH + BATCH + 3):
+        board = scored(rows[:cut], Scoreboard.empty(100, ("raw",)))
+        again = msgspec.msgpack.decode(msgspec.msgpack.encode(board), type=Scoreboard)
+        assert again == board
+        assert scored(rows[cut:], again).figures() == scored(rows[cut:], board).figures()
+        assert again == board
+
+
+def test_streams_of_many_labels_are_merged() -> None:
+    one, two = many(FRESH + 9 * BATCH + 5), many(FRESH + 7, seed=4)
+    together, whole = Scoreboard(), scored(one + two, Scoreboard.empty(50))
+    for rows in (one, two, []):
+        together.merge(scored(rows, Scoreboard.empty(50)))
+    found, wanted = together.figures(), whole.figures()
+    assert found["auc"] == wanted["auc"]
+    for name in ("labels", "positive"):
+        assert [row[name] for row in found["reliability"]] == [
+            row[name] for row in wanted["reliability"]
+        ]
+    assert found["rolling"]["labels"] == 100
+
+
+def test_a_stream_takes_little_before_it_has_labels_and_stays_small() -> None:
+    def bytes_each(rows: Rows) -> float:
+        tracemalloc.start()
+        boards = [scored(rows, Scoreboard.empty()) for _ in range(50)]
+        taken, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return taken / len(boards)
+
+    assert bytes_each([]) < 512
+    assert bytes_each(many(1)) < 1536
+    assert bytes_each(many(BATCH)) < 6144
