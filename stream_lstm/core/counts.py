@@ -17,9 +17,7 @@ from .grades import Aside, Grades
 from .ranking import Ranking, keys_of
 from .reliability import BINS, Reliability, bins_of
 from .rolling import PLAIN, Ring
-
-Doubles = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
+from .tally import Bools, Doubles
 
 TERMS = 4
 """Of each forecaster: labels, right calls, calls of 1, squared errors."""

@@ -15,9 +15,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from .tally import EPSILON
+from .tally import EPSILON, Doubles
 
-Doubles = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
 
 FINE = 1e-3

@@ -14,9 +14,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-BINS = 15
+from .tally import Doubles
 
-Doubles = npt.NDArray[np.float64]
+BINS = 15
 
 
 class Reliability(msgspec.Struct, frozen=True):

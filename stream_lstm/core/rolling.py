@@ -16,11 +16,7 @@ import numpy.typing as npt
 
 from .grades import blind, kappa
 from .reliability import bins_of
-from .tally import EPSILON
-
-Doubles = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
-
+from .tally import EPSILON, Bools, Doubles
 
 PLAIN = 3
 """Forecasts of each row, of the model, the base rate and the last label; others come after."""
@@ -29,10 +25,14 @@ ROWS = tuple(struct.Struct(f"<bb{PLAIN + others}d") for others in range(4))
 """The layout of a row, by its number of further forecasts: label, last label, forecasts."""
 
 
+def layout(others: int) -> npt.DTypeLike:
+    """Return that of `ROWS` for NumPy, with the forecasts as `p` (PLAIN + others,)."""
+    return [("label", "i1"), ("last", "i1"), ("p", "<f8", (PLAIN + others,))]
+
+
 def table_of(rows: bytes | bytearray, others: int) -> npt.NDArray[Any]:
-    """Return rows as an array (n,) of `label`, `last` and `p` (PLAIN + others,)."""
-    kind = [("label", "i1"), ("last", "i1"), ("p", "<f8", (PLAIN + others,))]
-    return np.frombuffer(bytes(rows), kind)
+    """Return rows as an array (n,) of `layout`."""
+    return np.frombuffer(bytes(rows), layout(others))
 
 
 class Ring(msgspec.Struct, gc=False):

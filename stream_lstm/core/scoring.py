@@ -19,11 +19,14 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from .counts import Counts
 from .grades import Grades
-from .rolling import PLAIN, ROWS, table_of
+from .rolling import PLAIN, ROWS, layout, table_of
 from .skill import Evidence
-from .tally import EPSILON, Tally, log_loss
+from .tally import EPSILON, Doubles, Tally, log_loss, log_losses, running
 
 __all__ = ["EPSILON", "NAMES", "Scoreboard", "Tally", "log_loss"]
 
@@ -110,6 +113,33 @@ class Scoreboard:
             self.counts = self._counted(self.counts)
             self.rows.clear()
         return loss
+
+    def extend(
+        self, labels: npt.NDArray[np.int8], lasts: npt.NDArray[np.int8], p: Doubles
+    ) -> tuple[Doubles, Doubles]:
+        """Score n labels as `add` would one by one, to the same bits, faster from some 100 on.
+
+        `p` (PLAIN + names, n) are the forecasts of the model, the base rate, the last label and
+        `names`, NaN for one that lacks; n >= 1. Returns the model's log losses (n,), and (n, 3)
+        what the evidence's `log_e` is after each label.
+        """
+        positive = labels == 1
+        losses = log_losses(p, positive)
+        self.losses = running(self.losses, np.where(np.isnan(p), 0.0, losses))[:, -1].tolist()
+        self.bets = self.evidence
+        log_e = self.bets.extend((p[0] > 0.5) == positive, losses[:PLAIN])
+        self.labels += len(labels)
+        self.positives += int(positive.sum())
+        self.repeats += int((labels == lasts).sum())
+        table = np.empty(len(labels), layout(len(self.names)))
+        table["label"], table["last"], table["p"] = labels, lasts, p.T
+        rows = self.rows + table.tobytes()
+        whole = len(rows) - self.labels % BATCH * table.itemsize
+        if whole:
+            self.rows = rows[:whole]
+            self.counts = self._counted(self.counts)
+        self.rows = rows[whole:]
+        return losses[0], log_e
 
     def _known(self, label: int, others: tuple[float | None, ...]) -> tuple[float, ...]:
         """Score the further forecasts; return them, NaN for one that lacks."""

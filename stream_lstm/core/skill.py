@@ -51,6 +51,9 @@ from statistics import NormalDist
 from typing import Any
 
 import msgspec
+import numpy as np
+
+from .tally import Bools, Doubles, logs, running
 
 ALPHA = 0.05
 """The chance of a false alarm that is put up with: of one bet, in all time, and of one band."""
@@ -84,6 +87,13 @@ class Wealth:
     log_e: float = 0.0
     highest: float = 0.0
     reached: int = 0
+
+    def follow(self, path: Doubles, labels: int) -> None:
+        """Go through log W (n + 1,), of which the first is the present one, after `labels`."""
+        self.log_e = float(path[-1])
+        self.highest = max(self.highest, float(path.max()))
+        if self.proven and not self.reached:
+            self.reached = labels + int(np.argmax(path >= PROVEN))
 
     @property
     def proven(self) -> bool:
@@ -238,6 +248,36 @@ class Evidence:
         coin.add(1.0 if correct else -1.0)
         base.add(d)
         last.add(e)
+
+    def extend(self, correct: Bools, losses: Doubles) -> Doubles:
+        """Take n labels, losses (3, n), as `add` would one by one; return each `log_e` (n, 3).
+
+        All sums go from label to label, and the logarithms are those of the C library, so that
+        every bit is the same.
+        """
+        bets = self.coin, self.base, self.last
+        ds = np.concatenate([np.where(correct, 1.0, -1.0)[None], losses[1:] - losses[0]])
+        cuts = np.count_nonzero(np.abs(ds) > 1.0, axis=1)
+        ds = np.clip(ds, -1.0, 1.0)
+        totals = running([bet.total for bet in bets], ds)
+        squares = running([bet.squares for bet in bets], ds * ds)
+        before = totals[:, :-1]
+        labels = np.arange(self.coin.labels, self.coin.labels + len(correct))
+        off = ds[1:] - before[1:] / np.maximum(labels, 1)
+        spreads = running([self.base_spread, self.last_spread], off * off)
+        self.base_spread, self.last_spread = spreads[:, -1].tolist()
+        self.base_cut += int(cuts[1])
+        self.last_cut += int(cuts[2])
+        stakes = np.minimum(np.abs(before) / (squares[:, :-1] + CAUTION), MAX_STAKE)
+        gains = logs(1.0 + stakes * np.where(before < 0.0, -ds, ds))
+        better = running([bet.better.log_e for bet in bets], np.where(before > 0.0, gains, 0.0))
+        worse = running([bet.worse.log_e for bet in bets], np.where(before < 0.0, gains, 0.0))
+        for k, bet in enumerate(bets):
+            bet.better.follow(better[k], bet.labels)
+            bet.worse.follow(worse[k], bet.labels)
+            bet.labels += len(correct)
+            bet.total, bet.squares = float(totals[k, -1]), float(squares[k, -1])
+        return better[:, 1:].T
 
     def merge(self, other: Evidence) -> None:
         """Add what other streams have to say."""

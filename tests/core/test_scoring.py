@@ -195,6 +195,27 @@ def test_sums_over_many_labels_have_the_bits_of_a_plain_loop(count: int) -> None
     assert base.ranking.auc() == 0.5
 
 
+@pytest.mark.parametrize("cuts", [(), (1, 2, 130), (100, 128, 256, 700, 1300)])
+@pytest.mark.parametrize("names", [(), ("raw", "frozen")])
+def test_labels_in_blocks_give_the_bits_of_labels_one_by_one(cuts, names) -> None:
+    one, blocks, told = (*(Scoreboard.empty(90, names) for _ in range(2)), [])
+    rng, columns = np.random.default_rng(5), []
+    for p, label, last in many(FRESH + 4 * BATCH + 17):
+        p = float(rng.choice([p, 0.0, 0.5, 1.0], p=[0.97, 0.01, 0.01, 0.01]))
+        plain = one.base_rate_p(), one.last_label_p(last)
+        others = tuple(None if rng.random() < 0.2 else rng.random() for _ in names)
+        told.append((one.add(label, last, p, *plain, others), *one.evidence.log_e()))
+        columns.append((label, last, p, *plain, *others))
+    table = np.array(columns, np.float64).T
+    found = [
+        np.column_stack(blocks.extend(part[0].astype(np.int8), part[1].astype(np.int8), part[2:]))
+        for part in np.split(table, cuts, axis=1)
+    ]
+    assert np.array_equal(np.concatenate(found), np.array(told))
+    assert blocks == one
+    assert one.evidence.base.better.reached > 0
+
+
 @pytest.mark.parametrize("window", [0, 3, BATCH, 1000])
 def test_a_look_changes_nothing(window: int) -> None:
     watched, alone = (Scoreboard.empty(window, ("raw",)) for _ in range(2))
