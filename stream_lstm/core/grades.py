@@ -10,37 +10,17 @@ Sources: Cohen, "A coefficient of agreement for nominal scales", 1960; Zliobaite
 
 from __future__ import annotations
 
-import msgspec
-
 from .ranking import Ranking
 from .reliability import Reliability
 from .tally import Tally
 
 
-class Grades(Tally):
+class Grades(Tally, kw_only=True):
     """The sums of a `Tally`, how often 1 was called, the ranking and the reliability."""
 
-    calls: int = 0
-    ranking: Ranking = msgspec.field(default_factory=Ranking)
-    reliability: Reliability = msgspec.field(default_factory=Reliability)
-
-    def add(self, p: float, label: int, loss: float, correct: bool) -> None:
-        """Count one label; `loss` is its log loss in nats."""
-        self.correct += correct
-        self.log_loss += loss
-        off = p - label
-        self.brier += off * off
-        self.calls += correct == label
-        self.ranking.add(p, label)
-        self.reliability.add(p, label)
-
-    def merge(self, other: Tally) -> None:
-        """Add the sums of another stream."""
-        Tally.merge(self, other)
-        if isinstance(other, Grades):
-            self.calls += other.calls
-            self.ranking.merge(other.ranking)
-            self.reliability.merge(other.reliability)
+    calls: int
+    ranking: Ranking
+    reliability: Reliability
 
     def figures(
         self, labels: int, positives: int, repeated: int, prefix: str = ""
@@ -55,24 +35,11 @@ class Grades(Tally):
         }
 
 
-class Aside(Tally):
+class Aside(Tally, kw_only=True):
     """A further forecast of the same labels, which may lack for some: so it counts its own."""
 
-    labels: int = 0
-    reliability: Reliability = msgspec.field(default_factory=Reliability)
-
-    def score(self, p: float, label: int, loss: float) -> None:
-        """Count one label; `loss` is its log loss in nats."""
-        self.labels += 1
-        self.add(p, label, loss, (p > 0.5) == label)
-        self.reliability.add(p, label)
-
-    def merge(self, other: Tally) -> None:
-        """Add the sums of another stream."""
-        Tally.merge(self, other)
-        if isinstance(other, Aside):
-            self.labels += other.labels
-            self.reliability.merge(other.reliability)
+    labels: int
+    reliability: Reliability
 
     def figures(self, name: str) -> dict[str, float | None]:
         """Return {name_figure: figure}, of `raw` the calibration error too."""

@@ -9,11 +9,15 @@ There are 21,000 at most, and only those in use are kept.
 
 from __future__ import annotations
 
-from math import asinh, floor, log
+from operator import mul
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
-from .tally import EPSILON
+from .tally import EPSILON, Doubles
+
+Counts = npt.NDArray[np.int64]
 
 FINE = 1e-3
 """Logits below which bins are of one width."""
@@ -23,48 +27,80 @@ CERTAIN = 1.0 - EPSILON
 BINS = 1024.0
 """Bins to a factor of e beyond that."""
 
+MIDDLE = 10_700
+"""The number of the bin of 1/2 where the lowest has the number 0."""
 
-class Ranking(msgspec.Struct):
-    """{bin: labels in it} of each class."""
+KEYS = 4 * MIDDLE
+"""Keys of a bin and a class: twice the number of the bin, and 1 more for positive labels."""
 
-    negative: dict[int, int] = msgspec.field(default_factory=dict)
-    positive: dict[int, int] = msgspec.field(default_factory=dict)
+FRESH = 1024
+"""Labels that wait as they came, at 2 bytes each, until a table is made of them."""
 
-    def add(self, p: float, label: int) -> None:
-        """Count one label."""
-        counts = self.positive if label else self.negative
-        k = bin_of(p)
-        counts[k] = counts.get(k, 0) + 1
+
+class Ranking(msgspec.Struct, gc=False):
+    """How many labels each bin has, by class.
+
+    `keys` (uint16, ascending) and `counts` (int64) are a table of labels, `fresh` (uint16) the
+    keys of those since. Their values are never changed in place, so copies may share them.
+    """
+
+    keys: bytes = b""
+    counts: bytes = b""
+    fresh: bytes = b""
+
+    def extend(self, keys: npt.NDArray[np.uint16]) -> None:
+        """Count labels by their `keys_of`."""
+        fresh = self.fresh + keys.tobytes()
+        whole = len(fresh) // (2 * FRESH) * (2 * FRESH)
+        self.fresh = fresh[whole:]
+        if whole:
+            self._tabulate(self._dense(fresh[:whole]))
 
     def merge(self, other: Ranking) -> None:
         """Add the counts of another stream."""
-        for own, others in ((self.negative, other.negative), (self.positive, other.positive)):
-            for k, count in others.items():
-                own[k] = own.get(k, 0) + count
+        if other.keys:
+            self._tabulate(self._dense(b"") + other._dense(b""))
+        self.extend(np.frombuffer(other.fresh, np.uint16))
 
     def auc(self) -> float | None:
         """Return the area; None where a class has no label."""
-        pairs = sum(self.positive.values()) * sum(self.negative.values())
+        negative, positive = self._classes()
+        pairs = int(positive.sum()) * int(negative.sum())
         if not pairs:
             return None
-        twice = below = 0  # whole numbers: exact whatever the count
-        for k in sorted(self.negative.keys() | self.positive.keys()):
-            negative = self.negative.get(k, 0)
-            twice += self.positive.get(k, 0) * (2 * below + negative)
-            below += negative
+        beaten = 2 * np.cumsum(negative) - negative
+        # Whole numbers without bound: exact whatever the count.
+        twice: int = sum(map(mul, positive.tolist(), beaten.tolist()))
         return twice / (2 * pairs)
 
     def tied(self) -> float:
         """Return the share of pairs that are in one bin: twice the most that `auc` is off."""
-        pairs = sum(self.positive.values()) * sum(self.negative.values())
-        same = sum(n * self.negative.get(k, 0) for k, n in self.positive.items())
+        negative, positive = self._classes()
+        pairs = int(positive.sum()) * int(negative.sum())
+        same: int = sum(map(mul, positive.tolist(), negative.tolist()))
         return same / pairs if pairs else 0.0
 
+    def _classes(self) -> tuple[Counts, Counts]:
+        """Return the labels of either class in the bins that have any, in ascending order."""
+        counts = self._dense(self.fresh).reshape(-1, 2)
+        counts = counts[counts.any(axis=1)]
+        return counts[:, 0], counts[:, 1]
 
-def bin_of(p: float) -> int:
-    """Return the number of the bin of a probability; higher for a higher one."""
-    if p < EPSILON:
-        p = EPSILON
-    elif p > CERTAIN:
-        p = CERTAIN
-    return floor(asinh(log(p / (1.0 - p)) / FINE) * BINS)
+    def _dense(self, fresh: bytes) -> Counts:
+        """Return the counts (KEYS,) of the table and of further keys."""
+        dense = np.bincount(np.frombuffer(fresh, np.uint16), minlength=KEYS)
+        dense[np.frombuffer(self.keys, np.uint16).astype(np.intp)] += np.frombuffer(
+            self.counts, np.int64
+        )
+        return dense
+
+    def _tabulate(self, dense: Counts) -> None:
+        keys = np.flatnonzero(dense != 0)  # five times as fast as of the numbers themselves
+        self.keys, self.counts = keys.astype(np.uint16).tobytes(), dense[keys].tobytes()
+
+
+def keys_of(p: Doubles, positive: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint16]:
+    """Return the keys (..., n) of probabilities (..., n) for labels (n,)."""
+    p = np.minimum(np.maximum(p, EPSILON), CERTAIN)
+    bins = np.floor(np.arcsinh(np.log(p / (1.0 - p)) / FINE) * BINS)
+    return (2.0 * (bins + MIDDLE) + positive).astype(np.uint16)

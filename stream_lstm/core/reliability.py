@@ -11,38 +11,20 @@ binning", 2015; Murphy and Winkler, "Reliability of subjective probability forec
 from __future__ import annotations
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from .tally import Doubles
 
 BINS = 15
 
 
-def _counts() -> list[int]:
-    return [0] * BINS
-
-
-def _sums() -> list[float]:
-    return [0.0] * BINS
-
-
-class Reliability(msgspec.Struct):
+class Reliability(msgspec.Struct, frozen=True):
     """For each bin: labels, positive ones, and the sum of the probabilities given."""
 
-    labels: list[int] = msgspec.field(default_factory=_counts)
-    positives: list[int] = msgspec.field(default_factory=_counts)
-    given: list[float] = msgspec.field(default_factory=_sums)
-
-    def add(self, p: float, label: int) -> None:
-        """Count one label."""
-        k = int(p * BINS) if p < 1.0 else BINS - 1
-        self.labels[k] += 1
-        self.positives[k] += label
-        self.given[k] += p
-
-    def merge(self, other: Reliability) -> None:
-        """Add the bins of another stream."""
-        for k in range(BINS):
-            self.labels[k] += other.labels[k]
-            self.positives[k] += other.positives[k]
-            self.given[k] += other.given[k]
+    labels: list[int]
+    positives: list[int]
+    given: list[float]
 
     def error(self) -> float | None:
         """Return the expected calibration error; None without labels."""
@@ -70,3 +52,8 @@ class Reliability(msgspec.Struct):
             }
             for k, (n, given, positives) in enumerate(rows)
         ]
+
+
+def bins_of(p: Doubles) -> npt.NDArray[np.int64]:
+    """Return the bin of each probability."""
+    return np.minimum((p * BINS).astype(np.int64), BINS - 1)

@@ -15,18 +15,27 @@ import numpy as np
 import numpy.typing as npt
 
 from .grades import blind, kappa
-from .reliability import BINS
-from .tally import EPSILON
+from .reliability import bins_of
+from .tally import EPSILON, Bools, Doubles
 
-Doubles = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
+PLAIN = 3
+"""Forecasts of each row, of the model, the base rate and the last label; others come after."""
+
+ROWS = tuple(struct.Struct(f"<bb{PLAIN + others}d") for others in range(4))
+"""The layout of a row, by its number of further forecasts: label, last label, forecasts."""
 
 
-ROWS = tuple(struct.Struct(f"<bb{forecasts}d") for forecasts in range(8))
-"""The layout of a row, by its number of forecasts: three, and the further ones."""
+def layout(others: int) -> npt.DTypeLike:
+    """Return that of `ROWS` for NumPy, with the forecasts as `p` (PLAIN + others,)."""
+    return [("label", "i1"), ("last", "i1"), ("p", "<f8", (PLAIN + others,))]
 
 
-class Ring(msgspec.Struct):
+def table_of(rows: bytes | bytearray, others: int) -> npt.NDArray[Any]:
+    """Return rows as an array (n,) of `layout`."""
+    return np.frombuffer(bytes(rows), layout(others))
+
+
+class Ring(msgspec.Struct, gc=False):
     """The rows of the last `window` labels, 26 bytes each and 8 for each further forecast.
 
     It grows as labels come. `slot` is where the next row goes. After `merge` it
@@ -37,40 +46,38 @@ class Ring(msgspec.Struct):
     slot: int = 0
     rows: bytearray = msgspec.field(default_factory=bytearray)
 
-    def add(self, label: int, last: int, forecasts: tuple[float, ...]) -> None:
-        """Take one label with the probabilities given for it: the model's, the plain, others."""
-        kind = ROWS[len(forecasts)]
-        rows, size = self.rows, kind.size
-        start = self.slot * size
-        if start == len(rows):
-            rows += bytes(size)
-        kind.pack_into(rows, start, label, last, *forecasts)
-        self.slot = (self.slot + 1) % self.window
+    def extend(self, rows: bytes | bytearray, size: int) -> None:
+        """Take rows of `size` bytes each."""
+        width, at = self.window * size, self.slot * size
+        while width and rows:
+            part, rows = rows[: width - at], rows[width - at :]
+            self.rows[at : at + len(part)] = part
+            at = (at + len(part)) % width
+        self.slot = at // size
 
     def merge(self, other: Ring) -> None:
         """Add the last labels of another stream."""
         self.window = max(self.window, other.window)
-        self.rows = self.rows + other.rows
+        self.rows += other.rows
 
     def figures(self, names: tuple[str, ...]) -> dict[str, Any] | None:
         """Return the figures of `Scoreboard.figures` over these labels; None without any."""
         if not self.rows:
             return None
-        kind = [("label", "i1"), ("last", "i1"), ("p", "<f8"), ("base", "<f8"), ("repeat", "<f8")]
-        table = np.frombuffer(bytes(self.rows), [*kind, *((name, "<f8") for name in names)])
-        label = table["label"] == 1
+        table = table_of(self.rows, len(names))
+        label, (p, base, repeat, *others) = table["label"] == 1, table["p"].T
         repeated = np.maximum(table["last"], 0) == table["label"]
         truth = label, int(repeated.sum())
         told = {
             "window": self.window,
             "labels": len(table),
-            **_grades(table["p"], *truth, table["p"] > 0.5, ""),
+            **_grades(p, *truth, p > 0.5, ""),
             "base_rate": float(label.mean()),
-            **_grades(table["base"], *truth, table["base"] > 0.5, "base_rate_"),
-            **_grades(table["repeat"], *truth, repeated == label, "last_label_"),
+            **_grades(base, *truth, base > 0.5, "base_rate_"),
+            **_grades(repeat, *truth, repeated == label, "last_label_"),
         }
-        for name in names:
-            told |= _aside(table[name], label, name)
+        for name, other in zip(names, others, strict=True):
+            told |= _aside(other, label, name)
         return told
 
 
@@ -122,5 +129,4 @@ def calibration_error(p: Doubles, label: Bools) -> float | None:
     """Return the expected calibration error over equal bins; None without labels."""
     if not len(p):
         return None
-    k = np.minimum((p * BINS).astype(np.int64), BINS - 1)
-    return float(np.abs(np.bincount(k, label - p)).sum() / len(p))
+    return float(np.abs(np.bincount(bins_of(p), label - p)).sum() / len(p))

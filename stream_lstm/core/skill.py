@@ -45,10 +45,15 @@ random variables by betting", 2024; Vovk and Wang, "E-values", 2021, for means o
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
+from math import log
 from statistics import NormalDist
 from typing import Any
 
 import msgspec
+import numpy as np
+
+from .tally import Bools, Doubles, logs, running
 
 ALPHA = 0.05
 """The chance of a false alarm that is put up with: of one bet, in all time, and of one band."""
@@ -72,7 +77,8 @@ ZETA_S = 3.105547277674938
 """Of the stitched boundary, with eta = 2: the exponent s, k1, k2 and zeta(s)."""
 
 
-class Wealth(msgspec.Struct):
+@dataclass(slots=True)
+class Wealth:
     """log W of one bet in nats, the highest it has been, and the labels when it reached 20 : 1.
 
     `reached` is 0 where it never did; of several streams together it is an upper bound.
@@ -82,13 +88,12 @@ class Wealth(msgspec.Struct):
     highest: float = 0.0
     reached: int = 0
 
-    def grow(self, factor: float, labels: int) -> None:
-        """Multiply W by a factor at label number `labels`."""
-        self.log_e = log_e = self.log_e + math.log(factor)
-        if log_e > self.highest:
-            self.highest = log_e
-            if log_e >= PROVEN and not self.reached:
-                self.reached = labels
+    def follow(self, path: Doubles, labels: int) -> None:
+        """Go through log W (n + 1,), of which the first is the present one, after `labels`."""
+        self.log_e = float(path[-1])
+        self.highest = max(self.highest, float(path.max()))
+        if self.proven and not self.reached:
+            self.reached = labels + int(np.argmax(path >= PROVEN))
 
     @property
     def proven(self) -> bool:
@@ -115,7 +120,8 @@ class Wealth(msgspec.Struct):
         }
 
 
-class Bet(msgspec.Struct):
+@dataclass(slots=True)
+class Bet:
     """Both games on one difference: that the model is better, and that it is worse.
 
     `streams` counts the streams with a label that are in it, after `merge`.
@@ -124,23 +130,28 @@ class Bet(msgspec.Struct):
     labels: int = 0
     total: float = 0.0
     squares: float = 0.0
-    better: Wealth = msgspec.field(default_factory=Wealth)
-    worse: Wealth = msgspec.field(default_factory=Wealth)
+    better: Wealth = field(default_factory=Wealth)
+    worse: Wealth = field(default_factory=Wealth)
     streams: int = 1
 
     def add(self, d: float) -> None:
         """Play one label with difference `d` in [-1, 1], positive where the model did better."""
         self.labels = labels = self.labels + 1
-        total = self.total
-        # At most one of the two games has a stake, so the other's W stays.
+        total, squares = self.total, self.squares
+        self.total, self.squares = total + d, squares + d * d
         if total > 0.0:
-            stake = total / (self.squares + CAUTION)
-            self.better.grow(1.0 + (stake if stake < MAX_STAKE else MAX_STAKE) * d, labels)
+            wealth = self.better
         elif total < 0.0:
-            stake = -total / (self.squares + CAUTION)
-            self.worse.grow(1.0 - (stake if stake < MAX_STAKE else MAX_STAKE) * d, labels)
-        self.total = total + d
-        self.squares += d * d
+            wealth, total, d = self.worse, -total, -d
+        else:
+            return  # at most one of the two games has a stake, and here none
+        stake = total / (squares + CAUTION)
+        log_e = wealth.log_e + log(1.0 + (stake if stake < MAX_STAKE else MAX_STAKE) * d)
+        wealth.log_e = log_e
+        if log_e > wealth.highest:
+            wealth.highest = log_e
+            if log_e >= PROVEN and not wealth.reached:
+                wealth.reached = labels
 
     def merge(self, other: Bet) -> None:
         """Become the mean with the bet of other streams; what comes of it takes no more labels."""
@@ -203,29 +214,92 @@ class DifferenceBand(msgspec.Struct):
         return max(mean - half, -1.0), min(mean + half, 1.0)
 
 
-class Evidence(msgspec.Struct):
-    """The model against a coin, the base rate and the last label, over one stream's labels."""
+@dataclass(slots=True)
+class Evidence:
+    """The model against a coin, the base rate and the last label, over one stream's labels.
 
-    coin: Bet = msgspec.field(default_factory=Bet)
-    base: Bet = msgspec.field(default_factory=Bet)
-    last: Bet = msgspec.field(default_factory=Bet)
-    base_band: DifferenceBand = msgspec.field(default_factory=DifferenceBand)
-    last_band: DifferenceBand = msgspec.field(default_factory=DifferenceBand)
+    Each `spread` and `cut` belongs with the labels and the total of the bet to a
+    `DifferenceBand`, whose sums these are.
+    """
+
+    coin: Bet = field(default_factory=Bet)
+    base: Bet = field(default_factory=Bet)
+    last: Bet = field(default_factory=Bet)
+    base_spread: float = 0.0
+    last_spread: float = 0.0
+    base_cut: int = 0
+    last_cut: int = 0
 
     def add(self, correct: bool, loss: float, base_loss: float, last_loss: float) -> None:
         """Take one label: whether the call was right, and the three log losses in nats."""
-        self.coin.add(1.0 if correct else -1.0)
-        d = base_loss - loss
-        self.base_band.add(d)
-        self.base.add(d if -1.0 <= d <= 1.0 else cut(d))
-        d = last_loss - loss
-        self.last_band.add(d)
-        self.last.add(d if -1.0 <= d <= 1.0 else cut(d))
+        coin, base, last = self.coin, self.base, self.last
+        d, e = base_loss - loss, last_loss - loss
+        if not -1.0 <= d <= 1.0:
+            d = cut(d)
+            self.base_cut += 1
+        if not -1.0 <= e <= 1.0:
+            e = cut(e)
+            self.last_cut += 1
+        labels = coin.labels
+        off = d - base.total / labels if labels else d
+        self.base_spread += off * off
+        off = e - last.total / labels if labels else e
+        self.last_spread += off * off
+        coin.add(1.0 if correct else -1.0)
+        base.add(d)
+        last.add(e)
+
+    def extend(self, correct: Bools, losses: Doubles) -> Doubles:
+        """Take n labels, losses (3, n), as `add` would one by one; return each `log_e` (n, 3).
+
+        All sums go from label to label, and the logarithms are those of the C library, so that
+        every bit is the same.
+        """
+        bets = self.coin, self.base, self.last
+        ds = np.concatenate([np.where(correct, 1.0, -1.0)[None], losses[1:] - losses[0]])
+        cuts = np.count_nonzero(np.abs(ds) > 1.0, axis=1)
+        ds = np.clip(ds, -1.0, 1.0)
+        totals = running([bet.total for bet in bets], ds)
+        squares = running([bet.squares for bet in bets], ds * ds)
+        before = totals[:, :-1]
+        labels = np.arange(self.coin.labels, self.coin.labels + len(correct))
+        off = ds[1:] - before[1:] / np.maximum(labels, 1)
+        spreads = running([self.base_spread, self.last_spread], off * off)
+        self.base_spread, self.last_spread = spreads[:, -1].tolist()
+        self.base_cut += int(cuts[1])
+        self.last_cut += int(cuts[2])
+        stakes = np.minimum(np.abs(before) / (squares[:, :-1] + CAUTION), MAX_STAKE)
+        gains = logs(1.0 + stakes * np.where(before < 0.0, -ds, ds))
+        better = running([bet.better.log_e for bet in bets], np.where(before > 0.0, gains, 0.0))
+        worse = running([bet.worse.log_e for bet in bets], np.where(before < 0.0, gains, 0.0))
+        for k, bet in enumerate(bets):
+            bet.better.follow(better[k], bet.labels)
+            bet.worse.follow(worse[k], bet.labels)
+            bet.labels += len(correct)
+            bet.total, bet.squares = float(totals[k, -1]), float(squares[k, -1])
+        return better[:, 1:].T
 
     def merge(self, other: Evidence) -> None:
         """Add what other streams have to say."""
-        for name in self.__struct_fields__:
-            getattr(self, name).merge(getattr(other, name))
+        self.coin.merge(other.coin)
+        self.base.merge(other.base)
+        self.last.merge(other.last)
+        self.base_spread += other.base_spread
+        self.last_spread += other.last_spread
+        self.base_cut += other.base_cut
+        self.last_cut += other.last_cut
+
+    @property
+    def base_band(self) -> DifferenceBand:
+        """The band of how much better than the base rate the model did."""
+        base = self.base
+        return DifferenceBand(base.labels, base.total, self.base_spread, self.base_cut)
+
+    @property
+    def last_band(self) -> DifferenceBand:
+        """The band of how much better than the last label the model did."""
+        last = self.last
+        return DifferenceBand(last.labels, last.total, self.last_spread, self.last_cut)
 
     def log_e(self) -> tuple[float, float, float]:
         """Return log W, in nats, of being better than coin, base rate and last label."""

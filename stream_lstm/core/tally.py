@@ -6,9 +6,14 @@ within `EPSILON` of them for that.
 
 from __future__ import annotations
 
-import math
+from math import log
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
+
+Doubles = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
 
 EPSILON = 2.0**-24
 """Half the spacing of float32 below 1: a published p of exactly 1 may be rounded by as much."""
@@ -17,7 +22,22 @@ EPSILON = 2.0**-24
 def log_loss(p: float, label: int) -> float:
     """Return the loss in nats of giving probability `p` to a label of 1."""
     q = p if label else 1.0 - p
-    return abs(math.log(q if q > EPSILON else EPSILON))  # the log of 1 is 0, not minus 0
+    return 0.0 - log(q if q > EPSILON else EPSILON)  # of 1 it is 0, not minus 0
+
+
+def log_losses(p: Doubles, positive: Bools) -> Doubles:
+    """Return the `log_loss` of probabilities (..., n) given to labels (n,), to the same bits."""
+    return 0.0 - logs(np.maximum(np.where(positive, p, 1.0 - p), EPSILON))
+
+
+def logs(x: Doubles) -> Doubles:
+    """Return logarithms of the C library: NumPy's own have other bits on other processors."""
+    return np.fromiter(map(log, x.ravel().tolist()), np.float64, x.size).reshape(x.shape)
+
+
+def running(start: list[float], x: Doubles) -> Doubles:
+    """Return the sums (k, n + 1) from `start` (k,) on over x (k, n), added one after the other."""
+    return np.add.accumulate(np.concatenate([np.array(start)[:, None], x], axis=1), axis=1)
 
 
 class Tally(msgspec.Struct):
@@ -33,12 +53,6 @@ class Tally(msgspec.Struct):
         self.log_loss += loss
         off = p - label
         self.brier += off * off
-
-    def merge(self, other: Tally) -> None:
-        """Add the sums of another stream."""
-        self.correct += other.correct
-        self.log_loss += other.log_loss
-        self.brier += other.brier
 
     def means(self, labels: int, prefix: str = "") -> dict[str, float | None]:
         """Return accuracy, log loss (nats) and Brier score over `labels`; None without any."""

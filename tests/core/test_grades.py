@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_lstm.core.grades import kappa
-from stream_lstm.core.ranking import Ranking, bin_of
-from stream_lstm.core.reliability import BINS, Reliability
+from stream_lstm.core.ranking import KEYS, Ranking, keys_of
+from stream_lstm.core.reliability import BINS
 from stream_lstm.core.scoring import Scoreboard
 
 Rows = list[tuple[float, int, int]]
@@ -60,7 +60,7 @@ def test_the_area_is_off_by_no_more_than_half_of_what_is_tied(rows: Rows) -> Non
     if exact is None:
         assert found["auc"] is found["rolling"]["auc"] is None
         return
-    assert abs(found["auc"] - exact) <= board.model.ranking.tied() / 2 + 1e-15
+    assert abs(found["auc"] - exact) <= board.grades()[0].ranking.tied() / 2 + 1e-15
     assert found["rolling"]["auc"] == pytest.approx(float(exact), abs=1e-15)
 
 
@@ -72,8 +72,7 @@ def test_the_area_is_exact_to_a_few_digits_where_forecasts_crowd(center, spread)
     logits = center + spread * rng.normal(size=3000)
     ps = (1 / (1 + np.exp(-logits))).astype(np.float32).astype(float)
     labels = (rng.normal(size=3000) < (logits - center) / spread / 2).astype(int)
-    for p, label in zip(ps.tolist(), labels.tolist(), strict=True):
-        ranking.add(p, label)
+    ranking.extend(keys_of(ps, labels == 1))
     exact = exact_auc(ps.tolist(), labels.tolist())
     assert exact is not None
     assert ranking.auc() == pytest.approx(float(exact), abs=2e-4)
@@ -82,8 +81,10 @@ def test_the_area_is_exact_to_a_few_digits_where_forecasts_crowd(center, spread)
 
 @given(st.floats(0, 1), st.floats(0, 1))
 def test_bins_are_in_the_order_of_probabilities_and_few(p: float, q: float) -> None:
-    assert p > q or bin_of(p) <= bin_of(q)
-    assert abs(bin_of(p)) < 10_700
+    (low, high), (positive, _) = (keys_of(np.array([p, q]), np.full(2, y)) for y in (False, True))
+    assert p > q or low <= high
+    assert low % 2 == 0
+    assert positive == low + 1 < KEYS
 
 
 @given(rows)
@@ -128,13 +129,13 @@ def test_the_calibration_error_is_that_of_its_definition(rows: Rows) -> None:
 
 
 def test_calibrated_forecasts_have_little_error_and_others_what_they_are_off_by() -> None:
-    rng, honest, bold = np.random.default_rng(2), Reliability(), Reliability()
+    rng, honest, bold = np.random.default_rng(2), Scoreboard(), Scoreboard()
     for p in rng.uniform(0.3, 0.7, 20_000).tolist():
         label = int(rng.random() < p)
-        honest.add(p, label)
-        bold.add(min(p + 0.1, 1.0), label)
-    assert honest.error() < 0.02
-    assert bold.error() == pytest.approx(0.1, abs=0.02)
+        honest.add(label, -1, p, 0.5, 0.5)
+        bold.add(label, -1, min(p + 0.1, 1.0), 0.5, 0.5)
+    assert honest.figures()["ece"] < 0.02
+    assert bold.figures()["ece"] == pytest.approx(0.1, abs=0.02)
 
 
 @given(rows.filter(lambda rows: len({label for _, label, _ in rows}) == 2))
@@ -155,5 +156,5 @@ def test_scores_are_those_of_scikit_learn(rows: Rows) -> None:
     area = metrics.roc_auc_score(labels, ps)
     assert board.figures()["rolling"]["auc"] == pytest.approx(area, abs=1e-12)
     assert board.figures()["auc"] == pytest.approx(
-        area, abs=board.model.ranking.tied() / 2 + 1e-12
+        area, abs=board.grades()[0].ranking.tied() / 2 + 1e-12
     )

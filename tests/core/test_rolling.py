@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_lstm.core.rolling import Ring
+from stream_lstm.core.rolling import ROWS, Ring
 from stream_lstm.core.scoring import Scoreboard
 
 Row = tuple[int, int, float, float, float, float | None]
@@ -33,13 +33,13 @@ def test_the_last_labels_are_scored_as_if_there_had_been_no_others(rows, window:
         assert rolling is None
         return
     alone = board(rows[-window:])
-    wanted, tied = alone.figures(), {"": alone.model, "base_rate_": alone.base}
+    wanted, prefixes = alone.figures(), ("", "base_rate_", "last_label_")
     assert (rolling["labels"], rolling["window"]) == (len(rows[-window:]), window)
     for name in ("accuracy_band", "evidence", "reliability", "rolling"):
         del wanted[name]
     assert set(rolling) == {"labels", "window", *wanted}
-    areas = {prefix + "auc": grades.ranking.tied() for prefix, grades in tied.items()}
-    areas["last_label_auc"] = alone.last.ranking.tied()
+    tied = [grades.ranking.tied() for grades in alone.grades()]
+    areas = dict(zip((prefix + "auc" for prefix in prefixes), tied, strict=True))
     for name, value in wanted.items():
         close = areas.get(name, 0.0) / 2 + 1e-9
         assert rolling[name] == (None if value is None else pytest.approx(value, abs=close)), name
@@ -65,7 +65,7 @@ def test_it_grows_with_the_labels_and_no_further() -> None:
     ring = Ring(3)
     sizes = []
     for k in range(8):
-        ring.add(1, -1, (k / 8, 0.5, 0.5))
+        ring.extend(ROWS[0].pack(1, -1, k / 8, 0.5, 0.5), ROWS[0].size)
         sizes.append(len(ring.rows))
     assert sizes == [26, 52, *[78] * 6]
     assert ring.figures(())["brier"] == pytest.approx(sum((1 - k / 8) ** 2 for k in (5, 6, 7)) / 3)
@@ -74,5 +74,5 @@ def test_it_grows_with_the_labels_and_no_further() -> None:
 
 def test_no_window_keeps_nothing() -> None:
     found = board([(1, 0, 0.5, 0.5, 0.5, None)] * 9)
-    assert found.recent == Ring()
+    assert found.so_far().recent == Ring()
     assert found.figures()["rolling"] is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import msgspec
 import numpy as np
@@ -10,7 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_lstm.core.scoring import EPSILON, Scoreboard, log_loss
+from stream_lstm.core.ranking import FRESH
+from stream_lstm.core.reliability import BINS
+from stream_lstm.core.scoring import BATCH, EPSILON, Scoreboard, Tally, log_loss
 
 Rows = list[tuple[float, int, int]]
 
@@ -118,8 +121,8 @@ def test_streams_together_are_ranked_and_binned_together(one: Rows, two: Rows) -
     merged, whole = scored(one), Scoreboard()
     merged.merge(scored(two))
     for p, label, _ in one + two:
-        whole.model.add(p, label, 0.0, (p > 0.5) == label)
-    figures, model = merged.figures(), whole.model
+        whole.add(label, -1, p, 0.5, 0.5)
+    figures, (model, *_) = merged.figures(), whole.grades()
     assert figures["auc"] == model.ranking.auc()
     assert figures["ece"] == pytest.approx(model.reliability.error(), abs=1e-12)
     positives = sum(label for _, label, _ in one + two)
@@ -151,7 +154,7 @@ def test_further_forecasts_are_scored_on_the_labels_that_they_are_there_for() ->
     assert "frozen_accuracy" not in figures
     assert "stateless_ece" not in figures
     assert figures["rolling"]["raw_brier"] == pytest.approx(0.04)
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="1 further forecasts come for raw, stateless"):
         board.add(1, 0, 0.6, 0.5, 0.5, (0.5,))
 
 
@@ -162,3 +165,102 @@ def test_further_forecasts_of_streams_are_merged() -> None:
         board.add(1, -1, 0.5, 0.5, 0.5, (p,))
         together.merge(board)
     assert together.figures()["frozen_brier"] == pytest.approx((0.01 + 0.09) / 2)
+
+
+def many(count: int, seed: int = 3) -> Rows:
+    """More rows than are counted, or tabulated, in one go."""
+    rng = np.random.default_rng(seed)
+    ps = rng.random(count).astype(np.float32).tolist()
+    return [(p, int(rng.random() < p), int(rng.integers(-1, 2))) for p in ps]
+
+
+@pytest.mark.parametrize("count", [BATCH - 1, BATCH, BATCH + 1, FRESH + 3 * BATCH // 2])
+def test_sums_over_many_labels_have_the_bits_of_a_plain_loop(count: int) -> None:
+    board, sums = Scoreboard.empty(), Tally()
+    given = [0.0] * BINS
+    for p, label, last in many(count):
+        loss = board.add(label, last, p, 0.5, 0.5)
+        sums.add(p, label, loss, (p > 0.5) == label)
+        given[int(p * BINS)] += p
+    model, base, _ = board.grades()
+    assert (model.correct, model.log_loss, model.brier) == (
+        sums.correct,
+        sums.log_loss,
+        sums.brier,
+    )
+    assert model.reliability.given == given
+    assert model.calls == sum(p > 0.5 for p, *_ in many(count))
+    assert sum(model.reliability.labels) == sum(base.reliability.labels) == count
+    assert model.ranking.auc() == pytest.approx(5 / 6, abs=0.1)
+    assert base.ranking.auc() == 0.5
+
+
+@pytest.mark.parametrize("cuts", [(), (1, 2, 130), (100, 128, 256, 700, 1300)])
+@pytest.mark.parametrize("names", [(), ("raw", "frozen")])
+def test_labels_in_blocks_give_the_bits_of_labels_one_by_one(cuts, names) -> None:
+    one, blocks, told = (*(Scoreboard.empty(90, names) for _ in range(2)), [])
+    rng, columns = np.random.default_rng(5), []
+    for p, label, last in many(FRESH + 4 * BATCH + 17):
+        p = float(rng.choice([p, 0.0, 0.5, 1.0], p=[0.97, 0.01, 0.01, 0.01]))
+        plain = one.base_rate_p(), one.last_label_p(last)
+        others = tuple(None if rng.random() < 0.2 else rng.random() for _ in names)
+        told.append((one.add(label, last, p, *plain, others), *one.evidence.log_e()))
+        columns.append((label, last, p, *plain, *others))
+    table = np.array(columns, np.float64).T
+    found = [
+        np.column_stack(blocks.extend(part[0].astype(np.int8), part[1].astype(np.int8), part[2:]))
+        for part in np.split(table, cuts, axis=1)
+    ]
+    assert np.array_equal(np.concatenate(found), np.array(told))
+    assert blocks == one
+    assert one.evidence.base.better.reached > 0
+
+
+@pytest.mark.parametrize("window", [0, 3, BATCH, 1000])
+def test_a_look_changes_nothing(window: int) -> None:
+    watched, alone = (Scoreboard.empty(window, ("raw",)) for _ in range(2))
+    for k, row in enumerate(many(3 * BATCH + 9)):
+        scored([row], watched)
+        scored([row], alone)
+        if k % 50 == 7:
+            watched.figures()
+            watched.means()
+            Scoreboard().merge(watched)
+    assert watched == alone
+
+
+def test_a_scoreboard_goes_through_a_snapshot_between_batches() -> None:
+    rows = many(FRESH + 5 * BATCH // 2)
+    for cut in (1, BATCH - 1, BATCH, FRESH + BATCH + 3):
+        board = scored(rows[:cut], Scoreboard.empty(100, ("raw",)))
+        again = msgspec.msgpack.decode(msgspec.msgpack.encode(board), type=Scoreboard)
+        assert again == board
+        assert scored(rows[cut:], again).figures() == scored(rows[cut:], board).figures()
+        assert again == board
+
+
+def test_streams_of_many_labels_are_merged() -> None:
+    one, two = many(FRESH + 9 * BATCH + 5), many(FRESH + 7, seed=4)
+    together, whole = Scoreboard(), scored(one + two, Scoreboard.empty(50))
+    for rows in (one, two, []):
+        together.merge(scored(rows, Scoreboard.empty(50)))
+    found, wanted = together.figures(), whole.figures()
+    assert found["auc"] == wanted["auc"]
+    for name in ("labels", "positive"):
+        assert [row[name] for row in found["reliability"]] == [
+            row[name] for row in wanted["reliability"]
+        ]
+    assert found["rolling"]["labels"] == 100
+
+
+def test_a_stream_takes_little_before_it_has_labels_and_stays_small() -> None:
+    def bytes_each(rows: Rows) -> float:
+        tracemalloc.start()
+        boards = [scored(rows, Scoreboard.empty()) for _ in range(50)]
+        taken, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return taken / len(boards)
+
+    assert bytes_each([]) < 512
+    assert bytes_each(many(1)) < 1536
+    assert bytes_each(many(BATCH)) < 6144

@@ -9,7 +9,7 @@ from stream_lstm.core.scoring import log_loss
 from stream_lstm.core.session import Session
 from stream_lstm.core.skill import DifferenceBand
 from stream_lstm.core.state_check import BLOCK, StateCheck, forgetting
-from stream_lstm.events import Prediction, Score, Ticks
+from stream_lstm.events import Prediction, Ticks
 from stream_lstm.model.network import Shape, init_weights, seed_key
 
 from ..engines import engine_for, settings
@@ -46,8 +46,7 @@ def in_a_session(mode, **keys):
     session = Session(config, ("x",), events.append, engine=engine_for(config))
     session.push(ticks(SERIES))
     p = {event.n: event.p for event in events if isinstance(event, Prediction)}
-    scores = [event for event in events if isinstance(event, Score)]
-    figures = session.streams["s"].scores.model.means(len(scores))
+    figures = session.streams["s"].scores.means()
     return p, figures["log_loss"], figures["accuracy"]
 
 
