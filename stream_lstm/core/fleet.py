@@ -43,6 +43,9 @@ Emit: TypeAlias = Callable[[Output], None]
 Floats: TypeAlias = npt.NDArray[np.float32]
 Longs: TypeAlias = npt.NDArray[np.int64]
 
+PIECE = 16_384
+"""Arrivals worked off at a time: the columns of more would not stay in a cache."""
+
 FROM_SERIES = "labels come from the series itself; set labels = 'external' to send them"
 
 
@@ -99,7 +102,7 @@ class Fleet:
         self.elements = FleetMaker(self.maker, capacity)
         self.book = FleetBook(self.config, capacity)
         self.sessions = np.full(capacity, "", np.object_)
-        self.own_weights: Table[Any] | None = None
+        self.own_weights: Table | None = None
         if self.table_engine.per_stream:
             self.own_weights = Table(capacity, np.dtype("f4"), (self.table_engine.weight_width,))
             self._first_weights = self.table_engine.flat(self.weights)
@@ -164,7 +167,7 @@ class Fleet:
         pointers = self.sessions.itemsize * (1 + self.book.slots)
         return sum(table.row_bytes for table in self.tables()) + pointers
 
-    def tables(self) -> list[Table[Any]]:
+    def tables(self) -> list[Table]:
         """Return all tables, in an order that stays."""
         book, elements = self.book, self.elements
         tables = [self.place_table, self.carries, elements.values, elements.times]
@@ -188,8 +191,8 @@ class Fleet:
         if len(streams) and not 0 <= streams.min() <= streams.max() < len(self.names):
             raise IndexError(f"places are 0 to {len(self.names) - 1}: ask for them with `place`")
         parts = [
-            self._piece(arrivals, streams, slice(start, start + self.table_engine.size))
-            for start in range(0, max(len(streams), 1), self.table_engine.size)
+            self._piece(arrivals, streams, slice(start, start + PIECE))
+            for start in range(0, max(len(streams), 1), PIECE)
         ]
         predictions = joined(Predictions, [part[0] for part in parts])
         scores = joined(Scores, [part[1] for part in parts])
@@ -323,35 +326,35 @@ class Fleet:
 
     def _step(self, block: Block, places: Rows, made: Made, t_ns: Longs) -> Stepped:
         """Step over the elements of a piece, and bring `places` up to date."""
-        at, xs = np.arange(len(t_ns)), made.elements
+        at, local, xs = np.arange(len(t_ns)), block.local, made.elements
+        ranks = _ranks(block, made.made)
         if not made.made.all():
             at = np.flatnonzero(made.made)
-            xs = xs[at]
-        local = block.local[at]
-        n = places["n"][local] + _ranks(block, made.made)[at]
-        p = self._network(block.streams, local, xs)
+            local, xs, ranks = local[at], xs[at], ranks[at]
+        n = places["n"][local] + ranks
+        p = self._network(block.streams[local], xs)
+        due, labelled = self.book.falls(n, places["first"][local])
         places["n"] += np.bincount(local, minlength=len(places))
-        due = self.book.due(n, places["first"][local])
         places["predictions"] += np.bincount(local[due], minlength=len(places))
-        of = (places[name][local] for name in ("first", "flag_until", "gaps_visible"))
-        first, flag_until, visible = of
-        positive = (xs[:, 0] > 0).astype(np.int64)
-        more = positive, t_ns[at], p.astype(np.float64), first, flag_until, visible == 1
-        return Stepped(at, block.streams[local], n, *more)
+        told = np.flatnonzero(due | labelled)
+        at, of = at[told], local[told]
+        positive = (xs[told, 0] > 0).astype(np.int64)
+        more = positive, t_ns[at], p[told].astype(np.float64), places["flag_until"][of]
+        visible = places["gaps_visible"][of] == 1
+        return Stepped(at, block.streams[of], n[told], *more, visible, due[told], labelled[told])
 
-    def _network(self, streams: Streams, local: Longs, xs: Floats) -> Floats:
-        """Step over elements xs (m, F) of the streams (d,), and return p (m,)."""
-        if not len(xs):
-            return np.zeros(0, np.float32)
-        if len(streams) > len(xs):  # some streams had no element
-            used, local = np.unique(local, return_inverse=True)
-            streams = streams[used]
+    def _network(self, streams: Streams, xs: Floats) -> Floats:
+        """Step over elements xs (m, F), each of a stream (m,), and return p (m,)."""
+        p, size = np.empty(len(xs), np.float32), self.table_engine.size
         weights: Any = self.weights
-        if self.own_weights is not None:
-            weights = self.own_weights.gather(streams)
-        table = self.carries.gather(streams)
-        moved, p = self.table_engine.step(weights, table, local.astype(np.int32), xs)
-        self.carries.put(streams, np.ascontiguousarray(moved))
+        for start in range(0, len(xs), size):
+            part = slice(start, start + size)
+            block = self.elements.group(streams[part])
+            if self.own_weights is not None:
+                weights = self.own_weights.gather(block.streams)
+            table, index = self.carries.gather(block.streams), block.local.astype(np.int32)
+            moved, p[part] = self.table_engine.step(weights, table, index, xs[part])
+            self.carries.put(block.streams, np.ascontiguousarray(moved))
         return p
 
     def _refusal(self, arrivals: Arrivals, place: int, at: int, reason: str) -> Refusal:
@@ -371,9 +374,9 @@ def _ranks(block: Block, made: npt.NDArray[np.bool_]) -> Longs:
     """Return how many elements each tick's stream has had in the block by then, itself with it."""
     if len(block.streams) == len(made):
         return made.astype(np.int64)
-    so_far = np.cumsum(made[block.order])
+    so_far = np.cumsum(made[block.order], dtype=np.int64)
     starts = block.starts
     before = so_far[starts] - made[block.order[starts]]
-    ranks = np.empty_like(so_far)
-    ranks[block.order] = so_far - np.repeat(before, block.counts)
+    ranks: Longs = np.empty_like(so_far)
+    ranks[block.order] = so_far - before.repeat(block.counts)
     return ranks

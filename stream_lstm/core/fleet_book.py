@@ -25,10 +25,10 @@ Sessions = npt.NDArray[np.object_]
 
 
 class Stepped(NamedTuple):
-    """Elements just stepped, in the order of their arrival, all columns of one length.
+    """Elements just stepped that make a prediction due or bring a label, in order of arrival.
 
     `at` are the arrivals, `streams` places, `positive` the signs (0 or 1) of the targets, `p`
-    what the network gave after them; `first`, `flag_until` and `gaps_visible` are the streams'.
+    what the network gave after them, `flag_until` and `gaps_visible` what the streams have.
     """
 
     at: Longs
@@ -37,13 +37,16 @@ class Stepped(NamedTuple):
     positive: Longs
     t_ns: Longs
     p: Doubles
-    first: Longs
     flag_until: Longs
     gaps_visible: Bools
 
+    due: Bools
+    labelled: Bools
+
     def some(self, which: Bools) -> Stepped:
         """Return those elements alone."""
-        return Stepped(*(column[which] for column in self))
+        at = np.flatnonzero(which)
+        return Stepped._make(column.take(at) for column in self)
 
 
 class FleetBook:
@@ -67,18 +70,17 @@ class FleetBook:
         oldest += (stream.window - oldest) % stream.stride
         return range(max(first, oldest), n + 1, stream.stride)
 
-    def due(self, n: Longs, first: Longs) -> Bools:
-        """Tell after which elements a prediction is due."""
+    def falls(self, n: Longs, first: Longs) -> tuple[Bools, Bools]:
+        """Tell after which elements a prediction is due, and which bring the label of one."""
         stream = self._stream
-        return np.asarray((n >= first) & ((n - stream.window) % stream.stride == 0))
+        phase = (n - stream.window) % stream.stride
+        due = (phase == 0) & (n >= first)
+        label_phase = stream.horizon % stream.stride
+        return due, (phase == label_phase) & (n - stream.horizon >= first)
 
     def take(self, stepped: Stepped, sessions: Sessions) -> tuple[Predictions, Scores]:
         """Score and predict over elements; `sessions` are the streams' by place."""
-        due = self.due(stepped.n, stepped.first)
-        labelled = self.due(stepped.n - self._stream.horizon, stepped.first)
-        some = due | labelled
-        if not some.all():
-            stepped, due, labelled = stepped.some(some), due[some], labelled[some]
+        due, labelled = stepped.due, stepped.labelled
         scored = _Scored.empty(len(due))
         for turn in _turns(stepped.streams):
             brings = turn[labelled[turn]]
@@ -96,12 +98,12 @@ class FleetBook:
         """Enter predictions after elements `at`, and what the plain forecasters give."""
         streams, last = stepped.streams[at], stepped.positive[at]
         slots = self._slot(stepped.n[at])
-        board = self.scores.board.gather(streams)
-        labels = board["labels"] + 1.0
-        repeat = (board["repeats"] + 0.5) / labels
+        board = self.scores.board.rows
+        labels = board["labels"][streams] + 1.0
+        repeat = (board["repeats"][streams] + 0.5) / labels
         rows = np.empty(len(at), PENDING)
         rows["p"], rows["last"] = stepped.p[at], last
-        rows["base_p"] = (board["positives"] + 0.5) / labels
+        rows["base_p"] = (board["positives"][streams] + 0.5) / labels
         rows["last_p"] = np.where(last == 1, repeat, 1.0 - repeat)
         self.pending.rows[streams, slots] = rows
         self.sessions[streams, slots] = sessions[streams]
@@ -156,7 +158,7 @@ def _predictions(of: Stepped, sessions: Sessions) -> Predictions:
 
 
 def _turns(streams: Streams) -> Iterator[Longs]:
-    """Yield the places in `streams` of each stream's first time there, of its second, and so on."""
+    """Yield where each stream comes for the first time, for the second, and so on."""
     count = len(streams)
     order = np.argsort(streams, kind="stable")
     grouped = streams[order]

@@ -35,14 +35,21 @@ class Block(NamedTuple):
     counts: Positions
 
     @property
+    def repeats(self) -> bool:
+        """Whether a stream has more than one tick."""
+        return len(self.streams) < len(self.local)
+
+    @property
     def starts(self) -> Positions:
         """Where each stream's ticks begin in `order`, (d,)."""
         return np.cumsum(self.counts) - self.counts
 
 
 class Made(NamedTuple):
-    """What was made of m ticks: `made` (m,) tells which have an element, a row of `elements`
-    (m, F); `refused` holds (tick, reason) of those that were not let in, in order.
+    """What was made of m ticks.
+
+    `made` (m,) tells which have an element, a row of `elements` (m, F); `refused` holds (tick,
+    reason) of those that were not let in, in order.
     """
 
     made: Bools
@@ -93,20 +100,24 @@ class FleetMaker:
         lengths = held + block.counts
         ends = np.cumsum(lengths)
         # Where each tick, stream by stream, comes to stand among the remembered ones.
-        shift = np.repeat(ends - lengths + held - block.starts, block.counts)
-        places = np.arange(len(values)) + shift
+        shift = ends - lengths + held - block.starts
+        places = np.arange(len(values)) + shift.repeat(block.counts)
         run_t, run_v = self._laid_out(block, held, ends, places, t_ns, values)
         every = self.features.evaluate(run_t, run_v)
-        rank = np.arange(len(values)) - np.repeat(block.starts - held, block.counts)
-        late = rank >= lag
-        sorted_made = np.zeros((len(values), len(self.features)), np.float32)
-        sorted_made[late] = every[places[late] - lag]
-        good = (np.abs(sorted_made) < LIMIT).all(axis=1)
+        late: Bools = np.ones(len(values), np.bool_)
+        if not (held == lag).all():
+            rank = np.arange(len(values)) - (block.starts - held).repeat(block.counts)
+            late = rank >= lag
+        made_of = np.zeros((len(values), len(self.features)), np.float32)
+        if len(every):
+            every.take(np.maximum(places - lag, 0), 0, made_of, mode="clip")
+        good = _good(made_of)
         if not late.all():
-            first = ~late
-            good[first] = self._first_good(values[block.order[first]])
-        made, elements = np.empty(len(values), np.bool_), np.empty_like(sorted_made)
-        made[block.order], elements[block.order] = late, sorted_made
+            good[~late] = self._first_good(values[block.order[~late]])
+        made, elements = late, made_of
+        if block.repeats:
+            made, elements = np.empty_like(late), np.empty_like(made_of)
+            made[block.order], elements[block.order] = late, made_of
         spoilt = np.zeros(len(block.streams), np.bool_)
         if not good.all():
             spoilt[block.local[block.order[~good]]] = True
@@ -116,7 +127,7 @@ class FleetMaker:
         return Made(made, elements, refused)
 
     def _without_memory(self, values: Values, elements: Elements) -> Made:
-        good = (np.abs(elements) < LIMIT).all(axis=1)
+        good = _good(elements)
         bad = np.flatnonzero(~good)
         reason = self.maker.reason
         return Made(good, elements, [(int(k), reason(values[k], elements[k])) for k in bad])
@@ -131,15 +142,21 @@ class FleetMaker:
         values: Values,
     ) -> tuple[Times, Values]:
         """Return times and values, each stream's ticks behind those that it remembers."""
-        total = int(ends[-1])
-        run_t, run_v = np.empty(total, np.int64), np.empty((total, values.shape[1]))
-        run_t[places], run_v[places] = t_ns[block.order], values[block.order]
-        old = np.arange(self.lag) < held[:, None]
-        begins = ends - held - block.counts
-        spots = (begins[:, None] + np.arange(self.lag))[old]
-        run_t[spots] = self.times.gather(block.streams)[old]
-        run_v[spots] = self.values.gather(block.streams)[old]
-        return run_t, run_v
+        lag, known = self.lag, len(block.streams) * self.lag
+        # Of each row: a remembered tick, or a new one.
+        source = np.empty(len(places) + int(held.sum()), np.int64)
+        source[places] = known + block.order
+        begins = (ends - held - block.counts)[:, None] + np.arange(lag)
+        old = np.arange(known)
+        if (held == lag).all():
+            source[begins.reshape(-1)] = old
+        else:
+            there = (np.arange(lag) < held[:, None]).reshape(-1)
+            source[begins.reshape(-1)[there]] = old[there]
+        times = self.times.gather(block.streams).reshape(-1)
+        rows = self.values.gather(block.streams).reshape(known, -1)
+        run_t = np.concatenate([times, t_ns]).take(source)
+        return run_t, np.concatenate([rows, values]).take(source, 0)
 
     def _first_good(self, values: Values) -> Bools:
         """Tell which first ticks may be remembered; see `ElementMaker`."""
@@ -147,7 +164,7 @@ class FleetMaker:
         seconds = np.tile(np.arange(lag + 1, dtype=np.int64) * 1_000_000_000, len(values))
         alone = self.features.evaluate(seconds, np.repeat(values, lag + 1, axis=0))[:: lag + 1]
         fields = (np.abs(values[:, self._used]) < LIMIT).all(axis=1)
-        return np.asarray(fields & (np.abs(alone) < LIMIT).all(axis=1))
+        return np.asarray(fields & _good(alone))
 
     def _spoilt(
         self,
@@ -204,5 +221,11 @@ class FleetMaker:
         streams = block.streams
         if not clean.all():
             spots, streams = spots[clean], streams[clean]
-        self.times.put(streams, run_t[spots])
-        self.values.put(streams, run_v[spots])
+        spots = spots.reshape(-1)
+        self.times.put(streams, run_t.take(spots))
+        self.values.put(streams, run_v.take(spots, 0))
+
+
+def _good(made: Elements) -> Bools:
+    """Tell which elements (m, F) are within the limit."""
+    return np.asarray((np.abs(made) < LIMIT).all(axis=1))

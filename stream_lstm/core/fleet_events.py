@@ -100,13 +100,18 @@ class Outcome(NamedTuple):
 
     def _predictions(self) -> Iterator[Prediction]:
         names = self.names
-        for stream, *fields in zip(*(column.tolist() for column in self.predictions[1:])):
+        for stream, *fields in zip(*_lists(self.predictions), strict=True):
             yield Prediction(names[stream], *fields)
 
     def _scores(self) -> Iterator[Score]:
         names = self.names
-        for stream, *fields in zip(*(column.tolist() for column in self.scores[1:])):
+        for stream, *fields in zip(*_lists(self.scores), strict=True):
             yield Score(names[stream], *fields)
+
+
+def _lists(columns: Any) -> list[list[Any]]:
+    """Return all columns but the first as lists of Python's own numbers."""
+    return [column.tolist() for column in columns[1:]]
 
 
 def _first(pair: tuple[int, Any]) -> int:

@@ -67,16 +67,16 @@ def counters(row: Any) -> Counters:
 def scoreboard(row: Any) -> Scoreboard:
     """Return the sums in a row of `BOARD`."""
     labels, positives, repeats, *parts = row.item()
-    grades = (Grades(*_graded(part)) for part in parts[:3])
-    coin, base, last, *bands = parts[3:]
-    bets = (bet(labels, part) for part in (coin, base, last))
-    evidence = Evidence(*bets, *(DifferenceBand(labels, *band) for band in bands))
-    return Scoreboard(labels, positives, repeats, *grades, evidence)
+    model, base, last = (_graded(part) for part in parts[:3])
+    coin_bet, base_bet, last_bet = (bet(labels, part) for part in parts[3:6])
+    base_band, last_band = (DifferenceBand(labels, *part) for part in parts[6:])
+    evidence = Evidence(coin_bet, base_bet, last_bet, base_band, last_band)
+    return Scoreboard(labels, positives, repeats, model, base, last, evidence)
 
 
-def _graded(part: tuple[Any, ...]) -> tuple[Any, ...]:
+def _graded(part: tuple[Any, ...]) -> Grades:
     correct, calls, log_loss, brier = part
-    return correct, log_loss, brier, calls
+    return Grades(correct, log_loss, brier, calls)
 
 
 def bet(labels: int, part: tuple[Any, ...]) -> Bet:

@@ -34,7 +34,7 @@ Places: TypeAlias = npt.NDArray[np.int32]
 MAX_SIZE = 4096
 """Elements of a call: long enough that the call costs nothing beside it."""
 
-SIZES = (16, 256)
+SIZES = (16, 256, 1024)
 """Shorter calls, for a live feed."""
 
 LOOP_BYTES = 900_000
