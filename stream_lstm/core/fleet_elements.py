@@ -154,7 +154,7 @@ class FleetMaker:
             there = (np.arange(lag) < held[:, None]).reshape(-1)
             source[begins.reshape(-1)[there]] = old[there]
         times = self.times.gather(block.streams).reshape(-1)
-        rows = self.values.gather(block.streams).reshape(known, -1)
+        rows = self.values.gather(block.streams).reshape(known, values.shape[1])
         run_t = np.concatenate([times, t_ns]).take(source)
         return run_t, np.concatenate([rows, values]).take(source, 0)
 
