@@ -302,13 +302,9 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "twins": bool(self.scoring.twins),
             "calibrate": self.scoring.calibrate,
         }
-        found = [name for name, is_set in wrong.items() if is_set]
-        if not found:
-            return ""
-        return (
-            "table=true keeps streams that carry their state and take their labels from the "
-            f"series, and does not learn: leave out {' and '.join(found)}"
-        )
+        found = " and ".join(name for name, is_set in wrong.items() if is_set)
+        kept = "streams that carry their state and take their labels from the series"
+        return f"table=true keeps {kept}, and does not learn: leave out {found}" if found else ""
 
     def gradient(self) -> Gradient:
         """Return the gradient method that `auto` stands for."""

@@ -30,7 +30,7 @@ from ..events import Expiry, Gap, Label, Output, Refusal, SessionStart, Ticks
 from ..model.engine import Engine
 from ..model.scaling import check_scaler
 from ..model.table_engine import TableEngine
-from .elements import ElementMaker
+from .elements import ElementMaker, Values
 from .fleet_book import FleetBook, Stepped
 from .fleet_elements import Block, FleetMaker, Made
 from .fleet_events import Arrivals, Outcome, Predictions, Scores, joined
@@ -190,8 +190,16 @@ class Fleet:
         streams = np.ascontiguousarray(arrivals.streams, np.int64)
         if len(streams) and not 0 <= streams.min() <= streams.max() < len(self.names):
             raise IndexError(f"places are 0 to {len(self.names) - 1}: ask for them with `place`")
+        self.sessions[streams] = arrivals.session
+        self.place_table.rows["gaps_visible"][streams] = arrivals.numbered
+        return self._advance(streams, arrivals.t_ns, arrivals.values, [(0, arrivals.where)])
+
+    def _advance(
+        self, streams: Streams, t_ns: Longs, values: Values, origins: Sequence[tuple[int, str]]
+    ) -> Outcome:
+        """Take ticks, of which those from `first` on come from `where` for each of `origins`."""
         parts = [
-            self._piece(arrivals, streams, slice(start, start + PIECE))
+            self._piece(streams, t_ns, values, origins, slice(start, start + PIECE))
             for start in range(0, max(len(streams), 1), PIECE)
         ]
         predictions = joined(Predictions, [part[0] for part in parts])
@@ -237,15 +245,12 @@ class Fleet:
         if not blocks:
             return
         counts = [len(ticks.t_ns) for _, ticks in blocks]
-        starts = np.cumsum(counts) - counts
-        wheres = [ticks.where for _, ticks in blocks]
-        self.push(
-            Arrivals(
-                np.repeat(np.array([place for place, _ in blocks], np.int64), counts),
-                np.concatenate([ticks.t_ns for _, ticks in blocks]),
-                np.concatenate([ticks.values for _, ticks in blocks]),
-                origins=tuple(zip(starts.tolist(), wheres, strict=True)),
-            )
+        starts: list[int] = (np.cumsum(counts) - counts).tolist()
+        self._advance(
+            np.repeat(np.array([place for place, _ in blocks], np.int64), counts),
+            np.concatenate([ticks.t_ns for _, ticks in blocks]),
+            np.concatenate([ticks.values for _, ticks in blocks]),
+            [(start, ticks.where) for start, (_, ticks) in zip(starts, blocks, strict=True)],
         )
 
     def label(self, label: Label) -> None:
@@ -303,20 +308,25 @@ class Fleet:
     # ---- a piece of a block -----------------------------------------------------------
 
     def _piece(
-        self, arrivals: Arrivals, streams: Streams, part: slice
+        self,
+        streams: Streams,
+        t_ns: Longs,
+        values: Values,
+        origins: Sequence[tuple[int, str]],
+        part: slice,
     ) -> tuple[Predictions, Scores, list[tuple[int, Refusal]]]:
-        streams, t_ns = streams[part], arrivals.t_ns[part]
+        streams, t_ns, values = streams[part], t_ns[part], values[part]
         block = self.elements.group(streams)
         places = self.place_table.gather(block.streams)
         places["ticks"] += block.counts
-        made = self.elements.make(block, places["remembered"], t_ns, arrivals.values[part])
+        made = self.elements.make(block, places["remembered"], t_ns, values)
         for at, _ in made.refused:
             places["refused_ticks"][block.local[at]] += 1
         stepped = self._step(block, places, made, t_ns)
         self.place_table.put(block.streams, places)
         predictions, scores = self.book.take(stepped, self.sessions)
         refusals = [
-            (at + part.start, self._refusal(arrivals, streams[at], at + part.start, reason))
+            (at + part.start, self._refusal(origins, streams[at], at + part.start, reason))
             for at, reason in made.refused
         ]
         if part.start:
@@ -357,12 +367,11 @@ class Fleet:
             self.carries.put(block.streams, np.ascontiguousarray(moved))
         return p
 
-    def _refusal(self, arrivals: Arrivals, place: int, at: int, reason: str) -> Refusal:
-        """Return the refusal of arrival `at`, whose index is that in its own block of ticks."""
-        where, first = arrivals.where, 0
-        if arrivals.origins:
-            k = bisect_right(arrivals.origins, at, key=_start_of) - 1
-            first, where = arrivals.origins[k]
+    def _refusal(
+        self, origins: Sequence[tuple[int, str]], place: int, at: int, reason: str
+    ) -> Refusal:
+        """Return the refusal of tick `at`, whose index is that in its own block of ticks."""
+        first, where = origins[bisect_right(origins, at, key=_start_of) - 1]
         return Refusal(self.names[place], "tick", reason, at - first, where)
 
 

@@ -20,15 +20,17 @@ class Arrivals(msgspec.Struct, frozen=True):
     """Ticks of many streams in the order of their arrival.
 
     `streams` int64 (m,) are places as `Fleet.place` gives them; `t_ns` is int64 (m,) and
-    `values` float64 (m, C) in the order of the fleet's columns. `where` names the origin for
-    messages. Where blocks were joined, `origins` holds (first tick, where) of each.
+    `values` float64 (m, C) in the order of the fleet's columns; `session` is their publisher's,
+    `numbered` says whether it numbers them, so that gaps are seen, and `where` names the origin
+    for messages.
     """
 
     streams: npt.NDArray[np.int64]
     t_ns: npt.NDArray[np.int64]
     values: npt.NDArray[np.float64]
+    session: str = ""
+    numbered: bool = False
     where: str = ""
-    origins: tuple[tuple[int, str], ...] = ()
 
     def __post_init__(self) -> None:
         count = len(self.streams)

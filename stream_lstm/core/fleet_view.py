@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,18 +18,38 @@ if TYPE_CHECKING:
     from .fleet import Fleet
 
 
-class FleetStream(NamedTuple):
-    """A stream of a fleet as it was when it was looked at; see `stream.StreamState`.
+class FleetStream:
+    """A stream of a fleet, as it is when an attribute is read; see `stream.StreamState`.
 
     Of the scores those are kept that are sums of this stream alone: not the ranking, nor the
     counts of the reliability, nor the last labels.
     """
 
-    name: str
-    n: int
-    session: str
-    counters: Counters
-    scores: Scoreboard
+    __slots__ = ("_fleet", "_place", "name")
+
+    def __init__(self, fleet: Fleet, place: int) -> None:
+        self._fleet, self._place, self.name = fleet, place, fleet.names[place]
+
+    @property
+    def n(self) -> int:
+        """Elements accepted."""
+        return int(self._fleet.place_table.rows["n"][self._place])
+
+    @property
+    def session(self) -> str:
+        """The publisher's session."""
+        return str(self._fleet.sessions[self._place])
+
+    @property
+    def counters(self) -> Counters:
+        """What happened on the stream."""
+        row = self._fleet.place_table.rows[self._place]
+        return Counters(**{name: int(row[name]) for name in COUNTED})
+
+    @property
+    def scores(self) -> Scoreboard:
+        """The stream's scores."""
+        return scoreboard(self._fleet.book.scores.board.rows[self._place])
 
 
 class FleetStreams(Mapping[str, FleetStream]):
@@ -51,17 +71,10 @@ class FleetStreams(Mapping[str, FleetStream]):
         fleet, place = self._fleet, self._fleet.find(name)
         if place is None:
             raise KeyError(name)
-        row = fleet.place_table.rows[place]
-        scores = scoreboard(fleet.book.scores.board.rows[place])
-        return FleetStream(name, int(row["n"]), fleet.sessions[place], counters(row), scores)
+        return FleetStream(fleet, place)
 
 
 COUNTED = ("ticks", "refused_ticks", "refused_labels", "predictions", "gaps", "missed", "resets")
-
-
-def counters(row: Any) -> Counters:
-    """Return the counters in a row of `PLACE`."""
-    return Counters(**{name: int(row[name]) for name in COUNTED})
 
 
 def scoreboard(row: Any) -> Scoreboard:
@@ -85,8 +98,8 @@ def bet(labels: int, part: tuple[Any, ...]) -> Bet:
     return Bet(labels, total, squares, Wealth(*better), Wealth(*worse))
 
 
-def totals(fleet: Fleet) -> tuple[Scoreboard, Counters]:
-    """Return the scores and the counters of all streams of a fleet together.
+def totals(fleet: Fleet) -> tuple[Scoreboard, Counters, int, int]:
+    """Return scores, counters, expired predictions and elements of all streams together.
 
     They are those that merging the streams of a session gives, but for `recent`: the last labels
     of all streams together, not those of each.
@@ -104,4 +117,5 @@ def totals(fleet: Fleet) -> tuple[Scoreboard, Counters]:
         sums = np.cumsum(given[:, k], axis=0)[-1].tolist() if count else [0.0] * len(labels)
         grades.reliability = Reliability(labels, positives, sums)
     total.recent = scores.recent()
-    return total, Counters(**{name: int(rows[name].sum()) for name in COUNTED})
+    counters = Counters(**{name: int(rows[name].sum()) for name in COUNTED})
+    return total, counters, int(rows["expired"].sum()), int(rows["n"].sum())

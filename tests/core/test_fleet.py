@@ -152,7 +152,7 @@ def assert_same(fleet: Fleet, session: Session) -> None:
         first = int(fleet.place_table.rows["first"][place])
         assert list(fleet.book.waiting(stream.n, first)) == list(stream.ledger.waiting)
         assert fleet.place_table.rows["expired"][place] == stream.ledger.expired
-    (mine, counted), (theirs, wanted) = totals(fleet), merged(session)
+    (mine, counted, *_), (theirs, wanted) = totals(fleet), merged(session)
     assert counted == wanted
     assert figures(mine) == figures(theirs)
 
@@ -184,7 +184,7 @@ def random_arrivals(fleet: Fleet, rng: np.random.Generator, count: int) -> Arriv
     streams = rng.integers(0, len(fleet.names), count)
     values = rng.standard_t(3, size=(count, 2))
     values[rng.random(values.shape) < 0.01] = np.nan
-    return Arrivals(streams, np.arange(count) * 10**9, values, where="here")
+    return Arrivals(streams, np.arange(count) * 10**9, values, numbered=True, where="here")
 
 
 def pieces(arrivals: Arrivals, cuts: Sequence[int]) -> list[Arrivals]:
@@ -321,9 +321,8 @@ def test_streams_have_weights_of_their_own_where_they_are_given_some() -> None:
     wanted: list[Output] = []
     session.emit = wanted.append
     for name in "ab":
-        told += fleet.push(
-            Arrivals(np.full(40, fleet.place(name)), np.arange(40), values)
-        ).events()
+        places = np.full(40, fleet.place(name))
+        told += fleet.push(Arrivals(places, np.arange(40), values, numbered=True)).events()
         session.push(Ticks(name, np.arange(40), values, seq=0))
     assert told == wanted
     ps = {
