@@ -102,6 +102,10 @@ class Fleet:
         self.elements = FleetMaker(self.maker, capacity)
         self.book = FleetBook(self.config, capacity)
         self.sessions = np.full(capacity, "", np.object_)
+        self._visible = self.place_table.rows["gaps_visible"]
+        # Whose ticks `push` had last for each stream, by number: sessions are dear to compare.
+        self._sources = np.zeros(capacity, np.int32)
+        self._source, self._source_number = ("", False), 1
         self.own_weights: Table | None = None
         if self.table_engine.per_stream:
             self.own_weights = Table(capacity, np.dtype("f4"), (self.table_engine.weight_width,))
@@ -164,7 +168,7 @@ class Fleet:
 
     def stream_bytes(self) -> int:
         """Return the bytes that the tables hold for one stream; its name comes to that."""
-        pointers = self.sessions.itemsize * (1 + self.book.slots)
+        pointers = self.sessions.itemsize * (1 + self.book.slots) + self._sources.itemsize
         return sum(table.row_bytes for table in self.tables()) + pointers
 
     def tables(self) -> list[Table]:
@@ -190,9 +194,17 @@ class Fleet:
         streams = np.ascontiguousarray(arrivals.streams, np.int64)
         if len(streams) and not 0 <= streams.min() <= streams.max() < len(self.names):
             raise IndexError(f"places are 0 to {len(self.names) - 1}: ask for them with `place`")
-        self.sessions[streams] = arrivals.session
-        self.place_table.rows["gaps_visible"][streams] = arrivals.numbered
+        self._said_by(streams, arrivals.session, arrivals.numbered)
         return self._advance(streams, arrivals.t_ns, arrivals.values, [(0, arrivals.where)])
+
+    def _said_by(self, streams: Streams, session: str, numbered: bool) -> None:
+        """Take note of whose ticks these are, for streams that are not known to be so already."""
+        if (session, numbered) != self._source:
+            self._source, self._source_number = (session, numbered), self._source_number + 1
+        other = streams[self._sources[streams] != self._source_number]
+        if len(other):
+            self._sources[other] = self._source_number
+            self.sessions[other], self._visible[other] = session, numbered
 
     def _advance(
         self, streams: Streams, t_ns: Longs, values: Values, origins: Sequence[tuple[int, str]]
@@ -230,15 +242,15 @@ class Fleet:
                 self._out(Refusal(ticks.stream, "tick", self._too_many(), 0, ticks.where))
                 continue
             if unlike:
-                self.sessions[place] = ticks.session
-                self.place_table.rows["gaps_visible"][place] = ticks.seq is not None
+                self.sessions[place], self._visible[place] = ticks.session, ticks.seq is not None
+                self._sources[place] = 0
             joining.append((place, ticks))
             among.add(place)
         self._join(joining)
 
     def _unlike(self, place: int, ticks: Ticks) -> bool:
         """Tell whether a stream's predictions will say otherwise of where they come from."""
-        seen = self.place_table.rows["gaps_visible"][place] == (ticks.seq is not None)
+        seen = self._visible[place] == (ticks.seq is not None)
         return not seen or self.sessions[place] != ticks.session
 
     def _join(self, blocks: Sequence[tuple[int, Ticks]]) -> None:
@@ -280,7 +292,7 @@ class Fleet:
         place = self.place(start.stream)
         if place < 0 or self.sessions[place] == start.session:
             return
-        self.sessions[place] = start.session
+        self.sessions[place], self._sources[place] = start.session, 0
         if self.place_table.rows["n"][place] > 0:
             self._interrupt(place)
 
@@ -337,7 +349,7 @@ class Fleet:
     def _step(self, block: Block, places: Rows, made: Made, t_ns: Longs) -> Stepped:
         """Step over the elements of a piece, and bring `places` up to date."""
         at, local, xs = np.arange(len(t_ns)), block.local, made.elements
-        ranks = _ranks(block, made.made)
+        ranks = block.ranks(made.made)
         if not made.made.all():
             at = np.flatnonzero(made.made)
             local, xs, ranks = local[at], xs[at], ranks[at]
@@ -377,15 +389,3 @@ class Fleet:
 
 def _start_of(origin: tuple[int, str]) -> int:
     return origin[0]
-
-
-def _ranks(block: Block, made: npt.NDArray[np.bool_]) -> Longs:
-    """Return how many elements each tick's stream has had in the block by then, itself with it."""
-    if len(block.streams) == len(made):
-        return made.astype(np.int64)
-    so_far = np.cumsum(made[block.order], dtype=np.int64)
-    starts = block.starts
-    before = so_far[starts] - made[block.order[starts]]
-    ranks: Longs = np.empty_like(so_far)
-    ranks[block.order] = so_far - before.repeat(block.counts)
-    return ranks

@@ -44,6 +44,17 @@ class Block(NamedTuple):
         """Where each stream's ticks begin in `order`, (d,)."""
         return np.cumsum(self.counts) - self.counts
 
+    def ranks(self, made: Bools) -> Positions:
+        """Return how many elements each tick's stream has had by then, its own with it, (m,)."""
+        if not self.repeats:
+            return made.astype(np.int64)
+        so_far = np.cumsum(made[self.order], dtype=np.int64)
+        starts = self.starts
+        before = so_far[starts] - made[self.order[starts]]
+        ranks: Positions = np.empty_like(so_far)
+        ranks[self.order] = so_far - before.repeat(self.counts)
+        return ranks
+
 
 class Made(NamedTuple):
     """What was made of m ticks.
