@@ -106,8 +106,8 @@ class ReplayFeed:
         from ..core.fleet_events import Arrivals
 
         places = np.full(len(keys.names), -1)
-        for code in keys.used():
-            places[code] = self._fleet.place(keys.names[code])
+        used = keys.used()
+        places[used] = self._fleet.places([keys.names[code] for code in used])
         streams = places[keys.codes]
         if (streams < 0).any():
             at = int(np.argmin(streams))

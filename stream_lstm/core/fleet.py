@@ -123,6 +123,14 @@ class Fleet:
         found = self._places.get(name)
         return self._open(name) if found is None else found
 
+    def places(self, names: Sequence[str]) -> Longs:
+        """Return the places of streams (len(names),), as `place` does."""
+        known = self._places.get
+        found = np.array([known(name, -1) for name in names], np.int64)
+        for k in np.flatnonzero(found < 0).tolist():
+            found[k] = self.place(names[k])
+        return found
+
     def find(self, name: str) -> int | None:
         """Return the place of a stream that is open, None for another."""
         return self._places.get(name)

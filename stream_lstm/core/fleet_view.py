@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
-from .fleet_tables import WAYS
+from .fleet_tables import WAYS, Rows
 from .grades import Grades
-from .reliability import Reliability
+from .reliability import BINS, Reliability
 from .scoring import Scoreboard
 from .skill import Bet, DifferenceBand, Evidence, Wealth
 from .stream import Counters
@@ -105,17 +106,39 @@ def totals(fleet: Fleet) -> tuple[Scoreboard, Counters, int, int]:
     of all streams together, not those of each.
     """
     count = len(fleet.names)
-    scores, rows = fleet.book.scores, fleet.place_table.rows[:count]
+    scores, places = fleet.book.scores, fleet.place_table.rows[:count]
+    rows = scores.board.rows[:count]
+    rows = rows[rows["labels"] > 0]
     total = Scoreboard()
-    for row in scores.board.rows[:count][scores.board.rows["labels"][:count] > 0]:
-        total.merge(scoreboard(row))
+    for name in ("labels", "positives", "repeats"):
+        setattr(total, name, int(rows[name].sum()))
     given = scores.given.rows[:count]
     for k, way in enumerate(WAYS):
-        grades: Grades = getattr(total, way)
+        part, grades = rows[way], getattr(total, way)
+        grades.correct, grades.calls = int(part["correct"].sum()), int(part["calls"].sum())
+        grades.log_loss, grades.brier = _in_order(part["log_loss"]), _in_order(part["brier"])
         grades.ranking = scores.ranking(k)
         labels, positives = scores.bins[:, k].tolist()
-        sums = np.cumsum(given[:, k], axis=0)[-1].tolist() if count else [0.0] * len(labels)
+        sums = [_in_order(given[:, k, bin_]) for bin_ in range(BINS)]
         grades.reliability = Reliability(labels, positives, sums)
+    _merge_evidence(total.evidence, rows)
     total.recent = scores.recent()
-    counters = Counters(**{name: int(rows[name].sum()) for name in COUNTED})
-    return total, counters, int(rows["expired"].sum()), int(rows["n"].sum())
+    counters = Counters(**{name: int(places[name].sum()) for name in COUNTED})
+    return total, counters, int(places["expired"].sum()), int(places["n"].sum())
+
+
+def _in_order(values: npt.NDArray[np.float64]) -> float:
+    """Return a sum in the order of the streams: NumPy's own is of pairs, to other bits."""
+    return float(np.cumsum(values)[-1]) if len(values) else 0.0
+
+
+def _merge_evidence(evidence: Evidence, rows: Rows) -> None:
+    labels = rows["labels"].tolist()
+    for name in ("coin", "base", "last"):
+        merged: Bet = getattr(evidence, name)
+        for count, part in zip(labels, rows[name + "_bet"].tolist(), strict=True):
+            merged.merge(bet(count, part))
+    for name in ("base_band", "last_band"):
+        part, band = rows[name], getattr(evidence, name)
+        band.labels, band.cut = sum(labels), int(part["cut"].sum())
+        band.total, band.spread = _in_order(part["total"]), _in_order(part["spread"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +12,9 @@ import pyarrow as pa
 
 from ..errors import ConfigurationError
 from .topics import check_name
+
+FAULTS = 131_072
+"""Names whose faults are remembered: more than streams can be, and each comes in many blocks."""
 
 
 class Keys(NamedTuple):
@@ -59,6 +63,7 @@ def keys_from(names: Sequence[str]) -> Keys:
     return Keys(tuple(known), np.array(codes, np.int64))
 
 
+@lru_cache(maxsize=FAULTS)
 def fault(name: str | None) -> str:
     """Return why no stream can be called so, "" where one can."""
     try:
