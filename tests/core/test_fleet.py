@@ -184,7 +184,7 @@ def random_arrivals(fleet: Fleet, rng: np.random.Generator, count: int) -> Arriv
     streams = rng.integers(0, len(fleet.names), count)
     values = rng.standard_t(3, size=(count, 2))
     values[rng.random(values.shape) < 0.01] = np.nan
-    return Arrivals(streams, np.arange(count) * 10**9, values, numbered=True, where="here")
+    return Arrivals(streams, np.arange(count) * 10**9, values, "one", numbered=True)
 
 
 def pieces(arrivals: Arrivals, cuts: Sequence[int]) -> list[Arrivals]:
@@ -213,7 +213,8 @@ def test_columns_are_the_events_of_sessions_in_the_order_of_arrival() -> None:
         arrivals = random_arrivals(fleet, np.random.default_rng(1), 20_000)
         for at, place in enumerate(arrivals.streams):
             one = slice(at, at + 1)
-            session.push(Ticks(NAMES[place], arrivals.t_ns[one], arrivals.values[one], seq=0))
+            told_by = arrivals.t_ns[one], arrivals.values[one], "one", 0
+            session.push(Ticks(NAMES[place], *told_by))
         events = list(fleet.push(arrivals).events())
         assert len(events) > 10_000
         assert sum(isinstance(event, Refusal) for event in events) > 200
