@@ -31,6 +31,15 @@ StreamOption: TypeAlias = Annotated[
         show_default="the file's name up to its first dot",
     ),
 ]
+StreamColumnOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--stream-column",
+        metavar="COLUMN",
+        help="The rows are of many streams, and this column names that of each.",
+        show_default="all rows are of one stream",
+    ),
+]
 TimeOption: TypeAlias = Annotated[
     str | None, typer.Option("--time", metavar="COLUMN", help="The column of times.")
 ]
@@ -53,7 +62,10 @@ JsonOption: TypeAlias = Annotated[
 
 
 class InputFile(msgspec.Struct, frozen=True):
-    """A historical file and how its rows become ticks; `stream` is what they are called."""
+    """A historical file and how its rows become ticks.
+
+    `stream` is what they are called, where `stream_column` does not name the stream of each.
+    """
 
     path: Path
     stream: str
@@ -61,6 +73,7 @@ class InputFile(msgspec.Struct, frozen=True):
     time_unit: Any = "auto"
     on_bad_row: OnBad = "fail"
     limit: int | None = None
+    stream_column: str | None = None
 
     def default_features(self) -> tuple[str, ...]:
         """Return what the model sees where nobody says; nothing in a file goes without saying."""
@@ -84,6 +97,7 @@ class InputFile(msgspec.Struct, frozen=True):
             on_bad_row=self.on_bad_row,
             limit=self.limit,
             on_refusal=on_refusal,
+            key=self.stream_column,
             **options,
         )
 

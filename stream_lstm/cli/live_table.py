@@ -10,7 +10,7 @@ import itertools
 import os
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,8 @@ import typer
 from ..events import Input, Output, Prediction
 
 if TYPE_CHECKING:
-    from ..core.session import Session
+    from ..core.fleet_view import FleetStream
+    from ..core.sessions import AnySession
     from ..core.stream import StreamState
 
 REFRESH_S = 0.25
@@ -58,10 +59,10 @@ class LiveTable:
         self._clock = clock
         self._p: dict[str, float] = {}
         self._counted: deque[tuple[float, dict[str, int]]] = deque(maxlen=RATE_SAMPLES)
-        self._session: Session | None = None
+        self._session: AnySession | None = None
         self._live: Any = None
 
-    def show(self, session: Session) -> None:
+    def show(self, session: AnySession) -> None:
         """Begin to draw the table of a session, on a terminal."""
         if not sys.stderr.isatty() or os.environ.get("TERM", "dumb") == "dumb":
             return
@@ -90,7 +91,7 @@ class LiveTable:
         if self._live is not None and self._session is not None:
             self._live.update(self._table(self._session), refresh=True)
 
-    def _table(self, session: Session) -> Any:
+    def _table(self, session: AnySession) -> Any:
         from rich.table import Table
         from rich.text import Text
 
@@ -98,7 +99,8 @@ class LiveTable:
         for title, width in TITLES.items():
             side: Any = "left" if title == "stream" else "right"
             table.add_column(title, justify=side, no_wrap=True, min_width=width, max_width=width)
-        shown = list(itertools.islice(session.streams.values(), MAX_ROWS))
+        streams: Iterable[StreamState | FleetStream] = session.streams.values()
+        shown = list(itertools.islice(streams, MAX_ROWS))
         rates = self._rates({stream.name: stream.n for stream in shown})
         for stream in shown:
             # a name may look like markup or an emoji code, which Text does not read
@@ -131,7 +133,7 @@ class LiveTable:
             self._live = None
 
 
-def row(stream: StreamState, p: float | None, rate: float) -> list[str]:
+def row(stream: StreamState | FleetStream, p: float | None, rate: float) -> list[str]:
     """Return the cells of a stream, for TITLES."""
     scores, counters = stream.scores.means(), stream.counters
     return [

@@ -42,7 +42,8 @@ LOOKED_AT = 200_000
 
 
 @configured(
-    ("stream", "model", "scaling", "learning", "scoring"), without=("max_pending", "on_gap")
+    ("stream", "model", "scaling", "learning", "scoring"),
+    without=("max_pending", "on_gap", "table"),
 )
 def command(
     *,

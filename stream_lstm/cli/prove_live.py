@@ -40,7 +40,8 @@ IDLE_TIMEOUT_S = 60.0
 
 
 @configured(
-    ("stream", "model", "scaling", "learning", "scoring"), without=("max_pending", "on_gap")
+    ("stream", "model", "scaling", "learning", "scoring"),
+    without=("max_pending", "on_gap", "table"),
 )
 def command(
     *,
@@ -138,6 +139,7 @@ def _replay(about: Subject) -> Any:
 def _live(about: Subject) -> tuple[Any, dict[str, int]]:
     """Return the recording of the live daemon, and what its feed counted."""
     from ..core.recording import Recording
+    from ..core.session import Session
     from ..serve.daemon import Daemon
     from ..serve.stop import StopSwitch
     from .feed_process import FeedProcess
@@ -146,7 +148,7 @@ def _live(about: Subject) -> tuple[Any, dict[str, int]]:
     asked = msgspec.json.encode(FileFeed.of(about.file, about.columns)).decode()
     recording = Recording()
     with StopSwitch() as stop, FeedProcess("stream_lstm.cli.file_feed", asked) as feed:
-        more = {"connect": (feed.endpoint(),), "streams": (about.file.stream,)}
+        more = {"connect": (feed.endpoint(),), "streams": (about.file.stream,), "table": False}
         flat = {**flatten(about.config), **more, "idle_timeout": IDLE_TIMEOUT_S}
         daemon = Daemon(
             build(flat),
@@ -158,6 +160,7 @@ def _live(about: Subject) -> tuple[Any, dict[str, int]]:
             members=about.members,
         )
         with daemon:
+            assert isinstance(daemon.session, Session)
             recording.watch(daemon.session)
             daemon.run(until_end=True)
             counted = msgspec.structs.asdict(daemon.subscriber.counters)

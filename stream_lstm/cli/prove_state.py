@@ -40,7 +40,10 @@ UNTRAINED = (
 
 @configured(
     ("stream", "model", "scaling"),
-    without=("max_pending", "on_gap", "labels", "mode", "seed", "init", "init_horizon", "sharing"),
+    without=(
+        *("max_pending", "on_gap", "labels", "table"),
+        *("mode", "seed", "init", "init_horizon", "sharing"),
+    ),
 )
 def command(
     *,

@@ -23,6 +23,7 @@ from .input_file import (
     JsonOption,
     LimitOption,
     OnBadRowOption,
+    StreamColumnOption,
     StreamOption,
     TimeOption,
     TimeUnitOption,
@@ -35,6 +36,7 @@ from .label_column import (
 )
 from .label_column import label_column as chosen_labels
 from .options import configured
+from .replay_checks import check_many
 from .settings import Settings
 from .state_check import StateCheckOption, check_frozen, effect, queries_of, verdict
 from .synthetic_input import (
@@ -63,6 +65,7 @@ def command(
     on_bad_row: OnBadRowOption = "fail",
     limit: LimitOption = None,
     stream: StreamOption = None,
+    stream_column: StreamColumnOption = None,
     label_column: LabelColumnOption = None,
     label_delay: LabelDelayOption = "0",
     out: Annotated[
@@ -92,12 +95,22 @@ def command(
         on_bad_row=on_bad_row,
         limit=limit,
     )
+    others = {
+        "--stream": stream,
+        "--synthetic": synthetic,
+        "--label-column": label_column,
+        "--state-check": state_check,
+        "--save-weights": save_weights,
+    }
+    check_many(settings.config, stream_column, [flag for flag, said in others.items() if said])
+    if stream_column is not None:
+        source = msgspec.structs.replace(source, stream_column=stream_column)
     labels = chosen_labels(label_column, label_delay, config=settings.config, time=time)
     try:
         summary = _replay(source, settings, labels, out, save_weights, state_check)
     except ConfigurationError as error:
-        if error.key == "time":
-            raise UsageError(f"--time: {error}") from None
+        if error.key in ("time", "stream_column"):
+            raise UsageError(f"--{error.key.replace('_', '-')}: {error}") from None
         if labels is not None and f"no column {labels.name!r}" in str(error):
             raise UsageError(f"--label-column: {error}") from None
         raise settings.blame(error) from None
@@ -147,19 +160,21 @@ def _replay(
             results.write_to(out)
 
         from ..core.session import Session  # JAX is imported here and not before
+        from ..core.sessions import session_for
 
         start = clocks.perf_counter()
-        session = Session(
+        session = session_for(
             config, columns, results.emit, weights=weights, scaler=scaler, members=members
         )
-        check = _state_check(session, file, scaler) if state_check else None
+        alone = session if isinstance(session, Session) else None
+        check = _state_check(alone, file, scaler) if state_check and alone else None
         compile_s = clocks.perf_counter() - start
         start = clocks.perf_counter()
         feed = ReplayFeed(session, results, check, labels)
         interrupted = feed.run(file, source)
         wall_s = clocks.perf_counter() - start
-    if save_weights is not None:
-        keep_weights(save_weights, session, file.stream)
+    if save_weights is not None and alone is not None:
+        keep_weights(save_weights, alone, file.stream)
     summary = results.summary(session, source.rows_refused, wall_s=wall_s, compile_s=compile_s)
     if isinstance(file, SyntheticInput):
         summary["series"] = {"name": file.path.name, "seed": file.seed}
@@ -169,7 +184,9 @@ def _replay(
     if feed.late is not None and labels is not None:
         counts = {"missing": feed.late.missing, "undelivered": feed.late.undelivered}
         summary["label_column"] = {"name": labels.name, **counts}
-    return {"stream": file.stream, **summary, "interrupted": interrupted}
+    column = file.stream_column
+    named = {"stream": file.stream} if column is None else {"stream_column": column}
+    return {**named, **summary, "interrupted": interrupted}
 
 
 def _state_check(session: Session, file: InputFile, scaler: Any) -> StateCheck:

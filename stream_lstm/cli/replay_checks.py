@@ -25,6 +25,28 @@ def check_targets(file: Path, out: Path | None, save_weights: Path | None) -> No
         check_target(save_weights)
 
 
+BY_COLUMN = ("--stream", "--synthetic", "--label-column", "--state-check")
+"""Flags that are of one stream."""
+
+IN_TABLES = ("--state-check", "--save-weights")
+"""Flags that need a session of objects."""
+
+
+def check_many(config: Config, column: str | None, flags: Sequence[str]) -> None:
+    """Raise UsageError for flags that do not go with many streams, or with streams in tables."""
+    wrong = [flag for flag in flags if flag in BY_COLUMN] if column is not None else []
+    if wrong:
+        raise UsageError(f"{wrong[0]} is of one stream: leave it or --stream-column out")
+    wrong = [flag for flag in flags if flag in IN_TABLES] if config.stream.table else []
+    if wrong:
+        raise UsageError(f"{wrong[0]} is not for streams in tables: leave it or table=true out")
+    if column and "--save-weights" in flags and config.model.sharing == "per-stream":
+        raise UsageError(
+            "--save-weights writes one set of weights, and with sharing = 'per-stream' there "
+            "is one for each stream: leave one of the two out"
+        )
+
+
 def check_features(file: InputFile, config: Config) -> tuple[str, ...]:
     """Return the columns that the features use.
 

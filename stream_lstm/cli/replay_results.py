@@ -20,7 +20,7 @@ from .best_possible import BestPossible
 from .process import peak_rss_bytes, warn
 
 if TYPE_CHECKING:
-    from ..core.session import Session
+    from ..core.sessions import AnySession
 
 
 class ReplayResults:
@@ -73,7 +73,7 @@ class ReplayResults:
             self.refused(msgspec.structs.replace(event, where=where, index=-1))
 
     def summary(
-        self, session: Session, rows_refused: int, *, wall_s: float, compile_s: float
+        self, session: AnySession, rows_refused: int, *, wall_s: float, compile_s: float
     ) -> dict[str, Any]:
         """Return the closing record; `rows_refused` are rows that never reached the session."""
         from ..core.summary import summarize

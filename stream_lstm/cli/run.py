@@ -92,7 +92,8 @@ def _run(
         table = stack.enter_context(LiveTable(time.monotonic))
         refused = RefusalLog(lambda line: table.say(f"stream-lstm: {line}"), time.monotonic)
 
-        from ..serve.daemon import Daemon  # JAX is imported here and not before
+        from ..core.session import Session  # JAX is imported here and not before
+        from ..serve.daemon import Daemon
 
         observers = (results, refused, table)
         daemon = stack.enter_context(
@@ -117,9 +118,10 @@ def _run(
             failure = error  # what came until then is still worth its summary
         wall_s = time.perf_counter() - start
         refused.flush()
-    if save_weights is not None:
-        only = list(daemon.session.streams)[:1] if len(daemon.session.streams) == 1 else [""]
-        keep_weights(save_weights, daemon.session, only[0])
+    session = daemon.session
+    if save_weights is not None and isinstance(session, Session):
+        only = list(session.streams)[:1] if len(session.streams) == 1 else [""]
+        keep_weights(save_weights, session, only[0])
     return results.summary(daemon, wall_s=wall_s), failure
 
 
@@ -143,6 +145,11 @@ def _check(config: Config, save_weights: Path | None) -> tuple[str, ...]:
             raise UsageError(
                 "--save-weights writes one set of weights, and with sharing = 'per-stream' there "
                 "is one for each stream: leave one of the two out"
+            )
+        if config.stream.table:
+            raise UsageError(
+                "--save-weights writes what was learnt, and streams in tables do not learn: leave "
+                "it or table=true out"
             )
         check_target(save_weights)
     return columns

@@ -8,7 +8,7 @@ import msgspec
 
 from .input_file import InputFile
 
-UNUSED = ("max_pending", "on_gap", "labels", "mode", "sharing", "learn", "learning_rate")
+UNUSED = ("max_pending", "on_gap", "labels", "table", "mode", "sharing", "learn", "learning_rate")
 """Keys of the live session that mean nothing here."""
 
 

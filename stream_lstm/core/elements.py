@@ -80,7 +80,7 @@ class ElementMaker:
                 yield run_t[lag : lag + count], made[:count]
             start += count
             if count < len(made):
-                refused(start, self._reason(values[start], made[count]))
+                refused(start, self.reason(values[start], made[count]))
                 start += 1
 
     def accepts(self, memory: Memory, t_ns: Times, values: Values) -> bool:
@@ -100,12 +100,13 @@ class ElementMaker:
         alone = np.repeat(values[k : k + 1], len(seconds), axis=0)
         made = self.features.evaluate(seconds, alone)
         if self._bad_field(values[k]) or not _good(made):
-            refused(k, self._reason(values[k], made[0]))
+            refused(k, self.reason(values[k], made[0]))
             return
         memory.t_ns = np.append(memory.t_ns, t_ns[k])
         memory.values = np.concatenate([memory.values, values[k : k + 1]])
 
-    def _reason(self, row: Values, made: Elements) -> str:
+    def reason(self, row: Values, made: Elements) -> str:
+        """Return why a tick of values `row` (C,) that made element `made` (F,) is not let in."""
         bad = int(np.argmin(np.abs(made) < LIMIT))
         fields = ", ".join(f"{self.columns[k]}={row[k]:g}" for k in self._used)
         feature = f"feature {self.features.names[bad]} is {made[bad]:g} ({fields})"

@@ -13,30 +13,32 @@ import msgspec
 
 from .. import __version__
 from .digest import Digest
+from .fleet import Fleet
+from .fleet_view import totals
 from .scoring import Scoreboard
 from .session import Session
+from .sessions import AnySession
 from .stream import Counters
 from .verdict import verdict
 
 
 def summarize(
-    session: Session, digest: Digest, *, wall_s: float, compile_s: float
+    session: AnySession, digest: Digest, *, wall_s: float, compile_s: float
 ) -> dict[str, Any]:
     """Return the counts and scores of all streams of a session together.
 
     wall_s: seconds spent on reading and stepping; compile_s: seconds spent before that, on
     making the session. `elements_per_s` is None where `wall_s` is 0.
     """
-    scores, counters, expired, elements = Scoreboard(), Counters(), 0, 0
-    for stream in session.streams.values():
-        scores.merge(stream.scores)
-        counters.merge(stream.counters)
-        expired += stream.ledger.expired
-        elements += stream.n
+    scores, counters, expired, elements = (
+        totals(session) if isinstance(session, Fleet) else _merged(session)
+    )
     counters.refused_labels += session.stray_labels
     counters.labels_unknown += session.stray_labels
     config = session.config
-    experts = {"experts": _experts(session)} if session.members is not None else {}
+    experts: dict[str, Any] = {}
+    if isinstance(session, Session) and session.members is not None:
+        experts = {"experts": _experts(session)}
     summary = {
         "version": __version__,
         "streams": len(session.streams),
@@ -56,6 +58,17 @@ def summarize(
         "digest": digest.hexdigest(),
     }
     return summary | {"verdict": verdict(summary)}
+
+
+def _merged(session: Session) -> tuple[Scoreboard, Counters, int, int]:
+    """Return scores, counters, expired predictions and elements of all streams together."""
+    scores, counters, expired, elements = Scoreboard(), Counters(), 0, 0
+    for stream in session.streams.values():
+        scores.merge(stream.scores)
+        counters.merge(stream.counters)
+        expired += stream.ledger.expired
+        elements += stream.n
+    return scores, counters, expired, elements
 
 
 def _experts(session: Session) -> dict[str, dict[str, float | None]]:

@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from ..errors import DataError
+from .keys import check_key, fault, keys_from, keys_of
 from .line_chunks import LineChunks
 from .reader import BadRow, RawRows, check_names, not_finite, numeric_columns, usable
 from .times import TimeColumn, TimeUnit
@@ -59,8 +60,10 @@ class CsvReader:
         compression: str,
         delimiter: str,
         optional: Sequence[str] = (),
+        key: str | None = None,
     ) -> None:
         self.path = path
+        self._key = key
         self._optional = optional
         self._delimiter = delimiter
         size = min(max(chunk_rows * BYTES_PER_ROW, MIN_READ_BYTES), MAX_READ_BYTES)
@@ -75,7 +78,8 @@ class CsvReader:
     def _open(self, columns: Sequence[str] | None, time: str | None, time_unit: TimeUnit) -> None:
         chunks = iter(self._lines)
         self.columns, rest, self._first_line = _header(self.path, chunks, self._delimiter)
-        check_names(self.path, self.columns, columns or (), time)
+        check_names(self.path, self.columns, columns or (), time, self._key)
+        check_key(self.path, self._key, columns or (), time)
         for first in itertools.chain([rest], chunks):
             if first.strip():
                 break
@@ -90,6 +94,7 @@ class CsvReader:
         self.value_columns = tuple(columns)
         self._places = [self.columns.index(name) for name in self.value_columns]
         self._time_place = None if time is None else self.columns.index(time)
+        self._key_place = None if self._key is None else self.columns.index(self._key)
         self._times = TimeColumn(time_unit)
         self._settle_times(sample)
         self._convert_options = self._arrow_options()
@@ -135,6 +140,8 @@ class CsvReader:
         types = {str(place): pa.float64() for place in self._places}
         if self._time_place is not None:
             types[str(self._time_place)] = self._times.arrow_type
+        if self._key_place is not None:
+            types[str(self._key_place)] = pa.string()
         return pyarrow.csv.ConvertOptions(
             include_columns=list(types) or ["0"],  # an empty list would mean all
             column_types=types or {"0": pa.binary()},
@@ -164,13 +171,16 @@ class CsvReader:
         t_ns, ok = np.zeros(count, np.int64), np.ones(count, np.bool_)
         if self._time_place is not None:
             t_ns, ok = self._times.convert(_array(table, self._time_place))
+        keys = None if self._key_place is None else keys_of(_array(table, self._key_place))
         ok &= usable(values, self.value_columns, self._optional)
+        ok &= True if keys is None else keys.codes >= 0
         rows = np.arange(line, line + count)
         if ok.all():
-            return RawRows(t_ns, values, rows, ())
+            return RawRows(t_ns, values, rows, (), keys)
         lines = _split(chunk)
         bad = [BadRow(int(at), self._fault(lines[at])) for at in np.flatnonzero(~ok)]
-        return RawRows(t_ns, values, rows, bad) if all(fault.reason for fault in bad) else None
+        known = all(row.reason for row in bad)
+        return RawRows(t_ns, values, rows, bad, keys) if known else None
 
     def _parse_slow(self, chunk: bytes, line: int) -> RawRows:
         """Parse the run line by line."""
@@ -182,14 +192,15 @@ class CsvReader:
             lines = [(number, text) for number, text in lines if text.strip()]
         t_ns = np.zeros(len(lines), np.int64)
         values = np.zeros((len(lines), len(self._places)))
-        bad = []
+        bad, names = [], ["-"] * len(lines)
         for index, (_, text) in enumerate(lines):
             try:
-                t_ns[index], values[index] = self._parse_line(text)
+                t_ns[index], values[index], names[index] = self._parse_line(text)
             except ValueError as error:
                 bad.append(BadRow(index, str(error)))
         rows = np.array([number for number, _ in lines], np.int64)
-        return RawRows(t_ns, values, rows, bad)
+        keys = None if self._key is None else keys_from(names)
+        return RawRows(t_ns, values, rows, bad, keys)
 
     def _fault(self, line: bytes) -> str:
         """Return what is wrong with a line, "" if nothing is."""
@@ -199,8 +210,8 @@ class CsvReader:
             return str(error)
         return ""
 
-    def _parse_line(self, line: bytes) -> tuple[int, list[float]]:
-        """Return time and values of one line; ValueError says what is wrong with it."""
+    def _parse_line(self, line: bytes) -> tuple[int, list[float], str]:
+        """Return time, values and stream of one line; ValueError says what is wrong with it."""
         try:
             cells = self._fields(line, strict=True)
         except csv.Error as error:
@@ -211,7 +222,13 @@ class CsvReader:
         return (
             0 if place is None else self._time(cells[place]),
             [self._value(self.columns[place], cells[place]) for place in self._places],
+            "" if self._key_place is None else self._name(cells[self._key_place]),
         )
+
+    def _name(self, cell: str) -> str:
+        if why := fault(cell):
+            raise ValueError(f"column {self._key!r}: {why}")
+        return cell
 
     def _value(self, column: str, cell: str) -> float:
         missing = column in self._optional and cell.strip().lower() in ("", "nan")

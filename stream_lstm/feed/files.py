@@ -22,6 +22,7 @@ from ..config import OnBad
 from ..errors import DataError, UsageError
 from ..events import Refusal
 from .csv_reader import CsvReader, csv_columns
+from .keys import Keys
 from .npy_reader import NpyReader, npy_columns
 from .reader import RawRows, Reader, check_readable
 from .table_reader import TableReader, table_columns
@@ -37,6 +38,7 @@ class TickBlock(NamedTuple):
     t_ns: npt.NDArray[np.int64]  # (m,), zeros where the file has no time
     values: npt.NDArray[np.float64]  # (m, C), C-contiguous
     rows: npt.NDArray[np.int64]  # (m,), line numbers (the header is 1) or row numbers from 1
+    keys: Keys | None = None  # where a column names the streams
 
     @property
     def row(self) -> int:
@@ -179,9 +181,12 @@ class FileSource:
 
     def _give(self, chunk: RawRows, taken: Any) -> Iterator[TickBlock]:
         t_ns, values, rows = chunk.t_ns[taken], chunk.values[taken], chunk.rows[taken]
+        keys = None if chunk.keys is None else chunk.keys.some(taken)
         for start in range(0, len(rows), self._chunk_rows):
             part = slice(start, start + self._chunk_rows)
-            block = TickBlock(t_ns[part], values[part], rows[part])
+            block = TickBlock(
+                t_ns[part], values[part], rows[part], None if keys is None else keys.some(part)
+            )
             self.rows_read += len(block.rows)
             yield block
 
@@ -197,6 +202,7 @@ def open_file(
     limit: int | None = None,
     chunk_rows: int = CHUNK_ROWS,
     optional: Sequence[str] = (),
+    key: str | None = None,
 ) -> FileSource:
     """Open a historical file.
 
@@ -207,6 +213,7 @@ def open_file(
     limit: ticks to give at most.
     chunk_rows: ticks in one block at most.
     optional: columns whose cells may be empty, which is read as NaN.
+    key: name of the column that names each row's stream; None where they are all of one.
     on_refusal: called once for each row left out, with `where` as FILE:LINE.
 
     Raises InputMissingError where there is no such file, OutputError where it cannot be read,
@@ -225,6 +232,7 @@ def open_file(
         time_unit=time_unit,
         chunk_rows=chunk_rows,
         optional=optional,
+        key=key,
     )
     return FileSource(
         path,

@@ -34,7 +34,12 @@ class NpyReader:
         time_unit: TimeUnit,
         chunk_rows: int,
         optional: Sequence[str] = (),
+        key: str | None = None,
     ) -> None:
+        if key is not None:
+            raise ConfigurationError(
+                f"{path} holds numbers alone: no column of it names streams", key="stream_column"
+            )
         self.path = path
         self._optional = optional
         self.bytes_total = path.stat().st_size

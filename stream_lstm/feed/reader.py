@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from ..config import nearest
 from ..errors import ConfigurationError, DataError, InputMissingError, OutputError
+from .keys import Keys
 
 
 class BadRow(NamedTuple):
@@ -32,6 +33,7 @@ class RawRows(NamedTuple):
     values: npt.NDArray[np.float64]  # (m, C), C-contiguous
     rows: npt.NDArray[np.int64]  # (m,), their line or row numbers in the file, from 1
     bad: Sequence[BadRow]  # by rising `at`
+    keys: Keys | None = None  # where a column names the streams
 
 
 class Reader(Protocol):
@@ -80,18 +82,24 @@ def _neighbour(path: Path) -> str:
 
 
 def check_names(
-    path: Path, columns: Sequence[str], wanted: Sequence[str], time: str | None
+    path: Path,
+    columns: Sequence[str],
+    wanted: Sequence[str],
+    time: str | None,
+    key: str | None = None,
 ) -> None:
-    """Check that the file's `columns` hold the `wanted` ones and the `time` column, each once.
+    """Check that `columns` hold the `wanted` ones, the `time` and the `key` column, each once.
 
     Raises ConfigurationError for a name that is not there, DataError for one there twice.
     """
-    for key, names in (("features", wanted), ("time", () if time is None else (time,))):
+    single = {"time": time, "stream_column": key}
+    asked = {kind: (name,) for kind, name in single.items() if name is not None}
+    for setting, names in {"features": wanted, **asked}.items():
         for name in names:
             if name not in columns:
                 known = ", ".join(columns)
                 message = f"{path} has no column {name!r}{nearest(name, columns)} (it has {known})"
-                raise ConfigurationError(message, key=key)
+                raise ConfigurationError(message, key=setting)
             if columns.count(name) > 1:
                 raise DataError(f"{path} has more than one column {name!r}; rename one of them")
 

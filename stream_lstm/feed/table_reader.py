@@ -12,6 +12,7 @@ import pyarrow.ipc
 import pyarrow.parquet
 
 from ..errors import ConfigurationError, DataError
+from .keys import check_key, fault, keys_of
 from .reader import BadRow, RawRows, check_names, not_finite, numeric_columns, usable
 from .times import TimeColumn, TimeUnit
 
@@ -53,8 +54,10 @@ class TableReader:
         chunk_rows: int,
         kind: TableKind,
         optional: Sequence[str] = (),
+        key: str | None = None,
     ) -> None:
         self.path = path
+        self._key = key
         self._optional = optional
         self.bytes_total = path.stat().st_size
         self._share = 0.0
@@ -62,7 +65,8 @@ class TableReader:
         try:
             schema = self._source.schema
             self.columns = tuple(schema.names)
-            check_names(path, self.columns, columns or (), time)
+            check_names(path, self.columns, columns or (), time, key)
+            check_key(path, key, columns or (), time)
             if columns is None:
                 numeric = (
                     name
@@ -93,6 +97,8 @@ class TableReader:
         names = list(self.value_columns)
         if self._time is not None and self._time not in names:
             names.append(self._time)
+        if self._key is not None:
+            names.append(self._key)
         row = 1
         try:
             for batch, share in self._source.batches(names):
@@ -117,14 +123,20 @@ class TableReader:
             except ValueError as error:
                 message = f"{self.path}, column {self._time!r}, from row {row} on: {error}"
                 raise DataError(message) from None
-        faulty = np.flatnonzero(~(ok & usable(values, self.value_columns, self._optional)))
-        bad = [BadRow(int(at), self._fault(batch, int(at), values[at])) for at in faulty]
-        return RawRows(t_ns, values, np.arange(row, row + count), bad)
+        keys = None if self._key is None else keys_of(batch.column(self._key))
+        ok &= usable(values, self.value_columns, self._optional)
+        ok &= True if keys is None else keys.codes >= 0
+        bad = [
+            BadRow(int(at), self._fault(batch, int(at), values[at])) for at in np.flatnonzero(~ok)
+        ]
+        return RawRows(t_ns, values, np.arange(row, row + count), bad, keys)
 
     def _fault(self, batch: Any, at: int, values: Any) -> str:
         for name, value in zip(self.value_columns, values, strict=True):
             if not np.isfinite(value) and not (np.isnan(value) and name in self._optional):
                 return not_finite(name, _text(batch.column(name)[at]))
+        if self._key is not None and (why := fault(_text(batch.column(self._key)[at]))):
+            return f"column {self._key!r}: {why}"
         return f"column {self._time!r}: {_text(batch.column(self._time)[at])!r} is not a time"
 
 

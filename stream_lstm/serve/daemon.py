@@ -26,7 +26,8 @@ from typing import Any, TypeAlias
 import msgspec
 
 from ..config import Config
-from ..core.session import Session
+from ..core.fleet import Fleet
+from ..core.sessions import session_for
 from ..errors import EndpointError
 from ..events import (
     End,
@@ -40,6 +41,7 @@ from ..events import (
     SessionStart,
     Ticks,
 )
+from ..feed.drain import Received
 from ..feed.predictions import PredictionPublisher
 from ..feed.subscriber import Subscriber
 from ..members import Members
@@ -92,7 +94,7 @@ class Daemon:
         self._stop_by: float | None = None
         self._chores = Chores()
         started = clock()
-        self.session = Session(
+        self.session = session_for(
             config,
             columns,
             self._emit,
@@ -141,10 +143,13 @@ class Daemon:
         idle_timeout = self.config.feed.idle_timeout
         while not self.stop.requested:
             events = receive(self._wait_s())
-            for event in events:
-                if self._must_leave():
-                    break
-                self._take(event)
+            if isinstance(self.session, Fleet):
+                self._take_together(self.session, events)
+            else:
+                for event in events:
+                    if self._must_leave():
+                        break
+                    self._take(event)
             now = clock()
             if now >= chores.due:
                 chores.run(now)
@@ -187,14 +192,30 @@ class Daemon:
                 self._ended.add(event.stream)
         self._observe(event)
 
+    def _take_together(self, fleet: Fleet, events: Sequence[Received]) -> None:
+        """Take events; ticks that follow each other, of whatever streams, become one block."""
+        waiting: list[Ticks] = []
+        for event in events:
+            if isinstance(event, Ticks):
+                waiting.append(event)
+                continue
+            fleet.ticks(waiting)
+            waiting = []
+            self._take(event)
+        fleet.ticks(waiting)
+
     def _push(self, ticks: Ticks) -> None:
+        session = self.session
+        if isinstance(session, Fleet):
+            session.ticks([ticks])
+            return
         if len(ticks.t_ns) <= PIECE:
-            self.session.push(ticks)
+            session.push(ticks)
             return
         for start in range(0, len(ticks.t_ns), PIECE):
             if self._must_leave():
                 return
-            self.session.push(_piece(ticks, start))
+            session.push(_piece(ticks, start))
 
     def _all_ended(self) -> bool:
         wanted = self.config.feed.streams or self.session.streams

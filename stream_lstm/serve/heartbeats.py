@@ -6,7 +6,7 @@ predictions. Many streams take turns, so that a beat never holds up a tick for l
 
 from __future__ import annotations
 
-from ..core.session import Session
+from ..core.sessions import AnySession
 from ..feed.predictions import PredictionPublisher
 
 PERIOD_S = 1.0
@@ -18,7 +18,7 @@ STREAMS_A_BEAT = 100
 class Heartbeats:
     """Sends the heartbeats and the ends of a session's streams."""
 
-    def __init__(self, publisher: PredictionPublisher, session: Session) -> None:
+    def __init__(self, publisher: PredictionPublisher, session: AnySession) -> None:
         self._publisher = publisher
         self._session = session
         self._turn: list[str] = []

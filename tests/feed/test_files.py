@@ -41,7 +41,7 @@ def load(path, *, columns=None, time=None, **options):
         assert block.values.flags.c_contiguous
         assert (block.t_ns.dtype, block.values.dtype) == (np.int64, np.float64)
         assert block.row == block.rows[0]
-    whole = [np.concatenate(parts) for parts in zip(*blocks, strict=True)]
+    whole = [np.concatenate(parts) for parts in zip(*(block[:3] for block in blocks), strict=True)]
     return (*whole, refusals)
 
 
