@@ -109,8 +109,12 @@ class Daemon:
             self._heartbeats = Heartbeats(self.publisher, self.session)
             self.every(PERIOD_S, self._heartbeats.beat)
         feed = msgspec.structs.replace(config.feed, columns=tuple(columns))
+        # One stream's update changes what another is predicted with where weights are shared.
+        apart = not config.learning.learn or config.model.sharing == "per-stream"
         try:
-            self.subscriber = Subscriber(feed, clock=clock, wakeup_fd=self.stop.fileno())
+            self.subscriber = Subscriber(
+                feed, apart=apart, clock=clock, wakeup_fd=self.stop.fileno()
+            )
         except BaseException:
             self._close_publisher()
             raise

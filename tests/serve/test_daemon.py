@@ -145,6 +145,31 @@ def test_single_ticks_give_the_same_bits(publisher, start, learn):
     assert len(of(Prediction, events)) == 25
 
 
+@pytest.mark.parametrize("more", [{}, {"learn": True}, {"learn": True, "sharing": "per-stream"}])
+def test_streams_that_take_turns_give_the_bits_of_one_tick_at_a_time(publisher, start, more):
+    names = ("a", "b", "c")
+    values = {name: series(120, seed) for seed, name in enumerate(names)}
+    daemon, events = start(**more)
+    for k in range(120):
+        for name in names:
+            publisher.publish(name, k, values[name][k])
+    publisher.end()
+    daemon.run(until_end=True)
+    direct = []
+    config = daemon.config
+    session = Session(config, COLUMNS, direct.append, engine=engine_for(config))
+    for k in range(120):
+        for name in names:
+            session.push(Ticks(name, np.zeros(1, np.int64), values[name][k : k + 1]))
+    assert digest(events) == digest(direct)
+    for kind, loss in ((Score, "log_loss"), (Update, "loss")):
+        live, given = (
+            sorted((e.stream, e.n, getattr(e, loss)) for e in of(kind, made))
+            for made in (events, direct)
+        )
+        assert live == given
+
+
 def test_predictions_scores_and_the_end_are_published(publisher, start):
     values = series(100)
     daemon, events = start(publish=ANY_PORT, learn=True)
