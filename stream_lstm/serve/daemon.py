@@ -5,6 +5,7 @@ then to the observers. One thread does everything. The session calls back with e
 comes to be, so that a prediction has left before the update runs that its predecessor's label
 causes. Observers are for counting and showing: they are called in the loop and must be quick.
 What takes longer, such as drawing a table, is a chore, done between two messages at its period.
+Garbage is collected where nothing is waiting; see `collector`.
 
 After a stop nothing more is taken from the socket, and what had been taken is worked off for as
 long as `GRACE_S` allows: a backlog with large weights could take minutes. For the same reason a
@@ -17,7 +18,6 @@ for each stream. The clock is injected; data never depends on it.
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
@@ -45,6 +45,7 @@ from ..feed.subscriber import Subscriber
 from ..members import Members
 from ..model.engine import Engine
 from .chores import Chores
+from .collector import Collector
 from .heartbeats import PERIOD_S, Heartbeats
 from .stop import StopSwitch
 
@@ -129,18 +130,15 @@ class Daemon:
         The streams are the configured ones or, where none are, those seen so far. Raises
         EndpointError when nothing comes for the configured `idle_timeout`.
         """
-        # What start-up made stays for good: the collector need never look at it again.
-        gc.collect()
-        gc.freeze()
         try:
-            self._loop(until_end)
+            with Collector(self._clock) as collector:
+                self._loop(until_end, collector)
         finally:
-            gc.unfreeze()
             self.session.settle()  # no label will be revised any more
             if self._heartbeats is not None:
                 self._heartbeats.end()
 
-    def _loop(self, until_end: bool) -> None:
+    def _loop(self, until_end: bool, collector: Collector) -> None:
         receive, clock, chores = self.subscriber.receive, self._clock, self._chores
         idle_timeout = self.config.feed.idle_timeout
         while not self.stop.requested:
@@ -157,6 +155,10 @@ class Daemon:
                     return
             elif idle_timeout and self.subscriber.idle_s >= idle_timeout:
                 raise EndpointError(self._idle_message())
+            collector.turn(self._pausing)
+
+    def _pausing(self) -> bool:
+        return not self.subscriber.waiting
 
     def _wait_s(self) -> float:
         wait_s = min(self._chores.due - self._clock(), LONGEST_WAIT_S)

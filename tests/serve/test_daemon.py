@@ -4,6 +4,7 @@ Publisher and daemon share a thread: what is published waits in the sockets unti
 or is published by a chore of the daemon's own loop, a tick at a time.
 """
 
+import gc
 import itertools
 import threading
 
@@ -446,6 +447,17 @@ def test_at_a_stop_what_is_in_hand_is_worked_off_while_time_allows(publisher, st
     daemon.run()
     elements = daemon.session.streams["a"].n
     assert elements == (BLOCK if step == 0.0 else 2 * PIECE)
+
+
+def test_nothing_is_collected_by_chance_while_it_serves(publisher, start):
+    seen = []
+    daemon, _ = start(observers=[lambda _: seen.append(gc.isenabled())])
+    publisher.publish("a", np.arange(40), series(40))
+    publisher.end()
+    daemon.run(until_end=True)
+    assert set(seen) == {False}
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == 0
 
 
 def test_a_stop_before_the_start_runs_nothing(publisher, start, stop):
