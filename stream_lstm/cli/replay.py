@@ -17,6 +17,7 @@ import typer
 
 from ..config import build, flatten
 from ..errors import ConfigurationError, DataError, UsageError
+from ..serve.trace import Trace
 from .input_file import (
     FileArgument,
     InputFile,
@@ -43,6 +44,7 @@ from .synthetic_input import (
     SyntheticOption,
     chosen_input,
 )
+from .trace_option import TraceOption
 
 if TYPE_CHECKING:
     from ..core.session import Session
@@ -76,6 +78,7 @@ def command(
         typer.Option(metavar="FILE.safetensors", help="Write the weights as they are at the end."),
     ] = None,
     state_check: StateCheckOption = False,
+    trace: TraceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Replay a file or a synthetic stream: predict, score each prediction, and learn if asked to.
@@ -94,7 +97,7 @@ def command(
     )
     labels = chosen_labels(label_column, label_delay, config=settings.config, time=time)
     try:
-        summary = _replay(source, settings, labels, out, save_weights, state_check)
+        summary = _replay(source, settings, labels, out, save_weights, state_check, trace)
     except ConfigurationError as error:
         if error.key == "time":
             raise UsageError(f"--time: {error}") from None
@@ -118,6 +121,7 @@ def _replay(
     out: Path | None,
     save_weights: Path | None,
     state_check: bool,
+    trace: Path | None,
 ) -> dict[str, Any]:
     """Run the whole replay and return its summary."""
     from .bank_file import check_bank, read_bank
@@ -145,6 +149,8 @@ def _replay(
         source = stack.enter_context(file.open(read, results.refused, **optional))
         if out is not None:
             results.write_to(out)
+        title = "stream-lstm replay"
+        timeline = None if trace is None else stack.enter_context(Trace(trace, title))
 
         from ..core.session import Session  # JAX is imported here and not before
 
@@ -152,6 +158,8 @@ def _replay(
         session = Session(
             config, columns, results.emit, weights=weights, scaler=scaler, members=members
         )
+        if timeline is not None:
+            timeline.session(session)
         check = _state_check(session, file, scaler) if state_check else None
         compile_s = clocks.perf_counter() - start
         start = clocks.perf_counter()

@@ -111,7 +111,7 @@ class Subscriber:
         self.counters = FeedCounters()
         self._apart = apart
         self._records = MessageDecoder(config.columns)
-        self._one_tick = OneTickDecoder(config.columns)
+        self.one_tick = OneTickDecoder(config.columns)
         self._routes: dict[bytes, _Route] = {}
         self._foreign = None if config.payload == "record" else ForeignDecoder(config)
         self._streams: dict[str, StreamSequence] = {}
@@ -175,7 +175,7 @@ class Subscriber:
         """
         drain = Drain(apart=self._apart)
         if self._wait(timeout_s):
-            self._drain(drain)
+            self.drain(drain)
             self._last_message = self._clock()
         return drain.finish()
 
@@ -199,15 +199,15 @@ class Subscriber:
         ready = self._poller.poll(math.ceil(timeout_s * 1000))
         return any(source is self._socket for source, _ in ready)
 
-    def _drain(self, drain: Drain) -> None:
-        """Take what is waiting, up to the bounds."""
-        recv, backlog = self._socket.recv, False
-        for _ in range(MAX_DRAIN):
+    def drain(self, drain: Drain) -> int:
+        """Take what is waiting, up to the bounds, into `drain`; return the number of messages."""
+        recv, taken = self._socket.recv, 0
+        while taken < MAX_DRAIN and drain.size < MAX_DRAIN_BYTES:
             try:
                 # A frame knows whether more belongs to its message; asking the socket is dearer.
                 frame = recv(_NOBLOCK, False)
             except zmq.Again:
-                return
+                break
             frames = [frame.bytes]
             while frame.more:
                 frame = recv(_NOBLOCK, False)
@@ -215,19 +215,18 @@ class Subscriber:
             drain.size += len(frames[-1])
             if not (len(frames) == 2 and self._take_next(frames[0], frames[1], drain)):
                 self._take(frames, drain)
-            if drain.size >= MAX_DRAIN_BYTES:
-                return
+            taken += 1
             # Asking is cheaper than the exception of an empty socket, which ends a backlog once.
-            if not backlog and not self.waiting:
-                return
-            backlog = True
+            if taken == 1 and not self.waiting:
+                break
+        return taken
 
     def _take_next(self, topic: bytes, payload: bytes, drain: Drain) -> bool:
         """Take the one tick that is due of a known stream; return whether it was that."""
         route = self._routes.get(topic)
         if route is None or not route.single:
             return False
-        tick = self._one_tick.decode(payload)
+        tick = self.one_tick.decode(payload)
         if tick is None:
             route.single = False
             return False
@@ -245,7 +244,7 @@ class Subscriber:
     def _take(self, frames: list[bytes], drain: Drain) -> None:
         self.counters.messages += 1
         try:
-            message = self._decode(frames)
+            message = self.decode(frames)
         except DecodeError as error:
             self._refuse(drain, "", str(error), _shown(frames))
             return
@@ -269,7 +268,8 @@ class Subscriber:
             route = self._routes[frames[0]] = _Route(ticks.stream, ticks.where, sequence)
         route.single = len(ticks.t_ns) == 1
 
-    def _decode(self, frames: list[bytes]) -> Message | None:
+    def decode(self, frames: list[bytes]) -> Message | None:
+        """Return what a message says, None for one of no interest; raises DecodeError."""
         if self._foreign is not None:
             return self._foreign.decode(frames)
         if len(frames) != 2:

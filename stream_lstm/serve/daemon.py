@@ -91,7 +91,7 @@ class Daemon:
         self._clock = clock
         self._ended: set[str] = set()
         self._stop_by: float | None = None
-        self._chores = Chores()
+        self.chores = Chores()
         started = clock()
         self.session = Session(
             config,
@@ -122,7 +122,7 @@ class Daemon:
 
     def every(self, period_s: float, work: Callable[[], object]) -> None:
         """Have `work` done in the loop every `period_s` seconds."""
-        self._chores.add(self._clock(), period_s, work)
+        self.chores.add(self._clock(), period_s, work)
 
     def run(self, *, until_end: bool = False) -> None:
         """Serve until the switch is set or, with `until_end`, until every stream has ended.
@@ -139,7 +139,7 @@ class Daemon:
                 self._heartbeats.end()
 
     def _loop(self, until_end: bool, collector: Collector) -> None:
-        receive, clock, chores = self.subscriber.receive, self._clock, self._chores
+        receive, clock, chores = self.subscriber.receive, self._clock, self.chores
         idle_timeout = self.config.feed.idle_timeout
         while not self.stop.requested:
             events = receive(self._wait_s())
@@ -161,7 +161,7 @@ class Daemon:
         return not self.subscriber.waiting
 
     def _wait_s(self) -> float:
-        wait_s = min(self._chores.due - self._clock(), LONGEST_WAIT_S)
+        wait_s = min(self.chores.due - self._clock(), LONGEST_WAIT_S)
         idle_timeout = self.config.feed.idle_timeout
         if idle_timeout:
             wait_s = min(wait_s, idle_timeout - self.subscriber.idle_s)
