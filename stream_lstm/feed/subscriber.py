@@ -1,6 +1,6 @@
 """Ticks come in: from sockets, through decoding and sequence numbers, as events in order.
 
-`receive` waits for a message, then takes what else is waiting up to a bound, so that a daemon
+`receive` takes what is waiting up to a bound, or else waits for one message, so that a daemon
 that has fallen behind catches up in blocks: ticks of one stream that follow each other without
 a gap are joined into one `Ticks` (see `drain`). What cannot be read and what must not pass becomes
 a `Refusal` that says why; every case is counted.
@@ -168,15 +168,20 @@ class Subscriber:
         state.resume(session, next_seq)
 
     def receive(self, timeout_s: float) -> list[Received]:
-        """Wait for a message up to `timeout_s` seconds and return the events of what is waiting.
+        """Return the events of what is waiting, or of a message that comes within `timeout_s` s.
 
         Empty after the timeout, when `wakeup_fd` can be read and nothing came, and for messages
         that say nothing new, such as a heartbeat.
         """
         drain = Drain(apart=self._apart)
-        if self._wait(timeout_s):
-            self.drain(drain)
-            self._last_message = self._clock()
+        if self.waiting:
+            self.drain(drain, MAX_DRAIN)
+        elif self._wait(timeout_s):
+            # It came this moment: looking for a second one would only hold it up.
+            self.drain(drain, 1)
+        else:
+            return []
+        self._last_message = self._clock()
         return drain.finish()
 
     @property
@@ -187,8 +192,6 @@ class Subscriber:
 
     def _wait(self, timeout_s: float) -> bool:
         """Return whether a message came in time, after a spell without sleeping if asked."""
-        if self.waiting:
-            return True
         if self._busy_s:
             deadline = self._clock() + min(self._busy_s, timeout_s)
             while self._clock() < deadline:
@@ -199,10 +202,10 @@ class Subscriber:
         ready = self._poller.poll(math.ceil(timeout_s * 1000))
         return any(source is self._socket for source, _ in ready)
 
-    def drain(self, drain: Drain) -> int:
-        """Take what is waiting, up to the bounds, into `drain`; return the number of messages."""
+    def drain(self, drain: Drain, most: int) -> int:
+        """Take up to `most` messages of those waiting into `drain`; return how many."""
         recv, taken = self._socket.recv, 0
-        while taken < MAX_DRAIN and drain.size < MAX_DRAIN_BYTES:
+        while taken < most and drain.size < MAX_DRAIN_BYTES:
             try:
                 # A frame knows whether more belongs to its message; asking the socket is dearer.
                 frame = recv(_NOBLOCK, False)
@@ -217,7 +220,7 @@ class Subscriber:
                 self._take(frames, drain)
             taken += 1
             # Asking is cheaper than the exception of an empty socket, which ends a backlog once.
-            if taken == 1 and not self.waiting:
+            if taken == 1 < most and not self.waiting:
                 break
         return taken
 
