@@ -17,6 +17,7 @@ import typer
 
 from ..config import build, flatten
 from ..errors import ConfigurationError, DataError, UsageError
+from ..serve.trace import Trace
 from .input_file import (
     FileArgument,
     InputFile,
@@ -45,6 +46,7 @@ from .synthetic_input import (
     SyntheticOption,
     chosen_input,
 )
+from .trace_option import TraceOption
 
 if TYPE_CHECKING:
     from ..core.session import Session
@@ -79,6 +81,7 @@ def command(
         typer.Option(metavar="FILE.safetensors", help="Write the weights as they are at the end."),
     ] = None,
     state_check: StateCheckOption = False,
+    trace: TraceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Replay a file or a synthetic stream: predict, score each prediction, and learn if asked to.
@@ -107,7 +110,7 @@ def command(
         source = msgspec.structs.replace(source, stream_column=stream_column)
     labels = chosen_labels(label_column, label_delay, config=settings.config, time=time)
     try:
-        summary = _replay(source, settings, labels, out, save_weights, state_check)
+        summary = _replay(source, settings, labels, out, save_weights, state_check, trace)
     except ConfigurationError as error:
         if error.key in ("time", "stream_column"):
             raise UsageError(f"--{error.key.replace('_', '-')}: {error}") from None
@@ -131,6 +134,7 @@ def _replay(
     out: Path | None,
     save_weights: Path | None,
     state_check: bool,
+    trace: Path | None,
 ) -> dict[str, Any]:
     """Run the whole replay and return its summary."""
     from .bank_file import check_bank, read_bank
@@ -158,6 +162,8 @@ def _replay(
         source = stack.enter_context(file.open(read, results.refused, **optional))
         if out is not None:
             results.write_to(out)
+        title = "stream-lstm replay"
+        timeline = None if trace is None else stack.enter_context(Trace(trace, title))
 
         from ..core.session import Session  # JAX is imported here and not before
         from ..core.sessions import session_for
@@ -167,6 +173,8 @@ def _replay(
             config, columns, results.emit, weights=weights, scaler=scaler, members=members
         )
         alone = session if isinstance(session, Session) else None
+        if timeline is not None and alone is not None:
+            timeline.session(alone)
         check = _state_check(alone, file, scaler) if state_check and alone else None
         compile_s = clocks.perf_counter() - start
         start = clocks.perf_counter()

@@ -21,11 +21,13 @@ from ..errors import ConfigurationError, EndpointError, UsageError
 from ..serve.refusals import PERIOD_S, RefusalLog
 from ..serve.signals import stop_on_signals
 from ..serve.stop import StopSwitch
+from ..serve.trace import Trace
 from .input_file import JsonOption
 from .live_results import LiveResults
 from .live_table import REFRESH_S, LiveTable
 from .options import configured
 from .settings import Settings
+from .trace_option import TraceOption
 
 if TYPE_CHECKING:
     from ..serve.daemon import Daemon
@@ -51,6 +53,7 @@ def command(
         Path | None,
         typer.Option(metavar="FILE.safetensors", help="Write the weights as they are at the end."),
     ] = None,
+    trace: TraceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Predict a live ZeroMQ feed, and publish the predictions; learn from it if asked to.
@@ -59,7 +62,7 @@ def command(
     --feature 'log_return(mid(bid, ask))' --learn
     """
     try:
-        summary, failure = _run(settings, until_end, out, save_weights)
+        summary, failure = _run(settings, until_end, out, save_weights, trace)
     except ConfigurationError as error:
         raise settings.blame(error) from None
     if as_json:
@@ -74,7 +77,11 @@ def command(
 
 
 def _run(
-    settings: Settings, until_end: bool, out: Path | None, save_weights: Path | None
+    settings: Settings,
+    until_end: bool,
+    out: Path | None,
+    save_weights: Path | None,
+    trace: Path | None,
 ) -> tuple[dict[str, Any], EndpointError | None]:
     """Run the daemon; return its summary, and the error that ended it if one did."""
     from .bank_file import check_bank, read_bank
@@ -95,7 +102,9 @@ def _run(
         from ..core.session import Session  # JAX is imported here and not before
         from ..serve.daemon import Daemon
 
-        observers = (results, refused, table)
+        timeline = None if trace is None else stack.enter_context(Trace(trace, "stream-lstm run"))
+        kept = results if timeline is None else timeline.timed("store", results)
+        observers = (kept, refused, table)
         daemon = stack.enter_context(
             Daemon(
                 config,
@@ -107,6 +116,8 @@ def _run(
                 members=members,
             )
         )
+        if timeline is not None:
+            timeline.daemon(daemon)
         daemon.every(PERIOD_S, refused.flush)
         daemon.every(REFRESH_S, table.refresh)
         table.say(_ready(daemon))

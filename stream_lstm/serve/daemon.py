@@ -5,6 +5,7 @@ then to the observers. One thread does everything. The session calls back with e
 comes to be, so that a prediction has left before the update runs that its predecessor's label
 causes. Observers are for counting and showing: they are called in the loop and must be quick.
 What takes longer, such as drawing a table, is a chore, done between two messages at its period.
+Garbage is collected where nothing is waiting; see `collector`.
 
 After a stop nothing more is taken from the socket, and what had been taken is worked off for as
 long as `GRACE_S` allows: a backlog with large weights could take minutes. For the same reason a
@@ -17,7 +18,6 @@ for each stream. The clock is injected; data never depends on it.
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
@@ -47,6 +47,7 @@ from ..feed.subscriber import Subscriber
 from ..members import Members
 from ..model.engine import Engine
 from .chores import Chores
+from .collector import Collector
 from .heartbeats import PERIOD_S, Heartbeats
 from .stop import StopSwitch
 
@@ -92,7 +93,7 @@ class Daemon:
         self._clock = clock
         self._ended: set[str] = set()
         self._stop_by: float | None = None
-        self._chores = Chores()
+        self.chores = Chores()
         started = clock()
         self.session = session_for(
             config,
@@ -111,15 +112,19 @@ class Daemon:
             self._heartbeats = Heartbeats(self.publisher, self.session)
             self.every(PERIOD_S, self._heartbeats.beat)
         feed = msgspec.structs.replace(config.feed, columns=tuple(columns))
+        # One stream's update changes what another is predicted with where weights are shared.
+        apart = not config.learning.learn or config.model.sharing == "per-stream"
         try:
-            self.subscriber = Subscriber(feed, clock=clock, wakeup_fd=self.stop.fileno())
+            self.subscriber = Subscriber(
+                feed, apart=apart, clock=clock, wakeup_fd=self.stop.fileno()
+            )
         except BaseException:
             self._close_publisher()
             raise
 
     def every(self, period_s: float, work: Callable[[], object]) -> None:
         """Have `work` done in the loop every `period_s` seconds."""
-        self._chores.add(self._clock(), period_s, work)
+        self.chores.add(self._clock(), period_s, work)
 
     def run(self, *, until_end: bool = False) -> None:
         """Serve until the switch is set or, with `until_end`, until every stream has ended.
@@ -127,19 +132,16 @@ class Daemon:
         The streams are the configured ones or, where none are, those seen so far. Raises
         EndpointError when nothing comes for the configured `idle_timeout`.
         """
-        # What start-up made stays for good: the collector need never look at it again.
-        gc.collect()
-        gc.freeze()
         try:
-            self._loop(until_end)
+            with Collector(self._clock) as collector:
+                self._loop(until_end, collector)
         finally:
-            gc.unfreeze()
             self.session.settle()  # no label will be revised any more
             if self._heartbeats is not None:
                 self._heartbeats.end()
 
-    def _loop(self, until_end: bool) -> None:
-        receive, clock, chores = self.subscriber.receive, self._clock, self._chores
+    def _loop(self, until_end: bool, collector: Collector) -> None:
+        receive, clock, chores = self.subscriber.receive, self._clock, self.chores
         idle_timeout = self.config.feed.idle_timeout
         while not self.stop.requested:
             events = receive(self._wait_s())
@@ -158,9 +160,13 @@ class Daemon:
                     return
             elif idle_timeout and self.subscriber.idle_s >= idle_timeout:
                 raise EndpointError(self._idle_message())
+            collector.turn(self._pausing)
+
+    def _pausing(self) -> bool:
+        return not self.subscriber.waiting
 
     def _wait_s(self) -> float:
-        wait_s = min(self._chores.due - self._clock(), LONGEST_WAIT_S)
+        wait_s = min(self.chores.due - self._clock(), LONGEST_WAIT_S)
         idle_timeout = self.config.feed.idle_timeout
         if idle_timeout:
             wait_s = min(wait_s, idle_timeout - self.subscriber.idle_s)

@@ -187,6 +187,20 @@ def test_a_signal_ends_the_replay_in_order(cli, quotes, tmp_path, monkeypatch):
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_the_timeline_of_a_replay_holds_every_tick_and_update(cli, quotes, tmp_path):
+    timeline = tmp_path / "t.json"
+    more = ("--learn", "--json", "--trace", timeline)
+    done = cli("replay", quotes, "--feature", FEATURE, *SMALL, *more).json()
+    spans = json.loads(timeline.read_text())["traceEvents"][1:]
+    counts = {stage: [s["args"]["n"] for s in spans if s["name"] == stage] for stage in STAGES}
+    assert sum(counts["push"]) == done["ticks"]
+    assert sum(counts["step"]) + sum(counts["block"]) == done["elements"]
+    assert len(counts["learn"]) == done["updates"] > 0
+
+
+STAGES = ("push", "step", "block", "learn")
+
+
 def test_a_table_for_people_and_nothing_on_standard_error(cli, data_dir):
     done = cli("replay", data_dir / "nyc_taxi.csv", "--feature", "diff(value)", "--limit", 500)
     assert done.code == 0
@@ -222,6 +236,8 @@ def test_a_table_for_people_and_nothing_on_standard_error(cli, data_dir):
         (["--feature", "bid", "--stream", "a/b"], 2, ["'a/b'", "--stream"]),
         (["--feature", "bid", "--out", "x.txt"], 2, [".parquet, .csv, .jsonl"]),
         (["--feature", "bid", "--out", "/no/where/x.csv"], 74, ["there is no directory"]),
+        (["--feature", "bid", "--trace", "x.csv"], 2, ["x.csv", ".json"]),
+        (["--feature", "bid", "--trace", "/no/where/x.json"], 74, ["/no/where/x.json"]),
         (["--feature", "bid", "--save-weights", "x.npz"], 2, [".safetensors"]),
         (["--feature", "bid", "--save-weights", "/no/where.safetensors"], 74, ["no directory"]),
         (["--feature", "bid", "--weights", "none.safetensors"], 66, ["none.safetensors"]),

@@ -92,6 +92,16 @@ def test_it_learns_from_a_feed_until_its_end(cli, feed, tmp_path):
     assert about["features"] == '["x"]'
 
 
+def test_it_writes_a_timeline(cli, feed, tmp_path):
+    timeline = tmp_path / "t.json"
+    ready = ("--until-end", "--json", "--learn", *SMALL)
+    done = cli("run", "--connect", feed(series(60)), "--trace", timeline, *ready)
+    assert done.code == 0
+    spans = msgspec.json.decode(timeline.read_bytes())["traceEvents"]
+    learned = [span for span in spans if span["name"] == "learn"]
+    assert len(learned) == done.json()["updates"] == 5
+
+
 def test_it_tells_people_what_was_seen(cli, feed):
     values = series(50)
     done = cli("run", "--connect", feed(values, garbage=True), "--until-end", *SMALL)
@@ -152,6 +162,7 @@ def test_it_goes_on_from_a_file_of_weights(cli, feed, publisher, tmp_path):
             "per-stream",
         ),
         (("--connect", "tcp://127.0.0.1:1", "--feature", "x", "--out", "x.txt"), "x.txt"),
+        (("--connect", "tcp://127.0.0.1:1", "--feature", "x", "--trace", "x.csv"), "x.csv"),
         (
             ("--connect", "tcp://127.0.0.1:1", "--feature", "x", "--payload", "float64"),
             "--columns price,size",

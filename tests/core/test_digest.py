@@ -35,3 +35,12 @@ def test_time_and_flags_do_not_show() -> None:
     assert digest(Prediction("a", 1, 5, 0.5, "s", True, True)) == digest(
         Prediction("a", 1, 0, 0.5)
     )
+
+
+def test_of_several_streams_only_the_order_within_each_one_shows() -> None:
+    a, later = Prediction("a", 1, 0, 0.5), Prediction("a", 2, 0, 0.5)
+    b = Prediction("b", 1, 0, 0.5)
+    assert digest(a, later, b) == digest(a, b, later) == digest(b, a, later)
+    assert len({digest(a, later, b), digest(later, a, b), digest(a, later), digest(b)}) == 4
+    both = b"".join(bytes.fromhex(digest(*part)) for part in ([a, later], [b]))
+    assert digest(a, later, b) == hashlib.sha256(both).hexdigest()

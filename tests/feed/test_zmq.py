@@ -144,6 +144,169 @@ def test_a_drain_joins_only_what_continues():
     ]
 
 
+def shape(events):
+    """What matters of the order of events: blocks as (stream, seq, rows), the rest by kind."""
+    return [
+        (event.stream, event.seq, len(event.t_ns))
+        if isinstance(event, Ticks)
+        else (event.stream, type(event).__name__)
+        for event in events
+    ]
+
+
+def one(drain, stream, seq, session="s"):
+    drain.add_one(stream, session, seq, "", seq or 0, (1.0,))
+
+
+def test_streams_that_take_turns_become_a_block_each_where_they_are_apart():
+    for apart, wanted in (
+        (True, [("A", 1, 3), ("B", 1, 2)]),
+        (False, [("A", 1, 1), ("B", 1, 1), ("A", 2, 1), ("B", 2, 1), ("A", 3, 1)]),
+    ):
+        drain = subscriber_module.Drain(apart=apart)
+        for stream, seq in (("A", 1), ("B", 1), ("A", 2), ("B", 2), ("A", 3)):
+            one(drain, stream, seq)
+        assert shape(drain.finish()) == wanted
+
+
+def test_nothing_of_a_stream_passes_an_event_of_it():
+    drain = subscriber_module.Drain(apart=True)
+    between = [
+        Label("A", 1, 1),
+        Gap("B", 3, 1),
+        SessionStart("A", "s"),
+        End("B"),
+        Refusal("A", "tick", "old"),
+    ]
+    for seq, event in enumerate(between, 1):
+        one(drain, "A", seq)
+        one(drain, "B", seq)
+        drain.add(event)
+    assert shape(drain.finish()) == [
+        ("A", 1, 1),
+        ("B", 1, 2),
+        ("A", "Label"),
+        ("A", 2, 2),
+        ("B", "Gap"),
+        ("B", 3, 2),
+        ("A", "SessionStart"),
+        ("A", 4, 2),
+        ("B", "End"),
+        ("B", 5, 1),
+        ("A", "Refusal"),
+    ]
+
+
+def test_what_could_not_be_read_keeps_its_place_among_all_streams():
+    drain = subscriber_module.Drain(apart=True)
+    for seq in (1, 2):
+        one(drain, "A", seq)
+        one(drain, "B", seq)
+        drain.add(Refusal("", "message", "rubbish"))
+    assert shape(drain.finish()) == [
+        ("A", 1, 1),
+        ("B", 1, 1),
+        ("", "Refusal"),
+        ("A", 2, 1),
+        ("B", 2, 1),
+        ("", "Refusal"),
+    ]
+
+
+def test_single_ticks_and_blocks_join_in_their_order():
+    drain = subscriber_module.Drain()
+    drain.add_one("A", "s", 1, "", 10, (1.0, None))
+    drain.add_one("A", "s", 2, "", 20, (2.0, 3.0))
+    block = np.array([[4.0, 5.0], [6.0, 7.0]])
+    drain.add_ticks(Ticks("A", np.array([30, 40]), block, "s", 3))
+    drain.add_one("A", "s", 5, "", 50, (8.0, 9.0))
+    (joined,) = drain.finish()
+    assert (joined.seq, joined.session, joined.t_ns.dtype) == (1, "s", np.int64)
+    assert joined.t_ns.tolist() == [10, 20, 30, 40, 50]
+    wanted = [[1, np.nan], [2, 3], [4, 5], [6, 7], [8, 9]]
+    np.testing.assert_array_equal(joined.values, wanted)
+
+
+def test_a_block_is_bounded_however_its_ticks_come(monkeypatch):
+    monkeypatch.setattr("stream_lstm.feed.drain.MAX_BLOCK_ROWS", 3)
+    drain = subscriber_module.Drain()
+    for seq in range(1, 8):
+        one(drain, "A", seq)
+    assert shape(drain.finish()) == [("A", 1, 3), ("A", 4, 3), ("A", 7, 1)]
+
+
+FORMS = (
+    {"values": [1, 2.5]},
+    {"values": [None, 2.5]},
+    {"values": {"ask": 2.5, "bid": 1, "venue": "N"}},
+    {"values": [[1, 2.5]]},
+    {"values": [[1, 2.5], [3, 4]]},
+    {"values": np.array([1.0, 2.5]).tobytes(), "rows": 1},
+    {"values": [1, 2.5], "rows": 1},
+    {"values": [1, 2.5], "rows": 2},
+    {"values": [1]},
+    {"values": [1, True]},
+    {"values": [1, [2]]},
+    {"values": [1, 2], "v": 2},
+    {"values": [1, 2], "t_ns": 2**63},
+    {"values": [1, 2], "session": "a\nb"},
+)
+"""One tick in every form, blocks, and what is wrong with either."""
+
+
+@pytest.mark.parametrize("encoding", ["msgpack", "json"])
+def test_the_short_way_says_what_the_long_way_says(plain, encoding, monkeypatch):
+    """Ticks of every form in turn, with gaps, repeats and new sessions among them."""
+    encode = {"msgpack": msgspec.msgpack.encode, "json": msgspec.json.encode}[encoding]
+    drawn = np.random.default_rng(7)
+    messages, seq, session = [], {"A": 1, "B": 1}, {"A": "s", "B": "s"}
+    for _ in range(400):
+        name = "AB"[drawn.integers(2)]
+        form = FORMS[drawn.integers(len(FORMS)) if drawn.random() < 0.3 else 0]
+        seq[name] = max(seq[name] + int(drawn.choice([0, 0, 0, 0, 0, 0, 0, 2, -1])), 1)
+        if drawn.random() < 0.03:
+            session[name], seq[name] = session[name] + "t", 1
+        record = {"v": 1, "seq": seq[name], "session": session[name], "t_ns": 5, **form}
+        messages.append([f"tick/{name}/".encode(), encode(record)])
+        seq[name] += 1
+    messages.append([b"tick/A/"])
+    messages.append([b"tick/A/", encode({"v": 1, "values": [1, 2]}), b""])
+    messages.append([b"heartbeat/Z/", encode({"v": 1, "seq": 1, "end": True})])
+
+    def received():
+        with subscriber(endpoint_of(plain)) as into:
+            subscribed(plain, 3)
+            for message in messages:
+                plain.send_multipart(message)
+            events = gather(into, lambda events: End("Z") in events)
+            return [plainly(event) for event in in_single_ticks(events)], into.counters
+
+    short = received()
+    monkeypatch.setattr(Subscriber, "_take_next", lambda *_: False)
+    long = received()
+    assert short == long
+    assert len({kind for kind, *_ in short[0]}) == 5
+    assert short[1].refused > 10
+
+
+def in_single_ticks(events):
+    """Yield the events, each block as its ticks: how much was waiting is a matter of timing."""
+    for event in events:
+        if isinstance(event, Ticks):
+            for k in range(len(event.t_ns)):
+                seq = None if event.seq is None else event.seq + k
+                row = event.t_ns[k : k + 1], event.values[k : k + 1]
+                yield Ticks(event.stream, *row, event.session, seq, event.where)
+        else:
+            yield event
+
+
+def plainly(event):
+    """An event as what can be compared, NaN included."""
+    fields = (repr(getattr(event, name)) for name in event.__struct_fields__)
+    return type(event).__name__, *fields
+
+
 def test_a_publisher_in_another_process_is_received_to_its_end():
     program = """
 import sys

@@ -4,6 +4,7 @@ Publisher and daemon share a thread: what is published waits in the sockets unti
 or is published by a chore of the daemon's own loop, a tick at a time.
 """
 
+import gc
 import itertools
 import threading
 
@@ -143,6 +144,31 @@ def test_single_ticks_give_the_same_bits(publisher, start, learn):
     daemon.run(until_end=True)
     assert digest(events) == digest(fed_directly(daemon.config, values))
     assert len(of(Prediction, events)) == 25
+
+
+@pytest.mark.parametrize("more", [{}, {"learn": True}, {"learn": True, "sharing": "per-stream"}])
+def test_streams_that_take_turns_give_the_bits_of_one_tick_at_a_time(publisher, start, more):
+    names = ("a", "b", "c")
+    values = {name: series(120, seed) for seed, name in enumerate(names)}
+    daemon, events = start(**more)
+    for k in range(120):
+        for name in names:
+            publisher.publish(name, k, values[name][k])
+    publisher.end()
+    daemon.run(until_end=True)
+    direct = []
+    config = daemon.config
+    session = Session(config, COLUMNS, direct.append, engine=engine_for(config))
+    for k in range(120):
+        for name in names:
+            session.push(Ticks(name, np.zeros(1, np.int64), values[name][k : k + 1]))
+    assert digest(events) == digest(direct)
+    for kind, loss in ((Score, "log_loss"), (Update, "loss")):
+        live, given = (
+            sorted((e.stream, e.n, getattr(e, loss)) for e in of(kind, made))
+            for made in (events, direct)
+        )
+        assert live == given
 
 
 def test_predictions_scores_and_the_end_are_published(publisher, start):
@@ -373,7 +399,7 @@ def test_silence_ends_in_an_error_that_says_from_where(start, publisher):
     with PredictionSubscriber(daemon.publisher.endpoint) as listener:
         daemon.publisher.wait_for_subscribers(1, WAIT_S)
         hurry = lambda: daemon.subscriber.counters.ticks and setattr(clock, "step", 10.0)  # noqa: E731
-        daemon._chores._chores.clear()
+        daemon.chores._chores.clear()
         daemon.every(0.0, hurry)
         with pytest.raises(EndpointError) as caught:
             daemon.run()
@@ -387,7 +413,7 @@ def test_silence_ends_in_an_error_that_says_from_where(start, publisher):
 def test_the_switch_wakes_a_daemon_that_waits_for_ever(monkeypatch, start, stop):
     monkeypatch.setattr(daemon_module, "LONGEST_WAIT_S", 1e4)
     daemon, _ = start()
-    daemon._chores = daemon_module.Chores()
+    daemon.chores = daemon_module.Chores()
     waiting = threading.Event()
     receive = daemon.subscriber.receive
 
@@ -421,6 +447,17 @@ def test_at_a_stop_what_is_in_hand_is_worked_off_while_time_allows(publisher, st
     daemon.run()
     elements = daemon.session.streams["a"].n
     assert elements == (BLOCK if step == 0.0 else 2 * PIECE)
+
+
+def test_nothing_is_collected_by_chance_while_it_serves(publisher, start):
+    seen = []
+    daemon, _ = start(observers=[lambda _: seen.append(gc.isenabled())])
+    publisher.publish("a", np.arange(40), series(40))
+    publisher.end()
+    daemon.run(until_end=True)
+    assert set(seen) == {False}
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == 0
 
 
 def test_a_stop_before_the_start_runs_nothing(publisher, start, stop):

@@ -1,0 +1,205 @@
+"""A timeline of the stages of a daemon or a replay, for chrome://tracing and ui.perfetto.dev.
+
+A stage is a function of somebody else, and is timed by a proxy that stands before it while a
+`Trace` is attached: the session keeps its ignorance of clocks, and without a trace nothing is
+there to cost anything. Spans are kept in memory, the newest of them, and written when all is over.
+
+| stage | what it spans | `n` |
+|---|---|---|
+| receive | taking what waits in the socket, its decoding included | messages |
+| decode | bytes to ticks or to another event, one message | 1 |
+| push | a block through the session: the stages below, scoring and publishing | ticks |
+| features | ticks to elements | elements |
+| step, block | the network over one element, or over several | elements |
+| window | the network over a window from a zero state | elements |
+| publish | a prediction, or a score, to its bytes and to the socket | 1 |
+| learn | one update of the weights | 1 |
+| store | an event to the file of results | 1 |
+| chores | heartbeats, the live table | 1 |
+| gc | a garbage collection | generation |
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from ..errors import OutputError, UsageError
+
+if TYPE_CHECKING:
+    from ..core.session import Session
+    from .daemon import Daemon
+
+LIMIT = 250_000
+"""Spans kept: some 40 MB, 25 MB on disk, and a minute of a thousand ticks a second."""
+
+SUFFIX = ".json"
+"""What viewers open; and no input of ours is called so, which a slip would overwrite."""
+
+Span: TypeAlias = tuple[str, int, int, int]
+"""Stage, start and length (ns of the clock), and n."""
+
+Count: TypeAlias = Callable[[tuple[Any, ...], Any], int]
+"""From the arguments of a call and its result to n."""
+
+
+def _one(arguments: tuple[Any, ...], result: Any) -> int:  # noqa: ARG001 - as every Count
+    return 1
+
+
+class Trace:
+    """Times stages; a context manager that writes the timeline to a file at its end.
+
+    title: what is traced. limit: spans kept, the newest. clock: nanoseconds, monotonic.
+
+    The file gets its name when it is whole. An error or an interrupt inside the `with` does not
+    keep it from being written, unless nothing was timed yet. Raises UsageError for a name that
+    does not end in `.json`, and OutputError where the file cannot be.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        title: str,
+        *,
+        limit: int = LIMIT,
+        clock: Callable[[], int] = time.perf_counter_ns,
+    ) -> None:
+        self.spans: deque[Span] = deque(maxlen=limit)
+        self.recorded = 0
+        self._path, self._title, self._clock = path, title, clock
+        self._origin = clock()
+        self._wrapped: list[tuple[object, str]] = []
+        self._collecting = 0
+        self._partial = path.with_name(path.name + ".partial")
+        if path.suffix != SUFFIX:
+            raise UsageError(f"{path}: a trace is {SUFFIX}; give the file that suffix")
+        if path.is_dir():
+            raise OutputError(f"cannot write {path}: it is a directory")
+        try:
+            self._file = self._partial.open("w", encoding="utf-8")
+        except OSError as error:
+            raise self._failure(error) from None
+
+    # ---- what is timed ----------------------------------------------------------------
+
+    def session(self, session: Session) -> None:
+        """Time the stages of a session, and garbage collections."""
+        gc.callbacks.append(self._collected)
+        engine = session.engine
+        self._wrap(session, "push", "push", lambda given, _: len(given[0].t_ns))
+        self._wrap(engine, "step", "step")
+        self._wrap(engine, "block", "block", lambda given, _: len(given[2]))
+        self._wrap(engine, "window", "window", lambda given, _: len(given[1]))
+        self._wrap(engine, "update", "learn")
+        self._put(session.maker, "make", self._timed_runs("features", session.maker.make))
+
+    def daemon(self, daemon: Daemon) -> None:
+        """Time the stages of a daemon, those of its session included."""
+        self.session(daemon.session)
+        subscriber = daemon.subscriber
+        self._wrap(subscriber, "drain", "receive", lambda _, messages: messages)
+        self._wrap(subscriber, "decode", "decode")
+        self._wrap(subscriber.one_tick, "decode", "decode")
+        self._wrap(daemon.chores, "run", "chores")
+        if daemon.publisher is not None:
+            self._wrap(daemon.publisher, "publish", "publish")
+            self._wrap(daemon.publisher, "publish_score", "publish")
+
+    def timed(self, stage: str, call: Callable[..., Any], count: Count = _one) -> Any:
+        """Return `call` with each of its calls timed as `stage`."""
+        clock, add = self._clock, self._add
+
+        def timed(*given: Any) -> Any:
+            start = clock()
+            result = call(*given)
+            add(stage, start, clock(), count(given, result))
+            return result
+
+        return timed
+
+    def _timed_runs(self, stage: str, make: Callable[..., Iterator[Any]]) -> Any:
+        """Return a generator that times how each run is made, and not what is done with it."""
+        clock, add = self._clock, self._add
+
+        def timed(*given: Any) -> Iterator[Any]:
+            runs = make(*given)
+            while True:
+                start = clock()
+                run = next(runs, None)
+                if run is None:
+                    return
+                add(stage, start, clock(), len(run[1]))
+                yield run
+
+        return timed
+
+    def _wrap(self, owner: object, name: str, stage: str, count: Count = _one) -> None:
+        self._put(owner, name, self.timed(stage, getattr(owner, name), count))
+
+    def _put(self, owner: object, name: str, proxy: object) -> None:
+        setattr(owner, name, proxy)
+        self._wrapped.append((owner, name))
+
+    def _collected(self, phase: str, about: dict[str, int]) -> None:
+        """Take note of a collection; Python calls this before and after each."""
+        if phase == "start":
+            self._collecting = self._clock()
+        else:
+            self._add("gc", self._collecting, self._clock(), about["generation"])
+
+    def _add(self, stage: str, start: int, end: int, n: int) -> None:
+        self.recorded += 1
+        self.spans.append((stage, start, end - start, n))
+
+    # ---- the end ----------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Take the proxies away and write the file; raises OutputError where that fails."""
+        if self._collected in gc.callbacks:
+            gc.callbacks.remove(self._collected)
+        for owner, name in self._wrapped:
+            delattr(owner, name)
+        try:
+            with self._file as file:
+                file.writelines(self._lines())
+            self._partial.replace(self._path)
+        except OSError as error:
+            raise self._failure(error) from None
+
+    def _lines(self) -> Iterator[str]:
+        dropped = {"spans_dropped": self.recorded - len(self.spans)}
+        yield f'{{"displayTimeUnit": "ns", "otherData": {json.dumps(dropped)}, "traceEvents": [\n'
+        name = {"ph": "M", "pid": 1, "tid": 1, "name": "process_name"}
+        yield json.dumps({**name, "args": {"name": self._title}})
+        for stage, start, length, n in self.spans:
+            begin = (start - self._origin) / 1000
+            yield (
+                f',\n{{"ph": "X", "pid": 1, "tid": 1, "name": "{stage}", "ts": {begin:.3f}, '
+                f'"dur": {length / 1000:.3f}, "args": {{"n": {n}}}}}'
+            )
+        yield "\n]}\n"
+
+    def _failure(self, error: OSError) -> OutputError:
+        return OutputError(f"cannot write {self._path}: {error.strerror}")
+
+    def __enter__(self) -> Trace:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None and not self._wrapped:
+            self._file.close()
+            self._partial.unlink(missing_ok=True)
+        else:
+            self.close()

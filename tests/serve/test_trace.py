@@ -1,0 +1,179 @@
+"""The timeline of a daemon on real sockets: it parses, it nests, and it counts what happened."""
+
+import gc
+import itertools
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from stream_lstm.core.session import Session
+from stream_lstm.errors import OutputError, UsageError
+from stream_lstm.events import Score, Ticks
+from stream_lstm.feed.publisher import Publisher
+from stream_lstm.serve.daemon import Daemon
+from stream_lstm.serve.stop import StopSwitch
+from stream_lstm.serve.trace import Trace
+
+from ..engines import engine_for, settings
+
+ANY_PORT = "tcp://127.0.0.1:*"
+COLUMNS = ("x",)
+WAIT_S = 30.0
+TICKS = 100
+
+
+def series(n):
+    return np.random.default_rng(4).normal(size=(n, 1))
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def spans(path):
+    return [event for event in read(path)["traceEvents"] if event["ph"] == "X"]
+
+
+def counted(path):
+    return Counter(span["name"] for span in spans(path))
+
+
+def total(path, stage):
+    return sum(span["args"]["n"] for span in spans(path) if span["name"] == stage)
+
+
+def session():
+    config = settings()
+    return Session(config, COLUMNS, lambda _: None, engine=engine_for(config))
+
+
+def push(into, values):
+    into.push(Ticks("a", np.zeros(len(values), np.int64), values))
+
+
+@pytest.fixture
+def traced(tmp_path):
+    """The trace of a daemon that learns from ticks one by one, its counters, and its events."""
+    path, events = tmp_path / "trace.json", []
+    config = {"learn": True, "publish": ANY_PORT}
+    with StopSwitch() as stop, Publisher(ANY_PORT, columns=COLUMNS) as publisher:
+        config = settings(connect=[publisher.endpoint], **config)
+        with Trace(path, "a daemon") as trace:
+            store = trace.timed("store", events.append)
+            made = {"stop": stop, "observers": [store], "engine": engine_for(config)}
+            with Daemon(config, COLUMNS, **made) as daemon:
+                trace.daemon(daemon)
+                publisher.wait_for_subscribers(1, WAIT_S)
+                for k, row in enumerate(series(TICKS)):
+                    publisher.publish("a", k, row)
+                publisher.end()
+                daemon.run(until_end=True)
+    return path, daemon, events
+
+
+def test_the_counts_are_those_of_the_daemon(traced):
+    path, daemon, events = traced
+    counters = daemon.session.streams["a"].counters
+    stages = counted(path)
+    scored = sum(isinstance(event, Score) for event in events)
+    assert (counters.predictions, counters.updates, scored) == (9, 9, 9)
+    assert stages["learn"] == counters.updates + counters.updates_refused
+    assert stages["publish"] == counters.predictions + scored
+    assert total(path, "push") == total(path, "features") == TICKS
+    assert total(path, "block") + total(path, "step") == TICKS
+    assert total(path, "receive") == daemon.subscriber.counters.messages == TICKS + 1
+    assert stages["decode"] == TICKS + 1
+    assert stages["store"] == len(events)
+    assert stages["gc"] >= 1
+    assert read(path)["otherData"] == {"spans_dropped": 0}
+
+
+def test_stages_nest(traced):
+    path, _, _ = traced
+    edges = sorted((span["ts"], -span["dur"], span["name"]) for span in spans(path))
+    open_, inside = [], set()
+    for start, length, name in edges:
+        while open_ and open_[-1][0] <= start:
+            open_.pop()
+        end = start - length
+        assert not open_ or end <= open_[-1][0] + 0.002, f"{name} at {start} outlasts {open_[-1]}"
+        inside |= {(outer, name) for _, outer in open_}
+        open_.append((end, name))
+    for outer, inner in (
+        ("receive", "decode"),
+        ("push", "features"),
+        ("push", "block"),
+        ("push", "publish"),
+        ("push", "learn"),
+        ("push", "store"),
+    ):
+        assert (outer, inner) in inside
+    assert ("features", "learn") not in inside
+
+
+def test_nothing_stays_behind(traced):
+    _, daemon, _ = traced
+    session, subscriber = daemon.session, daemon.subscriber
+    owners = session, session.engine, session.maker, subscriber, subscriber.one_tick
+    for owner in (*owners, daemon.publisher, daemon.chores):
+        proxies = [name for name, value in vars(owner).items() if "timed" in str(value)]
+        assert proxies == []
+    assert not any("Trace" in repr(callback) for callback in gc.callbacks)
+
+
+def test_only_the_newest_spans_are_kept_and_the_others_counted(tmp_path):
+    path, ticks = tmp_path / "t.json", series(30)
+    with Trace(path, "a session", limit=5) as trace:
+        one = session()
+        trace.session(one)
+        for k in range(30):
+            push(one, ticks[k : k + 1])
+    assert len(spans(path)) == 5
+    assert [span["name"] for span in spans(path)][-3:] == ["features", "step", "push"]
+    assert read(path)["otherData"]["spans_dropped"] == trace.recorded - 5 >= 85
+
+
+def test_times_are_microseconds_since_the_start(tmp_path):
+    path, clock = tmp_path / "t.json", itertools.count(5_000_000_000, 1_500)
+    with Trace(path, "x", clock=lambda: next(clock)) as trace:
+        trace.timed("store", lambda: None)()
+    (span,) = spans(path)
+    assert (span["ts"], span["dur"], span["args"]) == (1.5, 1.5, {"n": 1})
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_what_was_timed_is_written_whatever_ends_it(tmp_path, error):
+    path = tmp_path / "t.json"
+
+    def work():
+        with Trace(path, "x") as trace:
+            one = session()
+            trace.session(one)
+            push(one, series(20))
+            raise error
+
+    with pytest.raises(error):
+        work()
+    assert total(path, "push") == 20
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_start_that_fails_leaves_the_last_trace_as_it_was(tmp_path):
+    path = tmp_path / "t.json"
+    path.write_text("the last one")
+    with pytest.raises(ValueError, match="wrong"), Trace(path, "x"):
+        raise ValueError("wrong")
+    assert path.read_text() == "the last one"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_place_that_cannot_be_is_said_at_once(tmp_path):
+    with pytest.raises(UsageError, match=r"quotes\.csv"):
+        Trace(tmp_path / "quotes.csv", "x")
+    with pytest.raises(OutputError, match="missing"):
+        Trace(tmp_path / "missing" / "t.json", "x")
+    (tmp_path / "d.json").mkdir()
+    with pytest.raises(OutputError, match="is a directory"):
+        Trace(tmp_path / "d.json", "x")
