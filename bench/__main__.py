@@ -5,10 +5,29 @@ from __future__ import annotations
 import argparse
 import json
 
-from . import causal, delays, evidence, learning, question, roundtrip, sequence, step, train
+from . import (
+    causal,
+    delays,
+    evidence,
+    learn,
+    learning,
+    question,
+    roundtrip,
+    sequence,
+    step,
+    stride,
+    train,
+)
 from .report import machine, table
 
-BENCHMARKS = {"step": step, "sequence": sequence, "roundtrip": roundtrip, "train": train}
+BENCHMARKS = {
+    "step": step,
+    "stride": stride,
+    "sequence": sequence,
+    "learn": learn,
+    "roundtrip": roundtrip,
+    "train": train,
+}
 """What `all` runs."""
 
 ALONE = {
@@ -22,6 +41,7 @@ ALONE = {
 
 UNITS = {
     "sequence": "elements a second",
+    "learn": "microseconds an update, and seconds for a file",
     "train": "seconds an epoch",
     "question": "the last tenth, and all predictions",
     "learning": "nats, and shares of labels",

@@ -33,26 +33,52 @@ def given() -> Given:
     return Given(*kernels, xs, np.array([step(x) for x in xs], np.float32))
 
 
-def stepped(engine: Engine) -> Callable[[np.ndarray], float]:
-    """Return the call for one element x (F,), its p read back."""
+def both(
+    engine: Engine,
+) -> tuple[Callable[[np.ndarray], float], Callable[[np.ndarray], np.ndarray]]:
+    """Return the calls of `stepped` and `blocked` that move one carry between them."""
     weights, carry = engine.init_weights(), engine.init_carry()
 
-    def call(x: np.ndarray) -> float:
+    def step(x: np.ndarray) -> float:
         nonlocal carry
         carry, row = engine.step(weights, carry, x)
         return float(np.asarray(row)[0])
 
-    return call
+    def block(xs: np.ndarray) -> np.ndarray:
+        nonlocal carry
+        carry, rows = engine.block(weights, carry, xs)
+        return np.asarray(rows)[: len(xs), 0]
+
+    return step, block
+
+
+def stepped(engine: Engine) -> Callable[[np.ndarray], float]:
+    """Return the call for one element x (F,), its p read back."""
+    return both(engine)[0]
 
 
 def blocked(engine: Engine) -> Callable[[np.ndarray], np.ndarray]:
     """Return the call for a block xs (n, F), its p (n,) read back."""
-    weights, carry = engine.init_weights(), engine.init_carry()
+    return both(engine)[1]
 
-    def call(xs: np.ndarray) -> np.ndarray:
-        nonlocal carry
-        carry, rows = engine.block(weights, carry, xs)
-        return np.asarray(rows)[: len(xs), 0]
+
+def updated(engine: Engine) -> Callable[[np.ndarray, np.ndarray], tuple[Any, float]]:
+    """Return the call for one update on a tape xs (K, F) with targets (K,).
+
+    It starts from a zero state, moves the weights and the optimiser's state, and returns the
+    weights {name: kernel} and the loss before the update.
+    """
+    weights, trace = engine.init_weights(), engine.init_trace()
+    optimizer = engine.init_optimizer(weights)
+    starts = np.zeros((len(engine.offsets), engine.state), np.float32)
+    share = np.ones(engine.tape_length, np.float32)
+
+    def call(xs: np.ndarray, targets: np.ndarray) -> tuple[Any, float]:
+        nonlocal weights, optimizer, trace
+        weights, optimizer, trace, info = engine.update(
+            weights, optimizer, trace, xs, starts, targets, share
+        )
+        return {name: leaf["kernel"] for name, leaf in weights.items()}, float(info[0])
 
     return call
 
