@@ -15,7 +15,9 @@ from . import (
     roundtrip,
     sequence,
     step,
+    streams,
     stride,
+    sustained,
     train,
 )
 from .report import machine, table
@@ -26,6 +28,8 @@ BENCHMARKS = {
     "sequence": sequence,
     "learn": learn,
     "roundtrip": roundtrip,
+    "sustained": sustained,
+    "streams": streams,
     "train": train,
 }
 """What `all` runs."""
@@ -43,6 +47,8 @@ UNITS = {
     "sequence": "elements a second",
     "learn": "microseconds an update, and seconds for a file",
     "train": "seconds an epoch",
+    "streams": "elements a second, and bytes",
+    "sustained": "ticks a second",
     "question": "the last tenth, and all predictions",
     "learning": "nats, and shares of labels",
     "delays": "nats, and counts",

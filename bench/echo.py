@@ -26,6 +26,7 @@ def main(connect: str, block: str) -> None:
     while True:
         topic, payload = incoming.recv_multipart()
         if not payload:
+            outgoing.send_multipart([topic, payload])
             break
         if not single or (count >= WINDOW and (count - WINDOW) % STRIDE == 0):
             outgoing.send_multipart([topic, payload])

@@ -27,6 +27,9 @@ from .sender import offsets
 
 PATIENCE_MS = 20_000
 
+ANSWERS = (b"tick/", b"prediction/")
+"""Topics of what the echo and the daemon answer."""
+
 COMMAND = "from stream_lstm.cli.main import main; main()"
 
 
@@ -60,9 +63,7 @@ def exchange(plan: dict[str, Any], subject: Sequence[str] | None) -> Run:
             back = _connected(context, answers)
             _tell(sender, answers)
             begin = int(_line(sender))
-            counted = due_ticks(len(when) * block)
-            expected = len(due_messages(len(when), block)) if subject is None else len(counted)
-            payloads, arrivals = _received(back, expected)
+            payloads, arrivals = _received(back)
             told = json.loads(_line(sender))
         finally:
             context.destroy(linger=0)
@@ -72,7 +73,8 @@ def exchange(plan: dict[str, Any], subject: Sequence[str] | None) -> Run:
     answered = (numbers - 1 if subject is None else numbers) // block
     stamps = np.array(arrivals, np.int64)
     rate = _rate(answered * block, stamps)
-    lost = expected - len(payloads)
+    due = due_messages(len(when), block) if subject is None else due_ticks(len(when) * block)
+    lost = len(due) - len(payloads)
     found = delays(when, begin, answered, stamps)
     return Run(*found, lost, rate, told["late_p99_us"], told["seconds"])
 
@@ -83,17 +85,18 @@ def _rate(ticks: Ns, arrivals: Ns) -> float:
     return float((ticks[-1] - ticks[quarter]) / max(seconds, 1e-9))
 
 
-def _received(back: zmq.Socket[Any], expected: int) -> tuple[list[bytes], list[int]]:
-    """Return the payloads of answers and when they came, until all are there or none comes."""
+def _received(back: zmq.Socket[Any]) -> tuple[list[bytes], list[int]]:
+    """Return the payloads of answers and when they came, until the subject says that it ends."""
     clock, receive = time.perf_counter_ns, back.recv_multipart
     payloads, arrivals = [], []
-    try:
-        for _ in range(expected):
-            payload = receive()[1]
-            arrivals.append(clock())
+    while True:
+        topic, payload = receive()
+        now = clock()
+        if topic.startswith(ANSWERS) and payload:
             payloads.append(payload)
-    except zmq.Again:
-        pass
+            arrivals.append(now)
+        elif not payload or msgspec.msgpack.decode(payload).get("end"):
+            break
     if not payloads:
         raise RuntimeError("no answer came")
     return payloads, arrivals
@@ -103,7 +106,7 @@ def _connected(context: zmq.Context[Any], answers: str) -> zmq.Socket[Any]:
     back = context.socket(zmq.SUB)
     back.setsockopt(zmq.RCVHWM, 0)
     back.setsockopt(zmq.RCVTIMEO, PATIENCE_MS)
-    for topic in (b"tick/", b"prediction/"):
+    for topic in (*ANSWERS, b"heartbeat/"):
         back.subscribe(topic)
     monitor = back.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
     back.connect(answers)
