@@ -21,8 +21,8 @@ import os
 import sys
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -79,24 +79,34 @@ def measured(name: str, count: int, options: argparse.Namespace) -> dict[str, An
     return medians(runs) | fresh("bench.streams", *told, "traced")
 
 
-def arrivals(
-    count: int, elements: int, *, together: bool
-) -> Iterator[list[tuple[np.ndarray, np.ndarray]]]:
-    """Yield rounds of ten elements of every stream, as blocks of (streams (n,), values (n, 1)).
+Blocks = list[tuple[np.ndarray, np.ndarray]]
 
-    The order within a round is random, of elements or, `together`, of streams.
+
+def arrivals(count: int, elements: int, *, together: bool) -> tuple[Blocks, Blocks]:
+    """Return a warm-up of ten elements of every stream, and what is timed, at least `elements`.
+
+    Both are blocks of (streams (n,), values (n, 1)). In each round of ten elements of every
+    stream the order is random, of elements or, `together`, of streams.
     """
     rng = np.random.default_rng(SEED)
-    for _ in range(0, max(LEAST, -(-elements // count)), STRIDE):
-        order = np.repeat(rng.permutation(count), STRIDE)
-        if not together:
-            order = rng.permutation(order)
-        values = rng.normal(size=(len(order), 1))
-        cuts = range(0, len(order), BLOCK)
-        yield [(order[k : k + BLOCK], values[k : k + BLOCK]) for k in cuts]
+    rounds = max(LEAST - STRIDE, -(-elements // count)) // STRIDE + 1
+    orders = [np.repeat(rng.permutation(count), STRIDE) for _ in range(1 + rounds)]
+    if not together:
+        orders = [rng.permutation(order) for order in orders]
+    return _blocks(orders[0], rng), _blocks(np.concatenate(orders[1:]), rng)
 
 
-Push = Callable[[np.ndarray, np.ndarray], object]
+def _blocks(order: np.ndarray, rng: np.random.Generator) -> Blocks:
+    values = rng.normal(size=(len(order), 1))
+    return [(order[k : k + BLOCK], values[k : k + BLOCK]) for k in range(0, len(order), BLOCK)]
+
+
+class Subject(NamedTuple):
+    """What takes a block, what opens the streams first, and what was compiled for it."""
+
+    push: Callable[[np.ndarray, np.ndarray], object]
+    opened: Callable[[], None]
+    engine: Any
 
 
 def config() -> Any:
@@ -106,11 +116,11 @@ def config() -> Any:
     return config(window=STRIDE, stride=STRIDE)
 
 
-def tables(count: int) -> tuple[Push, Callable[[], None]]:
-    """Return the push of the fleet for arrivals in any order, and what opens its streams."""
+def tables(count: int, engine: Any = None) -> Subject:
+    """Return the fleet, which takes arrivals in any order."""
     from stream_lstm.core.fleet import Arrivals, Fleet
 
-    fleet = Fleet(config(), ("x",), capacity=count)
+    fleet = Fleet(config(), ("x",), capacity=count, engine=engine)
     times = np.zeros(BLOCK, np.int64)
     places = np.zeros(count, np.int64)
 
@@ -120,18 +130,18 @@ def tables(count: int) -> tuple[Push, Callable[[], None]]:
     def push(which: np.ndarray, values: np.ndarray) -> object:
         return fleet.push(Arrivals(places[which], times[: len(which)], values))
 
-    return push, opened
+    return Subject(push, opened, fleet.table_engine)
 
 
-def one_session(_count: int) -> tuple[Push, Callable[[], None]]:
-    """Return the push of a session, ten ticks of one stream at a time."""
+def one_session(_count: int, engine: Any = None) -> Subject:
+    """Return a session, which takes ten ticks of one stream at a time."""
     from stream_lstm.core.session import Session
     from stream_lstm.events import Output, Ticks
 
     def emit(_event: Output) -> None:
         """Take an event and keep nothing."""
 
-    session = Session(config(), ("x",), emit)
+    session = Session(config(), ("x",), emit, engine=engine)
     times = np.zeros(STRIDE, np.int64)
 
     def push(which: np.ndarray, values: np.ndarray) -> None:
@@ -139,7 +149,7 @@ def one_session(_count: int) -> tuple[Push, Callable[[], None]]:
             part = values[k : k + STRIDE]
             session.push(Ticks(f"s{which[k]}", times[: len(part)], part))
 
-    return push, lambda: None
+    return Subject(push, lambda: None, session.engine)
 
 
 SUBJECTS = {"tables": tables, "one session": one_session}
@@ -153,24 +163,26 @@ def resident() -> int:
 
 def one(name: str, count: int, elements: int, *, traced: bool) -> dict[str, Any]:
     """Return the figures of one run: its speed, or what its streams hold."""
-    push, opened = SUBJECTS[name](count)
-    rounds = list(arrivals(count, elements, together=name == "one session"))
+    make = SUBJECTS[name]
+    first, timed = arrivals(count, elements, together=name == "one session")
+    engine = make(1).engine  # what is compiled is no stream's memory
     gc.collect()
     if traced:
         tracemalloc.start()
     before = resident()
-    opened()
-    begin = 0.0
-    for part in rounds:
-        for which, values in part:
-            push(which, values)
-        begin = begin or time.perf_counter()
+    subject = make(count, engine)
+    subject.opened()
+    for block in first:
+        subject.push(*block)
+    begin = time.perf_counter()
+    for block in timed:
+        subject.push(*block)
     seconds, grown = time.perf_counter() - begin, resident() - before
     if traced:
         gc.collect()
         return {"traced_per_stream": round(tracemalloc.get_traced_memory()[0] / count)}
-    timed = (len(rounds) - 1) * count * STRIDE
-    return {"elements_per_s": round(timed / seconds), "rss_per_stream": round(grown / count)}
+    total = sum(len(which) for which, _ in timed)
+    return {"elements_per_s": round(total / seconds), "rss_per_stream": round(grown / count)}
 
 
 if __name__ == "__main__":
