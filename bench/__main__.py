@@ -14,6 +14,7 @@ from . import (
     question,
     roundtrip,
     sequence,
+    start,
     step,
     streams,
     stride,
@@ -30,6 +31,7 @@ BENCHMARKS = {
     "roundtrip": roundtrip,
     "sustained": sustained,
     "streams": streams,
+    "start": start,
     "train": train,
 }
 """What `all` runs."""
@@ -48,6 +50,7 @@ UNITS = {
     "learn": "microseconds an update, and seconds for a file",
     "train": "seconds an epoch",
     "streams": "elements a second, and bytes",
+    "start": "seconds",
     "sustained": "ticks a second",
     "question": "the last tenth, and all predictions",
     "learning": "nats, and shares of labels",

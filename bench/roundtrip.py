@@ -110,20 +110,21 @@ def subjects(options: argparse.Namespace, folder: str) -> dict[str, list[str] | 
 
 def run(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Return {way, subject: figures}."""
-    ways = options.ways if isinstance(options.ways, list) else _ways(options.ways)
     rows: dict[str, list[dict[str, Any]]] = {}
     seen: dict[str, list[np.ndarray]] = {}
     with tempfile.TemporaryDirectory() as folder:
         wanted, count = subjects(options, folder), itertools.count()
         for _ in range(options.repeats):
-            for way in ways:
+            for way in options.ways:
                 floor: dict[str, Any] = {}
                 for name, flags in wanted.items():
                     own = flags and [flag.format(next(count)) for flag in flags]
                     found = exchange(plan(way, options.seconds), own if flags else flags)
                     row = figures(found)
                     floor = floor or row
-                    ratio = {f"{q} / echo": round(row[q] / floor[q], 3) for q in RATIOS if q in row}
+                    ratio = {
+                        f"{q} / echo": round(row[q] / floor[q], 3) for q in RATIOS if q in row
+                    }
                     counts = {key: row.pop(key) for key in COUNTED}
                     rows.setdefault(f"{way}, {name}", []).append(row | ratio | counts)
                     seen.setdefault(f"{way}, {name}", []).append(found.delays)

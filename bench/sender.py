@@ -68,7 +68,7 @@ def offsets(plan: dict[str, Any]) -> np.ndarray:
 
 def messages(count: int, block: int) -> list[Message]:
     """Return `count` messages of `block` ticks, the quotes repeated as often as needed."""
-    times, values = quotes()
+    _, values = quotes()
     rows = np.arange(count * block) % len(values)
     stamps = np.arange(count * block, dtype=np.int64)
     out = []

@@ -59,9 +59,8 @@ def _counts(text: str) -> list[int]:
 
 def run(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Return {number of streams and subject: figures}."""
-    counts = options.counts if isinstance(options.counts, list) else _counts(options.counts)
     rows: dict[str, dict[str, Any]] = {}
-    for count in counts:
+    for count in options.counts:
         for name in SUBJECTS:
             if name == "tables" and importlib.util.find_spec("stream_lstm.core.fleet") is None:
                 rows["tables"] = {"note": MISSING}
