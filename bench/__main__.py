@@ -45,6 +45,18 @@ ALONE = {
 }
 """What runs only by its name: one run of minutes, whose figures are scores or counts."""
 
+MODEST = {
+    "repeats": 3,
+    "gaps": "0,1",
+    "file_elements": 200_000,
+    "ways": "recorded,back to back,1000",
+    "busy_poll": "off",
+    "seconds": 3.0,
+    "counts": "1,1000,100000",
+    "started": "learning on",
+}
+"""Defaults of `all`, which takes a quarter of an hour with them; options go before them."""
+
 UNITS = {
     "sequence": "elements a second",
     "learn": "microseconds an update, and seconds for a file",
@@ -76,6 +88,8 @@ def parser() -> argparse.ArgumentParser:
         for module in modules:
             if hasattr(module, "arguments"):
                 module.arguments(own)
+        if name == "all":
+            own.set_defaults(**MODEST)
     return top
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "pyzmq", "msgspec")
 
-PEER_PACKAGES = ("numba", "onnxruntime", "torch", "keras")
+PEER_PACKAGES = ("numba", "onnxruntime", "torch", "keras", "river", "deep-river")
 """Told where they are installed."""
 
 QUANTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9}

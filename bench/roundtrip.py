@@ -149,7 +149,7 @@ def figures(found: Run) -> dict[str, Any]:
 
 
 def write_histogram(folder: Path, name: str, delayed: np.ndarray) -> None:
-    """Write the distribution of delays (ns) in microseconds, as HdrHistogram's plotters read it."""
+    """Write how delays (ns) are distributed, in microseconds, as HdrHistogram's plotters read."""
     from hdrh.histogram import HdrHistogram
 
     histogram = HdrHistogram(1, LONGEST_NS, 3)

@@ -1,7 +1,8 @@
 """One peer in a process of its own: `python -m bench.peers NAME KIND FOLDER OPTIONS`.
 
 KIND is `step`, `stride`, `sequence` or `learn`, FOLDER holds what is given,
-OPTIONS are a JSON object of keyword arguments of `bench.timing`. Prints {way: figures}, or a note why there are none.
+OPTIONS are a JSON object of keyword arguments of `bench.timing`. Prints {way: figures}, or a note
+why there are none.
 """
 
 from __future__ import annotations
