@@ -113,6 +113,7 @@ def _connected(context: zmq.Context[Any], answers: str) -> zmq.Socket[Any]:
     if not monitor.poll(PATIENCE_MS):
         raise RuntimeError("the subject does not answer")
     back.disable_monitor()
+    monitor.close()
     # Our subscription travels to the subject behind the handshake; a moment is enough for it.
     back.poll(200)
     return back

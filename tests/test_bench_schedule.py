@@ -43,7 +43,7 @@ def test_a_pause_shows_in_every_tick_queued_behind_it(schedule: Any) -> None:
     offsets = schedule.constant(1000.0, seconds=1.0)
     pause = BEGIN + 500 * MS, BEGIN + 600 * MS
     arrivals = served(BEGIN + offsets, 1000, pause)
-    intended, delays = schedule.delays(offsets, BEGIN, np.arange(1000), arrivals)
+    _, delays = schedule.delays(offsets, BEGIN, np.arange(1000), arrivals)
     late = delays > MS // 2
     assert late.sum() == 100, "the ticks of the pause, not one of them"
     assert delays.max() == 100 * MS + 1000
@@ -71,7 +71,8 @@ def test_answers_that_never_came_move_no_other(schedule: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("service_us", "grows"), [(500, False), (990, False), (1005, False), (1050, True), (3000, True)]
+    ("service_us", "grows"),
+    [(500, False), (990, False), (1005, False), (1050, True), (3000, True)],
 )
 def test_delays_grow_where_the_subject_is_slower_than_what_comes(
     schedule: Any, service_us: int, grows: bool
