@@ -307,8 +307,10 @@ def test_histograms_are_written_or_refused(
     pytest.importorskip("hdrh", reason="hdrhistogram is not installed")
     roundtrip.write_histogram(tmp_path, "1000, echo", np.arange(1, 1001) * 1000)
     lines = (tmp_path / "1000-echo.hgrm").read_text().splitlines()
-    half = next(line.split() for line in lines if "0.5000" in line)
-    assert float(half[0]) == pytest.approx(500.0, rel=0.01)
+    rows = [list(map(float, line.split()[:3])) for line in lines[2:] if line[:1] == " "]
+    assert rows[-1] == [pytest.approx(1000.0, rel=0.01), 1.0, 1000]
+    for value, percentile, _ in rows[1:]:
+        assert value == pytest.approx(1000 * percentile, rel=0.01)
 
 
 def test_the_highest_rate_is_the_first_that_the_subject_keeps_up_with(

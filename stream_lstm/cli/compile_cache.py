@@ -11,6 +11,7 @@ user alone.
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 
 from ..errors import OutputError
@@ -22,10 +23,9 @@ def keep_compiled(folder: str) -> None:
     Raises OutputError where the folder cannot be made.
     """
     import jax
-    import jaxlib
     from jax.experimental.compilation_cache import compilation_cache
 
-    path = Path(folder).expanduser().absolute() / f"jaxlib-{jaxlib.__version__}"
+    path = Path(folder).expanduser().absolute() / f"jaxlib-{version('jaxlib')}"
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:

@@ -2,15 +2,16 @@
 
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
-import jaxlib
 import msgspec
 
 from stream_lstm.cli.training_run import terms_of
 from stream_lstm.config import build
 from stream_lstm.core.snapshot import fingerprint
 
+KEPT = f"jaxlib-{version('jaxlib')}"
 COMMAND = "from stream_lstm.cli.main import main; main()"
 LINE = ("replay", "--synthetic", "s1-ar", "--limit", "300", "--feature", "x", "--hidden", "2")
 
@@ -29,7 +30,7 @@ def digest(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def entries(folder: Path) -> dict[str, bytes]:
-    kept = folder / f"jaxlib-{jaxlib.__version__}"
+    kept = folder / KEPT
     return {path.name: path.read_bytes() for path in kept.iterdir() if "atime" not in path.name}
 
 
@@ -43,7 +44,7 @@ def test_kept_executables_serve_a_later_start_and_damaged_ones_are_compiled_agai
     assert entries(folder) == kept, "the second start compiled something"
 
     for name in kept:
-        (folder / f"jaxlib-{jaxlib.__version__}" / name).write_bytes(b"not an executable")
+        (folder / KEPT / name).write_bytes(b"not an executable")
     assert digest(replay("--compile-cache", folder)) == compiled
 
 
