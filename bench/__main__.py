@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 
 from . import (
     causal,
@@ -97,7 +98,10 @@ def main() -> None:
     arguments = parser().parse_args()
     known = BENCHMARKS | ALONE
     names = list(BENCHMARKS) if arguments.name == "all" else [arguments.name]
-    results = {name: known[name].run(arguments) for name in names}
+    results = {}
+    for name in names:
+        print(f"bench: {name}", file=sys.stderr, flush=True)
+        results[name] = known[name].run(arguments)
     if arguments.json:
         print(json.dumps({"machine": machine(), "results": results}, indent=2))
         return
