@@ -56,7 +56,7 @@ MODEST = {
     "counts": "1,1000,100000",
     "started": "learning on",
 }
-"""Defaults of `all`, which takes a quarter of an hour with them; options go before them."""
+"""Defaults of `all`, so that it is short; options go before them."""
 
 UNITS = {
     "sequence": "elements a second",
