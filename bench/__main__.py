@@ -4,11 +4,37 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 
-from . import causal, delays, evidence, learning, question, roundtrip, sequence, step, train
+from . import (
+    causal,
+    delays,
+    evidence,
+    learn,
+    learning,
+    question,
+    roundtrip,
+    sequence,
+    start,
+    step,
+    streams,
+    stride,
+    sustained,
+    train,
+)
 from .report import machine, table
 
-BENCHMARKS = {"step": step, "sequence": sequence, "roundtrip": roundtrip, "train": train}
+BENCHMARKS = {
+    "step": step,
+    "stride": stride,
+    "sequence": sequence,
+    "learn": learn,
+    "roundtrip": roundtrip,
+    "sustained": sustained,
+    "streams": streams,
+    "start": start,
+    "train": train,
+}
 """What `all` runs."""
 
 ALONE = {
@@ -20,9 +46,25 @@ ALONE = {
 }
 """What runs only by its name: one run of minutes, whose figures are scores or counts."""
 
+MODEST = {
+    "repeats": 3,
+    "gaps": "0,1",
+    "file_elements": 200_000,
+    "ways": "recorded,back to back,1000",
+    "busy_poll": "off",
+    "seconds": 3.0,
+    "counts": "1,1000,100000",
+    "started": "learning on",
+}
+"""Defaults of `all`, so that it is short; options go before them."""
+
 UNITS = {
     "sequence": "elements a second",
+    "learn": "microseconds an update, and seconds for a file",
     "train": "seconds an epoch",
+    "streams": "elements a second, and bytes",
+    "start": "seconds",
+    "sustained": "ticks a second",
     "question": "the last tenth, and all predictions",
     "learning": "nats, and shares of labels",
     "delays": "nats, and counts",
@@ -47,6 +89,8 @@ def parser() -> argparse.ArgumentParser:
         for module in modules:
             if hasattr(module, "arguments"):
                 module.arguments(own)
+        if name == "all":
+            own.set_defaults(**MODEST)
     return top
 
 
@@ -54,7 +98,10 @@ def main() -> None:
     arguments = parser().parse_args()
     known = BENCHMARKS | ALONE
     names = list(BENCHMARKS) if arguments.name == "all" else [arguments.name]
-    results = {name: known[name].run(arguments) for name in names}
+    results = {}
+    for name in names:
+        print(f"bench: {name}", file=sys.stderr, flush=True)
+        results[name] = known[name].run(arguments)
     if arguments.json:
         print(json.dumps({"machine": machine(), "results": results}, indent=2))
         return

@@ -48,15 +48,21 @@ def compare(
 def of_ours(found: dict[tuple[str, str], dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
     """Return the figures of one repeat with their first one's ratio to ours added.
 
-    A row whose name has a stroke is a ratio already.
+    A row whose name has a stroke is a ratio already. Where `ours` has no such way, the ratio is to
+    its first one.
     """
     shares = {}
+    first_of_ours = next(figures for (_, name), figures in found.items() if name == "ours")
     for (way, name), figures in found.items():
         if " / " in name:
             shares[way, name] = figures
             continue
         first = next(iter(figures))
-        ratio = round(figures[first] / found[way, "ours"][first], 3)
+        ours = found.get((way, "ours"), first_of_ours)
+        if first not in ours:
+            shares[way, name] = figures
+            continue
+        ratio = round(figures[first] / ours[first], 3)
         shares[way, name] = figures | {"of ours": ratio}
     return shares
 

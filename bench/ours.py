@@ -33,26 +33,52 @@ def given() -> Given:
     return Given(*kernels, xs, np.array([step(x) for x in xs], np.float32))
 
 
-def stepped(engine: Engine) -> Callable[[np.ndarray], float]:
-    """Return the call for one element x (F,), its p read back."""
+def both(
+    engine: Engine,
+) -> tuple[Callable[[np.ndarray], float], Callable[[np.ndarray], np.ndarray]]:
+    """Return the calls of `stepped` and `blocked` that move one carry between them."""
     weights, carry = engine.pack(engine.init_weights()), engine.init_carry()
 
-    def call(x: np.ndarray) -> float:
+    def step(x: np.ndarray) -> float:
         nonlocal carry
         carry = engine.step(weights, carry, x)
         return engine.p(carry)
 
-    return call
+    def block(xs: np.ndarray) -> np.ndarray:
+        nonlocal carry
+        carry, rows = engine.block(weights, carry, xs)
+        return engine.rows(rows, len(xs))[:, 0]
+
+    return step, block
+
+
+def stepped(engine: Engine) -> Callable[[np.ndarray], float]:
+    """Return the call for one element x (F,), its p read back."""
+    return both(engine)[0]
 
 
 def blocked(engine: Engine) -> Callable[[np.ndarray], np.ndarray]:
     """Return the call for a block xs (n, F), its p (n,) read back."""
-    weights, carry = engine.pack(engine.init_weights()), engine.init_carry()
+    return both(engine)[1]
 
-    def call(xs: np.ndarray) -> np.ndarray:
-        nonlocal carry
-        carry, rows = engine.block(weights, carry, xs)
-        return engine.rows(rows, len(xs))[:, 0]
+
+def updated(engine: Engine) -> Callable[[np.ndarray, np.ndarray], tuple[Any, float]]:
+    """Return the call for one update on a tape xs (K, F) with targets (K,).
+
+    It starts from a zero state, moves the weights and the optimiser's state, and returns the
+    weights, packed, and the loss before the update. `engine.weights.host_unpack` unpacks them.
+    """
+    start = engine.init_weights()
+    weights, trace, optimizer = engine.pack(start), engine.init_trace(), engine.init_optimizer(start)
+    starts = np.zeros((len(engine.offsets), engine.state), np.float32)
+    share = np.ones(engine.tape_length, np.float32)
+
+    def call(xs: np.ndarray, targets: np.ndarray) -> tuple[Any, float]:
+        nonlocal weights, optimizer, trace
+        weights, optimizer, trace, info = engine.update(
+            weights, optimizer, trace, xs, starts, targets, share
+        )
+        return weights, float(info[0])
 
     return call
 

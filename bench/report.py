@@ -17,7 +17,7 @@ import numpy as np
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "pyzmq", "msgspec")
 
-PEER_PACKAGES = ("numba", "onnxruntime", "torch", "keras")
+PEER_PACKAGES = ("numba", "onnxruntime", "torch", "keras", "river", "deep-river")
 """Told where they are installed."""
 
 QUANTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9}
@@ -30,8 +30,8 @@ def percentiles(nanoseconds: Sequence[int]) -> dict[str, float]:
 
 
 def medians(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the median of each figure over runs, with the spread of the first one."""
-    keys = runs[0].keys()
+    """Return the median of each figure that all runs have, with the spread of the first one."""
+    keys = [key for key in runs[0] if all(key in run for run in runs)]
     first = next(iter(keys))
     spread = [run[first] for run in runs]
     out: dict[str, Any] = {k: round(statistics.median(run[k] for run in runs), 3) for k in keys}

@@ -1,227 +1,161 @@
-"""From a tick published to its prediction received, over ZeroMQ on loopback.
+"""From a tick published to its prediction received, over ZeroMQ on loopback, in an open loop.
 
-A driver sends the same ready-made records to a plain echo and to the daemon, each a fresh
-process, one after the other in each repeat, and takes the time from sending the tick after which
-a prediction is due to receiving what it caused. Three ways of sending:
+A sender, which is a process of its own, sends ticks at times fixed beforehand: at the pace of a
+recorded order book, bursts and pauses included, at 10 and 100 times that pace, and at constant
+rates up to saturation. Delays count from the INTENDED time of the tick after which a prediction
+is due to that prediction's arrival, so that a pause shows in every tick queued behind it; see
+`bench.schedule`. A plain ZeroMQ echo is timed at the same ticks in the same run, and `p50 / echo`
+is the ratio to it. `late_p99_us` says how late the sender was itself: where it is of the size of
+the delays, the machine and not the subject is at its end. `growing` is the share of runs in which
+the delays grew to the end, so that their percentiles tell how long the run was; `lost` answers
+never came.
 
-* recorded: at the pace of the file, bursts and pauses included. Latency counts from the INTENDED
-  time of sending, so that a stall shows in every tick queued behind it. The echo is timed at the
-  same ticks.
-* steady: the same, at one tick each millisecond.
-* burst: back to back. The ten ticks of a stride at once, timed from the tenth, and the next ten
-  when it is answered. With learning on, the update after the first tick stands before the tenth.
+`back to back` is a closed loop beside it: the ten ticks of a stride at once, timed from the tenth,
+and the next ten when their prediction has come.
 
-The driver sleeps until shortly before it sends, and an answer wakes it, so that it takes no core
-from its subject.
+Sender, subject and receiver share the machine. On two cores the sender spins up to 80
+microseconds before each tick and the receiver wakes with each answer, so from some thousand ticks
+a second on the subject has less than a core for itself, and with `--busy-poll`, which
+keeps a core to itself, the other two share one.
+
+    python -m bench roundtrip --ways recorded,1000 --seconds 5 --hdr histograms/
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import select
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import importlib.util
+import itertools
+import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
-import zmq
 
-from .report import medians, percentiles
+from stream_lstm.config import KEYS
 
-STREAM, WINDOW, STRIDE = "bench", 100, 10
-TICKS, WARM_UP = 8_000, 2_000
-SEED = 11
-PATIENCE_MS = 20_000
-STEADY_NS = 1_000_000
-SPIN_NS = 80_000
+from .exchange import Run, exchange
+from .report import medians
+from .schedule import STRIDE, WINDOW, growing
+from .timing import enough
 
-SUBJECTS: dict[str, list[str]] = {
-    "echo": [],
-    "learning off": [],
-    "learning on": ["--learn"],
-    "learning on, busy poll": ["--learn", "--busy-poll", "0.1"],
-}
+SPEEDS = {"recorded": 1.0, "10x": 10.0, "100x": 100.0}
+RATES = "1000,10000,30000,100000"
+BACK_TO_BACK = "back to back"
+STRIDES = 800
+LONGEST_NS = 3_600_000_000_000
+RATIOS = ("p50", "p99")
+COUNTED = ("late_p99_us", "lost", "growing")
 
-TICK_PORT, ANSWER_PORT = 5755, 5756
+
+SWITCH = {"off": (False,), "on": (True,), "both": (False, True)}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add what can be chosen on the command line."""
-    parser.add_argument("--seconds", type=float, default=20.0, help="length of a paced run (20)")
+    ways = ",".join([*SPEEDS, BACK_TO_BACK])
+    parser.add_argument(
+        "--ways", type=_ways, default=f"{ways},{RATES}", help=f"of roundtrip: {ways} or ticks/s"
+    )
+    parser.add_argument("--seconds", type=float, default=5.0, help="length of its runs (5)")
+    for name, default in (("learning", "both"), ("busy-poll", "both"), ("store", "off")):
+        told = f"{name} of its daemon: off, on or both ({default})"
+        parser.add_argument(f"--{name}", choices=SWITCH, default=default, help=told)
+    parser.add_argument("--hdr", type=_hdr, help="folder for its HDR histograms")
 
 
-def run(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
+def _ways(text: str) -> list[str]:
+    ways = [way.strip() for way in text.split(",")]
+    for way in ways:
+        if way not in SPEEDS and way != BACK_TO_BACK and not re.fullmatch(r"[1-9]\d*", way):
+            raise argparse.ArgumentTypeError(
+                f"{way!r} is no way: say {', '.join(SPEEDS)}, {BACK_TO_BACK} or ticks a second"
+            )
+    return ways
+
+
+def _hdr(text: str) -> Path:
+    if importlib.util.find_spec("hdrh") is None:
+        raise argparse.ArgumentTypeError(
+            "histograms need a package that is not installed: pip install hdrhistogram"
+        )
+    return Path(text)
+
+
+def plan(way: str, seconds: float) -> dict[str, Any]:
+    """Return what the sender is told of a way."""
+    if way == BACK_TO_BACK:
+        return {"way": "closed", "block": 1, "messages": WINDOW + STRIDES * STRIDE}
+    told = {"speed": SPEEDS[way]} if way in SPEEDS else {"rate": float(way)}
+    return {"way": "open", "block": 1, "seconds": seconds} | told
+
+
+def subjects(options: argparse.Namespace, folder: str) -> dict[str, list[str] | None]:
+    """Return {name: flags of the daemon}, None for the echo, which comes first.
+
+    Raises SystemExit where a store is asked for and the daemon has none.
+    """
+    if options.store != "off" and "store" not in KEYS:
+        raise SystemExit("bench: --store: this daemon keeps no store, so there is none to time")
+    found: dict[str, list[str] | None] = {"echo": None}
+    switches = (SWITCH[options.learning], SWITCH[options.store], SWITCH[options.busy_poll])
+    for learning, store, busy in itertools.product(*switches):
+        name = f"learning {'on' if learning else 'off'}{', store' * store}{', busy poll' * busy}"
+        flags = ["--learn"] * learning + ["--busy-poll", "0.1"] * busy
+        # A store that is there is gone on with: each run has its own.
+        found[name] = flags + ["--store", f"{folder}/{{}}.db"] * store
+    return found
+
+
+def run(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Return {way, subject: figures}."""
-    times, values = series()
     rows: dict[str, list[dict[str, Any]]] = {}
-    for _ in range(arguments.repeats):
-        for way in ("recorded", "steady", "burst"):
-            floor: dict[str, float] = {}
-            for subject in SUBJECTS:
-                with started(subject) as driver:
-                    ns = driver.drive(way, times, values, arguments.seconds)
-                figures = percentiles(ns)
-                if subject == "echo":
-                    floor = figures
-                ratio = {f"{q} / echo": round(figures[q] / floor[q], 3) for q in ("p50", "p99")}
-                rows.setdefault(f"{way}, {subject}", []).append(figures | ratio)
-    return {name: medians(runs) for name, runs in rows.items()}
+    seen: dict[str, list[np.ndarray]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        wanted, count = subjects(options, folder), itertools.count()
+        for _ in range(options.repeats):
+            for way in options.ways:
+                floor: dict[str, Any] = {}
+                for name, flags in wanted.items():
+                    own = flags and [flag.format(next(count)) for flag in flags]
+                    found = exchange(plan(way, options.seconds), own if flags else flags)
+                    row = figures(found)
+                    floor = floor or row
+                    ratio = {
+                        f"{q} / echo": round(row[q] / floor[q], 3) for q in RATIOS if q in row
+                    }
+                    counts = {key: row.pop(key) for key in COUNTED}
+                    rows.setdefault(f"{way}, {name}", []).append(row | ratio | counts)
+                    seen.setdefault(f"{way}, {name}", []).append(found.delays)
+    if options.hdr is not None:
+        for name, runs in seen.items():
+            write_histogram(options.hdr, name, np.concatenate(runs))
+    return {named(name): medians(runs) for name, runs in rows.items()}
 
 
-def series() -> tuple[np.ndarray, np.ndarray]:
-    """Return times (ns) and quotes: real ones where they are, else bursts of a random walk."""
-    folder = Path(os.environ.get("STREAM_LSTM_DATA", Path(__file__).parents[2] / "shared/data"))
-    path = folder / "btcusdt_book.csv.gz"
-    if path.exists():
-        from pyarrow import csv
-
-        read = csv.read_csv(path)
-        columns = [read[name].to_numpy() for name in ("bid_px", "ask_px")]
-        return read["time_ns"].to_numpy(), np.stack(columns, axis=1).astype(np.float64)
-    rng = np.random.default_rng(SEED)
-    mid = 100.0 * np.exp(np.cumsum(rng.normal(size=60_000)) * 1e-5)
-    gaps = rng.lognormal(mean=-7.0, sigma=2.0, size=60_000)
-    return (np.cumsum(gaps) * 1e9).astype(np.int64), np.stack([mid - 0.01, mid + 0.01], axis=1)
+def named(row: str) -> str:
+    """Return the name of a row, whose way says what its number is."""
+    way, rest = row.split(", ", 1)
+    return f"{int(way):,} ticks/s, {rest}" if way.isdigit() else row
 
 
-@contextmanager
-def started(subject: str) -> Iterator[Driver]:
-    """Start a subject in a process of its own, and end it afterwards."""
-    ticks, answers = (f"tcp://127.0.0.1:{port}" for port in (TICK_PORT, ANSWER_PORT))
-    if subject == "echo":
-        command = [sys.executable, "-m", "bench.echo", ticks, answers]
-    else:
-        command = [str(Path(sys.executable).with_name("stream-lstm")), "run"]
-        command += ["--connect", ticks, "--publish", answers, "--columns", "bid,ask"]
-        command += ["--feature", "log_return(mid(bid, ask))", "--until-end", "--json"]
-        command += SUBJECTS[subject]
-    context = zmq.Context()
-    driver = Driver(context, ticks, answers, each=subject == "echo")
-    pipes: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    process = subprocess.Popen(command, text=True, **pipes)
-    try:
-        assert process.stderr is not None
-        while "ready" not in (line := process.stderr.readline()):
-            if not line:
-                raise RuntimeError(f"{subject} ended before it was ready")
-        driver.connect()
-        yield driver
-        driver.end()
-        process.wait(10)
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
-        context.destroy(linger=0)
+def figures(found: Run) -> dict[str, Any]:
+    """Return the figures of a run, microseconds."""
+    top = {"max": round(float(found.delays.max()) / 1e3, 2)}
+    grows = len(found.intended) >= 8 and growing(found.intended, found.delays)
+    late = {"late_p99_us": found.late_p99_us, "lost": found.lost, "growing": int(grows)}
+    return enough(found.delays.tolist()) | top | late
 
 
-class Driver:
-    """Sends ticks and takes answers; `each` where every tick is answered."""
+def write_histogram(folder: Path, name: str, delayed: np.ndarray) -> None:
+    """Write how delays (ns) are distributed, in microseconds, as HdrHistogram's plotters read."""
+    from hdrh.histogram import HdrHistogram
 
-    def __init__(self, context: zmq.Context[Any], ticks: str, answers: str, *, each: bool) -> None:
-        self.each = each
-        self.out, self.back = context.socket(zmq.XPUB), context.socket(zmq.SUB)
-        self.out.bind(ticks)
-        self.answers = answers
-        self.sent = 0
-
-    def connect(self) -> None:
-        """Wait until the subject listens, and until its answers reach us."""
-        if not self.out.poll(PATIENCE_MS):
-            raise RuntimeError("the subject did not subscribe")
-        self.back.subscribe(b"tick/" if self.each else b"prediction/")
-        monitor = self.back.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
-        self.back.connect(self.answers)
-        if not monitor.poll(PATIENCE_MS):
-            raise RuntimeError("the subject does not answer")
-        self.back.disable_monitor()
-        # Our subscription travels to the subject behind the handshake; a moment is enough for it.
-        self.back.poll(200)
-
-    def end(self) -> None:
-        """Tell the subject that nothing more will come."""
-        end = {"v": 1, "session": "bench", "seq": self.sent + 1, "t_ns": 0, "end": True}
-        topic = b"tick/end/" if self.each else f"heartbeat/{STREAM}/".encode()
-        self.out.send_multipart([topic, b"" if self.each else msgspec.msgpack.encode(end)])
-
-    def send(self, t_ns: int, values: list[float]) -> None:
-        """Send one tick."""
-        self.sent += 1
-        record = {"v": 1, "session": "bench", "seq": self.sent, "t_ns": t_ns, "values": values}
-        self.out.send_multipart([f"tick/{STREAM}/".encode(), msgspec.msgpack.encode(record)])
-
-    def due(self) -> bool:
-        """Return whether the tick just sent is answered by the daemon: element n is tick n + 1."""
-        return self.sent > WINDOW and (self.sent - 1 - WINDOW) % STRIDE == 0
-
-    def answer(self) -> tuple[int, int]:
-        """Return (number of the tick answered, when) of the next answer."""
-        if not self.back.poll(PATIENCE_MS):
-            raise RuntimeError(f"no answer came after tick {self.sent}")
-        _, payload = self.back.recv_multipart()
-        now = time.perf_counter_ns()
-        record = msgspec.msgpack.decode(payload)
-        return (record["seq"] if self.each else record["n"] + 1), now
-
-    def drive(self, way: str, times: np.ndarray, values: np.ndarray, seconds: float) -> list[int]:
-        """Send ticks in a way; return latencies (ns) at the ticks after which one is due."""
-        rows = values.tolist()
-        if way == "burst":
-            return self.burst(times, rows)
-        if way == "steady":
-            times = np.arange(len(times), dtype=np.int64) * STEADY_NS
-        return self.paced(times, rows, seconds)
-
-    def paced(self, times: np.ndarray, rows: list[list[float]], seconds: float) -> list[int]:
-        count = int(np.searchsorted(times - times[0], seconds * 1e9))
-        warm_up = WINDOW * 2
-        intended: dict[int, int] = {}
-        latencies: list[int] = []
-        begin = time.perf_counter_ns()
-        for k in range(count):
-            at = begin + int(times[k] - times[0])
-            self.wait_until(at, lambda: self.take(intended, latencies, warm_up))
-            self.send(int(times[k]), rows[k])
-            if self.due():
-                intended[self.sent] = at
-        while intended:
-            self.take(intended, latencies, warm_up)
-        return latencies
-
-    def wait_until(self, at: int, take: Callable[[], None]) -> None:
-        """Wait for a time (ns), taking answers as they come; only the end of the wait is spun."""
-        descriptor = self.back.getsockopt(zmq.FD)
-        while True:
-            while self.back.getsockopt(zmq.EVENTS) & zmq.POLLIN:
-                take()
-            left = at - time.perf_counter_ns()
-            if left <= 0:
-                return
-            if left > SPIN_NS:
-                select.select([descriptor], [], [], (left - SPIN_NS) / 1e9)
-
-    def take(self, intended: dict[int, int], latencies: list[int], warm_up: int) -> None:
-        number, now = self.answer()
-        at = intended.pop(number, None)
-        if at is not None and number > warm_up:
-            latencies.append(now - at)
-
-    def burst(self, times: np.ndarray, rows: list[list[float]]) -> list[int]:
-        latencies: list[int] = []
-        for k in range(TICKS):
-            begin = time.perf_counter_ns()
-            self.send(int(times[k]), rows[k])
-            if not self.due():
-                continue
-            number = 0
-            while number != self.sent:
-                number, now = self.answer()
-            if k > WARM_UP:
-                latencies.append(now - begin)
-        return latencies
+    histogram = HdrHistogram(1, LONGEST_NS, 3)
+    for delay in delayed.tolist():
+        histogram.record_value(delay)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{re.sub('[^a-z0-9]+', '-', name)}.hgrm"
+    with path.open("wb") as out:
+        histogram.output_percentile_distribution(out, 1000.0)

@@ -8,7 +8,8 @@ feature, step, score, predict. Everything else runs the given network in a proce
 and its first p are compared with ours before it is timed.
 
 `--gaps 0,1,10` times calls back to back, and at intervals of 1 ms and 10 ms with the process
-asleep between them, as a live feed has it: caches are cold then.
+asleep between them, as a live feed has it: caches are cold then. `where it goes` splits the tick
+of the whole session back to back; see `bench.parts`.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .comparison import compare
+from .parts import explained
 from .peers.given import CHECKED, SEED, Given, wrong
 from .timing import ways
 
@@ -40,30 +43,23 @@ def run(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Return {way and subject: figures}."""
     gaps = [float(gap) for gap in options.gaps.split(",")]
     settings = {"gaps": gaps, "count": options.calls}
-    return compare("step", list(SUBJECTS), settings, options.repeats)
+    rows = compare("step", list(SUBJECTS), settings, options.repeats)
+    names = "empty jitted call", "ours", "ours, whole session"
+    if f"back to back, {names[0]}" not in rows:
+        return rows
+    spent = [rows[f"back to back, {name}"]["p50"] for name in names]
+    told = {"share": 1.0, "repeats": options.repeats, "columns": "quotes"}
+    return rows | explained(*spent, **told)
 
 
 def subject_jax(given: Given, options: dict[str, Any]) -> dict[str, Any]:
     """Time our step, and an empty call."""
-    import jax
-
     from stream_lstm.model.engine import Engine
 
     from .ours import blocked, check, config, stepped
 
     scaled, bare = Engine(config(), 1), Engine(config(scaling="none"), 1)
-    weights, held = scaled.init_weights(), scaled.init_carry()
-
-    def nothing(_weights: Any, carry: Any, x: Any) -> Any:
-        return carry + 1.0, x * 2.0
-
-    example = weights, held, given.xs[0]
-    compiled = jax.jit(nothing, keep_unused=True).lower(*example).compile()
-
-    def empty(x: np.ndarray) -> float:
-        nonlocal held
-        held, row = compiled(weights, held, x)
-        return float(np.asarray(row)[0])
+    empty = empty_call(scaled)
 
     calls = {"ours": stepped(scaled), "ours without scaler": stepped(bare)}
     expected = {"ours": blocked(scaled)(given.xs), "ours without scaler": given.p}
@@ -74,6 +70,26 @@ def subject_jax(given: Given, options: dict[str, Any]) -> dict[str, Any]:
         ours, floor = rows["ours"], rows["empty jitted call"]
         rows["ours / empty"] = {q: round(ours[q] / floor[q], 3) for q in ours}
     return found
+
+
+def empty_call(engine: Any) -> Callable[[np.ndarray], float]:
+    """Return a call with the inputs and the read-back of a step that computes next to nothing."""
+    import jax
+
+    weights, held = engine.init_weights(), engine.init_carry()
+
+    def nothing(_weights: Any, carry: Any, x: Any) -> Any:
+        return carry + 1.0, x * 2.0
+
+    example = weights, held, np.zeros(1, np.float32)
+    compiled = jax.jit(nothing, keep_unused=True).lower(*example).compile()
+
+    def empty(x: np.ndarray) -> float:
+        nonlocal held
+        held, row = compiled(weights, held, x)
+        return float(np.asarray(row)[0])
+
+    return empty
 
 
 def subject_session(given: Given, options: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -21,6 +22,9 @@ PACED_S = 2.0
 """Seconds that the calls of a subject take at a pace, at most."""
 
 LEAST = 100
+
+ROUNDS_TURN = 100
+"""Rounds of a turn of `rounds`."""
 
 BLOCK = 4096
 """Elements of a block of a long series, for every subject; a replay's pieces are as long."""
@@ -58,7 +62,7 @@ def _turns(
     for start in range(0, len(xs), turn):
         for name, call in calls.items():
             spent[name] += _spent(call, xs[start : start + turn], gap_ns)
-    return {name: _enough(durations[warm_up:]) for name, durations in spent.items()}
+    return {name: enough(durations[warm_up:]) for name, durations in spent.items()}
 
 
 def _spent(call: Callable[[np.ndarray], object], xs: list[np.ndarray], gap_ns: int) -> list[int]:
@@ -75,10 +79,74 @@ def _spent(call: Callable[[np.ndarray], object], xs: list[np.ndarray], gap_ns: i
     return durations
 
 
-def _enough(durations: list[int]) -> dict[str, float]:
+def enough(durations: list[int]) -> dict[str, float]:
     """Return the percentiles that at least one duration lies above."""
     found = percentiles(durations)
     return {q: found[q] for q in found if len(durations) * (100 - QUANTILES[q]) >= 99.99}
+
+
+def durations(call: Callable[[], object], count: int) -> list[int]:
+    """Return the nanoseconds of `count` calls, after a tenth of them as warm-up."""
+    clock, spent = time.perf_counter_ns, []
+    for _ in range(count + count // 10):
+        before = clock()
+        call()
+        spent.append(clock() - before)
+    return spent[count // 10 :]
+
+
+def rounds(
+    calls: Mapping[str, Callable[[np.ndarray], int]], *, length: int, count: int
+) -> dict[str, dict[str, float]]:
+    """Return {name: figures} of calls for `length` elements (length, 1) that end in a p.
+
+    A call returns the nanoseconds that its last part took, which gives the p. `us_per_element` is
+    the mean over a turn, the median of all turns; the others are percentiles of the last part.
+    The calls take turns; a tenth of the `count` rounds in front is warm-up.
+    """
+    clock, warm_up = time.perf_counter_ns, count // 10
+    means: dict[str, list[float]] = {name: [] for name in calls}
+    lasts: dict[str, list[int]] = {name: [] for name in calls}
+    xs = series((count + warm_up) * length).reshape(-1, length, 1)
+    for start in range(0, len(xs), ROUNDS_TURN):
+        turn = list(xs[start : start + ROUNDS_TURN])
+        for name, call in calls.items():
+            begin = clock()
+            last = [call(one) for one in turn]
+            spent = clock() - begin
+            if start >= warm_up or len(xs) <= ROUNDS_TURN:
+                means[name].append(spent / (len(turn) * length * 1e3))
+                lasts[name] += last
+    return {
+        name: {"us_per_element": round(statistics.median(means[name]), 3)}
+        | {f"last_{q}": value for q, value in enough(lasts[name]).items()}
+        for name in calls
+    }
+
+
+def at_once(call: Callable[[np.ndarray], object]) -> Callable[[np.ndarray], int]:
+    """Return the call of `rounds` that steps over all elements together."""
+
+    def whole(xs: np.ndarray) -> int:
+        before = time.perf_counter_ns()
+        call(xs)
+        return time.perf_counter_ns() - before
+
+    return whole
+
+
+def one_by_one(call: Callable[[np.ndarray], object]) -> Callable[[np.ndarray], int]:
+    """Return the call of `rounds` that steps over each element alone."""
+
+    def singly(xs: np.ndarray) -> int:
+        *silent, due = xs
+        for x in silent:
+            call(x)
+        before = time.perf_counter_ns()
+        call(due)
+        return time.perf_counter_ns() - before
+
+    return singly
 
 
 def rate(call: Callable[[np.ndarray], Any], *, elements: int) -> dict[str, float]:

@@ -89,6 +89,8 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     init_horizon: the longest memory, in elements, that `chrono` starts with.
     sharing: one set of weights for all streams, or one for each.
     weights: a file to start from instead of random weights.
+    compile_cache: a folder to keep what was compiled in, for a faster start the next time; what
+    lies there is run, so let nobody else write to it.
     """
 
     mode: Mode = "carry"
@@ -99,6 +101,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     init_horizon: Annotated[float, Meta(gt=2, le=1e9)] = 300.0
     sharing: Sharing = "shared"
     weights: str | None = None
+    compile_cache: str | None = None
 
 
 class ScalingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import importlib.util
 import subprocess
 import sys
@@ -66,3 +68,21 @@ def test_every_benchmark_has_its_arguments() -> None:
     assert done.returncode == 0, done.stderr
     for name in ("step", "roundtrip", "delays", "causal", "evidence"):
         assert name in done.stdout
+
+
+def test_the_readme_tells_of_every_benchmark_and_each_of_its_options(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(REPOSITORY)
+    main = importlib.import_module("bench.__main__")
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8").split("### Benchmarks")[1]
+    table = text.split("|---|---|---|\n")[1].split("\n\n")[0]
+    lines = {line.split("`")[1]: line for line in table.splitlines()}
+    for name, module in main.BENCHMARKS.items():
+        parser = argparse.ArgumentParser(add_help=False)
+        if hasattr(module, "arguments"):
+            module.arguments(parser)
+        for option in parser._option_string_actions:
+            assert option in lines[name], f"{name} {option}"
+    for name in main.ALONE:
+        assert f"`{name}`" in table

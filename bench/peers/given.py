@@ -13,6 +13,9 @@ import numpy as np
 
 HIDDEN, SEED = 32, 7
 
+TAPES = (10, 50, 100)
+"""Lengths K of the tapes of one update."""
+
 CHECKED = 200
 """Elements over which a subject's p are compared with ours before it is timed."""
 

@@ -1,9 +1,14 @@
-"""Keras with its JAX backend: a stateful LSTM of one element, `predict_on_batch` each time."""
+"""Keras with its JAX backend: an LSTM of one element, `predict_on_batch` each time.
+
+The state goes in and comes out. With `stateful=True` instead, Keras 3.15 forgets it between calls
+of `predict_on_batch` on this backend, and its numbers are wrong from the second element on.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -14,11 +19,26 @@ os.environ["KERAS_BACKEND"] = "jax"
 import keras
 
 
-def step(given: Given) -> Callable[[np.ndarray], float]:
-    """Return the call for one element."""
-    lstm = keras.layers.LSTM(HIDDEN, stateful=True)
+def model(given: Given) -> Any:
+    """Return the model [x (1, 1, 1), h, c (1, H)] -> [p (1, 1), h', c']."""
+    inputs = [keras.Input(batch_shape=shape) for shape in ((1, 1, 1), (1, HIDDEN), (1, HIDDEN))]
+    lstm = keras.layers.LSTM(HIDDEN, return_state=True)
     head = keras.layers.Dense(1, activation="sigmoid")
-    model = keras.Sequential([keras.Input(batch_shape=(1, 1, 1)), lstm, head])
+    out, h, c = lstm(inputs[0], initial_state=inputs[1:])
+    built = keras.Model(inputs, [head(out), h, c])
     lstm.set_weights([given.kernel[:1], given.kernel[1:-1], given.kernel[-1]])
     head.set_weights([given.head[:-1, None], given.head[-1:]])
-    return lambda x: float(model.predict_on_batch(x.reshape(1, 1, 1))[0, 0])
+    return built
+
+
+def step(given: Given) -> Callable[[np.ndarray], float]:
+    """Return the call for one element."""
+    built = model(given)
+    h = c = np.zeros((1, HIDDEN), np.float32)
+
+    def call(x: np.ndarray) -> float:
+        nonlocal h, c
+        p, h, c = built.predict_on_batch([x.reshape(1, 1, 1), h, c])
+        return float(p[0, 0])
+
+    return call

@@ -107,7 +107,7 @@ def terms_of(config: Config, series: Sequence[Series]) -> Terms:
     settings = {
         key: value
         for key, value in flatten(config).items()
-        if KEYS[key] in tables and key not in UNUSED
+        if KEYS[key] in tables and key not in (*UNUSED, "compile_cache")
     }
     return Terms(settings, [(one.name, len(one.scaled), one.digest) for one in series])
 

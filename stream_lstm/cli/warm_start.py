@@ -17,6 +17,7 @@ import numpy.typing as npt
 from ..config import Config, ScalingConfig, build, flatten
 from ..core.expressions import parse
 from ..errors import ConfigurationError, DataError
+from .compile_cache import keep_compiled
 from .process import warn
 from .settings import Settings
 
@@ -41,12 +42,14 @@ class WarmStart(NamedTuple):
 
 
 def warm_start(settings: Settings) -> WarmStart:
-    """Return what a command starts from.
+    """Return what a command starts from, its executables among it where some were kept.
 
-    Raises what `load_weights` raises, and a usage or configuration error
+    Raises what `load_weights` and `keep_compiled` raise, and a usage or configuration error
     where the file's network is larger than any that can be configured.
     """
     config = settings.config
+    if config.model.compile_cache is not None:
+        keep_compiled(config.model.compile_cache)
     if config.model.weights is None:
         return WarmStart(config)
     # The format's library is only needed here.

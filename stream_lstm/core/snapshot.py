@@ -68,7 +68,7 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 def fingerprint(config: Config, columns: tuple[str, ...], members: Members | None = None) -> str:
     """Return a hash of the settings that state depends on: not of where data come from or go."""
-    model = msgspec.structs.replace(config.model, weights=None)
+    model = msgspec.structs.replace(config.model, weights=None, compile_cache=None)
     learning = msgspec.structs.replace(config.learning, publish_experts=False)
     parts = (config.stream, model, config.scaling, learning, config.scoring, members, columns)
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
