@@ -69,7 +69,8 @@ def updated(engine: Engine) -> Callable[[np.ndarray, np.ndarray], tuple[Any, flo
     weights, packed, and the loss before the update. `engine.weights.host_unpack` unpacks them.
     """
     start = engine.init_weights()
-    weights, trace, optimizer = engine.pack(start), engine.init_trace(), engine.init_optimizer(start)
+    weights, optimizer = engine.pack(start), engine.init_optimizer(start)
+    trace: Any = engine.init_trace()
     starts = np.zeros((len(engine.offsets), engine.state), np.float32)
     share = np.ones(engine.tape_length, np.float32)
 

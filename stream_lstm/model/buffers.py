@@ -13,7 +13,7 @@ from __future__ import annotations
 import ctypes
 import math
 import threading
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jax
 import numpy as np
@@ -48,17 +48,15 @@ class Window:
 
 
 class Windows(threading.local):
-    """Windows by name, of the shapes that are given; each thread has its own."""
+    """Windows of the shapes that are given, as attributes; each thread has its own."""
 
     def __init__(self, **shapes: tuple[int, ...]) -> None:
-        self._shapes = shapes
-        self._made: dict[str, Window] = {}
+        for name, shape in shapes.items():
+            setattr(self, name, Window(shape))
 
-    def __getitem__(self, name: str) -> Window:
-        found = self._made.get(name)
-        if found is None:
-            found = self._made[name] = Window(self._shapes[name])
-        return found
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Window: ...
 
 
 def in_place() -> bool:
@@ -76,18 +74,16 @@ def settle(array: Any) -> None:
 
 
 class InPlace:
-    """Reads float32 arrays of JAX where they lie, once they are there."""
+    """Reads float32 arrays of JAX where they lie, which must be there: see `settle`."""
 
     def one(self, array: Any, offset: int) -> float:
         """Return the number at `offset`."""
-        settle(array)
         address = array.unsafe_buffer_pointer() + 4 * offset
         value: float = ctypes.c_float.from_address(address).value
         return value
 
     def some(self, array: Any, offset: int, count: int) -> Floats:
         """Return a copy of `count` numbers from `offset` on, in C order."""
-        settle(array)
         address = array.unsafe_buffer_pointer() + 4 * offset
         return np.array((ctypes.c_float * count).from_address(address))
 

@@ -215,10 +215,13 @@ class Engine:
         """Return the carry after one element x (F,) float32; the one given is gone then."""
         if not self.exact_step:
             return self.block(weights, carry, x[None])[0]
-        window = self._windows["x"]
+        if type(carry) is np.ndarray:
+            carry = to_host(carry)
+        window = self._windows.x
         window.host[:] = x
-        carry = self._step(weights, _placed(carry), window.device)
-        settle(carry)
+        carry = self._step(weights, carry, window.device)
+        if not carry.is_ready():
+            settle(carry)
         return carry
 
     def block(self, weights: Packed, carry: Any, xs: Floats) -> tuple[Any, Any]:
@@ -227,11 +230,11 @@ class Engine:
         The carry given is gone then.
         """
         windows, count = self._windows, len(xs)
-        number = windows["count"]
+        number = windows.count
         number.host[0] = count
         if count <= LIVE_BLOCK:
-            windows["xs"].host[:count] = xs
-            given = windows["xs"].device, number.device
+            windows.xs.host[:count] = xs
+            given = windows.xs.device, number.device
             carry, rows = self._short(weights, _placed(carry), *given)
             settle(carry)
             return carry, rows
@@ -277,7 +280,7 @@ class Engine:
         """
         lines = self.strides
         behind = slice(lines.inputs.stop, lines.positive)
-        sheet = self._windows["sheet"].host
+        sheet = self._windows.sheet.host
         tape = slice(lines.past - len(xs), lines.past)
         sheet[tape, lines.inputs] = xs
         sheet[tape, lines.positive] = targets
@@ -302,7 +305,7 @@ class Engine:
         the stride S and the horizon. All but the weights and the arrays of NumPy are gone then.
         """
         lines, count = self.strides, len(xs) // lengths[0]
-        sheet, elements = self._windows["sheet"].host, self._windows["elements"].host
+        sheet, elements = self._windows.sheet.host, self._windows.elements.host
         sheet[: lines.past, lines.inputs.start : lines.positive + 1] = past
         sheet[: lines.past, lines.positive + 1] = 1.0
         elements[1 : 1 + len(xs), : xs.shape[1]] = xs
@@ -315,7 +318,7 @@ class Engine:
         self, learned: Learning, carry: Any, lengths: tuple[int, int, int]
     ) -> tuple[Learning, Any, Any]:
         """Return ((weights', state', trace'), carry', sheet') of the sheet that is written."""
-        sheet, elements = self._windows["sheet"], self._windows["elements"]
+        sheet, elements = self._windows.sheet, self._windows.elements
         elements.host[0, : len(lengths)] = lengths
         weights, state, trace, carry, filled = self.functions["strides"](
             *learned, carry, sheet.device, elements.device
