@@ -6,14 +6,14 @@ variable `STREAM_LSTM_BPTT` and the key `bptt` in the table `[learning]` are one
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias, get_args, get_origin
 
 import msgspec
 from msgspec import Meta
 
 from .errors import ConfigurationError
+from .errors import nearest as nearest
 
 Mode: TypeAlias = Literal["carry", "window"]
 Labels: TypeAlias = Literal["series", "external"]
@@ -333,12 +333,6 @@ KEYS: Mapping[str, str] = {
     field: table for table, struct in TABLES.items() for field in struct.__struct_fields__
 }
 """The table of every key."""
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return `; did you mean 'x'?` for the known name nearest to `name`, or nothing."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def parse_tables(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,8 @@ the base class alone is ours. A message names what was wrong, where, and what to
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import ClassVar
 
 
@@ -88,3 +90,9 @@ class OutputError(StreamLSTMError):
     """The operating system refused to read or to write."""
 
     exit_code: ClassVar[int] = 74
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return `; did you mean 'x'?` for the known name nearest to `name`, or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""

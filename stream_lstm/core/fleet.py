@@ -85,7 +85,7 @@ class Fleet:
         )
         self.engine = self.table_engine.engine
         given = None if weights is None else self.engine.check_weights(weights)
-        self.weights = self.engine.init_weights() if given is None else given
+        self.weights = self.engine.pack(given or self.engine.init_weights())
         self._start = self.engine.init_carry()
         if scaler is not None:
             known = check_scaler(self.engine.shape.features, scaler)
@@ -109,7 +109,7 @@ class Fleet:
         self.own_weights: Table | None = None
         if self.table_engine.per_stream:
             self.own_weights = Table(capacity, np.dtype("f4"), (self.table_engine.weight_width,))
-            self._first_weights = self.table_engine.flat(self.weights)
+            self._first_weights = np.asarray(self.weights[0])
 
     # ---- what it holds ----------------------------------------------------------------
 

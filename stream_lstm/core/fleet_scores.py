@@ -15,10 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .fleet_tables import BOARD, GIVEN, WAYS, Rows, Streams, Table
-from .ranking import BINS as RANKS
-from .ranking import CERTAIN, FINE, Ranking, bin_of
+from .ranking import KEYS, Ranking, keys_of
 from .reliability import BINS
-from .rolling import Ring
+from .rolling import Ring, layout
 from .skill import CAUTION, MAX_STAKE, PROVEN
 from .tally import EPSILON
 
@@ -26,10 +25,7 @@ Doubles = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Counts = npt.NDArray[np.int64]
 
-HIGHEST = bin_of(1.0)
-"""The highest bin of a ranking; the lowest is as far below."""
-
-RING_ROW = np.dtype([("label", "i1"), ("last", "i1"), ("p", "<f8", len(WAYS))])
+RING_ROW = np.dtype(layout(0))
 """A row of `rolling.Ring`."""
 
 
@@ -49,7 +45,7 @@ class FleetScores:
         self.board = Table(capacity, BOARD)
         self.given = Table(capacity, GIVEN)
         self.bins = np.zeros((2, len(WAYS), BINS), np.int64)  # labels, and positive ones
-        self.ranks = np.zeros((2, len(WAYS), 2 * HIGHEST + 2), np.int64)  # by label
+        self.ranks = np.zeros((len(WAYS), KEYS), np.int64)
         self.ring = np.zeros(window, RING_ROW)
         self.ringed = 0  # labels that have gone into the ring
 
@@ -92,10 +88,8 @@ class FleetScores:
             self.bins[1, way] += np.bincount(k[way], label, minlength=BINS).astype(np.int64)
 
     def _ranking(self, p: Doubles, label: Counts) -> None:
-        cut = np.clip(p, EPSILON, CERTAIN)
-        logits = np.log(cut / (1.0 - cut))
-        k = np.floor(np.arcsinh(logits / FINE) * RANKS).astype(np.int64) + HIGHEST + 1
-        np.add.at(self.ranks, (label, np.arange(len(WAYS))[:, None], k), 1)
+        keys = keys_of(p, label == 1).astype(np.intp)
+        np.add.at(self.ranks, (np.arange(len(WAYS))[:, None], keys), 1)
 
     def roll(self, label: Counts, last: Counts, p: Doubles) -> None:
         """Let labels (m,), in the order in which they came, into the ring of the last ones."""
@@ -117,12 +111,7 @@ class FleetScores:
 
     def ranking(self, way: int) -> Ranking:
         """Return the ranking of a forecaster over all streams."""
-        classes: list[dict[int, int]] = []
-        for counts in self.ranks[:, way]:
-            used = np.flatnonzero(counts)
-            bins = (used - HIGHEST - 1).tolist()
-            classes.append(dict(zip(bins, counts[used].tolist(), strict=True)))
-        return Ranking(*classes)
+        return Ranking.tabulated(self.ranks[way])
 
 
 BETS = ("coin_bet", "base_bet", "last_bet")

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from .counts import TERMS, WIDTH, Counts
 from .fleet_tables import WAYS, Rows
-from .grades import Grades
-from .reliability import BINS, Reliability
+from .ranking import Ranking
+from .reliability import BINS
+from .rolling import Ring
 from .scoring import Scoreboard
-from .skill import Bet, DifferenceBand, Evidence, Wealth
+from .skill import Bet, Evidence, Wealth
 from .stream import Counters
 
 if TYPE_CHECKING:
@@ -81,16 +83,25 @@ COUNTED = ("ticks", "refused_ticks", "refused_labels", "predictions", "gaps", "m
 def scoreboard(row: Any) -> Scoreboard:
     """Return the sums in a row of `BOARD`."""
     labels, positives, repeats, *parts = row.item()
-    model, base, last = (_graded(part) for part in parts[:3])
-    coin_bet, base_bet, last_bet = (bet(labels, part) for part in parts[3:6])
-    base_band, last_band = (DifferenceBand(labels, *part) for part in parts[6:])
-    evidence = Evidence(coin_bet, base_bet, last_bet, base_band, last_band)
-    return Scoreboard(labels, positives, repeats, model, base, last, evidence)
+    coin, base, last = (bet(labels, part) for part in parts[3:6])
+    (_, base_spread, base_cut), (_, last_spread, last_cut) = parts[6:]
+    sums = np.zeros((len(WAYS), WIDTH))
+    for k, (correct, calls, _, brier) in enumerate(parts[:3]):
+        sums[k, :TERMS] = labels, correct, calls, brier
+    return Scoreboard(
+        labels,
+        positives,
+        repeats,
+        losses=[part[2] for part in parts[:3]],
+        bets=Evidence(coin, base, last, base_spread, last_spread, base_cut, last_cut),
+        counts=_counts(sums, labels, [Ranking() for _ in WAYS], Ring()),
+    )
 
 
-def _graded(part: tuple[Any, ...]) -> Grades:
-    correct, calls, log_loss, brier = part
-    return Grades(correct, log_loss, brier, calls)
+def _counts(
+    sums: npt.NDArray[np.float64], labels: int, rankings: list[Ranking], recent: Ring
+) -> Counts:
+    return Counts(bytearray(sums.tobytes()), rankings, recent, labels)
 
 
 def bet(labels: int, part: tuple[Any, ...]) -> Bet:
@@ -109,20 +120,26 @@ def totals(fleet: Fleet) -> tuple[Scoreboard, Counters, int, int]:
     scores, places = fleet.book.scores, fleet.place_table.rows[:count]
     rows = scores.board.rows[:count]
     rows = rows[rows["labels"] > 0]
-    total = Scoreboard()
-    for name in ("labels", "positives", "repeats"):
-        setattr(total, name, int(rows[name].sum()))
-    given = scores.given.rows[:count]
+    labels, losses = int(rows["labels"].sum()), []
+    given, sums = scores.given.rows[:count], np.zeros((len(WAYS), WIDTH))
     for k, way in enumerate(WAYS):
-        part, grades = rows[way], getattr(total, way)
-        grades.correct, grades.calls = int(part["correct"].sum()), int(part["calls"].sum())
-        grades.log_loss, grades.brier = _in_order(part["log_loss"]), _in_order(part["brier"])
-        grades.ranking = scores.ranking(k)
-        labels, positives = scores.bins[:, k].tolist()
-        sums = [_in_order(given[:, k, bin_]) for bin_ in range(BINS)]
-        grades.reliability = Reliability(labels, positives, sums)
-    _merge_evidence(total.evidence, rows)
-    total.recent = scores.recent()
+        part = rows[way]
+        losses.append(_in_order(part["log_loss"]))
+        whole = labels, int(part["correct"].sum()), int(part["calls"].sum())
+        sums[k, :TERMS] = *whole, _in_order(part["brier"])
+        bins = sums[k, TERMS:].reshape(3, BINS)
+        bins[:2] = scores.bins[:, k]
+        bins[2] = [_in_order(given[:, k, bin_]) for bin_ in range(BINS)]
+    rankings = [scores.ranking(k) for k in range(len(WAYS))]
+    total = Scoreboard(
+        labels,
+        int(rows["positives"].sum()),
+        int(rows["repeats"].sum()),
+        window=len(scores.ring),
+        losses=losses,
+        bets=_evidence(rows),
+        counts=_counts(sums, labels, rankings, scores.recent()),
+    )
     counters = Counters(**{name: int(places[name].sum()) for name in COUNTED})
     return total, counters, int(places["expired"].sum()), int(places["n"].sum())
 
@@ -132,13 +149,15 @@ def _in_order(values: npt.NDArray[np.float64]) -> float:
     return float(np.cumsum(values)[-1]) if len(values) else 0.0
 
 
-def _merge_evidence(evidence: Evidence, rows: Rows) -> None:
-    labels = rows["labels"].tolist()
+def _evidence(rows: Rows) -> Evidence:
+    """Return what the streams have to say together."""
+    evidence, labels = Evidence(), rows["labels"].tolist()
     for name in ("coin", "base", "last"):
         merged: Bet = getattr(evidence, name)
         for count, part in zip(labels, rows[name + "_bet"].tolist(), strict=True):
             merged.merge(bet(count, part))
-    for name in ("base_band", "last_band"):
-        part, band = rows[name], getattr(evidence, name)
-        band.labels, band.cut = sum(labels), int(part["cut"].sum())
-        band.total, band.spread = _in_order(part["total"]), _in_order(part["spread"])
+    evidence.base_spread = _in_order(rows["base_band"]["spread"])
+    evidence.last_spread = _in_order(rows["last_band"]["spread"])
+    evidence.base_cut = int(rows["base_band"]["cut"].sum())
+    evidence.last_cut = int(rows["last_band"]["cut"].sum())
+    return evidence

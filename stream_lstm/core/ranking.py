@@ -48,6 +48,13 @@ class Ranking(msgspec.Struct, gc=False):
     counts: bytes = b""
     fresh: bytes = b""
 
+    @classmethod
+    def tabulated(cls, dense: Counts) -> Ranking:
+        """Return the ranking of labels counted by key, (KEYS,)."""
+        ranking = cls()
+        ranking._tabulate(dense)
+        return ranking
+
     def extend(self, keys: npt.NDArray[np.uint16]) -> None:
         """Count labels by their `keys_of`."""
         fresh = self.fresh + keys.tobytes()

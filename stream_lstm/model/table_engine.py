@@ -22,11 +22,11 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 from jax import lax
-from jax.flatten_util import ravel_pytree
 
 from .cell import Array
 from .engine import Engine
 from .forecaster import Params
+from .runtime import compiled, to_host
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 Places: TypeAlias = npt.NDArray[np.int32]
@@ -58,8 +58,7 @@ class TableEngine:
     def __init__(self, engine: Engine, *, per_stream: bool = False) -> None:
         self.engine, self.per_stream = engine, per_stream
         self.width = len(engine.init_carry())
-        flat, self._unravel = ravel_pytree(engine.init_weights())
-        self.weight_width = len(flat)
+        self.weight_width = sum(engine.weights.sizes.values())
         self.size = self._most()
         sizes = sorted({min(size, self.size) for size in (*SIZES, self.size)})
         self._calls = {size: self._compile(size) for size in sizes}
@@ -68,19 +67,16 @@ class TableEngine:
 
     def flat(self, weights: Params) -> Floats:
         """Return weights as one row of a table of weights, (weight_width,)."""
-        return np.asarray(ravel_pytree(weights)[0])
-
-    def unflat(self, row: Floats) -> Params:
-        """Return the weights in a row, the inverse of `flat`."""
-        return self._unravel(jnp.asarray(row))
+        row, *_ = self.engine.pack(weights)
+        return np.asarray(row)
 
     def step(
         self, weights: Any, table: Floats, index: Places, xs: Floats
     ) -> tuple[Floats, Floats]:
         """Return (table', p (m,)) after elements xs (m, F), element k being of row index[k].
 
-        table: the carries (d, width), d <= m <= `size`. weights: those of all rows, or with
-        `per_stream` an array (d, weight_width).
+        table: the carries (d, width), d <= m <= `size`. weights: those of all rows, packed, or
+        with `per_stream` an array (d, weight_width).
         """
         if not self.exact:
             return self._one_by_one(weights, table, index, xs)
@@ -102,9 +98,9 @@ class TableEngine:
     ) -> tuple[Floats, Floats]:
         moved, p = table.copy(), np.empty(len(xs), np.float32)
         for k, row in enumerate(index):
-            own = self.unflat(weights[row]) if self.per_stream else weights
-            carry, out = self.engine.step(own, moved[row], xs[k])
-            moved[row], p[k] = np.asarray(carry), np.asarray(out)[0]
+            own = to_host((weights[row],)) if self.per_stream else weights
+            carry = self.engine.step(own, moved[row].copy(), xs[k])
+            moved[row], p[k] = np.asarray(carry), self.engine.p(carry)
         return moved, p
 
     def _most(self) -> int:
@@ -114,7 +110,7 @@ class TableEngine:
         return int(min(MAX_SIZE, max(SIZES[0], most // (4 * floats) // 16 * 16)))
 
     def _compile(self, size: int) -> Any:
-        stepper = self.engine.stepper
+        stepper, unpack = self.engine.stepper, self.engine.weights.unpack
 
         def loop(
             weights: Any, table: Array, index: Array, xs: Array, count: Array
@@ -122,13 +118,15 @@ class TableEngine:
             def turn(k: Array, at: tuple[Array, Array]) -> tuple[Array, Array]:
                 table, ps = at
                 row = index[k]
-                own = self._unravel(weights[row]) if self.per_stream else weights
+                own = unpack((weights[row],)) if self.per_stream else shared
                 carry = lax.dynamic_index_in_dim(table, row, 0, False)
                 x = lax.dynamic_index_in_dim(xs, k, 0, False)
-                carry, p = stepper.step(own, carry, x)
+                carry = stepper.step(own, carry, x)
+                p = carry[stepper.scaler_size]
                 table = lax.dynamic_update_index_in_dim(table, carry, row, 0)
-                return table, lax.dynamic_update_index_in_dim(ps, p[0], k, 0)
+                return table, lax.dynamic_update_index_in_dim(ps, p, k, 0)
 
+            shared = None if self.per_stream else unpack(weights)
             ps = jnp.zeros((xs.shape[0],), jnp.float32)
             out: tuple[Array, Array] = lax.fori_loop(0, count, turn, (table, ps))
             return out
@@ -136,12 +134,12 @@ class TableEngine:
         def zeros(*shape: int) -> Floats:
             return np.zeros(shape, np.float32)
 
-        weights: Any = self.engine.init_weights()
+        weights: Any = self.engine.pack(self.engine.init_weights())
         if self.per_stream:
             weights = zeros(size, self.weight_width)
         index, xs = np.zeros(size, np.int32), zeros(size, self.engine.shape.features)
         given = weights, zeros(size, self.width), index, xs, np.int32(0)
-        return jax.jit(loop).lower(*given).compile()
+        return compiled(jax.jit(loop).lower(*given))
 
     def _parity(self) -> bool:
         """Compare with single steps over random elements, in calls of several lengths."""
@@ -149,9 +147,9 @@ class TableEngine:
         steps = sum(PARITY_CALLS)
         xs = rng.normal(size=(steps, features)).astype(np.float32)
         index = rng.integers(0, PARITY_STREAMS, steps).astype(np.int32)
-        weights: Any = self.engine.init_weights()
+        weights: Any = self.engine.pack(self.engine.init_weights())
         if self.per_stream:
-            row = self.flat(weights)
+            row = np.asarray(weights[0])
             weights = np.stack([row * np.float32(1 + k / 8) for k in range(PARITY_STREAMS)])
         table = np.tile(self.engine.init_carry(), (PARITY_STREAMS, 1))
         alone, wanted = self._one_by_one(weights, table, index, xs)

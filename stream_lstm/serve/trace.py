@@ -13,6 +13,7 @@ there to cost anything. Spans are kept in memory, the newest of them, and writte
 | step, block | the network over one element, or over several | elements |
 | window | the network over a window from a zero state | elements |
 | publish | a prediction, or a score, to its bytes and to the socket | 1 |
+| strides | the network over whole strides, with the updates at their ends | elements |
 | learn | one update of the weights | 1 |
 | store | an event to the file of results | 1 |
 | chores | heartbeats, the live table | 1 |
@@ -97,12 +98,16 @@ class Trace:
         self._wrap(engine, "step", "step")
         self._wrap(engine, "block", "block", lambda given, _: len(given[2]))
         self._wrap(engine, "window", "window", lambda given, _: len(given[1]))
+        self._wrap(engine, "run_strides", "strides", lambda given, _: len(given[3]))
         self._wrap(engine, "update", "learn")
         self._put(session.maker, "make", self._timed_runs("features", session.maker.make))
 
     def daemon(self, daemon: Daemon) -> None:
         """Time the stages of a daemon, those of its session included."""
-        self.session(daemon.session)
+        from ..core.session import Session  # with JAX, which the command line starts without
+
+        if isinstance(daemon.session, Session):
+            self.session(daemon.session)
         subscriber = daemon.subscriber
         self._wrap(subscriber, "drain", "receive", lambda _, messages: messages)
         self._wrap(subscriber, "decode", "decode")

@@ -313,10 +313,10 @@ def test_streams_have_weights_of_their_own_where_they_are_given_some() -> None:
     fleet, session = open_fleet(config), open_session(config, lambda event: None)
     weights = {
         layer: {"kernel": np.asarray(kernel["kernel"]) * 2}
-        for layer, kernel in fleet.weights.items()
+        for layer, kernel in fleet.engine.init_weights().items()
     }
     fleet.set_weights("b", weights)
-    session.weights_for("b").weights = fleet.engine.check_weights(weights)
+    session.learned_for("b").weights = fleet.engine.pack(fleet.engine.check_weights(weights))
     values = np.random.default_rng(0).normal(size=(40, 2))
     told: list[Output] = []
     wanted: list[Output] = []
