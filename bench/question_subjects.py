@@ -96,7 +96,8 @@ def engine_cost(**settings: Any) -> dict[str, Any]:
     held, x = engine.init_carry(), np.ones(1, np.float32)
     weights = engine.pack(engine.init_weights())
     window = np.ones((WINDOW, 1), np.float32)
-    state = held.nbytes + (window.nbytes if config.model.mode == "window" else 0)
+    carried = engine.stepper.scaler_size + engine.stepper.state
+    state = 4 * carried + (window.nbytes if config.model.mode == "window" else 0)
 
     def predict() -> object:
         nonlocal held

@@ -23,6 +23,7 @@ import numpy as np
 from ..config import Config
 from ..errors import SnapshotError
 from ..members import Members
+from ..model.packing import is_key, plain
 from .session import Session
 from .stepping import Learned
 from .stream import StreamState
@@ -157,16 +158,7 @@ def _arrays(packed: tuple[Any, ...] | None) -> list[np.ndarray]:
 
 def leaves(tree: Any) -> list[np.ndarray]:
     """Return the leaves of a tree as arrays, in the order of `jax.tree.leaves`."""
-    return [np.asarray(_data(leaf)) for leaf in jax.tree.leaves(tree)]
-
-
-def _data(leaf: Any) -> Any:
-    """Return a leaf, a random key (some optimisers hold one) as the numbers behind it."""
-    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
-
-
-def _is_key(leaf: Any) -> bool:
-    return bool(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))
+    return [np.asarray(plain(leaf)) for leaf in jax.tree.leaves(tree)]
 
 
 def rebuild(like: Any, leaves: list[np.ndarray]) -> Any:
@@ -175,10 +167,10 @@ def rebuild(like: Any, leaves: list[np.ndarray]) -> Any:
     Raises SnapshotError where their shapes and types are not those of `like`.
     """
     olds, structure = jax.tree.flatten(like)
-    if [(n.shape, n.dtype) for n in leaves] != [(_data(o).shape, _data(o).dtype) for o in olds]:
+    if [(n.shape, n.dtype) for n in leaves] != [(plain(o).shape, plain(o).dtype) for o in olds]:
         raise SnapshotError("the snapshot's weights or optimiser state have other shapes")
     news = [
-        jax.random.wrap_key_data(jnp.asarray(leaf)) if _is_key(old) else jnp.asarray(leaf)
+        jax.random.wrap_key_data(jnp.asarray(leaf)) if is_key(old) else jnp.asarray(leaf)
         for old, leaf in zip(olds, leaves, strict=True)
     ]
     return jax.tree.unflatten(structure, news)

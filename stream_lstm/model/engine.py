@@ -29,7 +29,7 @@ from .bank import bank
 from .buffers import Copied, InPlace, Windows, in_place, settle
 from .forecaster import Forecaster, Params, network, network_shape
 from .network import check_weights
-from .packing import Packed, Packing
+from .packing import Packed, Packing, plain
 from .runtime import compiled, to_host
 from .scaling import causal_scaler
 from .stepper import Stepper
@@ -392,4 +392,6 @@ class Engine:
             if info.tobytes() != infos[k // stride].tobytes():
                 return False
         pairs = zip(jax.tree.leaves((*got, last)), jax.tree.leaves((*wanted, carry)), strict=True)
-        return all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in pairs)
+        return all(
+            np.asarray(plain(a)).tobytes() == np.asarray(plain(b)).tobytes() for a, b in pairs
+        )

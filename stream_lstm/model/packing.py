@@ -38,8 +38,8 @@ class Packing:
         self.sizes: dict[str, int] = {}
         self._leaves: list[Leaf] = []
         for leaf in leaves:
-            key = _is_key(leaf)
-            data = _data(leaf)
+            key = is_key(leaf)
+            data = plain(leaf)
             kind = np.dtype(data.dtype).str
             start = self.sizes.setdefault(kind, 0)
             self._leaves.append(Leaf(list(self.sizes).index(kind), start, data.shape, key))
@@ -56,8 +56,8 @@ class Packing:
 
     def host_pack(self, tree: Any) -> Packed:
         """Return a tree's flat arrays, of NumPy, without compiling anything."""
-        plain = jax.tree.map(lambda leaf: np.asarray(_data(leaf)), tree)
-        return self._join(plain, np)
+        held = jax.tree.map(lambda leaf: np.asarray(plain(leaf)), tree)
+        return self._join(held, np)
 
     def host_unpack(self, packed: Packed) -> Any:
         """Return the tree of flat arrays as copies of NumPy, but for random keys."""
@@ -68,7 +68,7 @@ class Packing:
     def _join(self, tree: Any, xp: Any) -> Packed:
         groups: list[list[Any]] = [[] for _ in self.sizes]
         for leaf, part in zip(self._leaves, jax.tree.leaves(tree), strict=True):
-            groups[leaf.group].append(_data(part).reshape(-1))
+            groups[leaf.group].append(plain(part).reshape(-1))
         return tuple(xp.concatenate(group) for group in groups)
 
     def _part(self, packed: Packed, leaf: Leaf) -> Any:
@@ -77,10 +77,11 @@ class Packing:
         return jax.random.wrap_key_data(part) if leaf.key else part
 
 
-def _data(leaf: Any) -> Any:
+def plain(leaf: Any) -> Any:
     """Return a leaf, a random key (some optimisers hold one) as the numbers behind it."""
-    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+    return jax.random.key_data(leaf) if is_key(leaf) else leaf
 
 
-def _is_key(leaf: Any) -> bool:
+def is_key(leaf: Any) -> bool:
+    """Return whether a leaf is a random key."""
     return bool(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))
