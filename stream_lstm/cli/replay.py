@@ -37,6 +37,7 @@ from .label_column import (
 )
 from .label_column import label_column as chosen_labels
 from .options import configured
+from .process import warn
 from .replay_checks import check_many
 from .settings import Settings
 from .state_check import StateCheckOption, check_frozen, effect, queries_of, verdict
@@ -166,12 +167,14 @@ def _replay(
         timeline = None if trace is None else stack.enter_context(Trace(trace, title))
 
         from ..core.session import Session  # JAX is imported here and not before
-        from ..core.sessions import session_for
+        from ..core.sessions import fallbacks, session_for
 
         start = clocks.perf_counter()
         session = session_for(
             config, columns, results.emit, weights=weights, scaler=scaler, members=members
         )
+        for line in fallbacks(session):
+            warn(line)
         alone = session if isinstance(session, Session) else None
         if timeline is not None and alone is not None:
             timeline.session(alone)

@@ -100,6 +100,7 @@ def _run(
         refused = RefusalLog(lambda line: table.say(f"stream-lstm: {line}"), time.monotonic)
 
         from ..core.session import Session  # JAX is imported here and not before
+        from ..core.sessions import fallbacks
         from ..serve.daemon import Daemon
 
         timeline = None if trace is None else stack.enter_context(Trace(trace, "stream-lstm run"))
@@ -120,6 +121,8 @@ def _run(
             timeline.daemon(daemon)
         daemon.every(PERIOD_S, refused.flush)
         daemon.every(REFRESH_S, table.refresh)
+        for line in fallbacks(daemon.session):
+            table.say(f"stream-lstm: {line}")
         table.say(_ready(daemon))
         table.show(daemon.session)
         start = time.perf_counter()

@@ -42,3 +42,16 @@ def session_for(
     per_stream = config.model.sharing == "per-stream"
     tables = None if engine is None else TableEngine(engine, per_stream=per_stream)
     return Fleet(config, columns, emit, weights=weights, scaler=scaler, engine=tables)
+
+
+def fallbacks(session: AnySession) -> list[str]:
+    """Return what is slower than it could be, since compiled code gave other bits; mostly none."""
+    engine, out = session.engine, []
+    if not engine.exact_step:
+        out.append("single elements go through the loop for blocks: the step gave other bits")
+    strides = engine.learning and not engine.windowed
+    if strides and not engine.exact_strides:
+        out.append("strides are stepped and learned from call by call: one call gave other bits")
+    if isinstance(session, Fleet) and not session.table_engine.exact:
+        out.append("streams are stepped one by one: the loop over tables gave other bits")
+    return out
