@@ -165,7 +165,9 @@ def _pieces(source: Any, shift: int) -> Iterator[tuple[int, Any]]:
     for block in source.blocks():
         start, stop = 0, min(shift, len(block.rows))
         while start < len(block.rows):
-            yield done, type(block)(*(part[start:stop] for part in block))
+            part = slice(start, stop)
+            rows = block.rows[part]
+            yield done, block._replace(t_ns=block.t_ns[part], values=block.values[part], rows=rows)
             done += stop - start
             start, stop = stop, stop + PIECE
 

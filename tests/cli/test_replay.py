@@ -194,11 +194,13 @@ def test_the_timeline_of_a_replay_holds_every_tick_and_update(cli, quotes, tmp_p
     spans = json.loads(timeline.read_text())["traceEvents"][1:]
     counts = {stage: [s["args"]["n"] for s in spans if s["name"] == stage] for stage in STAGES}
     assert sum(counts["push"]) == done["ticks"]
-    assert sum(counts["step"]) + sum(counts["block"]) == done["elements"]
-    assert len(counts["learn"]) == done["updates"] > 0
+    stepped = counts["step"] + counts["block"] + counts["strides"]
+    assert sum(stepped) == done["elements"]
+    strided = sum(counts["strides"]) // done["stride"]
+    assert len(counts["learn"]) + strided == done["updates"] > strided > 0
 
 
-STAGES = ("push", "step", "block", "learn")
+STAGES = ("push", "step", "block", "strides", "learn")
 
 
 def test_a_table_for_people_and_nothing_on_standard_error(cli, data_dir):
