@@ -33,10 +33,8 @@ def given() -> Given:
     return Given(*kernels, xs, np.array([step(x) for x in xs], np.float32))
 
 
-def both(
-    engine: Engine,
-) -> tuple[Callable[[np.ndarray], float], Callable[[np.ndarray], np.ndarray]]:
-    """Return the calls of `stepped` and `blocked` that move one carry between them."""
+def together(engine: Engine) -> tuple[Callable[[np.ndarray], Any], ...]:
+    """Return the calls of `stepped` and `blocked`, and one that reads no p, around one carry."""
     weights, carry = engine.pack(engine.init_weights()), engine.init_carry()
 
     def step(x: np.ndarray) -> float:
@@ -49,17 +47,21 @@ def both(
         carry, rows = engine.block(weights, carry, xs)
         return engine.rows(rows, len(xs))[:, 0]
 
-    return step, block
+    def skip(xs: np.ndarray) -> None:
+        nonlocal carry
+        carry, _ = engine.block(weights, carry, xs)
+
+    return step, block, skip
 
 
 def stepped(engine: Engine) -> Callable[[np.ndarray], float]:
     """Return the call for one element x (F,), its p read back."""
-    return both(engine)[0]
+    return together(engine)[0]
 
 
 def blocked(engine: Engine) -> Callable[[np.ndarray], np.ndarray]:
     """Return the call for a block xs (n, F), its p (n,) read back."""
-    return both(engine)[1]
+    return together(engine)[1]
 
 
 def updated(engine: Engine) -> Callable[[np.ndarray, np.ndarray], tuple[Any, float]]:

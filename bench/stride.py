@@ -1,7 +1,7 @@
 """Ten elements, of which the last publishes: what one costs on average, and how late the p is.
 
 A daemon may step the silent elements of a stride together at the last moment that does not delay
-the one that publishes. `ours` does that: nine in one block, then the tenth alone. `each alone`
+the one that publishes. `ours` does that: nine in one block, their p not read, then the tenth alone. `each alone`
 steps every element as it comes, its p read back; `all at once` is what a backlog costs, and there
 the p waits for the whole block. `us_per_element` is the mean over ten elements, `last_p50` and so
 on are microseconds from the tenth element to its p. `of ours` is the ratio of the means.
@@ -53,13 +53,15 @@ def run(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
 
 def policies(
-    step: Callable[[np.ndarray], object], block: Callable[[np.ndarray], object]
+    step: Callable[[np.ndarray], object],
+    block: Callable[[np.ndarray], object],
+    skip: Callable[[np.ndarray], object],
 ) -> dict[str, Callable[[np.ndarray], int]]:
-    """Return the calls for ten elements under each policy."""
+    """Return the calls for ten elements under each policy; `skip` is a block that says nothing."""
     alone = one_by_one(step)
 
     def nine_then_one(xs: np.ndarray) -> int:
-        block(xs[:-1])
+        skip(xs[:-1])
         return alone(xs[-1:])
 
     calls = nine_then_one, alone, at_once(block)
@@ -70,12 +72,12 @@ def subject_engine(given: Given, options: dict[str, Any]) -> dict[str, Any]:
     """Time our engine under each policy, and two empty calls."""
     from stream_lstm.model.engine import Engine
 
-    from .ours import blocked, both, check, config
+    from .ours import blocked, check, config, together
     from .step import empty_call
 
     engine = Engine(config(), 1)
     expected = blocked(engine)(given.xs)
-    step, block = both(engine)
+    step, block, skip = together(engine)
     p = [p for xs in given.xs.reshape(-1, STRIDE, 1) for p in (*block(xs[:-1]), step(xs[-1]))]
     check(wrong(p, expected))
     empty = empty_call(engine)
@@ -84,7 +86,7 @@ def subject_engine(given: Given, options: dict[str, Any]) -> dict[str, Any]:
         empty(xs[0])
         return one_by_one(empty)(xs[-1:])
 
-    found = rounds(policies(step, block) | {"two empty calls": two_calls}, **options)
+    found = rounds(policies(step, block, skip) | {"two empty calls": two_calls}, **options)
     rows: dict[str, Any] = {way: {"ours": found[way]} for way in POLICIES}
     rows[""]["two empty calls"] = found["two empty calls"]
     return rows
@@ -111,14 +113,14 @@ def subject_session(given: Given, options: dict[str, Any]) -> dict[str, Any]:
         session.push(Ticks("s", times[: len(values)], values))
 
     for call, xs in zip(
-        policies(push, push).values(), given.xs.reshape(-1, STRIDE, 1), strict=False
+        policies(push, push, push).values(), given.xs.reshape(-1, STRIDE, 1), strict=False
     ):
         call(xs)
     for xs in given.xs[len(POLICIES) * STRIDE :]:
         push(xs)
     expected = blocked(session.engine)(given.xs)
     check(wrong(list(p.values()), expected[[n - 1 for n in p]]))
-    found = rounds(policies(push, push), **options)
+    found = rounds(policies(push, push, push), **options)
     return {way: {"ours, whole session": found[way]} for way in POLICIES}
 
 

@@ -65,7 +65,7 @@ def test_every_policy_steps_over_ten_elements_once_and_in_order(bench: Any) -> N
 
     xs = np.arange(10.0)[:, None]
     calls = []
-    for call in bench("stride").policies(step, block).values():
+    for call in bench("stride").policies(step, block, block).values():
         seen.clear()
         assert call(xs) >= 0
         assert list(itertools.chain(*(part for _, part in seen))) == list(range(10))
