@@ -1,10 +1,11 @@
 """Ten elements, of which the last publishes: what one costs on average, and how late the p is.
 
 A daemon may step the silent elements of a stride together at the last moment that does not delay
-the one that publishes. `ours` does that: nine in one block, their p not read, then the tenth alone. `each alone`
-steps every element as it comes, its p read back; `all at once` is what a backlog costs, and there
-the p waits for the whole block. `us_per_element` is the mean over ten elements, `last_p50` and so
-on are microseconds from the tenth element to its p. `of ours` is the ratio of the means.
+the one that publishes. `ours` does that: nine in one block, their p not read, then the tenth.
+`each alone` steps every element as it comes, its p read back; `all at once` is what a backlog
+costs, and there the p waits for the whole block. `us_per_element` is the mean over ten elements,
+`last_p50` and so on are microseconds from the tenth element to its p. `of ours` is the ratio of
+the means.
 
 `whole session` pushes raw ticks: features, network, a prediction and its score every ten.
 Peers run the bare network, and their numbers are compared with ours before they are timed.
