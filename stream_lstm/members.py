@@ -12,8 +12,9 @@ from typing import Annotated, Any, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from .config import Config, Gradient, Init, Positive, Targets, nearest
+from .config import Config, nearest
 from .errors import ConfigurationError
+from .tables import Gradient, Init, Positive, Targets
 
 BANKS = ("none", "default")
 """Values of `bank` that name no file."""

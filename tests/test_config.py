@@ -13,17 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_lstm.cli.options import flag, key_default, key_help
-from stream_lstm.config import (
-    KEYS,
-    MAX_BLOCK,
-    TABLES,
-    Config,
-    build,
-    flatten,
-    nearest,
-    parse_tables,
-)
+from stream_lstm.config import KEYS, TABLES, Config, build, flatten, nearest, parse_tables
 from stream_lstm.errors import ConfigurationError
+from stream_lstm.tables import MAX_BLOCK
 
 DEFAULTS = flatten(Config())
 

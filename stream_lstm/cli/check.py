@@ -8,9 +8,10 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from ..config import KEYS, LearningConfig, flatten
+from ..config import KEYS, flatten
 from ..core.expressions import columns_of
 from ..core.features import FeatureSet
+from ..tables import LearningConfig
 from .bank_file import read_bank
 from .settings import resolve
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, get_args
 import msgspec
 import typer
 
-from ..config import OnBad
 from ..errors import UsageError
 from ..events import Refusal
+from ..tables import OnBad
 
 if TYPE_CHECKING:
     from ..feed.files import FileSource

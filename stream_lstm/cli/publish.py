@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from ..config import Encoding
 from ..errors import ConfigurationError, UsageError
 from ..feed.pace import Speed, parse_speed
+from ..tables import Encoding
 from .input_file import (
     FileArgument,
     InputFile,

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ..config import OnBad
 from ..core.digest import Digest
 from ..errors import DataError
 from ..events import Output, Prediction, Refusal, Score
 from ..serve.refusals import RefusalLog
 from ..store.output import PredictionWriter, open_output
+from ..tables import OnBad
 from .best_possible import BestPossible
 from .process import peak_rss_bytes, warn
 

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..config import Config, OnBad
+from ..config import Config
 from ..core.elements import ElementMaker, Memory
 from ..core.series import Series, make_series
 from ..errors import DataError
 from ..events import Refusal
 from ..serve.refusals import RefusalLog
 from ..serve.stop import StopSwitch
+from ..tables import OnBad
 from .input_file import InputFile
 from .process import warn
 from .progress import file_progress

@@ -25,8 +25,8 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from ..config import StreamConfig
 from ..events import Label
+from ..tables import StreamConfig
 from .ledger import EXPIRED, Held, Pending, Truth
 from .stream import StreamState
 

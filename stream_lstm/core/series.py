@@ -20,10 +20,11 @@ import numpy as np
 import numpy.typing as npt
 from jax import lax
 
-from ..config import Config, ScalingConfig, StreamConfig
+from ..config import Config
 from ..errors import DataError
 from ..model.runtime import on_host
 from ..model.scaling import causal_scaler
+from ..tables import ScalingConfig, StreamConfig
 
 Floats = npt.NDArray[np.float32]
 

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from ..config import StreamConfig
+from ..tables import StreamConfig
 from .scoring import EPSILON
 from .series import Series
 

@@ -9,9 +9,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from ..config import Encoding
 from ..errors import UsageError
 from ..events import NO_TIME, Label, Prediction, Score
+from ..tables import Encoding
 from .records import (
     MAX_BLOCK_ROWS,
     PROTOCOL_VERSION,

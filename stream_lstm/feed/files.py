@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..config import OnBad
 from ..errors import DataError, UsageError
 from ..events import Refusal
+from ..tables import OnBad
 from .csv_reader import CsvReader, csv_columns
 from .keys import Keys
 from .npy_reader import NpyReader, npy_columns

@@ -13,9 +13,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from ..config import FeedConfig
 from ..errors import ConfigurationError, DecodeError
 from ..events import NO_TIME, Ticks
+from ..tables import FeedConfig
 from .records import MAX_BLOCK_ROWS, MAX_PAYLOAD_BYTES, Number
 from .times import TimeColumn
 from .topics import check_name

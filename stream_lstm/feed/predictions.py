@@ -15,9 +15,9 @@ from typing import Any, TypeAlias
 
 import zmq
 
-from ..config import Encoding
 from ..errors import DecodeError
 from ..events import NO_TIME, End, Prediction, Score
+from ..tables import Encoding
 from .encode import encode_heartbeat, encode_prediction, encode_score
 from .endpoints import Binding, connect, watch_peer
 from .publisher import DRAIN_EVERY, LINGER_S, SEND_HWM

@@ -20,9 +20,9 @@ import numpy as np
 import numpy.typing as npt
 import zmq
 
-from ..config import Encoding
 from ..errors import ConfigurationError, EndpointError, UsageError
 from ..events import NO_TIME
+from ..tables import Encoding
 from .encode import Frames, encode_heartbeat, encode_ticks
 from .endpoints import Binding, watch_peer
 from .records import Heartbeat

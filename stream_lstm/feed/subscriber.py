@@ -27,9 +27,9 @@ from typing import Any
 import msgspec
 import zmq
 
-from ..config import FeedConfig
 from ..errors import ConfigurationError, DecodeError
 from ..events import End, Gap, Label, Refusal, SessionStart, Ticks
+from ..tables import FeedConfig
 from .drain import Drain, Received
 from .endpoints import connect, watch_peer
 from .foreign import ForeignDecoder

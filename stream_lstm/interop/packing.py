@@ -13,8 +13,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ..config import MAX_LAYERS, build
+from ..config import build
 from ..errors import ConfigurationError, DataError
+from ..tables import MAX_LAYERS
 from .source import F64, SourceHead, SourceLayer, SourceNetwork
 
 Kernels: TypeAlias = dict[str, dict[str, npt.NDArray[np.float32]]]

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from ..config import Config, ModelConfig
+from ..config import Config
+from ..tables import ModelConfig
 from .cell import Array
 from .learner import network_learner
 from .network import Shape, apply, init_weights, seed_key

@@ -32,8 +32,8 @@ from typing import NamedTuple, TypeAlias
 
 import jax.numpy as jnp
 
-from ..config import Gradient as GradientName
 from ..errors import ConfigurationError
+from ..tables import Gradient as GradientName
 from .cell import Array
 from .network import Shape, Weights
 from .sensitivity import Forward, forward, head_jacobian, logit_lanes, pull

@@ -20,9 +20,9 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from ..config import Gradient as GradientName
-from ..config import LearningConfig
 from ..errors import ConfigurationError
+from ..tables import Gradient as GradientName
+from ..tables import LearningConfig
 from .cell import Array
 from .gradients import Jacobian, gradient_method
 from .guard import all_finite, choose, norm

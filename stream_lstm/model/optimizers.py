@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ..config import LearningConfig, nearest
+from ..config import nearest
 from ..errors import ConfigurationError
+from ..tables import LearningConfig
 from .guard import norm
 from .kalman import dekf
 

@@ -26,8 +26,8 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from ..config import ScalingConfig
 from ..errors import ConfigurationError
+from ..tables import ScalingConfig
 from .cell import Array
 
 LIMIT = 2.0**123

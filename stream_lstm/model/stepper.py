@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..config import Mode
+from ..tables import Mode
 from .cell import Array
 from .forecaster import Forecaster, Params
 from .network import Shape, Weights

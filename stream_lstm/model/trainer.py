@@ -36,7 +36,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from ..config import LearningConfig, TrainConfig
+from ..tables import LearningConfig, TrainConfig
 from .cell import Array
 from .guard import all_finite, choose
 from .network import Shape, Weights

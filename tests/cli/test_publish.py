@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from stream_lstm.cli import sending
-from stream_lstm.config import FeedConfig
 from stream_lstm.events import End, Ticks
 from stream_lstm.feed.publisher import Publisher
 from stream_lstm.feed.subscriber import Subscriber
+from stream_lstm.tables import FeedConfig
 
 S = 10**9
 WAIT_S = 20.0

@@ -5,11 +5,11 @@ import csv
 import numpy as np
 import pytest
 
-from stream_lstm.config import FeedConfig
 from stream_lstm.events import End, Ticks
 from stream_lstm.feed.files import CHUNK_ROWS
 from stream_lstm.feed.graded import SOURCES
 from stream_lstm.feed.subscriber import Subscriber
+from stream_lstm.tables import FeedConfig
 
 SMALL = ("--hidden", 4, "--window", 20, "--bptt", 10)
 FIGURES = (

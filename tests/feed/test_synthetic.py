@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from stream_lstm.cli.feed_process import FeedProcess
-from stream_lstm.config import FeedConfig
 from stream_lstm.events import End, Ticks
 from stream_lstm.feed.subscriber import Subscriber
 from stream_lstm.feed.synthetic import HiddenLevel, normal_cdf
+from stream_lstm.tables import FeedConfig
 
 WAIT_S = 30.0
 

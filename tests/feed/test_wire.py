@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from stream_lstm.config import FeedConfig
 from stream_lstm.errors import ConfigurationError, DecodeError, UsageError
 from stream_lstm.events import Expert, Label, Prediction, Score
 from stream_lstm.feed import encode, records, wire
 from stream_lstm.feed.foreign import ForeignDecoder, time_ns
 from stream_lstm.feed.topics import make_topic, parse_topic
+from stream_lstm.tables import FeedConfig
 
 COLUMNS = ("bid", "ask")
 DECODER = wire.TickDecoder(COLUMNS)

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import zmq
 
-from stream_lstm.config import FeedConfig
 from stream_lstm.errors import ConfigurationError, EndpointError, UsageError
 from stream_lstm.events import End, Gap, Label, Prediction, Refusal, Score, SessionStart, Ticks
 from stream_lstm.feed import subscriber as subscriber_module
@@ -22,6 +21,7 @@ from stream_lstm.feed.predictions import PredictionPublisher, PredictionSubscrib
 from stream_lstm.feed.publisher import Publisher
 from stream_lstm.feed.records import MAX_PAYLOAD_BYTES
 from stream_lstm.feed.subscriber import Subscriber
+from stream_lstm.tables import FeedConfig
 
 ANY_PORT = "tcp://127.0.0.1:*"
 COLUMNS = ("bid", "ask")

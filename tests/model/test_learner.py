@@ -9,9 +9,9 @@ import jax
 import numpy as np
 import pytest
 
-from stream_lstm.config import LearningConfig
 from stream_lstm.model.learner import network_learner
 from stream_lstm.model.network import Shape, init_weights, seed_key
+from stream_lstm.tables import LearningConfig
 
 SHAPE = Shape(2, 4, 2)
 LENGTH = 10

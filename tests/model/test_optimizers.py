@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from stream_lstm.config import LearningConfig
 from stream_lstm.errors import ConfigurationError
 from stream_lstm.model.guard import all_finite
 from stream_lstm.model.optimizers import build_kalman, build_optimizer, known_optimizers
+from stream_lstm.tables import LearningConfig
 
 
 def parabola(tree: dict[str, jax.Array]) -> jax.Array:

@@ -1,0 +1,228 @@
+"""The tables of the configuration: one frozen struct for each, with its keys and their limits.
+
+A struct is validated by itself when it is made from text; what holds between tables is checked
+by `config.Config`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+Mode: TypeAlias = Literal["carry", "window"]
+Labels: TypeAlias = Literal["series", "external"]
+Revisions: TypeAlias = Literal["first", "last"]
+Twin: TypeAlias = Literal["frozen", "stateless"]
+Sharing: TypeAlias = Literal["shared", "per-stream"]
+Scaling: TypeAlias = Literal["sd", "zscore", "none"]
+OnGap: TypeAlias = Literal["continue", "reset"]
+PayloadFormat: TypeAlias = Literal["record", "json", "float64"]
+Encoding: TypeAlias = Literal["msgpack", "json"]
+Gradient: TypeAlias = Literal["auto", "bptt", "snap1", "hybrid", "rtrl"]
+Targets: TypeAlias = Literal["every", "published"]
+Init: TypeAlias = Literal["standard", "chrono"]
+Schedule: TypeAlias = Literal["cosine", "constant"]
+OnBad: TypeAlias = Literal["fail", "skip"]
+
+Count: TypeAlias = Annotated[int, Meta(ge=1)]
+Positive: TypeAlias = Annotated[float, Meta(gt=0)]
+
+MAX_LAYERS = 4
+"""Deeper stacks were never found to help on one series, and compile slowly."""
+
+MAX_BLOCK = 1_000_000
+"""Limit for warm-up, stride, horizon and tape lengths: what a tape of them takes stays small."""
+
+Length: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_BLOCK)]
+
+
+class StreamConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How ticks become elements, and when predictions are due.
+
+    features: expressions over the tick's fields; the first is the target.
+    window: warm-up W, in elements; in mode `window` also the length of the window.
+    stride: a prediction is due every S elements.
+    horizon: the label of a prediction after element n is the sign of element n + horizon; 0, the
+    element's own label, is for labels from outside.
+    labels: `series` takes them from the series itself, `external` waits for (n, y).
+    threshold: labels from outside are numbers, and those above this count as 1; without it they
+    are 0 or 1.
+    max_pending: predictions of one stream that may wait for labels; the oldest expires.
+    label_expiry: elements after which a prediction without a label from outside expires; 0 never.
+    label_expiry_s: seconds, by the times of the ticks, after which it expires; 0 never.
+    revisions: of several labels for a prediction the `first` counts, or the `last` to come.
+    label_hold: with `last`, elements for which a label may be revised before it counts.
+    on_gap: `continue` flags predictions after lost ticks, `reset` also starts a fresh carry.
+    table: keep the streams in tables, for up to 100,000 of them, without learning.
+    """
+
+    features: tuple[str, ...] = ()
+    window: Length = 100
+    stride: Length = 10
+    horizon: Annotated[int, Meta(ge=0, le=MAX_BLOCK)] = 1
+    labels: Labels = "series"
+    threshold: Annotated[float, Meta(ge=-1e300, le=1e300)] | None = None
+    max_pending: Length = 1000
+    label_expiry: Annotated[int, Meta(ge=0)] = 0
+    label_expiry_s: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
+    revisions: Revisions = "first"
+    label_hold: Length = 100
+    on_gap: OnGap = "continue"
+    table: bool = False
+
+
+class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The network and how its weights are held.
+
+    mode: `carry` never resets the state, `window` starts it at zero every window.
+    hidden: units H of each layer.
+    layers: LSTM layers on top of each other.
+    seed: of the random weights.
+    init: `standard` starts cells that forget soon, `chrono` cells that remember for up to
+    `init_horizon` elements.
+    init_horizon: the longest memory, in elements, that `chrono` starts with.
+    sharing: one set of weights for all streams, or one for each.
+    weights: a file to start from instead of random weights.
+    compile_cache: a folder to keep what was compiled in, for a faster start the next time; what
+    lies there is run, so let nobody else write to it.
+    """
+
+    mode: Mode = "carry"
+    hidden: Annotated[int, Meta(ge=1, le=8192)] = 32
+    layers: Annotated[int, Meta(ge=1, le=MAX_LAYERS)] = 1
+    seed: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 0
+    init: Init = "standard"
+    init_horizon: Annotated[float, Meta(gt=2, le=1e9)] = 300.0
+    sharing: Sharing = "shared"
+    weights: str | None = None
+    compile_cache: str | None = None
+
+
+class ScalingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The causal scaler.
+
+    scaling: `sd` divides by the standard deviation so far and keeps the sign, `zscore` also
+    takes the mean off, `none` passes through.
+    memory: elements over which the estimates fade.
+    clip: scaled values beyond this are cut to it.
+    gain: what the network sees is the scaled value times this.
+    """
+
+    scaling: Scaling = "sd"
+    memory: Annotated[float, Meta(ge=2)] = 1000.0
+    clip: Annotated[float, Meta(gt=0, le=1e6)] = 10.0
+    gain: Annotated[float, Meta(gt=0, le=1e3)] = 2.0
+
+
+class LearningConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The online update.
+
+    learn: one update for each label that arrives.
+    learn_until: the element after which weights stay as they are; 0 learns for ever.
+    gradient: how far a gradient reaches back: `bptt` K elements; `snap1`, `hybrid` and `rtrl` to
+    the beginning, more and more exactly; `auto` is `hybrid` for `dekf` where that is defined, else
+    `bptt`.
+    bptt: elements K that the gradient `bptt` reaches back, no more than `window`.
+    targets: learn from `every` element's own next value, or at the `published` predictions alone.
+    positive_weight: how much a positive label counts beside a negative one.
+    optimizer: an optimiser of optax by name, or `dekf`, the node-decoupled Kalman filter.
+    optimizer_args: its arguments as NAME=NUMBER, such as p0=1 for dekf or b1=0.8 for adam.
+    bank: `default`, `none` or a TOML file: learners and plain forecasters side by side, mixed.
+    share: part of the weight that moves among a bank's members at each label.
+    publish_experts: publish each member's weight and probability with the prediction.
+    learning_rate: the step size of an optimiser of optax; `dekf` has none.
+    clip_norm: global norm that gradients are clipped to for optax; 0 leaves them.
+    """
+
+    learn: bool = False
+    learn_until: Annotated[int, Meta(ge=0)] = 0
+    gradient: Gradient = "auto"
+    bptt: Length = 50
+    targets: Targets = "every"
+    positive_weight: Annotated[float, Meta(gt=0, le=1e6)] = 1.0
+    optimizer: str = "adam"
+    optimizer_args: tuple[str, ...] = ()
+    learning_rate: Positive = 1e-3
+    clip_norm: Annotated[float, Meta(ge=0)] = 1.0
+    bank: str = "none"
+    share: Annotated[float, Meta(ge=0, lt=1)] = 1e-5
+    publish_experts: bool = False
+
+
+class ScoringConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is scored beside each prediction's own label, and what is made of the scores.
+
+    score_window: labels at the end over which scores are given once more; 0 gives none.
+    twins: forecasts to be scored on the same labels: `frozen`, of the weights that learning
+    started from; `stateless`, of windows from a zero state.
+    calibrate: recalibrate the published probability by its own past.
+    """
+
+    score_window: Annotated[int, Meta(ge=0, le=MAX_BLOCK)] = 1000
+    twins: tuple[Twin, ...] = ()
+    calibrate: bool = False
+
+
+class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Training from files, in epochs; `bptt` and `clip_norm` are those of learning.
+
+    train_optimizer: an optimiser of optax by name.
+    lanes: pieces of the series that are stepped side by side, at most.
+    epochs: passes over the series, at most.
+    patience: epochs without a better validation after which training stops; 0 never stops it.
+    validation: share of each series, its end, that is held out.
+    train_rate: the optimiser's step size in training.
+    schedule: `cosine` lowers the step size to 0 over all epochs, `constant` leaves it.
+    weight_dropout: share of the recurrent weights that each update does without, drawn anew.
+    average: epochs over which the weights that are kept are averaged; 0 keeps them as they are.
+    """
+
+    lanes: Annotated[int, Meta(ge=1, le=100_000)] = 32
+    epochs: Annotated[int, Meta(ge=1, le=1_000_000)] = 30
+    patience: Annotated[int, Meta(ge=0)] = 8
+    validation: Annotated[float, Meta(gt=0, lt=1)] = 0.1
+    train_optimizer: str = "adam"
+    train_rate: Positive = 2e-2
+    schedule: Schedule = "cosine"
+    weight_dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.1
+    average: Annotated[float, Meta(ge=0, le=1000)] = 2.5
+
+
+class FeedConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the daemon's ticks come from.
+
+    connect: ZeroMQ endpoints of publishers.
+    streams: names to subscribe to; empty means all.
+    columns: names of the values, in the order in which the feed sends them.
+    payload: `record` is this project's protocol; `json` a bare JSON object of fields and
+    `float64` bare little-endian numbers, for feeds of others.
+    topic: topic prefix of a foreign feed; what follows it names the stream.
+    time_field: field of a bare JSON object that holds the time.
+    idle_timeout: seconds without a message after which the daemon gives up; 0 waits for ever.
+    receive_hwm: messages that may wait in the receiving socket.
+    busy_poll: seconds that the daemon watches for the next message without sleeping; it keeps a
+    core busy and its caches warm, which more than halves the latency of a sparse feed.
+    """
+
+    connect: tuple[str, ...] = ()
+    streams: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    payload: PayloadFormat = "record"
+    topic: str | None = None
+    time_field: str | None = None
+    idle_timeout: Annotated[float, Meta(ge=0)] = 0.0
+    receive_hwm: Annotated[int, Meta(ge=1, le=10_000_000)] = 100_000
+    busy_poll: Annotated[float, Meta(ge=0, le=1)] = 0.0
+
+
+class PublishConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the daemon's predictions go.
+
+    publish: ZeroMQ endpoint to bind; none publishes nothing.
+    encoding: of the published records.
+    """
+
+    publish: str | None = None
+    encoding: Encoding = "msgpack"
