@@ -21,7 +21,6 @@ Revisions: TypeAlias = Literal["first", "last"]
 Twin: TypeAlias = Literal["frozen", "stateless"]
 Sharing: TypeAlias = Literal["shared", "per-stream"]
 Scaling: TypeAlias = Literal["sd", "zscore", "none"]
-OnGap: TypeAlias = Literal["continue", "reset"]
 PayloadFormat: TypeAlias = Literal["record", "json", "float64"]
 Encoding: TypeAlias = Literal["msgpack", "json"]
 Gradient: TypeAlias = Literal["auto", "bptt", "snap1", "hybrid", "rtrl"]
@@ -72,7 +71,7 @@ class StreamConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     label_expiry_s: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
     revisions: Revisions = "first"
     label_hold: Length = 100
-    on_gap: OnGap = "continue"
+    on_gap: Literal["continue", "reset"] = "continue"
 
 
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -227,6 +226,23 @@ class PublishConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     encoding: Encoding = "msgpack"
 
 
+class StoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is kept on disk, for a restart to go on from.
+
+    store: a SQLite file, made if it is not there; none keeps nothing.
+    snapshot_every: elements between two snapshots of the whole state.
+    commit_elements: what has come is committed once it is so many elements,
+    commit_ms: or after this many milliseconds.
+    sync: `normal` survives any kill of the process, `full` also waits for the disk at each commit.
+    """
+
+    store: str | None = None
+    snapshot_every: Length = 10_000
+    commit_elements: Length = 10
+    commit_ms: Annotated[float, Meta(ge=1, le=60_000)] = 100.0
+    sync: Literal["normal", "full"] = "normal"
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that can be set, one attribute for each table of the TOML file."""
 
@@ -238,6 +254,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     train: TrainConfig = TrainConfig()
     feed: FeedConfig = FeedConfig()
     publish: PublishConfig = PublishConfig()
+    store: StoreConfig = StoreConfig()
 
     def __post_init__(self) -> None:
         method, window = self.gradient(), self.stream.window
@@ -307,6 +324,7 @@ TABLES: Mapping[str, type[msgspec.Struct]] = {
     "train": TrainConfig,
     "feed": FeedConfig,
     "publish": PublishConfig,
+    "store": StoreConfig,
 }
 
 KEYS: Mapping[str, str] = {

@@ -35,6 +35,7 @@ from .label_column import (
 )
 from .label_column import label_column as chosen_labels
 from .options import configured
+from .process import warn
 from .settings import Settings
 from .state_check import StateCheckOption, check_frozen, effect, queries_of, verdict
 from .synthetic_input import (
@@ -50,7 +51,9 @@ if TYPE_CHECKING:
 
 
 @configured(
-    ("stream", "model", "scaling", "learning", "scoring"), without=("on_gap",), implied=implied
+    ("stream", "model", "scaling", "learning", "scoring", "store"),
+    without=("on_gap",),
+    implied=implied,
 )
 def command(
     *,
@@ -125,14 +128,18 @@ def _replay(
     from .replay_checks import check_features, check_targets
     from .replay_feed import ReplayFeed
     from .replay_results import ReplayResults
+    from .store_option import open_store
     from .warm_start import keep_weights, warm_start
 
     check_targets(file.path, out, save_weights)
     if state_check:
         check_frozen(settings.config)
+        if settings.config.store.store is not None:
+            raise UsageError("--state-check sees a whole replay: leave --store out")
     check_bank(settings.config, save_weights)
     members = read_bank(settings.config)
-    config, weights, scaler = warm_start(settings)
+    begin = warm_start(settings)
+    config, weights, scaler = begin
     if not config.stream.features:
         config = build({**flatten(config), "features": file.default_features()})
     columns = check_features(file, config)
@@ -145,6 +152,12 @@ def _replay(
         source = stack.enter_context(file.open(read, results.refused, **optional))
         if out is not None:
             results.write_to(out)
+        begin = begin._replace(config=config)
+        store = open_store(begin, columns, members, command="replay", blocking=True, say=warn)
+        if store is not None:
+            stack.enter_context(store)
+            results.keep_in(store)
+            weights, scaler = store.setup.weights, store.setup.scaler
 
         from ..core.session import Session  # JAX is imported here and not before
 
@@ -155,12 +168,16 @@ def _replay(
         check = _state_check(session, file, scaler) if state_check else None
         compile_s = clocks.perf_counter() - start
         start = clocks.perf_counter()
-        feed = ReplayFeed(session, results, check, labels)
+        if store is not None and store.begin(session) is not None:
+            results.take_over(store)
+        feed = ReplayFeed(session, results, check, labels, store)
         interrupted = feed.run(file, source)
         wall_s = clocks.perf_counter() - start
     if save_weights is not None:
         keep_weights(save_weights, session, file.stream)
     summary = results.summary(session, source.rows_refused, wall_s=wall_s, compile_s=compile_s)
+    if store is not None:
+        summary["store"] = store.figures()
     if isinstance(file, SyntheticInput):
         summary["series"] = {"name": file.path.name, "seed": file.seed}
     if check is not None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 EXAMPLE = "stream-lstm run --connect tcp://127.0.0.1:5555 --feature 'log_return(mid(bid, ask))'"
 
 
-@configured(("stream", "model", "scaling", "learning", "scoring", "feed", "publish"))
+@configured(("stream", "model", "scaling", "learning", "scoring", "feed", "publish", "store"))
 def command(
     *,
     settings: Settings,
@@ -51,6 +51,14 @@ def command(
         Path | None,
         typer.Option(metavar="FILE.safetensors", help="Write the weights as they are at the end."),
     ] = None,
+    republish: Annotated[
+        bool,
+        typer.Option(
+            "--republish",
+            help="After a restart on a store, publish what was predicted behind its last "
+            "snapshot once more.",
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Predict a live ZeroMQ feed, and publish the predictions; learn from it if asked to.
@@ -59,7 +67,7 @@ def command(
     --feature 'log_return(mid(bid, ask))' --learn
     """
     try:
-        summary, failure = _run(settings, until_end, out, save_weights)
+        summary, failure = _run(settings, until_end, out, save_weights, republish)
     except ConfigurationError as error:
         raise settings.blame(error) from None
     if as_json:
@@ -74,15 +82,23 @@ def command(
 
 
 def _run(
-    settings: Settings, until_end: bool, out: Path | None, save_weights: Path | None
+    settings: Settings,
+    until_end: bool,
+    out: Path | None,
+    save_weights: Path | None,
+    republish: bool,
 ) -> tuple[dict[str, Any], EndpointError | None]:
     """Run the daemon; return its summary, and the error that ended it if one did."""
     from .bank_file import check_bank, read_bank
+    from .store_option import open_store
     from .warm_start import keep_weights, warm_start
 
+    if republish and settings.config.store.store is None:
+        raise UsageError("--republish is for a restart on a store: name it with --store")
     check_bank(settings.config, save_weights)
     members = read_bank(settings.config)
-    config, weights, scaler = warm_start(settings)
+    start = warm_start(settings)
+    config, weights, scaler = start
     columns = _check(config, save_weights)
     failure: EndpointError | None = None
     with ExitStack() as stack:
@@ -90,7 +106,19 @@ def _run(
         stack.enter_context(stop_on_signals(stop))
         results = stack.enter_context(LiveResults(out))
         table = stack.enter_context(LiveTable(time.monotonic))
+
         refused = RefusalLog(lambda line: table.say(f"stream-lstm: {line}"), time.monotonic)
+        store = open_store(
+            start,
+            columns,
+            members,
+            command="run",
+            blocking=False,
+            say=lambda line: table.say(f"stream-lstm: {line}"),
+        )
+        if store is not None:
+            stack.enter_context(store)
+            weights, scaler = store.setup.weights, store.setup.scaler
 
         from ..serve.daemon import Daemon  # JAX is imported here and not before
 
@@ -101,6 +129,8 @@ def _run(
                 columns,
                 stop=stop,
                 observers=observers,
+                store=store,
+                republish=republish,
                 weights=weights,
                 scaler=scaler,
                 members=members,
@@ -110,12 +140,12 @@ def _run(
         daemon.every(REFRESH_S, table.refresh)
         table.say(_ready(daemon))
         table.show(daemon.session)
-        start = time.perf_counter()
+        began = time.perf_counter()
         try:
             daemon.run(until_end=until_end)
         except EndpointError as error:
             failure = error  # what came until then is still worth its summary
-        wall_s = time.perf_counter() - start
+        wall_s = time.perf_counter() - began
         refused.flush()
     if save_weights is not None:
         only = list(daemon.session.streams)[:1] if len(daemon.session.streams) == 1 else [""]
@@ -153,7 +183,11 @@ def _ready(daemon: Daemon) -> str:
     names = ", ".join(daemon.config.feed.streams) or "all streams"
     publisher = daemon.publisher
     out = f"publishing on {publisher.endpoint}" if publisher else "publishing nowhere (--publish)"
-    return f"ready: subscribed to {names} at {feed}, {out}, compiled in {daemon.compile_s:.1f} s"
+    told = f"ready: subscribed to {names} at {feed}, {out}, compiled in {daemon.compile_s:.1f} s"
+    resumed = None if daemon.store is None else daemon.store.resumed
+    if resumed is None:
+        return told
+    return f"{told}, gone on from the store ({resumed.inputs:,} inputs behind its last snapshot)"
 
 
 def _print_feed(feed: dict[str, int]) -> None:
