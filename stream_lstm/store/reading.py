@@ -141,6 +141,12 @@ def history(connection: sqlite3.Connection) -> Iterator[Prediction | Score]:
         yield event
 
 
+def rows_of(cursor: sqlite3.Cursor) -> Iterator[tuple[int, Prediction]]:
+    """Yield (pos, prediction) of a query for `pos` and the columns of `PREDICTION`."""
+    for pos, *row in _rows(cursor):
+        yield pos, _prediction(row)
+
+
 def _prediction(row: list[Any]) -> Prediction:
     stream, n, t_ns, p, session, visible, after, said = row
     experts = msgspec.json.decode(said, type=tuple[Expert, ...]) if said else ()

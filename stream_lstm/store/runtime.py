@@ -9,6 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from .. import __version__
+from ..core.recording import weights_digest
+from ..core.session import Session
 
 LIBRARIES = ("jax", "jaxlib", "numpy", "optax", "flax")
 
@@ -24,6 +26,12 @@ def runtime() -> dict[str, str]:
         "processor": _processor(),
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
     }
+
+
+def held_weights(session: Session) -> str:
+    """Return a short digest of the weights that a session holds."""
+    held = {name: learned.weights for name, learned in session.learned.items()}
+    return weights_digest(held)[:16]
 
 
 def _processor() -> str:

@@ -43,7 +43,7 @@ from .journal import last_pos, read_positions
 from .lock import StoreLock
 from .reading import history
 from .resume import Resumed, resume
-from .runtime import runtime
+from .runtime import held_weights, runtime
 from .setup import Setup, check_setup, read_setup, write_setup
 from .units import Hole, Note, Position, Saved, Settle, Step
 from .writer import Writer
@@ -133,7 +133,7 @@ class Store:
             if last_pos(connection):
                 self.resumed = resume(connection, session, str(self.path))
             self.positions = read_positions(connection)
-            run = self._enter(connection)
+            run = self._enter(connection, session)
         except sqlite3.Error as error:
             raise schema.failure(self.path, error) from None
         finally:
@@ -152,11 +152,11 @@ class Store:
         )
         return self.resumed
 
-    def _enter(self, connection: sqlite3.Connection) -> int:
+    def _enter(self, connection: sqlite3.Connection, session: Session) -> int:
         """Enter this run, and the snapshots that were set aside; return the run's number."""
         now, pos = time.time_ns(), last_pos(connection)
         connection.execute("BEGIN IMMEDIATE")
-        about = runtime()
+        about = runtime() | {"weights": held_weights(session)}
         row = (now, pos, self._command, os.getpid(), about["stream_lstm"])
         texts = msgspec.json.encode(about), msgspec.json.encode(self.setup.config)
         cursor = connection.execute(
