@@ -94,6 +94,7 @@ class Store:
         self._hole: dict[str, Position] | None = None
         self._tend_at = 0.0
         self._said: str | None = None
+        self._closed = False
         self._lock = StoreLock(path)
         try:
             self._open(setup)
@@ -315,16 +316,18 @@ class Store:
         }
 
     def close(self, *, whole: bool = True) -> None:
-        """Take a last snapshot, write what waits, and let go of the lock.
+        """Take a last snapshot, write what waits, and let go of the lock; once.
 
         whole: False where the session may have stopped within an input, so that no snapshot can
         be taken. Raises OutputError where something could not be written.
         """
+        if self._closed:
+            return
+        self._closed = True
         try:
             if self._writer is not None:
                 self._finish(self._writer, whole)
         finally:
-            self._writer = None
             self._lock.close()
 
     def _finish(self, writer: Writer, whole: bool) -> None:

@@ -32,11 +32,11 @@ def ticks(values: np.ndarray, seq: int = 1, stream: str = "a", session: str = "s
     return Ticks(stream, times, values, session, seq)
 
 
-def cut(values: np.ndarray, edges: Iterable[int], **more: Any) -> list[Ticks]:
-    """Blocks that end at `edges`, the first tick having number 1."""
+def cut(values: np.ndarray, edges: Iterable[int], first: int = 1, **more: Any) -> list[Ticks]:
+    """Blocks that end at `edges`, the first tick having number `first`."""
     ends = [*edges, len(values)]
     return [
-        ticks(values[low:high], low + 1, **more)
+        ticks(values[low:high], low + first, **more)
         for low, high in zip([0, *ends], ends, strict=False)
         if high > low
     ]
