@@ -11,6 +11,7 @@ import sqlite3
 import time
 import zlib
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -28,18 +29,12 @@ KEPT = 3
 Row = tuple[Any, ...]
 
 
-def _insert(table: str, columns: int) -> str:
-    return f"INSERT INTO {table} VALUES ({', '.join('?' * columns)})"  # noqa: S608 - our names
+TABLES = ("ticks", "labels", "predictions", "scores", "updates", "events")
+"""Tables that a batch brings rows of."""
 
-
-INSERTS = {
-    "ticks": _insert("ticks", 11),
-    "labels": _insert("labels", 6),
-    "predictions": _insert("predictions", 9),
-    "scores": _insert("scores", 16),
-    "updates": _insert("updates", 6),
-    "events": _insert("events", 12),
-}
+GROUPS = (64, 8, 1)
+"""Rows of one statement: the interpreter's lock is let go of once for each, and not for each row,
+which would have this thread wait for the other one as often."""
 
 
 class Journal:
@@ -77,8 +72,7 @@ class Journal:
         execute("BEGIN IMMEDIATE")
         try:
             for table, rows in batch.rows.items():
-                if rows:
-                    self.connection.executemany(INSERTS[table], rows)
+                self._insert(table, rows)
             for row in batch.snapshots:
                 self._snapshot(row)
             for stream, position in batch.touched.items():
@@ -90,6 +84,16 @@ class Journal:
             raise
         self.pos = batch.pos
         self.positions.update(batch.touched)
+
+    def _insert(self, table: str, rows: list[Row]) -> None:
+        done = 0
+        for size in GROUPS:
+            while len(rows) - done >= size:
+                group = rows[done : done + size]
+                one = f"({', '.join('?' * len(group[0]))})"
+                sql = f"INSERT INTO {table} VALUES {', '.join([one] * size)}"  # noqa: S608 - ours
+                self.connection.execute(sql, list(chain.from_iterable(group)))
+                done += size
 
     def _snapshot(self, row: Row) -> None:
         execute = self.connection.execute
@@ -134,7 +138,7 @@ class _Batch:
 
     def __init__(self, run: int, pos: int, positions: dict[str, Position], now: int) -> None:
         self.pos = pos
-        self.rows: dict[str, list[Row]] = {table: [] for table in INSERTS}
+        self.rows: dict[str, list[Row]] = {table: [] for table in TABLES}
         self.snapshots: list[Row] = []
         self.touched: dict[str, Position] = {}
         self._run, self._known, self._now = run, positions, now

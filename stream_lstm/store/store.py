@@ -51,6 +51,11 @@ from .writer import Writer
 TEND_S = 1.0
 """Between two events of one kind of refusal, and two lines about one trouble."""
 
+MAX_REFUSALS = 100
+"""Rows about refusals within that time; a peer can invent streams to be refused."""
+
+OUTPUTS = (Prediction, Score, Update, Expiry)
+
 
 class Store:
     """A store that is open for writing, and locked; a context manager.
@@ -195,14 +200,14 @@ class Store:
 
         Raises what ended the writer.
         """
-        if isinstance(event, Ticks | Label | Gap | SessionStart | End | Settle):
-            self._input(event)
+        if isinstance(event, OUTPUTS):
+            self._outputs.append(event)
         elif isinstance(event, Refusal):
             first, count = self._refusals.get((event.kind, event.stream), (event, 0))
-            if count or len(self._refusals) < 100:
+            if count or len(self._refusals) < MAX_REFUSALS:
                 self._refusals[event.kind, event.stream] = (first, count + 1)
         else:
-            self._outputs.append(event)
+            self._input(event)
 
     def _input(self, event: Ticks | Label | Gap | SessionStart | End | Settle) -> None:
         assert self._session is not None

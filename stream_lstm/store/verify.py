@@ -30,8 +30,8 @@ from .runtime import held_weights, runtime
 
 Cause: TypeAlias = Literal["input", "weights", "runtime"]
 SAME_RUNTIME = (
-    "versions, processor and flags are as they were, so that either what is stored was altered, or "
-    "the hardware or this program erred"
+    "versions, processor and flags are as they were: either what is stored was altered, or the "
+    "hardware or this program erred"
 )
 
 Progress: TypeAlias = Callable[[int, int], object]
@@ -186,6 +186,9 @@ class Verification:
             self._suspect("weights", row.pos, what)
 
     def _differs(self, pos: int, known: Prediction | None, new: Prediction | None) -> Difference:
+        if known is not None and new is not None and known.n != new.n:
+            # One of them has no counterpart: the one that comes first.
+            known, new = (known, None) if known.n < new.n else (None, new)
         one = known or new
         assert one is not None
         why = self._suspicion or Difference("runtime", self._runtime(pos), pos)

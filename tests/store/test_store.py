@@ -83,7 +83,8 @@ def test_everything_that_came_and_came_out_is_there(path):
     assert scores(path) == scored(kept.events)
     updates = of(Update, kept.events)
     assert query(path, "SELECT stream, n, loss, grad_norm FROM updates ORDER BY stream, n") == [
-        (u.stream, u.n, u.loss, u.grad_norm) for u in sorted(updates, key=lambda u: (u.stream, u.n))
+        (u.stream, u.n, u.loss, u.grad_norm)
+        for u in sorted(updates, key=lambda one: (one.stream, one.n))
     ]
     kinds = "SELECT kind, stream, session, seq, count FROM events ORDER BY event"
     assert query(path, kinds) == [
@@ -176,7 +177,11 @@ def test_a_restart_changes_no_bit(path, tmp_path, clean, values):
 
 
 @given(data=st.data())
-@examples(max_examples=25, phases=[Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(
+    max_examples=25,
+    phases=[Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 def test_a_restart_anywhere_with_labels_from_outside_changes_no_bit(tmp_path, data):
     config = settings(
         labels="external", horizon=1, revisions="last", label_hold=7, label_expiry=40, **LEARNING
@@ -227,7 +232,7 @@ def test_a_bank_comes_back_too(path):
     with Kept(path, config, members=SMALL_BANK) as again:
         again.give(ticks(values[50:], 51))
         assert again.resumed.predictions
-    with pytest.raises(ConfigurationError, match="bank = filtered, short, .* it is filtered"):
+    with pytest.raises(ConfigurationError, match=r"bank = filtered, short, .* it is filtered"):
         Kept(path, config, members=SMALL_BANK[:1])
     with Kept(path.with_name("whole.db"), config, members=SMALL_BANK) as whole:
         whole.give(*cut(values, [50]))
@@ -462,18 +467,24 @@ def test_every_older_schema_has_a_migration():
     assert set(schema.MIGRATIONS) == set(range(1, schema.VERSION))
 
 
+class OnPurposeError(Exception):
+    pass
+
+
+def fail_within_an_input(kept):
+    kept.give(*cut(series(30), []))
+
+    def emit(event):
+        raise OnPurposeError
+
+    kept.session.emit = emit
+    kept.give(ticks(series(30), 31))
+
+
 def test_an_error_within_an_input_leaves_no_snapshot_of_half_of_it(path):
-    class OnPurposeError(Exception):
-        pass
-
-    with pytest.raises(OnPurposeError), Kept(path) as kept:
-        kept.give(*cut(series(30), []))
-
-        def emit(event):
-            raise OnPurposeError
-
-        kept.session.emit = emit
-        kept.give(ticks(series(30), 31))
+    kept = Kept(path)
+    with pytest.raises(OnPurposeError), kept:
+        fail_within_an_input(kept)
     assert query(path, "SELECT ticks FROM streams") == [(30,)]
     assert query(path, "SELECT count(*) FROM snapshots") == [(0,)]
     with Kept(path) as again:
