@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from stream_lstm.config import StoreConfig
 from stream_lstm.core import snapshot
+from stream_lstm.core.session import Session
 from stream_lstm.errors import (
     ConfigurationError,
     InputMissingError,
@@ -25,11 +26,14 @@ from stream_lstm.errors import (
 )
 from stream_lstm.events import End, Expiry, Gap, Label, Prediction, SessionStart, Update
 from stream_lstm.store import schema
-from stream_lstm.store.reading import history
+from stream_lstm.store.journal import read_positions
+from stream_lstm.store.reading import drive, entries, history
 from stream_lstm.store.runtime import held_weights
+from stream_lstm.store.setup import read_setup
 from stream_lstm.store.units import Settle
 
-from ..engines import SMALL_BANK, settings
+from ..engines import SMALL_BANK, engine_for, settings
+from .frozen import thaw
 from .stores import (
     LEARNING,
     Kept,
@@ -508,3 +512,27 @@ def test_the_options_reach_sqlite(path):
     assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     assert connection.execute("PRAGMA application_id").fetchone() == (schema.APPLICATION_ID,)
     connection.close()
+
+
+def test_the_frozen_store_of_version_1_is_read_and_leads_to_its_predictions(path):
+    thaw(path)
+    schema.connect(path).close()  # which brings it up to date
+    connection = schema.connect_reader(path)
+    setup = read_setup(connection)
+    stored, came = list(history(connection)), list(entries(connection))
+    positions = read_positions(connection)
+    connection.close()
+    assert setup.columns == ("x",)
+    assert setup.config.stream.window == 12
+    assert positions["a"].next_seq == 63
+    events = []
+    session = Session(setup.config, setup.columns, events.append, engine=engine_for(setup.config))
+    for entry in came:
+        assert entry.intact
+        drive(session, entry.event)
+    made = [event for event in events if isinstance(event, Prediction)]
+    assert len(made) == len(of(Prediction, stored)) == 5
+    for one, other in zip(made, of(Prediction, stored), strict=True):
+        # Other processors may round otherwise; `verify` is for the same one.
+        assert one.p == pytest.approx(other.p, abs=1e-6)
+        assert (one.n, one.t_ns, one.after_gap) == (other.n, other.t_ns, other.after_gap)
