@@ -22,6 +22,7 @@ import os
 import select
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,10 +42,14 @@ PATIENCE_MS = 20_000
 STEADY_NS = 1_000_000
 SPIN_NS = 80_000
 
+STORE = "STORE"
+"""Stands for a file that is new at each start."""
+
 SUBJECTS: dict[str, list[str]] = {
     "echo": [],
     "learning off": [],
     "learning on": ["--learn"],
+    "learning on, store": ["--learn", "--store", STORE],
     "learning on, busy poll": ["--learn", "--busy-poll", "0.1"],
 }
 
@@ -94,13 +99,15 @@ def series() -> tuple[np.ndarray, np.ndarray]:
 def started(subject: str) -> Iterator[Driver]:
     """Start a subject in a process of its own, and end it afterwards."""
     ticks, answers = (f"tcp://127.0.0.1:{port}" for port in (TICK_PORT, ANSWER_PORT))
+    folder = tempfile.TemporaryDirectory()
     if subject == "echo":
         command = [sys.executable, "-m", "bench.echo", ticks, answers]
     else:
         command = [str(Path(sys.executable).with_name("stream-lstm")), "run"]
         command += ["--connect", ticks, "--publish", answers, "--columns", "bid,ask"]
         command += ["--feature", "log_return(mid(bid, ask))", "--until-end", "--json"]
-        command += SUBJECTS[subject]
+        file = str(Path(folder.name) / "s.db")
+        command += [file if word == STORE else word for word in SUBJECTS[subject]]
     context = zmq.Context()
     driver = Driver(context, ticks, answers, each=subject == "echo")
     pipes: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
@@ -119,6 +126,7 @@ def started(subject: str) -> Iterator[Driver]:
             process.kill()
         process.communicate()
         context.destroy(linger=0)
+        folder.cleanup()
 
 
 class Driver:

@@ -1,7 +1,7 @@
 """The thread that writes, and the bounded queue before it.
 
 What is handed over is committed in groups: once it is so many elements, or after so many
-milliseconds. A live feed is never held up: where the queue is full, nothing more is taken, and the
+milliseconds, and at most fifty times a second. A live feed is never held up: where the queue is full, nothing more is taken, and the
 one who hands over must say what was left out. A replay waits instead.
 
 Live, an error of the file or the disk is tried again, more and more seldom, with a fresh
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import sys
 import threading
 import time
 from collections import deque
@@ -28,6 +29,13 @@ QUEUE_BYTES = 64 * 2**20
 
 BATCH_BYTES = 4 * 2**20
 """What one transaction takes: it bounds how long a reader's checkpoint can be in the way."""
+
+PAUSE_S = 0.02
+"""Between two groups at least: what a commit takes beside its rows would disturb a fast feed."""
+
+SWITCH_S = 0.0002
+"""That the thread of the feed waits at most for this one to let go of the interpreter; Python's
+own 5 ms would be the longest wait of a tick."""
 
 UNIT_BYTES = 200
 """What a unit or an output takes beside its arrays, roughly."""
@@ -78,6 +86,9 @@ class Writer:
         self._connected = False
         self._batch: list[Unit] = []
         self._batch_bytes = 0
+        self._interval_s = sys.getswitchinterval()
+        if not blocking:
+            sys.setswitchinterval(SWITCH_S)
         self._thread = threading.Thread(target=self._work, name="store", daemon=True)
         self._thread.start()
 
@@ -120,14 +131,18 @@ class Writer:
         self._closing.set()
         self._wake.set()
         self._thread.join()
+        sys.setswitchinterval(self._interval_s)
         return len(self._batch) + len(self._queue)
 
     # ---- in the thread ----------------------------------------------------------------
 
     def _work(self) -> None:
+        begun = 0.0
         try:
             while True:
                 self._wake.wait(self._commit_s)
+                self._closing.wait(begun + PAUSE_S - time.monotonic())
+                begun = time.monotonic()
                 self._wake.clear()
                 last = self._closing.is_set()
                 while self._fill() and self._write():
