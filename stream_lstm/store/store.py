@@ -235,8 +235,8 @@ class Store:
 
     def snapshot(self) -> None:
         """Hand over a snapshot of the session as it is now, between two inputs."""
-        self._put(self._saved())
-        self._since_snapshot = 0
+        if self._put(self._saved()):
+            self._since_snapshot = 0
 
     def _saved(self) -> Saved:
         session = self._session
@@ -340,6 +340,7 @@ class Store:
         try:
             if whole:
                 self.tend()
+                writer.catch_up()
                 if self._hole is not None:
                     self._end_hole()
                 elif self._since_snapshot:

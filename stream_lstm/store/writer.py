@@ -1,8 +1,9 @@
 """The thread that writes, and the bounded queue before it.
 
 What is handed over is committed in groups: once it is so many elements, or after so many
-milliseconds, and at most fifty times a second. A live feed is never held up: where the queue is full, nothing more is taken, and the
-one who hands over must say what was left out. A replay waits instead.
+milliseconds, and at most fifty times a second. A live feed is never held up: where the queue is
+full, nothing more is taken, and the one who hands over must say what was left out. A replay waits
+instead.
 
 Live, an error of the file or the disk is tried again, more and more seldom, with a fresh
 connection; predicting goes on. In a replay it ends the writer, and so does, always, what no disk
@@ -124,6 +125,17 @@ class Writer:
             self._room.wait(self._commit_s)
             if self.failure is not None:
                 raise self.failure
+
+    def catch_up(self) -> None:
+        """Wait until all is written, for as long as an orderly end can wait."""
+        self._close_by = time.monotonic() + CLOSE_S
+        while self._bytes_in != self._bytes_out and time.monotonic() < self._close_by:
+            self._room.clear()
+            self._wake.set()
+            self._room.wait(min(self._commit_s, PAUSE_S))
+            if self.failure is not None:
+                return
+        self._close_by = float("inf")
 
     def close(self) -> int:
         """Write what waits and end; return how many units could not be written."""

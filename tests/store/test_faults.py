@@ -84,7 +84,7 @@ def test_a_full_disk_holds_up_no_prediction_and_nothing_is_lost_that_fits_the_qu
 
 
 def test_what_does_not_fit_the_queue_is_a_hole_with_a_snapshot_behind_it(path, monkeypatch):
-    monkeypatch.setattr(writer, "QUEUE_BYTES", 20_000)
+    monkeypatch.setattr(writer, "QUEUE_BYTES", 60_000)
     values = series(900)
     with Kept(path, blocking=False) as kept:
         kept.give(ticks(values[:100], 1))
@@ -94,7 +94,9 @@ def test_what_does_not_fit_the_queue_is_a_hole_with_a_snapshot_behind_it(path, m
             kept.give(*[ticks(values[k : k + 1], k + 1) for k in range(100, 500)])
             kept.give(Gap("a", 501, 2))
         wait_until(lambda: written(kept))
-        kept.give(*cut(values[502:], [50, 200], first=503))
+        for block in cut(values[502:], [50, 200], first=503):
+            kept.give(block)
+            wait_until(lambda: written(kept))
     left_out = kept.store.figures()["inputs_left_out"]
     assert left_out > 100
     holes = query(path, "SELECT pos, count FROM events WHERE kind = 'hole'")

@@ -176,7 +176,7 @@ def test_a_snapshot_with_other_weights_is_named(kept, path):
 
 
 def test_behind_a_hole_a_replay_begins_again(path, monkeypatch):
-    monkeypatch.setattr(writer, "QUEUE_BYTES", 20_000)
+    monkeypatch.setattr(writer, "QUEUE_BYTES", 60_000)
     values = series(900)
     with Kept(path, options=StoreConfig(), blocking=False) as kept:
         kept.give(ticks(values[:100], 1))
