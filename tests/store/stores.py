@@ -107,7 +107,7 @@ class Kept:
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        self.store.close(whole=error is None)
+        self.store.__exit__(kind, error, trace)
 
 
 def query(path: Path, sql: str) -> list[tuple[Any, ...]]:
