@@ -21,6 +21,7 @@ from .tables import (
     PublishConfig,
     ScalingConfig,
     ScoringConfig,
+    StoreConfig,
     StreamConfig,
     TrainConfig,
 )
@@ -37,6 +38,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     train: TrainConfig = TrainConfig()
     feed: FeedConfig = FeedConfig()
     publish: PublishConfig = PublishConfig()
+    store: StoreConfig = StoreConfig()
 
     def __post_init__(self) -> None:
         method, window = self.gradient(), self.stream.window
@@ -121,6 +123,7 @@ TABLES: Mapping[str, type[msgspec.Struct]] = {
     "train": TrainConfig,
     "feed": FeedConfig,
     "publish": PublishConfig,
+    "store": StoreConfig,
 }
 
 KEYS: Mapping[str, str] = {

@@ -7,10 +7,12 @@ StreamLSTMError                    70  a promise of this program is broken
 │   └── ExpressionError            78  a feature expression is wrong
 ├── DataError                      65  what came from a file or a peer is wrong
 │   ├── DecodeError                65  bytes that are not a record of the protocol
-│   └── SnapshotError              65  a snapshot that is damaged or of another kind
+│   ├── SnapshotError              65  a snapshot that is damaged or of another kind
+│   └── StoreError                 65  a store that is damaged, or none of ours
 ├── InputMissingError              66  no such input
 ├── DivergedError                  70  a training has run off, and cannot go on
 ├── EndpointError                  69  an endpoint cannot be used, or nothing arrives
+├── LockedError                    73  another process has what only one can have
 └── OutputError                    74  the operating system refused to read or write
 ```
 
@@ -68,6 +70,16 @@ class DecodeError(DataError):
 
 class SnapshotError(DataError):
     """A snapshot is damaged, or of another version or configuration."""
+
+
+class StoreError(DataError):
+    """A store is damaged, has a hole that cannot be crossed, or is no store."""
+
+
+class LockedError(StreamLSTMError):
+    """Another process has what only one at a time can have."""
+
+    exit_code: ClassVar[int] = 73
 
 
 class InputMissingError(StreamLSTMError):

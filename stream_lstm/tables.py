@@ -226,3 +226,20 @@ class PublishConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     publish: str | None = None
     encoding: Encoding = "msgpack"
+
+
+class StoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is kept on disk, for a restart to go on from.
+
+    store: a SQLite file, made if it is not there; none keeps nothing.
+    snapshot_every: elements between two snapshots of the whole state.
+    commit_elements: what has come is committed once it is so many elements,
+    commit_ms: or after this many milliseconds.
+    sync: `normal` survives any kill of the process, `full` also waits for the disk at each commit.
+    """
+
+    store: str | None = None
+    snapshot_every: Length = 10_000
+    commit_elements: Length = 10
+    commit_ms: Annotated[float, Meta(ge=1, le=60_000)] = 100.0
+    sync: Literal["normal", "full"] = "normal"

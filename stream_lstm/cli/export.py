@@ -1,4 +1,4 @@
-"""`stream-lstm export` hands trained weights to other frameworks."""
+"""`stream-lstm export`: trained weights for other frameworks, and the tables of a store."""
 
 from __future__ import annotations
 
@@ -8,20 +8,26 @@ from typing import Annotated
 import msgspec
 import typer
 
+from ..errors import OutputError, UsageError
+from ..store.schema import is_store
 from .conversion import OverwriteOption, check_free, parity_lines, parity_record
 from .input_file import JsonOption
 
 
 def command(
     weights: Annotated[
-        Path, typer.Argument(metavar="WEIGHTS", help="A file of --save-weights or of import.")
+        Path,
+        typer.Argument(
+            metavar="WEIGHTS|STORE", help="A file of --save-weights or of import, or of --store."
+        ),
     ],
     *,
     out: Annotated[
         Path,
         typer.Option(
-            metavar="FILE.safetensors|.keras|.onnx",
-            help="Write the network here, in the form that the suffix says.",
+            metavar="FILE.safetensors|.keras|.onnx|DIR",
+            help="Write the network here, in the form that the suffix says; of a store, a "
+            "Parquet file for each table into this folder.",
         ),
     ],
     layout: Annotated[
@@ -37,8 +43,13 @@ def command(
 ) -> None:
     """Write weights for PyTorch, Flax, Keras or ONNX, and prove them on numbers.
 
+    Of a store, write its tables as Parquet files.
+
     Example: stream-lstm export weights.safetensors --out step.onnx
     """
+    if is_store(weights):
+        export_tables(weights, out, layout, overwrite, as_json)
+        return
     check_free(out, weights, overwrite)
     # JAX is imported here and not before.
     from ..interop.exporting import export, layout_of
@@ -57,3 +68,25 @@ def command(
         typer.echo(line)
     typer.echo(f"written to {out}, layout {done.layout}.")
     typer.echo("Scaling is not in the file: what goes in must be scaled as the network knows it.")
+
+
+def export_tables(
+    store: Path, out: Path, layout: str | None, overwrite: bool, as_json: bool
+) -> None:
+    """Write the tables of a store into a folder, which is made if need be."""
+    if layout is not None:
+        raise UsageError("--layout is of weights; the tables of a store have one form")
+    if not out.parent.is_dir():
+        raise OutputError(f"cannot write {out}: there is no directory {out.parent}")
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file; the tables of a store go into a folder")
+    if out.is_dir() and any(out.iterdir()) and not overwrite:
+        raise UsageError(f"{out} is not empty; --overwrite replaces the tables in it")
+    from ..store.parquet import export_store
+
+    rows = export_store(store, out)
+    if as_json:
+        typer.echo(msgspec.json.encode({"out": str(out), "rows": rows}).decode())
+        return
+    for name, count in rows.items():
+        typer.echo(f"{out / name}.parquet: {count:,} rows")

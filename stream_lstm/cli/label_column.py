@@ -13,7 +13,7 @@ from ..config import Config
 from ..errors import UsageError
 
 if TYPE_CHECKING:
-    from ..core.late_labels import LateLabels, OnPiece
+    from ..core.late_labels import LateLabels, OnInput, OnPiece
     from ..core.session import Session
 
 LabelColumnOption: TypeAlias = Annotated[
@@ -49,11 +49,12 @@ class LabelColumn(msgspec.Struct, frozen=True):
         """Return the columns to be read: those in use, and this one."""
         return (*used, *((self.name,) if self.name not in used else ()))
 
-    def schedule(self, session: Session, on_piece: OnPiece) -> LateLabels:
+    def schedule(self, session: Session, on_piece: OnPiece, on_input: OnInput) -> LateLabels:
         """Return what gives a session the labels in their time."""
         from ..core.late_labels import LateLabels
 
-        return LateLabels(session, delay=self.delay, delay_ns=self.delay_ns, on_piece=on_piece)
+        delays: dict[str, Any] = {"delay": self.delay, "delay_ns": self.delay_ns}
+        return LateLabels(session, **delays, on_piece=on_piece, on_input=on_input)
 
 
 def implied(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -40,9 +40,11 @@ class LiveResults:
         """Return the closing record: that of a replay, and what the feed counted."""
         from ..core.summary import summarize
 
+        kept = {} if daemon.store is None else {"store": daemon.store.figures()}
         return {
             **summarize(daemon.session, self.digest, wall_s=wall_s, compile_s=daemon.compile_s),
             "feed": msgspec.structs.asdict(daemon.subscriber.counters),
+            **kept,
             "peak_rss_bytes": peak_rss_bytes(),
             "interrupted": daemon.stop.requested,
         }

@@ -15,7 +15,20 @@ import typer
 from .. import __version__
 from ..errors import StreamLSTMError
 from ..serve.signals import interrupt_at_once
-from . import check, demo, export, import_, prove, publish, replay, run, train
+from . import (
+    check,
+    demo,
+    diff,
+    export,
+    import_,
+    inspect_,
+    prove,
+    publish,
+    replay,
+    run,
+    train,
+    verify,
+)
 
 app = typer.Typer(
     name="stream-lstm",
@@ -31,6 +44,9 @@ app.command("replay")(replay.command)
 app.command("train")(train.command)
 app.command("publish")(publish.command)
 app.command("run")(run.command)
+app.command("verify")(verify.command)
+app.command("diff")(diff.command)
+app.command("inspect")(inspect_.command)
 app.command("import")(import_.command)
 app.command("export")(export.command)
 app.add_typer(prove.app)

@@ -50,6 +50,24 @@ def _quiet(ticks: int) -> None:
     """Report to nobody."""
 
 
+@contextmanager
+def step_progress(name: str) -> Iterator[Callable[[int, int], None]]:
+    """Give a function to report (done, of how many) with; without a terminal it does nothing."""
+    if not sys.stderr.isatty():
+        yield lambda *_: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    texts = TextColumn("{task.description}"), TextColumn("{task.percentage:>3.0f}%")
+    console = Console(stderr=True)
+    with Progress(
+        texts[0], BarColumn(), texts[1], TimeRemainingColumn(), console=console, transient=True
+    ) as bar:
+        task = bar.add_task(name, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
 def done(source: FileSource, ticks: int, limit: int | None) -> float:
     """Return the share of the work that is done, 0 to 1."""
     by_bytes = source.bytes_read / max(source.bytes_total, 1)

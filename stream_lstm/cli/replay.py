@@ -55,7 +55,9 @@ if TYPE_CHECKING:
 
 
 @configured(
-    ("stream", "model", "scaling", "learning", "scoring"), without=("on_gap",), implied=implied
+    ("stream", "model", "scaling", "learning", "scoring", "store"),
+    without=("on_gap",),
+    implied=implied,
 )
 def command(
     *,
@@ -105,6 +107,7 @@ def command(
         "--label-column": label_column,
         "--state-check": state_check,
         "--save-weights": save_weights,
+        "--store": settings.config.store.store,
     }
     check_many(settings.config, stream_column, [flag for flag, said in others.items() if said])
     if stream_column is not None:
@@ -143,14 +146,18 @@ def _replay(
     from .replay_checks import check_features, check_targets
     from .replay_feed import ReplayFeed
     from .replay_results import ReplayResults
+    from .store_option import open_store
     from .warm_start import keep_weights, warm_start
 
     check_targets(file.path, out, save_weights)
     if state_check:
         check_frozen(settings.config)
+        if settings.config.store.store is not None:
+            raise UsageError("--state-check sees a whole replay: leave --store out")
     check_bank(settings.config, save_weights)
     members = read_bank(settings.config)
-    config, weights, scaler = warm_start(settings)
+    begin = warm_start(settings)
+    config, weights, scaler = begin
     if not config.stream.features:
         config = build({**flatten(config), "features": file.default_features()})
     columns = check_features(file, config)
@@ -163,6 +170,12 @@ def _replay(
         source = stack.enter_context(file.open(read, results.refused, **optional))
         if out is not None:
             results.write_to(out)
+        begin = begin._replace(config=config)
+        store = open_store(begin, columns, members, command="replay", blocking=True, say=warn)
+        if store is not None:
+            stack.enter_context(store)
+            results.keep_in(store)
+            weights, scaler = store.setup.weights, store.setup.scaler
         title = "stream-lstm replay"
         timeline = None if trace is None else stack.enter_context(Trace(trace, title))
 
@@ -181,12 +194,16 @@ def _replay(
         check = _state_check(alone, file, scaler) if state_check and alone else None
         compile_s = clocks.perf_counter() - start
         start = clocks.perf_counter()
-        feed = ReplayFeed(session, results, check, labels)
+        if store is not None and alone is not None and store.begin(alone) is not None:
+            results.take_over(store)
+        feed = ReplayFeed(session, results, check, labels, store)
         interrupted = feed.run(file, source)
         wall_s = clocks.perf_counter() - start
     if save_weights is not None and alone is not None:
         keep_weights(save_weights, alone, file.stream)
     summary = results.summary(session, source.rows_refused, wall_s=wall_s, compile_s=compile_s)
+    if store is not None:
+        summary["store"] = store.figures()
     if isinstance(file, SyntheticInput):
         summary["series"] = {"name": file.path.name, "seed": file.seed}
     if check is not None:

@@ -25,10 +25,10 @@ def check_targets(file: Path, out: Path | None, save_weights: Path | None) -> No
         check_target(save_weights)
 
 
-BY_COLUMN = ("--stream", "--synthetic", "--label-column", "--state-check")
+BY_COLUMN = ("--stream", "--synthetic", "--label-column", "--state-check", "--store")
 """Flags that are of one stream."""
 
-IN_TABLES = ("--state-check", "--save-weights")
+IN_TABLES = ("--state-check", "--save-weights", "--store")
 """Flags that need a session of objects."""
 
 

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import DataError
-from ..events import Ticks
+from ..events import Label, Ticks
 from ..serve.signals import stop_on_signals
 from ..serve.stop import StopSwitch
+from ..store.units import Position, Settle
 from .input_file import InputFile
 from .label_column import LabelColumn
 from .progress import file_progress
 from .replay_results import ReplayResults
+from .stored_part import StoredPart
 
 if TYPE_CHECKING:
     from ..core.late_labels import LateLabels
     from ..core.sessions import AnySession
     from ..core.state_check import StateCheck
-    from ..feed.files import FileSource, TickBlock
+    from ..feed.files import FileSource
     from ..feed.keys import Keys
+    from ..store.store import Store
 
 Times: TypeAlias = npt.NDArray[np.int64]
 Values: TypeAlias = npt.NDArray[np.float64]
@@ -34,10 +37,24 @@ FLEET_PIECE = 16_384
 """The same for streams in tables, which are the faster the longer a block is: 25 ms."""
 
 
+class Piece(NamedTuple):
+    """Rows of a file: their numbers, times (m,), the session's values (m, C) and labels (m,).
+
+    `keys` are the streams of the rows, None where all are of one.
+    """
+
+    rows: npt.NDArray[np.int64]
+    t_ns: Times
+    values: Values
+    labels: npt.NDArray[np.float64]
+    keys: Keys | None
+
+
 class ReplayFeed:
     """Pushes a file into a session, and into a state check where there is one.
 
     labels: the column of the labels, which the file's values then hold beside the session's.
+    store: is given every input, and knows how much of the file it holds; None keeps nothing.
     Attributes: `late` gives the labels of that column, None without one.
     """
 
@@ -47,11 +64,13 @@ class ReplayFeed:
         results: ReplayResults,
         check: StateCheck | None,
         labels: LabelColumn | None,
+        store: Store | None = None,
     ) -> None:
         from ..core.fleet import Fleet
 
         self._session, self._results, self._check = session, results, check
-        self._labels = labels
+        self._labels, self._store = labels, store
+        self._took: Callable[[Ticks | Label], object] = store or (lambda _: None)
         self._push_keyed: Callable[[Keys, Times, Values], None]
         self._push_ticks: Callable[[Ticks], None]
         self.late: LateLabels | None = None
@@ -63,43 +82,81 @@ class ReplayFeed:
             self._piece, self._push_keyed = PIECE, self._in_runs
             self._push_ticks = session.push
             if labels is not None:
-                self.late = labels.schedule(session, results.piece_begins)
+                self.late = labels.schedule(session, results.piece_begins, self._took)
 
     def run(self, file: InputFile, source: FileSource) -> bool:
-        """Push the whole file, and return whether a signal cut it short."""
+        """Push the whole file, and return whether a signal cut it short.
+
+        Raises DataError where the store holds other ticks than the file begins with.
+        """
         done = 0
         with (
             StopSwitch() as stop,
             stop_on_signals(stop),
             file_progress(source, file.limit) as report,
         ):
-            for block in source.blocks():
-                for start in range(0, len(block.values), self._piece):
-                    done += self._push(file.stream, source.value_columns, block, start)
-                    report(done)
-                    if stop.requested:
-                        return True
+            pieces = self._pieces(source)
+            if self._store is not None:
+                known = self._store.positions.get(file.stream, Position())
+                pieces = self._behind(known, pieces, file)
+                done = known.ticks
+            for piece in pieces:
+                self._push(file.stream, piece)
+                done += len(piece.values)
+                report(done)
+                if stop.requested:
+                    return True
         self._session.settle()
+        if self._store is not None:
+            self._store(Settle())
         return False
 
-    def _push(self, stream: str, columns: tuple[str, ...], block: TickBlock, start: int) -> int:
-        """Push a piece of a block, and return its length."""
-        part = slice(start, start + self._piece)
-        self._results.rows, values = block.rows[part], block.values[part]
-        if block.keys is not None:
-            self._push_keyed(block.keys.some(part), block.t_ns[part], values)
-            return len(values)
-        if self.late is None or self._labels is None:
-            ticks = Ticks(stream, block.t_ns[part], values)
-            self._push_ticks(ticks)
+    def _pieces(self, source: FileSource) -> Iterator[Piece]:
+        used, label = len(self._session.columns), 0
+        if self._labels is not None:
+            label = source.value_columns.index(self._labels.name)
+        for block in source.blocks():
+            for start in range(0, len(block.values), self._piece):
+                part = slice(start, start + self._piece)
+                values = block.values[part]
+                yield Piece(
+                    block.rows[part],
+                    block.t_ns[part],
+                    values[:, :used],
+                    values[:, label],
+                    None if block.keys is None else block.keys.some(part),
+                )
+
+    def _behind(
+        self, known: Position, pieces: Iterator[Piece], file: InputFile
+    ) -> Iterator[Piece]:
+        """Return what comes behind the ticks that the store holds, which must be the same."""
+        if not known.ticks:
+            return pieces
+        had = StoredPart(known, pieces, str(file.path))
+        if self.late is None:
+            for _ in had:
+                pass
         else:
-            truth = values[:, columns.index(self._labels.name)]
-            used = values[:, : len(self._session.columns)]
-            ticks = Ticks(stream, block.t_ns[part], used)
-            self.late.push(ticks, truth)
+            self.late.rehearse(
+                ((Ticks(file.stream, piece.t_ns, piece.values), piece.labels) for piece in had),
+                known.labels,
+            )
+        return had.rest()
+
+    def _push(self, stream: str, piece: Piece) -> None:
+        self._results.rows = piece.rows
+        if piece.keys is not None:
+            self._push_keyed(piece.keys, piece.t_ns, piece.values)
+            return
+        ticks = Ticks(stream, piece.t_ns, piece.values)
+        if self.late is not None:
+            self.late.push(ticks, piece.labels)
+        else:
+            self._push_ticks(ticks)
+            self._took(ticks)
         if self._check is not None:
             self._check.push(ticks)
-        return len(values)
 
     def _through_fleet(self, keys: Keys, t_ns: Times, values: Values) -> None:
         """Push rows of many streams in one block."""

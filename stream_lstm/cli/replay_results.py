@@ -21,6 +21,7 @@ from .process import peak_rss_bytes, warn
 
 if TYPE_CHECKING:
     from ..core.sessions import AnySession
+    from ..store.store import Store
 
 
 class ReplayResults:
@@ -39,11 +40,21 @@ class ReplayResults:
         self._fail = on_bad_row == "fail"
         self._writer: PredictionWriter | None = None
         self._best: BestPossible | None = None
+        self._store: Store | None = None
         self.refused = RefusalLog(warn, time.monotonic)
 
     def write_to(self, path: Path) -> None:
         """Write predictions and scores to a file; raises what `open_output` raises."""
         self._writer = open_output(path)
+
+    def keep_in(self, store: Store) -> None:
+        """Hand every event on to a store."""
+        self._store = store
+
+    def take_over(self, store: Store) -> None:
+        """Take what an earlier run came to, so that this one's results are of both."""
+        for event in store.history():
+            self._take(event)
 
     def compare_with(self, best: BestPossible) -> None:
         """Add to the summary how far the model came towards the best possible."""
@@ -55,6 +66,11 @@ class ReplayResults:
 
     def emit(self, event: Output) -> None:
         """Take an event of the session."""
+        self._take(event)
+        if self._store is not None:
+            self._store(event)
+
+    def _take(self, event: Output) -> None:
         if isinstance(event, Prediction):
             self.digest.add(event)
             if self._writer is not None:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 EXAMPLE = "stream-lstm run --connect tcp://127.0.0.1:5555 --feature 'log_return(mid(bid, ask))'"
 
 
-@configured(("stream", "model", "scaling", "learning", "scoring", "feed", "publish"))
+@configured(("stream", "model", "scaling", "learning", "scoring", "feed", "publish", "store"))
 def command(
     *,
     settings: Settings,
@@ -54,6 +54,14 @@ def command(
         typer.Option(metavar="FILE.safetensors", help="Write the weights as they are at the end."),
     ] = None,
     trace: TraceOption = None,
+    republish: Annotated[
+        bool,
+        typer.Option(
+            "--republish",
+            help="After a restart on a store, publish what was predicted behind its last "
+            "snapshot once more.",
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Predict a live ZeroMQ feed, and publish the predictions; learn from it if asked to.
@@ -62,7 +70,7 @@ def command(
     --feature 'log_return(mid(bid, ask))' --learn
     """
     try:
-        summary, failure = _run(settings, until_end, out, save_weights, trace)
+        summary, failure = _run(settings, until_end, out, save_weights, trace, republish)
     except ConfigurationError as error:
         raise settings.blame(error) from None
     if as_json:
@@ -82,14 +90,19 @@ def _run(
     out: Path | None,
     save_weights: Path | None,
     trace: Path | None,
+    republish: bool,
 ) -> tuple[dict[str, Any], EndpointError | None]:
     """Run the daemon; return its summary, and the error that ended it if one did."""
     from .bank_file import check_bank, read_bank
+    from .store_option import open_store
     from .warm_start import keep_weights, warm_start
 
+    if republish and settings.config.store.store is None:
+        raise UsageError("--republish is for a restart on a store: name it with --store")
     check_bank(settings.config, save_weights)
     members = read_bank(settings.config)
-    config, weights, scaler = warm_start(settings)
+    start = warm_start(settings)
+    config, weights, scaler = start
     columns = _check(config, save_weights)
     failure: EndpointError | None = None
     with ExitStack() as stack:
@@ -98,6 +111,17 @@ def _run(
         results = stack.enter_context(LiveResults(out))
         table = stack.enter_context(LiveTable(time.monotonic))
         refused = RefusalLog(lambda line: table.say(f"stream-lstm: {line}"), time.monotonic)
+        store = open_store(
+            start,
+            columns,
+            members,
+            command="run",
+            blocking=False,
+            say=lambda line: table.say(f"stream-lstm: {line}"),
+        )
+        if store is not None:
+            stack.enter_context(store)
+            weights, scaler = store.setup.weights, store.setup.scaler
 
         from ..core.session import Session  # JAX is imported here and not before
         from ..core.sessions import fallbacks
@@ -112,6 +136,8 @@ def _run(
                 columns,
                 stop=stop,
                 observers=observers,
+                store=store,
+                republish=republish,
                 weights=weights,
                 scaler=scaler,
                 members=members,
@@ -125,12 +151,12 @@ def _run(
             table.say(f"stream-lstm: {line}")
         table.say(_ready(daemon))
         table.show(daemon.session)
-        start = time.perf_counter()
+        began = time.perf_counter()
         try:
             daemon.run(until_end=until_end)
         except EndpointError as error:
             failure = error  # what came until then is still worth its summary
-        wall_s = time.perf_counter() - start
+        wall_s = time.perf_counter() - began
         refused.flush()
     session = daemon.session
     if save_weights is not None and isinstance(session, Session):
@@ -166,6 +192,11 @@ def _check(config: Config, save_weights: Path | None) -> tuple[str, ...]:
                 "it or table=true out"
             )
         check_target(save_weights)
+    if config.stream.table and config.store.store is not None:
+        raise UsageError(
+            "--store keeps what streams with sessions of their own hold, and streams in tables "
+            "have none: leave it or table=true out"
+        )
     return columns
 
 
@@ -174,7 +205,11 @@ def _ready(daemon: Daemon) -> str:
     names = ", ".join(daemon.config.feed.streams) or "all streams"
     publisher = daemon.publisher
     out = f"publishing on {publisher.endpoint}" if publisher else "publishing nowhere (--publish)"
-    return f"ready: subscribed to {names} at {feed}, {out}, compiled in {daemon.compile_s:.1f} s"
+    told = f"ready: subscribed to {names} at {feed}, {out}, compiled in {daemon.compile_s:.1f} s"
+    resumed = None if daemon.store is None else daemon.store.resumed
+    if resumed is None:
+        return told
+    return f"{told}, gone on from the store ({resumed.inputs:,} inputs behind its last snapshot)"
 
 
 def _print_feed(feed: dict[str, int]) -> None:

@@ -14,7 +14,7 @@ label is to be read or given; the session does not mind where blocks end. A labe
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 import numpy as np
@@ -25,6 +25,7 @@ from .elements import Memory
 from .session import Session
 
 OnPiece: TypeAlias = Callable[[int], object]
+OnInput: TypeAlias = Callable[[Ticks | Label], object]
 Arrival: TypeAlias = tuple[int, int, int, float]
 """When (an element, or nanoseconds), which one of those at that time, n and y."""
 
@@ -35,7 +36,7 @@ class LateLabels:
     session: of `labels = "external"`. delay: in elements. delay_ns: in nanoseconds, instead of
     elements where it is not None. rng: draws each delay in elements from 0 to `delay`, so that
     labels come in another order; None delays all alike. on_piece: told the position in the
-    block of each piece that is pushed.
+    block of each piece that is pushed. on_input: told of what the session has been given.
 
     Attributes: `missing` counts the labels that are not in the file; `undelivered` those whose
     time has not come.
@@ -49,15 +50,17 @@ class LateLabels:
         delay_ns: int | None = None,
         rng: np.random.Generator | None = None,
         on_piece: OnPiece = lambda _: None,
+        on_input: OnInput = lambda _: None,
     ) -> None:
         stream = session.config.stream
         self.missing = 0
-        self._session, self._on_piece = session, on_piece
+        self._session: Session | _Rehearsal = session
+        self._on_piece, self._on_input = on_piece, on_input
         self._delay, self._delay_ns, self._rng = delay, delay_ns, rng
         self._horizon, self._stride = stream.horizon, stream.stride
         self._next = stream.window  # the prediction whose label is read next
         self._arrivals: list[Arrival] = []
-        self._drawn = 0
+        self._drawn = self._ahead = 0
 
     @property
     def undelivered(self) -> int:
@@ -77,7 +80,7 @@ class LateLabels:
                 self._give(ticks.stream, n, t_ns)
             stop = start + self._uncut(n, ticks.t_ns[start:])
             self._on_piece(start)
-            self._session.push(_piece(ticks, start, stop))
+            self._push(_piece(ticks, start, stop))
             start, n, t_ns = stop, self._elements(ticks.stream), int(ticks.t_ns[stop - 1])
             if not self._horizon and n == self._next:
                 self._read(float(labels[stop - 1]), n, t_ns)
@@ -126,7 +129,78 @@ class LateLabels:
         now = n if self._delay_ns is None else t_ns
         while self._arrivals and self._arrivals[0][0] <= now:
             comes, _, of, y = heapq.heappop(self._arrivals)
-            self._session.label(Label(stream, of, y, t_ns if self._delay_ns is None else comes))
+            if self._ahead:
+                self._ahead -= 1  # it came before an earlier run stopped, and its row did not
+                continue
+            self._label(Label(stream, of, y, t_ns if self._delay_ns is None else comes))
+
+    def _push(self, ticks: Ticks) -> None:
+        self._session.push(ticks)
+        self._on_input(ticks)
+
+    def _label(self, label: Label) -> None:
+        self._session.label(label)
+        self._on_input(label)
+
+    # ---- going on where an earlier run stopped -------------------------------------------
+
+    def rehearse(
+        self, pieces: Iterable[tuple[Ticks, npt.NDArray[np.float64]]], given: int
+    ) -> None:
+        """Pass over ticks and labels that the session has had, `given` of the labels.
+
+        A label that was due after the last of these ticks and is not among those is given now.
+        """
+        session, on_piece, on_input = self._session, self._on_piece, self._on_input
+        assert isinstance(session, Session)
+        self._session = rehearsal = _Rehearsal(session)
+        self._on_piece, self._on_input = _unmoved, _unmoved
+        try:
+            for ticks, labels in pieces:
+                self.push(ticks, labels)
+        finally:
+            self._session, self._on_piece, self._on_input = session, on_piece, on_input
+        surplus = rehearsal.labels - given
+        for label in rehearsal.last[len(rehearsal.last) - surplus :] if surplus > 0 else ():
+            self._label(label)
+        self._ahead = max(-surplus, 0)
+
+
+class _Rehearsal:
+    """Stands in for a session: it counts elements and labels, and does nothing else.
+
+    `last` holds the labels since the last ticks.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self.maker, self.columns = session.maker, session.columns
+        self.streams: dict[str, _Counted] = {}
+        self.labels = 0
+        self.last: list[Label] = []
+
+    def push(self, ticks: Ticks) -> None:
+        stream = self.streams.setdefault(ticks.stream, _Counted(len(self.columns)))
+        for t_ns, _ in self.maker.make(stream.memory, ticks.t_ns, ticks.values, _unheard):
+            stream.n += len(t_ns)
+        self.last.clear()
+
+    def label(self, label: Label) -> None:
+        self.labels += 1
+        self.last.append(label)
+
+
+class _Counted:
+    def __init__(self, columns: int) -> None:
+        self.memory = Memory.empty(columns)
+        self.n = 0
+
+
+def _unmoved(what: object) -> None:
+    """Take no notice of a piece or an input."""
+
+
+def _unheard(index: int, reason: str) -> None:
+    """Take no notice of a refusal."""
 
 
 def _piece(ticks: Ticks, start: int, stop: int) -> Ticks:

@@ -121,6 +121,14 @@ def restore(session: Session, data: bytes) -> None:
     session.streams = {stream.name: stream for stream in state.streams}
 
 
+def weights_of(data: bytes) -> dict[str, list[np.ndarray]]:
+    """Return the weights in the bytes of `take`, as their leaves, by the name of their stream.
+
+    Raises SnapshotError where the bytes are damaged or of another version.
+    """
+    return {name: held.weights for name, held in _decode(data).learned.items()}
+
+
 def _decode(data: bytes) -> Snapshot:
     if data[: len(MAGIC)] != MAGIC or len(data) < HEADER:
         raise SnapshotError("this is not a snapshot, or only the beginning of one")

@@ -18,6 +18,7 @@ for each stream. The clock is injected; data never depends on it.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
@@ -27,6 +28,7 @@ import msgspec
 
 from ..config import Config
 from ..core.fleet import Fleet
+from ..core.session import Session
 from ..core.sessions import session_for
 from ..errors import EndpointError
 from ..events import (
@@ -46,6 +48,8 @@ from ..feed.predictions import PredictionPublisher
 from ..feed.subscriber import Subscriber
 from ..members import Members
 from ..model.engine import Engine
+from ..store.store import TEND_S, Store
+from ..store.units import Settle
 from .chores import Chores
 from .collector import Collector
 from .heartbeats import PERIOD_S, Heartbeats
@@ -57,6 +61,9 @@ PIECE = 512
 GRACE_S = 2.0
 """For what is in hand at a stop; sending the last messages may take two more of the five."""
 
+AGAIN_S = 5.0
+"""For a subscriber to come back after a restart, before predictions are published once more."""
+
 LONGEST_WAIT_S = 1.0
 """Of one poll. Everything that matters wakes it; this only bounds what we overlooked."""
 
@@ -67,8 +74,9 @@ class Daemon:
     """Feed, session and publisher of a configuration, ready to run.
 
     columns: names of the values of a tick. stop: ends `run`. observers: called with every event
-    that comes in or out, but for ticks. weights, scaler, members, engine: see `Session`. clock:
-    seconds, monotonic.
+    that comes in or out, but for ticks. store: brings the session back, and is called with ticks
+    too. republish: publish once more what the store's journal leads to behind its last snapshot.
+    weights, scaler, members, engine: see `Session`. clock: seconds, monotonic.
 
     Compiles everything first and opens the sockets then. Raises ConfigurationError for what does
     not fit, and EndpointError for an endpoint that cannot be bound or connected to.
@@ -81,6 +89,8 @@ class Daemon:
         *,
         stop: StopSwitch,
         observers: Iterable[Observer] = (),
+        store: Store | None = None,
+        republish: bool = False,
         weights: Mapping[str, Mapping[str, Any]] | None = None,
         scaler: Any = None,
         members: Members | None = None,
@@ -89,7 +99,10 @@ class Daemon:
     ) -> None:
         self.config = config
         self.stop = stop
-        self._observers = tuple(observers)
+        self.store = store
+        self._observers: tuple[Observer, ...] = tuple(observers)
+        if store is not None:
+            self._observers = (store, *self._observers)
         self._clock = clock
         self._ended: set[str] = set()
         self._stop_by: float | None = None
@@ -105,6 +118,11 @@ class Daemon:
             engine=engine,
         )
         self.compile_s = clock() - started
+        resumed = None
+        if store is not None:
+            assert isinstance(self.session, Session)
+            resumed = store.begin(self.session)
+        self._again = resumed.predictions if resumed is not None and republish else []
         self.publisher: PredictionPublisher | None = None
         self._heartbeats: Heartbeats | None = None
         if config.publish.publish:
@@ -118,9 +136,17 @@ class Daemon:
             self.subscriber = Subscriber(
                 feed, apart=apart, clock=clock, wakeup_fd=self.stop.fileno()
             )
+            self._resume_feed()
         except BaseException:
             self._close_publisher()
             raise
+        if store is not None:
+            self.every(TEND_S, store.tend)
+
+    def _resume_feed(self) -> None:
+        """Have what was missed since the store ends count as missed."""
+        for stream, position in self.store.positions.items() if self.store is not None else ():
+            self.subscriber.resume(stream, position.session, position.next_seq)
 
     def every(self, period_s: float, work: Callable[[], object]) -> None:
         """Have `work` done in the loop every `period_s` seconds."""
@@ -132,15 +158,36 @@ class Daemon:
         The streams are the configured ones or, where none are, those seen so far. Raises
         EndpointError when nothing comes for the configured `idle_timeout`.
         """
+        ended = False
         try:
             with Collector(self._clock) as collector:
-                self._loop(until_end, collector)
+                self._publish_again()
+                ended = self._loop(until_end, collector)
         finally:
-            self.session.settle()  # no label will be revised any more
+            # With a store, what may still be revised is for the next start to wait for.
+            if ended or self.store is None:
+                self._settle()
             if self._heartbeats is not None:
                 self._heartbeats.end()
 
-    def _loop(self, until_end: bool, collector: Collector) -> None:
+    def _publish_again(self) -> None:
+        """Publish what was asked to be published once more, once there is somebody to hear it."""
+        if self.publisher is None or not self._again:
+            return
+        with contextlib.suppress(EndpointError):
+            self.publisher.wait_for_subscribers(1, AGAIN_S)
+        for prediction in self._again:
+            self.publisher.publish(prediction)
+        self._again = []
+
+    def _settle(self) -> None:
+        """Let the labels that may be revised count now."""
+        self.session.settle()
+        if self.store is not None:
+            self.store(Settle())
+
+    def _loop(self, until_end: bool, collector: Collector) -> bool:
+        """Work until the switch is set; return whether the streams' end came before."""
         receive, clock, chores = self.subscriber.receive, self._clock, self.chores
         idle_timeout = self.config.feed.idle_timeout
         while not self.stop.requested:
@@ -157,10 +204,11 @@ class Daemon:
                 chores.run(now)
             if events:
                 if until_end and self._all_ended():
-                    return
+                    return True
             elif idle_timeout and self.subscriber.idle_s >= idle_timeout:
                 raise EndpointError(self._idle_message())
             collector.turn(self._pausing)
+        return False
 
     def _pausing(self) -> bool:
         return not self.subscriber.waiting
@@ -216,12 +264,17 @@ class Daemon:
             session.ticks([ticks])
             return
         if len(ticks.t_ns) <= PIECE:
-            session.push(ticks)
+            self._push_piece(session, ticks)
             return
         for start in range(0, len(ticks.t_ns), PIECE):
             if self._must_leave():
                 return
-            session.push(_piece(ticks, start))
+            self._push_piece(session, _piece(ticks, start))
+
+    def _push_piece(self, session: Session, ticks: Ticks) -> None:
+        session.push(ticks)
+        if self.store is not None:
+            self.store(ticks)
 
     def _all_ended(self) -> bool:
         wanted = self.config.feed.streams or self.session.streams

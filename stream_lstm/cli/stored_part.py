@@ -1,0 +1,71 @@
+"""The beginning of a file that a store holds already, which is not pushed a second time."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from itertools import chain
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import DataError
+from ..store.units import Position
+
+if TYPE_CHECKING:
+    from .replay_feed import Piece
+
+
+class StoredPart:
+    """Iterates over the pieces that the store holds; then `rest` gives what is behind them.
+
+    known: how far the store's stream has got. file: its name, for messages. The last piece is cut
+    where the store ends. Raises DataError at the end where the ticks are not those of the store.
+    """
+
+    def __init__(self, known: Position, pieces: Iterator[Piece], file: str) -> None:
+        self._known, self._pieces, self._file = known, pieces, file
+        self._cut: list[Piece] = []
+        self._times = self._fields = 0
+
+    def __iter__(self) -> Iterator[Piece]:
+        left = self._known.ticks
+        while left:
+            piece = next(self._pieces, None)
+            if piece is None:
+                raise DataError(
+                    f"{self._file} has {self._known.ticks - left:,} ticks and the store "
+                    f"{self._known.ticks:,} of its stream: replay the file that it holds, or "
+                    "name another store or --stream"
+                )
+            if len(piece.values) > left:
+                self._cut = [part(piece, slice(left, None))]
+                piece = part(piece, slice(0, left))
+            left -= len(piece.values)
+            self._times = zlib.crc32(_raw(piece.t_ns, "<i8"), self._times)
+            self._fields = zlib.crc32(_raw(piece.values, "<f8"), self._fields)
+            yield piece
+        if (self._times, self._fields) != (self._known.times_crc, self._known.fields_crc):
+            raise DataError(
+                f"{self._file} does not begin with the {self._known.ticks:,} ticks of its stream "
+                "that the store holds: replay the file that it was begun with, or name another "
+                "store or --stream"
+            )
+
+    def rest(self) -> Iterator[Piece]:
+        """Return the pieces that the store does not hold."""
+        return chain(self._cut, self._pieces)
+
+
+def part(piece: Piece, rows: slice) -> Piece:
+    """Return some of the rows of a piece of one stream."""
+    return piece._replace(
+        rows=piece.rows[rows],
+        t_ns=piece.t_ns[rows],
+        values=piece.values[rows],
+        labels=piece.labels[rows],
+    )
+
+
+def _raw(array: np.ndarray, dtype: str) -> bytes:
+    return np.ascontiguousarray(array, dtype).tobytes()

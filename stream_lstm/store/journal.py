@@ -1,0 +1,279 @@
+"""The writing of units into the tables of a store, a transaction for each batch of them.
+
+Ticks of one stream that continue each other within a batch become one row: where blocks are cut
+changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+import time
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from ..events import End, Expiry, Gap, Label, Prediction, Score, SessionStart, Ticks, Update
+from .units import Note, Position, Saved, Settle, Step, Unit
+
+MAX_ROW_TICKS = 65_536
+"""Ticks of one row at most: what a reader must hold at once."""
+
+KEPT = 3
+"""Snapshots kept, the newest."""
+
+Row = tuple[Any, ...]
+
+
+TABLES = ("ticks", "labels", "predictions", "scores", "updates", "events")
+"""Tables that a batch brings rows of."""
+
+GROUPS = (64, 8, 1)
+"""Rows of one statement: the interpreter's lock is let go of once for each, and not for each row,
+which would have this thread wait for the other one as often."""
+
+
+class Journal:
+    """The writing end of a store.
+
+    connection: of `schema.connect`. run: the number of this run. clock: nanoseconds since 1970.
+    Attributes: `pos` of the last row; `positions` of the streams.
+    """
+
+    def __init__(
+        self, connection: sqlite3.Connection, run: int, clock: Callable[[], int] = time.time_ns
+    ) -> None:
+        self.connection = connection
+        self.pos = last_pos(connection)
+        self.positions = read_positions(connection)
+        self._run, self._clock = run, clock
+
+    def reopen(self, connection: sqlite3.Connection) -> bool:
+        """Go on with another connection; return whether the last batch is there after all.
+
+        An error at the very end of a commit does not say whether it was one.
+        """
+        before = self.pos
+        self.connection = connection
+        self.pos, self.positions = last_pos(connection), read_positions(connection)
+        return self.pos != before
+
+    def write(self, units: Iterable[Unit]) -> None:
+        """Write a batch in one transaction; nothing of it is there where SQLite raises."""
+        batch = _Batch(self._run, self.pos, self.positions, self._clock())
+        for unit in units:
+            batch.add(unit)
+        batch.flush()
+        execute = self.connection.execute
+        execute("BEGIN IMMEDIATE")
+        try:
+            for table, rows in batch.rows.items():
+                self._insert(table, rows)
+            for row in batch.snapshots:
+                self._snapshot(row)
+            for stream, position in batch.touched.items():
+                self._position(stream, position, batch.pos)
+            execute("COMMIT")
+        except BaseException:
+            if self.connection.in_transaction:
+                execute("ROLLBACK")
+            raise
+        self.pos = batch.pos
+        self.positions.update(batch.touched)
+
+    def _insert(self, table: str, rows: list[Row]) -> None:
+        done = 0
+        for size in GROUPS:
+            while len(rows) - done >= size:
+                group = rows[done : done + size]
+                one = f"({', '.join('?' * len(group[0]))})"
+                sql = f"INSERT INTO {table} VALUES {', '.join([one] * size)}"  # noqa: S608 - ours
+                self.connection.execute(sql, list(chain.from_iterable(group)))
+                done += size
+
+    def _snapshot(self, row: Row) -> None:
+        execute = self.connection.execute
+        execute(
+            "INSERT INTO snapshots (run, pos, taken_ns, elements, version, fingerprint, sha256, "
+            "state) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            row,
+        )
+        execute(
+            "DELETE FROM snapshots WHERE snapshot <= (SELECT snapshot FROM snapshots "
+            "WHERE set_aside IS NULL ORDER BY snapshot DESC LIMIT 1 OFFSET ?)",
+            (KEPT,),
+        )
+
+    def _position(self, stream: str, position: Position, pos: int) -> None:
+        self.connection.execute(
+            "INSERT OR REPLACE INTO streams VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (stream, *msgspec.structs.astuple(position), pos),
+        )
+
+
+def last_pos(connection: sqlite3.Connection) -> int:
+    """Return the `pos` of the journal's last row, 0 where there is none."""
+    found = connection.execute(
+        "SELECT max(coalesce((SELECT max(pos) FROM ticks), 0), "
+        "coalesce((SELECT max(pos) FROM labels), 0), "
+        "coalesce((SELECT max(pos) FROM events WHERE input = 1), 0))"
+    )
+    return int(found.fetchone()[0])
+
+
+def read_positions(connection: sqlite3.Connection) -> dict[str, Position]:
+    """Return where each stream stands."""
+    rows = connection.execute(
+        "SELECT stream, session, next_seq, n, ticks, labels, times_crc, fields_crc FROM streams"
+    )
+    return {stream: Position(*rest) for stream, *rest in rows}
+
+
+class _Batch:
+    """Units as rows of tables, `touched` being the positions that they change."""
+
+    def __init__(self, run: int, pos: int, positions: dict[str, Position], now: int) -> None:
+        self.pos = pos
+        self.rows: dict[str, list[Row]] = {table: [] for table in TABLES}
+        self.snapshots: list[Row] = []
+        self.touched: dict[str, Position] = {}
+        self._run, self._known, self._now = run, positions, now
+        self._parts: list[Ticks] = []
+        self._count = self._before = self._after = 0
+
+    def add(self, unit: Unit) -> None:
+        if isinstance(unit, Step):
+            self._step(unit)
+        elif isinstance(unit, Note):
+            told = unit.times, unit.reason
+            self._event(0, unit.kind, unit.stream, unit.session, None, unit.n, *told)
+        elif isinstance(unit, Saved):
+            self.flush()
+            self._saved(unit)
+        else:
+            self.flush()
+            self.pos += 1
+            self.touched.update(unit.positions)
+            self._event(1, "hole", "", "", None, None, unit.inputs, unit.reason)
+            self._saved(unit.saved)
+
+    def _saved(self, unit: Saved) -> None:
+        digest = hashlib.sha256(unit.state).hexdigest()
+        about = unit.elements, unit.version, unit.fingerprint, digest, unit.state
+        self.snapshots.append((self._run, self.pos, self._now, *about))
+
+    # ---- inputs -----------------------------------------------------------------------
+
+    def _step(self, unit: Step) -> None:
+        event = unit.event
+        if isinstance(event, Ticks):
+            if not (self._parts and self._continues(event)):
+                self.flush()
+                self.pos += 1
+                self._before = unit.before
+            self._parts.append(event)
+            self._count += len(event.t_ns)
+            self._after = unit.after
+        else:
+            self.flush()
+            self.pos += 1
+            self._other(event)
+        for output in unit.outputs:
+            self._output(output)
+
+    def _other(self, event: Label | Gap | SessionStart | End | Settle) -> None:
+        if isinstance(event, Label):
+            self._position(event.stream).labels += 1
+            row = self.pos, self._run, event.stream, event.n, float(event.y), event.t_ns
+            self.rows["labels"].append(row)
+        elif isinstance(event, Gap):
+            self._position(event.stream).follow(event)
+            self._event(1, "gap", event.stream, "", event.seq, None, event.missed, "")
+        elif isinstance(event, SessionStart):
+            self._position(event.stream).follow(event)
+            self._event(1, "session", event.stream, event.session, None, None, 1, "")
+        elif isinstance(event, End):
+            self._event(1, "end", event.stream, event.session, None, None, 1, "")
+        else:
+            self._event(1, "settle", "", "", None, None, 1, "")
+
+    def _continues(self, ticks: Ticks) -> bool:
+        first = self._parts[0]
+        due = None if first.seq is None else first.seq + self._count
+        return (
+            ticks.seq == due
+            and ticks.stream == first.stream
+            and ticks.session == first.session
+            and self._count + len(ticks.t_ns) <= MAX_ROW_TICKS
+        )
+
+    def flush(self) -> None:
+        """Make a row of the ticks that are waiting for more."""
+        if not self._parts:
+            return
+        first, count = self._parts[0], self._count
+        t_ns = _raw([ticks.t_ns for ticks in self._parts], "<i8")
+        fields = _raw([ticks.values for ticks in self._parts], "<f8")
+        position = self._position(first.stream)
+        position.follow(self._parts[-1])
+        position.n = self._after
+        position.ticks += count
+        position.times_crc = zlib.crc32(t_ns, position.times_crc)
+        position.fields_crc = zlib.crc32(fields, position.fields_crc)
+        about = self.pos, self._run, first.stream, first.session, first.seq, count
+        crc = checksum(t_ns, fields)
+        self.rows["ticks"].append((*about, self._before, self._after, t_ns, fields, crc))
+        self._parts, self._count = [], 0
+
+    def _position(self, stream: str) -> Position:
+        found = self.touched.get(stream)
+        if found is None:
+            known = self._known.get(stream)
+            found = Position() if known is None else msgspec.structs.replace(known)
+            self.touched[stream] = found
+        return found
+
+    # ---- outputs ----------------------------------------------------------------------
+
+    def _output(self, event: Prediction | Score | Update | Expiry) -> None:
+        if isinstance(event, Prediction):
+            row = msgspec.structs.astuple(event)
+            said = msgspec.json.encode(event.experts).decode() if event.experts else None
+            stream, n, t_ns, p, session, visible, after, _ = row
+            self.rows["predictions"].append(
+                (stream, n, t_ns, p, session, visible, after, said, self.pos)
+            )
+        elif isinstance(event, Score):
+            self.rows["scores"].append((*msgspec.structs.astuple(event), self.pos))
+        elif isinstance(event, Update):
+            self.rows["updates"].append((*msgspec.structs.astuple(event), self.pos))
+        else:
+            self._event(0, "expiry", event.stream, "", None, event.n, 1, "")
+
+    def _event(
+        self,
+        is_input: int,
+        kind: str,
+        stream: str,
+        session: str,
+        seq: int | None,
+        n: int | None,
+        count: int,
+        reason: str,
+    ) -> None:
+        about = None, self.pos, self._run, self._now, is_input, kind
+        self.rows["events"].append((*about, stream, session, seq, n, count, reason))
+
+
+def checksum(t_ns: bytes, fields: bytes) -> int:
+    """Return what the column `crc` of ticks holds: CRC-32 over times, then fields."""
+    return zlib.crc32(fields, zlib.crc32(t_ns))
+
+
+def _raw(parts: Sequence[np.ndarray], dtype: str) -> bytes:
+    whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    return np.ascontiguousarray(whole, dtype).tobytes()

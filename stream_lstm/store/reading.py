@@ -1,0 +1,197 @@
+"""What a store holds, read back: inputs in their order, what came of them, and snapshots."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import math
+import sqlite3
+from collections.abc import Iterator
+from operator import itemgetter
+from typing import Any, NamedTuple, TypeAlias
+
+import msgspec
+import numpy as np
+
+from ..core.session import Session
+from ..errors import StoreError
+from ..events import End, Expert, Gap, Label, Prediction, Score, SessionStart, Ticks
+from .journal import checksum
+from .units import Settle
+
+Stored: TypeAlias = Ticks | Label | Gap | SessionStart | End | Settle
+
+NEXT = 1000
+"""Rows fetched at a time where they are small."""
+
+
+class Entry(NamedTuple):
+    """A row of the journal; `event` is None for a hole. `intact` is False for damaged ticks."""
+
+    pos: int
+    event: Stored | None
+    intact: bool = True
+
+
+class SnapshotRow(NamedTuple):
+    """A snapshot without its bytes."""
+
+    snapshot: int
+    pos: int
+    elements: int
+    version: int
+    taken_ns: int
+    set_aside: str | None
+
+
+def entries(connection: sqlite3.Connection, after: int = 0) -> Iterator[Entry]:
+    """Yield the journal behind position `after`; a position that is missing raises StoreError."""
+    expected = after + 1
+    tables = (_ticks(connection, after), _labels(connection, after), _events(connection, after))
+    for entry in heapq.merge(*tables, key=itemgetter(0)):
+        if entry.pos != expected:
+            raise StoreError(
+                f"the journal has nothing at position {expected:,} of {entry.pos:,}: the store "
+                "is damaged"
+            )
+        expected += 1
+        yield entry
+
+
+def drive(session: Session, event: Stored) -> None:
+    """Give a session an input again."""
+    match event:
+        case Ticks():
+            session.push(event)
+        case Label():
+            session.label(event)
+        case Gap():
+            session.gap(event)
+        case SessionStart():
+            session.session_start(event)
+        case Settle():
+            session.settle()
+
+
+def _ticks(connection: sqlite3.Connection, after: int) -> Iterator[Entry]:
+    cursor = connection.execute(
+        "SELECT pos, stream, session, seq, count, t_ns, fields, crc FROM ticks WHERE pos > ? "
+        "ORDER BY pos",
+        (after,),
+    )
+    for pos, stream, session, seq, count, t_ns, fields, crc in cursor:
+        times = np.frombuffer(t_ns, "<i8")
+        values = np.frombuffer(fields, "<f8").reshape(count, -1)
+        intact = checksum(t_ns, fields) == crc
+        yield Entry(pos, Ticks(stream, times, values, session, seq), intact)
+
+
+def _labels(connection: sqlite3.Connection, after: int) -> Iterator[Entry]:
+    cursor = connection.execute(
+        "SELECT pos, stream, n, y, t_ns FROM labels WHERE pos > ? ORDER BY pos", (after,)
+    )
+    for pos, stream, n, y, t_ns in _rows(cursor):
+        yield Entry(pos, Label(stream, n, math.nan if y is None else y, t_ns))
+
+
+def _events(connection: sqlite3.Connection, after: int) -> Iterator[Entry]:
+    cursor = connection.execute(
+        "SELECT pos, kind, stream, session, seq, count FROM events WHERE input = 1 AND pos > ? "
+        "ORDER BY pos",
+        (after,),
+    )
+    for pos, kind, stream, session, seq, count in _rows(cursor):
+        match kind:
+            case "gap":
+                yield Entry(pos, Gap(stream, seq, count))
+            case "session":
+                yield Entry(pos, SessionStart(stream, session))
+            case "end":
+                yield Entry(pos, End(stream, session))
+            case "settle":
+                yield Entry(pos, Settle())
+            case "hole":
+                yield Entry(pos, None)
+            case _:
+                raise StoreError(f"the journal has an input of the unknown kind {kind!r}")
+
+
+def _rows(cursor: sqlite3.Cursor) -> Iterator[tuple[Any, ...]]:
+    while rows := cursor.fetchmany(NEXT):
+        yield from rows
+
+
+# ---- what came out ----------------------------------------------------------------------
+
+PREDICTION = "stream, n, t_ns, p, session, gaps_visible, after_gap, experts"
+
+
+def history(connection: sqlite3.Connection) -> Iterator[Prediction | Score]:
+    """Yield predictions and scores in the order in which they came to be."""
+    # Ordered without the blobs of ticks: what an input brought has its position.
+    made = connection.execute(
+        f"SELECT pos, {PREDICTION} FROM predictions ORDER BY pos, n"  # noqa: S608 - our names
+    )
+    scored = connection.execute("SELECT pos, * FROM scores ORDER BY pos, n")
+    predictions = (((pos, 0), _prediction(row)) for pos, *row in _rows(made))
+    scores = (((pos, 1), _score(row[:-1])) for pos, *row in _rows(scored))
+    merged: Iterator[tuple[tuple[int, int], Prediction | Score]]
+    merged = heapq.merge(predictions, scores, key=itemgetter(0))
+    for _, event in merged:
+        yield event
+
+
+def rows_of(cursor: sqlite3.Cursor) -> Iterator[tuple[int, Prediction]]:
+    """Yield (pos, prediction) of a query for `pos` and the columns of `PREDICTION`."""
+    for pos, *row in _rows(cursor):
+        yield pos, _prediction(row)
+
+
+def _prediction(row: list[Any]) -> Prediction:
+    stream, n, t_ns, p, session, visible, after, said = row
+    experts = msgspec.json.decode(said, type=tuple[Expert, ...]) if said else ()
+    return Prediction(stream, n, t_ns, p, session, bool(visible), bool(after), experts)
+
+
+def _score(row: list[Any]) -> Score:
+    return Score(*row)
+
+
+def stored_prediction(connection: sqlite3.Connection, stream: str, n: int) -> Prediction | None:
+    """Return the prediction n of a stream, None where there is none."""
+    found = connection.execute(
+        f"SELECT {PREDICTION} FROM predictions WHERE stream = ? AND n = ?",  # noqa: S608
+        (stream, n),
+    ).fetchone()
+    return None if found is None else _prediction(found)
+
+
+# ---- snapshots --------------------------------------------------------------------------
+
+
+def snapshots(connection: sqlite3.Connection) -> list[SnapshotRow]:
+    """Return the snapshots, the newest first."""
+    found = connection.execute(
+        "SELECT snapshot, pos, elements, version, taken_ns, set_aside FROM snapshots "
+        "ORDER BY snapshot DESC"
+    )
+    return [SnapshotRow(*row) for row in found]
+
+
+def snapshot_state(connection: sqlite3.Connection, snapshot: int) -> bytes:
+    """Return the bytes of a snapshot; raises StoreError where they are not what was stored."""
+    state, digest = connection.execute(
+        "SELECT state, sha256 FROM snapshots WHERE snapshot = ?", (snapshot,)
+    ).fetchone()
+    if hashlib.sha256(state).hexdigest() != digest:
+        raise StoreError(f"snapshot {snapshot} is damaged: its checksum does not match")
+    return bytes(state)
+
+
+def is_whole(connection: sqlite3.Connection, after: int, until: int) -> bool:
+    """Return whether no hole stands in the journal in (after, until]."""
+    found = connection.execute(
+        "SELECT 1 FROM events WHERE input = 1 AND kind = 'hole' AND pos > ? AND pos <= ?",
+        (after, until),
+    )
+    return found.fetchone() is None

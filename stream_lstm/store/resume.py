@@ -1,0 +1,123 @@
+"""Going on from a store: the newest snapshot that is whole, and the journal behind it.
+
+What the journal leads to must be what was stored, bit for bit, or nothing that follows could be
+believed.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import NamedTuple
+
+from ..core import snapshot
+from ..core.session import Session
+from ..errors import SnapshotError, StoreError, StreamLSTMError
+from ..events import Output, Prediction
+from .journal import last_pos
+from .reading import drive, entries, is_whole, snapshot_state, snapshots, stored_prediction
+
+
+class Resumed(NamedTuple):
+    """What a session was brought back from.
+
+    `snapshot` is its number, None for the journal's start; `inputs` are the rows of the journal
+    behind it; `predictions` those that it led to once more; `set_aside` the damaged snapshots and
+    what is wrong with each.
+    """
+
+    snapshot: int | None
+    inputs: int
+    predictions: list[Prediction]
+    set_aside: dict[int, str]
+
+
+def resume(connection: sqlite3.Connection, session: Session, store: str) -> Resumed:
+    """Bring a session, which is fresh, to where the store's journal ends.
+
+    Raises StoreError where no snapshot is good and the journal is not whole, and StreamLSTMError
+    where the journal does not lead to the predictions that are stored.
+    """
+    end = last_pos(connection)
+    set_aside: dict[int, str] = {}
+    number, start = _restore(connection, session, end, set_aside, store)
+    again = _Again(connection, store)
+    emit, session.emit = session.emit, again
+    try:
+        for entry in entries(connection, start):
+            if not entry.intact:
+                raise StoreError(
+                    f"{store} is damaged: the ticks at position {entry.pos:,} of its journal are "
+                    "not those that were stored; put back a copy, or start a new store"
+                )
+            assert entry.event is not None
+            drive(session, entry.event)
+    finally:
+        session.emit = emit
+    expected = connection.execute(
+        "SELECT count(*) FROM predictions WHERE pos > ?", (start,)
+    ).fetchone()[0]
+    if expected != len(again.predictions):
+        raise StreamLSTMError(
+            f"{store}: its journal leads to {len(again.predictions):,} predictions where "
+            f"{expected:,} are stored; stream-lstm verify says more"
+        )
+    return Resumed(number, end - start, again.predictions, set_aside)
+
+
+def _restore(
+    connection: sqlite3.Connection,
+    session: Session,
+    end: int,
+    set_aside: dict[int, str],
+    store: str,
+) -> tuple[int | None, int]:
+    """Restore the newest good snapshot; return its number and position."""
+    for row in snapshots(connection):
+        if row.set_aside is not None:
+            continue
+        if not is_whole(connection, row.pos, end):
+            break
+        try:
+            snapshot.restore(session, snapshot_state(connection, row.snapshot))
+        except (StoreError, SnapshotError) as error:
+            set_aside[row.snapshot] = str(error)
+            continue
+        return row.snapshot, row.pos
+    if not is_whole(connection, 0, end):
+        told = "; ".join(set_aside.values()) or "there is none behind the hole"
+        raise StoreError(
+            f"{store}: no snapshot can be used ({told}), and the journal has a hole. Put back a "
+            "copy of the store, or start a new one: stream-lstm export STORE --out DIR keeps what "
+            "this one holds"
+        )
+    return None, 0
+
+
+class _Again:
+    """Takes what a session emits, and holds each prediction against the one that is stored."""
+
+    def __init__(self, connection: sqlite3.Connection, store: str) -> None:
+        self.predictions: list[Prediction] = []
+        self._connection, self._store = connection, store
+
+    def __call__(self, event: Output) -> None:
+        if not isinstance(event, Prediction):
+            return
+        stored = stored_prediction(self._connection, event.stream, event.n)
+        if not same(stored, event):
+            was = "none" if stored is None else repr(stored.p)
+            raise StreamLSTMError(
+                f"{self._store}: its journal leads to another prediction {event.n} of "
+                f"{event.stream!r} than is stored: p = {event.p!r}, stored {was}. Other versions "
+                "or another machine can be why: stream-lstm verify says more, and a new store "
+                "starts anew"
+            )
+        self.predictions.append(event)
+
+
+def same(stored: Prediction | None, made: Prediction) -> bool:
+    """Return whether two predictions are the same but for what was said of experts."""
+    return stored is not None and (
+        (stored.p, stored.t_ns, stored.session, stored.gaps_visible, stored.after_gap)
+        == (made.p, made.t_ns, made.session, made.gaps_visible, made.after_gap)
+    )

@@ -1,0 +1,256 @@
+"""The tables of a store, and the opening of its file.
+
+`pos` counts the rows of the journal: what came in, in its order, whichever table it stands in.
+The journal is ticks, labels and those events whose `input` is 1, together; a `pos` that is missing
+is a hole, and one that is known of stands as an event `hole`. Outputs carry the `pos` of the input
+that they came of.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+from ..errors import ConfigurationError, InputMissingError, OutputError, StoreError
+
+APPLICATION_ID = 0x534C5354
+"""`SLST`; `file` and SQLite show it."""
+
+VERSION = 1
+
+MAGIC = b"SQLite format 3\0"
+
+BUSY_MS = 5_000
+"""A reader of ours or of the user's may be at a checkpoint."""
+
+TABLES = """
+CREATE TABLE runs (
+    run INTEGER PRIMARY KEY,
+    started_ns INTEGER NOT NULL,
+    pos INTEGER NOT NULL,
+    command TEXT NOT NULL,
+    pid INTEGER NOT NULL,
+    version TEXT NOT NULL,
+    runtime TEXT NOT NULL,
+    configuration TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE setup (
+    name TEXT PRIMARY KEY,
+    value ANY NOT NULL,
+    sha256 TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE streams (
+    stream TEXT PRIMARY KEY,
+    session TEXT NOT NULL,
+    next_seq INTEGER,
+    n INTEGER NOT NULL,
+    ticks INTEGER NOT NULL,
+    labels INTEGER NOT NULL,
+    times_crc INTEGER NOT NULL,
+    fields_crc INTEGER NOT NULL,
+    pos INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE ticks (
+    pos INTEGER PRIMARY KEY,
+    run INTEGER NOT NULL REFERENCES runs,
+    stream TEXT NOT NULL,
+    session TEXT NOT NULL,
+    seq INTEGER,
+    count INTEGER NOT NULL,
+    n_before INTEGER NOT NULL,
+    n_after INTEGER NOT NULL,
+    t_ns BLOB NOT NULL CHECK (length(t_ns) = 8 * count),
+    fields BLOB NOT NULL CHECK (length(fields) % (8 * count) = 0),
+    crc INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE labels (
+    pos INTEGER PRIMARY KEY,
+    run INTEGER NOT NULL REFERENCES runs,
+    stream TEXT NOT NULL,
+    n INTEGER NOT NULL,
+    y REAL,
+    t_ns INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE predictions (
+    stream TEXT NOT NULL,
+    n INTEGER NOT NULL,
+    t_ns INTEGER NOT NULL,
+    p REAL NOT NULL,
+    session TEXT NOT NULL,
+    gaps_visible INTEGER NOT NULL,
+    after_gap INTEGER NOT NULL,
+    experts TEXT,
+    pos INTEGER NOT NULL,
+    PRIMARY KEY (stream, n)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE scores (
+    stream TEXT NOT NULL,
+    n INTEGER NOT NULL,
+    t_ns INTEGER NOT NULL,
+    p REAL NOT NULL,
+    label INTEGER NOT NULL,
+    log_loss REAL,
+    base_rate_p REAL,
+    last_label_p REAL,
+    session TEXT NOT NULL,
+    coin_evidence REAL,
+    base_rate_evidence REAL,
+    last_label_evidence REAL,
+    raw_p REAL,
+    frozen_p REAL,
+    stateless_p REAL,
+    pos INTEGER NOT NULL,
+    PRIMARY KEY (stream, n)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE updates (
+    stream TEXT NOT NULL,
+    n INTEGER NOT NULL,
+    loss REAL,
+    grad_norm REAL,
+    accepted INTEGER NOT NULL,
+    pos INTEGER NOT NULL,
+    PRIMARY KEY (stream, n)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE events (
+    event INTEGER PRIMARY KEY,
+    pos INTEGER NOT NULL,
+    run INTEGER NOT NULL REFERENCES runs,
+    at_ns INTEGER NOT NULL,
+    input INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    stream TEXT NOT NULL,
+    session TEXT NOT NULL,
+    seq INTEGER,
+    n INTEGER,
+    count INTEGER NOT NULL,
+    reason TEXT NOT NULL
+) STRICT;
+
+CREATE UNIQUE INDEX inputs_among_events ON events (pos) WHERE input = 1;
+
+CREATE TABLE snapshots (
+    snapshot INTEGER PRIMARY KEY,
+    run INTEGER NOT NULL REFERENCES runs,
+    pos INTEGER NOT NULL,
+    taken_ns INTEGER NOT NULL,
+    elements INTEGER NOT NULL,
+    version INTEGER NOT NULL,
+    fingerprint TEXT NOT NULL,
+    sha256 TEXT NOT NULL,
+    state BLOB NOT NULL,
+    set_aside TEXT
+) STRICT;
+"""
+
+NAMES = ("runs", "setup", "streams", "ticks", "labels", "predictions", "scores", "updates",
+         "events", "snapshots")  # fmt: skip
+"""Every table."""
+
+MIGRATIONS: dict[int, str] = {}
+"""The statements that make version v + 1 of version v, for each released v."""
+
+
+def is_store(path: Path) -> bool:
+    """Return whether a file begins as a SQLite file does."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError:
+        return False
+
+
+def connect(path: Path, *, sync: str = "normal") -> sqlite3.Connection:
+    """Open a store for writing, made and brought up to date if need be.
+
+    Raises ConfigurationError for one of a newer version, StoreError for a file that is no store,
+    and OutputError where the operating system will not.
+    """
+    try:
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        try:
+            connection.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
+            connection.execute("PRAGMA foreign_keys = ON")
+            _bring_up_to_date(connection, path)
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute(f"PRAGMA synchronous = {sync}")
+        except BaseException:
+            connection.close()
+            raise
+    except sqlite3.Error as error:
+        raise failure(path, error) from None
+    return connection
+
+
+def connect_reader(path: Path) -> sqlite3.Connection:
+    """Open a store for reading alone, while it may be written to.
+
+    Raises InputMissingError where there is none, and else what `connect` raises.
+    """
+    if not path.is_file():
+        raise InputMissingError(f"no such store: {path}")
+    try:
+        connection = sqlite3.connect(
+            f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None
+        )
+        try:
+            connection.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
+            version = _version(connection, path)
+            if version < VERSION:
+                raise StoreError(
+                    f"{path} has schema version {version}, this program reads {VERSION}: start "
+                    "run or replay on it once, which brings it up to date"
+                )
+        except BaseException:
+            connection.close()
+            raise
+    except sqlite3.Error as error:
+        raise failure(path, error) from None
+    return connection
+
+
+def failure(path: Path, error: sqlite3.Error) -> StoreError | OutputError:
+    """Return what an error of SQLite's means for a user."""
+    name = getattr(error, "sqlite_errorname", "")
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_CONSTRAINT", "SQLITE_ERROR")):
+        return StoreError(
+            f"{path} is damaged or no store ({error}): move it away and start a new one, or put "
+            "back a copy"
+        )
+    return OutputError(f"cannot use the store {path}: {error}")
+
+
+def _version(connection: sqlite3.Connection, path: Path) -> int:
+    """Return the version of a store's schema, 0 for an empty file."""
+    application = connection.execute("PRAGMA application_id").fetchone()[0]
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    empty = not connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+    if application != APPLICATION_ID and not (empty and version == 0 and application == 0):
+        raise StoreError(f"{path} is a SQLite file of something else, not a store")
+    if version > VERSION:
+        raise ConfigurationError(
+            f"{path} has schema version {version}, and this program knows {VERSION}: use the "
+            "newer program that wrote it, or name another store"
+        )
+    return version
+
+
+def _bring_up_to_date(connection: sqlite3.Connection, path: Path) -> None:
+    version = _version(connection, path)
+    if version == VERSION:
+        return
+    steps = [TABLES] if version == 0 else [MIGRATIONS[v] for v in range(version, VERSION)]
+    connection.execute("BEGIN IMMEDIATE")
+    for step in steps:
+        for statement in filter(str.strip, step.split(";")):
+            connection.execute(statement)
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {VERSION}")
+    connection.execute("COMMIT")

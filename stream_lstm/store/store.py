@@ -1,0 +1,370 @@
+"""The store of a daemon or a replay: it is given every event, and brings a session back.
+
+It is called with each input after the session has taken it, and before that with what came out of
+it, in that order; all of that is one unit, and stored whole or not at all. Nothing here touches a
+file once it has begun: a thread writes.
+
+Where a live feed is faster than the disk, or the disk is full, inputs are left out. What comes
+after could not be replayed, so that the end of such a hole is stored with a snapshot.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import msgspec
+
+from ..core import snapshot
+from ..core.session import Session
+from ..errors import OutputError, StreamLSTMError
+from ..events import (
+    End,
+    Expiry,
+    Gap,
+    Input,
+    Label,
+    Output,
+    Prediction,
+    Refusal,
+    Score,
+    SessionStart,
+    Ticks,
+    Update,
+)
+from ..tables import StoreConfig
+from . import schema
+from .journal import last_pos, read_positions
+from .lock import StoreLock
+from .reading import history
+from .resume import Resumed, resume
+from .runtime import held_weights, runtime
+from .setup import Setup, check_setup, read_setup, write_setup
+from .units import Hole, Note, Position, Saved, Settle, Step
+from .writer import Writer
+
+TEND_S = 1.0
+"""Between two events of one kind of refusal, and two lines about one trouble."""
+
+MAX_REFUSALS = 100
+"""Rows about refusals within that time; a peer can invent streams to be refused."""
+
+OUTPUTS = (Prediction, Score, Update, Expiry)
+
+
+class Store:
+    """A store that is open for writing, and locked; a context manager.
+
+    path: the file, made if need be. setup: what the session is made of. options: the table
+    `store` of the configuration. command: its name, for the record. blocking: wait for the disk
+    (a replay) instead of leaving out what it cannot take (a live feed). say: takes lines for
+    people. clock: seconds, monotonic.
+
+    `setup` is what the session is to be made of: what the store was begun with. `begin` follows,
+    then a call for each event. An error inside the `with` closes it without a last snapshot.
+
+    Raises LockedError, ConfigurationError where it was begun with something else, StoreError and
+    OutputError.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        setup: Setup,
+        options: StoreConfig,
+        *,
+        command: str,
+        blocking: bool,
+        say: Callable[[str], object] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.path = path
+        self.setup = setup
+        self.positions: dict[str, Position] = {}
+        self.resumed: Resumed | None = None
+        self._options, self._command, self._blocking = options, command, blocking
+        self._say, self._clock = say, clock
+        self._writer: Writer | None = None
+        self._session: Session | None = None
+        self._outputs: list[Prediction | Score | Update | Expiry] = []
+        self._refusals: dict[tuple[str, str], tuple[Refusal, int]] = {}
+        self._elements: dict[str, int] = {}
+        self._resets: dict[str, int] = {}
+        self._since_snapshot = self._dropped = self._left_out = 0
+        self._hole: dict[str, Position] | None = None
+        self._tend_at = 0.0
+        self._said: str | None = None
+        self._closed = False
+        self._lock = StoreLock(path)
+        try:
+            self._open(setup)
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def _connect(self) -> sqlite3.Connection:
+        return schema.connect(self.path, sync=self._options.sync)
+
+    def _open(self, setup: Setup) -> None:
+        connection = self._connect()
+        try:
+            known = read_setup(connection)
+            if known is None:
+                connection.execute("BEGIN IMMEDIATE")
+                write_setup(connection, setup)
+                connection.execute("COMMIT")
+            else:
+                check_setup(known, setup, str(self.path))
+                self.setup = setup._replace(weights=known.weights, scaler=known.scaler)
+        except sqlite3.Error as error:
+            raise schema.failure(self.path, error) from None
+        finally:
+            connection.close()
+
+    # ---- the beginning ----------------------------------------------------------------
+
+    def begin(self, session: Session) -> Resumed | None:
+        """Bring a fresh session to where the store ends, and start to write.
+
+        Returns what it was brought back from, None where the store is new. Raises what `resume`
+        raises.
+        """
+        connection = self._connect()
+        try:
+            if last_pos(connection):
+                self.resumed = resume(connection, session, str(self.path))
+            self.positions = read_positions(connection)
+            run = self._enter(connection, session)
+        except sqlite3.Error as error:
+            raise schema.failure(self.path, error) from None
+        finally:
+            connection.close()
+        self._session = session
+        self._elements = {name: stream.n for name, stream in session.streams.items()}
+        self._resets = {name: s.counters.resets for name, s in session.streams.items()}
+        # a snapshot at the end, unless the one that was restored is where the journal ends
+        self._since_snapshot = 1 if self.resumed is not None and self.resumed.inputs else 0
+        self._writer = Writer(
+            self._connect,
+            run,
+            commit_elements=self._options.commit_elements,
+            commit_s=self._options.commit_ms / 1000,
+            blocking=self._blocking,
+        )
+        return self.resumed
+
+    def _enter(self, connection: sqlite3.Connection, session: Session) -> int:
+        """Enter this run, and the snapshots that were set aside; return the run's number."""
+        now, pos = time.time_ns(), last_pos(connection)
+        connection.execute("BEGIN IMMEDIATE")
+        about = runtime() | {"weights": held_weights(session)}
+        row = (now, pos, self._command, os.getpid(), about["stream_lstm"])
+        texts = msgspec.json.encode(about), msgspec.json.encode(self.setup.config)
+        cursor = connection.execute(
+            "INSERT INTO runs (started_ns, pos, command, pid, version, runtime, configuration) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (*row, *(text.decode() for text in texts)),
+        )
+        run = int(cursor.lastrowid or 0)
+        for number, reason in (self.resumed.set_aside if self.resumed else {}).items():
+            connection.execute(
+                "UPDATE snapshots SET set_aside = ? WHERE snapshot = ?", (reason, number)
+            )
+            connection.execute(
+                "INSERT INTO events VALUES (NULL, ?, ?, ?, 0, 'snapshot set aside', '', '', NULL, "
+                "NULL, 1, ?)",
+                (pos, run, now, f"snapshot {number}: {reason}"),
+            )
+        connection.execute("COMMIT")
+        return run
+
+    def history(self) -> Iterator[Prediction | Score]:
+        """Yield the predictions and scores that the store holds, in their order."""
+        connection = schema.connect_reader(self.path)
+        try:
+            yield from history(connection)
+        except sqlite3.Error as error:
+            raise schema.failure(self.path, error) from None
+        finally:
+            connection.close()
+
+    # ---- every event ------------------------------------------------------------------
+
+    def __call__(self, event: Input | Output | Settle) -> None:
+        """Take an output, or the input that brought those before it.
+
+        Raises what ended the writer.
+        """
+        if isinstance(event, OUTPUTS):
+            self._outputs.append(event)
+        elif isinstance(event, Refusal):
+            first, count = self._refusals.get((event.kind, event.stream), (event, 0))
+            if count or len(self._refusals) < MAX_REFUSALS:
+                self._refusals[event.kind, event.stream] = (first, count + 1)
+        else:
+            self._input(event)
+
+    def _input(self, event: Ticks | Label | Gap | SessionStart | End | Settle) -> None:
+        assert self._session is not None
+        outputs, self._outputs = self._outputs, []
+        before = after = 0
+        if isinstance(event, Ticks):
+            stream = self._session.streams.get(event.stream)
+            before = self._elements.get(event.stream, 0)
+            after = before if stream is None else stream.n
+            self._elements[event.stream] = after
+            self._since_snapshot += after - before
+        step = Step(event, before, after, outputs)
+        if self._hole is not None or not self._put(step):
+            self._leave_out(event)
+        elif self._since_snapshot >= self._options.snapshot_every:
+            self.snapshot()
+        if isinstance(event, Gap | SessionStart):
+            self._note_reset(event)
+        if self._clock() >= self._tend_at:
+            self.tend()
+
+    def _put(self, unit: Step | Saved | Note | Hole) -> bool:
+        assert self._writer is not None
+        return self._writer.put(unit)
+
+    def snapshot(self) -> None:
+        """Hand over a snapshot of the session as it is now, between two inputs."""
+        if self._put(self._saved()):
+            self._since_snapshot = 0
+
+    def _saved(self) -> Saved:
+        session = self._session
+        assert session is not None
+        elements = sum(stream.n for stream in session.streams.values())
+        about = snapshot.fingerprint(session.config, session.columns, session.members)
+        return Saved(snapshot.take(session), snapshot.VERSION, about, elements)
+
+    def note(
+        self, kind: str, stream: str = "", reason: str = "", *, times: int = 1, session: str = ""
+    ) -> None:
+        """Store an event that is no input, such as a feed gone silent."""
+        self._put(Note(kind, stream, reason, times, session))
+
+    def _note_reset(self, event: Gap | SessionStart) -> None:
+        assert self._session is not None
+        stream = self._session.streams.get(event.stream)
+        resets = 0 if stream is None else stream.counters.resets
+        if resets != self._resets.get(event.stream, 0):
+            self._resets[event.stream] = resets
+            self._put(Note("reset", event.stream, "", n=stream.n if stream else None))
+
+    # ---- what cannot be stored --------------------------------------------------------
+
+    def _leave_out(self, event: Ticks | Label | Gap | SessionStart | End | Settle) -> None:
+        """Leave an input out, and end the hole where there is room again."""
+        if self._hole is None:
+            self._hole, self._dropped = {}, 0
+        self._dropped += 1
+        self._left_out += 1
+        if isinstance(event, Ticks | Gap | SessionStart):
+            known = self._hole.setdefault(event.stream, Position(ticks=1))
+            known.follow(event)
+        assert self._writer is not None
+        if self._writer.has_room():
+            self._end_hole()
+
+    def _end_hole(self) -> bool:
+        """Store that there was a hole, and the state behind it; return whether that is taken."""
+        session = self._session
+        assert session is not None
+        for name, position in (self._hole or {}).items():
+            stream = session.streams.get(name)
+            if stream is not None:
+                position.n, position.ticks = stream.n, stream.counters.ticks
+        reason = "the disk could not keep up, or could not be written to"
+        hole = Hole(self._dropped, reason, self._hole or {}, self._saved())
+        if not self._put(hole):
+            return False
+        self._hole, self._since_snapshot = None, 0
+        return True
+
+    def tend(self) -> None:
+        """Store the refusals since the last time, and say what trouble there is."""
+        self._tend_at = self._clock() + TEND_S
+        refusals, self._refusals = self._refusals, {}
+        for refusal, count in refusals.values():
+            place = f" ({refusal.where})" if refusal.where else ""
+            reason = f"{refusal.reason}{place}"[:500]
+            self._put(Note(f"refused {refusal.kind}", refusal.stream, reason, count))
+        assert self._writer is not None
+        trouble = self._writer.trouble
+        if trouble is not None and trouble != self._said:
+            left_out = f", {self._dropped:,} inputs left out" if self._hole is not None else ""
+            self._say(f"the store {self.path} cannot be written ({trouble}){left_out}; going on")
+        elif trouble is None and self._said is not None:
+            self._say(f"the store {self.path} is written again")
+        self._said = trouble
+
+    # ---- the end ----------------------------------------------------------------------
+
+    def figures(self) -> dict[str, Any]:
+        """Return what the store did, for a summary."""
+        resumed, writer = self.resumed, self._writer
+        return {
+            "path": str(self.path),
+            "resumed": resumed is not None,
+            "replayed_inputs": 0 if resumed is None else resumed.inputs,
+            "snapshots_set_aside": 0 if resumed is None else len(resumed.set_aside),
+            "inputs_left_out": self._left_out,
+            "retries": 0 if writer is None else writer.retries,
+        }
+
+    def close(self, *, whole: bool = True) -> None:
+        """Take a last snapshot, write what waits, and let go of the lock; once.
+
+        whole: False where the session may have stopped within an input, so that no snapshot can
+        be taken. Raises OutputError where something could not be written.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if self._writer is not None:
+                self._finish(self._writer, whole)
+        finally:
+            self._lock.close()
+
+    def _finish(self, writer: Writer, whole: bool) -> None:
+        told: StreamLSTMError | None = None
+        try:
+            if whole:
+                self.tend()
+                writer.catch_up()
+                if self._hole is not None:
+                    self._end_hole()
+                elif self._since_snapshot:
+                    self.snapshot()
+                self.note("stopped")
+        except StreamLSTMError as error:
+            told = error
+        left = writer.close()
+        told = told or writer.failure
+        if told is None and (left or self._hole is not None):
+            told = OutputError(
+                f"the store {self.path} could not be written to the end ({writer.trouble}): it "
+                "holds what came before, and a restart goes on from there"
+            )
+        if told is not None and whole:
+            raise told
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close(whole=error is None)

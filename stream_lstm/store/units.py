@@ -1,0 +1,87 @@
+"""What is handed to the writer of a store, in order: each unit is stored whole or not at all."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypeAlias
+
+import msgspec
+
+from ..events import End, Expiry, Gap, Label, Prediction, Score, SessionStart, Ticks, Update
+
+
+class Settle(msgspec.Struct, frozen=True):
+    """The labels that could still be revised count now: an input, made by an orderly end."""
+
+
+class Position(msgspec.Struct):
+    """Where a stream stands.
+
+    `next_seq` is the sequence number that is due, None where there are none; `n` the elements,
+    `ticks` the ticks and `labels` the labels so far. The checksums (CRC-32) are over all its times
+    and all its fields, as they stand in the table of ticks, however they were cut into blocks.
+    """
+
+    session: str = ""
+    next_seq: int | None = None
+    n: int = 0
+    ticks: int = 0
+    labels: int = 0
+    times_crc: int = 0
+    fields_crc: int = 0
+
+    def follow(self, event: Ticks | Gap | SessionStart) -> None:
+        """Go where an input leads: session and sequence number."""
+        if isinstance(event, Ticks):
+            self.session = event.session
+            self.next_seq = None if event.seq is None else event.seq + len(event.t_ns)
+        elif isinstance(event, Gap):
+            self.next_seq = event.seq
+        else:
+            # what was never heard before may begin with any number
+            self.next_seq = 1 if self.ticks else None
+            self.session = event.session
+
+
+class Step(NamedTuple):
+    """An input, the stream's elements before and after it, and what came out of it."""
+
+    event: Ticks | Label | Gap | SessionStart | End | Settle
+    before: int
+    after: int
+    outputs: list[Prediction | Score | Update | Expiry]
+
+
+class Saved(NamedTuple):
+    """A snapshot of the session as it is after everything handed over before it."""
+
+    state: bytes
+    version: int
+    fingerprint: str
+    elements: int
+
+
+class Note(NamedTuple):
+    """Something that happened and is no input: so many `times`, for the `reason`."""
+
+    kind: str
+    stream: str
+    reason: str
+    times: int = 1
+    session: str = ""
+    n: int | None = None
+
+
+class Hole(NamedTuple):
+    """`inputs` inputs were not handed over, since the writer could not keep up.
+
+    `positions` say where the streams that they were of stand after them, but for checksums, and
+    `saved` is the session as it is then.
+    """
+
+    inputs: int
+    reason: str
+    positions: dict[str, Position]
+    saved: Saved
+
+
+Unit: TypeAlias = Step | Saved | Note | Hole

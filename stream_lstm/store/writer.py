@@ -1,0 +1,232 @@
+"""The thread that writes, and the bounded queue before it.
+
+What is handed over is committed in groups: once it is so many elements, or after so many
+milliseconds, and at most fifty times a second. A live feed is never held up: where the queue is
+full, nothing more is taken, and the one who hands over must say what was left out. A replay waits
+instead.
+
+Live, an error of the file or the disk is tried again, more and more seldom, with a fresh
+connection; predicting goes on. In a replay it ends the writer, and so does, always, what no disk
+is to blame for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from ..errors import OutputError, StreamLSTMError
+from ..events import Ticks
+from .journal import Journal
+from .units import Hole, Note, Saved, Step, Unit
+
+QUEUE_BYTES = 64 * 2**20
+"""What may wait; half a million single ticks, or minutes of a fast feed."""
+
+BATCH_BYTES = 4 * 2**20
+"""What one transaction takes: it bounds how long a reader's checkpoint can be in the way."""
+
+PAUSE_S = 0.02
+"""Between two groups at least: what a commit takes beside its rows would disturb a fast feed."""
+
+SWITCH_S = 0.0002
+"""That the thread of the feed waits at most for this one to let go of the interpreter; Python's
+own 5 ms would be the longest wait of a tick."""
+
+UNIT_BYTES = 200
+"""What a unit or an output takes beside its arrays, roughly."""
+
+RETRY_S, RETRY_MAX_S = 0.05, 5.0
+"""Between attempts, the first and the longest."""
+
+CLOSE_S = 2.0
+"""For what waits at the end, where the disk will not."""
+
+Connect = Callable[[], sqlite3.Connection]
+
+
+class Writer:
+    """Writes units in their order, until `close`.
+
+    connect: opens the store's file. run: the number of this run.
+
+    Attributes, to be read from any thread: `written`, units that are stored; `retries` and
+    `trouble`, failed attempts and the last error's text, None while all is well; `failure`, the
+    error that ended it, None while it works.
+    """
+
+    def __init__(
+        self,
+        connect: Connect,
+        run: int,
+        *,
+        commit_elements: int,
+        commit_s: float,
+        blocking: bool,
+    ) -> None:
+        self.written = self.retries = 0
+        self.trouble: str | None = None
+        self.failure: StreamLSTMError | None = None
+        self._connect, self._run = connect, run
+        self._commit_elements, self._commit_s = commit_elements, commit_s
+        self._blocking = blocking
+        self._queue: deque[tuple[Unit, int]] = deque()
+        # Each is written by one thread alone, so their difference needs no lock.
+        self._bytes_in = self._bytes_out = 0
+        self._elements = 0
+        self._wake, self._room = threading.Event(), threading.Event()
+        self._closing = threading.Event()
+        self._close_by = float("inf")
+        self._never = threading.Event()
+        self._journal: Journal | None = None
+        self._connected = False
+        self._batch: list[Unit] = []
+        self._batch_bytes = 0
+        self._interval_s = sys.getswitchinterval()
+        if not blocking:
+            sys.setswitchinterval(SWITCH_S)
+        self._thread = threading.Thread(target=self._work, name="store", daemon=True)
+        self._thread.start()
+
+    def has_room(self) -> bool:
+        """Return whether half of the queue is free."""
+        return self._bytes_in - self._bytes_out < QUEUE_BYTES // 2
+
+    def put(self, unit: Unit) -> bool:
+        """Hand over a unit; False where there is no room for it and a live feed cannot wait.
+
+        Raises what ended the writer.
+        """
+        if self.failure is not None:
+            raise self.failure
+        size = _bytes(unit)
+        if self._bytes_in - self._bytes_out + size > QUEUE_BYTES and self._queue:
+            if not self._blocking:
+                return False
+            self._wait_for_room(size)
+        self._bytes_in += size
+        self._queue.append((unit, size))
+        if isinstance(unit, Step):
+            self._elements += unit.after - unit.before
+            if self._elements < self._commit_elements:
+                return True
+        self._elements = 0
+        self._wake.set()
+        return True
+
+    def _wait_for_room(self, size: int) -> None:
+        while self._bytes_in - self._bytes_out + size > QUEUE_BYTES and self._queue:
+            self._room.clear()
+            self._room.wait(self._commit_s)
+            if self.failure is not None:
+                raise self.failure
+
+    def catch_up(self) -> None:
+        """Wait until all is written, for as long as an orderly end can wait."""
+        self._close_by = time.monotonic() + CLOSE_S
+        while self._bytes_in != self._bytes_out and time.monotonic() < self._close_by:
+            self._room.clear()
+            self._wake.set()
+            self._room.wait(min(self._commit_s, PAUSE_S))
+            if self.failure is not None:
+                return
+        self._close_by = float("inf")
+
+    def close(self) -> int:
+        """Write what waits and end; return how many units could not be written."""
+        self._close_by = time.monotonic() + CLOSE_S
+        self._closing.set()
+        self._wake.set()
+        self._thread.join()
+        sys.setswitchinterval(self._interval_s)
+        return len(self._batch) + len(self._queue)
+
+    # ---- in the thread ----------------------------------------------------------------
+
+    def _work(self) -> None:
+        begun = 0.0
+        try:
+            while True:
+                self._wake.wait(self._commit_s)
+                self._closing.wait(begun + PAUSE_S - time.monotonic())
+                begun = time.monotonic()
+                self._wake.clear()
+                last = self._closing.is_set()
+                while self._fill() and self._write():
+                    pass
+                if last or self.failure is not None:
+                    break
+        except Exception as error:
+            self.failure = StreamLSTMError(f"the store cannot hold what came: {error!r}")
+        finally:
+            self._room.set()
+            self._disconnect()
+
+    def _fill(self) -> bool:
+        """Take what is written next, if there is anything."""
+        while self._queue and self._batch_bytes < BATCH_BYTES:
+            unit, size = self._queue.popleft()
+            self._batch.append(unit)
+            self._batch_bytes += size
+        return bool(self._batch)
+
+    def _write(self) -> bool:
+        """Write the batch, however long it takes; return whether it is written."""
+        delay_s, attempts, first = RETRY_S, 0, ""
+        while True:
+            told = [Note("store trouble", "", first, attempts)] if attempts else []
+            try:
+                self._attempt([*self._batch, *told])
+                break
+            except sqlite3.IntegrityError:
+                raise
+            except (sqlite3.OperationalError, sqlite3.DatabaseError, StreamLSTMError) as error:
+                self.trouble = str(error)
+            first = first or self.trouble
+            self.retries += 1
+            attempts += 1
+            self._disconnect()
+            if self._blocking:
+                self.failure = OutputError(f"cannot write the store: {self.trouble}")
+                return False
+            if time.monotonic() + delay_s > self._close_by:
+                return False
+            (self._never if self._closing.is_set() else self._closing).wait(delay_s)
+            delay_s = min(2 * delay_s, RETRY_MAX_S)
+        self.trouble = None
+        self.written += len(self._batch)
+        self._bytes_out += self._batch_bytes
+        self._batch, self._batch_bytes = [], 0
+        self._room.set()
+        return True
+
+    def _attempt(self, units: list[Unit]) -> None:
+        if self._journal is None:
+            self._journal = Journal(self._connect(), self._run)
+        elif not self._connected and self._journal.reopen(self._connect()):
+            self._connected = True
+            return  # the attempt before this one was none in vain
+        self._connected = True
+        self._journal.write(units)
+
+    def _disconnect(self) -> None:
+        if self._journal is not None and self._connected:
+            self._connected = False
+            with contextlib.suppress(sqlite3.Error):
+                self._journal.connection.close()
+
+
+def _bytes(unit: Unit) -> int:
+    """Return what a unit takes, roughly."""
+    if isinstance(unit, Step):
+        size = UNIT_BYTES * (1 + len(unit.outputs))
+        if isinstance(unit.event, Ticks):
+            size += unit.event.t_ns.nbytes + unit.event.values.nbytes
+        return size
+    saved = unit.saved if isinstance(unit, Hole) else unit
+    return UNIT_BYTES + (len(saved.state) if isinstance(saved, Saved) else 0)

@@ -1,0 +1,144 @@
+"""Stores for tests: sessions with shared engines, driven as a daemon or a replay drives them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stream_lstm.config import Config, StoreConfig
+from stream_lstm.core.session import Session
+from stream_lstm.events import Gap, Label, Output, Prediction, Score, SessionStart, Ticks
+from stream_lstm.store.schema import connect_reader
+from stream_lstm.store.setup import Setup
+from stream_lstm.store.store import Store
+from stream_lstm.store.units import Settle
+
+from ..engines import engine_for, settings
+
+COLUMNS = ("x",)
+LEARNING = {"learn": True, "score_window": 0}
+OFTEN = StoreConfig(snapshot_every=60)
+
+
+def series(n: int, seed: int = 3) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(n, 1))
+
+
+def ticks(values: np.ndarray, seq: int = 1, stream: str = "a", session: str = "s1") -> Ticks:
+    times = np.arange(seq, seq + len(values), dtype=np.int64) * 10**9
+    return Ticks(stream, times, values, session, seq)
+
+
+def cut(values: np.ndarray, edges: Iterable[int], first: int = 1, **more: Any) -> list[Ticks]:
+    """Blocks that end at `edges`, the first tick having number `first`."""
+    ends = [*edges, len(values)]
+    return [
+        ticks(values[low:high], low + first, **more)
+        for low, high in zip([0, *ends], ends, strict=False)
+        if high > low
+    ]
+
+
+class Kept:
+    """A session with a store; a context manager that closes it as a clean stop does."""
+
+    def __init__(
+        self,
+        path: Path,
+        config: Config | None = None,
+        options: StoreConfig = OFTEN,
+        *,
+        blocking: bool = True,
+        say: Callable[[str], object] = lambda _: None,
+        **more: Any,
+    ) -> None:
+        self.events: list[Output] = []
+        config = config or settings(**LEARNING)
+        self.store = Store(
+            path,
+            Setup(config, COLUMNS, **more),
+            options,
+            command="test",
+            blocking=blocking,
+            say=say,
+        )
+        try:
+            self.session = Session(
+                config,
+                COLUMNS,
+                self._emit,
+                weights=self.store.setup.weights,
+                members=more.get("members"),
+                engine=engine_for(config, 1, more.get("members")),
+            )
+            self.resumed = self.store.begin(self.session)
+        except BaseException:
+            self.store.close(whole=False)
+            raise
+
+    def _emit(self, event: Output) -> None:
+        self.events.append(event)
+        self.store(event)
+
+    def give(self, *inputs: Ticks | Label | Gap | SessionStart | Settle) -> Kept:
+        for event in inputs:
+            match event:
+                case Ticks():
+                    self.session.push(event)
+                case Label():
+                    self.session.label(event)
+                case Gap():
+                    self.session.gap(event)
+                case SessionStart():
+                    self.session.session_start(event)
+                case Settle():
+                    self.session.settle()
+            self.store(event)
+        return self
+
+    def kill(self) -> None:
+        """End as a kill between two commits does: no last snapshot, nothing settled."""
+        self.store.close(whole=False)
+
+    def __enter__(self) -> Kept:
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        self.store.__exit__(kind, error, trace)
+
+
+def query(path: Path, sql: str) -> list[tuple[Any, ...]]:
+    connection = connect_reader(path)
+    try:
+        return connection.execute(sql).fetchall()
+    finally:
+        connection.close()
+
+
+def predictions(path: Path) -> list[tuple[Any, ...]]:
+    """What is stored of each prediction, in the order in which they were made."""
+    return query(
+        path, "SELECT stream, n, p, t_ns, session, after_gap FROM predictions ORDER BY pos, n"
+    )
+
+
+def of(kind: type, events: Iterable[Any]) -> list[Any]:
+    return [event for event in events if isinstance(event, kind)]
+
+
+def shown(events: Iterable[Output]) -> list[tuple[Any, ...]]:
+    """The same of predictions as they were emitted."""
+    return [
+        (e.stream, e.n, e.p, e.t_ns, e.session, int(e.after_gap)) for e in of(Prediction, events)
+    ]
+
+
+def scores(path: Path) -> list[tuple[Any, ...]]:
+    return query(path, "SELECT stream, n, p, label, log_loss FROM scores ORDER BY stream, n")
+
+
+def scored(events: Iterable[Output]) -> list[tuple[Any, ...]]:
+    return sorted((e.stream, e.n, e.p, e.label, e.log_loss) for e in of(Score, events))

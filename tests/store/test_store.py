@@ -1,0 +1,538 @@
+"""A store holds what came and what came of it, and brings a session back to the same bits."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+
+from stream_lstm.config import StoreConfig
+from stream_lstm.core import snapshot
+from stream_lstm.core.session import Session
+from stream_lstm.errors import (
+    ConfigurationError,
+    InputMissingError,
+    LockedError,
+    StoreError,
+    StreamLSTMError,
+)
+from stream_lstm.events import End, Expiry, Gap, Label, Prediction, SessionStart, Update
+from stream_lstm.store import schema
+from stream_lstm.store.journal import read_positions
+from stream_lstm.store.reading import drive, entries, history
+from stream_lstm.store.runtime import held_weights
+from stream_lstm.store.setup import read_setup
+from stream_lstm.store.units import Settle
+
+from ..engines import SMALL_BANK, engine_for, settings
+from .frozen import thaw
+from .stores import (
+    LEARNING,
+    Kept,
+    cut,
+    of,
+    predictions,
+    query,
+    scored,
+    scores,
+    series,
+    shown,
+    ticks,
+)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "s.db"
+
+
+def mixed_inputs(n=400):
+    """Two streams in turn, with a gap, a restart of the publisher, and an end."""
+    a, b = series(n), series(n, seed=5)
+    out = []
+    for low, high in zip([0, 37, 38, 100, 230], [37, 38, 100, 230, n], strict=True):
+        out.append(ticks(a[low:high], low + 1))
+        out.append(ticks(b[low:high], low + 1, stream="b", session="s2"))
+        if high == 100:
+            out.append(Gap("a", 101, 3))
+        if high == 230:
+            out += [SessionStart("b", "s3"), End("a", "s1")]
+    return out
+
+
+def state(kept):
+    """The state of a session but for the tape, whose unused room depends on where blocks end."""
+    copies = [
+        (s.n, s.next_due, s.flag_until, s.counters, s.ledger, np.asarray(s.carry).tobytes())
+        for s in kept.session.streams.values()
+    ]
+    return repr(copies), held_weights(kept.session)
+
+
+# ---- what is there ----------------------------------------------------------------------
+
+
+def test_everything_that_came_and_came_out_is_there(path):
+    with Kept(path, options=StoreConfig(snapshot_every=1000)) as kept:
+        kept.give(*mixed_inputs())
+    assert predictions(path) == shown(kept.events)
+    assert scores(path) == scored(kept.events)
+    updates = of(Update, kept.events)
+    assert query(path, "SELECT stream, n, loss, grad_norm FROM updates ORDER BY stream, n") == [
+        (u.stream, u.n, u.loss, u.grad_norm)
+        for u in sorted(updates, key=lambda one: (one.stream, one.n))
+    ]
+    kinds = "SELECT kind, stream, session, seq, count FROM events ORDER BY event"
+    assert query(path, kinds) == [
+        ("gap", "a", "", 101, 3),
+        ("session", "b", "s3", None, 1),
+        ("end", "a", "s1", None, 1),
+        ("stopped", "", "", None, 1),
+    ]
+    assert query(path, "SELECT stream, session, next_seq, n, ticks FROM streams") == [
+        ("a", "s1", 401, 400, 400),
+        ("b", "s2", 401, 400, 400),
+    ]
+
+
+def test_what_came_stands_in_its_order_without_a_hole(path):
+    with Kept(path) as kept:
+        kept.give(*mixed_inputs())
+    rows = query(
+        path,
+        "SELECT pos FROM ticks UNION ALL SELECT pos FROM labels "
+        "UNION ALL SELECT pos FROM events WHERE input = 1 ORDER BY pos",
+    )
+    assert [pos for (pos,) in rows] == list(range(1, len(rows) + 1))
+
+
+def test_ticks_are_raw_numbers_that_anyone_can_read(path):
+    values = series(50)
+    with Kept(path) as kept:
+        kept.give(*cut(values, [20]))
+    rows = query(path, "SELECT t_ns, fields, seq, count, n_before, n_after FROM ticks")
+    assert np.array_equal(
+        np.concatenate([np.frombuffer(row[1], "<f8") for row in rows]), values[:, 0]
+    )
+    times = np.concatenate([np.frombuffer(row[0], "<i8") for row in rows])
+    assert times.tolist() == [k * 10**9 for k in range(1, 51)]
+    assert sum(row[3] for row in rows) == 50
+    assert rows[0][2] == 1
+    assert rows[-1][5] == 50
+
+
+def test_predictions_and_scores_are_read_back_as_they_were(path):
+    config = settings(bank="small.toml", publish_experts=True, **LEARNING)
+    with Kept(path, config, members=SMALL_BANK) as kept:
+        kept.give(*cut(series(80), [33]))
+    connection = schema.connect_reader(path)
+    read = list(history(connection))
+    connection.close()
+    assert of(Prediction, read) == of(Prediction, kept.events)
+    assert read[0].experts
+    assert len(read) == len(of(Prediction, kept.events)) + len(scores(path))
+
+
+def test_refusals_are_stored_as_counts(path):
+    bad = series(40)
+    bad[[5, 6, 7]] = np.nan
+    with Kept(path) as kept:
+        kept.give(*cut(bad, [5, 6, 7]))
+    told = query(path, "SELECT kind, sum(count), min(reason) FROM events WHERE kind LIKE 'ref%'")
+    assert told == [("refused tick", 3, "x is nan")]
+
+
+def test_an_expiry_and_a_reset_are_events(path):
+    config = settings(labels="external", on_gap="reset", max_pending=2, **LEARNING)
+    with Kept(path, config) as kept:
+        kept.give(*cut(series(60), []), Gap("a", 61, 1))
+    said = query(path, "SELECT kind, n FROM events WHERE kind IN ('expiry', 'reset')")
+    expired = [("expiry", e.n) for e in of(Expiry, kept.events)]
+    assert sorted(said) == sorted([*expired, ("reset", 60)])
+    assert len(expired) > 2
+
+
+# ---- going on ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("clean", [True, False])
+@pytest.mark.parametrize("values", [{}, {"mode": "window"}, {"on_gap": "reset"}])
+def test_a_restart_changes_no_bit(path, tmp_path, clean, values):
+    config = settings(**LEARNING | values)
+    inputs = mixed_inputs()
+    with Kept(tmp_path / "whole.db", config) as whole:
+        whole.give(*inputs)
+    for low in range(0, len(inputs), 3):
+        kept = Kept(path, config)
+        kept.give(*inputs[low : low + 3])
+        kept.store.close() if clean else kept.kill()
+    assert predictions(path) == predictions(tmp_path / "whole.db")
+    assert scores(path) == scores(tmp_path / "whole.db")
+    with Kept(path, config) as kept:
+        assert state(kept) == state(whole)
+
+
+@given(data=st.data())
+@examples(
+    max_examples=25,
+    phases=[Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+def test_a_restart_anywhere_with_labels_from_outside_changes_no_bit(tmp_path, data):
+    config = settings(
+        labels="external", horizon=1, revisions="last", label_hold=7, label_expiry=40, **LEARNING
+    )
+    values, inputs = series(150), []
+    for low in range(0, 150, 10):
+        inputs.append(ticks(values[low : low + 10], low + 1))
+        of_n = data.draw(st.integers(12, 150), label="n")
+        inputs.append(Label("a", of_n, data.draw(st.integers(0, 1), label="y")))
+    stops = sorted(data.draw(st.sets(st.integers(1, len(inputs) - 1), max_size=4), label="stops"))
+    folder = tmp_path / os.urandom(8).hex()
+    folder.mkdir()
+    every = StoreConfig(snapshot_every=data.draw(st.integers(20, 200), label="every"))
+    with Kept(folder / "whole.db", config, every) as whole:
+        whole.give(*inputs, Settle())
+    for low, high in zip([0, *stops], [*stops, len(inputs)], strict=True):
+        kept = Kept(folder / "cut.db", config, every)
+        kept.give(*inputs[low:high])
+        kept.kill()
+    with Kept(folder / "cut.db", config, every) as last:
+        last.give(Settle())
+    assert predictions(folder / "cut.db") == predictions(folder / "whole.db")
+    assert scores(folder / "cut.db") == scores(folder / "whole.db")
+    assert state(last) == state(whole)
+
+
+def test_only_what_is_behind_the_last_snapshot_is_replayed(path):
+    values = series(200)
+    kept = Kept(path, options=StoreConfig(snapshot_every=100))
+    kept.give(*cut(values[:130], [100, 120]))
+    kept.kill()
+    with Kept(path) as again:
+        assert again.resumed.snapshot == 1
+        assert again.resumed.inputs in (1, 2)  # two blocks, or one where a commit took both
+        assert again.events == []
+        assert {e.n for e in again.resumed.predictions} == {102, 112, 122}
+        assert again.store.positions["a"].next_seq == 131
+    with Kept(path) as third:
+        assert third.resumed.inputs == 0
+
+
+def test_a_bank_comes_back_too(path):
+    config = settings(bank="small.toml", **LEARNING)
+    values = series(90)
+    kept = Kept(path, config, members=SMALL_BANK)
+    kept.give(*cut(values[:50], [20]))
+    kept.kill()
+    with Kept(path, config, members=SMALL_BANK) as again:
+        again.give(ticks(values[50:], 51))
+        assert again.resumed.predictions
+    with pytest.raises(ConfigurationError, match=r"bank = filtered, short, .* it is filtered"):
+        Kept(path, config, members=SMALL_BANK[:1])
+    with Kept(path.with_name("whole.db"), config, members=SMALL_BANK) as whole:
+        whole.give(*cut(values, [50]))
+    assert predictions(path) == predictions(path.with_name("whole.db"))
+
+
+def test_the_newest_three_snapshots_are_kept(path):
+    with Kept(path, options=StoreConfig(snapshot_every=20)) as kept:
+        kept.give(*cut(series(200), range(20, 200, 20)))
+    assert query(path, "SELECT elements FROM snapshots ORDER BY snapshot") == [
+        (160,), (180,), (200,)
+    ]  # fmt: skip
+
+
+def test_the_weights_to_start_from_are_in_the_store(path):
+    config = settings(sharing="per-stream", **LEARNING)
+    with Kept(path.with_name("other.db"), settings(seed=9, **LEARNING)) as other:
+        weights = {
+            name: {"kernel": np.array(layer["kernel"])}
+            for name, layer in other.session.weights_for("").items()
+        }
+    with Kept(path, config, weights=weights) as kept:
+        kept.give(*cut(series(60), []))
+    # A second stream starts from weights that are named nowhere any more.
+    with Kept(path, config) as again:
+        again.give(ticks(series(60), stream="b"))
+    made = predictions(path)
+    assert [row[2] for row in made if row[0] == "b"] == [row[2] for row in made if row[0] == "a"]
+    weights["head"]["kernel"] = weights["head"]["kernel"] + 1
+    with pytest.raises(ConfigurationError, match=r"weights = of SHA-256 \w+, and now it is of"):
+        Kept(path, config, weights=weights)
+
+
+# ---- what is wrong ----------------------------------------------------------------------
+
+
+def test_a_damaged_snapshot_is_set_aside_and_the_one_before_is_used(path):
+    values = series(200)
+    kept = Kept(path)
+    kept.give(*cut(values, [60, 120, 180]))
+    kept.kill()
+    damage(path, 3)
+    with Kept(path) as again:
+        assert again.resumed.snapshot == 2
+    assert query(path, "SELECT set_aside FROM snapshots WHERE snapshot = 3") == [
+        ("snapshot 3 is damaged: its checksum does not match",)
+    ]
+    assert query(path, "SELECT reason FROM events WHERE kind = 'snapshot set aside'") == [
+        ("snapshot 3: snapshot 3 is damaged: its checksum does not match",)
+    ]
+
+
+def test_without_a_good_snapshot_the_whole_journal_is_replayed(path):
+    kept = Kept(path)
+    kept.give(*cut(series(200), [60, 120, 180]))
+    kept.kill()
+    for number in (1, 2, 3):
+        damage(path, number)
+    with Kept(path) as again:
+        assert again.resumed.snapshot is None
+        assert len(again.resumed.set_aside) == 3
+        assert len(again.resumed.predictions) == len(predictions(path)) == 19
+
+
+def damage(path, number):
+    with sqlite3.connect(path) as connection:
+        connection.execute(
+            "UPDATE snapshots SET state = zeroblob(length(state)) WHERE snapshot = ?", (number,)
+        )
+    connection.close()
+
+
+def test_a_flipped_bit_anywhere_in_a_snapshot_is_seen(path):
+    kept = Kept(path)
+    kept.give(*cut(series(130), [60, 120]))
+    kept.kill()
+    state = bytearray(query(path, "SELECT state FROM snapshots WHERE snapshot = 2")[0][0])
+    with Kept(path.with_name("fresh.db")) as fresh:
+        for k in range(len(state)):
+            state[k] ^= 1 << k % 8
+            with pytest.raises(StreamLSTMError, match="snapshot"):
+                snapshot.restore(fresh.session, bytes(state))
+            state[k] ^= 1 << k % 8
+        assert not fresh.session.streams
+    for k in (0, 5, 6, 40, len(state) // 2, len(state) - 1):
+        state[k] ^= 1
+        copy = path.with_name(f"{k}.db")
+        shutil.copy(path, copy)
+        with sqlite3.connect(copy) as connection:
+            connection.execute("UPDATE snapshots SET state = ? WHERE snapshot = 2", (state,))
+        connection.close()
+        state[k] ^= 1
+        with Kept(copy) as again:
+            assert again.resumed.snapshot == 1
+        assert predictions(copy) == predictions(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"hidden": 5}, "hidden = 4, and now it is 5"),
+        ({"stride": 7}, "stride = 10, and now it is 7"),
+        ({"learn": False}, "learn = True, and now it is False"),
+        ({"features": ["diff(x)"]}, r"features = \('x',\), and now it is \('diff\(x\)',\)"),
+    ],
+)
+def test_another_configuration_is_refused_with_both_values(path, change, named):
+    with Kept(path):
+        pass
+    with pytest.raises(ConfigurationError, match=named):
+        Kept(path, settings(**LEARNING | change))
+    with Kept(path, settings(**LEARNING, connect=["tcp://127.0.0.1:1"])):
+        pass  # where data come from is free
+
+
+def test_a_newer_schema_is_refused_with_both_versions(path):
+    with Kept(path):
+        pass
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version = 7")
+    connection.close()
+    for opening in (Kept, schema.connect_reader):
+        with pytest.raises(ConfigurationError, match="version 7, and this program knows 1"):
+            opening(path)
+
+
+def test_a_file_of_something_else_is_refused_and_left_alone(path):
+    path.write_text("what a user wrote, and needs\n" * 1000)
+    with pytest.raises(StoreError, match="damaged or no store"):
+        Kept(path)
+    assert path.read_text().startswith("what a user wrote")
+    path.unlink()
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE mine (x)")
+    connection.close()
+    with pytest.raises(StoreError, match="something else"):
+        Kept(path)
+
+
+def test_a_store_that_is_not_there_is_missing_input(path):
+    with pytest.raises(InputMissingError):
+        schema.connect_reader(path)
+
+
+def test_ticks_that_were_changed_are_not_gone_on_from(path):
+    kept = Kept(path, options=StoreConfig())
+    kept.give(*cut(series(50), []))
+    kept.kill()
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE ticks SET fields = zeroblob(length(fields))")
+    connection.close()
+    with pytest.raises(StoreError, match="not those that were stored"):
+        Kept(path)
+
+
+def test_a_prediction_that_was_changed_is_not_gone_on_from(path):
+    kept = Kept(path, options=StoreConfig())
+    kept.give(*cut(series(50), []))
+    kept.kill()
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE predictions SET p = 0.25 WHERE n = 32")
+    connection.close()
+    with pytest.raises(StreamLSTMError, match=r"another prediction 32 of 'a' .* stored 0\.25"):
+        Kept(path)
+
+
+def test_a_row_that_is_missing_is_seen(path):
+    kept = Kept(path, options=StoreConfig())
+    kept.give(*mixed_inputs())
+    kept.kill()
+    with sqlite3.connect(path) as connection:
+        connection.execute("DELETE FROM events WHERE kind = 'gap'")
+    connection.close()
+    with pytest.raises(StoreError, match="nothing at position"):
+        Kept(path)
+
+
+# ---- the lock ---------------------------------------------------------------------------
+
+
+def test_a_second_process_is_refused_and_told_who_holds_the_store(path):
+    with Kept(path):
+        program = (
+            "import sys; from pathlib import Path; from stream_lstm.store.lock import StoreLock\n"
+            "from stream_lstm.errors import LockedError\n"
+            "try: StoreLock(Path(sys.argv[1]))\n"
+            "except LockedError as error: print(error); sys.exit(error.exit_code)\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 73
+        assert f"process {os.getpid()} on {os.uname().nodename} since 20" in done.stdout
+    done = subprocess.run([sys.executable, "-c", program, str(path)], check=False)
+    assert done.returncode == 0
+
+
+def test_the_lock_of_a_killed_process_is_free(path):
+    program = (
+        "import sys; from pathlib import Path; from stream_lstm.store.lock import StoreLock\n"
+        "lock = StoreLock(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", program, str(path)], stdin=-1, stdout=-1, text=True
+    )
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(LockedError, match=f"process {holder.pid} "):
+        Kept(path)
+    holder.kill()
+    holder.communicate()
+    with Kept(path):
+        pass
+
+
+# ---- older schemas ----------------------------------------------------------------------
+
+
+def test_an_older_schema_is_brought_up_to_date(path, monkeypatch):
+    with Kept(path) as kept:
+        kept.give(*cut(series(60), []))
+    monkeypatch.setattr(schema, "VERSION", 2)
+    monkeypatch.setitem(schema.MIGRATIONS, 1, "ALTER TABLE runs ADD COLUMN remark TEXT;")
+    with pytest.raises(StoreError, match="schema version 1, this program reads 2"):
+        schema.connect_reader(path)
+    with Kept(path) as again:
+        assert again.resumed.snapshot == 1
+    assert query(path, "SELECT count(remark) FROM runs") == [(0,)]
+    assert query(path, "PRAGMA user_version") == [(2,)]
+
+
+def test_every_older_schema_has_a_migration():
+    assert set(schema.MIGRATIONS) == set(range(1, schema.VERSION))
+
+
+class OnPurposeError(Exception):
+    pass
+
+
+def fail_within_an_input(kept):
+    kept.give(*cut(series(30), []))
+
+    def emit(event):
+        raise OnPurposeError
+
+    kept.session.emit = emit
+    kept.give(ticks(series(30), 31))
+
+
+def test_an_error_within_an_input_leaves_no_snapshot_of_half_of_it(path):
+    kept = Kept(path)
+    with pytest.raises(OnPurposeError), kept:
+        fail_within_an_input(kept)
+    assert query(path, "SELECT ticks FROM streams") == [(30,)]
+    assert query(path, "SELECT count(*) FROM snapshots") == [(0,)]
+    with Kept(path) as again:
+        assert again.session.streams["a"].n == 30
+
+
+def test_a_store_says_who_wrote_it_and_with_what(path):
+    with Kept(path):
+        pass
+    with Kept(path):
+        pass
+    runs = query(path, "SELECT run, command, pid, runtime, configuration FROM runs")
+    assert [row[:3] for row in runs] == [(1, "test", os.getpid()), (2, "test", os.getpid())]
+    assert '"jax":' in runs[0][3]
+    assert '"features":["x"]' in runs[0][4]
+
+
+def test_the_options_reach_sqlite(path):
+    connection = schema.connect(path, sync="full")
+    assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
+    assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert connection.execute("PRAGMA application_id").fetchone() == (schema.APPLICATION_ID,)
+    connection.close()
+
+
+def test_the_frozen_store_of_version_1_is_read_and_leads_to_its_predictions(path):
+    thaw(path)
+    schema.connect(path).close()  # which brings it up to date
+    connection = schema.connect_reader(path)
+    setup = read_setup(connection)
+    stored, came = list(history(connection)), list(entries(connection))
+    positions = read_positions(connection)
+    connection.close()
+    assert setup.columns == ("x",)
+    assert setup.config.stream.window == 12
+    assert positions["a"].next_seq == 63
+    events = []
+    session = Session(setup.config, setup.columns, events.append, engine=engine_for(setup.config))
+    for entry in came:
+        assert entry.intact
+        drive(session, entry.event)
+    made = [event for event in events if isinstance(event, Prediction)]
+    assert len(made) == len(of(Prediction, stored)) == 5
+    for one, other in zip(made, of(Prediction, stored), strict=True):
+        # Other processors may round otherwise; `verify` is for the same one.
+        assert one.p == pytest.approx(other.p, abs=1e-6)
+        assert (one.n, one.t_ns, one.after_gap) == (other.n, other.t_ns, other.after_gap)

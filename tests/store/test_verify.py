@@ -1,0 +1,283 @@
+"""Whether a store's journal leads to what it holds, and if not, why; stores held side by side."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pyarrow.parquet
+import pytest
+
+from stream_lstm.config import StoreConfig
+from stream_lstm.core.session import Session
+from stream_lstm.errors import StoreError
+from stream_lstm.events import Gap, Prediction, Score
+from stream_lstm.store import writer
+from stream_lstm.store.compare import compare
+from stream_lstm.store.contents import contents
+from stream_lstm.store.parquet import export_store
+from stream_lstm.store.schema import NAMES, connect_reader
+from stream_lstm.store.setup import read_setup
+from stream_lstm.store.verify import Verification
+
+from ..engines import engine_for, settings
+from .stores import LEARNING, Kept, cut, of, query, series, ticks
+from .test_faults import files_no_longer_than, wait_until, written
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "s.db"
+
+
+@pytest.fixture
+def kept(path):
+    """A store of 200 elements in two runs, with snapshots 1 to 4; what it was made by."""
+    values = series(200)
+    first = Kept(path)
+    first.give(*cut(values[:70], [60]))
+    first.kill()
+    second = Kept(path)
+    second.give(*cut(values[70:], [10, 60, 90, 110], first=71))
+    second.kill()
+    return path
+
+
+def verified(path, begin=None):
+    connection = connect_reader(path)
+    try:
+        setup = read_setup(connection)
+        session = Session(
+            setup.config,
+            setup.columns,
+            lambda _: None,
+            weights=setup.weights,
+            engine=engine_for(setup.config),
+        )
+        return Verification(connection, session).run(begin)
+    finally:
+        connection.close()
+
+
+def change(path, sql, *values):
+    with sqlite3.connect(path) as connection:
+        connection.execute(sql, values)
+    connection.close()
+
+
+def test_a_store_that_nobody_touched_is_as_it_was(kept):
+    found = verified(kept)
+    assert found.difference is None
+    assert (found.began, found.checked, found.unchecked) == ([None], 19, 0)
+
+
+def test_a_replay_can_begin_at_any_snapshot(kept):
+    rows = query(kept, "SELECT snapshot, elements FROM snapshots")
+    assert len(rows) == 3
+    for number, elements in rows:
+        found = verified(kept, number)
+        assert found.difference is None
+        assert found.began == [number]
+        assert found.unchecked == (elements - 2) // 10
+        assert found.checked + found.unchecked == 19
+    with pytest.raises(StoreError, match=r"snapshot 9 cannot be used; there are: \d"):
+        verified(kept, 9)
+
+
+def test_ticks_that_were_changed_are_the_cause(kept):
+    values = series(200)
+    pos, count, before = query(kept, "SELECT pos, count, n_before FROM ticks ORDER BY pos")[0]
+    changed = values[before : before + count].copy()
+    changed[20] = 5.0
+    change(kept, "UPDATE ticks SET fields = ? WHERE pos = ?", changed.tobytes(), pos)
+    found = verified(kept)
+    assert found.difference.cause == "input"
+    assert (found.difference.n, found.difference.pos) == (22, pos)
+    assert found.difference.made != found.difference.stored
+    assert found.checked == 1
+
+
+def test_ticks_that_were_changed_to_no_effect_are_seen_too(kept):
+    change(kept, "UPDATE ticks SET t_ns = zeroblob(8 * count), crc = 1 WHERE pos = 1")
+    change(kept, "UPDATE predictions SET t_ns = 0 WHERE pos = 1")
+    found = verified(kept)
+    assert (found.difference.cause, found.difference.n) == ("input", None)
+    assert found.checked == 19
+
+
+def test_a_prediction_that_was_changed_in_its_last_bit_is_found(kept):
+    [(p,)] = query(kept, "SELECT p FROM predictions WHERE n = 112")
+    change(kept, "UPDATE predictions SET p = ? WHERE n = 112", np.nextafter(p, 1.0).item())
+    found = verified(kept).difference
+    assert (found.cause, found.n, found.stream) == ("runtime", 112, "a")
+    assert found.made == p
+    assert "are as they were" in found.what
+
+
+def test_another_version_is_named(kept):
+    change(kept, "UPDATE predictions SET p = 0.5 WHERE n = 112")
+    change(kept, """UPDATE runs SET runtime = json_set(runtime, '$.jax', '0.1.2') WHERE run = 2""")
+    found = verified(kept).difference
+    assert found.cause == "runtime"
+    assert re.fullmatch(r"jax was '0.1.2' and is '[\d.]+'", found.what)
+
+
+def test_a_prediction_that_is_missing_and_one_too_many_are_found(kept):
+    change(kept, "DELETE FROM predictions WHERE n = 42")
+    found = verified(kept).difference
+    assert (found.n, found.stored) == (42, None)
+    [(pos,)] = query(kept, "SELECT pos FROM predictions WHERE n = 32")
+    change(kept, "INSERT INTO predictions VALUES ('a', 33, 0, 0.5, '', 1, 0, NULL, ?)", pos)
+    found = verified(kept).difference
+    assert (found.n, found.stored, found.made) == (33, 0.5, None)
+
+
+def test_other_weights_to_start_from_are_the_cause(path):
+    config = settings(**LEARNING)
+    with Kept(path, settings(seed=5, **LEARNING)) as other:
+        weights = {
+            name: {"kernel": np.array(layer["kernel"])}
+            for name, layer in other.session.weights_for("").items()
+        }
+    path.unlink()
+    with Kept(path, config, weights=weights) as kept:
+        kept.give(*cut(series(60), []))
+    with Kept(path.with_name("t.db"), config, weights=weights) as other:
+        pass
+    assert verified(path).difference is None
+    change(path, "UPDATE setup SET value = x'00' WHERE name = 'start'")
+    with pytest.raises(StoreError, match="weights to start from are not those"):
+        verified(path)
+    with Kept(path.with_name("u.db"), config) as unlike:
+        unlike.give()
+    [(value, digest)] = query(
+        path.with_name("u.db"), "SELECT value, sha256 FROM setup WHERE name = 'start'"
+    )
+    change(path, "UPDATE setup SET value = ?, sha256 = ? WHERE name = 'start'", value, digest)
+    found = verified(path).difference
+    assert (found.cause, found.n) == ("weights", 12)
+    assert re.match(r"run 1 went on with the weights \w{16}, the journal leads to", found.what)
+
+
+def test_a_snapshot_with_other_weights_is_named(kept, path):
+    with Kept(path.with_name("t.db"), settings(seed=5, **LEARNING)) as other:
+        other.give(*cut(series(60), []))
+    taken = query(path.with_name("t.db"), "SELECT state, sha256 FROM snapshots")[0]
+    number = query(kept, "SELECT min(snapshot) FROM snapshots")[0][0]
+    change(kept, f"UPDATE snapshots SET state = ?, sha256 = ? WHERE snapshot = {number}", *taken)
+    found = verified(kept).difference
+    assert (found.cause, found.n) == ("weights", None)
+    assert f"snapshot {number} holds the weights" in found.what
+
+
+def test_behind_a_hole_a_replay_begins_again(path, monkeypatch):
+    monkeypatch.setattr(writer, "QUEUE_BYTES", 60_000)
+    values = series(900)
+    with Kept(path, options=StoreConfig(), blocking=False) as kept:
+        kept.give(ticks(values[:100], 1))
+        wait_until(lambda: written(kept))
+        with files_no_longer_than(path.with_name("s.db-wal").stat().st_size):
+            kept.give(*[ticks(values[k : k + 1], k + 1) for k in range(100, 500)])
+        wait_until(lambda: written(kept))
+        kept.give(ticks(values[500:], 501))
+    found = verified(path)
+    assert found.difference is None
+    assert found.began == [None, 1]
+    assert found.unchecked == 0
+    assert contents(path)["whole"] is False
+
+
+def test_two_stores_of_the_same_are_alike(kept, path):
+    with Kept(path.with_name("t.db")) as other:
+        other.give(*cut(series(200), [33]))
+    found = compare(kept, path.with_name("t.db"))
+    assert (found.predictions, found.alike, found.difference) == (19, 19, None)
+
+
+def test_the_first_prediction_that_differs_is_named(kept, path):
+    values = series(200)
+    values[101:] += 1
+    with Kept(path.with_name("t.db")) as other:
+        other.give(*cut(values, []))
+    found = compare(kept, path.with_name("t.db"))
+    assert (found.alike, found.difference.n) == (9, 102)
+    assert found.difference.p != found.difference.other_p
+    with Kept(path.with_name("u.db")) as longer:
+        longer.give(*cut(series(230), []))
+    for one, two, p in ((kept, "u.db", True), ("u.db", kept, False)):
+        found = compare(path.parent / one, path.parent / two).difference
+        assert found.n == 202
+        assert (found.p is None) == p
+        assert (found.other_p is None) != p
+
+
+def test_what_is_in_a_store_is_told(kept):
+    found = contents(kept)
+    assert found["elements"] == 200
+    assert found["rows"]["predictions"] == 19
+    assert found["streams"]["a"]["next_seq"] == 201
+    assert [run["command"] for run in found["runs"]] == ["test", "test"]
+    assert found["whole"] is True
+    assert found["columns"] == ["x"]
+    msgspec.json.encode(found)
+
+
+def test_every_table_becomes_a_parquet_file(kept, tmp_path):
+    rows = export_store(kept, tmp_path / "out")
+    assert set(rows) == set(NAMES)
+    tables = {
+        name: pyarrow.parquet.read_table(tmp_path / "out" / f"{name}.parquet") for name in rows
+    }
+    assert {name: table.num_rows for name, table in tables.items()} == rows
+    assert tables["ticks"]["x"].to_pylist() == series(200)[:, 0].tolist()
+    assert tables["ticks"]["seq"].to_pylist() == list(range(1, 201))
+    assert tables["predictions"]["p"].to_pylist() == [
+        p for (p,) in query(kept, "SELECT p FROM predictions ORDER BY pos, n")
+    ]
+    assert not list((tmp_path / "out").glob("*.partial"))
+
+
+# ---- the queries of the README ----------------------------------------------------------
+
+
+def readme_queries():
+    return re.findall(r"```sql\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.fixture
+def lived(path):
+    """A store with scores, a gap and what a daemon would have seen."""
+    with Kept(path, settings(learn=True)) as kept:
+        kept.give(*cut(series(300), [100]), Gap("a", 301, 4))
+        kept.give(ticks(series(100, seed=9), 305))
+    return path, kept.events
+
+
+def test_the_readme_has_three_queries_that_run(lived):
+    path, events = lived
+    queries = readme_queries()
+    assert len(queries) == 3
+    by_day, by_gap, by_bucket = (query(path, sql) for sql in queries)
+    scored = of(Score, events)
+    [day] = by_day
+    assert day[:3] == ("a", "1970-01-01", len(scored))
+    right = sum((s.p > 0.5) == (s.label == 1) for s in scored)
+    assert day[3] == pytest.approx(right / len(scored))
+    assert day[4] == pytest.approx(np.mean([s.log_loss for s in scored]))
+    [gap] = by_gap
+    assert gap[1:3] == ("a", 4)
+    flagged = [p for p in of(Prediction, events) if p.after_gap]
+    assert gap[3] == len(flagged) > 0
+    assert sum(row[2] for row in by_bucket) == len(scored)
+    assert all(0 <= row[3] <= 1 for row in by_bucket)
+
+
+def test_the_readme_tells_of_every_table():
+    text = README.read_text(encoding="utf-8").split("## The store")[1].split("\n## ")[0]
+    told = set(re.findall(r"^\| `([a-z]+)` \|", text, re.MULTILINE))
+    assert set(NAMES) <= told

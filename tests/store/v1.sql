@@ -1,0 +1,135 @@
+BEGIN TRANSACTION;
+CREATE TABLE events (
+    event INTEGER PRIMARY KEY,
+    pos INTEGER NOT NULL,
+    run INTEGER NOT NULL REFERENCES runs,
+    at_ns INTEGER NOT NULL,
+    input INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    stream TEXT NOT NULL,
+    session TEXT NOT NULL,
+    seq INTEGER,
+    n INTEGER,
+    count INTEGER NOT NULL,
+    reason TEXT NOT NULL
+) STRICT;
+INSERT INTO "events" VALUES(1,2,1,1795511073423101976,1,'gap','a','',41,NULL,2,'');
+CREATE TABLE labels (
+    pos INTEGER PRIMARY KEY,
+    run INTEGER NOT NULL REFERENCES runs,
+    stream TEXT NOT NULL,
+    n INTEGER NOT NULL,
+    y REAL,
+    t_ns INTEGER NOT NULL
+) STRICT;
+CREATE TABLE predictions (
+    stream TEXT NOT NULL,
+    n INTEGER NOT NULL,
+    t_ns INTEGER NOT NULL,
+    p REAL NOT NULL,
+    session TEXT NOT NULL,
+    gaps_visible INTEGER NOT NULL,
+    after_gap INTEGER NOT NULL,
+    experts TEXT,
+    pos INTEGER NOT NULL,
+    PRIMARY KEY (stream, n)
+) STRICT, WITHOUT ROWID;
+INSERT INTO "predictions" VALUES('a',12,12000000000,0.425944983959198,'s1',1,0,NULL,1);
+INSERT INTO "predictions" VALUES('a',22,22000000000,5.79690098762512207031e-01,'s1',1,0,NULL,1);
+INSERT INTO "predictions" VALUES('a',32,32000000000,3.70525687932968139648e-01,'s1',1,0,NULL,1);
+INSERT INTO "predictions" VALUES('a',42,44000000000,2.8077220916748046875e-01,'s1',1,1,NULL,3);
+INSERT INTO "predictions" VALUES('a',52,54000000000,5.60086011886596679687e-01,'s1',1,1,NULL,3);
+CREATE TABLE runs (
+    run INTEGER PRIMARY KEY,
+    started_ns INTEGER NOT NULL,
+    pos INTEGER NOT NULL,
+    command TEXT NOT NULL,
+    pid INTEGER NOT NULL,
+    version TEXT NOT NULL,
+    runtime TEXT NOT NULL,
+    configuration TEXT NOT NULL
+) STRICT;
+INSERT INTO "runs" VALUES(1,1795511073413276024,0,'test',5602,'0.1.0','{"stream_lstm":"0.1.0","python":"3.11.7","jax":"0.10.2","jaxlib":"0.10.2","numpy":"2.4.6","optax":"0.2.8","flax":"0.12.8","sqlite":"3.40.1","system":"Linux x86_64","processor":"AMD EPYC","XLA_FLAGS":"--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=1048576","weights":"291a43a036b9e01b"}','{"stream":{"features":["x"],"window":12,"stride":10,"horizon":1,"labels":"series","threshold":null,"max_pending":1000,"label_expiry":0,"label_expiry_s":0.0,"revisions":"first","label_hold":100,"on_gap":"continue"},"model":{"mode":"carry","hidden":4,"layers":1,"seed":0,"init":"standard","init_horizon":300.0,"sharing":"shared","weights":null},"scaling":{"scaling":"sd","memory":1000.0,"clip":10.0,"gain":2.0},"learning":{"learn":false,"learn_until":0,"gradient":"auto","bptt":5,"targets":"every","positive_weight":1.0,"optimizer":"adam","optimizer_args":[],"learning_rate":0.001,"clip_norm":1.0,"bank":"none","share":0.00001,"publish_experts":false},"scoring":{"score_window":0,"twins":[],"calibrate":false},"train":{"lanes":32,"epochs":30,"patience":8,"validation":0.1,"train_optimizer":"adam","train_rate":0.02,"schedule":"cosine","weight_dropout":0.1,"average":2.5},"feed":{"connect":[],"streams":[],"columns":[],"payload":"record","topic":null,"time_field":null,"idle_timeout":0.0,"receive_hwm":100000,"busy_poll":0.0},"publish":{"publish":null,"encoding":"msgpack"},"store":{"store":null,"snapshot_every":10000,"commit_elements":10,"commit_ms":100.0,"sync":"normal"}}');
+CREATE TABLE scores (
+    stream TEXT NOT NULL,
+    n INTEGER NOT NULL,
+    t_ns INTEGER NOT NULL,
+    p REAL NOT NULL,
+    label INTEGER NOT NULL,
+    log_loss REAL,
+    base_rate_p REAL,
+    last_label_p REAL,
+    session TEXT NOT NULL,
+    coin_evidence REAL,
+    base_rate_evidence REAL,
+    last_label_evidence REAL,
+    raw_p REAL,
+    frozen_p REAL,
+    stateless_p REAL,
+    pos INTEGER NOT NULL,
+    PRIMARY KEY (stream, n)
+) STRICT, WITHOUT ROWID;
+INSERT INTO "scores" VALUES('a',12,13000000000,0.425944983959198,0,5.55030040494598808642e-01,0.5,0.5,'s1',0.0,0.0,0.0,NULL,NULL,NULL,1);
+INSERT INTO "scores" VALUES('a',22,23000000000,5.79690098762512207031e-01,1,5.45261630715878853337e-01,0.25,0.75,'s1',0.00985229644301164,1.16071491345819902823e-03,-0.000355756939915238,NULL,NULL,NULL,1);
+INSERT INTO "scores" VALUES('a',32,33000000000,3.70525687932968139648e-01,1,9.92832503497016793936e-01,0.5,1.66666666666666629659e-01,'s1',-9.9503308531681145671e-03,-1.756743289794129078e-03,-0.000355756939915238,NULL,NULL,NULL,1);
+INSERT INTO "scores" VALUES('a',42,45000000000,2.8077220916748046875e-01,1,1.27021158192963490307e+00,0.625,0.375,'s1',-0.0197065057985328,-7.16444811216494954753e-03,-2.30978748116449821362e-03,NULL,NULL,NULL,3);
+INSERT INTO "scores" VALUES('a',52,55000000000,5.60086011886596679687e-01,1,5.79664914392449381885e-01,0.7,0.5,'s1',-0.0197065057985328,-7.16444811216494954753e-03,-1.87075547049250215034e-03,NULL,NULL,NULL,3);
+CREATE TABLE setup (
+    name TEXT PRIMARY KEY,
+    value ANY NOT NULL,
+    sha256 TEXT NOT NULL
+) STRICT;
+INSERT INTO "setup" VALUES('configuration','{"stream":{"features":["x"],"window":12,"stride":10,"horizon":1,"labels":"series","threshold":null,"max_pending":1000,"label_expiry":0,"label_expiry_s":0.0,"revisions":"first","label_hold":100,"on_gap":"continue"},"model":{"mode":"carry","hidden":4,"layers":1,"seed":0,"init":"standard","init_horizon":300.0,"sharing":"shared","weights":null},"scaling":{"scaling":"sd","memory":1000.0,"clip":10.0,"gain":2.0},"learning":{"learn":false,"learn_until":0,"gradient":"auto","bptt":5,"targets":"every","positive_weight":1.0,"optimizer":"adam","optimizer_args":[],"learning_rate":0.001,"clip_norm":1.0,"bank":"none","share":0.00001,"publish_experts":false},"scoring":{"score_window":0,"twins":[],"calibrate":false},"train":{"lanes":32,"epochs":30,"patience":8,"validation":0.1,"train_optimizer":"adam","train_rate":0.02,"schedule":"cosine","weight_dropout":0.1,"average":2.5},"feed":{"connect":[],"streams":[],"columns":[],"payload":"record","topic":null,"time_field":null,"idle_timeout":0.0,"receive_hwm":100000,"busy_poll":0.0},"publish":{"publish":null,"encoding":"msgpack"},"store":{"store":null,"snapshot_every":10000,"commit_elements":10,"commit_ms":100.0,"sync":"normal"}}','c47453fcec4e3f0a8c05752de13e7111362adefebbef2dccd5beba044da94bff');
+INSERT INTO "setup" VALUES('columns','["x"]','cd65ea2c2ad99e94a85b1b6df72efef9cb2ed0ae933a60c32ce16317f7d7d6aa');
+INSERT INTO "setup" VALUES('members','null','74234e98afe7498fb5daf1f36ac2d78acc339464f950703b8c019892f982b90b');
+INSERT INTO "setup" VALUES('start',X'08000000000000007B7D202020202020','9bbcbf73561f6bc5d0a17ea6a2081feed2d1304e87602d8c502d9a5c4bd85576');
+CREATE TABLE snapshots (
+    snapshot INTEGER PRIMARY KEY,
+    run INTEGER NOT NULL REFERENCES runs,
+    pos INTEGER NOT NULL,
+    taken_ns INTEGER NOT NULL,
+    elements INTEGER NOT NULL,
+    version INTEGER NOT NULL,
+    fingerprint TEXT NOT NULL,
+    sha256 TEXT NOT NULL,
+    state BLOB NOT NULL,
+    set_aside TEXT
+) STRICT;
+CREATE TABLE streams (
+    stream TEXT PRIMARY KEY,
+    session TEXT NOT NULL,
+    next_seq INTEGER,
+    n INTEGER NOT NULL,
+    ticks INTEGER NOT NULL,
+    labels INTEGER NOT NULL,
+    times_crc INTEGER NOT NULL,
+    fields_crc INTEGER NOT NULL,
+    pos INTEGER NOT NULL
+) STRICT;
+INSERT INTO "streams" VALUES('a','s1',63,60,60,0,105320486,660204440,3);
+CREATE TABLE ticks (
+    pos INTEGER PRIMARY KEY,
+    run INTEGER NOT NULL REFERENCES runs,
+    stream TEXT NOT NULL,
+    session TEXT NOT NULL,
+    seq INTEGER,
+    count INTEGER NOT NULL,
+    n_before INTEGER NOT NULL,
+    n_after INTEGER NOT NULL,
+    t_ns BLOB NOT NULL CHECK (length(t_ns) = 8 * count),
+    fields BLOB NOT NULL CHECK (length(fields) % (8 * count) = 0),
+    crc INTEGER NOT NULL
+) STRICT;
+INSERT INTO "ticks" VALUES(1,1,'a','s1',1,40,0,40,X'00CA9A3B000000000094357700000000005ED0B20000000000286BEE0000000000F2052A0100000000BCA0650100000000863BA1010000000050D6DC01000000001A71180200000000E40B540200000000AEA68F02000000007841CB020000000042DC0603000000000C77420300000000D6117E0300000000A0ACB903000000006A47F5030000000034E2300400000000FE7C6C0400000000C817A8040000000092B2E304000000005C4D1F050000000026E85A0500000000F082960500000000BA1DD2050000000084B80D06000000004E5349060000000018EE840600000000E288C00600000000AC23FC060000000076BE37070000000040597307000000000AF4AE0700000000D48EEA07000000009E2926080000000068C4610800000000325F9D0800000000FCF9D80800000000C694140900000000902F5009000000',X'160B8167CD530040AA330882007204C0AFAE4BAA21C2DA3FAC6E3F2A2B2BE2BFAB008BBC34F8DCBFAE5B4A16B098CBBF157DD87CEE2800C0A7C26ECCF5AFCDBF88845555D3AFEBBF9CE844C580950A409621D86393E6CC3F2C9E50C08091D6BFFA1F6FF19C00D2BFF20118BBA260E5BF96845C8BE5E1F0BF83EE1D1AE202D9BFE70E867831D8DE3FB1A849B1EC88CEBF767D5594F5A5EE3F8B8D01BD1D93C9BF46537ADA7FD7983F4BF116A5AEBBF83F57FF19238171E13FBDC50E74D52AE0BFD46C2A7C4467C7BFE6B1715CFB4BE13F3B5ED5DE1EF6FE3F234D119E7541D1BF8C9EA648EE2CCFBF8F0A9DFC7909F03FF6D6223EE15DECBF78497A568BABD2BF867A555CC23DEC3F45BC78323A92E23F19ACA27FA36DB73FEDA71CB07E71E53F1A643D8F13A006C0D38345D14557F03F78EB64ED68B5EEBFF89F5AB8AAB2FABF',3247626004);
+INSERT INTO "ticks" VALUES(3,1,'a','s1',43,20,40,60,X'00EEFF020A00000000B89A3E0A0000000082357A0A000000004CD0B50A00000000166BF10A00000000E0052D0B00000000AAA0680B00000000743BA40B000000003ED6DF0B0000000008711B0C00000000D20B570C000000009CA6920C000000006641CE0C0000000030DC090D00000000FA76450D00000000C411810D000000008EACBC0D000000005847F80D0000000022E2330E00000000EC7C6F0E000000',X'5F42891E79DBE4BF80DD4AE0225DC6BF4C88490C9D9EFA3F695E9805BD17E53F33BE3FCF2943FABF1BDF3697045075BFD02E393B6AF3E3BFB8D4C2955B06C33F15842E1D23BBF9BFA8A9238061F2CE3FF2360A42F620CE3F25973BA4C335F93F7B0B8C75E943D43FDC58E2F36556E03F74883052CEE3F7BFC17DEBD8960502408489E2F47BA6FEBFF5DF96FBFAA0F13F18BE06FA251DD5BFDEC13A9B412EECBF',302768058);
+CREATE TABLE updates (
+    stream TEXT NOT NULL,
+    n INTEGER NOT NULL,
+    loss REAL,
+    grad_norm REAL,
+    accepted INTEGER NOT NULL,
+    pos INTEGER NOT NULL,
+    PRIMARY KEY (stream, n)
+) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX inputs_among_events ON events (pos) WHERE input = 1;
+COMMIT;
