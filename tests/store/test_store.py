@@ -97,7 +97,9 @@ def test_everything_that_came_and_came_out_is_there(path):
         ("end", "a", "s1", None, 1),
         ("stopped", "", "", None, 1),
     ]
-    assert query(path, "SELECT stream, session, next_seq, n, ticks FROM streams") == [
+    assert query(
+        path, "SELECT stream, session, next_seq, n, ticks FROM streams ORDER BY stream"
+    ) == [
         ("a", "s1", 401, 400, 400),
         ("b", "s2", 401, 400, 400),
     ]
