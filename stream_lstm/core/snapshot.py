@@ -68,11 +68,21 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 
 def fingerprint(config: Config, columns: tuple[str, ...], members: Members | None = None) -> str:
-    """Return a hash of the settings that state depends on: not of where data come from or go."""
+    """Return a hash of the settings that state depends on: not of where data come from or go.
+
+    Only those count that are not the default, so that a new setting leaves the states of before
+    their fingerprint. Who changes a default must raise VERSION.
+    """
     model = msgspec.structs.replace(config.model, weights=None, compile_cache=None)
     learning = msgspec.structs.replace(config.learning, publish_experts=False)
-    parts = (config.stream, model, config.scaling, learning, config.scoring, members, columns)
-    return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
+    tables = (config.stream, model, config.scaling, learning, config.scoring)
+    chosen = {
+        field.name: getattr(table, field.name)
+        for table in tables
+        for field in msgspec.structs.fields(table)
+        if getattr(table, field.name) != field.default
+    }
+    return hashlib.sha256(msgspec.json.encode((chosen, members, columns))).hexdigest()
 
 
 def _fingerprint(session: Session) -> str:
