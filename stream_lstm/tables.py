@@ -236,6 +236,8 @@ class StoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     commit_elements: what has come is committed once it is so many elements,
     commit_ms: or after this many milliseconds.
     sync: `normal` survives any kill of the process, `full` also waits for the disk at each commit.
+    max_gb: size of the file, in 10^9 bytes, at which a daemon lets go of its oldest ticks and what
+    came of them, up to the oldest snapshot that it keeps; 0 never does.
     """
 
     store: str | None = None
@@ -243,3 +245,4 @@ class StoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     commit_elements: Length = 10
     commit_ms: Annotated[float, Meta(ge=1, le=60_000)] = 100.0
     sync: Literal["normal", "full"] = "normal"
+    max_gb: Annotated[float, Meta(ge=0, le=1e6)] = 20.0

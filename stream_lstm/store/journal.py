@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 
 from ..events import End, Expiry, Gap, Label, Prediction, Score, SessionStart, Ticks, Update
+from .trim import LOOK_EVERY, trim, used_bytes
 from .units import Note, Position, Saved, Settle, Step, Unit
 
 MAX_ROW_TICKS = 65_536
@@ -40,17 +41,26 @@ which would have this thread wait for the other one as often."""
 class Journal:
     """The writing end of a store.
 
-    connection: of `schema.connect`. run: the number of this run. clock: nanoseconds since 1970.
-    Attributes: `pos` of the last row; `positions` of the streams.
+    connection: of `schema.connect`. run: the number of this run. max_bytes: of the file, which is
+    trimmed beyond that; 0 leaves it. clock: nanoseconds since 1970.
+    Attributes: `pos` of the last row; `positions` of the streams; `trimmed`, the journal's rows
+    that went.
     """
 
     def __init__(
-        self, connection: sqlite3.Connection, run: int, clock: Callable[[], int] = time.time_ns
+        self,
+        connection: sqlite3.Connection,
+        run: int,
+        *,
+        max_bytes: int = 0,
+        clock: Callable[[], int] = time.time_ns,
     ) -> None:
         self.connection = connection
         self.pos = last_pos(connection)
         self.positions = read_positions(connection)
-        self._run, self._clock = run, clock
+        self.trimmed = 0
+        self._run, self._max_bytes, self._clock = run, max_bytes, clock
+        self._commits, self._too_large = 0, False
 
     def reopen(self, connection: sqlite3.Connection) -> bool:
         """Go on with another connection; return whether the last batch is there after all.
@@ -69,6 +79,7 @@ class Journal:
             batch.add(unit)
         batch.flush()
         execute = self.connection.execute
+        trimmed, too_large = 0, self._must_trim()
         execute("BEGIN IMMEDIATE")
         try:
             for table, rows in batch.rows.items():
@@ -77,6 +88,8 @@ class Journal:
                 self._snapshot(row)
             for stream, position in batch.touched.items():
                 self._position(stream, position, batch.pos)
+            if too_large:
+                trimmed = trim(self.connection, self._run, self._clock())
             execute("COMMIT")
         except BaseException:
             if self.connection.in_transaction:
@@ -84,6 +97,14 @@ class Journal:
             raise
         self.pos = batch.pos
         self.positions.update(batch.touched)
+        self.trimmed += trimmed
+
+    def _must_trim(self) -> bool:
+        """Return whether the file is larger than it may be, as it was seen a few commits ago."""
+        self._commits += 1
+        if self._max_bytes and (self._too_large or self._commits % LOOK_EVERY == 1):
+            self._too_large = used_bytes(self.connection) > self._max_bytes
+        return self._too_large
 
     def _insert(self, table: str, rows: list[Row]) -> None:
         done = 0

@@ -17,6 +17,7 @@ from ..core.session import Session
 from ..errors import StoreError
 from ..events import End, Expert, Gap, Label, Prediction, Score, SessionStart, Ticks
 from .journal import checksum
+from .trim import first_pos
 from .units import Settle
 
 Stored: TypeAlias = Ticks | Label | Gap | SessionStart | End | Settle
@@ -189,7 +190,9 @@ def snapshot_state(connection: sqlite3.Connection, snapshot: int) -> bytes:
 
 
 def is_whole(connection: sqlite3.Connection, after: int, until: int) -> bool:
-    """Return whether no hole stands in the journal in (after, until]."""
+    """Return whether the journal has all of (after, until]: no hole, and nothing trimmed."""
+    if until > after and first_pos(connection) > after + 1:
+        return False
     found = connection.execute(
         "SELECT 1 FROM events WHERE input = 1 AND kind = 'hole' AND pos > ? AND pos <= ?",
         (after, until),

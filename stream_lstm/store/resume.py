@@ -86,7 +86,7 @@ def _restore(
     if not is_whole(connection, 0, end):
         told = "; ".join(set_aside.values()) or "there is none behind the hole"
         raise StoreError(
-            f"{store}: no snapshot can be used ({told}), and the journal has a hole. Put back a "
+            f"{store}: no snapshot can be used ({told}), and the journal is not whole. Put back a "
             "copy of the store, or start a new one: stream-lstm export STORE --out DIR keeps what "
             "this one holds"
         )

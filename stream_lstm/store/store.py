@@ -155,6 +155,8 @@ class Store:
             commit_elements=self._options.commit_elements,
             commit_s=self._options.commit_ms / 1000,
             blocking=self._blocking,
+            # a replay makes its results anew from everything that is there
+            max_bytes=0 if self._blocking else int(self._options.max_gb * 1e9),
         )
         return self.resumed
 

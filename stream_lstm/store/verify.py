@@ -27,6 +27,7 @@ from .journal import last_pos
 from .reading import PREDICTION, SnapshotRow, drive, entries, rows_of, snapshot_state, snapshots
 from .resume import same
 from .runtime import held_weights, runtime
+from .trim import first_pos
 
 Cause: TypeAlias = Literal["input", "weights", "runtime"]
 SAME_RUNTIME = (
@@ -89,6 +90,8 @@ class Verification:
     def run(self, begin: int | None = None, report: Progress = lambda *_: None) -> Verified:
         """Replay from the journal's start, or from snapshot `begin`, as far as it goes.
 
+        Where the start is trimmed away, the oldest good snapshot is where it begins.
+
         Raises StoreError where there is no such snapshot, or the store is damaged.
         """
         pos: int | None = 0
@@ -97,6 +100,8 @@ class Verification:
             if pos is None:
                 known = ", ".join(str(row.snapshot) for row in self._good) or "none"
                 raise StoreError(f"snapshot {begin} cannot be used; there are: {known}")
+        elif first_pos(self._connection) > 1:
+            pos = self._begin_at(self._good)
         else:
             self._found.began.append(None)
         while pos is not None and self._found.difference is None:

@@ -53,7 +53,8 @@ Connect = Callable[[], sqlite3.Connection]
 class Writer:
     """Writes units in their order, until `close`.
 
-    connect: opens the store's file. run: the number of this run.
+    connect: opens the store's file. run: the number of this run. max_bytes: of the file, 0 for
+    any.
 
     Attributes, to be read from any thread: `written`, units that are stored; `retries` and
     `trouble`, failed attempts and the last error's text, None while all is well; `failure`, the
@@ -68,13 +69,14 @@ class Writer:
         commit_elements: int,
         commit_s: float,
         blocking: bool,
+        max_bytes: int = 0,
     ) -> None:
         self.written = self.retries = 0
         self.trouble: str | None = None
         self.failure: StreamLSTMError | None = None
         self._connect, self._run = connect, run
         self._commit_elements, self._commit_s = commit_elements, commit_s
-        self._blocking = blocking
+        self._blocking, self._max_bytes = blocking, max_bytes
         self._queue: deque[tuple[Unit, int]] = deque()
         # Each is written by one thread alone, so their difference needs no lock.
         self._bytes_in = self._bytes_out = 0
@@ -207,7 +209,7 @@ class Writer:
 
     def _attempt(self, units: list[Unit]) -> None:
         if self._journal is None:
-            self._journal = Journal(self._connect(), self._run)
+            self._journal = Journal(self._connect(), self._run, max_bytes=self._max_bytes)
         elif not self._connected and self._journal.reopen(self._connect()):
             self._connected = True
             return  # the attempt before this one was none in vain

@@ -1,0 +1,74 @@
+"""Letting go of the oldest of a store, so that its file stays within its limit.
+
+What goes is the journal up to a snapshot that is kept, and what came of it, a little with each
+commit; SQLite uses the pages again, so that the file grows no further. The oldest snapshot that is
+kept bounds it: from there on everything can be replayed. An event `trimmed` counts the rows of
+the journal that are gone.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+POSITIONS = 2_000
+"""Rows of the journal that go with one commit: a few milliseconds."""
+
+LOOK_EVERY = 16
+"""Commits between two looks at the size."""
+
+
+def first_pos(connection: sqlite3.Connection) -> int:
+    """Return the `pos` of the journal's first row, 1 where there is none."""
+    found = connection.execute(
+        "SELECT min(pos) FROM (SELECT min(pos) AS pos FROM ticks UNION ALL "
+        "SELECT min(pos) FROM labels UNION ALL "
+        "SELECT min(pos) FROM events WHERE input = 1)"
+    ).fetchone()[0]
+    return 1 if found is None else int(found)
+
+
+def used_bytes(connection: sqlite3.Connection) -> int:
+    """Return what the file's pages hold, those that wait to be used again left out."""
+    page, pages, free = (
+        int(connection.execute(f"PRAGMA {name}").fetchone()[0])
+        for name in ("page_size", "page_count", "freelist_count")
+    )
+    return page * (pages - free)
+
+
+def trim(connection: sqlite3.Connection, run: int, now_ns: int) -> int:
+    """Delete the oldest rows, within a transaction; return how many of the journal went."""
+    oldest = connection.execute(
+        "SELECT min(pos) FROM snapshots WHERE set_aside IS NULL"
+    ).fetchone()[0]
+    first = first_pos(connection)
+    until = min(first + POSITIONS - 1, oldest or 0)
+    if until < first:
+        return 0
+    reached = connection.execute(
+        "SELECT stream, max(n_after) FROM ticks WHERE pos <= ? GROUP BY stream", (until,)
+    ).fetchall()
+    for table in ("predictions", "scores", "updates"):
+        connection.executemany(
+            f"DELETE FROM {table} WHERE stream = ? AND n <= ?",  # noqa: S608 - our names
+            reached,
+        )
+    for table in ("ticks", "labels"):
+        connection.execute(f"DELETE FROM {table} WHERE pos <= ?", (until,))  # noqa: S608
+    connection.execute("DELETE FROM events WHERE pos <= ? AND kind <> 'trimmed'", (until,))
+    gone = until - first + 1
+    _count(connection, run, now_ns, gone)
+    return gone
+
+
+def _count(connection: sqlite3.Connection, run: int, now_ns: int, gone: int) -> None:
+    """Add to the one event that says how much is gone."""
+    found = connection.execute(
+        "UPDATE events SET at_ns = ?, count = count + ? WHERE kind = 'trimmed'", (now_ns, gone)
+    )
+    if not found.rowcount:
+        connection.execute(
+            "INSERT INTO events VALUES (NULL, 0, ?, ?, 0, 'trimmed', '', '', NULL, NULL, ?, "
+            "'the file came to its limit, max_gb')",
+            (run, now_ns, gone),
+        )

@@ -1,0 +1,100 @@
+"""A store that has come to its limit lets go of its oldest, and can still be gone on from."""
+
+import pytest
+
+from stream_lstm.events import Prediction
+from stream_lstm.store import schema, writer
+from stream_lstm.store.trim import POSITIONS, first_pos, trim, used_bytes
+from stream_lstm.store.verify import Verification
+from stream_lstm.tables import StoreConfig
+
+from .stores import Kept, predictions, query, series, settings, shown, ticks
+
+LIMIT = 150_000
+SMALL = StoreConfig(snapshot_every=100, commit_elements=1, commit_ms=1, max_gb=LIMIT / 1e9)
+
+
+@pytest.fixture
+def path(tmp_path, monkeypatch):
+    monkeypatch.setattr(writer, "PAUSE_S", 0.0)  # a commit for each block, at once
+    return tmp_path / "s.db"
+
+
+def filled(path, count=3000):
+    """A store far beyond its limit, and all the predictions that were made."""
+    values = series(count)
+    with Kept(path, settings(), SMALL, blocking=False) as kept:
+        for k in range(0, count, 5):
+            kept.give(ticks(values[k : k + 5], k + 1))
+            kept.store._writer.catch_up()
+        trimmed = kept.store._writer._journal.trimmed
+    return values, kept.events, trimmed
+
+
+def test_its_file_stays_near_the_limit_and_says_how_much_went(path):
+    _, events, trimmed = filled(path)
+    connection = schema.connect_reader(path)
+    assert used_bytes(connection) < LIMIT + 100_000
+    assert first_pos(connection) - 1 == trimmed > 0
+    assert query(path, "SELECT sum(count), count(*) FROM events WHERE kind = 'trimmed'") == [
+        (trimmed, 1)
+    ]
+    connection.close()
+    kept = predictions(path)
+    assert 0 < len(kept) < len(shown(events))
+    assert kept == shown(events)[-len(kept) :]
+
+
+def test_it_is_gone_on_from_to_the_same_bits(path, tmp_path):
+    values, events, _ = filled(path)
+    more = series(3200)[3000:]
+    with Kept(path, settings(), SMALL, blocking=False) as kept:
+        kept.give(ticks(more, 3001))
+    with Kept(tmp_path / "whole.db", settings()) as whole:
+        whole.give(ticks(values, 1), ticks(more, 3001))
+    assert shown(kept.events) == shown(whole.events)[len(shown(events)) :]
+
+
+def test_verify_begins_at_the_oldest_snapshot(path):
+    filled(path)
+    with Kept(path, settings(), SMALL) as kept:
+        session = kept.session
+    fresh = type(session)(settings(), session.columns, lambda _: None, engine=session.engine)
+    connection = schema.connect_reader(path)
+    oldest = query(path, "SELECT min(snapshot) FROM snapshots")[0][0]
+    found = Verification(connection, fresh).run()
+    connection.close()
+    assert found.difference is None
+    assert found.began == [oldest]
+    assert found.checked
+    assert found.checked + found.unchecked == len(predictions(path))
+
+
+def test_what_no_snapshot_follows_stays(path):
+    with Kept(path, settings(), StoreConfig(snapshot_every=100_000)) as kept:
+        kept.give(ticks(series(300), 1))
+        kept.store._writer.catch_up()
+        connection = schema.connect(path)
+        assert trim(connection, 1, 0) == 0
+        connection.close()
+    assert len(predictions(path)) == sum(isinstance(e, Prediction) for e in kept.events)
+
+
+def test_a_replay_keeps_all_of_its_file(path):
+    values = series(1500)
+    with Kept(path, settings(), SMALL, blocking=True) as kept:
+        for k in range(0, 1500, 5):
+            kept.give(ticks(values[k : k + 5], k + 1))
+            kept.store._writer.catch_up()
+    assert query(path, "SELECT min(pos) FROM ticks") == [(1,)]
+
+
+def test_a_commit_takes_no_more_than_its_share(path):
+    with Kept(path, settings(), StoreConfig(snapshot_every=100)) as kept:
+        kept.give(ticks(series(300), 1))
+        kept.store._writer.catch_up()
+    connection = schema.connect(path)
+    connection.execute("UPDATE snapshots SET pos = 10000")
+    connection.execute("BEGIN")
+    assert trim(connection, 1, 0) == POSITIONS
+    connection.close()
