@@ -1,0 +1,14 @@
+"""Calls of the system fail, one in each run: what was written stays, and the rest comes later."""
+
+import pytest
+
+from bench.faults_store import available, write_errors
+
+pytestmark = pytest.mark.skipif(bool(available()), reason=available())
+
+
+def test_whatever_call_fails_nothing_is_lost():
+    found = write_errors(10, seed=1)
+    assert found["injected"] >= 7, "most of the calls that were to fail were made"
+    assert found["retried"] + found["refused"] >= 2
+    assert found["lost"] == 0
