@@ -28,7 +28,9 @@ import numpy as np
 
 from stream_lstm.feed.publisher import Publisher
 
-BLOCK = 256
+BLOCK, WAITING = 256, 50
+"""Ticks of a message, and messages that may wait at either end."""
+
 SAMPLES = 400
 """Over the whole run."""
 
@@ -57,7 +59,7 @@ def soak(elements: int, *, plain: bool) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     with (
         tempfile.TemporaryDirectory() as folder,
-        Publisher("tcp://127.0.0.1:*", columns=("x",), send_hwm=200, linger_s=60.0) as out,
+        Publisher("tcp://127.0.0.1:*", columns=("x",), send_hwm=WAITING, linger_s=60.0) as out,
     ):
         store = Path(folder) / "s.db"
         flags = [] if plain else ["--learn", "--store", str(store)]
@@ -96,8 +98,8 @@ def growth(samples: list[tuple[int, int, int]]) -> dict[str, float | int]:
     return {
         "slope_kb": round(float(slope), 2),
         "noise_kb": round(float(np.sqrt(covariance[0, 0])), 2),
-        "first_mb": round(kilobytes[0] / 1e3, 1),
-        "last_mb": round(kilobytes[-1] / 1e3, 1),
+        "first_mb": round(float(kilobytes[0]) / 1e3, 1),
+        "last_mb": round(float(kilobytes[-1]) / 1e3, 1),
         "descriptors_min": int(kept[:, 2].min()),
         "descriptors_max": int(kept[:, 2].max()),
     }
@@ -117,7 +119,8 @@ def descriptors(pid: int) -> int:
 def daemon(connect: str, flags: list[str]) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
     """Start a daemon and wait until it is ready; yield it and the lines of its standard error."""
     command = ["run", "--connect", connect, "--columns", "x", "--feature", "x", "--until-end"]
-    command += ["--publish", "tcp://127.0.0.1:*", "--json", *flags]
+    # The sender is the faster one: what waits in the socket would look like growth.
+    command += ["--receive-hwm", str(WAITING), "--publish", "tcp://127.0.0.1:*", "--json", *flags]
     process = subprocess.Popen(
         [sys.executable, "-c", COMMAND, *command],
         stdout=subprocess.PIPE,
