@@ -45,6 +45,7 @@ class LiveResults:
             **summarize(daemon.session, self.digest, wall_s=wall_s, compile_s=daemon.compile_s),
             "feed": msgspec.structs.asdict(daemon.subscriber.counters),
             **kept,
+            "refused_peers": daemon.security.counts(),
             "peak_rss_bytes": peak_rss_bytes(),
             "interrupted": daemon.stop.requested,
         }

@@ -9,6 +9,7 @@ import typer
 
 from ..errors import ConfigurationError, UsageError
 from ..feed.pace import Speed, parse_speed
+from ..feed.security import Security
 from ..tables import Encoding
 from .input_file import (
     FileArgument,
@@ -21,6 +22,9 @@ from .input_file import (
     TimeUnitOption,
     one_of,
 )
+from .options import configured
+from .peers import print_refused_peers
+from .settings import Settings
 from .synthetic_input import SeriesSeedOption, SyntheticOption, chosen_input
 
 MAX_BLOCK = 65_536
@@ -39,8 +43,10 @@ class Publication(msgspec.Struct, frozen=True):
     subscribers: int
     wait_timeout_s: float
     send_timeout_s: float
+    security: Security | None = None
 
 
+@configured(("security",))
 def command(
     file: FileArgument = None,
     bind: Annotated[
@@ -84,11 +90,15 @@ def command(
     series_seed: SeriesSeedOption = None,
     on_bad_row: OnBadRowOption = "fail",
     as_json: JsonOption = False,
+    *,
+    settings: Settings,
 ) -> None:
     """Publish a historical file or a synthetic stream as a live feed, and say when it has ended.
 
     Example: stream-lstm publish quotes.csv.gz --columns bid,ask --time time_ns --speed 10x
     """
+    security = Security(settings.config.security)
+    security.check_bind(bind)
     publication = Publication(
         file=chosen_input(
             file,
@@ -108,6 +118,7 @@ def command(
         subscribers=wait_subscribers,
         wait_timeout_s=wait_timeout,
         send_timeout_s=send_timeout,
+        security=security,
     )
     from .sending import send_file
 
@@ -116,7 +127,11 @@ def command(
     except ConfigurationError as error:
         # Flags are all that configures this command; the file's reader cannot know that.
         raise UsageError(str(error)) from None
-    typer.echo(msgspec.json.encode(sent).decode() if as_json else _sentence(sent))
+    if as_json:
+        typer.echo(msgspec.json.encode(sent).decode())
+    else:
+        typer.echo(_sentence(sent))
+        print_refused_peers(sent["refused_peers"])
 
 
 def _speed(text: str | None, time: str | None) -> Speed:

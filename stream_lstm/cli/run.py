@@ -18,6 +18,7 @@ from ..config import Config
 from ..core.expressions import columns_of
 from ..core.features import FeatureSet
 from ..errors import ConfigurationError, EndpointError, UsageError
+from ..feed.security import Security
 from ..serve.refusals import PERIOD_S, RefusalLog
 from ..serve.signals import stop_on_signals
 from ..serve.stop import StopSwitch
@@ -26,6 +27,7 @@ from .input_file import JsonOption
 from .live_results import LiveResults
 from .live_table import REFRESH_S, LiveTable
 from .options import configured
+from .peers import print_refused_peers
 from .settings import Settings
 from .trace_option import TraceOption
 
@@ -35,7 +37,12 @@ if TYPE_CHECKING:
 EXAMPLE = "stream-lstm run --connect tcp://127.0.0.1:5555 --feature 'log_return(mid(bid, ask))'"
 
 
-@configured(("stream", "model", "scaling", "learning", "scoring", "feed", "publish", "store"))
+@configured(
+    (
+        *("stream", "model", "scaling", "learning", "scoring"),
+        *("feed", "publish", "store", "security"),
+    )
+)
 def command(
     *,
     settings: Settings,
@@ -80,6 +87,7 @@ def command(
 
         print_summary(summary)
         _print_feed(summary["feed"])
+        print_refused_peers(summary["refused_peers"])
     if failure is not None:
         raise failure
 
@@ -104,6 +112,11 @@ def _run(
     start = warm_start(settings)
     config, weights, scaler = start
     columns = _check(config, save_weights)
+    security = Security(config.security)
+    if config.publish.publish:
+        security.check_bind(config.publish.publish)
+    for endpoint in config.feed.connect:
+        security.check_connect(endpoint)
     failure: EndpointError | None = None
     with ExitStack() as stack:
         stop = stack.enter_context(StopSwitch())
@@ -141,6 +154,7 @@ def _run(
                 weights=weights,
                 scaler=scaler,
                 members=members,
+                security=security,
             )
         )
         if timeline is not None:

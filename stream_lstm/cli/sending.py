@@ -58,6 +58,7 @@ def send_file(
             send_timeout_s=publication.send_timeout_s,
             # The end of a file is worth as long a wait as any other part of it.
             linger_s=publication.send_timeout_s,
+            security=publication.security,
         ) as publisher,
     ):
         if announce is not None:
@@ -87,6 +88,7 @@ def send_file(
             "messages": sender.messages,
             "refused_ticks": source.rows_refused,
             "wall_s": wall_s,
+            "refused_peers": publisher.security.counts(),
             "interrupted": sender.interrupted,
         }
 

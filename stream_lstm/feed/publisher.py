@@ -24,8 +24,9 @@ from ..errors import ConfigurationError, EndpointError, UsageError
 from ..events import NO_TIME
 from ..tables import Encoding
 from .encode import Frames, encode_heartbeat, encode_ticks
-from .endpoints import Binding, watch_peer
+from .endpoints import ASKING_BUFFER, Binding, open_socket
 from .records import Heartbeat
+from .security import Security
 from .subscriptions import Subscriptions
 from .topics import make_topic
 
@@ -60,8 +61,10 @@ class Publisher:
     send_timeout_s: seconds that a send waits for the slowest subscriber.
     session: id of this start of the publisher; None makes one.
     linger_s: seconds that `close` waits for what is still queued; an attribute that may be set.
+    security: keys, and who may connect; None has none, and binds only what this machine alone can
+    reach.
 
-    Raises EndpointError if the endpoint cannot be bound.
+    Raises EndpointError if the endpoint cannot be bound, and ConfigurationError if it must not be.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class Publisher:
         send_timeout_s: float = SEND_TIMEOUT_S,
         session: str | None = None,
         linger_s: float = LINGER_S,
+        security: Security | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if not columns:
@@ -90,21 +94,19 @@ class Publisher:
         self._streams: dict[str, _Stream] = {}
         self._sends = 0
         self._context: zmq.Context[Any] = zmq.Context()
-        self._socket = self._context.socket(zmq.XPUB)
-        self._subscriptions = Subscriptions(self._socket)
         try:
-            self._configure(send_hwm)
-            self._binding = Binding(self._socket, bind)
+            self._socket = open_socket(
+                self._context, zmq.XPUB, send_hwm=send_hwm, receive_buffer=ASKING_BUFFER
+            )
+            self._socket.setsockopt(zmq.XPUB_NODROP, 1)
+            self._socket.setsockopt(zmq.SNDTIMEO, int(send_timeout_s * 1000))
+            self._subscriptions = Subscriptions(self._socket)
+            self.security = security or Security()
+            self._binding = Binding(self._socket, bind, self.security)
         except BaseException:
             self._context.destroy(linger=0)
             raise
         self.endpoint = self._binding.endpoint
-
-    def _configure(self, send_hwm: int) -> None:
-        self._socket.setsockopt(zmq.XPUB_NODROP, 1)
-        self._socket.setsockopt(zmq.SNDHWM, send_hwm)
-        self._socket.setsockopt(zmq.SNDTIMEO, int(self._send_timeout_s * 1000))
-        watch_peer(self._socket)
 
     def publish(self, stream: str, t_ns: npt.ArrayLike, values: npt.ArrayLike) -> int:
         """Send one tick, `values` (C,), or a block, `values` (n, C), as one message.

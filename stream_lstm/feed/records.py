@@ -48,6 +48,10 @@ MAX_FRAME_BYTES = 8 * MAX_PAYLOAD_BYTES
 """What a socket takes in at all. libzmq drops a connection that sends more and never dials it
 again, so this lies far above what decoding refuses and counts: only an attack reaches it."""
 
+MAX_MESSAGE_BYTES = 2 * MAX_FRAME_BYTES
+"""Of all frames of a message together: libzmq has no limit of its own, and the guard of a socket
+cuts off who sends more."""
+
 MAX_BLOCK_ROWS = 65_536
 """Larger blocks make nothing faster, and the element that is due waits for the whole block."""
 
@@ -63,7 +67,7 @@ MAX_SEQ = 2**62
 """Leaves room to add a block's length within int64."""
 
 MAX_SNAPSHOT_STREAMS = 100_000
-"""As many streams as a subscriber takes; see `subscriber.MAX_STREAMS`."""
+"""As many streams as a subscriber may take; see `max_streams`."""
 
 Session: TypeAlias = Annotated[str, Meta(max_length=MAX_SESSION_CHARS)]
 Seq: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_SEQ)]

@@ -31,9 +31,11 @@ from ..errors import ConfigurationError, DecodeError
 from ..events import End, Gap, Label, Refusal, SessionStart, Ticks
 from ..tables import FeedConfig
 from .drain import Drain, Received
-from .endpoints import connect, watch_peer
+from .endpoints import connect, open_socket
 from .foreign import ForeignDecoder
-from .records import MAX_FRAME_BYTES, MAX_PAYLOAD_BYTES, Heartbeat
+from .guard import Inbound
+from .records import MAX_FRAME_BYTES, MAX_MESSAGE_BYTES, MAX_PAYLOAD_BYTES, Heartbeat
+from .security import Security
 from .sequence import StreamSequence, Verdict
 from .topics import make_topic
 from .wire import Message, MessageDecoder, OneTickDecoder
@@ -44,14 +46,8 @@ MAX_DRAIN = 1024
 MAX_DRAIN_BYTES = 2 * MAX_PAYLOAD_BYTES
 """No more messages are taken once this much has come: bounds memory where they are blocks."""
 
-MAX_STREAMS = 100_000
-"""Each holds some 700 bytes here and a carry in the session; a topic is easily forged."""
-
 SPINS = 64
 """Looks at the socket between two at the wake-up, which cost more."""
-
-RECONNECT_MAX_MS = 1_000
-"""A publisher that was away is dialled at least this often."""
 
 _EVENTS, _POLLIN, _NOBLOCK = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.NOBLOCK)
 
@@ -93,6 +89,10 @@ class Subscriber:
     apart: streams do not act on each other, so that ticks of one may be joined across others.
     clock: seconds, monotonic; only `idle_s` reads it.
     wakeup_fd: a file descriptor that ends the wait in `receive` when it can be read.
+    security: keys; None has none.
+
+    `max_streams` is the configured one, and may be set: each stream holds some 700 bytes here and
+    a carry in the session, and a topic is easily forged.
 
     Raises ConfigurationError for a feed without endpoint or columns, and EndpointError for an
     endpoint that cannot be connected to. A publisher that is not there yet is no error.
@@ -105,10 +105,12 @@ class Subscriber:
         apart: bool = False,
         clock: Callable[[], float] = time.monotonic,
         wakeup_fd: int | None = None,
+        security: Security | None = None,
     ) -> None:
         if not config.connect:
             raise ConfigurationError("connect is empty: name an endpoint", key="connect")
         self.counters = FeedCounters()
+        self.max_streams = config.max_streams
         self._apart = apart
         self._records = MessageDecoder(config.columns)
         self.one_tick = OneTickDecoder(config.columns)
@@ -120,13 +122,17 @@ class Subscriber:
         self._busy_s = config.busy_poll
         self._last_message = clock()
         self._context: zmq.Context[Any] = zmq.Context()
-        self._socket = self._context.socket(zmq.SUB)
+        self._inbound = Inbound(MAX_MESSAGE_BYTES)
         try:
-            self._configure(config)
+            self._socket = open_socket(
+                self._context,
+                zmq.SUB,
+                receive_hwm=config.receive_hwm,
+                max_frame_bytes=MAX_FRAME_BYTES,
+            )
             for topic in _subscriptions(config):
                 self._socket.setsockopt(zmq.SUBSCRIBE, topic)
-            for endpoint in config.connect:
-                connect(self._socket, endpoint)
+            connect(self._socket, config.connect, security or Security(), self._inbound)
         except BaseException:
             self._context.destroy(linger=0)
             raise
@@ -134,13 +140,6 @@ class Subscriber:
         self._poller.register(self._socket, zmq.POLLIN)
         if wakeup_fd is not None:
             self._poller.register(wakeup_fd, zmq.POLLIN)
-
-    def _configure(self, config: FeedConfig) -> None:
-        self._socket.setsockopt(zmq.RCVHWM, config.receive_hwm)
-        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
-        self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
-        self._socket.setsockopt(zmq.LINGER, 0)
-        watch_peer(self._socket)
 
     @property
     def socket(self) -> zmq.Socket[Any]:
@@ -160,11 +159,13 @@ class Subscriber:
         """Go on where an earlier process stopped: what was missed since then is a gap.
 
         `next_seq` is the number that is due, None for a feed without numbers. Raises
-        ConfigurationError for more than MAX_STREAMS streams.
+        ConfigurationError for more than `max_streams` streams.
         """
         state = self._state(stream)
         if state is None:
-            raise ConfigurationError(f"more than {MAX_STREAMS} streams to resume", key="streams")
+            raise ConfigurationError(
+                f"more than {self.max_streams} streams to resume", key="max_streams"
+            )
         state.resume(session, next_seq)
 
     def receive(self, timeout_s: float) -> list[Received]:
@@ -199,7 +200,9 @@ class Subscriber:
                     return True
                 if self._poller.poll(0):
                     break
+        self._inbound.messages, self._inbound.waiting = self.counters.messages, True
         ready = self._poller.poll(math.ceil(timeout_s * 1000))
+        self._inbound.waiting = False
         return any(source is self._socket for source, _ in ready)
 
     def drain(self, drain: Drain, most: int) -> int:
@@ -289,7 +292,7 @@ class Subscriber:
     def _state(self, stream: str) -> StreamSequence | None:
         """Return the stream's sequence, None if it is a stream too many."""
         state = self._streams.get(stream)
-        if state is None and len(self._streams) < MAX_STREAMS:
+        if state is None and len(self._streams) < self.max_streams:
             state = self._streams[stream] = StreamSequence()
             self.counters.streams += 1
         return state
@@ -326,7 +329,7 @@ class Subscriber:
             drain.add(End(beat.stream, beat.session))
 
     def _too_many(self, drain: Drain, stream: str) -> None:
-        self._refuse(drain, stream, f"more than {MAX_STREAMS} streams; name those wanted", "")
+        self._refuse(drain, stream, f"more than {self.max_streams} streams; name those wanted", "")
 
     def _judge(self, stream: str, session: str, seq: int, verdict: Verdict, drain: Drain) -> None:
         """Count what a verdict says, and put it in the row of events."""

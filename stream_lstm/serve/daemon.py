@@ -45,6 +45,7 @@ from ..events import (
 )
 from ..feed.drain import Received
 from ..feed.predictions import PredictionPublisher
+from ..feed.security import Security
 from ..feed.subscriber import Subscriber
 from ..members import Members
 from ..model.engine import Engine
@@ -76,7 +77,9 @@ class Daemon:
     columns: names of the values of a tick. stop: ends `run`. observers: called with every event
     that comes in or out, but for ticks. store: brings the session back, and is called with ticks
     too. republish: publish once more what the store's journal leads to behind its last snapshot.
-    weights, scaler, members, engine: see `Session`. clock: seconds, monotonic.
+    weights, scaler, members, engine: see `Session`.
+    security: keys and limits of the sockets; made of the configuration if None. clock: seconds,
+    monotonic.
 
     Compiles everything first and opens the sockets then. Raises ConfigurationError for what does
     not fit, and EndpointError for an endpoint that cannot be bound or connected to.
@@ -95,6 +98,7 @@ class Daemon:
         scaler: Any = None,
         members: Members | None = None,
         engine: Engine | None = None,
+        security: Security | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config = config
@@ -123,10 +127,13 @@ class Daemon:
             assert isinstance(self.session, Session)
             resumed = store.begin(self.session)
         self._again = resumed.predictions if resumed is not None and republish else []
+        self.security = security or Security(config.security)
         self.publisher: PredictionPublisher | None = None
         self._heartbeats: Heartbeats | None = None
         if config.publish.publish:
-            self.publisher = PredictionPublisher(config.publish.publish, config.publish.encoding)
+            self.publisher = PredictionPublisher(
+                config.publish.publish, config.publish.encoding, security=self.security
+            )
             self._heartbeats = Heartbeats(self.publisher, self.session)
             self.every(PERIOD_S, self._heartbeats.beat)
         feed = msgspec.structs.replace(config.feed, columns=tuple(columns))
@@ -134,7 +141,11 @@ class Daemon:
         apart = not config.learning.learn or config.model.sharing == "per-stream"
         try:
             self.subscriber = Subscriber(
-                feed, apart=apart, clock=clock, wakeup_fd=self.stop.fileno()
+                feed,
+                apart=apart,
+                clock=clock,
+                wakeup_fd=self.stop.fileno(),
+                security=self.security,
             )
             self._resume_feed()
         except BaseException:

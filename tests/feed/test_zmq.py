@@ -501,9 +501,8 @@ def test_a_frame_above_the_hard_limit_is_not_received(plain, monkeypatch):
         assert into.counters.messages == 0
 
 
-def test_streams_are_bounded(plain, monkeypatch):
-    monkeypatch.setattr(subscriber_module, "MAX_STREAMS", 2)
-    with subscriber(endpoint_of(plain)) as into:
+def test_streams_are_bounded(plain):
+    with subscriber(endpoint_of(plain), max_streams=2) as into:
         subscribed(plain, 3)
         for name in (b"A", b"B", b"C", b"A"):
             plain.send_multipart([b"tick/" + name + b"/", b'{"v":1,"values":[1,2]}'])
