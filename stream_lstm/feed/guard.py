@@ -262,10 +262,10 @@ class Guard:
     def _cut(self, door: _Door, connection: _Connection, reason: Reason) -> None:
         del door.connections[connection.fd]
         with contextlib.suppress(OSError), _held(connection) as held:
+            self._security.refuse(reason)
             # reset rather than ended: what still waits in the kernels is of no use to anybody
             held.setsockopt(sockets.SOL_SOCKET, sockets.SO_LINGER, struct.pack("ii", 1, 0))
             held.shutdown(sockets.SHUT_RDWR)
-            self._security.refuse(reason)
 
 
 @contextlib.contextmanager
