@@ -28,6 +28,7 @@ from .live_results import LiveResults
 from .live_table import REFRESH_S, LiveTable
 from .options import configured
 from .peers import print_refused_peers
+from .service import Service
 from .settings import Settings
 from .trace_option import TraceOption
 
@@ -123,14 +124,19 @@ def _run(
         stack.enter_context(stop_on_signals(stop))
         results = stack.enter_context(LiveResults(out))
         table = stack.enter_context(LiveTable(time.monotonic))
-        refused = RefusalLog(lambda line: table.say(f"stream-lstm: {line}"), time.monotonic)
+
+        def say(line: str) -> None:
+            table.say(f"stream-lstm: {line}")
+
+        service = stack.enter_context(Service(settings, security, stop, say))
+        refused = RefusalLog(say, time.monotonic)
         store = open_store(
             start,
             columns,
             members,
             command="run",
             blocking=False,
-            say=lambda line: table.say(f"stream-lstm: {line}"),
+            say=say,
         )
         if store is not None:
             stack.enter_context(store)
@@ -163,7 +169,9 @@ def _run(
         daemon.every(REFRESH_S, table.refresh)
         for line in fallbacks(daemon.session):
             table.say(f"stream-lstm: {line}")
-        table.say(_ready(daemon))
+        ready = _ready(daemon)
+        table.say(ready)
+        service.attend(daemon, ready)
         table.show(daemon.session)
         began = time.perf_counter()
         try:
@@ -171,6 +179,7 @@ def _run(
         except EndpointError as error:
             failure = error  # what came until then is still worth its summary
         wall_s = time.perf_counter() - began
+        service.stopping()
         refused.flush()
     session = daemon.session
     if save_weights is not None and isinstance(session, Session):

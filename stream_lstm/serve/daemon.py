@@ -19,6 +19,7 @@ for each stream. The clock is injected; data never depends on it.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
@@ -51,6 +52,7 @@ from ..members import Members
 from ..model.engine import Engine
 from ..store.store import TEND_S, Store
 from ..store.units import Settle
+from ..tables import FeedConfig
 from .chores import Chores
 from .collector import Collector
 from .heartbeats import PERIOD_S, Heartbeats
@@ -163,6 +165,14 @@ class Daemon:
         """Have `work` done in the loop every `period_s` seconds."""
         self.chores.add(self._clock(), period_s, work)
 
+    def reconfigure(self, feed: FeedConfig) -> None:
+        """Take over what of `feed` can change while running: `idle_timeout`, `max_streams`."""
+        kept = msgspec.structs.replace(
+            self.config.feed, idle_timeout=feed.idle_timeout, max_streams=feed.max_streams
+        )
+        self.config = msgspec.structs.replace(self.config, feed=kept)
+        self.subscriber.max_streams = feed.max_streams
+
     def run(self, *, until_end: bool = False) -> None:
         """Serve until the switch is set or, with `until_end`, until every stream has ended.
 
@@ -200,7 +210,6 @@ class Daemon:
     def _loop(self, until_end: bool, collector: Collector) -> bool:
         """Work until the switch is set; return whether the streams' end came before."""
         receive, clock, chores = self.subscriber.receive, self._clock, self.chores
-        idle_timeout = self.config.feed.idle_timeout
         while not self.stop.requested:
             events = receive(self._wait_s())
             if isinstance(self.session, Fleet):
@@ -216,7 +225,7 @@ class Daemon:
             if events:
                 if until_end and self._all_ended():
                     return True
-            elif idle_timeout and self.subscriber.idle_s >= idle_timeout:
+            elif self._idle_left_s() <= 0:
                 raise EndpointError(self._idle_message())
             collector.turn(self._pausing)
         return False
@@ -225,11 +234,12 @@ class Daemon:
         return not self.subscriber.waiting
 
     def _wait_s(self) -> float:
-        wait_s = min(self.chores.due - self._clock(), LONGEST_WAIT_S)
-        idle_timeout = self.config.feed.idle_timeout
-        if idle_timeout:
-            wait_s = min(wait_s, idle_timeout - self.subscriber.idle_s)
+        wait_s = min(self.chores.due - self._clock(), LONGEST_WAIT_S, self._idle_left_s())
         return max(wait_s, 0.0)
+
+    def _idle_left_s(self) -> float:
+        idle_timeout = self.config.feed.idle_timeout
+        return idle_timeout - self.subscriber.idle_s if idle_timeout else math.inf
 
     def _must_leave(self) -> bool:
         """Return whether a stop was asked for and what is in hand has had its time."""
