@@ -121,6 +121,7 @@ class Guard:
         self._wake_read.setblocking(False)
         self._doors: dict[Socket, _Door] = {}
         self._looked = time.monotonic()
+        self._revocations = security.revocations
         ready = threading.Event()
         self._thread = threading.Thread(
             target=self._run, args=(ready,), name="stream-lstm guard", daemon=True
@@ -174,6 +175,7 @@ class Guard:
             for door in self._doors.values():
                 self._look(door, now - self._looked)
             self._looked = now
+            self._revoke()
 
     def _answer(self, request: list[bytes]) -> list[bytes]:
         """Return the reply to a question of libzmq's: 200 lets the peer in."""
@@ -255,6 +257,16 @@ class Guard:
                 connection.pressed = max(0.0, connection.pressed + new - rule.refill * passed_s)
                 if connection.pressed > self._burst(rule):
                     self._cut(door, connection, "too_many_subscriptions")
+
+    def _revoke(self) -> None:
+        """Reset every connection to us if a key was taken off the list since the last look."""
+        if self._revocations == self._security.revocations:
+            return
+        self._revocations = self._security.revocations
+        for door in self._doors.values():
+            if isinstance(door.rule, Asking):
+                for connection in list(door.connections.values()):
+                    self._cut(door, connection, "revoked")
 
     def _burst(self, rule: Asking) -> int:
         return rule.burst or self._security.config.max_subscriptions * BYTES_OF_SUBSCRIPTION

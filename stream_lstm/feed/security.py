@@ -36,6 +36,7 @@ Reason: TypeAlias = Literal[
     "too_many_peers",
     "too_many_subscriptions",
     "endless_message",
+    "revoked",
     "not_admitted",
 ]
 """Why a peer was refused.
@@ -44,7 +45,8 @@ Reason: TypeAlias = Literal[
 `bad_key`: it does not have the secret of the key it shows, or took us for another server.
 `timeout`: it did not say who it is in time, or left. `protocol`: it does not speak ZeroMQ.
 `too_many_peers`, `too_many_subscriptions`, `endless_message`: it was cut off for what it did.
-`not_admitted`: we connected, and the other side did not let us in.
+`revoked`: connections that were reset since a key was taken off the list; those still on it come
+back at once. `not_admitted`: we connected, and the other side did not let us in.
 """
 
 
@@ -59,6 +61,7 @@ class Security:
         self.config = config
         self.refused: Counter[Reason] = Counter()
         self.clients: frozenset[bytes] = frozenset()
+        self.revocations = 0
         self._lock = threading.Lock()
         self._folder: Path | None = None
         if config.curve_dir is not None:
@@ -80,11 +83,13 @@ class Security:
     def reload(self, config: SecurityConfig) -> None:
         """Read the list of clients again, and take new limits; ConfigurationError changes nothing.
 
-        Who is connected stays so; a key that was taken off the list is refused from its next
-        connection on.
+        Where a key was taken off the list all connections are reset, since a connection does not
+        tell whose it is; those who are still on the list connect again at once.
         """
         if self._folder is not None:
-            self.clients = read_clients(self._folder)
+            clients = read_clients(self._folder)
+            self.revocations += bool(self.clients - clients)
+            self.clients = clients
         self.config = config
 
     def refuse(self, reason: Reason, count: int = 1) -> None:

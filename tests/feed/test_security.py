@@ -352,6 +352,33 @@ def test_the_list_may_change_while_the_socket_is_open(keys):
         assert security.config.max_subscriptions == 3_000
 
 
+def test_who_is_taken_off_the_list_is_cut_off_and_the_others_come_back(keys):
+    pair = KeyPair(*zmq.curve_keypair())
+    text = f'curve\n    public-key = "{pair.public.decode()}"\n'
+    (keys / "clients" / "leaver.key").write_text(text)
+    security = secured(keys)
+    with (
+        Publisher(ANY_PORT, columns=["x"], security=security) as out,
+        subscriber(out.endpoint, secured(keys)) as into,
+    ):
+        leaver = Intruder(out.endpoint, server=read_public(keys / "server.key"), pair=pair)
+        assert not leaver.was_refused()
+        out.wait_for_subscribers(2, WAIT_S)
+        (keys / "clients" / "leaver.key").unlink()
+        security.reload(security.config)
+        assert counted(security, "revoked")["revoked"] == 2
+        assert leaver.was_refused()
+        while out.wait_for_subscribers(0, WAIT_S) > 1:
+            pass
+        while not out.wait_for_subscribers(0, WAIT_S):
+            into.receive(0.01)  # it subscribes anew when it looks at its socket
+        out.publish("a", 1, [1.0])
+        out.end()
+        assert until_end(into)
+        assert not leaver.socket.poll(0)
+        leaver.close()
+
+
 def test_what_is_not_zeromq_and_who_says_nothing_are_counted(keys, monkeypatch):
     monkeypatch.setattr("stream_lstm.feed.endpoints.HANDSHAKE_S", 0.05)
     security = secured(keys)

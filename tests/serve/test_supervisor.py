@@ -57,9 +57,7 @@ def test_signs_of_life_are_as_frequent_as_asked_for(tmp_path, more, period_s):
         assert supervisor.watchdog_s == period_s
 
 
-@pytest.mark.parametrize(
-    "environment", [{}, {"NOTIFY_SOCKET": ""}, {"NOTIFY_SOCKET": "vsock:2:1"}]
-)
+@pytest.mark.parametrize("address", [{}, {"NOTIFY_SOCKET": ""}, {"NOTIFY_SOCKET": "vsock:2:1"}])
 def test_where_there_is_none_nothing_is_said(address):
     with Supervisor({"WATCHDOG_USEC": "1000000"} | address) as supervisor:
         supervisor.ready("x")
