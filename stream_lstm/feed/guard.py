@@ -15,6 +15,7 @@ permissions of its folder to guard.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import queue
 import socket as sockets
@@ -226,7 +227,7 @@ class Guard:
             }
             self._security.refuse(reasons.get(value, "protocol"))
         elif event == FAILED:
-            self._security.refuse("timeout")
+            self._security.refuse("timeout" if value == errno.EAGAIN else "left")
 
     def _connected(self, door: _Door, fd: int) -> None:
         with contextlib.suppress(OSError):

@@ -32,6 +32,7 @@ Reason: TypeAlias = Literal[
     "no_key",
     "bad_key",
     "timeout",
+    "left",
     "protocol",
     "too_many_peers",
     "too_many_subscriptions",
@@ -43,7 +44,9 @@ Reason: TypeAlias = Literal[
 
 `unknown_key`: its key is not on the list. `no_key`: it does not speak CURVE, or we do not.
 `bad_key`: it does not have the secret of the key it shows, or took us for another server.
-`timeout`: it did not say who it is in time, or left. `protocol`: it does not speak ZeroMQ.
+`timeout`: it did not say who it is in time. `left`: it hung up before it had, as many do that
+expect no keys. `protocol`: it broke the rules of the handshake; what does not speak ZeroMQ at all
+is dropped without a count.
 `too_many_peers`, `too_many_subscriptions`, `endless_message`: it was cut off for what it did.
 `revoked`: connections that were reset since a key was taken off the list; those still on it come
 back at once. `not_admitted`: we connected, and the other side did not let us in.
