@@ -7,10 +7,8 @@ from typing import Annotated
 
 import msgspec
 import typer
-import zmq
 
 from ..errors import ConfigurationError
-from ..feed.key_files import make_keys
 from .input_file import JsonOption
 
 
@@ -25,6 +23,10 @@ def command(
 
     Example: stream-lstm keys /etc/stream-lstm/keys
     """
+    import zmq
+
+    from ..feed.key_files import make_keys
+
     if not zmq.has("curve"):
         raise ConfigurationError("this libzmq was built without CURVE and cannot make keys")
     files = [str(path) for path in make_keys(folder)]

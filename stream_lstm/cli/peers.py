@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import typer
 
-from ..feed.security import Security
+if TYPE_CHECKING:
+    from ..feed.security import Security
 
 PERIOD_S = 1.0
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
 
 from ..errors import ConfigurationError, UsageError
 from ..feed.pace import Speed, parse_speed
-from ..feed.security import Security
 from ..tables import Encoding
 from .input_file import (
     FileArgument,
@@ -26,6 +25,9 @@ from .options import configured
 from .peers import print_refused_peers
 from .settings import Settings
 from .synthetic_input import SeriesSeedOption, SyntheticOption, chosen_input
+
+if TYPE_CHECKING:
+    from ..feed.security import Security
 
 MAX_BLOCK = 65_536
 """Ticks that the protocol lets one record hold."""
@@ -97,6 +99,9 @@ def command(
 
     Example: stream-lstm publish quotes.csv.gz --columns bid,ask --time time_ns --speed 10x
     """
+    from ..feed.security import Security
+    from .sending import send_file
+
     security = Security(settings.config.security)
     security.check_bind(bind)
     publication = Publication(
@@ -120,8 +125,6 @@ def command(
         send_timeout_s=send_timeout,
         security=security,
     )
-    from .sending import send_file
-
     try:
         sent = send_file(publication)
     except ConfigurationError as error:

@@ -18,7 +18,6 @@ from ..config import Config
 from ..core.expressions import columns_of
 from ..core.features import FeatureSet
 from ..errors import ConfigurationError, EndpointError, UsageError
-from ..feed.security import Security
 from ..serve.refusals import PERIOD_S, RefusalLog
 from ..serve.signals import stop_on_signals
 from ..serve.stop import StopSwitch
@@ -102,6 +101,7 @@ def _run(
     republish: bool,
 ) -> tuple[dict[str, Any], EndpointError | None]:
     """Run the daemon; return its summary, and the error that ended it if one did."""
+    from ..feed.security import Security
     from .bank_file import check_bank, read_bank
     from .store_option import open_store
     from .warm_start import keep_weights, warm_start

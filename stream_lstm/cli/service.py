@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from ..config import flatten
 from ..errors import ConfigurationError, StreamLSTMError
-from ..feed.security import Security
 from ..serve.signals import note_hangups
 from ..serve.stop import StopSwitch
 from ..serve.supervisor import Supervisor
@@ -23,6 +22,7 @@ from .peers import PERIOD_S, PeerLog
 from .settings import Settings
 
 if TYPE_CHECKING:
+    from ..feed.security import Security
     from ..serve.daemon import Daemon
 
 SWAPPED = ("idle_timeout", "max_streams", "max_subscriptions")
