@@ -43,6 +43,10 @@ BYTES_OF_SUBSCRIPTION = 256
 REFILL = 64.0
 """Bytes a second that a subscriber may send for ever, such as pings and now and then a topic."""
 
+WIRE_SHARE = 4
+"""Bytes on the wire for one of payload, at most: a small record has a topic, framing and, with
+keys, 33 bytes more a frame. More than that of one connection belongs to no message yet."""
+
 MAX_PEERS = 500
 """Connections at one bound socket: half of the descriptors that a process usually may have."""
 
@@ -71,13 +75,13 @@ EVENTS = (
 class Inbound:
     """What the owner of a connecting socket tells, so that a message without an end shows.
 
-    limit: bytes of one message with all its parts. `messages` counts those taken so far and
-    `waiting` is set while the owner waits for one, having found none.
+    limit: bytes of one message with all its parts. `taken` counts the bytes of payload taken so
+    far, and `waiting` is set while the owner waits for a message, having found none.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.messages = 0
+        self.taken = 0
         self.waiting = False
 
 
@@ -97,6 +101,7 @@ class _Connection(msgspec.Struct):
     fd: int
     inode: int
     seen: int = 0
+    unsettled: int = 0
     pressed: float = 0.0
 
 
@@ -106,7 +111,7 @@ class _Door:
     def __init__(self, monitor: Socket, rule: Inbound | Asking) -> None:
         self.monitor = monitor
         self.rule = rule
-        self.messages = -1
+        self.taken = 0
         self.connections: dict[int, _Connection] = {}
 
 
@@ -241,17 +246,22 @@ class Guard:
     def _look(self, door: _Door, passed_s: float) -> None:
         """Look at what every connection has brought since the last look."""
         rule = door.rule
-        silent = False
-        if isinstance(rule, Inbound):
-            silent = rule.waiting and rule.messages == door.messages
-            door.messages = rule.messages
+        # While its owner waits, all that came is taken, but for parts of messages.
+        settled = isinstance(rule, Inbound) and rule.waiting
+        taken = 0
+        if isinstance(rule, Inbound) and settled:
+            taken, door.taken = rule.taken - door.taken, rule.taken
         for connection in list(door.connections.values()):
             brought = _bytes_received(connection)
             if brought is None:
                 continue
             new, connection.seen = brought - connection.seen, brought
             if isinstance(rule, Inbound):
-                connection.pressed = connection.pressed + new if silent else 0.0
+                connection.unsettled += new
+                if settled:
+                    beyond = connection.unsettled - WIRE_SHARE * taken
+                    connection.unsettled = 0
+                    connection.pressed = connection.pressed + beyond if beyond > 0 else 0.0
                 if connection.pressed > rule.limit:
                     self._cut(door, connection, "endless_message")
             else:

@@ -187,7 +187,7 @@ class PredictionSubscriber:
                 frames = self._socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            self._inbound.messages += 1
+            self._inbound.taken += len(frames[-1])
             try:
                 event = _decode(frames)
             except DecodeError:

@@ -124,12 +124,8 @@ class Subscriber:
         self._context: zmq.Context[Any] = zmq.Context()
         self._inbound = Inbound(MAX_MESSAGE_BYTES)
         try:
-            self._socket = open_socket(
-                self._context,
-                zmq.SUB,
-                receive_hwm=config.receive_hwm,
-                max_frame_bytes=MAX_FRAME_BYTES,
-            )
+            room = {"receive_hwm": config.receive_hwm, "max_frame_bytes": MAX_FRAME_BYTES}
+            self._socket = open_socket(self._context, zmq.SUB, **room)
             for topic in _subscriptions(config):
                 self._socket.setsockopt(zmq.SUBSCRIBE, topic)
             connect(self._socket, config.connect, security or Security(), self._inbound)
@@ -182,6 +178,7 @@ class Subscriber:
             self.drain(drain, 1)
         else:
             return []
+        self._inbound.taken += drain.size
         self._last_message = self._clock()
         return drain.finish()
 
@@ -200,7 +197,7 @@ class Subscriber:
                     return True
                 if self._poller.poll(0):
                     break
-        self._inbound.messages, self._inbound.waiting = self.counters.messages, True
+        self._inbound.waiting = True
         ready = self._poller.poll(math.ceil(timeout_s * 1000))
         self._inbound.waiting = False
         return any(source is self._socket for source, _ in ready)
