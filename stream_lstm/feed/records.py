@@ -24,9 +24,11 @@ block (an array of such arrays, or a map of names to arrays, or row-major little
 bytes with their number of `rows`). `t_ns` of a block is an array, or little-endian int64 bytes.
 A null in `values` is a value that is missing, read as NaN. In JSON bytes are base64.
 
-The requests and replies of recovery travel without a topic, told apart by the field `kind`:
-HELLO asks who publishes (answered by WELCOME), SNAPSHOT where the streams stand (SNAPSHOT), and
-REPLAY for a range of ticks (BLOCKs, or GONE where the ring has them no more). BUSY means later.
+The requests and replies of recovery travel without a topic, told apart by the field `kind`: HELLO
+asks who publishes (answered by WELCOME), SNAPSHOT where the streams stand (SNAPSHOT), and REPLAY
+for a range of ticks. Each request has one reply. That to REPLAY is a BLOCK with the ticks that the
+range begins with, as many as fit, so that who wants the rest asks on from its end; or GONE, where
+the ring no longer has what the range begins with. BUSY means later.
 """
 
 from __future__ import annotations
@@ -63,7 +65,7 @@ MAX_SEQ = 2**62
 """Leaves room to add a block's length within int64."""
 
 MAX_SNAPSHOT_STREAMS = 100_000
-"""As many streams as a subscriber takes; see `subscriber.MAX_STREAMS`."""
+"""As many streams as a subscriber takes; see `intake.MAX_STREAMS`."""
 
 Session: TypeAlias = Annotated[str, Meta(max_length=MAX_SESSION_CHARS)]
 Seq: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_SEQ)]
@@ -211,7 +213,10 @@ class Block(msgspec.Struct, frozen=True, tag="block", tag_field="kind", kw_only=
 
 
 class Gone(msgspec.Struct, frozen=True, tag="gone", tag_field="kind", kw_only=True):
-    """What was asked for is no longer held; replay starts at `oldest_seq`, if anywhere."""
+    """What was asked for is not held; replay starts at `oldest_seq`, if anywhere.
+
+    An `oldest_seq` beyond the range that was asked for says that nothing of it is held.
+    """
 
     v: int = PROTOCOL_VERSION
     stream: Name
@@ -220,10 +225,14 @@ class Gone(msgspec.Struct, frozen=True, tag="gone", tag_field="kind", kw_only=Tr
 
 
 class Busy(msgspec.Struct, frozen=True, tag="busy", tag_field="kind", kw_only=True):
-    """Too many ask at once: ask again after `retry_ms` milliseconds."""
+    """Too many ask at once: ask again after `retry_ms` milliseconds.
+
+    `stream` is that of the request for a replay, "" for any other request.
+    """
 
     v: int = PROTOCOL_VERSION
     retry_ms: Annotated[int, Meta(ge=0, le=3_600_000)]
+    stream: Annotated[str, Meta(max_length=MAX_NAME_BYTES)] = ""
 
 
 Request: TypeAlias = Hello | SnapshotRequest | ReplayRequest
