@@ -128,6 +128,8 @@ class RecoveryServer:
 
     def close(self) -> None:
         """Stop answering."""
+        if not self._thread.is_alive():
+            return
         os.write(self._closing, b"x")
         self._thread.join()
         os.close(self._closing)

@@ -7,8 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.faults_recovery import schedules
-from bench.faults_schedule import Schedule, plain
 from stream_lstm.errors import ConfigurationError
 from stream_lstm.events import Gap, Label, Refusal
 from stream_lstm.feed import recovery as recovery_module
@@ -29,6 +27,12 @@ from stream_lstm.feed.records import (
 )
 from stream_lstm.feed.recovery import HELLO_S, MAX_HELD_BYTES, MAX_RETRY_S, TIMEOUT_S
 from stream_lstm.tables import FeedConfig
+
+from ..bench_modules import bench_module
+
+schedules = bench_module("faults_recovery").schedules
+Schedule = bench_module("faults_schedule").Schedule
+plain = bench_module("faults_schedule").plain
 
 
 class Side:
