@@ -26,6 +26,9 @@ from .synthetic_input import SeriesSeedOption, SyntheticOption, chosen_input
 MAX_BLOCK = 65_536
 """Ticks that the protocol lets one record hold."""
 
+RING = 100_000
+"""Ticks that a publisher keeps of each stream, as `feed.ring` has it."""
+
 
 class Publication(msgspec.Struct, frozen=True):
     """What is to be published, where and how; no `columns` means all that are numeric."""
@@ -39,6 +42,8 @@ class Publication(msgspec.Struct, frozen=True):
     subscribers: int
     wait_timeout_s: float
     send_timeout_s: float
+    recovery: str | None = None
+    ring: int = RING
 
 
 def command(
@@ -79,6 +84,17 @@ def command(
     encoding: Annotated[
         str, typer.Option(metavar="msgpack|json", help="Of the records.")
     ] = "msgpack",
+    recovery: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ENDPOINT",
+            help="ZeroMQ endpoint to answer at who asks for lost ticks.",
+            show_default="none",
+        ),
+    ] = None,
+    ring: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Ticks that are kept for who asks.")
+    ] = RING,
     limit: LimitOption = None,
     synthetic: SyntheticOption = None,
     series_seed: SeriesSeedOption = None,
@@ -108,6 +124,8 @@ def command(
         subscribers=wait_subscribers,
         wait_timeout_s=wait_timeout,
         send_timeout_s=send_timeout,
+        recovery=recovery,
+        ring=ring,
     )
     from .sending import send_file
 

@@ -14,7 +14,6 @@ lost, or what was sent before they came; see `ring` and `recovery_server`.
 
 from __future__ import annotations
 
-import math
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -129,10 +128,13 @@ class Publisher:
         """Where lost ticks are asked for, None where they are not kept."""
         return None if self._server is None else self._server.endpoint
 
-    @property
-    def unasked_s(self) -> float:
-        """Seconds since something was last asked for at the recovery endpoint, or the start."""
-        return math.inf if self._server is None else self._clock() - self._server.last_asked
+    def still_asked(self, patience_s: float) -> bool:
+        """Return whether somebody asks for lost ticks: to be waited for before closing.
+
+        That is so for a while after a request, and for `patience_s` seconds after one whose sender
+        has had a part of what it wants, and is likely to ask on.
+        """
+        return self._server is not None and self._server.still_asked(patience_s)
 
     def _configure(self, send_hwm: int) -> None:
         self._socket.setsockopt(zmq.XPUB_NODROP, 1)

@@ -62,10 +62,11 @@ class DeskCounters:
 
 
 class _Peer:
-    __slots__ = ("allowance", "at")
+    __slots__ = ("allowance", "at", "unfinished")
 
     def __init__(self, at: float) -> None:
         self.allowance, self.at = BURST, at
+        self.unfinished = False
 
 
 class RecoveryDesk:
@@ -115,7 +116,15 @@ class RecoveryDesk:
             case SnapshotRequest():
                 return self._snapshot_reply(json=json)
             case ReplayRequest():
-                return _encode(self._replay(request), json=json)
+                reply = self._replay(request)
+                whole = not isinstance(reply, Block) or reply.seq + reply.rows > request.to_seq
+                known.unfinished = not whole
+                return _encode(reply, json=json)
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether somebody had only the beginning of what it last asked for."""
+        return any(peer.unfinished for peer in list(self._peers.values()))
 
     def _busy(self, payload: bytes, retry_s: float, *, json: bool) -> bytes | None:
         self.counters.busy += 1

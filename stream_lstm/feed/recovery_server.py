@@ -37,6 +37,9 @@ MAX_REQUEST_BYTES = 4096
 REST = 3.0
 """Time of rest after an answer, as a multiple of what that took."""
 
+QUIET_S = 2.0
+"""After a request in which another may come: as long as who asks waits for an answer."""
+
 MAX_REST_S = 0.1
 """Of rest at a time: a thread that waited long for its turn is not to rest for as long again."""
 
@@ -44,8 +47,8 @@ MAX_REST_S = 0.1
 class RecoveryServer:
     """Answers requests for the ticks of a ring at an endpoint, until it is closed.
 
-    `endpoint` is the actual one. `last_asked` is when a request last came, in seconds of `clock`.
-    Raises EndpointError if the endpoint cannot be bound.
+    `endpoint` is the actual one. clock: seconds, monotonic. Raises EndpointError if the endpoint
+    cannot be bound.
     """
 
     def __init__(
@@ -59,7 +62,7 @@ class RecoveryServer:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
-        self.last_asked = clock()
+        self._last_asked = clock()
         self._socket = context.socket(zmq.ROUTER)
         try:
             self._configure()
@@ -102,7 +105,7 @@ class RecoveryServer:
             frames = self._socket.recv_multipart(zmq.NOBLOCK)
         except zmq.Again:
             return
-        self.last_asked = self._clock()
+        self._last_asked = self._clock()
         # A REQ socket puts an empty frame before its request, and wants one before the reply.
         if len(frames) not in (2, 3) or (len(frames) == 3 and frames[1]):
             self.desk.counters.refused += 1
@@ -125,6 +128,11 @@ class RecoveryServer:
 
     def _present(self, peer: bytes) -> bool:
         return self._send([peer, self._probe])
+
+    def still_asked(self, patience_s: float) -> bool:
+        """Return whether somebody is likely to ask on; see `Publisher.still_asked`."""
+        unasked_s = self._clock() - self._last_asked
+        return unasked_s < (patience_s if self.desk.unfinished else QUIET_S)
 
     def close(self) -> None:
         """Stop answering."""

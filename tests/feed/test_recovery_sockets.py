@@ -167,8 +167,8 @@ def test_an_endpoint_at_which_nobody_is_holds_nothing_up_for_long():
 
     with Publisher(ANY_PORT, columns=("x",)) as out:
         nobody = ["tcp://127.0.0.1:9"]
+        send(out, 0, 5)
         with subscriber(out, recovery=nobody, clock=lambda: now[0]) as into:
-            send(out, 0, 5)
             out.wait_for_subscribers(1, WAIT_S)
             send(out, 5, 10)
             out.end()
@@ -271,6 +271,28 @@ def test_the_end_is_said_again_until_something_new_comes():
             out.heartbeat()
             events += gather(into, lambda events: into.counters.ticks == 4)
     assert len(of(End, events)) == 1
+
+
+def test_who_has_had_a_part_is_waited_for(context):
+    now = [0.0]
+    with (
+        publisher(session="s", ring=60_000, clock=lambda: now[0]) as out,
+        asker(context, out) as socket,
+    ):
+        out.publish("A", np.zeros(60_000, np.int64), np.zeros((60_000, 1)))
+        assert out.still_asked(30.0), "it may have been started this moment"
+        now[0] += recovery_server.QUIET_S
+        assert not out.still_asked(30.0)
+        first = 1
+        while first <= 60_000:
+            socket.send(encode_side(replay(first, 60_000)))
+            first += decode_reply(socket.recv()).rows
+            now[0] += 29.0
+            assert out.still_asked(30.0) == (first <= 60_000)
+        socket.send(encode_side(replay(1, 60_000)))
+        socket.recv()
+        now[0] += 30.0
+        assert not out.still_asked(30.0)
 
 
 def test_an_endpoint_that_cannot_be_is_named():
