@@ -20,6 +20,7 @@ from ..core.features import FeatureSet
 from ..errors import ConfigurationError, EndpointError, UsageError
 from ..serve.refusals import PERIOD_S, RefusalLog
 from ..serve.signals import stop_on_signals
+from ..serve.staleness import SilenceLog
 from ..serve.stop import StopSwitch
 from ..serve.trace import Trace
 from .input_file import JsonOption
@@ -111,6 +112,7 @@ def _run(
         results = stack.enter_context(LiveResults(out))
         table = stack.enter_context(LiveTable(time.monotonic))
         refused = RefusalLog(lambda line: table.say(f"stream-lstm: {line}"), time.monotonic)
+        silences = SilenceLog(lambda line: table.say(f"stream-lstm: {line}"))
         store = open_store(
             start,
             columns,
@@ -129,7 +131,7 @@ def _run(
 
         timeline = None if trace is None else stack.enter_context(Trace(trace, "stream-lstm run"))
         kept = results if timeline is None else timeline.timed("store", results)
-        observers = (kept, refused, table)
+        observers = (kept, refused, silences, table)
         daemon = stack.enter_context(
             Daemon(
                 config,
@@ -218,6 +220,10 @@ def _print_feed(feed: dict[str, int]) -> None:
         "refused": ("message", "refused"),
         "repeats": ("tick", "repeated"),
         "old": ("tick", "too late"),
+        "recovered": ("tick", "recovered"),
+        "gone": ("tick", "asked for and gone"),
+        "timeouts": ("request", "unanswered"),
+        "stale": ("time", "silent"),
     }
     told = [
         f"{count:,} {noun}{'' if count == 1 else 's'} {what}"

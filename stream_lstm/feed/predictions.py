@@ -67,10 +67,19 @@ class PredictionPublisher:
         self._send(encode_score(score, self._encoding))
 
     def heartbeat(
-        self, stream: str, next_n: int, *, session: str = "", t_ns: int = NO_TIME
+        self,
+        stream: str,
+        next_n: int,
+        *,
+        session: str = "",
+        t_ns: int = NO_TIME,
+        stale: bool = False,
     ) -> None:
-        """Say that a stream is alive and that element `next_n` is its next."""
-        self._beat(Heartbeat(stream, next_n, session, t_ns))
+        """Say that a stream is alive and that element `next_n` is its next.
+
+        stale: the feed that it comes from has fallen silent.
+        """
+        self._beat(Heartbeat(stream, next_n, session, t_ns, stale=stale))
 
     def end(self, stream: str, next_n: int = 1, *, session: str = "") -> None:
         """Say that nothing more will come of a stream."""
@@ -118,7 +127,8 @@ class PredictionPublisher:
 class PredictionSubscriber:
     """Receive predictions and scores of some streams, or of all.
 
-    `refused` counts messages that could not be read. Raises EndpointError for an endpoint that
+    `refused` counts messages that could not be read; `stale` says whether the daemon's feed had
+    fallen silent by its last heartbeat. Raises EndpointError for an endpoint that
     cannot be.
     """
 
@@ -126,6 +136,7 @@ class PredictionSubscriber:
         self, endpoint: str, *, streams: Iterable[str] = (), receive_hwm: int = SEND_HWM
     ) -> None:
         self.refused = 0
+        self.stale = False
         self._context: zmq.Context[Any] = zmq.Context()
         self._socket = self._context.socket(zmq.SUB)
         try:
@@ -168,12 +179,27 @@ class PredictionSubscriber:
             except zmq.Again:
                 return
             try:
-                event = _decode(frames)
+                event = self._decode(frames)
             except DecodeError:
                 self.refused += 1
                 continue
             if event is not None:
                 out.append(event)
+
+    def _decode(self, frames: list[bytes]) -> Output | None:
+        if len(frames) != 2:
+            raise DecodeError(f"{len(frames)} frames, where topic and payload belong")
+        topic, payload = frames
+        kind = parse_topic(topic).kind
+        if kind == "prediction":
+            return decode_prediction(topic, payload)
+        if kind == "score":
+            return decode_score(topic, payload)
+        if kind == "heartbeat":
+            beat = decode_heartbeat(topic, payload)
+            self.stale = beat.stale
+            return End(beat.stream, beat.session) if beat.end else None
+        raise DecodeError(f"topic {topic!r} is not of predictions")
 
     def close(self) -> None:
         """Close the socket."""
@@ -189,18 +215,3 @@ class PredictionSubscriber:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _decode(frames: list[bytes]) -> Output | None:
-    if len(frames) != 2:
-        raise DecodeError(f"{len(frames)} frames, where topic and payload belong")
-    topic, payload = frames
-    kind = parse_topic(topic).kind
-    if kind == "prediction":
-        return decode_prediction(topic, payload)
-    if kind == "score":
-        return decode_score(topic, payload)
-    if kind == "heartbeat":
-        beat = decode_heartbeat(topic, payload)
-        return End(beat.stream, beat.session) if beat.end else None
-    raise DecodeError(f"topic {topic!r} is not of predictions")

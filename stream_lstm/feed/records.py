@@ -17,7 +17,7 @@ socket.send_multipart([b"tick/AAPL/", msgpack.packb({"v": 1, "values": {"price":
 | `score/NAME/` | `n`, `t_ns`, `p`, `label`, `log_loss`, `base_rate_p`, `last_label_p`, |
 | | `session`, `coin_evidence`, `base_rate_evidence`, `last_label_evidence`; optional |
 | | `raw_p`, `frozen_p`, `stateless_p` |
-| `heartbeat/NAME/` | `seq` (the NEXT one); optional `session`, `t_ns`, `end` |
+| `heartbeat/NAME/` | `seq` (the NEXT one); optional `session`, `t_ns`, `end`, `stale` |
 
 `values` is one tick (an array in the order of the columns, or a map of names to numbers) or a
 block (an array of such arrays, or a map of names to arrays, or row-major little-endian float64
@@ -132,23 +132,28 @@ class ScoreRecord(msgspec.Struct):
 
 
 class HeartbeatRecord(msgspec.Struct):
-    """`seq` is the next sequence number; `end` says that nothing more will come."""
+    """`seq` is the next sequence number; `end` says that nothing more will come.
+
+    `stale`, of predictions, says that the feed that they are made from has fallen silent.
+    """
 
     v: int
     seq: Seq
     session: Session | None = None
     t_ns: Time = NO_TIME
     end: bool = False
+    stale: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 class Heartbeat(msgspec.Struct, frozen=True):
-    """A heartbeat of a stream; with `end` it says that nothing more will come."""
+    """A heartbeat of a stream; see `HeartbeatRecord`."""
 
     stream: str
     seq: int
     session: str = ""
     t_ns: int = NO_TIME
     end: bool = False
+    stale: bool = False
 
 
 class Hello(msgspec.Struct, frozen=True, tag="hello", tag_field="kind"):

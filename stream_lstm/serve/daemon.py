@@ -36,11 +36,13 @@ from ..events import (
     Gap,
     Input,
     Label,
+    Notice,
     Output,
     Prediction,
     Refusal,
     Score,
     SessionStart,
+    Stale,
     Ticks,
 )
 from ..feed.drain import Received
@@ -53,6 +55,7 @@ from ..store.units import Settle
 from .chores import Chores
 from .collector import Collector
 from .heartbeats import PERIOD_S, Heartbeats
+from .staleness import Staleness
 from .stop import StopSwitch
 
 PIECE = 512
@@ -67,7 +70,7 @@ AGAIN_S = 5.0
 LONGEST_WAIT_S = 1.0
 """Of one poll. Everything that matters wakes it; this only bounds what we overlooked."""
 
-Observer: TypeAlias = Callable[[Input | Output], object]
+Observer: TypeAlias = Callable[[Input | Output | Notice], object]
 
 
 class Daemon:
@@ -101,8 +104,6 @@ class Daemon:
         self.stop = stop
         self.store = store
         self._observers: tuple[Observer, ...] = tuple(observers)
-        if store is not None:
-            self._observers = (store, *self._observers)
         self._clock = clock
         self._ended: set[str] = set()
         self._stop_by: float | None = None
@@ -127,7 +128,7 @@ class Daemon:
         self._heartbeats: Heartbeats | None = None
         if config.publish.publish:
             self.publisher = PredictionPublisher(config.publish.publish, config.publish.encoding)
-            self._heartbeats = Heartbeats(self.publisher, self.session)
+            self._heartbeats = Heartbeats(self.publisher, self.session, self._is_stale)
             self.every(PERIOD_S, self._heartbeats.beat)
         feed = msgspec.structs.replace(config.feed, columns=tuple(columns))
         # One stream's update changes what another is predicted with where weights are shared.
@@ -140,6 +141,8 @@ class Daemon:
         except BaseException:
             self._close_publisher()
             raise
+        self.staleness: Staleness = Staleness(self.subscriber, feed, self._notice, self._all_ended)
+        self.every(self.staleness.period_s, self.staleness.look)
         if store is not None:
             self.every(TEND_S, store.tend)
 
@@ -300,8 +303,21 @@ class Daemon:
         self._observe(event)
 
     def _observe(self, event: Input | Output) -> None:
+        if self.store is not None:
+            self.store(event)
         for observer in self._observers:
             observer(event)
+
+    def _is_stale(self) -> bool:
+        return self.staleness.stale
+
+    def _notice(self, notice: Notice) -> None:
+        """Tell that the feed has fallen silent, or is back."""
+        if self.store is not None:
+            kind = "stale" if isinstance(notice, Stale) else "fresh"
+            self.store.note(kind, reason=f"{notice.silent_s:.1f} s without a message")
+        for observer in self._observers:
+            observer(notice)
 
     # ---- the end ----------------------------------------------------------------------
 
