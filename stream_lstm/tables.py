@@ -202,6 +202,11 @@ class FeedConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     time_field: field of a bare JSON object that holds the time.
     idle_timeout: seconds without a message after which the daemon gives up; 0 waits for ever.
     receive_hwm: messages that may wait in the receiving socket.
+    recovery: endpoints at which publishers answer who asks for lost ticks.
+    heartbeat_s: seconds between the feed's heartbeats; three missed by a feed that had sent one
+    make the daemon stale.
+    stale_after: seconds without a message after which the daemon is stale, whatever the feed; 0
+    goes by the heartbeats.
     busy_poll: seconds that the daemon watches for the next message without sleeping; it keeps a
     core busy and its caches warm, which more than halves the latency of a sparse feed.
     max_streams: streams that are taken in; what comes of any further one is refused, and counted.
@@ -215,6 +220,9 @@ class FeedConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     time_field: str | None = None
     idle_timeout: Annotated[float, Meta(ge=0)] = 0.0
     receive_hwm: Annotated[int, Meta(ge=1, le=10_000_000)] = 100_000
+    recovery: tuple[str, ...] = ()
+    heartbeat_s: Annotated[float, Meta(gt=0, le=86_400)] = 1.0
+    stale_after: Annotated[float, Meta(ge=0)] = 0.0
     busy_poll: Annotated[float, Meta(ge=0, le=1)] = 0.0
     max_streams: Annotated[int, Meta(ge=1, le=100_000)] = 100_000
 

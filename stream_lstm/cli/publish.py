@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 MAX_BLOCK = 65_536
 """Ticks that the protocol lets one record hold."""
 
+RING = 100_000
+"""Ticks that a publisher keeps of each stream, as `feed.ring` has it."""
+
 
 class Publication(msgspec.Struct, frozen=True):
     """What is to be published, where and how; no `columns` means all that are numeric."""
@@ -46,6 +49,8 @@ class Publication(msgspec.Struct, frozen=True):
     wait_timeout_s: float
     send_timeout_s: float
     security: Security | None = None
+    recovery: str | None = None
+    ring: int = RING
 
 
 @configured(("security",))
@@ -87,6 +92,17 @@ def command(
     encoding: Annotated[
         str, typer.Option(metavar="msgpack|json", help="Of the records.")
     ] = "msgpack",
+    recovery: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ENDPOINT",
+            help="ZeroMQ endpoint to answer at who asks for lost ticks.",
+            show_default="none",
+        ),
+    ] = None,
+    ring: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Ticks that are kept for who asks.")
+    ] = RING,
     limit: LimitOption = None,
     synthetic: SyntheticOption = None,
     series_seed: SeriesSeedOption = None,
@@ -104,6 +120,8 @@ def command(
 
     security = Security(settings.config.security)
     security.check_bind(bind)
+    if recovery is not None:
+        security.check_bind(recovery)
     publication = Publication(
         file=chosen_input(
             file,
@@ -124,6 +142,8 @@ def command(
         wait_timeout_s=wait_timeout,
         send_timeout_s=send_timeout,
         security=security,
+        recovery=recovery,
+        ring=ring,
     )
     try:
         sent = send_file(publication)

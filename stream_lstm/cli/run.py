@@ -20,6 +20,7 @@ from ..core.features import FeatureSet
 from ..errors import ConfigurationError, EndpointError, UsageError
 from ..serve.refusals import PERIOD_S, RefusalLog
 from ..serve.signals import stop_on_signals
+from ..serve.staleness import SilenceLog
 from ..serve.stop import StopSwitch
 from ..serve.trace import Trace
 from .input_file import JsonOption
@@ -116,7 +117,7 @@ def _run(
     security = Security(config.security)
     if config.publish.publish:
         security.check_bind(config.publish.publish)
-    for endpoint in config.feed.connect:
+    for endpoint in (*config.feed.connect, *config.feed.recovery):
         security.check_connect(endpoint)
     failure: EndpointError | None = None
     with ExitStack() as stack:
@@ -130,6 +131,7 @@ def _run(
 
         service = stack.enter_context(Service(settings, security, stop, say))
         refused = RefusalLog(say, time.monotonic)
+        silences = SilenceLog(say)
         store = open_store(
             start,
             columns,
@@ -148,7 +150,7 @@ def _run(
 
         timeline = None if trace is None else stack.enter_context(Trace(trace, "stream-lstm run"))
         kept = results if timeline is None else timeline.timed("store", results)
-        observers = (kept, refused, table)
+        observers = (kept, refused, silences, table)
         daemon = stack.enter_context(
             Daemon(
                 config,
@@ -241,6 +243,10 @@ def _print_feed(feed: dict[str, int]) -> None:
         "refused": ("message", "refused"),
         "repeats": ("tick", "repeated"),
         "old": ("tick", "too late"),
+        "recovered": ("tick", "recovered"),
+        "gone": ("tick", "asked for and gone"),
+        "timeouts": ("request", "unanswered"),
+        "stale": ("time", "silent"),
     }
     told = [
         f"{count:,} {noun}{'' if count == 1 else 's'} {what}"

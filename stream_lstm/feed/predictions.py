@@ -79,10 +79,19 @@ class PredictionPublisher:
         self._send(encode_score(score, self._encoding))
 
     def heartbeat(
-        self, stream: str, next_n: int, *, session: str = "", t_ns: int = NO_TIME
+        self,
+        stream: str,
+        next_n: int,
+        *,
+        session: str = "",
+        t_ns: int = NO_TIME,
+        stale: bool = False,
     ) -> None:
-        """Say that a stream is alive and that element `next_n` is its next."""
-        self._beat(Heartbeat(stream, next_n, session, t_ns))
+        """Say that a stream is alive and that element `next_n` is its next.
+
+        stale: the feed that it comes from has fallen silent.
+        """
+        self._beat(Heartbeat(stream, next_n, session, t_ns, stale=stale))
 
     def end(self, stream: str, next_n: int = 1, *, session: str = "") -> None:
         """Say that nothing more will come of a stream."""
@@ -130,7 +139,8 @@ class PredictionPublisher:
 class PredictionSubscriber:
     """Receive predictions and scores of some streams, or of all.
 
-    `refused` counts messages that could not be read. security: keys; None has none.
+    `refused` counts messages that could not be read; `stale` says whether the daemon's feed had
+    fallen silent by its last heartbeat. security: keys; None has none.
 
     Raises EndpointError for an endpoint that cannot be.
     """
@@ -144,6 +154,7 @@ class PredictionSubscriber:
         security: Security | None = None,
     ) -> None:
         self.refused = 0
+        self.stale = False
         self._context: zmq.Context[Any] = zmq.Context()
         self._inbound = Inbound(MAX_MESSAGE_BYTES)
         try:
@@ -189,12 +200,27 @@ class PredictionSubscriber:
                 return
             self._inbound.taken += len(frames[-1])
             try:
-                event = _decode(frames)
+                event = self._decode(frames)
             except DecodeError:
                 self.refused += 1
                 continue
             if event is not None:
                 out.append(event)
+
+    def _decode(self, frames: list[bytes]) -> Output | None:
+        if len(frames) != 2:
+            raise DecodeError(f"{len(frames)} frames, where topic and payload belong")
+        topic, payload = frames
+        kind = parse_topic(topic).kind
+        if kind == "prediction":
+            return decode_prediction(topic, payload)
+        if kind == "score":
+            return decode_score(topic, payload)
+        if kind == "heartbeat":
+            beat = decode_heartbeat(topic, payload)
+            self.stale = beat.stale
+            return End(beat.stream, beat.session) if beat.end else None
+        raise DecodeError(f"topic {topic!r} is not of predictions")
 
     def close(self) -> None:
         """Close the socket."""
@@ -210,18 +236,3 @@ class PredictionSubscriber:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _decode(frames: list[bytes]) -> Output | None:
-    if len(frames) != 2:
-        raise DecodeError(f"{len(frames)} frames, where topic and payload belong")
-    topic, payload = frames
-    kind = parse_topic(topic).kind
-    if kind == "prediction":
-        return decode_prediction(topic, payload)
-    if kind == "score":
-        return decode_score(topic, payload)
-    if kind == "heartbeat":
-        beat = decode_heartbeat(topic, payload)
-        return End(beat.stream, beat.session) if beat.end else None
-    raise DecodeError(f"topic {topic!r} is not of predictions")

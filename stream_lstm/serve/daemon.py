@@ -37,11 +37,13 @@ from ..events import (
     Gap,
     Input,
     Label,
+    Notice,
     Output,
     Prediction,
     Refusal,
     Score,
     SessionStart,
+    Stale,
     Ticks,
 )
 from ..feed.drain import Received
@@ -56,6 +58,7 @@ from ..tables import FeedConfig
 from .chores import Chores
 from .collector import Collector
 from .heartbeats import PERIOD_S, Heartbeats
+from .staleness import Staleness
 from .stop import StopSwitch
 
 PIECE = 512
@@ -70,7 +73,7 @@ AGAIN_S = 5.0
 LONGEST_WAIT_S = 1.0
 """Of one poll. Everything that matters wakes it; this only bounds what we overlooked."""
 
-Observer: TypeAlias = Callable[[Input | Output], object]
+Observer: TypeAlias = Callable[[Input | Output | Notice], object]
 
 
 class Daemon:
@@ -107,8 +110,6 @@ class Daemon:
         self.stop = stop
         self.store = store
         self._observers: tuple[Observer, ...] = tuple(observers)
-        if store is not None:
-            self._observers = (store, *self._observers)
         self._clock = clock
         self._ended: set[str] = set()
         self._stop_by: float | None = None
@@ -136,7 +137,7 @@ class Daemon:
             self.publisher = PredictionPublisher(
                 config.publish.publish, config.publish.encoding, security=self.security
             )
-            self._heartbeats = Heartbeats(self.publisher, self.session)
+            self._heartbeats = Heartbeats(self.publisher, self.session, self._is_stale)
             self.every(PERIOD_S, self._heartbeats.beat)
         feed = msgspec.structs.replace(config.feed, columns=tuple(columns))
         # One stream's update changes what another is predicted with where weights are shared.
@@ -153,6 +154,8 @@ class Daemon:
         except BaseException:
             self._close_publisher()
             raise
+        self.staleness: Staleness = Staleness(self.subscriber, feed, self._notice, self._all_ended)
+        self.every(self.staleness.period_s, self.staleness.look)
         if store is not None:
             self.every(TEND_S, store.tend)
 
@@ -171,7 +174,7 @@ class Daemon:
             self.config.feed, idle_timeout=feed.idle_timeout, max_streams=feed.max_streams
         )
         self.config = msgspec.structs.replace(self.config, feed=kept)
-        self.subscriber.max_streams = feed.max_streams
+        self.subscriber.intake.max_streams = feed.max_streams
 
     def run(self, *, until_end: bool = False) -> None:
         """Serve until the switch is set or, with `until_end`, until every stream has ended.
@@ -321,8 +324,21 @@ class Daemon:
         self._observe(event)
 
     def _observe(self, event: Input | Output) -> None:
+        if self.store is not None:
+            self.store(event)
         for observer in self._observers:
             observer(event)
+
+    def _is_stale(self) -> bool:
+        return self.staleness.stale
+
+    def _notice(self, notice: Notice) -> None:
+        """Tell that the feed has fallen silent, or is back."""
+        if self.store is not None:
+            kind = "stale" if isinstance(notice, Stale) else "fresh"
+            self.store.note(kind, reason=f"{notice.silent_s:.1f} s without a message")
+        for observer in self._observers:
+            observer(notice)
 
     # ---- the end ----------------------------------------------------------------------
 
