@@ -227,6 +227,8 @@ def _check(config: Config, save_weights: Path | None) -> tuple[str, ...]:
 
 def _ready(daemon: Daemon) -> str:
     feed = ", ".join(daemon.config.feed.connect)
+    if daemon.config.feed.recovery:
+        feed += f" and for lost ticks to {', '.join(daemon.config.feed.recovery)}"
     names = ", ".join(daemon.config.feed.streams) or "all streams"
     publisher = daemon.publisher
     out = f"publishing on {publisher.endpoint}" if publisher else "publishing nowhere (--publish)"

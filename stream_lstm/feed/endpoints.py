@@ -18,7 +18,7 @@ from typing import Any
 import zmq
 
 from .addresses import refused_endpoint
-from .guard import Asking, Inbound, guard_of
+from .guard import Inbound, guard_of
 from .security import Security, Socket
 
 KEEPALIVE = {zmq.TCP_KEEPALIVE_IDLE: 10, zmq.TCP_KEEPALIVE_INTVL: 5, zmq.TCP_KEEPALIVE_CNT: 3}
@@ -82,21 +82,21 @@ def open_socket(
 class Binding:
     """A bound endpoint; `endpoint` is the actual one, its port chosen where `*` was given.
 
-    security: keys, without which only an address of this machine alone is bound. asking: what a
-    peer may send; by default, what subscriptions take.
+    security: keys, without which only an address of this machine alone is bound. inbound:
+    what the owner of a socket with requests keeps up to date; without it peers only subscribe.
 
     Raises EndpointError if it cannot be bound, and ConfigurationError if it must not be. `close`
     after the socket.
     """
 
     def __init__(
-        self, socket: Socket, endpoint: str, security: Security, asking: Asking | None = None
+        self, socket: Socket, endpoint: str, security: Security, inbound: Inbound | None = None
     ) -> None:
         _check_port(endpoint, "bind", lowest=0)
         security.serve(socket, endpoint)
         self._lock = _lock_path(endpoint)
         try:
-            guard_of(socket.context, security).watch(socket, asking or Asking())
+            guard_of(socket.context, security).watch(socket, inbound, bound=True)
             socket.bind(endpoint)
         except (zmq.ZMQError, ValueError, TypeError) as error:
             self.close()
@@ -118,7 +118,7 @@ def connect(
     inbound: what the owner of the socket keeps up to date; see there. Raises ConfigurationError
     where the key that a server must have cannot be read.
     """
-    guard_of(socket.context, security).watch(socket, inbound)
+    guard_of(socket.context, security).watch(socket, inbound, bound=False)
     for endpoint in endpoints:
         _connect(socket, endpoint, security)
 

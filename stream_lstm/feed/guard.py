@@ -73,7 +73,7 @@ EVENTS = (
 
 
 class Inbound:
-    """What the owner of a connecting socket tells, so that a message without an end shows.
+    """What the owner of a socket tells, so that a message without an end shows.
 
     limit: bytes of one message with all its parts. `taken` counts the bytes of payload taken so
     far, and `waiting` is set while the owner waits for a message, having found none.
@@ -83,16 +83,6 @@ class Inbound:
         self.limit = limit
         self.taken = 0
         self.waiting = False
-
-
-class Asking(msgspec.Struct, frozen=True):
-    """What a peer of a bound socket may send: `burst` bytes at once, and `refill` a second.
-
-    Without a `burst` it is what `max_subscriptions` take.
-    """
-
-    burst: int | None = None
-    refill: float = REFILL
 
 
 class _Connection(msgspec.Struct):
@@ -108,9 +98,10 @@ class _Connection(msgspec.Struct):
 class _Door:
     """A socket that is watched."""
 
-    def __init__(self, monitor: Socket, rule: Inbound | Asking) -> None:
+    def __init__(self, monitor: Socket, rule: Inbound | None, bound: bool) -> None:
         self.monitor = monitor
         self.rule = rule
+        self.bound = bound
         self.taken = 0
         self.connections: dict[int, _Connection] = {}
 
@@ -121,7 +112,7 @@ class Guard:
     def __init__(self, context: zmq.Context[Any], security: Security) -> None:
         self._security = security
         self._context: zmq.Context[Any] = zmq.Context.shadow(context.underlying)
-        self._new: queue.SimpleQueue[tuple[str, Inbound | Asking, threading.Event]]
+        self._new: queue.SimpleQueue[tuple[str, Inbound | None, bool, threading.Event]]
         self._new = queue.SimpleQueue()
         self._wake_read, self._wake_write = sockets.socketpair()
         self._wake_read.setblocking(False)
@@ -135,11 +126,11 @@ class Guard:
         self._thread.start()
         ready.wait(START_S)
 
-    def watch(self, socket: Socket, rule: Inbound | Asking) -> None:
+    def watch(self, socket: Socket, rule: Inbound | None, *, bound: bool) -> None:
         """Watch a socket from now on, which is not bound or connected yet."""
         name, heard = f"inproc://guard.{socket.underlying}", threading.Event()
         socket.monitor(name, EVENTS)
-        self._new.put((name, rule, heard))
+        self._new.put((name, rule, bound, heard))
         self._wake_write.send(b"\0")
         # libzmq stands still at the first report, with the interpreter's lock, until it is heard
         heard.wait(START_S)
@@ -196,13 +187,13 @@ class Guard:
 
     def _admit(self, poller: zmq.Poller) -> None:
         while not self._new.empty():
-            name, rule, heard = self._new.get()
+            name, rule, bound, heard = self._new.get()
             monitor = self._context.socket(zmq.PAIR)
             # libzmq waits for room when it reports: its own thread must never
             monitor.setsockopt(zmq.RCVHWM, 0)
             monitor.setsockopt(zmq.LINGER, 0)
             monitor.connect(name)
-            self._doors[monitor] = _Door(monitor, rule)
+            self._doors[monitor] = _Door(monitor, rule, bound)
             poller.register(monitor, zmq.POLLIN)
             heard.set()
 
@@ -223,7 +214,7 @@ class Guard:
                 self._failed(door, event, value)
 
     def _failed(self, door: _Door, event: int, value: int) -> None:
-        if isinstance(door.rule, Inbound):
+        if not door.bound:
             self._security.refuse("not_admitted")
         elif event == PROTOCOL:
             reasons: dict[int, Reason] = {
@@ -238,7 +229,7 @@ class Guard:
         with contextlib.suppress(OSError):
             connection = _Connection(fd, os.fstat(fd).st_ino)
             door.connections[fd] = connection
-            if isinstance(door.rule, Asking) and len(door.connections) > MAX_PEERS:
+            if door.bound and len(door.connections) > MAX_PEERS:
                 self._cut(door, connection, "too_many_peers")
 
     # ---- floods -----------------------------------------------------------------------
@@ -265,8 +256,8 @@ class Guard:
                 if connection.pressed > rule.limit:
                     self._cut(door, connection, "endless_message")
             else:
-                connection.pressed = max(0.0, connection.pressed + new - rule.refill * passed_s)
-                if connection.pressed > self._burst(rule):
+                connection.pressed = max(0.0, connection.pressed + new - REFILL * passed_s)
+                if connection.pressed > self._most():
                     self._cut(door, connection, "too_many_subscriptions")
 
     def _revoke(self) -> None:
@@ -275,12 +266,12 @@ class Guard:
             return
         self._revocations = self._security.revocations
         for door in self._doors.values():
-            if isinstance(door.rule, Asking):
+            if door.bound:
                 for connection in list(door.connections.values()):
                     self._cut(door, connection, "revoked")
 
-    def _burst(self, rule: Asking) -> int:
-        return rule.burst or self._security.config.max_subscriptions * BYTES_OF_SUBSCRIPTION
+    def _most(self) -> int:
+        return self._security.config.max_subscriptions * BYTES_OF_SUBSCRIPTION
 
     def _cut(self, door: _Door, connection: _Connection, reason: Reason) -> None:
         del door.connections[connection.fd]

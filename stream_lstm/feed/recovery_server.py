@@ -21,7 +21,7 @@ import zmq
 
 from .encode import encode_side
 from .endpoints import ASKING_BUFFER, Binding, open_socket
-from .guard import Asking
+from .guard import Inbound
 from .records import Welcome
 from .recovery_desk import RecoveryDesk
 from .ring import Ring
@@ -36,8 +36,8 @@ REQUESTS_WAITING = 100
 MAX_REQUEST_BYTES = 4096
 """A request with the longest names is a quarter of that. Who sends more is disconnected."""
 
-ASKING = Asking(burst=2**20, refill=65_536.0)
-"""Bytes of requests of one peer: thousands at once, and hundreds a second."""
+MAX_MESSAGE_BYTES = 2**20
+"""Of one request with all its parts, however many: an honest one has two or three."""
 
 REST = 3.0
 """Time of rest after an answer, as a multiple of what that took."""
@@ -70,6 +70,7 @@ class RecoveryServer:
     ) -> None:
         self._clock = clock
         self._last_asked = clock()
+        self._inbound = Inbound(MAX_MESSAGE_BYTES)
         self._socket = open_socket(
             context,
             zmq.ROUTER,
@@ -80,7 +81,7 @@ class RecoveryServer:
         )
         try:
             self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-            self._binding = Binding(self._socket, bind, security, ASKING)
+            self._binding = Binding(self._socket, bind, security, self._inbound)
         except BaseException:
             self._socket.close(linger=0)
             raise
@@ -97,7 +98,10 @@ class RecoveryServer:
         poller.register(self._socket, zmq.POLLIN)
         poller.register(self._wakeup, zmq.POLLIN)
         while True:
-            if any(source == self._wakeup for source, _ in poller.poll()):
+            self._inbound.waiting = True
+            ready = poller.poll()
+            self._inbound.waiting = False
+            if any(source == self._wakeup for source, _ in ready):
                 break
             start = time.monotonic()
             self._answer()
@@ -111,6 +115,7 @@ class RecoveryServer:
             frames = self._socket.recv_multipart(zmq.NOBLOCK)
         except zmq.Again:
             return
+        self._inbound.taken += sum(map(len, frames))
         self._last_asked = self._clock()
         # A REQ socket puts an empty frame before its request, and wants one before the reply.
         if len(frames) not in (2, 3) or (len(frames) == 3 and frames[1]):

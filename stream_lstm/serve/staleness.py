@@ -8,10 +8,13 @@ configured. When every stream has said its end, silence is what is to be expecte
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ..events import Fresh, Notice, Stale
-from ..feed.subscriber import Subscriber
 from ..tables import FeedConfig
+
+if TYPE_CHECKING:
+    from ..feed.subscriber import Subscriber
 
 MISSED = 3
 """Heartbeats: one may be lost or late, and so may two where the publisher is busy."""
