@@ -15,6 +15,7 @@ from . import (
     question,
     roundtrip,
     sequence,
+    soak,
     start,
     step,
     streams,
@@ -43,6 +44,7 @@ ALONE = {
     "evidence": evidence,
     "delays": delays,
     "causal": causal,
+    "soak": soak,
 }
 """What runs only by its name: one run of minutes, whose figures are scores or counts."""
 
@@ -69,6 +71,7 @@ UNITS = {
     "learning": "nats, and shares of labels",
     "delays": "nats, and counts",
     "evidence": "shares of streams, labels, and microseconds of processor time",
+    "soak": "kilobytes for each million elements, megabytes, and counts",
     "causal": "bytes compared, and how many runs differed",
 }
 """What a benchmark counts in where it is not microseconds."""
