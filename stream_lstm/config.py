@@ -21,6 +21,7 @@ from .tables import (
     PublishConfig,
     ScalingConfig,
     ScoringConfig,
+    SecurityConfig,
     StoreConfig,
     StreamConfig,
     TrainConfig,
@@ -39,6 +40,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     feed: FeedConfig = FeedConfig()
     publish: PublishConfig = PublishConfig()
     store: StoreConfig = StoreConfig()
+    security: SecurityConfig = SecurityConfig()
 
     def __post_init__(self) -> None:
         method, window = self.gradient(), self.stream.window
@@ -124,6 +126,7 @@ TABLES: Mapping[str, type[msgspec.Struct]] = {
     "feed": FeedConfig,
     "publish": PublishConfig,
     "store": StoreConfig,
+    "security": SecurityConfig,
 }
 
 KEYS: Mapping[str, str] = {

@@ -2,8 +2,9 @@
 
 Inputs are `Ticks`, `Label`, `Gap`, `SessionStart` and `End`: the feed makes them from bytes or
 files, and code behind it trusts them. Outputs are `Prediction`, `Score`, `Update`, `Expiry` and
-`Refusal`. Time is data: `t_ns` (nanoseconds since 1970, int64) comes in with the tick, and
-nothing below the shell reads a clock.
+`Refusal`. `Stale` and `Fresh` are of the feed alone, and no session sees them. Time is data:
+`t_ns` (nanoseconds since 1970, int64) comes in with the tick, and nothing below the shell reads a
+clock.
 """
 
 from __future__ import annotations
@@ -172,5 +173,18 @@ class Refusal(msgspec.Struct, frozen=True):
     where: str = ""
 
 
+class Stale(msgspec.Struct, frozen=True):
+    """Nothing has come from the feed for `silent_s` seconds, though it should have."""
+
+    silent_s: float
+
+
+class Fresh(msgspec.Struct, frozen=True):
+    """The feed is back; it had been seen to be silent for `silent_s` seconds."""
+
+    silent_s: float
+
+
 Input: TypeAlias = Ticks | Label | Gap | SessionStart | End
+Notice: TypeAlias = Stale | Fresh
 Output: TypeAlias = Prediction | Score | Update | Expiry | Refusal

@@ -202,8 +202,14 @@ class FeedConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     time_field: field of a bare JSON object that holds the time.
     idle_timeout: seconds without a message after which the daemon gives up; 0 waits for ever.
     receive_hwm: messages that may wait in the receiving socket.
+    recovery: endpoints at which publishers answer who asks for lost ticks.
+    heartbeat_s: seconds between the feed's heartbeats; three missed by a feed that had sent one
+    make the daemon stale.
+    stale_after: seconds without a message after which the daemon is stale, whatever the feed; 0
+    goes by the heartbeats.
     busy_poll: seconds that the daemon watches for the next message without sleeping; it keeps a
     core busy and its caches warm, which more than halves the latency of a sparse feed.
+    max_streams: streams that are taken in; what comes of any further one is refused, and counted.
     """
 
     connect: tuple[str, ...] = ()
@@ -214,7 +220,11 @@ class FeedConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     time_field: str | None = None
     idle_timeout: Annotated[float, Meta(ge=0)] = 0.0
     receive_hwm: Annotated[int, Meta(ge=1, le=10_000_000)] = 100_000
+    recovery: tuple[str, ...] = ()
+    heartbeat_s: Annotated[float, Meta(gt=0, le=86_400)] = 1.0
+    stale_after: Annotated[float, Meta(ge=0)] = 0.0
     busy_poll: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    max_streams: Annotated[int, Meta(ge=1, le=100_000)] = 100_000
 
 
 class PublishConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -246,3 +256,17 @@ class StoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     commit_ms: Annotated[float, Meta(ge=1, le=60_000)] = 100.0
     sync: Literal["normal", "full"] = "normal"
     max_gb: Annotated[float, Meta(ge=0, le=1e6)] = 20.0
+
+
+class SecurityConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Who may connect, and how much a peer may ask for.
+
+    curve_dir: a folder of keys, made by `stream-lstm keys`; with it every socket is encrypted, and
+    only the peers whose public keys lie in its folder `clients` are let in.
+    insecure: bind addresses that other machines can reach without keys.
+    max_subscriptions: prefixes that one subscriber may ask for; who asks for more is cut off.
+    """
+
+    curve_dir: str | None = None
+    insecure: bool = False
+    max_subscriptions: Annotated[int, Meta(ge=10, le=1_000_000)] = 3_000

@@ -16,7 +16,7 @@ import msgspec
 import typer
 
 from ..config import Config, build
-from ..events import Input, Output, Score
+from ..events import Input, Notice, Output, Score
 from ..feed.synthetic import HiddenLevel
 from ..serve.refusals import RefusalLog
 from ..serve.signals import stop_on_signals
@@ -77,7 +77,7 @@ def _demo(seconds: float, seed: int, speed: float) -> dict[str, Any]:
     """Run the demo and return what it found."""
     scores: list[Score] = []
 
-    def keep(event: Input | Output) -> None:
+    def keep(event: Input | Output | Notice) -> None:
         if isinstance(event, Score):
             scores.append(event)
 

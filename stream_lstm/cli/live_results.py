@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ..core.digest import Digest
-from ..events import Input, Output, Prediction, Score
+from ..events import Input, Notice, Output, Prediction, Score
 from ..store.output import PredictionWriter, open_output
 from .process import peak_rss_bytes
 
@@ -27,7 +27,7 @@ class LiveResults:
         self.digest = Digest()
         self._writer: PredictionWriter | None = None if out is None else open_output(out)
 
-    def __call__(self, event: Input | Output) -> None:
+    def __call__(self, event: Input | Output | Notice) -> None:
         """Take an event."""
         if isinstance(event, Prediction):
             self.digest.add(event)
@@ -45,6 +45,7 @@ class LiveResults:
             **summarize(daemon.session, self.digest, wall_s=wall_s, compile_s=daemon.compile_s),
             "feed": msgspec.structs.asdict(daemon.subscriber.counters),
             **kept,
+            "refused_peers": daemon.security.counts(),
             "peak_rss_bytes": peak_rss_bytes(),
             "interrupted": daemon.stop.requested,
         }

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ..events import Input, Output, Prediction
+from ..events import Input, Notice, Output, Prediction
 
 if TYPE_CHECKING:
     from ..core.fleet_view import FleetStream
@@ -74,7 +74,7 @@ class LiveTable:
         self._live = Live(console=console, auto_refresh=False)
         self._live.start()
 
-    def __call__(self, event: Input | Output) -> None:
+    def __call__(self, event: Input | Output | Notice) -> None:
         """Take an event."""
         if isinstance(event, Prediction):
             self._p[event.stream] = event.p

@@ -22,6 +22,7 @@ from . import (
     export,
     import_,
     inspect_,
+    keys,
     prove,
     publish,
     replay,
@@ -50,6 +51,7 @@ app.command("inspect")(inspect_.command)
 app.command("import")(import_.command)
 app.command("export")(export.command)
 app.add_typer(prove.app)
+app.command("keys")(keys.command)
 app.command("check-config")(check.command)
 
 

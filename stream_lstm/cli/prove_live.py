@@ -149,7 +149,8 @@ def _live(about: Subject) -> tuple[Any, dict[str, int]]:
     recording = Recording()
     with StopSwitch() as stop, FeedProcess("stream_lstm.cli.file_feed", asked) as feed:
         more = {"connect": (feed.endpoint(),), "streams": (about.file.stream,), "table": False}
-        flat = {**flatten(about.config), **more, "idle_timeout": IDLE_TIMEOUT_S}
+        more |= {"idle_timeout": IDLE_TIMEOUT_S, "curve_dir": None}  # the feed is our own child
+        flat = {**flatten(about.config), **more}
         daemon = Daemon(
             build(flat),
             about.columns,

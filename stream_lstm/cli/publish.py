@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
@@ -21,10 +21,19 @@ from .input_file import (
     TimeUnitOption,
     one_of,
 )
+from .options import configured
+from .peers import print_refused_peers
+from .settings import Settings
 from .synthetic_input import SeriesSeedOption, SyntheticOption, chosen_input
+
+if TYPE_CHECKING:
+    from ..feed.security import Security
 
 MAX_BLOCK = 65_536
 """Ticks that the protocol lets one record hold."""
+
+RING = 100_000
+"""Ticks that a publisher keeps of each stream, as `feed.ring` has it."""
 
 
 class Publication(msgspec.Struct, frozen=True):
@@ -39,8 +48,12 @@ class Publication(msgspec.Struct, frozen=True):
     subscribers: int
     wait_timeout_s: float
     send_timeout_s: float
+    security: Security | None = None
+    recovery: str | None = None
+    ring: int = RING
 
 
+@configured(("security",))
 def command(
     file: FileArgument = None,
     bind: Annotated[
@@ -79,16 +92,36 @@ def command(
     encoding: Annotated[
         str, typer.Option(metavar="msgpack|json", help="Of the records.")
     ] = "msgpack",
+    recovery: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ENDPOINT",
+            help="ZeroMQ endpoint to answer at who asks for lost ticks.",
+            show_default="none",
+        ),
+    ] = None,
+    ring: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Ticks that are kept for who asks.")
+    ] = RING,
     limit: LimitOption = None,
     synthetic: SyntheticOption = None,
     series_seed: SeriesSeedOption = None,
     on_bad_row: OnBadRowOption = "fail",
     as_json: JsonOption = False,
+    *,
+    settings: Settings,
 ) -> None:
     """Publish a historical file or a synthetic stream as a live feed, and say when it has ended.
 
     Example: stream-lstm publish quotes.csv.gz --columns bid,ask --time time_ns --speed 10x
     """
+    from ..feed.security import Security
+    from .sending import send_file
+
+    security = Security(settings.config.security)
+    security.check_bind(bind)
+    if recovery is not None:
+        security.check_bind(recovery)
     publication = Publication(
         file=chosen_input(
             file,
@@ -108,15 +141,20 @@ def command(
         subscribers=wait_subscribers,
         wait_timeout_s=wait_timeout,
         send_timeout_s=send_timeout,
+        security=security,
+        recovery=recovery,
+        ring=ring,
     )
-    from .sending import send_file
-
     try:
         sent = send_file(publication)
     except ConfigurationError as error:
         # Flags are all that configures this command; the file's reader cannot know that.
         raise UsageError(str(error)) from None
-    typer.echo(msgspec.json.encode(sent).decode() if as_json else _sentence(sent))
+    if as_json:
+        typer.echo(msgspec.json.encode(sent).decode())
+    else:
+        typer.echo(_sentence(sent))
+        print_refused_peers(sent["refused_peers"])
 
 
 def _speed(text: str | None, time: str | None) -> Speed:

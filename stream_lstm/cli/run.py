@@ -20,12 +20,15 @@ from ..core.features import FeatureSet
 from ..errors import ConfigurationError, EndpointError, UsageError
 from ..serve.refusals import PERIOD_S, RefusalLog
 from ..serve.signals import stop_on_signals
+from ..serve.staleness import SilenceLog
 from ..serve.stop import StopSwitch
 from ..serve.trace import Trace
 from .input_file import JsonOption
 from .live_results import LiveResults
 from .live_table import REFRESH_S, LiveTable
 from .options import configured
+from .peers import print_refused_peers
+from .service import Service
 from .settings import Settings
 from .trace_option import TraceOption
 
@@ -35,7 +38,12 @@ if TYPE_CHECKING:
 EXAMPLE = "stream-lstm run --connect tcp://127.0.0.1:5555 --feature 'log_return(mid(bid, ask))'"
 
 
-@configured(("stream", "model", "scaling", "learning", "scoring", "feed", "publish", "store"))
+@configured(
+    (
+        *("stream", "model", "scaling", "learning", "scoring"),
+        *("feed", "publish", "store", "security"),
+    )
+)
 def command(
     *,
     settings: Settings,
@@ -80,6 +88,7 @@ def command(
 
         print_summary(summary)
         _print_feed(summary["feed"])
+        print_refused_peers(summary["refused_peers"])
     if failure is not None:
         raise failure
 
@@ -93,6 +102,7 @@ def _run(
     republish: bool,
 ) -> tuple[dict[str, Any], EndpointError | None]:
     """Run the daemon; return its summary, and the error that ended it if one did."""
+    from ..feed.security import Security
     from .bank_file import check_bank, read_bank
     from .store_option import open_store
     from .warm_start import keep_weights, warm_start
@@ -104,20 +114,31 @@ def _run(
     start = warm_start(settings)
     config, weights, scaler = start
     columns = _check(config, save_weights)
+    security = Security(config.security)
+    if config.publish.publish:
+        security.check_bind(config.publish.publish)
+    for endpoint in (*config.feed.connect, *config.feed.recovery):
+        security.check_connect(endpoint)
     failure: EndpointError | None = None
     with ExitStack() as stack:
         stop = stack.enter_context(StopSwitch())
         stack.enter_context(stop_on_signals(stop))
         results = stack.enter_context(LiveResults(out))
         table = stack.enter_context(LiveTable(time.monotonic))
-        refused = RefusalLog(lambda line: table.say(f"stream-lstm: {line}"), time.monotonic)
+
+        def say(line: str) -> None:
+            table.say(f"stream-lstm: {line}")
+
+        service = stack.enter_context(Service(settings, security, stop, say))
+        refused = RefusalLog(say, time.monotonic)
+        silences = SilenceLog(say)
         store = open_store(
             start,
             columns,
             members,
             command="run",
             blocking=False,
-            say=lambda line: table.say(f"stream-lstm: {line}"),
+            say=say,
         )
         if store is not None:
             stack.enter_context(store)
@@ -129,7 +150,7 @@ def _run(
 
         timeline = None if trace is None else stack.enter_context(Trace(trace, "stream-lstm run"))
         kept = results if timeline is None else timeline.timed("store", results)
-        observers = (kept, refused, table)
+        observers = (kept, refused, silences, table)
         daemon = stack.enter_context(
             Daemon(
                 config,
@@ -141,6 +162,7 @@ def _run(
                 weights=weights,
                 scaler=scaler,
                 members=members,
+                security=security,
             )
         )
         if timeline is not None:
@@ -149,7 +171,9 @@ def _run(
         daemon.every(REFRESH_S, table.refresh)
         for line in fallbacks(daemon.session):
             table.say(f"stream-lstm: {line}")
-        table.say(_ready(daemon))
+        ready = _ready(daemon)
+        table.say(ready)
+        service.attend(daemon, ready)
         table.show(daemon.session)
         began = time.perf_counter()
         try:
@@ -157,6 +181,7 @@ def _run(
         except EndpointError as error:
             failure = error  # what came until then is still worth its summary
         wall_s = time.perf_counter() - began
+        service.stopping()
         refused.flush()
     session = daemon.session
     if save_weights is not None and isinstance(session, Session):
@@ -202,6 +227,8 @@ def _check(config: Config, save_weights: Path | None) -> tuple[str, ...]:
 
 def _ready(daemon: Daemon) -> str:
     feed = ", ".join(daemon.config.feed.connect)
+    if daemon.config.feed.recovery:
+        feed += f" and for lost ticks to {', '.join(daemon.config.feed.recovery)}"
     names = ", ".join(daemon.config.feed.streams) or "all streams"
     publisher = daemon.publisher
     out = f"publishing on {publisher.endpoint}" if publisher else "publishing nowhere (--publish)"
@@ -218,6 +245,10 @@ def _print_feed(feed: dict[str, int]) -> None:
         "refused": ("message", "refused"),
         "repeats": ("tick", "repeated"),
         "old": ("tick", "too late"),
+        "recovered": ("tick", "recovered"),
+        "gone": ("tick", "asked for and gone"),
+        "timeouts": ("request", "unanswered"),
+        "stale": ("time", "silent"),
     }
     told = [
         f"{count:,} {noun}{'' if count == 1 else 's'} {what}"

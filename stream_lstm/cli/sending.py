@@ -34,6 +34,9 @@ must still leave: a subscriber that learns at 1,000 rows a second takes ten seco
 PACED_ROWS = 1024
 """Rows read at a time where ticks have their times: a longer read would make some of them late."""
 
+STAY_S = 0.1
+"""Between two looks whether somebody still asks for lost ticks."""
+
 
 def send_file(
     publication: Publication, announce: Callable[[str], object] | None = None
@@ -58,13 +61,18 @@ def send_file(
             send_timeout_s=publication.send_timeout_s,
             # The end of a file is worth as long a wait as any other part of it.
             linger_s=publication.send_timeout_s,
+            security=publication.security,
+            recovery=publication.recovery,
+            ring=publication.ring,
         ) as publisher,
     ):
         if announce is not None:
             announce(publisher.endpoint)
         else:
             names = ", ".join(source.value_columns)
-            warn(f"publishing {file.stream} ({names}) at {publisher.endpoint}")
+            lost = publisher.recovery_endpoint
+            asked = f", what is lost at {lost}" if lost else ""
+            warn(f"publishing {file.stream} ({names}) at {publisher.endpoint}{asked}")
         if publication.subscribers:
             publisher.wait_for_subscribers(
                 publication.subscribers, publication.wait_timeout_s, stream=file.stream
@@ -73,6 +81,7 @@ def send_file(
         sender = Sender(publication, publisher)
         with StopSwitch() as stop, stop_on_signals(stop):
             sender.run(source, stop)
+            sender.stay(stop)
         if sender.interrupted:
             publisher.linger_s = LINGER_S
         wall_s = time.monotonic() - start
@@ -82,11 +91,13 @@ def send_file(
             "stream": file.stream,
             "session": publisher.session,
             "endpoint": publisher.endpoint,
+            "recovery": publisher.recovery_endpoint,
             "columns": source.value_columns,
             "ticks": sender.ticks,
             "messages": sender.messages,
             "refused_ticks": source.rows_refused,
             "wall_s": wall_s,
+            "refused_peers": publisher.security.counts(),
             "interrupted": sender.interrupted,
         }
 
@@ -136,6 +147,12 @@ class Sender:
                     self.ticks += len(t_ns)
                     self.messages += 1
                     report(self.ticks)
+
+    def stay(self, stop: StopSwitch) -> None:
+        """Answer who still asks for lost ticks, until nobody does or `stop` is requested."""
+        while not stop.requested and self._publisher.still_asked(self._publication.send_timeout_s):
+            self._publisher.heartbeat()
+            _nap(stop, STAY_S)
 
 
 def _nap(stop: StopSwitch, seconds: float) -> None:

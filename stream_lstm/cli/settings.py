@@ -26,10 +26,19 @@ Origin: TypeAlias = Literal["flag", "environment", "file", "default"]
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """A configuration, and where each value that is not a default came from."""
+    """A configuration, and where each value that is not a default came from.
+
+    `flags` and `file` are what it was resolved from, beside the environment.
+    """
 
     config: Config
     origins: dict[str, Origin]
+    flags: dict[str, Any] = {}
+    file: Path | None = None
+
+    def again(self) -> Settings:
+        """Return the settings that the same flags and the same file give now."""
+        return resolve(self.flags, self.file)
 
     def blame(self, error: ConfigurationError) -> ConfigurationError | UsageError:
         """Return `error`, as a usage error where the value to blame was a flag."""
@@ -105,7 +114,7 @@ def resolve(flags: Mapping[str, Any], file: Path | None) -> Settings:
         values.update(given)
         origins.update(dict.fromkeys(given, origin))
     try:
-        return Settings(build(values), origins)
+        return Settings(build(values), origins, dict(flags), file)
     except ConfigurationError as error:
         # Keys that do not go together have no single one to blame: a flag among them is.
         at_odds = any(f"{key}=" in str(error) for key in flags) and not error.key

@@ -296,24 +296,25 @@ class Fleet:
             self._interrupt(place)
 
     def session_start(self, start: SessionStart) -> None:
-        """Take notice of a publisher's restart, which may have lost ticks."""
+        """Take notice of a publisher's restart: labels may be lost, and no prediction waits on."""
         place = self.place(start.stream)
         if place < 0 or self.sessions[place] == start.session:
             return
         self.sessions[place], self._sources[place] = start.session, 0
         if self.place_table.rows["n"][place] > 0:
-            self._interrupt(place)
+            self._interrupt(place, restarted=True)
 
-    def _interrupt(self, place: int) -> None:
+    def _interrupt(self, place: int, *, restarted: bool = False) -> None:
         stream, row = self.config.stream, self.place_table.rows[place]
-        n = int(row["n"])
+        n, resets = int(row["n"]), stream.on_gap == "reset"
         row["flag_until"] = n + stream.window
-        if stream.on_gap == "continue":
+        for waiting in self.book.waiting(n, int(row["first"])) if resets or restarted else ():
+            row["expired"] += 1
+            row["first"] = waiting + stream.stride
+            self._out(Expiry(self.names[place], waiting))
+        if not resets:
             return
         row["resets"] += 1
-        for waiting in self.book.waiting(n, int(row["first"])):
-            row["expired"] += 1
-            self._out(Expiry(self.names[place], waiting))
         self.carries.rows[place] = self._start
         row["remembered"] = 0
         row["first"] = self._first_due(n)

@@ -20,6 +20,8 @@ four parts are bounded.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import msgspec
 import numpy as np
 
@@ -112,6 +114,11 @@ class Ledger(msgspec.Struct):
         pending = self.waiting.pop(next(iter(self.waiting)))
         self._close(pending.n, EXPIRED, limit)
         return pending
+
+    def expire_all(self, limit: int) -> Iterator[Pending]:
+        """Strike out every waiting prediction, and yield them, the oldest first."""
+        while self.waiting:
+            yield self.expire(limit)
 
     def _close(self, n: int, label: int, limit: int) -> None:
         self.closed[n] = label

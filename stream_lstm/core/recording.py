@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import numpy.typing as npt
 
-from ..events import Input, Output, Prediction, Refusal, Update
+from ..events import Input, Notice, Output, Prediction, Refusal, Update
 from .digest import Digest
 from .session import SHARED, Session
 
@@ -43,7 +43,7 @@ class Recording:
         self.columns, self.lag, self.uses_time = session.columns, features.lag, features.uses_time
         session.maker = _Maker(session.maker, self)  # type: ignore[assignment]
 
-    def __call__(self, event: Input | Output) -> None:
+    def __call__(self, event: Input | Output | Notice) -> None:
         """Take an event."""
         if isinstance(event, Prediction):
             self.digest.add(event)

@@ -158,13 +158,13 @@ class Session:
             self._interrupt(stream)
 
     def session_start(self, start: SessionStart) -> None:
-        """Take notice of a publisher's restart, which may have lost ticks."""
+        """Take notice of a publisher's restart: labels may be lost, and no prediction waits on."""
         stream = self.stream(start.stream)
         if stream is None or stream.session == start.session:
             return
         restarted, stream.session = stream.n > 0, start.session
         if restarted:
-            self._interrupt(stream)
+            self._interrupt(stream, restarted=True)
 
     # ---- what it holds ----------------------------------------------------------------
 
@@ -383,16 +383,16 @@ class Session:
 
     # ---- gaps -------------------------------------------------------------------------
 
-    def _interrupt(self, stream: StreamState) -> None:
+    def _interrupt(self, stream: StreamState, *, restarted: bool = False) -> None:
         stream.flag_until = stream.n + self.config.stream.window
-        if self.config.stream.on_gap == "continue":
-            return
-        stream.counters.resets += 1
-        self._settle(stream, all_of_them=True)
-        while stream.ledger.waiting:
-            expired = stream.ledger.expire(self._labels.limit)
-            self.emit(Expiry(stream.name, expired.n))
-        self._opening.reset(stream)
+        resets = self.config.stream.on_gap == "reset"
+        if resets or restarted:
+            self._settle(stream, all_of_them=True)
+            for expired in stream.ledger.expire_all(self._labels.limit):
+                self.emit(Expiry(stream.name, expired.n))
+        if resets:
+            stream.counters.resets += 1
+            self._opening.reset(stream)
 
     def _refuse_stream(self, ticks: Ticks) -> None:
         reason = f"{MAX_STREAMS} streams are open, which is the limit"

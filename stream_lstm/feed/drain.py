@@ -86,6 +86,11 @@ class Drain:
         self._events: list[Received | _Run] = []
         self._open: dict[str, _Run] = {}
 
+    @property
+    def empty(self) -> bool:
+        """Whether there is no event yet."""
+        return not self._events
+
     def add_ticks(self, ticks: Ticks) -> None:
         """Append ticks, to the block that they continue if there is one."""
         run = self._run(ticks.stream, ticks.session, ticks.seq, ticks.where, len(ticks.t_ns))

@@ -124,7 +124,8 @@ def _others(score: Score) -> tuple[float | None, ...]:
 
 def encode_heartbeat(beat: Heartbeat, encoding: Encoding = "msgpack") -> Frames:
     """Return the frames of a heartbeat."""
-    record = HeartbeatRecord(PROTOCOL_VERSION, beat.seq, beat.session or None, beat.t_ns, beat.end)
+    said = beat.session or None, beat.t_ns, beat.end, beat.stale or msgspec.UNSET
+    record = HeartbeatRecord(PROTOCOL_VERSION, beat.seq, *said)
     return make_topic("heartbeat", beat.stream), _ENCODE[encoding](record)
 
 

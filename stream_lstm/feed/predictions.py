@@ -19,9 +19,11 @@ from ..errors import DecodeError
 from ..events import NO_TIME, End, Prediction, Score
 from ..tables import Encoding
 from .encode import encode_heartbeat, encode_prediction, encode_score
-from .endpoints import Binding, connect, watch_peer
+from .endpoints import ASKING_BUFFER, Binding, connect, open_socket
+from .guard import Inbound
 from .publisher import DRAIN_EVERY, LINGER_S, SEND_HWM
-from .records import MAX_FRAME_BYTES, Heartbeat
+from .records import MAX_FRAME_BYTES, MAX_MESSAGE_BYTES, Heartbeat
+from .security import Security
 from .subscriptions import Subscriptions
 from .topics import make_topic, parse_topic
 from .wire import decode_heartbeat, decode_prediction, decode_score
@@ -36,23 +38,33 @@ class PredictionPublisher:
     """Publish predictions and scores at one endpoint.
 
     bind: endpoint; port `*` or 0 lets the system choose, and `endpoint` tells which.
+    security: keys, and who may connect; None has none, and binds only what this machine alone can
+    reach.
 
-    Raises EndpointError if the endpoint cannot be bound.
+    Raises EndpointError if the endpoint cannot be bound, and ConfigurationError if it must not be.
     """
 
     def __init__(
-        self, bind: str, encoding: Encoding = "msgpack", *, send_hwm: int = SEND_HWM
+        self,
+        bind: str,
+        encoding: Encoding = "msgpack",
+        *,
+        send_hwm: int = SEND_HWM,
+        security: Security | None = None,
     ) -> None:
         self._encoding = encoding
         self._sends = 0
         self._context: zmq.Context[Any] = zmq.Context()
-        self._socket = self._context.socket(zmq.XPUB)
-        self._subscriptions = Subscriptions(self._socket)
         try:
-            self._socket.setsockopt(zmq.SNDHWM, send_hwm)
-            self._socket.setsockopt(zmq.LINGER, int(LINGER_S * 1000))
-            watch_peer(self._socket)
-            self._binding = Binding(self._socket, bind)
+            self._socket = open_socket(
+                self._context,
+                zmq.XPUB,
+                send_hwm=send_hwm,
+                linger_s=LINGER_S,
+                receive_buffer=ASKING_BUFFER,
+            )
+            self._subscriptions = Subscriptions(self._socket)
+            self._binding = Binding(self._socket, bind, security or Security())
         except BaseException:
             self._context.destroy(linger=0)
             raise
@@ -67,10 +79,19 @@ class PredictionPublisher:
         self._send(encode_score(score, self._encoding))
 
     def heartbeat(
-        self, stream: str, next_n: int, *, session: str = "", t_ns: int = NO_TIME
+        self,
+        stream: str,
+        next_n: int,
+        *,
+        session: str = "",
+        t_ns: int = NO_TIME,
+        stale: bool = False,
     ) -> None:
-        """Say that a stream is alive and that element `next_n` is its next."""
-        self._beat(Heartbeat(stream, next_n, session, t_ns))
+        """Say that a stream is alive and that element `next_n` is its next.
+
+        stale: the feed that it comes from has fallen silent.
+        """
+        self._beat(Heartbeat(stream, next_n, session, t_ns, stale=stale))
 
     def end(self, stream: str, next_n: int = 1, *, session: str = "") -> None:
         """Say that nothing more will come of a stream."""
@@ -118,23 +139,30 @@ class PredictionPublisher:
 class PredictionSubscriber:
     """Receive predictions and scores of some streams, or of all.
 
-    `refused` counts messages that could not be read. Raises EndpointError for an endpoint that
-    cannot be.
+    `refused` counts messages that could not be read; `stale` says whether the daemon's feed had
+    fallen silent by its last heartbeat. security: keys; None has none.
+
+    Raises EndpointError for an endpoint that cannot be.
     """
 
     def __init__(
-        self, endpoint: str, *, streams: Iterable[str] = (), receive_hwm: int = SEND_HWM
+        self,
+        endpoint: str,
+        *,
+        streams: Iterable[str] = (),
+        receive_hwm: int = SEND_HWM,
+        security: Security | None = None,
     ) -> None:
         self.refused = 0
+        self.stale = False
         self._context: zmq.Context[Any] = zmq.Context()
-        self._socket = self._context.socket(zmq.SUB)
+        self._inbound = Inbound(MAX_MESSAGE_BYTES)
         try:
-            self._socket.setsockopt(zmq.RCVHWM, receive_hwm)
-            self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
-            self._socket.setsockopt(zmq.LINGER, 0)
-            watch_peer(self._socket)
+            self._socket = open_socket(
+                self._context, zmq.SUB, receive_hwm=receive_hwm, max_frame_bytes=MAX_FRAME_BYTES
+            )
             self._subscribe(tuple(streams))
-            connect(self._socket, endpoint)
+            connect(self._socket, [endpoint], security or Security(), self._inbound)
         except BaseException:
             self._context.destroy(linger=0)
             raise
@@ -155,7 +183,10 @@ class PredictionSubscriber:
         deadline = time.monotonic() + timeout_s
         left_s = timeout_s
         while not out and left_s >= 0:
-            if not self._socket.poll(math.ceil(left_s * 1000), zmq.POLLIN):
+            self._inbound.waiting = True
+            came = self._socket.poll(math.ceil(left_s * 1000), zmq.POLLIN)
+            self._inbound.waiting = False
+            if not came:
                 break
             self._drain(out)
             left_s = deadline - time.monotonic()
@@ -167,13 +198,29 @@ class PredictionSubscriber:
                 frames = self._socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
+            self._inbound.taken += len(frames[-1])
             try:
-                event = _decode(frames)
+                event = self._decode(frames)
             except DecodeError:
                 self.refused += 1
                 continue
             if event is not None:
                 out.append(event)
+
+    def _decode(self, frames: list[bytes]) -> Output | None:
+        if len(frames) != 2:
+            raise DecodeError(f"{len(frames)} frames, where topic and payload belong")
+        topic, payload = frames
+        kind = parse_topic(topic).kind
+        if kind == "prediction":
+            return decode_prediction(topic, payload)
+        if kind == "score":
+            return decode_score(topic, payload)
+        if kind == "heartbeat":
+            beat = decode_heartbeat(topic, payload)
+            self.stale = beat.stale
+            return End(beat.stream, beat.session) if beat.end else None
+        raise DecodeError(f"topic {topic!r} is not of predictions")
 
     def close(self) -> None:
         """Close the socket."""
@@ -189,18 +236,3 @@ class PredictionSubscriber:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _decode(frames: list[bytes]) -> Output | None:
-    if len(frames) != 2:
-        raise DecodeError(f"{len(frames)} frames, where topic and payload belong")
-    topic, payload = frames
-    kind = parse_topic(topic).kind
-    if kind == "prediction":
-        return decode_prediction(topic, payload)
-    if kind == "score":
-        return decode_score(topic, payload)
-    if kind == "heartbeat":
-        beat = decode_heartbeat(topic, payload)
-        return End(beat.stream, beat.session) if beat.end else None
-    raise DecodeError(f"topic {topic!r} is not of predictions")

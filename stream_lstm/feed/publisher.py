@@ -5,7 +5,11 @@ so that a replay at full speed loses nothing on the way, and gives up after a ti
 its number when it has been taken by the socket; one that was not taken is not counted.
 
 A heartbeat carries a stream's next number, so that a loss at the end shows. The caller's loop asks
-for heartbeats as often as it likes and the publisher sends them when they are due.
+for heartbeats as often as it likes and the publisher sends them when they are due. Those of a
+stream that has ended say so again, to who missed it.
+
+With a recovery endpoint what was sent is kept in a ring, and subscribers get from there what they
+lost, or what was sent before they came; see `ring` and `recovery_server`.
 """
 
 from __future__ import annotations
@@ -24,8 +28,11 @@ from ..errors import ConfigurationError, EndpointError, UsageError
 from ..events import NO_TIME
 from ..tables import Encoding
 from .encode import Frames, encode_heartbeat, encode_ticks
-from .endpoints import Binding, watch_peer
+from .endpoints import ASKING_BUFFER, Binding, open_socket
 from .records import Heartbeat
+from .recovery_server import RecoveryServer
+from .ring import RING_TICKS, Ring
+from .security import Security
 from .subscriptions import Subscriptions
 from .topics import make_topic
 
@@ -43,9 +50,10 @@ DRAIN_EVERY = 1024
 
 
 class _Stream:
-    __slots__ = ("next_seq", "t_ns")
+    __slots__ = ("ended", "next_seq", "t_ns")
 
     def __init__(self) -> None:
+        self.ended = False
         self.next_seq = 1
         self.t_ns = NO_TIME
 
@@ -60,8 +68,12 @@ class Publisher:
     send_timeout_s: seconds that a send waits for the slowest subscriber.
     session: id of this start of the publisher; None makes one.
     linger_s: seconds that `close` waits for what is still queued; an attribute that may be set.
+    recovery: endpoint at which lost ticks are asked for; `recovery_endpoint` tells the actual one.
+    ring: ticks of each stream that are kept for that.
+    security: keys, and who may connect; None has none, and binds only what this machine alone can
+    reach.
 
-    Raises EndpointError if the endpoint cannot be bound.
+    Raises EndpointError if an endpoint cannot be bound, and ConfigurationError if it must not be.
     """
 
     def __init__(
@@ -75,10 +87,15 @@ class Publisher:
         send_timeout_s: float = SEND_TIMEOUT_S,
         session: str | None = None,
         linger_s: float = LINGER_S,
+        recovery: str | None = None,
+        ring: int = RING_TICKS,
+        security: Security | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if not columns:
             raise ConfigurationError("columns is empty: name the values", key="columns")
+        if ring < 1:
+            raise ConfigurationError(f"ring={ring}: keep one tick of each stream, or more")
         self.columns = tuple(columns)
         self.session = secrets.token_hex(8) if session is None else session
         self.linger_s = linger_s
@@ -90,21 +107,44 @@ class Publisher:
         self._streams: dict[str, _Stream] = {}
         self._sends = 0
         self._context: zmq.Context[Any] = zmq.Context()
-        self._socket = self._context.socket(zmq.XPUB)
-        self._subscriptions = Subscriptions(self._socket)
         try:
-            self._configure(send_hwm)
-            self._binding = Binding(self._socket, bind)
+            self._socket = open_socket(
+                self._context, zmq.XPUB, send_hwm=send_hwm, receive_buffer=ASKING_BUFFER
+            )
+            self._socket.setsockopt(zmq.XPUB_NODROP, 1)
+            self._socket.setsockopt(zmq.SNDTIMEO, int(send_timeout_s * 1000))
+            self._subscriptions = Subscriptions(self._socket)
+            self.security = security or Security()
+            self._binding = Binding(self._socket, bind, self.security)
+            self._recover_from(recovery, ring)
         except BaseException:
             self._context.destroy(linger=0)
             raise
         self.endpoint = self._binding.endpoint
 
-    def _configure(self, send_hwm: int) -> None:
-        self._socket.setsockopt(zmq.XPUB_NODROP, 1)
-        self._socket.setsockopt(zmq.SNDHWM, send_hwm)
-        self._socket.setsockopt(zmq.SNDTIMEO, int(self._send_timeout_s * 1000))
-        watch_peer(self._socket)
+    def _recover_from(self, endpoint: str | None, ticks: int) -> None:
+        self._ring: Ring | None = None
+        self._server: RecoveryServer | None = None
+        if endpoint is None:
+            return
+        self._ring = Ring(len(self.columns), ticks=ticks)
+        told = self._ring, self.session, self.columns
+        self._server = RecoveryServer(
+            self._context, endpoint, *told, security=self.security, clock=self._clock
+        )
+
+    @property
+    def recovery_endpoint(self) -> str | None:
+        """Where lost ticks are asked for, None where they are not kept."""
+        return None if self._server is None else self._server.endpoint
+
+    def still_asked(self, patience_s: float) -> bool:
+        """Return whether somebody asks for lost ticks: to be waited for before closing.
+
+        That is so for a while after a request, and for `patience_s` seconds after one whose sender
+        has had a part of what it wants, and is likely to ask on.
+        """
+        return self._server is not None and self._server.still_asked(patience_s)
 
     def publish(self, stream: str, t_ns: npt.ArrayLike, values: npt.ArrayLike) -> int:
         """Send one tick, `values` (C,), or a block, `values` (n, C), as one message.
@@ -113,7 +153,8 @@ class Publisher:
         of the first tick. Raises UsageError for a wrong shape or name, and EndpointError when a
         subscriber takes nothing for `send_timeout_s`; then nothing was sent or numbered.
         """
-        shape = np.shape(values)
+        values = np.asarray(values, np.float64)
+        shape = values.shape
         if not shape or shape[-1] != len(self.columns):
             raise UsageError(
                 f"ticks of {stream!r}: values of shape {shape} are not of the columns "
@@ -126,8 +167,11 @@ class Publisher:
                 stream, t_ns, values, session=self.session, seq=seq, encoding=self._encoding
             )
         )
+        if self._ring is not None:
+            self._ring.append(stream, seq, t_ns, values)
         state.next_seq += 1 if len(shape) == 1 else shape[0]
-        state.t_ns = int(np.ravel(t_ns)[-1])
+        state.t_ns = t_ns if type(t_ns) is int else int(np.ravel(t_ns)[-1])
+        state.ended = False
         self._streams[stream] = state
         return seq
 
@@ -138,8 +182,8 @@ class Publisher:
             return False
         self._heartbeat_due = now + self._heartbeat_s
         self._subscriptions.drain()
-        for stream in self._streams:
-            self._beat(stream, end=False)
+        for stream, state in self._streams.items():
+            self._beat(stream, end=state.ended)
         return True
 
     def end(self, stream: str | None = None) -> None:
@@ -149,6 +193,7 @@ class Publisher:
 
     def _beat(self, stream: str, *, end: bool) -> None:
         state = self._streams.get(stream) or _Stream()
+        state.ended = end
         beat = Heartbeat(stream, state.next_seq, self.session, state.t_ns, end)
         self._send(encode_heartbeat(beat, self._encoding))
 
@@ -176,7 +221,9 @@ class Publisher:
         return self._subscriptions.wait(topic, count, timeout_s)
 
     def close(self) -> None:
-        """Close the socket; what was sent has `linger_s` seconds to leave."""
+        """Close the sockets; what was sent has `linger_s` seconds to leave."""
+        if self._server is not None:
+            self._server.close()
         self._socket.close(linger=int(self.linger_s * 1000))
         self._context.term()
         self._binding.close()

@@ -17,16 +17,18 @@ socket.send_multipart([b"tick/AAPL/", msgpack.packb({"v": 1, "values": {"price":
 | `score/NAME/` | `n`, `t_ns`, `p`, `label`, `log_loss`, `base_rate_p`, `last_label_p`, |
 | | `session`, `coin_evidence`, `base_rate_evidence`, `last_label_evidence`; optional |
 | | `raw_p`, `frozen_p`, `stateless_p` |
-| `heartbeat/NAME/` | `seq` (the NEXT one); optional `session`, `t_ns`, `end` |
+| `heartbeat/NAME/` | `seq` (the NEXT one); optional `session`, `t_ns`, `end`, `stale` |
 
 `values` is one tick (an array in the order of the columns, or a map of names to numbers) or a
 block (an array of such arrays, or a map of names to arrays, or row-major little-endian float64
 bytes with their number of `rows`). `t_ns` of a block is an array, or little-endian int64 bytes.
 A null in `values` is a value that is missing, read as NaN. In JSON bytes are base64.
 
-The requests and replies of recovery travel without a topic, told apart by the field `kind`:
-HELLO asks who publishes (answered by WELCOME), SNAPSHOT where the streams stand (SNAPSHOT), and
-REPLAY for a range of ticks (BLOCKs, or GONE where the ring has them no more). BUSY means later.
+The requests and replies of recovery travel without a topic, told apart by the field `kind`: HELLO
+asks who publishes (answered by WELCOME), SNAPSHOT where the streams stand (SNAPSHOT), and REPLAY
+for a range of ticks. Each request has one reply. That to REPLAY is a BLOCK with the ticks that the
+range begins with, as many as fit, so that who wants the rest asks on from its end; or GONE, where
+the ring no longer has what the range begins with. BUSY means later.
 """
 
 from __future__ import annotations
@@ -48,6 +50,10 @@ MAX_FRAME_BYTES = 8 * MAX_PAYLOAD_BYTES
 """What a socket takes in at all. libzmq drops a connection that sends more and never dials it
 again, so this lies far above what decoding refuses and counts: only an attack reaches it."""
 
+MAX_MESSAGE_BYTES = MAX_FRAME_BYTES + MAX_PAYLOAD_BYTES
+"""Of all frames of a message together: libzmq has no limit of its own, and the guard of a socket
+cuts off who sends more."""
+
 MAX_BLOCK_ROWS = 65_536
 """Larger blocks make nothing faster, and the element that is due waits for the whole block."""
 
@@ -63,7 +69,7 @@ MAX_SEQ = 2**62
 """Leaves room to add a block's length within int64."""
 
 MAX_SNAPSHOT_STREAMS = 100_000
-"""As many streams as a subscriber takes; see `subscriber.MAX_STREAMS`."""
+"""As many streams as a subscriber may take; see `max_streams`."""
 
 Session: TypeAlias = Annotated[str, Meta(max_length=MAX_SESSION_CHARS)]
 Seq: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_SEQ)]
@@ -130,23 +136,28 @@ class ScoreRecord(msgspec.Struct):
 
 
 class HeartbeatRecord(msgspec.Struct):
-    """`seq` is the next sequence number; `end` says that nothing more will come."""
+    """`seq` is the next sequence number; `end` says that nothing more will come.
+
+    `stale`, of predictions, says that the feed that they are made from has fallen silent.
+    """
 
     v: int
     seq: Seq
     session: Session | None = None
     t_ns: Time = NO_TIME
     end: bool = False
+    stale: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 class Heartbeat(msgspec.Struct, frozen=True):
-    """A heartbeat of a stream; with `end` it says that nothing more will come."""
+    """A heartbeat of a stream; see `HeartbeatRecord`."""
 
     stream: str
     seq: int
     session: str = ""
     t_ns: int = NO_TIME
     end: bool = False
+    stale: bool = False
 
 
 class Hello(msgspec.Struct, frozen=True, tag="hello", tag_field="kind"):
@@ -211,7 +222,10 @@ class Block(msgspec.Struct, frozen=True, tag="block", tag_field="kind", kw_only=
 
 
 class Gone(msgspec.Struct, frozen=True, tag="gone", tag_field="kind", kw_only=True):
-    """What was asked for is no longer held; replay starts at `oldest_seq`, if anywhere."""
+    """What was asked for is not held; replay starts at `oldest_seq`, if anywhere.
+
+    An `oldest_seq` beyond the range that was asked for says that nothing of it is held.
+    """
 
     v: int = PROTOCOL_VERSION
     stream: Name
@@ -220,10 +234,14 @@ class Gone(msgspec.Struct, frozen=True, tag="gone", tag_field="kind", kw_only=Tr
 
 
 class Busy(msgspec.Struct, frozen=True, tag="busy", tag_field="kind", kw_only=True):
-    """Too many ask at once: ask again after `retry_ms` milliseconds."""
+    """Too many ask at once: ask again after `retry_ms` milliseconds.
+
+    `stream` is that of the request for a replay, "" for any other request.
+    """
 
     v: int = PROTOCOL_VERSION
     retry_ms: Annotated[int, Meta(ge=0, le=3_600_000)]
+    stream: Annotated[str, Meta(max_length=MAX_NAME_BYTES)] = ""
 
 
 Request: TypeAlias = Hello | SnapshotRequest | ReplayRequest

@@ -11,6 +11,10 @@ were left stay left: what comes late from one is old. Without sequence numbers e
 
 `resume` says where a stream stood when an earlier process stopped; then what was missed in between
 is a gap.
+
+Where lost ticks can be asked for, `lacks` tells beforehand what a message would leave missing, and
+`recovered` that ticks came by asking: if they come on their way too, they are overlaps, which are
+the price of asking and no fault of the feed.
 """
 
 from __future__ import annotations
@@ -30,8 +34,8 @@ class Verdict(NamedTuple):
 
     starts: it is the first of a session.
     missed: ticks lost before its first new row.
-    skip: rows at its beginning that must not pass, of which `repeats` were had before and `old`
-        come too late; their sum.
+    skip: rows at its beginning that must not pass, of which `repeats` were had before, `old` come
+        too late and `overlaps` had been asked for; their sum.
     late_session: it is from a session that has been left, and nothing of it counts.
     """
 
@@ -41,6 +45,7 @@ class Verdict(NamedTuple):
     repeats: int = 0
     old: int = 0
     late_session: bool = False
+    overlaps: int = 0
 
 
 PASS = Verdict()
@@ -54,7 +59,17 @@ class StreamSequence:
     and `old` count ticks that did not pass.
     """
 
-    __slots__ = ("_left", "_missing", "gaps", "missed", "next_seq", "old", "repeats", "session")
+    __slots__ = (
+        "_left",
+        "_missing",
+        "_recovered",
+        "gaps",
+        "missed",
+        "next_seq",
+        "old",
+        "repeats",
+        "session",
+    )
 
     def __init__(self) -> None:
         self.session: str | None = None
@@ -62,11 +77,31 @@ class StreamSequence:
         self.gaps = self.missed = self.repeats = self.old = 0
         self._left: deque[str] | None = None
         self._missing: deque[tuple[int, int]] | None = None
+        self._recovered: deque[tuple[int, int]] | None = None
 
     def resume(self, session: str, next_seq: int | None) -> None:
         """Go on where an earlier process stopped: `next_seq` is the number that is due."""
         self.session = session
         self.next_seq = next_seq
+
+    def lacks(self, session: str, seq: int | None) -> tuple[int, int] | None:
+        """Return the first and the last number missing before `seq`; None where nothing is.
+
+        Before a stream's first message that is everything from 1 on.
+        """
+        if seq is None or self._is_left(session):
+            return None
+        due = self.next_seq if session == self.session else 1
+        return None if due is None or seq <= due else (due, seq - 1)
+
+    def recovered(self, seq: int, count: int) -> None:
+        """Take note that `count` ticks from number `seq` on, which passed, had been asked for."""
+        if self._recovered is None:
+            self._recovered = deque(maxlen=MAX_MISSED_RANGES)
+        low = seq
+        if self._recovered and self._recovered[-1][1] == seq:
+            low, _ = self._recovered.pop()
+        self._recovered.append((low, seq + count))
 
     def ticks(self, session: str, seq: int | None, count: int) -> Verdict:
         """Judge `count` ticks of which the first has number `seq`."""
@@ -84,11 +119,16 @@ class StreamSequence:
         due = self.next_seq
         assert due is not None
         skip = min(due - seq, count)
-        old = self._overtaken(seq, seq + skip)
+        if skip <= 0:
+            self.next_seq = seq + count
+            return Verdict(starts, missed)
+        old = _within(self._missing, seq, seq + skip)
+        overlaps = _within(self._recovered, seq, seq + skip)
+        repeats = skip - old - overlaps
         self.next_seq = max(due, seq + count)
         self.old += old
-        self.repeats += skip - old
-        return Verdict(starts, missed, skip, skip - old, old)
+        self.repeats += repeats
+        return Verdict(starts, missed, skip, repeats, old, False, overlaps)
 
     def heartbeat(self, session: str, next_seq: int) -> Verdict:
         """Judge a heartbeat, which says that `next_seq` is the number due."""
@@ -108,7 +148,7 @@ class StreamSequence:
         if not joined:
             self._leave()
         self.session = session
-        self._missing = None
+        self._missing = self._recovered = None
         self.next_seq = None
         if seq is not None:
             self.next_seq = seq if joined else 1
@@ -137,8 +177,9 @@ class StreamSequence:
             self.next_seq = seq
         return missed
 
-    def _overtaken(self, low: int, high: int) -> int:
-        """Count the numbers in [low, high) that were missing."""
-        if low >= high or self._missing is None:
-            return 0
-        return sum(max(0, min(high, b) - max(low, a)) for a, b in self._missing)
+
+def _within(ranges: deque[tuple[int, int]] | None, low: int, high: int) -> int:
+    """Count the numbers in [low, high) that are in one of some ranges."""
+    if ranges is None:
+        return 0
+    return sum(max(0, min(high, b) - max(low, a)) for a, b in ranges)

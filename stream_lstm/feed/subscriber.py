@@ -2,15 +2,11 @@
 
 `receive` takes what is waiting up to a bound, or else waits for one message, so that a daemon
 that has fallen behind catches up in blocks: ticks of one stream that follow each other without
-a gap are joined into one `Ticks` (see `drain`). What cannot be read and what must not pass becomes
-a `Refusal` that says why; every case is counted.
+a gap are joined into one `Ticks` (see `drain`). What the messages mean is read in `intake`.
 
-The order of the events is the order of arrival, with a `SessionStart` and then a `Gap` before the
-ticks that showed them. An `End` comes once for a session of a stream.
-
-Nearly every message is the one tick that is due of a stream that is known. It takes a short way
-here (`_take_next`), which does what the long one would; whatever it does not recognise goes the
-long way.
+Where recovery endpoints are configured, what is missing is asked for there (see `recovery`),
+between
+two messages and without waiting: the sockets for it stand beside the other in the poller.
 
 A payload above MAX_PAYLOAD_BYTES is refused like any other. A frame above MAX_FRAME_BYTES is not
 even received: libzmq drops that connection for good, which shows here as silence (`idle_s`).
@@ -24,66 +20,28 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-import msgspec
 import zmq
 
-from ..errors import ConfigurationError, DecodeError
-from ..events import End, Gap, Label, Refusal, SessionStart, Ticks
+from ..errors import ConfigurationError
 from ..tables import FeedConfig
+from .counters import FeedCounters
 from .drain import Drain, Received
-from .endpoints import connect, watch_peer
-from .foreign import ForeignDecoder
-from .records import MAX_FRAME_BYTES, MAX_PAYLOAD_BYTES, Heartbeat
-from .sequence import StreamSequence, Verdict
+from .endpoints import connect, open_socket
+from .guard import Inbound
+from .intake import MAX_DRAIN_BYTES, Intake
+from .records import MAX_FRAME_BYTES, MAX_MESSAGE_BYTES
+from .recovery import Recovery
+from .recovery_link import RecoveryLink
+from .security import Security
 from .topics import make_topic
-from .wire import Message, MessageDecoder, OneTickDecoder
 
 MAX_DRAIN = 1024
 """Messages taken at once: some 10 ms of single ticks, after which the caller may look around."""
 
-MAX_DRAIN_BYTES = 2 * MAX_PAYLOAD_BYTES
-"""No more messages are taken once this much has come: bounds memory where they are blocks."""
-
-MAX_STREAMS = 100_000
-"""Each holds some 700 bytes here and a carry in the session; a topic is easily forged."""
-
 SPINS = 64
 """Looks at the socket between two at the wake-up, which cost more."""
 
-RECONNECT_MAX_MS = 1_000
-"""A publisher that was away is dialled at least this often."""
-
 _EVENTS, _POLLIN, _NOBLOCK = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.NOBLOCK)
-
-
-class FeedCounters(msgspec.Struct):
-    """What has come so far.
-
-    `ticks` passed; `repeats` and `old` are ticks that did not; `missed` ticks were in `gaps`
-    gaps; `refused` messages could not be read or belonged to a stream too many.
-    """
-
-    messages: int = 0
-    ticks: int = 0
-    labels: int = 0
-    heartbeats: int = 0
-    sessions: int = 0
-    streams: int = 0
-    refused: int = 0
-    gaps: int = 0
-    missed: int = 0
-    repeats: int = 0
-    old: int = 0
-
-
-class _Route:
-    """A topic of ticks whose stream is known; `single` while its messages are of one tick."""
-
-    __slots__ = ("sequence", "single", "stream", "where")
-
-    def __init__(self, stream: str, where: str, sequence: StreamSequence) -> None:
-        self.stream, self.where, self.sequence = stream, where, sequence
-        self.single = True
 
 
 class Subscriber:
@@ -91,11 +49,13 @@ class Subscriber:
 
     config: endpoints, streams, columns and kind of payload.
     apart: streams do not act on each other, so that ticks of one may be joined across others.
-    clock: seconds, monotonic; only `idle_s` reads it.
+    clock: seconds, monotonic; `idle_s` and recovery read it.
     wakeup_fd: a file descriptor that ends the wait in `receive` when it can be read.
+    security: keys; None has none.
 
-    Raises ConfigurationError for a feed without endpoint or columns, and EndpointError for an
-    endpoint that cannot be connected to. A publisher that is not there yet is no error.
+    Raises ConfigurationError for a feed without endpoint or columns, or recovery that cannot be,
+    and EndpointError for an endpoint that cannot be connected to. A publisher that is not there
+    yet is no error.
     """
 
     def __init__(
@@ -105,42 +65,38 @@ class Subscriber:
         apart: bool = False,
         clock: Callable[[], float] = time.monotonic,
         wakeup_fd: int | None = None,
+        security: Security | None = None,
     ) -> None:
         if not config.connect:
             raise ConfigurationError("connect is empty: name an endpoint", key="connect")
-        self.counters = FeedCounters()
         self._apart = apart
-        self._records = MessageDecoder(config.columns)
-        self.one_tick = OneTickDecoder(config.columns)
-        self._routes: dict[bytes, _Route] = {}
-        self._foreign = None if config.payload == "record" else ForeignDecoder(config)
-        self._streams: dict[str, StreamSequence] = {}
-        self._ended: dict[str, str] = {}
+        self.intake = Intake(config)
         self._clock = clock
         self._busy_s = config.busy_poll
         self._last_message = clock()
         self._context: zmq.Context[Any] = zmq.Context()
-        self._socket = self._context.socket(zmq.SUB)
+        self._inbound = Inbound(MAX_MESSAGE_BYTES)
         try:
-            self._configure(config)
+            room = {"receive_hwm": config.receive_hwm, "max_frame_bytes": MAX_FRAME_BYTES}
+            self._socket = open_socket(self._context, zmq.SUB, **room)
             for topic in _subscriptions(config):
                 self._socket.setsockopt(zmq.SUBSCRIBE, topic)
-            for endpoint in config.connect:
-                connect(self._socket, endpoint)
+            security = security or Security()
+            connect(self._socket, config.connect, security, self._inbound)
+            self._link = RecoveryLink(self._context, config.recovery, security, self._inbound)
         except BaseException:
             self._context.destroy(linger=0)
             raise
         self._poller = zmq.Poller()
-        self._poller.register(self._socket, zmq.POLLIN)
+        for socket in (self._socket, *self._link.sockets):
+            self._poller.register(socket, zmq.POLLIN)
         if wakeup_fd is not None:
             self._poller.register(wakeup_fd, zmq.POLLIN)
 
-    def _configure(self, config: FeedConfig) -> None:
-        self._socket.setsockopt(zmq.RCVHWM, config.receive_hwm)
-        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
-        self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
-        self._socket.setsockopt(zmq.LINGER, 0)
-        watch_peer(self._socket)
+    @property
+    def counters(self) -> FeedCounters:
+        """What has come so far."""
+        return self.intake.counters
 
     @property
     def socket(self) -> zmq.Socket[Any]:
@@ -157,32 +113,61 @@ class Subscriber:
         return int(self._socket.getsockopt(zmq.FD))
 
     def resume(self, stream: str, session: str, next_seq: int | None) -> None:
-        """Go on where an earlier process stopped: what was missed since then is a gap.
+        """Go on where an earlier process stopped: what was missed since then is asked for.
 
-        `next_seq` is the number that is due, None for a feed without numbers. Raises
-        ConfigurationError for more than MAX_STREAMS streams.
+        Where it cannot be, it is a gap. `next_seq` is the number that is due, None for a feed
+        without numbers. To be called before anything is received. Raises ConfigurationError for
+        more streams than there may be.
         """
-        state = self._state(stream)
-        if state is None:
-            raise ConfigurationError(f"more than {MAX_STREAMS} streams to resume", key="streams")
-        state.resume(session, next_seq)
+        self.intake.resume(stream, session, next_seq)
 
     def receive(self, timeout_s: float) -> list[Received]:
         """Return the events of what is waiting, or of a message that comes within `timeout_s` s.
 
         Empty after the timeout, when `wakeup_fd` can be read and nothing came, and for messages
-        that say nothing new, such as a heartbeat.
+        that say nothing new, such as a heartbeat, or that have to wait for others.
         """
         drain = Drain(apart=self._apart)
+        recovery = self.intake.recovery
+        released = 0
+        if recovery is not None and recovery.active:
+            released = self._recover(recovery, drain)
         if self.waiting:
-            self.drain(drain, MAX_DRAIN)
-        elif self._wait(timeout_s):
+            taken = self.drain(drain, MAX_DRAIN - released)
+        elif not drain.empty:
+            taken = 0
+        elif self._wait(timeout_s if recovery is None else self._patience(recovery, timeout_s)):
             # It came this moment: looking for a second one would only hold it up.
-            self.drain(drain, 1)
-        else:
+            taken = self.drain(drain, 1)
+        elif recovery is None:
             return []
-        self._last_message = self._clock()
+        else:
+            taken = 0
+            self._recover(recovery, drain)
+        self._inbound.taken += drain.size
+        if taken:
+            self._last_message = self._clock()
+        if recovery is not None and recovery.streams:
+            recovery.turn(self._clock())
+            self._link.send(recovery.outgoing)
         return drain.finish()
+
+    def _recover(self, recovery: Recovery, drain: Drain) -> int:
+        """Take the answers that have come; return how many messages need not wait any more."""
+        for endpoint, payload in self._link.answers():
+            self.intake.answer(endpoint, payload, drain, self._clock())
+            if drain.size >= MAX_DRAIN_BYTES:
+                break
+        recovery.turn(self._clock())
+        released = self.intake.release(drain, MAX_DRAIN)
+        self._link.send(recovery.outgoing)
+        return released
+
+    def _patience(self, recovery: Recovery, timeout_s: float) -> float:
+        """Return for how many seconds nothing has to be done but for what comes."""
+        if recovery.ready:
+            return 0.0
+        return max(0.0, min(timeout_s, recovery.deadline - self._clock()))
 
     @property
     def waiting(self) -> bool:
@@ -199,12 +184,14 @@ class Subscriber:
                     return True
                 if self._poller.poll(0):
                     break
+        self._inbound.waiting = True
         ready = self._poller.poll(math.ceil(timeout_s * 1000))
+        self._inbound.waiting = False
         return any(source is self._socket for source, _ in ready)
 
     def drain(self, drain: Drain, most: int) -> int:
         """Take up to `most` messages of those waiting into `drain`; return how many."""
-        recv, taken = self._socket.recv, 0
+        recv, take_next, taken = self._socket.recv, self.intake.take_next, 0
         while taken < most and drain.size < MAX_DRAIN_BYTES:
             try:
                 # A frame knows whether more belongs to its message; asking the socket is dearer.
@@ -216,133 +203,16 @@ class Subscriber:
                 frame = recv(_NOBLOCK, False)
                 frames.append(frame.bytes)
             drain.size += len(frames[-1])
-            if not (len(frames) == 2 and self._take_next(frames[0], frames[1], drain)):
-                self._take(frames, drain)
+            if not (len(frames) == 2 and take_next(frames[0], frames[1], drain)):
+                self.intake.take(frames, drain)
             taken += 1
             # Asking is cheaper than the exception of an empty socket, which ends a backlog once.
             if taken == 1 < most and not self.waiting:
                 break
         return taken
 
-    def _take_next(self, topic: bytes, payload: bytes, drain: Drain) -> bool:
-        """Take the one tick that is due of a known stream; return whether it was that."""
-        route = self._routes.get(topic)
-        if route is None or not route.single:
-            return False
-        tick = self.one_tick.decode(payload)
-        if tick is None:
-            route.single = False
-            return False
-        t_ns, values, session, seq = tick
-        sequence = route.sequence
-        if seq != sequence.next_seq or session != sequence.session:
-            return False
-        if seq is not None:
-            sequence.next_seq = seq + 1
-        self.counters.messages += 1
-        self.counters.ticks += 1
-        drain.add_one(route.stream, session, seq, route.where, t_ns, values)
-        return True
-
-    def _take(self, frames: list[bytes], drain: Drain) -> None:
-        self.counters.messages += 1
-        try:
-            message = self.decode(frames)
-        except DecodeError as error:
-            self._refuse(drain, "", str(error), _shown(frames))
-            return
-        match message:
-            case Ticks():
-                self._ticks(message, drain)
-                self._learn_route(frames, message)
-            case Label():
-                self.counters.labels += 1
-                drain.add(message)
-            case Heartbeat():
-                self._heartbeat(message, drain)
-
-    def _learn_route(self, frames: list[bytes], ticks: Ticks) -> None:
-        """Let the next tick of this topic take the short way, if this could have."""
-        if self._foreign is not None or ticks.stream not in self._streams:
-            return
-        route = self._routes.get(frames[0])
-        if route is None:
-            sequence = self._streams[ticks.stream]
-            route = self._routes[frames[0]] = _Route(ticks.stream, ticks.where, sequence)
-        route.single = len(ticks.t_ns) == 1
-
-    def decode(self, frames: list[bytes]) -> Message | None:
-        """Return what a message says, None for one of no interest; raises DecodeError."""
-        if self._foreign is not None:
-            return self._foreign.decode(frames)
-        if len(frames) != 2:
-            raise DecodeError(
-                f"{len(frames)} frames, where topic and payload belong; for a feed that is not "
-                'of this protocol set payload = "json" or "float64"'
-            )
-        return self._records.decode(frames[0], frames[1])
-
-    def _refuse(self, drain: Drain, stream: str, reason: str, where: str) -> None:
-        self.counters.refused += 1
-        drain.add(Refusal(stream, "message", reason, where=where))
-
-    def _state(self, stream: str) -> StreamSequence | None:
-        """Return the stream's sequence, None if it is a stream too many."""
-        state = self._streams.get(stream)
-        if state is None and len(self._streams) < MAX_STREAMS:
-            state = self._streams[stream] = StreamSequence()
-            self.counters.streams += 1
-        return state
-
-    def _ticks(self, ticks: Ticks, drain: Drain) -> None:
-        state = self._state(ticks.stream)
-        if state is None:
-            self._too_many(drain, ticks.stream)
-            return
-        count = len(ticks.t_ns)
-        due = state.next_seq
-        verdict = state.ticks(ticks.session, ticks.seq, count)
-        self._judge(ticks.stream, ticks.session, ticks.seq or 0, verdict, drain)
-        self.counters.ticks += count - verdict.skip
-        if verdict.skip:
-            drain.add(_not_new(ticks, verdict, due))
-            if verdict.skip == count:
-                return
-            ticks = _without(ticks, verdict.skip)
-        drain.add_ticks(ticks)
-
-    def _heartbeat(self, beat: Heartbeat, drain: Drain) -> None:
-        self.counters.heartbeats += 1
-        state = self._state(beat.stream)
-        if state is None:
-            self._too_many(drain, beat.stream)
-            return
-        verdict = state.heartbeat(beat.session, beat.seq)
-        self._judge(beat.stream, beat.session, beat.seq, verdict, drain)
-        if not beat.end or verdict.late_session:
-            return
-        if self._ended.get(beat.stream) != beat.session:
-            self._ended[beat.stream] = beat.session
-            drain.add(End(beat.stream, beat.session))
-
-    def _too_many(self, drain: Drain, stream: str) -> None:
-        self._refuse(drain, stream, f"more than {MAX_STREAMS} streams; name those wanted", "")
-
-    def _judge(self, stream: str, session: str, seq: int, verdict: Verdict, drain: Drain) -> None:
-        """Count what a verdict says, and put it in the row of events."""
-        if verdict.starts:
-            self.counters.sessions += 1
-            self._ended.pop(stream, None)
-            drain.add(SessionStart(stream, session))
-        if verdict.missed:
-            self.counters.gaps += 1
-            self.counters.missed += verdict.missed
-            drain.add(Gap(stream, seq, verdict.missed))
-        self.counters.repeats += verdict.repeats
-        self.counters.old += verdict.old
-
     def close(self) -> None:
-        """Close the socket."""
+        """Close the sockets."""
         self._context.destroy(linger=0)
 
     def __enter__(self) -> Subscriber:
@@ -365,33 +235,3 @@ def _subscriptions(config: FeedConfig) -> list[bytes]:
     if not config.streams:
         return [f"{kind}/".encode() for kind in kinds]
     return [make_topic(kind, stream) for kind in kinds for stream in config.streams]
-
-
-def _without(ticks: Ticks, skip: int) -> Ticks:
-    assert ticks.seq is not None
-    return Ticks(
-        ticks.stream,
-        ticks.t_ns[skip:],
-        ticks.values[skip:],
-        ticks.session,
-        ticks.seq + skip,
-        ticks.where,
-    )
-
-
-def _not_new(ticks: Ticks, verdict: Verdict, due: int | None) -> Refusal:
-    if verdict.late_session:
-        reason = f"{verdict.skip} ticks of session {ticks.session!r}, which another has replaced"
-    else:
-        assert ticks.seq is not None
-        last = ticks.seq + verdict.skip - 1
-        reason = (
-            f"sequence numbers {ticks.seq} to {last} are {verdict.repeats} repeats and "
-            f"{verdict.old} that come too late, {due} being due; a publisher that starts to "
-            "number afresh must send a new session id"
-        )
-    return Refusal(ticks.stream, "tick", reason, index=0, where=ticks.where)
-
-
-def _shown(frames: list[bytes]) -> str:
-    return repr(frames[0][:80]) if len(frames) > 1 else ""

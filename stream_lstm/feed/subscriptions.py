@@ -15,7 +15,7 @@ from collections import Counter
 import zmq
 
 from ..errors import EndpointError
-from .endpoints import Socket
+from .security import Socket
 
 MAX_PREFIXES = 100_000
 """Prefixes that are counted, as many as there may be streams; more are served all the same."""

@@ -335,7 +335,8 @@ def decode_heartbeat(topic: bytes, payload: bytes) -> Heartbeat:
         session = check_session(record.session)
     except ValueError as error:
         raise DecodeError(f"{parsed.text}: {error}") from None
-    return Heartbeat(parsed.stream, record.seq, session, record.t_ns, record.end)
+    told = session, record.t_ns, record.end, record.stale is True
+    return Heartbeat(parsed.stream, record.seq, *told)
 
 
 def decode_request(payload: bytes) -> Request:

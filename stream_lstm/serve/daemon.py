@@ -19,6 +19,7 @@ for each stream. The clock is injected; data never depends on it.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
@@ -36,23 +37,28 @@ from ..events import (
     Gap,
     Input,
     Label,
+    Notice,
     Output,
     Prediction,
     Refusal,
     Score,
     SessionStart,
+    Stale,
     Ticks,
 )
 from ..feed.drain import Received
 from ..feed.predictions import PredictionPublisher
+from ..feed.security import Security
 from ..feed.subscriber import Subscriber
 from ..members import Members
 from ..model.engine import Engine
 from ..store.store import TEND_S, Store
 from ..store.units import Settle
+from ..tables import FeedConfig
 from .chores import Chores
 from .collector import Collector
 from .heartbeats import PERIOD_S, Heartbeats
+from .staleness import Staleness
 from .stop import StopSwitch
 
 PIECE = 512
@@ -67,7 +73,7 @@ AGAIN_S = 5.0
 LONGEST_WAIT_S = 1.0
 """Of one poll. Everything that matters wakes it; this only bounds what we overlooked."""
 
-Observer: TypeAlias = Callable[[Input | Output], object]
+Observer: TypeAlias = Callable[[Input | Output | Notice], object]
 
 
 class Daemon:
@@ -76,7 +82,9 @@ class Daemon:
     columns: names of the values of a tick. stop: ends `run`. observers: called with every event
     that comes in or out, but for ticks. store: brings the session back, and is called with ticks
     too. republish: publish once more what the store's journal leads to behind its last snapshot.
-    weights, scaler, members, engine: see `Session`. clock: seconds, monotonic.
+    weights, scaler, members, engine: see `Session`.
+    security: keys and limits of the sockets; made of the configuration if None. clock: seconds,
+    monotonic.
 
     Compiles everything first and opens the sockets then. Raises ConfigurationError for what does
     not fit, and EndpointError for an endpoint that cannot be bound or connected to.
@@ -95,14 +103,13 @@ class Daemon:
         scaler: Any = None,
         members: Members | None = None,
         engine: Engine | None = None,
+        security: Security | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config = config
         self.stop = stop
         self.store = store
         self._observers: tuple[Observer, ...] = tuple(observers)
-        if store is not None:
-            self._observers = (store, *self._observers)
         self._clock = clock
         self._ended: set[str] = set()
         self._stop_by: float | None = None
@@ -123,23 +130,32 @@ class Daemon:
             assert isinstance(self.session, Session)
             resumed = store.begin(self.session)
         self._again = resumed.predictions if resumed is not None and republish else []
+        self.security = security or Security(config.security)
         self.publisher: PredictionPublisher | None = None
         self._heartbeats: Heartbeats | None = None
         if config.publish.publish:
-            self.publisher = PredictionPublisher(config.publish.publish, config.publish.encoding)
-            self._heartbeats = Heartbeats(self.publisher, self.session)
+            self.publisher = PredictionPublisher(
+                config.publish.publish, config.publish.encoding, security=self.security
+            )
+            self._heartbeats = Heartbeats(self.publisher, self.session, self._is_stale)
             self.every(PERIOD_S, self._heartbeats.beat)
         feed = msgspec.structs.replace(config.feed, columns=tuple(columns))
         # One stream's update changes what another is predicted with where weights are shared.
         apart = not config.learning.learn or config.model.sharing == "per-stream"
         try:
             self.subscriber = Subscriber(
-                feed, apart=apart, clock=clock, wakeup_fd=self.stop.fileno()
+                feed,
+                apart=apart,
+                clock=clock,
+                wakeup_fd=self.stop.fileno(),
+                security=self.security,
             )
             self._resume_feed()
         except BaseException:
             self._close_publisher()
             raise
+        self.staleness: Staleness = Staleness(self.subscriber, feed, self._notice, self._all_ended)
+        self.every(self.staleness.period_s, self.staleness.look)
         if store is not None:
             self.every(TEND_S, store.tend)
 
@@ -151,6 +167,14 @@ class Daemon:
     def every(self, period_s: float, work: Callable[[], object]) -> None:
         """Have `work` done in the loop every `period_s` seconds."""
         self.chores.add(self._clock(), period_s, work)
+
+    def reconfigure(self, feed: FeedConfig) -> None:
+        """Take over what of `feed` can change while running: `idle_timeout`, `max_streams`."""
+        kept = msgspec.structs.replace(
+            self.config.feed, idle_timeout=feed.idle_timeout, max_streams=feed.max_streams
+        )
+        self.config = msgspec.structs.replace(self.config, feed=kept)
+        self.subscriber.intake.max_streams = feed.max_streams
 
     def run(self, *, until_end: bool = False) -> None:
         """Serve until the switch is set or, with `until_end`, until every stream has ended.
@@ -189,7 +213,6 @@ class Daemon:
     def _loop(self, until_end: bool, collector: Collector) -> bool:
         """Work until the switch is set; return whether the streams' end came before."""
         receive, clock, chores = self.subscriber.receive, self._clock, self.chores
-        idle_timeout = self.config.feed.idle_timeout
         while not self.stop.requested:
             events = receive(self._wait_s())
             if isinstance(self.session, Fleet):
@@ -205,7 +228,7 @@ class Daemon:
             if events:
                 if until_end and self._all_ended():
                     return True
-            elif idle_timeout and self.subscriber.idle_s >= idle_timeout:
+            elif self._idle_left_s() <= 0:
                 raise EndpointError(self._idle_message())
             collector.turn(self._pausing)
         return False
@@ -214,11 +237,12 @@ class Daemon:
         return not self.subscriber.waiting
 
     def _wait_s(self) -> float:
-        wait_s = min(self.chores.due - self._clock(), LONGEST_WAIT_S)
-        idle_timeout = self.config.feed.idle_timeout
-        if idle_timeout:
-            wait_s = min(wait_s, idle_timeout - self.subscriber.idle_s)
+        wait_s = min(self.chores.due - self._clock(), LONGEST_WAIT_S, self._idle_left_s())
         return max(wait_s, 0.0)
+
+    def _idle_left_s(self) -> float:
+        idle_timeout = self.config.feed.idle_timeout
+        return idle_timeout - self.subscriber.idle_s if idle_timeout else math.inf
 
     def _must_leave(self) -> bool:
         """Return whether a stop was asked for and what is in hand has had its time."""
@@ -300,8 +324,21 @@ class Daemon:
         self._observe(event)
 
     def _observe(self, event: Input | Output) -> None:
+        if self.store is not None:
+            self.store(event)
         for observer in self._observers:
             observer(event)
+
+    def _is_stale(self) -> bool:
+        return self.staleness.stale
+
+    def _notice(self, notice: Notice) -> None:
+        """Tell that the feed has fallen silent, or is back."""
+        if self.store is not None:
+            kind = "stale" if isinstance(notice, Stale) else "fresh"
+            self.store.note(kind, reason=f"{notice.silent_s:.1f} s without a message")
+        for observer in self._observers:
+            observer(notice)
 
     # ---- the end ----------------------------------------------------------------------
 

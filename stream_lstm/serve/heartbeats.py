@@ -1,10 +1,13 @@
 """Heartbeats of the published predictions: the daemon is alive, and where each stream stands.
 
-A heartbeat's `seq` is the number of the stream's next element, and its session that of the
-predictions. Many streams take turns, so that a beat never holds up a tick for long.
+It says too whether the feed has fallen silent, and with it the daemon. A heartbeat's `seq` is the
+number of the stream's next element, and its session that of the predictions. Many streams take
+turns, so that a beat never holds up a tick for long.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from ..core.sessions import AnySession
 from ..feed.predictions import PredictionPublisher
@@ -16,20 +19,27 @@ STREAMS_A_BEAT = 100
 
 
 class Heartbeats:
-    """Sends the heartbeats and the ends of a session's streams."""
+    """Sends the heartbeats and the ends of a session's streams.
 
-    def __init__(self, publisher: PredictionPublisher, session: AnySession) -> None:
+    stale: whether the feed is silent.
+    """
+
+    def __init__(
+        self, publisher: PredictionPublisher, session: AnySession, stale: Callable[[], bool]
+    ) -> None:
         self._publisher = publisher
         self._session = session
+        self._stale = stale
         self._turn: list[str] = []
 
     def beat(self) -> None:
         """Send the heartbeats of the streams whose turn it is."""
         if not self._turn:
             self._turn = list(self._session.streams)[::-1]
+        stale = self._stale()
         for name in self._turn[: -STREAMS_A_BEAT - 1 : -1]:
             stream = self._session.streams[name]
-            self._publisher.heartbeat(name, stream.n + 1, session=stream.session)
+            self._publisher.heartbeat(name, stream.n + 1, session=stream.session, stale=stale)
         del self._turn[-STREAMS_A_BEAT:]
 
     def end(self) -> None:

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: the first asks for an orderly end, the second ends at once.
+"""SIGTERM and SIGINT: the first asks for an orderly end, the second ends at once. SIGHUP is noted.
 
 Python runs a handler between two of its own instructions, and a poll that a signal interrupts
 is taken up again. The wake-up descriptor is written by the C handler itself, so the poll returns
@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -41,6 +41,25 @@ def stop_on_signals(switch: StopSwitch) -> Iterator[None]:
         for number, handler in old.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(old_fd)
+
+
+@contextmanager
+def note_hangups(switch: StopSwitch, note: Callable[[], object]) -> Iterator[None]:
+    """Call `note` at a SIGHUP inside the `with`, which is within `stop_on_signals`.
+
+    It is called between any two instructions, so it should do no more than take a note.
+    """
+
+    def handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - Python gives it
+        # left there, the byte of the wake-up would end every further poll at once
+        switch.quieten()
+        note()
+
+    old = signal.signal(signal.SIGHUP, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, old)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ daemon polls it beside its sockets.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from types import TracebackType
 
@@ -36,6 +37,12 @@ class StopSwitch:
         if not self.requested:
             self.requested = True
             self._write.send(b"\0")
+
+    def quieten(self) -> None:
+        """Take back the wake-ups so far, unless the end was asked for."""
+        with contextlib.suppress(BlockingIOError):
+            while not self.requested:
+                self._read.recv(64)
 
     def close(self) -> None:
         """Close both ends."""

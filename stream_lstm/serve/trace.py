@@ -110,8 +110,8 @@ class Trace:
             self.session(daemon.session)
         subscriber = daemon.subscriber
         self._wrap(subscriber, "drain", "receive", lambda _, messages: messages)
-        self._wrap(subscriber, "decode", "decode")
-        self._wrap(subscriber.one_tick, "decode", "decode")
+        self._wrap(subscriber.intake, "decode", "decode")
+        self._wrap(subscriber.intake.one_tick, "decode", "decode")
         self._wrap(daemon.chores, "run", "chores")
         if daemon.publisher is not None:
             self._wrap(daemon.publisher, "publish", "publish")

@@ -6,9 +6,10 @@ import threading
 import numpy as np
 import pytest
 
-from stream_lstm.cli import sending
+from stream_lstm.cli import publish, sending
 from stream_lstm.events import End, Ticks
 from stream_lstm.feed.publisher import Publisher
+from stream_lstm.feed.ring import RING_TICKS
 from stream_lstm.feed.subscriber import Subscriber
 from stream_lstm.tables import FeedConfig
 
@@ -30,17 +31,18 @@ def write_ticks(path, count=100, step_s=1, bad=()):
 class Listener(threading.Thread):
     """Receives until the first END; signals belong to the main thread, so this is another."""
 
-    def __init__(self, endpoint):
+    def __init__(self, endpoint, recovery=()):
         super().__init__(daemon=True)
         self.events = []
-        config = FeedConfig(connect=(endpoint,), columns=("bid", "ask"))
+        columns = ("bid", "ask")
+        config = FeedConfig(connect=(endpoint,), recovery=recovery, columns=columns)
         self.subscriber = Subscriber(config)
 
     def run(self):
         with self.subscriber:
             while not any(isinstance(event, End) for event in self.events):
                 received = self.subscriber.receive(WAIT_S)
-                if not received:
+                if not received and self.subscriber.idle_s >= WAIT_S:
                     return
                 self.events.extend(received)
 
@@ -102,6 +104,26 @@ def test_a_bad_row_ends_the_feed_for_its_subscribers_too(cli, tmp_path, endpoint
     assert len(listener.values()) == 40
     skipped = cli(*arguments, "--on-bad-row", "skip", "--json").json()
     assert (skipped["ticks"], skipped["refused_ticks"]) == (99, 1)
+
+
+def test_what_was_sent_before_anybody_listened_is_asked_for(cli, tmp_path, endpoint):
+    lost = f"ipc://{tmp_path}/lost"
+    listener = Listener(endpoint, recovery=(lost,))
+    listener.start()
+    done = cli(
+        *("publish", write_ticks(tmp_path / "fx.csv"), "--bind", endpoint, "--columns", "bid,ask"),
+        *("--recovery", lost, "--ring", 90, "--json"),
+    )
+    assert done.code == 0, done.err
+    assert f"what is lost at {lost}" in done.err
+    assert done.json()["recovery"] == lost
+    assert listener.ended()
+    held = 1.3 + np.arange(10, 100) / 1000
+    assert np.array_equal(listener.values()[-90:, 0], held)
+
+
+def test_the_ring_is_as_long_as_a_publishers():
+    assert publish.RING == RING_TICKS
 
 
 class FakeTime:

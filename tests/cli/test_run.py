@@ -92,6 +92,33 @@ def test_it_learns_from_a_feed_until_its_end(cli, feed, tmp_path):
     assert about["features"] == '["x"]'
 
 
+def test_it_asks_for_what_was_published_before_it_came(cli):
+    values = series(100)
+    with Publisher(ANY_PORT, columns=("x",), recovery=ANY_PORT, heartbeat_s=0.0) as publisher:
+        publisher.publish("a", np.arange(100), values)
+        publisher.end()
+        over = threading.Event()
+
+        def beat():
+            while not over.wait(0.1):
+                publisher.heartbeat()
+
+        beats = threading.Thread(target=beat)
+        beats.start()
+        lost = publisher.recovery_endpoint
+        command = ("run", "--connect", publisher.endpoint, "--recovery", lost, "--until-end")
+        done = cli(*command, "--json", *SMALL)
+        shown = cli(*command, *SMALL)
+        over.set()
+        beats.join()
+    assert done.code == 0, done.err
+    assert done.json()["digest"] == direct_digest(values)
+    feed = done.json()["feed"]
+    assert (feed["recovered"], feed["gaps"], feed["timeouts"]) == (100, 0, 0)
+    assert f"and for lost ticks to {lost}" in done.err
+    assert "feed: 100 ticks recovered" in shown.out
+
+
 def test_it_writes_a_timeline(cli, feed, tmp_path):
     timeline = tmp_path / "t.json"
     ready = ("--until-end", "--json", "--learn", *SMALL)

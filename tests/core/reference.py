@@ -93,14 +93,15 @@ class Reference:
         elif isinstance(action, SessionStart) and action.session != self.publisher:
             self.publisher = action.session
             if self.n:
-                self.interrupt()
+                self.interrupt(restarted=True)
 
-    def interrupt(self) -> None:
+    def interrupt(self, *, restarted: bool = False) -> None:
         self.gap_at = self.n
-        if self.config.stream.on_gap == "reset":
+        if restarted or self.config.stream.on_gap == "reset":
             self.settle(math.inf)
             for n in list(self.waiting):
                 self.expire(n)
+        if self.config.stream.on_gap == "reset":
             self.reset()
 
     def tick(self, x: float, t_ns: int) -> None:

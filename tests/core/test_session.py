@@ -307,6 +307,18 @@ def test_a_new_publisher_is_a_gap_but_the_first_one_is_not() -> None:
     assert {e.n: e.session for e in kinds(restarted.events, Prediction)}[25] == "two"
 
 
+@pytest.mark.parametrize("on_gap", ["continue", "reset"])
+def test_what_waits_for_a_label_expires_where_the_publisher_restarts(on_gap: str) -> None:
+    config = configuration(window=5, stride=5, horizon=7, on_gap=on_gap)
+    begun: list[Action] = [SessionStart("a", "one"), *ticks_of(XS[:20])]
+    actions = [*begun, SessionStart("a", "two"), *ticks_of(XS[20:40])]
+    restarted = drive(config, actions).events
+    assert [e.n for e in kinds(restarted, Expiry)] == [15, 20]
+    assert [e.n for e in kinds(restarted, Score)] == [5, 10, 25, 30]
+    lost = drive(config, [*begun, Gap("a", 22, 1), *ticks_of(XS[20:40])]).events
+    assert bool(kinds(lost, Expiry)) == (on_gap == "reset"), "a gap alone leaves it to the policy"
+
+
 def test_predictions_tell_whether_gaps_can_be_seen() -> None:
     events: list[Output] = []
     session = open_session(configuration(window=5, bptt=5, stride=5), events.append)

@@ -48,7 +48,9 @@ scores = st.builds(
     probabilities,
     sessions,
 )
-heartbeats = st.builds(records.Heartbeat, names, seqs, sessions, int64s, st.booleans())
+heartbeats = st.builds(
+    records.Heartbeat, names, seqs, sessions, int64s, st.booleans(), st.booleans()
+)
 blocks = st.integers(1, 8).flatmap(
     lambda n: st.tuples(
         hnp.arrays(np.int64, n, elements=int64s),

@@ -17,6 +17,7 @@ from stream_lstm.errors import ConfigurationError, EndpointError, UsageError
 from stream_lstm.events import End, Gap, Label, Prediction, Refusal, Score, SessionStart, Ticks
 from stream_lstm.feed import subscriber as subscriber_module
 from stream_lstm.feed.encode import encode_label
+from stream_lstm.feed.intake import Intake
 from stream_lstm.feed.predictions import PredictionPublisher, PredictionSubscriber
 from stream_lstm.feed.publisher import Publisher
 from stream_lstm.feed.records import MAX_PAYLOAD_BYTES
@@ -282,7 +283,7 @@ def test_the_short_way_says_what_the_long_way_says(plain, encoding, monkeypatch)
             return [plainly(event) for event in in_single_ticks(events)], into.counters
 
     short = received()
-    monkeypatch.setattr(Subscriber, "_take_next", lambda *_: False)
+    monkeypatch.setattr(Intake, "take_next", lambda *_: False)
     long = received()
     assert short == long
     assert len({kind for kind, *_ in short[0]}) == 5
@@ -501,9 +502,8 @@ def test_a_frame_above_the_hard_limit_is_not_received(plain, monkeypatch):
         assert into.counters.messages == 0
 
 
-def test_streams_are_bounded(plain, monkeypatch):
-    monkeypatch.setattr(subscriber_module, "MAX_STREAMS", 2)
-    with subscriber(endpoint_of(plain)) as into:
+def test_streams_are_bounded(plain):
+    with subscriber(endpoint_of(plain), max_streams=2) as into:
         subscribed(plain, 3)
         for name in (b"A", b"B", b"C", b"A"):
             plain.send_multipart([b"tick/" + name + b"/", b'{"v":1,"values":[1,2]}'])

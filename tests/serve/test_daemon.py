@@ -480,6 +480,43 @@ def test_heartbeats_say_where_each_stream_stands(publisher, start):
     assert beats == [("a", 4, "s1")] * 2
 
 
+def test_a_late_daemon_with_recovery_gives_the_bits_of_one_from_the_start(start):
+    values = series(300)
+    with Publisher(ANY_PORT, columns=COLUMNS, recovery=ANY_PORT) as publisher:
+        for k, row in enumerate(values[:180]):
+            publisher.publish("a", k, row)
+        lost = [publisher.recovery_endpoint]
+        daemon, events = start(feed=publisher, recovery=lost, learn=True)
+        publisher.publish("a", np.arange(180, 300), values[180:])
+        publisher.end()
+        daemon.run(until_end=True)
+    assert digest(events) == digest(fed_directly(daemon.config, values))
+    assert daemon.subscriber.counters.recovered == 180
+    assert not of(Gap, events)
+
+
+@pytest.mark.parametrize("on_gap", ["continue", "reset"])
+def test_what_recovery_cannot_bring_follows_the_policy(start, monkeypatch, on_gap):
+    """Ticks 41 to 60 are lost, of which the ring has the last five."""
+    values = series(200)
+    with Publisher(ANY_PORT, columns=COLUMNS, recovery=ANY_PORT, ring=145) as feed:
+        daemon, events = start(feed=feed, recovery=[feed.recovery_endpoint], on_gap=on_gap)
+        feed.publish("a", np.arange(40), values[:40])
+        with monkeypatch.context() as network:
+            network.setattr(feed, "_send", lambda frames: None)
+            feed.publish("a", np.arange(40, 60), values[40:60])
+        feed.publish("a", np.arange(60, 200), values[60:])
+        feed.end()
+        daemon.run(until_end=True)
+    stream = daemon.session.streams["a"]
+    assert of(Gap, events) == [Gap("a", 56, 15)]
+    assert (stream.counters.gaps, stream.counters.missed) == (1, 15)
+    assert stream.counters.resets == (on_gap == "reset")
+    window = daemon.config.stream.window
+    flagged = [p.n for p in of(Prediction, events) if p.after_gap]
+    assert flagged == [p.n for p in of(Prediction, events) if 40 < p.n <= 40 + window]
+
+
 def test_what_cannot_be_is_said_at_once(stop):
     with pytest.raises(ConfigurationError):
         Daemon(settings(), COLUMNS, stop=stop, engine=engine_for(settings()))

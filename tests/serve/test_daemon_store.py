@@ -107,6 +107,35 @@ def lives(path):
 
 
 @pytest.mark.parametrize("kill", [False, True])
+def test_a_daemon_that_asks_for_what_it_missed_goes_on_to_the_same_bits(path, kill):
+    values = series(400)
+    kept = {"recovery": ANY_PORT, "heartbeat_s": 0.0, "session": "s1"}
+    with Publisher(ANY_PORT, columns=COLUMNS, **kept) as feed:
+        ends = {"connect": [feed.endpoint], "recovery": [feed.recovery_endpoint]}
+        config = settings(**LEARNING | ends)
+        for low, until in ((0, 150), (150, 300), (300, 400)):
+            # What is published while no daemon runs is there to be asked for.
+            feed.publish("a", np.arange(low + 1, until + 1) * 10**9, values[low:until])
+            options = StoreConfig(snapshot_every=60)
+            store = Store(path, Setup(config, COLUMNS), options, command="run", blocking=False)
+            with StopSwitch() as stop:
+                more = {"stop": stop, "store": store, "engine": engine_for(config)}
+                with Daemon(config, COLUMNS, **more) as daemon:
+                    daemon.every(LATE_S, stop.set)
+                    daemon.every(0.0, feed.heartbeat)
+                    daemon.every(0.0, lambda n=until: Life.count(daemon) >= n and stop.set())
+                    daemon.run()
+            store.close(whole=not kill)
+            assert daemon.subscriber.counters.recovered > 0
+            assert Life.count(daemon) == until
+    with Kept(path.with_name("whole.db"), options=StoreConfig()) as whole:
+        whole.give(ticks(values))
+    assert predictions(path) == predictions(path.with_name("whole.db"))
+    assert scores(path) == scores(path.with_name("whole.db"))
+    assert not query(path, "SELECT 1 FROM events WHERE kind = 'gap'")
+
+
+@pytest.mark.parametrize("kill", [False, True])
 def test_a_daemon_that_is_sent_what_it_missed_goes_on_to_the_same_bits(path, lives, kill):
     values = series(400)
     lives(lambda feed: publish(feed, values[:150], 1), 150, kill=kill)

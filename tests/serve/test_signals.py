@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from stream_lstm.serve.signals import SIGNALS, stop_on_signals
+from stream_lstm.serve.signals import SIGNALS, note_hangups, stop_on_signals
 from stream_lstm.serve.stop import StopSwitch
 
 WAIT_S = 30.0
@@ -85,3 +85,17 @@ print("went on")
     )
     assert done.returncode == 130
     assert (done.stdout, done.stderr) == ("", "stream-lstm: interrupted\n")
+
+
+def test_a_hangup_is_noted_and_does_not_keep_the_poll_awake():
+    noted = []
+    with StopSwitch() as stop, stop_on_signals(stop), note_hangups(stop, lambda: noted.append(1)):
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert noted == [1]
+        assert not stop.requested
+        assert select.select([stop], [], [], 0.0)[0] == []
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert stop.requested
+        assert select.select([stop], [], [], 0.0)[0] == [stop]
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL

@@ -118,7 +118,7 @@ def test_stages_nest(traced):
 def test_nothing_stays_behind(traced):
     _, daemon, _ = traced
     session, subscriber = daemon.session, daemon.subscriber
-    owners = session, session.engine, session.maker, subscriber, subscriber.one_tick
+    owners = session, session.engine, session.maker, subscriber, subscriber.intake.one_tick
     for owner in (*owners, daemon.publisher, daemon.chores):
         proxies = [name for name, value in vars(owner).items() if "timed" in str(value)]
         assert proxies == []

@@ -1,0 +1,314 @@
+"""The thread that stands at the sockets of a context: who comes in, and who is cut off.
+
+It answers libzmq's question whether a key is on the list, counts the handshakes that failed, and
+looks ten times a second at what each connection has brought, as the kernel counts it. That is the
+only place where two floods show: while a peer sends subscriptions as fast as it can, the thread
+that owns the socket does not come back from libzmq, and of a message without an end nothing
+reaches the application at all. The one who floods has its connection shut down, and libzmq then
+frees what it has brought.
+
+The thread has a context handle of its own, so that `destroy` does not close its sockets under it,
+and ends when the context does. Floods are watched on TCP under Linux; a path of `ipc` is for the
+permissions of its folder to guard.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import queue
+import socket as sockets
+import struct
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import zmq
+from zmq.utils import z85
+from zmq.utils.monitor import recv_monitor_message
+
+from .security import Reason, Security, Socket
+
+LOOK_S = 0.1
+"""Between two looks at the connections: what a flood brings meanwhile is bounded by its speed."""
+
+BYTES_OF_SUBSCRIPTION = 256
+"""Of the longest topic with its framing and encryption; see `records.MAX_TOPIC_BYTES`."""
+
+REFILL = 64.0
+"""Bytes a second that a subscriber may send for ever, such as pings and now and then a topic."""
+
+WIRE_SHARE = 4
+"""Bytes on the wire for one of payload, at most: a small record has a topic, framing and, with
+keys, 33 bytes more a frame. More than that of one connection belongs to no message yet."""
+
+MAX_PEERS = 500
+"""Connections at one bound socket: half of the descriptors that a process usually may have."""
+
+START_S = 10.0
+"""For the thread to start; it takes a millisecond."""
+
+TCP_INFO_BYTES_RECEIVED = 128
+"""Where `tcpi_bytes_received` lies in Linux's struct tcp_info."""
+
+ZAP = "inproc://zeromq.zap.01"
+
+FAILED = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+PROTOCOL = zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+AUTH = zmq.EVENT_HANDSHAKE_FAILED_AUTH
+EVENTS = (
+    zmq.EVENT_ACCEPTED
+    | zmq.EVENT_CONNECTED
+    | zmq.EVENT_DISCONNECTED
+    | FAILED
+    | PROTOCOL
+    | AUTH
+    | zmq.EVENT_MONITOR_STOPPED
+)
+
+
+class Inbound:
+    """What the owner of a socket tells, so that a message without an end shows.
+
+    limit: bytes of one message with all its parts. `taken` counts the bytes of payload taken so
+    far, and `waiting` is set while the owner waits for a message, having found none.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.taken = 0
+        self.waiting = False
+
+
+class _Connection(msgspec.Struct):
+    """A connection by its descriptor and inode, since a descriptor is soon used again."""
+
+    fd: int
+    inode: int
+    seen: int = 0
+    unsettled: int = 0
+    pressed: float = 0.0
+
+
+class _Door:
+    """A socket that is watched."""
+
+    def __init__(self, monitor: Socket, rule: Inbound | None, bound: bool) -> None:
+        self.monitor = monitor
+        self.rule = rule
+        self.bound = bound
+        self.taken = 0
+        self.connections: dict[int, _Connection] = {}
+
+
+class Guard:
+    """Watches the sockets of one context; see the module. `guard_of` gives the one there is."""
+
+    def __init__(self, context: zmq.Context[Any], security: Security) -> None:
+        self._security = security
+        self._context: zmq.Context[Any] = zmq.Context.shadow(context.underlying)
+        self._new: queue.SimpleQueue[tuple[str, Inbound | None, bool, threading.Event]]
+        self._new = queue.SimpleQueue()
+        self._wake_read, self._wake_write = sockets.socketpair()
+        self._wake_read.setblocking(False)
+        self._doors: dict[Socket, _Door] = {}
+        self._looked = time.monotonic()
+        self._revocations = security.revocations
+        ready = threading.Event()
+        self._thread = threading.Thread(
+            target=self._run, args=(ready,), name="stream-lstm guard", daemon=True
+        )
+        self._thread.start()
+        ready.wait(START_S)
+
+    def watch(self, socket: Socket, rule: Inbound | None, *, bound: bool) -> None:
+        """Watch a socket from now on, which is not bound or connected yet."""
+        name, heard = f"inproc://guard.{socket.underlying}", threading.Event()
+        socket.monitor(name, EVENTS)
+        self._new.put((name, rule, bound, heard))
+        self._wake_write.send(b"\0")
+        # libzmq stands still at the first report, with the interpreter's lock, until it is heard
+        heard.wait(START_S)
+
+    # ---- the thread -------------------------------------------------------------------
+
+    def _run(self, ready: threading.Event) -> None:
+        zap = self._context.socket(zmq.REP)
+        zap.setsockopt(zmq.LINGER, 0)
+        try:
+            zap.bind(ZAP)
+            poller = zmq.Poller()
+            poller.register(zap, zmq.POLLIN)
+            poller.register(self._wake_read, zmq.POLLIN)
+            ready.set()
+            while True:
+                self._turn(zap, poller)
+        except zmq.ContextTerminated:
+            return
+        finally:
+            for door in self._doors.values():
+                door.monitor.close(linger=0)
+            zap.close(linger=0)
+            self._wake_read.close()
+            self._wake_write.close()
+
+    def _turn(self, zap: Socket, poller: zmq.Poller) -> None:
+        watching = any(door.connections for door in self._doors.values())
+        for ready, _ in poller.poll(int(LOOK_S * 1000) if watching else None):
+            if ready is zap:
+                zap.send_multipart(self._answer(zap.recv_multipart()))
+            elif isinstance(ready, zmq.Socket):
+                self._hear(self._doors[ready], poller)
+            else:
+                self._wake_read.recv(4096)
+                self._admit(poller)
+        now = time.monotonic()
+        if watching and now - self._looked >= LOOK_S:
+            for door in self._doors.values():
+                self._look(door, now - self._looked)
+            self._looked = now
+            self._revoke()
+
+    def _answer(self, request: list[bytes]) -> list[bytes]:
+        """Return the reply to a question of libzmq's: 200 lets the peer in."""
+        number = request[1] if len(request) > 1 else b""
+        credentials = request[6:]
+        if len(request) == 7 and request[5] == b"CURVE" and len(credentials[0]) == 32:
+            key = z85.encode(credentials[0])
+            if key in self._security.clients:
+                return [b"1.0", number, b"200", b"OK", key, b""]
+        self._security.refuse("unknown_key")
+        return [b"1.0", number, b"400", b"not on the list", b"", b""]
+
+    def _admit(self, poller: zmq.Poller) -> None:
+        while not self._new.empty():
+            name, rule, bound, heard = self._new.get()
+            monitor = self._context.socket(zmq.PAIR)
+            # libzmq waits for room when it reports: its own thread must never
+            monitor.setsockopt(zmq.RCVHWM, 0)
+            monitor.setsockopt(zmq.LINGER, 0)
+            monitor.connect(name)
+            self._doors[monitor] = _Door(monitor, rule, bound)
+            poller.register(monitor, zmq.POLLIN)
+            heard.set()
+
+    def _hear(self, door: _Door, poller: zmq.Poller) -> None:
+        while door.monitor.poll(0):
+            heard = recv_monitor_message(door.monitor)
+            event, value = int(heard["event"]), int(heard["value"])
+            if event in (zmq.EVENT_ACCEPTED, zmq.EVENT_CONNECTED):
+                self._connected(door, value)
+            elif event == zmq.EVENT_DISCONNECTED:
+                door.connections.pop(value, None)
+            elif event == zmq.EVENT_MONITOR_STOPPED:
+                poller.unregister(door.monitor)
+                del self._doors[door.monitor]
+                door.monitor.close(linger=0)
+                return
+            else:
+                self._failed(door, event, value)
+
+    def _failed(self, door: _Door, event: int, value: int) -> None:
+        if not door.bound:
+            self._security.refuse("not_admitted")
+        elif event == PROTOCOL:
+            reasons: dict[int, Reason] = {
+                zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH: "no_key",
+                zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC: "bad_key",
+            }
+            self._security.refuse(reasons.get(value, "protocol"))
+        elif event == FAILED:
+            self._security.refuse("timeout" if value == errno.EAGAIN else "left")
+
+    def _connected(self, door: _Door, fd: int) -> None:
+        with contextlib.suppress(OSError):
+            connection = _Connection(fd, os.fstat(fd).st_ino)
+            door.connections[fd] = connection
+            if door.bound and len(door.connections) > MAX_PEERS:
+                self._cut(door, connection, "too_many_peers")
+
+    # ---- floods -----------------------------------------------------------------------
+
+    def _look(self, door: _Door, passed_s: float) -> None:
+        """Look at what every connection has brought since the last look."""
+        rule = door.rule
+        # While its owner waits, all that came is taken, but for parts of messages.
+        settled = isinstance(rule, Inbound) and rule.waiting
+        taken = 0
+        if isinstance(rule, Inbound) and settled:
+            taken, door.taken = rule.taken - door.taken, rule.taken
+        for connection in list(door.connections.values()):
+            brought = _bytes_received(connection)
+            if brought is None:
+                continue
+            new, connection.seen = brought - connection.seen, brought
+            if isinstance(rule, Inbound):
+                connection.unsettled += new
+                if settled:
+                    beyond = connection.unsettled - WIRE_SHARE * taken
+                    connection.unsettled = 0
+                    connection.pressed = connection.pressed + beyond if beyond > 0 else 0.0
+                if connection.pressed > rule.limit:
+                    self._cut(door, connection, "endless_message")
+            else:
+                connection.pressed = max(0.0, connection.pressed + new - REFILL * passed_s)
+                if connection.pressed > self._most():
+                    self._cut(door, connection, "too_many_subscriptions")
+
+    def _revoke(self) -> None:
+        """Reset every connection to us if a key was taken off the list since the last look."""
+        if self._revocations == self._security.revocations:
+            return
+        self._revocations = self._security.revocations
+        for door in self._doors.values():
+            if door.bound:
+                for connection in list(door.connections.values()):
+                    self._cut(door, connection, "revoked")
+
+    def _most(self) -> int:
+        return self._security.config.max_subscriptions * BYTES_OF_SUBSCRIPTION
+
+    def _cut(self, door: _Door, connection: _Connection, reason: Reason) -> None:
+        del door.connections[connection.fd]
+        with contextlib.suppress(OSError), _held(connection) as held:
+            self._security.refuse(reason)
+            # reset rather than ended: what still waits in the kernels is of no use to anybody
+            held.setsockopt(sockets.SOL_SOCKET, sockets.SO_LINGER, struct.pack("ii", 1, 0))
+            held.shutdown(sockets.SHUT_RDWR)
+
+
+@contextlib.contextmanager
+def _held(connection: _Connection) -> Iterator[sockets.socket]:
+    """Give the connection as a socket of our own; OSError if the descriptor is not its own now."""
+    with sockets.socket(fileno=os.dup(connection.fd)) as held:
+        if os.fstat(held.fileno()).st_ino != connection.inode:
+            raise OSError("the connection is gone")
+        yield held
+
+
+def _bytes_received(connection: _Connection) -> int | None:
+    """Return what a TCP connection has brought so far, None if it is gone or is none."""
+    if sys.platform != "linux":
+        return None
+    try:
+        with _held(connection) as held:
+            info = held.getsockopt(sockets.IPPROTO_TCP, sockets.TCP_INFO, 192)
+            return int(struct.unpack_from("=Q", info, TCP_INFO_BYTES_RECEIVED)[0])
+    except (OSError, struct.error):
+        return None
+
+
+_guards: weakref.WeakKeyDictionary[zmq.Context[Any], Guard] = weakref.WeakKeyDictionary()
+
+
+def guard_of(context: zmq.Context[Any], security: Security) -> Guard:
+    """Return the guard of a context, which starts with its first socket."""
+    guard = _guards.get(context)
+    if guard is None:
+        guard = _guards[context] = Guard(context, security)
+    return guard

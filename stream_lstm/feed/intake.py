@@ -1,0 +1,389 @@
+"""Messages become events in order: decoding, sequence numbers and the recovery of what is missing.
+
+Nothing here knows a socket or a clock. What cannot be read and what must not pass becomes a
+`Refusal` that says why; every case is counted. The order of the events is the order of arrival,
+with a `SessionStart` and then a `Gap` before the ticks that showed them. An `End` comes once for a
+session of a stream.
+
+Where lost ticks can be asked for (see `recovery`), a message that shows that some are missing is
+held instead of leaving a gap behind, and so is what comes of its stream after it.
+
+Nearly every message is the one tick that is due of a stream that is known. It takes a short way
+here (`take_next`), which does what the long one would; whatever it does not recognise goes the
+long way. A stream that recovers has no short way.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..errors import ConfigurationError, DecodeError
+from ..events import End, Gap, Label, Refusal, SessionStart, Ticks
+from ..tables import FeedConfig
+from .counters import FeedCounters
+from .drain import Drain
+from .foreign import ForeignDecoder
+from .records import MAX_PAYLOAD_BYTES, Block, Busy, Gone, Heartbeat, Snapshot, Welcome
+from .recovery import Recovery, Stretch
+from .sequence import StreamSequence, Verdict
+from .topics import check_name, make_topic, parse_topic
+from .wire import (
+    Message,
+    MessageDecoder,
+    OneTickDecoder,
+    check_session,
+    decode_reply,
+    raw_rows,
+)
+
+MAX_DRAIN_BYTES = 2 * MAX_PAYLOAD_BYTES
+"""No more messages are taken once this much has come: bounds memory where they are blocks."""
+
+HELD_KINDS = ("tick", "label", "heartbeat")
+"""What a stream that recovers holds; the rest of its topics is of no interest here."""
+
+
+class _Route:
+    """A topic of ticks whose stream is known; `single` while its messages are of one tick."""
+
+    __slots__ = ("sequence", "single", "stream", "where")
+
+    def __init__(self, stream: str, where: str, sequence: StreamSequence) -> None:
+        self.stream, self.where, self.sequence = stream, where, sequence
+        self.single = True
+
+
+class Intake:
+    """Takes the messages of a feed, and the answers to what is asked for.
+
+    config: streams, columns and kind of payload. `recovery` is what lost ticks are asked with,
+    None where no endpoint for it is configured. `max_streams` is the configured one, and may be
+    set: each stream holds some 700 bytes here and a carry in the session, and a topic is easily
+    forged.
+
+    Raises ConfigurationError for a feed without columns, and for recovery of one without records.
+    """
+
+    def __init__(self, config: FeedConfig) -> None:
+        if config.recovery and config.payload != "record":
+            raise ConfigurationError(
+                f"recovery asks by sequence numbers, which payload = {config.payload!r} has not: "
+                "leave recovery out",
+                key="recovery",
+            )
+        self.counters = FeedCounters()
+        self.max_streams = config.max_streams
+        self.recovery: Recovery | None = None
+        if config.recovery:
+            self.recovery = Recovery(self.counters, len(config.recovery))
+        self.one_tick = OneTickDecoder(config.columns)
+        self._records = MessageDecoder(config.columns)
+        self._foreign = None if config.payload == "record" else ForeignDecoder(config)
+        self._wanted = frozenset(config.streams)
+        self._columns = config.columns
+        self._routes: dict[bytes, _Route] = {}
+        self._streams: dict[str, StreamSequence] = {}
+        self._ended: dict[str, str] = {}
+
+    def resume(self, stream: str, session: str, next_seq: int | None) -> None:
+        """Go on where an earlier process stopped; see `Subscriber.resume`."""
+        state = self._state(stream)
+        if state is None:
+            raise ConfigurationError(
+                f"more than {self.max_streams} streams to resume", key="max_streams"
+            )
+        state.resume(session, next_seq)
+
+    # ---- messages as they come -----------------------------------------------------------
+
+    def take_next(self, topic: bytes, payload: bytes, drain: Drain) -> bool:
+        """Take the one tick that is due of a known stream; return whether it was that."""
+        route = self._routes.get(topic)
+        if route is None or not route.single:
+            return False
+        tick = self.one_tick.decode(payload)
+        if tick is None:
+            route.single = False
+            return False
+        t_ns, values, session, seq = tick
+        sequence = route.sequence
+        if seq != sequence.next_seq or session != sequence.session:
+            return False
+        if seq is not None:
+            sequence.next_seq = seq + 1
+        self.counters.messages += 1
+        self.counters.ticks += 1
+        drain.add_one(route.stream, session, seq, route.where, t_ns, values)
+        return True
+
+    def take(self, frames: list[bytes], drain: Drain) -> None:
+        """Take any message."""
+        self.counters.messages += 1
+        recovery = self.recovery
+        if recovery is not None and recovery.streams:
+            stretch = self._stretch(recovery, frames)
+            if stretch is not None:
+                recovery.hold(stretch, frames)
+                return
+        self._take(frames, drain, None)
+
+    def _stretch(self, recovery: Recovery, frames: list[bytes]) -> Stretch | None:
+        """Return what a message has to wait for."""
+        try:
+            topic = parse_topic(frames[0])
+        except DecodeError:
+            return None
+        return recovery.streams.get(topic.stream) if topic.kind in HELD_KINDS else None
+
+    def _take(self, frames: list[bytes], drain: Drain, held: Stretch | None) -> None:
+        """Take a message, which has been held for what was missing before it, or not."""
+        try:
+            message = self.decode(frames)
+        except DecodeError as error:
+            self._refuse(drain, "", str(error), _shown(frames))
+            return
+        match message:
+            case Ticks():
+                if self._ticks(message, drain, frames, held) and held is None:
+                    self._learn_route(frames, message)
+            case Label():
+                self.counters.labels += 1
+                drain.add(message)
+            case Heartbeat():
+                self._heartbeat(message, drain, frames, held)
+
+    def _learn_route(self, frames: list[bytes], ticks: Ticks) -> None:
+        """Let the next tick of this topic take the short way, if this could have."""
+        if self._foreign is not None:
+            return
+        route = self._routes.get(frames[0])
+        if route is None:
+            sequence = self._streams[ticks.stream]
+            route = self._routes[frames[0]] = _Route(ticks.stream, ticks.where, sequence)
+        route.single = len(ticks.t_ns) == 1
+
+    def decode(self, frames: list[bytes]) -> Message | None:
+        """Return what a message says, None for one of no interest; raises DecodeError."""
+        if self._foreign is not None:
+            return self._foreign.decode(frames)
+        if len(frames) != 2:
+            raise DecodeError(
+                f"{len(frames)} frames, where topic and payload belong; for a feed that is not "
+                'of this protocol set payload = "json" or "float64"'
+            )
+        return self._records.decode(frames[0], frames[1])
+
+    def _refuse(self, drain: Drain, stream: str, reason: str, where: str) -> None:
+        self.counters.refused += 1
+        drain.add(Refusal(stream, "message", reason, where=where))
+
+    def _state(self, stream: str) -> StreamSequence | None:
+        """Return the stream's sequence, None if it is a stream too many."""
+        state = self._streams.get(stream)
+        if state is None and len(self._streams) < self.max_streams:
+            state = self._streams[stream] = StreamSequence()
+            self.counters.streams += 1
+        return state
+
+    def _ticks(
+        self, ticks: Ticks, drain: Drain, frames: list[bytes], held: Stretch | None
+    ) -> bool:
+        """Take ticks; return whether they may pass, and do not have to wait."""
+        state = self._state(ticks.stream)
+        if state is None:
+            self._too_many(drain, ticks.stream)
+            return False
+        if self._waits(state, ticks.stream, ticks.session, ticks.seq, frames, held):
+            return False
+        self._pass(state, ticks, drain)
+        return True
+
+    def _pass(self, state: StreamSequence, ticks: Ticks, drain: Drain) -> None:
+        count = len(ticks.t_ns)
+        due = state.next_seq
+        verdict = state.ticks(ticks.session, ticks.seq, count)
+        self._judge(ticks.stream, ticks.session, ticks.seq or 0, verdict, drain)
+        self.counters.ticks += count - verdict.skip
+        if verdict.skip:
+            if verdict.skip > verdict.overlaps:
+                drain.add(_not_new(ticks, verdict, due))
+            if verdict.skip == count:
+                return
+            ticks = _without(ticks, verdict.skip)
+        drain.add_ticks(ticks)
+
+    def _heartbeat(
+        self, beat: Heartbeat, drain: Drain, item: list[bytes] | Heartbeat, held: Stretch | None
+    ) -> None:
+        state = self._state(beat.stream)
+        if state is None:
+            self._too_many(drain, beat.stream)
+            return
+        if self._waits(state, beat.stream, beat.session, beat.seq, item, held):
+            return
+        self.counters.heartbeats += item is not beat
+        verdict = state.heartbeat(beat.session, beat.seq)
+        self._judge(beat.stream, beat.session, beat.seq, verdict, drain)
+        if not beat.end or verdict.late_session:
+            return
+        if self._ended.get(beat.stream) != beat.session:
+            self._ended[beat.stream] = beat.session
+            drain.add(End(beat.stream, beat.session))
+
+    def _too_many(self, drain: Drain, stream: str) -> None:
+        self._refuse(drain, stream, f"more than {self.max_streams} streams; name those wanted", "")
+
+    def _judge(self, stream: str, session: str, seq: int, verdict: Verdict, drain: Drain) -> None:
+        """Count what a verdict says, and put it in the row of events."""
+        if verdict.starts:
+            self.counters.sessions += 1
+            self._ended.pop(stream, None)
+            drain.add(SessionStart(stream, session))
+        if verdict.missed:
+            self.counters.gaps += 1
+            self.counters.missed += verdict.missed
+            drain.add(Gap(stream, seq, verdict.missed))
+        self.counters.repeats += verdict.repeats
+        self.counters.overlaps += verdict.overlaps
+        self.counters.old += verdict.old
+
+    # ---- what is missing -----------------------------------------------------------------
+
+    def _waits(
+        self,
+        state: StreamSequence,
+        stream: str,
+        session: str,
+        seq: int | None,
+        item: list[bytes] | Heartbeat,
+        held: Stretch | None,
+    ) -> bool:
+        """Return whether a message is held, since something before number `seq` is asked for."""
+        if self.recovery is None:
+            return False
+        missing = state.lacks(session, seq)
+        if missing is None:
+            return False
+        first, last = missing
+        if held is not None and held.session == session and last <= held.last:
+            return False  # this has been asked for, to no avail
+        joining = state.session is None
+        stretch = self.recovery.begin(stream, session, first, last, joining=joining)
+        if held is None:
+            self.recovery.hold(stretch, item)
+        else:
+            self.recovery.take_back(stretch, item)
+        self._routes.pop(make_topic("tick", stream), None)
+        return True
+
+    def answer(self, endpoint: int, payload: bytes, drain: Drain, now: float) -> None:
+        """Take a reply of a recovery endpoint; `now` is the time that `Recovery.turn` is told."""
+        recovery = self.recovery
+        assert recovery is not None
+        recovery.heard(endpoint, now)
+        try:
+            reply = decode_reply(payload)
+        except DecodeError as error:
+            self._refuse(drain, "", str(error), "")
+            return
+        match reply:
+            case Welcome():
+                recovery.welcome(endpoint, reply)
+            case Snapshot():
+                recovery.snapshot(endpoint, reply.session)
+                self._snapshot(reply, drain)
+            case Block():
+                self._block(recovery, endpoint, reply, drain, now)
+            case Gone():
+                recovery.gone(endpoint, reply, now)
+            case Busy():
+                recovery.busy(endpoint, reply, now)
+
+    def _block(
+        self, recovery: Recovery, endpoint: int, block: Block, drain: Drain, now: float
+    ) -> None:
+        stretch = recovery.asked_for(block.stream, block.session)
+        if stretch is None:
+            return  # it was given up, or had come from elsewhere
+        due, last = stretch.due, stretch.last
+        start, stop = due - block.seq, min(block.rows, last + 1 - block.seq)
+        if start < 0 or start >= stop:
+            return
+        where = f"tick/{block.stream}/"
+        try:
+            values = raw_rows(block.values, len(self._columns), block.rows)[start:stop]
+        except ValueError as error:
+            self._refuse(drain, block.stream, f"a block to recover: {error}", where)
+            return
+        t_ns = np.frombuffer(block.t_ns, "<i8")[start:stop]
+        drain.size += len(block.values)
+        state = self._streams[block.stream]
+        self._pass(state, Ticks(block.stream, t_ns, values, block.session, due, where), drain)
+        state.recovered(due, stop - start)
+        recovery.advance(endpoint, stretch, due + stop - start, now)
+
+    def _snapshot(self, snapshot: Snapshot, drain: Drain) -> None:
+        """Ask for what a snapshot shows to be missing, as a heartbeat would have shown it."""
+        assert self.recovery is not None
+        for stream, (oldest, due) in snapshot.streams.items():
+            if self._wanted and stream not in self._wanted:
+                continue
+            try:
+                beat = Heartbeat(check_name(stream), due, check_session(snapshot.session))
+            except ValueError as error:
+                self._refuse(drain, "", f"a snapshot: {error}", "")
+                return
+            known = stream in self._streams
+            if stream in self.recovery.streams or not (known or oldest < due):
+                continue
+            self._heartbeat(beat, drain, beat, None)
+            self.recovery.begin_at(stream, oldest)
+
+    def release(self, drain: Drain, most: int) -> int:
+        """Let go up to `most` messages that need not wait any more; return how many."""
+        recovery, count = self.recovery, 0
+        assert recovery is not None
+        for stretch in list(recovery.finished.values()):
+            while stretch.over and stretch.held:
+                if count >= most or drain.size >= MAX_DRAIN_BYTES:
+                    return count
+                item = recovery.let_go(stretch)
+                count += 1
+                if isinstance(item, Heartbeat):
+                    self._heartbeat(item, drain, item, stretch)
+                else:
+                    drain.size += len(item[-1])
+                    self._take(item, drain, stretch)
+            if stretch.over:
+                recovery.forget(stretch)
+        return count
+
+
+def _without(ticks: Ticks, skip: int) -> Ticks:
+    assert ticks.seq is not None
+    return Ticks(
+        ticks.stream,
+        ticks.t_ns[skip:],
+        ticks.values[skip:],
+        ticks.session,
+        ticks.seq + skip,
+        ticks.where,
+    )
+
+
+def _not_new(ticks: Ticks, verdict: Verdict, due: int | None) -> Refusal:
+    if verdict.late_session:
+        reason = f"{verdict.skip} ticks of session {ticks.session!r}, which another has replaced"
+    else:
+        assert ticks.seq is not None
+        last = ticks.seq + verdict.skip - 1
+        reason = (
+            f"sequence numbers {ticks.seq} to {last} are {verdict.repeats} repeats and "
+            f"{verdict.old} that come too late, {due} being due; a publisher that starts to "
+            "number afresh must send a new session id"
+        )
+    return Refusal(ticks.stream, "tick", reason, index=0, where=ticks.where)
+
+
+def _shown(frames: list[bytes]) -> str:
+    return repr(frames[0][:80]) if len(frames) > 1 else ""
