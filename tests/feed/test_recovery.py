@@ -182,6 +182,16 @@ def test_what_is_gone_is_a_gap_and_the_rest_is_applied(side):
     assert (side.counters.gone, side.counters.missed, side.counters.recovered) == (3, 3, 3)
 
 
+def test_of_what_is_left_two_asks_are_made_anew(side):
+    side.take(tick(9))
+    side.turn()
+    side.turn(later=TIMEOUT_S)
+    side.answer(gone(6))
+    assert side.turn() == [("A", 6, 8)]
+    assert side.turn(later=TIMEOUT_S) == [("A", 6, 8)]
+    assert side.answer(block(6, 7, 8)) == [("gap", 6, 3), 6, 7, 8]
+
+
 def test_what_is_gone_whole_is_a_gap_at_once(side):
     side.take(tick(9))
     side.turn()
