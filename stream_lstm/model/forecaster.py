@@ -7,7 +7,6 @@ what its learning carries from update to update.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -154,6 +153,5 @@ def _cuts(sizes: Sequence[int]) -> list[slice]:
 
 
 def _together(infos: Sequence[Array]) -> Array:
-    """Return (loss and gradient norm of the first member, 1 where all were accepted)."""
-    accepted = math.prod((info[2] for info in infos), start=jnp.float32(1.0))
-    return jnp.stack([infos[0][0], infos[0][1], accepted])
+    """Return (loss and gradient norm of the first member, the worst that became of any)."""
+    return jnp.stack([infos[0][0], infos[0][1], jnp.min(jnp.stack([i[2] for i in infos]))])
