@@ -29,7 +29,6 @@ from ..events import (
     Score,
     SessionStart,
     Ticks,
-    Update,
 )
 from ..members import Members, bank_members
 from ..model.engine import Engine
@@ -38,7 +37,8 @@ from .elements import ElementMaker
 from .labels import LabelPolicy
 from .ledger import Pending
 from .opening import Opening
-from .stepping import Learned, Stepping
+from .rollback import Learned
+from .stepping import Stepping
 from .stream import StreamState
 from .twins import Forecasts, Twins
 from .updates import Given, Updates
@@ -91,7 +91,7 @@ class Session:
         self._external = config.stream.labels == "external"
         self._labels = LabelPolicy(config.stream)
         self.stray_labels = 0
-        self._updates = Updates(config, self.engine)
+        self._updates = Updates(config, self.engine, self._initial)
         self._opening = Opening(config, self.engine, self.columns, scaler)
         self.twins = Twins(config, self.engine, self._initial)
         self._stepping = Stepping(
@@ -187,7 +187,7 @@ class Session:
             weights: Params = self._initial or self.engine.init_weights()
             optimizer = self.engine.init_optimizer(weights) if self._updates.length else None
             packed = self.engine.pack(weights)
-            found = self.learned[key] = Learned(packed, optimizer)
+            found = self.learned[key] = Learned(packed, optimizer, self._updates.guard.watch())
         return found
 
     def scaler_of(self, name: str) -> Floats | None:
@@ -203,6 +203,8 @@ class Session:
         positive = elements[:, 0] > 0
         while start < count:
             strides = self._stepping.strides(self.engine, stream, count - start)
+            if strides and (watch := self.learned_for(stream.name).watch) is not None:
+                strides = min(strides, watch.room)
             if strides:
                 stop = start + strides * self.config.stream.stride
                 part = slice(start, stop)
@@ -276,7 +278,7 @@ class Session:
         for n, k in self._labelled(stream, before, after):
             labelled = self._score_series(stream, n, int(positive[k]), int(t_ns[k]))
         if info is not None:
-            self._tell(stream, labelled, info)
+            self._update(stream, labelled, info)
         elif labelled > 0 and self._updates.due(stream):
             self._update(stream, labelled, self._updates.from_series(stream, labelled))
 
@@ -344,6 +346,7 @@ class Session:
         aside = pending.raw_p, pending.frozen_p, pending.stateless_p
         others = tuple(p for p in aside if p is not None)
         loss = stream.scores.add(label, pending.last_label, pending.p, base_p, last_p, others)
+        self._updates.scored(self.learned_for(stream.name), stream, label, loss, base_p)
         if stream.recalibration is not None and pending.raw_p is not None:
             stream.recalibration.update(pending.raw_p, label)
         plain = base_p, last_p, pending.session, *stream.scores.evidence.log_e(), *aside
@@ -366,20 +369,13 @@ class Session:
 
     # ---- learning ---------------------------------------------------------------------
 
-    def _update(self, stream: StreamState, n: int, given: Given) -> None:
+    def _update(self, stream: StreamState, n: int, made: Given | Floats) -> None:
+        """Learn from the label of prediction n; see `Updates.make`."""
         learned = self.learned_for(stream.name)
-        assert learned.optimizer is not None
-        learned.weights, learned.optimizer, stream.trace, info = self.engine.update(
-            learned.weights, learned.optimizer, stream.trace, *given
-        )
-        self._tell(stream, n, info)
-
-    def _tell(self, stream: StreamState, n: int, info: Floats) -> None:
-        """Count and emit an update that the label of prediction n has caused."""
-        accepted = bool(info[2])
-        stream.counters.updates += accepted
-        stream.counters.updates_refused += not accepted
-        self.emit(Update(stream.name, n, float(info[0]), float(info[1]), accepted))
+        shared = self.config.model.sharing == "shared"
+        users = self.streams.values() if shared else (stream,)
+        for event in self._updates.make(self.engine, learned, users, stream, n, made):
+            self.emit(event)
 
     # ---- gaps -------------------------------------------------------------------------
 

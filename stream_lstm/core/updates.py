@@ -1,4 +1,6 @@
-"""What an update is given: the tape that ends with the labelled element, targets and their share.
+"""Updates: what they are given, and what is told of them.
+
+An update is given the tape that ends with the labelled element, targets and their share.
 
 With labels from the series every element of the tape has its target; with labels from outside
 only the last one has.
@@ -6,16 +8,28 @@ only the last one has.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ..config import Config
+from ..events import Rollback, Update, UpdateReason
 from ..model.engine import Engine
+from ..model.forecaster import Params
+from ..model.guard import NOT_FINITE, UPDATE_TOO_LARGE, WEIGHTS_TOO_LARGE
+from .rollback import SPELL, Guard, Learned
+from .scoring import log_loss
 from .stream import StreamState
 
 Floats = npt.NDArray[np.float32]
+
+REASONS: dict[float, UpdateReason] = {
+    NOT_FINITE: "not-finite",
+    UPDATE_TOO_LARGE: "update-too-large",
+    WEIGHTS_TOO_LARGE: "weights-too-large",
+}
 
 
 class Given(NamedTuple):
@@ -28,9 +42,13 @@ class Given(NamedTuple):
 
 
 class Updates:
-    """Puts together what updates are given; `length` is K, 0 where nothing is learned."""
+    """Makes the updates of a session; `length` is K, 0 where nothing is learned.
 
-    def __init__(self, config: Config, engine: Engine) -> None:
+    initial: the weights that learning starts from, if not from random ones.
+    """
+
+    def __init__(self, config: Config, engine: Engine, initial: Params | None) -> None:
+        self.guard = Guard(config, engine, initial)
         self.length = engine.tape_length if config.learning.learn else 0
         self._until = config.learning.learn_until
         self._horizon = config.stream.horizon
@@ -61,3 +79,59 @@ class Updates:
     def from_label(self, inputs: Floats, starts: Floats, label: int) -> Given:
         """Return what a label from outside brings for a tape kept until then."""
         return Given(inputs, starts, self._last * label, self._last)
+
+    def scored(
+        self, learned: Learned, stream: StreamState, label: int, loss: float, base_p: float
+    ) -> None:
+        """Take a label that may be learned from, with its loss and what the base rate gave."""
+        if learned.watch is not None and self.due(stream):
+            learned.watch.take(label, loss, log_loss(base_p, label))
+
+    def make(
+        self,
+        engine: Engine,
+        learned: Learned,
+        users: Iterable[StreamState],
+        stream: StreamState,
+        n: int,
+        made: Given | Floats,
+    ) -> Iterator[Update | Rollback]:
+        """Learn from the label of prediction n, unless learning rests; then look what it does.
+
+        users: the streams that use the weights. made: what the label brings, or the info (3,) of
+        the update where it has been made already.
+        """
+        watch = learned.watch
+        if watch is not None and watch.resting:
+            stream.counters.updates_rested += 1
+        else:
+            info = self._update(engine, learned, stream, made) if isinstance(made, Given) else made
+            told = self._told(stream, n, info)
+            yield told
+            if watch is not None:
+                watch.refused = 0 if told.accepted else watch.refused + 1
+        if watch is not None and watch.count == SPELL:
+            back = self.guard.look(learned, users, stream.name, n)
+            if back is not None:
+                stream.counters.rollbacks += 1
+                yield back
+
+    def _update(
+        self, engine: Engine, learned: Learned, stream: StreamState, given: Given
+    ) -> Floats:
+        assert learned.optimizer is not None
+        learned.weights, learned.optimizer, stream.trace, info = engine.update(
+            learned.weights, learned.optimizer, stream.trace, *given
+        )
+        return info
+
+    def _told(self, stream: StreamState, n: int, info: Floats) -> Update:
+        """Count an update and return its event."""
+        counters, reason = stream.counters, REASONS.get(float(info[2]), "")
+        counters.updates += reason == ""
+        if reason:
+            counters.updates_refused += 1
+            counters.updates_not_finite += reason == "not-finite"
+            counters.updates_too_large += reason == "update-too-large"
+            counters.weights_too_large += reason == "weights-too-large"
+        return Update(stream.name, n, float(info[0]), float(info[1]), reason == "", reason)

@@ -146,11 +146,11 @@ def logistic(member: LogisticMember, features: int, count: int, caps: Caps) -> F
         innovation, noise = logistic_innovation(logits, labels, share)
         change, new = filtered.update(seen, optimizer, weights, innovation=innovation, noise=noise)
         loss = mean_log_loss(logits, labels, share)
-        size = jnp.linalg.norm((jax.nn.sigmoid(logits) - labels) @ seen) / count
+        gradient = jnp.linalg.norm((jax.nn.sigmoid(logits) - labels) @ seen) / count
         moved = weights + change
         became = caps.judge(all_finite(loss, new), norm(change), norm(moved), len(weights))
         accepted = became == ACCEPTED
-        info = jnp.stack([loss, size, became])
+        info = jnp.stack([loss, gradient, became])
         return choose(accepted, moved, weights), choose(accepted, new, optimizer), trace, info
 
     tape = _tape(size, count)
