@@ -159,7 +159,7 @@ class LearningConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rollback_window: Annotated[int, Meta(ge=0, le=MAX_BLOCK)] = 256
     rollback_excess: Positive = 0.2
     rollback_refusals: Count = 32
-    freeze_labels: Length = 256
+    freeze_labels: Length = 128
     bank: str = "none"
     share: Annotated[float, Meta(ge=0, lt=1)] = 1e-5
     publish_experts: bool = False

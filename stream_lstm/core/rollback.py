@@ -10,9 +10,9 @@ whether learning does harm:
 
 Then the weights and the optimiser's state go back to the last good ones, and learning rests for a
 number of labels that doubles each time. Where the loss shows before the end of that rest that the
-last good weights are no better, the network gives the base rate and nothing else: its body is the
-one that learning began with, the weights of its head are zero and its bias follows the base rate
-until learning goes on.
+last good weights are no better, they are given up, and the network gives the base rate and nothing
+else: its body is the one that learning began with, the weights of its head are zero and its bias
+follows the base rate until learning goes on. So it is too where there are no good weights.
 
 Weights are good once they have been confirmed. Those of the moment are a candidate each time a
 whole window was no worse than the base rate, and they become the good ones if the next window, in
@@ -44,12 +44,13 @@ from .trees import leaves, rebuild
 SPELL = 16
 """Labels between two looks: as many as a call over several strides of ten learns from at most."""
 
-MAX_DOUBLINGS = 4
-"""Of a rest, so that learning comes back within a bounded time."""
+LONGEST = 16
+"""Times `freeze_labels` that a rest may grow to, so that learning comes back in a bounded time."""
 
 GOOD_ENOUGH = 0.25
 """Part of `rollback_excess` by which weights may be above the base rate and still be good: where
-nothing can be learned, learning costs a little."""
+nothing can be learned, learning costs a little. While learning rests, the last good weights have
+to stay below the same part, or they are not good for these labels."""
 
 
 class Spell(msgspec.Struct):
@@ -75,12 +76,12 @@ class Watch(msgspec.Struct):
 
     `labels` and `positives` count all labels, `count` those since the last look, whose sums are
     `spell`; `spells` are those of the window. `refused` is the number of updates refused in a
-    row, `resting` the labels for which learning still rests, `doublings` how often that was
-    doubled, `based` whether the base rate stands in for the network, and `age` the looks since
-    the candidate was kept.
+    row, `rest` the labels that learning last rested for, 0 where it has been good since, and
+    `resting` those for which it still does. `based` says whether the base rate stands in for the
+    network, and `age` is the number of looks since the candidate was kept.
     """
 
-    good: Kept
+    good: Kept | None
     candidate: Kept | None = None
     labels: int = 0
     positives: int = 0
@@ -88,8 +89,8 @@ class Watch(msgspec.Struct):
     spell: Spell = msgspec.field(default_factory=Spell)
     spells: list[Spell] = []
     refused: int = 0
+    rest: int = 0
     resting: int = 0
-    doublings: int = 0
     based: bool = False
     age: int = 0
 
@@ -137,6 +138,7 @@ class Guard:
         self._packed = engine.pack(self._start)
         self._window = -(-learning.rollback_window // SPELL)
         self._rest = -(-learning.freeze_labels // SPELL) * SPELL
+        self._longest = LONGEST * self._rest
         self._excess = learning.rollback_excess
         # A bank learns on where one member is refused: the mixture leaves that one out.
         self._refusals = learning.rollback_refusals if engine.members is None else 0
@@ -163,7 +165,7 @@ class Guard:
             learned.weights = self._base_rate(watch)
             self._wake(watch)
             return None
-        reason = self._harm(watch)
+        reason = self._harm(watch, GOOD_ENOUGH if rested else 1.0)
         if reason is not None:
             return self._roll_back(learned, reason, rested, streams, (stream, n))
         if rested:
@@ -177,15 +179,18 @@ class Guard:
         if not watch.resting:
             watch.based, watch.spells, watch.age = False, [], 0
 
-    def _harm(self, watch: Watch) -> RollbackReason | None:
-        """Return why the learning of the window does harm, None where it does not."""
+    def _harm(self, watch: Watch, part: float) -> RollbackReason | None:
+        """Return why the learning of the window does harm, None where it does not.
+
+        part: of the excess that is let pass.
+        """
         if 0 < self._refusals <= watch.refused:
             return "refusals"
         sums, labels = watch.sums(), self._window * SPELL
         above = sums.loss - sums.base
-        if above > self._excess * labels:
+        if above > part * self._excess * labels:
             return "base-rate"
-        good = watch.good.loss
+        good = watch.good and watch.good.loss
         whole = len(watch.spells) == self._window
         if whole and good is not None and above > 0:
             far = sums.loss > (good + 2.0 * self._excess) * labels
@@ -203,7 +208,7 @@ class Guard:
             return
         if confirmed is not None:
             watch.good = msgspec.structs.replace(confirmed, loss=sums.loss / labels)
-            watch.doublings = 0
+            watch.rest = 0
         watch.candidate = Kept(list(learned.weights), _copies(leaves(learned.optimizer)))
 
     def _roll_back(
@@ -217,21 +222,25 @@ class Guard:
         watch = learned.watch
         assert watch is not None
         sums, labels = watch.sums(), len(watch.spells) * SPELL
-        to: RollbackTarget = "base-rate" if rested else "last-good"
-        if to == "base-rate":
+        good_loss = watch.good and watch.good.loss
+        if rested:
+            watch.good = None
+        to: RollbackTarget = "base-rate" if watch.good is None else "last-good"
+        if watch.good is None:
             learned.weights = self._base_rate(watch)
             learned.optimizer = self._engine.init_optimizer(self._start)
         else:
             learned.weights = to_host(rebuild(self._packed, watch.good.weights))
             learned.optimizer = self._optimizer(watch.good)
-        watch.resting = self._rest << watch.doublings
-        watch.doublings = min(watch.doublings + 1, MAX_DOUBLINGS)
+        if not rested:
+            watch.rest = min(2 * watch.rest, self._longest) or self._rest
+        watch.resting = watch.rest
         watch.based, watch.candidate = to == "base-rate", None
         watch.spells, watch.refused, watch.age = [], 0, 0
         for stream in streams:
             self._start_state(stream)
         means = sums.loss / labels, sums.base / labels
-        return Rollback(*at, reason, to, watch.resting, *means, watch.good.loss)
+        return Rollback(*at, reason, to, watch.resting, *means, good_loss)
 
     def _base_rate(self, watch: Watch) -> Packed:
         """Return the weights that give the base rate of all labels so far."""

@@ -25,6 +25,8 @@ Tree = TypeVar("Tree")
 ACCEPTED, NOT_FINITE, UPDATE_TOO_LARGE, WEIGHTS_TOO_LARGE = 1.0, 0.0, -1.0, -2.0
 """What becomes of an update, as its info says it."""
 
+LARGEST = float(jnp.finfo(jnp.float32).max)
+
 
 class Caps(NamedTuple):
     """The largest root mean square of an update's changes, and of the weights; infinite for none.
@@ -45,13 +47,15 @@ class Caps(NamedTuple):
         """Return what becomes of an update, float32 ().
 
         sound: whether all else is finite, (). changes, weights: the norms () of what the update
-        adds and of what comes of it, `count` numbers each; a norm that overflows is not finite.
+        adds and of what comes of it, `count` numbers each; a norm that overflows is too large
+        without a cap too.
         """
         root = math.sqrt(count)
-        finite = sound & jnp.isfinite(changes) & jnp.isfinite(weights)
-        large = jnp.where(weights <= self.weights * root, ACCEPTED, WEIGHTS_TOO_LARGE)
-        large = jnp.where(changes <= self.update * root, large, UPDATE_TOO_LARGE)
-        return jnp.where(finite, large, NOT_FINITE).astype(jnp.float32)
+        update, most = (min(cap * root, LARGEST) for cap in self)
+        sound &= ~(jnp.isnan(changes) | jnp.isnan(weights))
+        large = jnp.where(weights <= most, ACCEPTED, WEIGHTS_TOO_LARGE)
+        large = jnp.where(changes <= update, large, UPDATE_TOO_LARGE)
+        return jnp.where(sound, large, NOT_FINITE).astype(jnp.float32)
 
 
 def size_of(tree: Any) -> int:
