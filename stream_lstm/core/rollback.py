@@ -29,13 +29,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import jax
 import msgspec
 import numpy as np
 
 from ..config import Config
+from ..errors import ConfigurationError
 from ..events import Rollback, RollbackReason, RollbackTarget
 from ..model.engine import Engine
 from ..model.forecaster import Params, constant
+from ..model.guard import Caps
 from ..model.packing import Packed
 from ..model.runtime import to_host
 from .stream import StreamState
@@ -127,7 +130,8 @@ class Learned(msgspec.Struct):
 class Guard:
     """Looks at the learning of a session.
 
-    initial: the weights that learning starts from, if not from random ones.
+    initial: the weights that learning starts from, if not from random ones. Raises
+    ConfigurationError where they are larger than an update may make them.
     """
 
     def __init__(self, config: Config, engine: Engine, initial: Params | None) -> None:
@@ -136,6 +140,8 @@ class Guard:
         self._engine = engine
         self._start: Params = initial or engine.init_weights()
         self._packed = engine.pack(self._start)
+        if learning.learn and engine.members is None:
+            _check_start(self._start, Caps.of(learning).weights)
         self._window = -(-learning.rollback_window // SPELL)
         self._rest = -(-learning.freeze_labels // SPELL) * SPELL
         self._longest = LONGEST * self._rest
@@ -190,7 +196,7 @@ class Guard:
         above = sums.loss - sums.base
         if above > part * self._excess * labels:
             return "base-rate"
-        good = watch.good and watch.good.loss
+        good = _loss(watch.good)
         whole = len(watch.spells) == self._window
         if whole and good is not None and above > 0:
             far = sums.loss > (good + 2.0 * self._excess) * labels
@@ -222,7 +228,7 @@ class Guard:
         watch = learned.watch
         assert watch is not None
         sums, labels = watch.sums(), len(watch.spells) * SPELL
-        good_loss = watch.good and watch.good.loss
+        good_loss = _loss(watch.good)
         if rested:
             watch.good = None
         to: RollbackTarget = "base-rate" if watch.good is None else "last-good"
@@ -260,6 +266,21 @@ class Guard:
         scaler = self._engine.stepper.scaler_size
         stream.carry = np.concatenate([np.asarray(stream.carry)[:scaler], start[scaler:]])
         stream.trace = self._engine.init_trace()
+
+
+def _check_start(weights: Params, most: float) -> None:
+    flat = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(weights)])
+    size = float(np.sqrt(np.square(flat, dtype=np.float64).mean()))
+    if size > most:
+        raise ConfigurationError(
+            f"the weights that learning starts from have a root mean square of {size:.3g}, above "
+            f"max_weights={most:g}, so that nothing could be learned: raise it, or leave it at 0",
+            key="max_weights",
+        )
+
+
+def _loss(kept: Kept | None) -> float | None:
+    return None if kept is None else kept.loss
 
 
 def _copies(arrays: list[np.ndarray]) -> list[np.ndarray]:
