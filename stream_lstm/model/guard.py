@@ -25,7 +25,7 @@ Tree = TypeVar("Tree")
 ACCEPTED, NOT_FINITE, UPDATE_TOO_LARGE, WEIGHTS_TOO_LARGE = 1.0, 0.0, -1.0, -2.0
 """What becomes of an update, as its info says it."""
 
-LARGEST = float(jnp.finfo(jnp.float32).max)
+LARGEST = 2.0**127
 
 
 class Caps(NamedTuple):
