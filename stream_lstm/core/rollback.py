@@ -26,7 +26,7 @@ look never falls within a call over several strides, which ends where the next l
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -138,6 +138,7 @@ class Guard:
         learning = config.learning
         self.on = learning.learn and learning.rollback_window > 0
         self._engine = engine
+        self._shared = config.model.sharing == "shared"
         self._start: Params = initial or engine.init_weights()
         self._packed = engine.pack(self._start)
         if learning.learn and engine.members is None:
@@ -154,11 +155,11 @@ class Guard:
         return Watch(Kept(list(self._packed), [])) if self.on else None
 
     def look(
-        self, learned: Learned, streams: Iterable[StreamState], stream: str, n: int
+        self, learned: Learned, streams: Mapping[str, StreamState], stream: StreamState, n: int
     ) -> Rollback | None:
         """Look at a whole spell whose last label is that of prediction n; roll back if need be.
 
-        `streams` are those that use the weights. Returns what was done, None for nothing.
+        `streams` are all of the session's. Returns what was done, None for nothing.
         """
         watch = learned.watch
         assert watch is not None
@@ -173,7 +174,10 @@ class Guard:
             return None
         reason = self._harm(watch, GOOD_ENOUGH if rested else 1.0)
         if reason is not None:
-            return self._roll_back(learned, reason, rested, streams, (stream, n))
+            stream.counters.rollbacks += 1
+            for user in streams.values() if self._shared else (stream,):
+                self._start_state(user)
+            return self._roll_back(learned, reason, rested, (stream.name, n))
         if rested:
             self._wake(watch)
         else:
@@ -222,7 +226,6 @@ class Guard:
         learned: Learned,
         reason: RollbackReason,
         rested: bool,
-        streams: Iterable[StreamState],
         at: tuple[str, int],
     ) -> Rollback:
         watch = learned.watch
@@ -243,8 +246,6 @@ class Guard:
         watch.resting = watch.rest
         watch.based, watch.candidate = to == "base-rate", None
         watch.spells, watch.refused, watch.age = [], 0, 0
-        for stream in streams:
-            self._start_state(stream)
         means = sums.loss / labels, sums.base / labels
         return Rollback(*at, reason, to, watch.resting, *means, good_loss)
 

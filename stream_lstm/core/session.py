@@ -37,7 +37,7 @@ from .elements import ElementMaker
 from .labels import LabelPolicy
 from .ledger import Pending
 from .opening import Opening
-from .rollback import Learned
+from .rollback import SPELL, Learned
 from .stepping import Stepping
 from .stream import StreamState
 from .twins import Forecasts, Twins
@@ -203,7 +203,7 @@ class Session:
         positive = elements[:, 0] > 0
         while start < count:
             strides = self._stepping.strides(self.engine, stream, count - start)
-            if strides and (watch := self.learned_for(stream.name).watch) is not None:
+            if strides and (watch := self.learned_for(stream.name).watch):
                 strides = min(strides, watch.room)
             if strides:
                 stop = start + strides * self.config.stream.stride
@@ -271,8 +271,10 @@ class Session:
             k = due - before - 1
             known = self._probability(stream, p, due, k)
             experts = None if stream.mixture is None or p is None else p[k]
-            weights = self.learned_for(stream.name).weights
-            aside = self.twins.forecasts(stream, weights, twin, due, k)
+            aside = Forecasts()
+            if self.config.scoring.twins:
+                weights = self.learned_for(stream.name).weights
+                aside = self.twins.forecasts(stream, weights, twin, due, k)
             self._predict(stream, due, known, int(positive[k]), int(t_ns[k]), experts, aside)
             stream.next_due += self.config.stream.stride
         for n, k in self._labelled(stream, before, after):
@@ -346,7 +348,8 @@ class Session:
         aside = pending.raw_p, pending.frozen_p, pending.stateless_p
         others = tuple(p for p in aside if p is not None)
         loss = stream.scores.add(label, pending.last_label, pending.p, base_p, last_p, others)
-        self._updates.scored(self.learned_for(stream.name), stream, label, loss, base_p)
+        if self._updates.length:
+            self._updates.scored(self.learned_for(stream.name), stream, label, loss, base_p)
         if stream.recalibration is not None and pending.raw_p is not None:
             stream.recalibration.update(pending.raw_p, label)
         plain = base_p, last_p, pending.session, *stream.scores.evidence.log_e(), *aside
@@ -372,10 +375,12 @@ class Session:
     def _update(self, stream: StreamState, n: int, made: Given | Floats) -> None:
         """Learn from the label of prediction n; see `Updates.make`."""
         learned = self.learned_for(stream.name)
-        shared = self.config.model.sharing == "shared"
-        users = self.streams.values() if shared else (stream,)
-        for event in self._updates.make(self.engine, learned, users, stream, n, made):
-            self.emit(event)
+        told = self._updates.make(self.engine, learned, stream, n, made)
+        if told is not None:
+            self.emit(told)
+        if learned.watch is not None and learned.watch.count == SPELL:
+            if back := self._updates.guard.look(learned, self.streams, stream, n):
+                self.emit(back)
 
     # ---- gaps -------------------------------------------------------------------------
 

@@ -8,18 +8,17 @@ only the last one has.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ..config import Config
-from ..events import Rollback, Update, UpdateReason
+from ..events import Update, UpdateReason
 from ..model.engine import Engine
 from ..model.forecaster import Params
-from ..model.guard import NOT_FINITE, UPDATE_TOO_LARGE, WEIGHTS_TOO_LARGE
-from .rollback import SPELL, Guard, Learned
+from ..model.guard import ACCEPTED, NOT_FINITE, UPDATE_TOO_LARGE, WEIGHTS_TOO_LARGE
+from .rollback import Guard, Learned
 from .scoring import log_loss
 from .stream import StreamState
 
@@ -91,47 +90,39 @@ class Updates:
         self,
         engine: Engine,
         learned: Learned,
-        users: Iterable[StreamState],
         stream: StreamState,
         n: int,
         made: Given | Floats,
-    ) -> Iterator[Update | Rollback]:
-        """Learn from the label of prediction n, unless learning rests; then look what it does.
+    ) -> Update | None:
+        """Learn from the label of prediction n and return the event, None where learning rests.
 
-        users: the streams that use the weights. made: what the label brings, or the info (3,) of
-        the update where it has been made already.
+        made: what the label brings, or the info (3,) of the update where it has been made already.
         """
         watch = learned.watch
         if watch is not None and watch.resting:
             stream.counters.updates_rested += 1
-        else:
-            info = self._update(engine, learned, stream, made) if isinstance(made, Given) else made
-            told = self._told(stream, n, info)
-            yield told
+            return None
+        if isinstance(made, Given):
+            assert learned.optimizer is not None
+            learned.weights, learned.optimizer, stream.trace, made = engine.update(
+                learned.weights, learned.optimizer, stream.trace, *made
+            )
+        loss, norm, became = made.tolist()
+        if became == ACCEPTED:
+            stream.counters.updates += 1
             if watch is not None:
-                watch.refused = 0 if told.accepted else watch.refused + 1
-        if watch is not None and watch.count == SPELL:
-            back = self.guard.look(learned, users, stream.name, n)
-            if back is not None:
-                stream.counters.rollbacks += 1
-                yield back
+                watch.refused = 0
+            return Update(stream.name, n, loss, norm, True)
+        if watch is not None:
+            watch.refused += 1
+        return Update(stream.name, n, loss, norm, False, _refused(stream, became))
 
-    def _update(
-        self, engine: Engine, learned: Learned, stream: StreamState, given: Given
-    ) -> Floats:
-        assert learned.optimizer is not None
-        learned.weights, learned.optimizer, stream.trace, info = engine.update(
-            learned.weights, learned.optimizer, stream.trace, *given
-        )
-        return info
 
-    def _told(self, stream: StreamState, n: int, info: Floats) -> Update:
-        """Count an update and return its event."""
-        counters, reason = stream.counters, REASONS.get(float(info[2]), "")
-        counters.updates += reason == ""
-        if reason:
-            counters.updates_refused += 1
-            counters.updates_not_finite += reason == "not-finite"
-            counters.updates_too_large += reason == "update-too-large"
-            counters.weights_too_large += reason == "weights-too-large"
-        return Update(stream.name, n, float(info[0]), float(info[1]), reason == "", reason)
+def _refused(stream: StreamState, became: float) -> UpdateReason:
+    """Count an update that was refused; return why."""
+    counters, reason = stream.counters, REASONS[became]
+    counters.updates_refused += 1
+    counters.updates_not_finite += reason == "not-finite"
+    counters.updates_too_large += reason == "update-too-large"
+    counters.weights_too_large += reason == "weights-too-large"
+    return reason
