@@ -77,10 +77,10 @@ class Kept(msgspec.Struct):
 class Watch(msgspec.Struct):
     """What is known of the learning of one set of weights.
 
-    `labels` and `positives` count all labels, `count` those since the last look, whose sums are
-    `spell`; `spells` are those of the window. `refused` is the number of updates refused in a
-    row, `rest` the labels that learning last rested for, 0 where it has been good since, and
-    `resting` those for which it still does. `based` says whether the base rate stands in for the
+    `labels` and `positives` count all labels, `count` those since the last look, whose log
+    losses are in `loss` and `base`; `spells` are those of the window. `refused` is the number of
+    updates refused in a row, `rest` the labels that learning last rested for, 0 where it has been
+    good since, and `resting` those for which it still does. `based` says whether the base rate stands in for the
     network, and `age` is the number of looks since the candidate was kept.
     """
 
@@ -89,7 +89,8 @@ class Watch(msgspec.Struct):
     labels: int = 0
     positives: int = 0
     count: int = 0
-    spell: Spell = msgspec.field(default_factory=Spell)
+    loss: float = 0.0
+    base: float = 0.0
     spells: list[Spell] = []
     refused: int = 0
     rest: int = 0
@@ -107,8 +108,8 @@ class Watch(msgspec.Struct):
         self.labels += 1
         self.positives += label
         self.count += 1
-        self.spell.loss += loss
-        self.spell.base += base_loss
+        self.loss += loss
+        self.base += base_loss
 
     def sums(self) -> Spell:
         """Return the sums over the window."""
@@ -163,9 +164,10 @@ class Guard:
         """
         watch = learned.watch
         assert watch is not None
-        watch.spells.append(watch.spell)
+        watch.spells.append(Spell(watch.loss, watch.base))
         del watch.spells[: -self._window]
-        watch.spell, watch.count = Spell(), 0
+        watch.loss = watch.base = 0.0
+        watch.count = 0
         rested = watch.resting > 0
         watch.resting = max(watch.resting - SPELL, 0)
         if watch.based and rested:

@@ -40,7 +40,7 @@ from .opening import Opening
 from .rollback import SPELL, Learned
 from .stepping import Stepping
 from .stream import StreamState
-from .twins import Forecasts, Twins
+from .twins import NO_FORECASTS, Forecasts, Twins
 from .updates import Given, Updates
 
 Emit: TypeAlias = Callable[[Output], None]
@@ -271,7 +271,7 @@ class Session:
             k = due - before - 1
             known = self._probability(stream, p, due, k)
             experts = None if stream.mixture is None or p is None else p[k]
-            aside = Forecasts()
+            aside = NO_FORECASTS
             if self.config.scoring.twins:
                 weights = self.learned_for(stream.name).weights
                 aside = self.twins.forecasts(stream, weights, twin, due, k)
@@ -375,12 +375,12 @@ class Session:
     def _update(self, stream: StreamState, n: int, made: Given | Floats) -> None:
         """Learn from the label of prediction n; see `Updates.make`."""
         learned = self.learned_for(stream.name)
-        told = self._updates.make(self.engine, learned, stream, n, made)
-        if told is not None:
+        if told := self._updates.make(self.engine, learned, stream, n, made):
             self.emit(told)
-        if learned.watch is not None and learned.watch.count == SPELL:
-            if back := self._updates.guard.look(learned, self.streams, stream, n):
-                self.emit(back)
+        if learned.watch is None or learned.watch.count < SPELL:
+            return
+        if back := self._updates.guard.look(learned, self.streams, stream, n):
+            self.emit(back)
 
     # ---- gaps -------------------------------------------------------------------------
 
