@@ -26,7 +26,7 @@ look never falls within a call over several strides, which ends where the next l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -80,8 +80,8 @@ class Watch(msgspec.Struct):
     `labels` and `positives` count all labels, `count` those since the last look, whose log
     losses are in `loss` and `base`; `spells` are those of the window. `refused` is the number of
     updates refused in a row, `rest` the labels that learning last rested for, 0 where it has been
-    good since, and `resting` those for which it still does. `based` says whether the base rate stands in for the
-    network, and `age` is the number of looks since the candidate was kept.
+    good since, and `resting` those for which it still does. `based` says whether the base rate
+    stands in for the network, and `age` is the number of looks since the candidate was kept.
     """
 
     good: Kept | None
@@ -151,9 +151,15 @@ class Guard:
         # A bank learns on where one member is refused: the mixture leaves that one out.
         self._refusals = learning.rollback_refusals if engine.members is None else 0
 
-    def watch(self) -> Watch | None:
-        """Return a watch over learning that begins, None where there is none."""
-        return Watch(Kept(list(self._packed), [])) if self.on else None
+    def watch(
+        self, weights: list[np.ndarray] | None = None, optimizer: Sequence[np.ndarray] = ()
+    ) -> Watch | None:
+        """Return a watch over learning that begins, None where there is none.
+
+        weights, optimizer: the leaves of what counts as good, if not what learning starts from.
+        """
+        good = Kept(weights or list(self._packed), list(optimizer))
+        return Watch(good) if self.on else None
 
     def look(
         self, learned: Learned, streams: Mapping[str, StreamState], stream: StreamState, n: int

@@ -91,12 +91,12 @@ class Session:
         self._external = config.stream.labels == "external"
         self._labels = LabelPolicy(config.stream)
         self.stray_labels = 0
-        self._updates = Updates(config, self.engine, self._initial)
+        self.updates = Updates(config, self.engine, self._initial)
         self._opening = Opening(config, self.engine, self.columns, scaler)
         self.twins = Twins(config, self.engine, self._initial)
         self._stepping = Stepping(
             config,
-            learns=self._updates.length > 0,
+            learns=self.updates.length > 0,
             labels=self._labels if self._external else None,
             alone=not config.scoring.twins,
         )
@@ -185,9 +185,9 @@ class Session:
         found = self.learned.get(key)
         if found is None:
             weights: Params = self._initial or self.engine.init_weights()
-            optimizer = self.engine.init_optimizer(weights) if self._updates.length else None
+            optimizer = self.engine.init_optimizer(weights) if self.updates.length else None
             packed = self.engine.pack(weights)
-            found = self.learned[key] = Learned(packed, optimizer, self._updates.guard.watch())
+            found = self.learned[key] = Learned(packed, optimizer, self.updates.guard.watch())
         return found
 
     def scaler_of(self, name: str) -> Floats | None:
@@ -281,8 +281,8 @@ class Session:
             labelled = self._score_series(stream, n, int(positive[k]), int(t_ns[k]))
         if info is not None:
             self._update(stream, labelled, info)
-        elif labelled > 0 and self._updates.due(stream):
-            self._update(stream, labelled, self._updates.from_series(stream, labelled))
+        elif labelled > 0 and self.updates.due(stream):
+            self._update(stream, labelled, self.updates.from_series(stream, labelled))
 
     def _labelled(self, stream: StreamState, before: int, until: int) -> Iterator[tuple[int, int]]:
         """Yield (n, index in the chunk of its label) of predictions labelled up to `until`."""
@@ -311,8 +311,8 @@ class Session:
         pending = Pending(n, p, *plain, stream.session, t_ns, raw, *aside)
         if experts is not None:
             pending.experts = experts.copy()
-        if self._external and self._updates.length and stream.tape is not None:
-            pending.inputs, pending.state = self._updates.tape(stream, n)
+        if self._external and self.updates.length and stream.tape is not None:
+            pending.inputs, pending.state = self.updates.tape(stream, n)
         expired = stream.ledger.add(
             pending, self.config.stream.max_pending if self._external else n
         )
@@ -339,17 +339,13 @@ class Session:
 
     def _score(self, stream: StreamState, pending: Pending, label: int, t_ns: int) -> None:
         base_p, last_p = pending.base_rate_p, pending.last_label_p
-        if (
-            stream.mixture is not None
-            and pending.experts is not None
-            and self._updates.due(stream)
-        ):
+        if stream.mixture is not None and pending.experts is not None and self.updates.due(stream):
             stream.mixture.update(pending.experts, label)
         aside = pending.raw_p, pending.frozen_p, pending.stateless_p
         others = tuple(p for p in aside if p is not None)
         loss = stream.scores.add(label, pending.last_label, pending.p, base_p, last_p, others)
-        if self._updates.length:
-            self._updates.scored(self.learned_for(stream.name), stream, label, loss, base_p)
+        if self.updates.length:
+            self.updates.scored(self.learned_for(stream.name), stream, label, loss, base_p)
         if stream.recalibration is not None and pending.raw_p is not None:
             stream.recalibration.update(pending.raw_p, label)
         plain = base_p, last_p, pending.session, *stream.scores.evidence.log_e(), *aside
@@ -363,8 +359,8 @@ class Session:
             self._score(stream, pending, truth.label, truth.t_ns)
             if pending.inputs is not None and pending.state is not None:
                 tape = pending.inputs, pending.state
-                if self._updates.due(stream):
-                    given = self._updates.from_label(*tape, truth.label)
+                if self.updates.due(stream):
+                    given = self.updates.from_label(*tape, truth.label)
                     self._update(stream, pending.n, given)
 
     def _refuse_label(self, label: Label, reason: str) -> None:
@@ -375,11 +371,11 @@ class Session:
     def _update(self, stream: StreamState, n: int, made: Given | Floats) -> None:
         """Learn from the label of prediction n; see `Updates.make`."""
         learned = self.learned_for(stream.name)
-        if told := self._updates.make(self.engine, learned, stream, n, made):
+        if told := self.updates.make(self.engine, learned, stream, n, made):
             self.emit(told)
         if learned.watch is None or learned.watch.count < SPELL:
             return
-        if back := self._updates.guard.look(learned, self.streams, stream, n):
+        if back := self.updates.guard.look(learned, self.streams, stream, n):
             self.emit(back)
 
     # ---- gaps -------------------------------------------------------------------------

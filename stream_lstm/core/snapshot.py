@@ -27,7 +27,7 @@ from .stream import StreamState
 from .trees import leaves, rebuild
 
 MAGIC = b"SLSTM"
-VERSION = 5
+VERSION = 4
 HEADER = len(MAGIC) + 1 + hashlib.sha256().digest_size
 
 DTYPES = ("<f4", "<f8", "<i4", "<i8", "<u4", "|b1")
@@ -50,7 +50,10 @@ class ArrayRecord(msgspec.Struct, frozen=True):
 
 
 class LearnedRecord(msgspec.Struct, frozen=True):
-    """Weights as `model.packing` packs them, the optimiser's leaves, and the watch over both."""
+    """Weights as `model.packing` packs them, the optimiser's leaves, and the watch over both.
+
+    A snapshot of before there was a watch has none: then these weights count as good.
+    """
 
     weights: list[np.ndarray]
     optimizer: list[np.ndarray]
@@ -121,7 +124,7 @@ def restore(session: Session, data: bytes) -> None:
         name: Learned(
             tuple(rebuild(weights, held.weights)),
             rebuild(optimizer, held.optimizer),
-            held.watch,
+            held.watch or session.updates.guard.watch(held.weights, held.optimizer),
         )
         for name, held in state.learned.items()
     }
