@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .core.predictor import Predictor
     from .core.session import Session
     from .errors import ConfigurationError, DataError, StreamLSTMError
-    from .events import Gap, Label, Prediction, Refusal, Score, Ticks, Update
+    from .events import Gap, Label, Prediction, Refusal, Rollback, Score, Ticks, Update
     from .feed.predictions import PredictionSubscriber
     from .feed.publisher import Publisher
 
@@ -31,6 +31,7 @@ __all__ = [
     "Predictor",
     "Publisher",
     "Refusal",
+    "Rollback",
     "Score",
     "Session",
     "StreamLSTMError",
@@ -49,6 +50,7 @@ _HOMES = {
     "Predictor": "core.predictor",
     "Publisher": "feed.publisher",
     "Refusal": "events",
+    "Rollback": "events",
     "Score": "events",
     "Session": "core.session",
     "StreamLSTMError": "errors",

@@ -1,10 +1,10 @@
 """What goes into the core and what comes out of it, as frozen records.
 
 Inputs are `Ticks`, `Label`, `Gap`, `SessionStart` and `End`: the feed makes them from bytes or
-files, and code behind it trusts them. Outputs are `Prediction`, `Score`, `Update`, `Expiry` and
-`Refusal`. `Stale` and `Fresh` are of the feed alone, and no session sees them. Time is data:
-`t_ns` (nanoseconds since 1970, int64) comes in with the tick, and nothing below the shell reads a
-clock.
+files, and code behind it trusts them. Outputs are `Prediction`, `Score`, `Update`, `Rollback`,
+`Expiry` and `Refusal`. `Stale` and `Fresh` are of the feed alone, and no session sees them. Time
+is data: `t_ns` (nanoseconds since 1970, int64) comes in with the tick, and nothing below the shell
+reads a clock.
 """
 
 from __future__ import annotations
@@ -136,8 +136,11 @@ class Score(msgspec.Struct, frozen=True):
     stateless_p: float | None = None
 
 
+UpdateReason: TypeAlias = Literal["", "not-finite", "update-too-large", "weights-too-large"]
+
+
 class Update(msgspec.Struct, frozen=True):
-    """One optimiser update was made, or refused because something was not finite.
+    """One optimiser update was made, or refused for a `reason`, which is "" where it was made.
 
     `n` is the labelled prediction that caused it; `loss` is the mean log loss over the tape in
     nats before the update; `grad_norm` is the global norm before clipping.
@@ -148,6 +151,31 @@ class Update(msgspec.Struct, frozen=True):
     loss: float
     grad_norm: float
     accepted: bool
+    reason: UpdateReason = ""
+
+
+RollbackReason: TypeAlias = Literal["refusals", "base-rate", "last-good"]
+RollbackTarget: TypeAlias = Literal["last-good", "base-rate"]
+
+
+class Rollback(msgspec.Struct, frozen=True):
+    """Learning did harm, so the weights went back, and learning rests for `frozen` labels.
+
+    `n` is the prediction whose label showed it. `reason` is a run of refused updates, or a log
+    loss above the base rate's, or one above that of the last good weights. `to` are the last good
+    weights, or such that give the base rate alone. `log_loss` and `base_rate_log_loss` are means
+    over the labels that were compared, `good_log_loss` that of the last good weights while they
+    proved good, None where they never had to; all in nats.
+    """
+
+    stream: str
+    n: int
+    reason: RollbackReason
+    to: RollbackTarget
+    frozen: int
+    log_loss: float
+    base_rate_log_loss: float
+    good_log_loss: float | None = None
 
 
 class Expiry(msgspec.Struct, frozen=True):
@@ -187,4 +215,4 @@ class Fresh(msgspec.Struct, frozen=True):
 
 Input: TypeAlias = Ticks | Label | Gap | SessionStart | End
 Notice: TypeAlias = Stale | Fresh
-Output: TypeAlias = Prediction | Score | Update | Expiry | Refusal
+Output: TypeAlias = Prediction | Score | Update | Rollback | Expiry | Refusal

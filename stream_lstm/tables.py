@@ -134,6 +134,14 @@ class LearningConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     publish_experts: publish each member's weight and probability with the prediction.
     learning_rate: the step size of an optimiser of optax; `dekf` has none.
     clip_norm: global norm that gradients are clipped to for optax; 0 leaves them.
+    max_update: root mean square that the changes of one update may have; it is refused above that.
+    0 sets no limit.
+    max_weights: root mean square that an update may give the weights; 0 sets no limit.
+    rollback_window: labels over which log loss is compared with the base rate's; 0 never rolls
+    weights back.
+    rollback_excess: nats a label above the base rate over that window at which they are.
+    rollback_refusals: updates refused in a row at which they are.
+    freeze_labels: labels for which learning rests then; twice as many each time, up to 16 times.
     """
 
     learn: bool = False
@@ -146,6 +154,12 @@ class LearningConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     optimizer_args: tuple[str, ...] = ()
     learning_rate: Positive = 1e-3
     clip_norm: Annotated[float, Meta(ge=0)] = 1.0
+    max_update: Annotated[float, Meta(ge=0)] = 1.0
+    max_weights: Annotated[float, Meta(ge=0)] = 10.0
+    rollback_window: Annotated[int, Meta(ge=0, le=MAX_BLOCK)] = 256
+    rollback_excess: Positive = 0.2
+    rollback_refusals: Count = 32
+    freeze_labels: Length = 128
     bank: str = "none"
     share: Annotated[float, Meta(ge=0, lt=1)] = 1e-5
     publish_experts: bool = False

@@ -32,10 +32,10 @@ def settings(**values: Any) -> Config:
 def engine_for(config: Config, features: int = 1, members: Members | None = None) -> Engine:
     """An engine for `config`, compiled once for all configurations that lead to the same code.
 
-    Horizon, policies, scoring, `learn_until`, `share` and `publish_experts` are the session's
-    business, and the window sets the length of arrays in mode `window` alone. Stride and labels
-    set the tape and what it brings, but for an optimiser that reaches back by `bptt`: there the
-    stride sets the size of a block alone.
+    Horizon, policies, scoring, `learn_until`, `share`, `publish_experts` and roll-backs are the
+    session's business, and the window sets the length of arrays in mode `window` alone. Stride and
+    labels set the tape and what it brings, but for an optimiser that reaches back by `bptt`: there
+    the stride sets the size of a block alone.
     """
     learn, window_mode = config.learning.learn, config.model.mode == "window"
     by_tape = config.gradient() == "bptt" and config.learning.optimizer != "dekf"
@@ -50,7 +50,16 @@ def engine_for(config: Config, features: int = 1, members: Members | None = None
         stream = StreamConfig(window=window, stride=max(config.stream.stride, 16) if learn else 10)
     replace = msgspec.structs.replace
     twins = ("stateless",) if windows and not window_mode else ()
-    learning = replace(config.learning, learn_until=0, share=0.0, publish_experts=False)
+    learning = replace(
+        config.learning,
+        learn_until=0,
+        share=0.0,
+        publish_experts=False,
+        rollback_window=0,
+        rollback_excess=1.0,
+        rollback_refusals=1,
+        freeze_labels=1,
+    )
     config = replace(config, stream=stream, learning=learning, scoring=ScoringConfig(twins=twins))
     return _engine(config, features, members)
 

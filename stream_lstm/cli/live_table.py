@@ -48,6 +48,9 @@ TITLES = {
 }
 """Titles and widths of the columns; `loss` is the model's log loss, `base` the base rate's."""
 
+ROLLED_BACK = "!"
+"""Behind the updates of a stream whose learning was rolled back."""
+
 
 class LiveTable:
     """An observer of a daemon and a screen for it; a context manager.
@@ -142,7 +145,7 @@ def row(stream: StreamState | FleetStream, p: float | None, rate: float) -> list
         short(counters.predictions),
         "" if p is None else f"{p:.3f}",
         *("" if (v := scores[key]) is None else f"{v:.3f}" for key in FIGURES),
-        short(counters.updates),
+        short(counters.updates) + ROLLED_BACK * (counters.rollbacks > 0),
         short(counters.refused_ticks + counters.refused_labels + counters.updates_refused),
         short(counters.gaps),
         short(round(rate)),

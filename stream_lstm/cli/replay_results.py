@@ -12,7 +12,7 @@ import msgspec
 
 from ..core.digest import Digest
 from ..errors import DataError
-from ..events import Output, Prediction, Refusal, Score
+from ..events import Output, Prediction, Refusal, Rollback, Score
 from ..serve.refusals import RefusalLog
 from ..store.output import PredictionWriter, open_output
 from ..tables import OnBad
@@ -80,7 +80,7 @@ class ReplayResults:
                 self._writer.score(event)
             if self._best is not None:
                 self._best.emit(event)
-        elif isinstance(event, Refusal) and event.kind == "label":
+        elif isinstance(event, Rollback) or (isinstance(event, Refusal) and event.kind == "label"):
             self.refused(event)
         elif isinstance(event, Refusal):
             where = f"{self._path}:{self.rows[self._start + event.index]}"

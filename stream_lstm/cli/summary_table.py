@@ -118,14 +118,26 @@ def counts(summary: dict[str, Any]) -> str:
     return f"{name}: {came}{note}, {stepped}, {made}, {scored}"
 
 
+def _refused(summary: dict[str, Any]) -> str:
+    """Return how many updates were refused and why, "" where none was."""
+    words = {
+        "updates_not_finite": "not finite",
+        "updates_too_large": "too large",
+        "weights_too_large": "weights too large",
+    }
+    why = ", ".join(f"{summary[k]:,} {what}" for k, what in words.items() if summary[k])
+    return f", {summary['updates_refused']:,} refused ({why})" if why else ""
+
+
 def details(summary: dict[str, Any]) -> list[str]:
     """Return the lines that tell of updates, gaps and time, each only where there is something."""
     lines = _labels(summary)
     if summary["learn"]:
-        refused = summary["updates_refused"]
-        lines.append(
-            f"updates: {summary['updates']:,}" + (f", {refused:,} refused" * (refused > 0))
-        )
+        lines.append(f"updates: {summary['updates']:,}{_refused(summary)}")
+    if summary["rollbacks"]:
+        times = count(summary["rollbacks"], "times")
+        rested = f"learning rested for {count(summary['updates_rested'], 'labels')}"
+        lines.append(f"learning was rolled back {times}; {rested}")
     if summary["gaps"]:
         lines.append(f"gaps: {summary['gaps']:,}, {summary['missed']:,} ticks missed")
     if summary["expired"]:

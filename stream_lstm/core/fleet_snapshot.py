@@ -20,7 +20,8 @@ import numpy.typing as npt
 from ..errors import SnapshotError
 from .fleet import Fleet
 from .fleet_tables import Table
-from .snapshot import fingerprint, leaves, rebuild
+from .snapshot import fingerprint
+from .trees import leaves, rebuild
 
 MAGIC = b"FLEET"
 VERSION = 1

@@ -29,7 +29,6 @@ from ..events import (
     Score,
     SessionStart,
     Ticks,
-    Update,
 )
 from ..members import Members, bank_members
 from ..model.engine import Engine
@@ -38,9 +37,10 @@ from .elements import ElementMaker
 from .labels import LabelPolicy
 from .ledger import Pending
 from .opening import Opening
-from .stepping import Learned, Stepping
+from .rollback import SPELL, Learned
+from .stepping import Stepping
 from .stream import StreamState
-from .twins import Forecasts, Twins
+from .twins import NO_FORECASTS, Forecasts, Twins
 from .updates import Given, Updates
 
 Emit: TypeAlias = Callable[[Output], None]
@@ -91,12 +91,12 @@ class Session:
         self._external = config.stream.labels == "external"
         self._labels = LabelPolicy(config.stream)
         self.stray_labels = 0
-        self._updates = Updates(config, self.engine)
+        self.updates = Updates(config, self.engine, self._initial)
         self._opening = Opening(config, self.engine, self.columns, scaler)
         self.twins = Twins(config, self.engine, self._initial)
         self._stepping = Stepping(
             config,
-            learns=self._updates.length > 0,
+            learns=self.updates.length > 0,
             labels=self._labels if self._external else None,
             alone=not config.scoring.twins,
         )
@@ -185,9 +185,9 @@ class Session:
         found = self.learned.get(key)
         if found is None:
             weights: Params = self._initial or self.engine.init_weights()
-            optimizer = self.engine.init_optimizer(weights) if self._updates.length else None
+            optimizer = self.engine.init_optimizer(weights) if self.updates.length else None
             packed = self.engine.pack(weights)
-            found = self.learned[key] = Learned(packed, optimizer)
+            found = self.learned[key] = Learned(packed, optimizer, self.updates.guard.watch())
         return found
 
     def scaler_of(self, name: str) -> Floats | None:
@@ -203,6 +203,8 @@ class Session:
         positive = elements[:, 0] > 0
         while start < count:
             strides = self._stepping.strides(self.engine, stream, count - start)
+            if strides and (watch := self.learned_for(stream.name).watch):
+                strides = min(strides, watch.room)
             if strides:
                 stop = start + strides * self.config.stream.stride
                 part = slice(start, stop)
@@ -269,16 +271,18 @@ class Session:
             k = due - before - 1
             known = self._probability(stream, p, due, k)
             experts = None if stream.mixture is None or p is None else p[k]
-            weights = self.learned_for(stream.name).weights
-            aside = self.twins.forecasts(stream, weights, twin, due, k)
+            aside = NO_FORECASTS
+            if self.config.scoring.twins:
+                weights = self.learned_for(stream.name).weights
+                aside = self.twins.forecasts(stream, weights, twin, due, k)
             self._predict(stream, due, known, int(positive[k]), int(t_ns[k]), experts, aside)
             stream.next_due += self.config.stream.stride
         for n, k in self._labelled(stream, before, after):
             labelled = self._score_series(stream, n, int(positive[k]), int(t_ns[k]))
         if info is not None:
-            self._tell(stream, labelled, info)
-        elif labelled > 0 and self._updates.due(stream):
-            self._update(stream, labelled, self._updates.from_series(stream, labelled))
+            self._update(stream, labelled, info)
+        elif labelled > 0 and self.updates.due(stream):
+            self._update(stream, labelled, self.updates.from_series(stream, labelled))
 
     def _labelled(self, stream: StreamState, before: int, until: int) -> Iterator[tuple[int, int]]:
         """Yield (n, index in the chunk of its label) of predictions labelled up to `until`."""
@@ -307,8 +311,8 @@ class Session:
         pending = Pending(n, p, *plain, stream.session, t_ns, raw, *aside)
         if experts is not None:
             pending.experts = experts.copy()
-        if self._external and self._updates.length and stream.tape is not None:
-            pending.inputs, pending.state = self._updates.tape(stream, n)
+        if self._external and self.updates.length and stream.tape is not None:
+            pending.inputs, pending.state = self.updates.tape(stream, n)
         expired = stream.ledger.add(
             pending, self.config.stream.max_pending if self._external else n
         )
@@ -335,15 +339,13 @@ class Session:
 
     def _score(self, stream: StreamState, pending: Pending, label: int, t_ns: int) -> None:
         base_p, last_p = pending.base_rate_p, pending.last_label_p
-        if (
-            stream.mixture is not None
-            and pending.experts is not None
-            and self._updates.due(stream)
-        ):
+        if stream.mixture is not None and pending.experts is not None and self.updates.due(stream):
             stream.mixture.update(pending.experts, label)
         aside = pending.raw_p, pending.frozen_p, pending.stateless_p
         others = tuple(p for p in aside if p is not None)
         loss = stream.scores.add(label, pending.last_label, pending.p, base_p, last_p, others)
+        if self.updates.length:
+            self.updates.scored(self.learned_for(stream.name), stream, label, loss, base_p)
         if stream.recalibration is not None and pending.raw_p is not None:
             stream.recalibration.update(pending.raw_p, label)
         plain = base_p, last_p, pending.session, *stream.scores.evidence.log_e(), *aside
@@ -357,8 +359,8 @@ class Session:
             self._score(stream, pending, truth.label, truth.t_ns)
             if pending.inputs is not None and pending.state is not None:
                 tape = pending.inputs, pending.state
-                if self._updates.due(stream):
-                    given = self._updates.from_label(*tape, truth.label)
+                if self.updates.due(stream):
+                    given = self.updates.from_label(*tape, truth.label)
                     self._update(stream, pending.n, given)
 
     def _refuse_label(self, label: Label, reason: str) -> None:
@@ -366,20 +368,15 @@ class Session:
 
     # ---- learning ---------------------------------------------------------------------
 
-    def _update(self, stream: StreamState, n: int, given: Given) -> None:
+    def _update(self, stream: StreamState, n: int, made: Given | Floats) -> None:
+        """Learn from the label of prediction n; see `Updates.make`."""
         learned = self.learned_for(stream.name)
-        assert learned.optimizer is not None
-        learned.weights, learned.optimizer, stream.trace, info = self.engine.update(
-            learned.weights, learned.optimizer, stream.trace, *given
-        )
-        self._tell(stream, n, info)
-
-    def _tell(self, stream: StreamState, n: int, info: Floats) -> None:
-        """Count and emit an update that the label of prediction n has caused."""
-        accepted = bool(info[2])
-        stream.counters.updates += accepted
-        stream.counters.updates_refused += not accepted
-        self.emit(Update(stream.name, n, float(info[0]), float(info[1]), accepted))
+        if told := self.updates.make(self.engine, learned, stream, n, made):
+            self.emit(told)
+        if learned.watch is None or learned.watch.count < SPELL:
+            return
+        if back := self.updates.guard.look(learned, self.streams, stream, n):
+            self.emit(back)
 
     # ---- gaps -------------------------------------------------------------------------
 

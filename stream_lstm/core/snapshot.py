@@ -15,18 +15,16 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import msgspec
 import numpy as np
 
 from ..config import Config
 from ..errors import SnapshotError
 from ..members import Members
-from ..model.packing import is_key, plain
+from .rollback import Learned, Watch, check_kept
 from .session import Session
-from .stepping import Learned
 from .stream import StreamState
+from .trees import leaves, rebuild
 
 MAGIC = b"SLSTM"
 VERSION = 4
@@ -52,10 +50,14 @@ class ArrayRecord(msgspec.Struct, frozen=True):
 
 
 class LearnedRecord(msgspec.Struct, frozen=True):
-    """Weights as `model.packing` packs them, and the optimiser's leaves."""
+    """Weights as `model.packing` packs them, the optimiser's leaves, and the watch over both.
+
+    A snapshot of before there was a watch has none: then these weights count as good.
+    """
 
     weights: list[np.ndarray]
     optimizer: list[np.ndarray]
+    watch: Watch | None = None
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -92,7 +94,7 @@ def _fingerprint(session: Session) -> str:
 def take(session: Session) -> bytes:
     """Return the whole state of a session."""
     learned = {
-        name: LearnedRecord(_arrays(held.weights), leaves(held.optimizer))
+        name: LearnedRecord(_arrays(held.weights), leaves(held.optimizer), held.watch)
         for name, held in session.learned.items()
     }
     frozen = _arrays(session.twins.frozen)
@@ -122,9 +124,12 @@ def restore(session: Session, data: bytes) -> None:
         name: Learned(
             tuple(rebuild(weights, held.weights)),
             rebuild(optimizer, held.optimizer),
+            held.watch or session.updates.guard.watch(held.weights, held.optimizer),
         )
         for name, held in state.learned.items()
     }
+    for held in state.learned.values():
+        check_kept(held.watch, weights, optimizer)
     if session.twins.frozen is not None:
         session.twins.frozen = rebuild(weights, state.frozen)
     session.learned = learned
@@ -172,23 +177,3 @@ def _array(kind: type, value: Any) -> np.ndarray:
 
 def _arrays(packed: tuple[Any, ...] | None) -> list[np.ndarray]:
     return [np.array(array) for array in packed or ()]
-
-
-def leaves(tree: Any) -> list[np.ndarray]:
-    """Return the leaves of a tree as arrays, in the order of `jax.tree.leaves`."""
-    return [np.asarray(plain(leaf)) for leaf in jax.tree.leaves(tree)]
-
-
-def rebuild(like: Any, leaves: list[np.ndarray]) -> Any:
-    """Return `leaves` in the structure of `like`.
-
-    Raises SnapshotError where their shapes and types are not those of `like`.
-    """
-    olds, structure = jax.tree.flatten(like)
-    if [(n.shape, n.dtype) for n in leaves] != [(plain(o).shape, plain(o).dtype) for o in olds]:
-        raise SnapshotError("the snapshot's weights or optimiser state have other shapes")
-    news = [
-        jax.random.wrap_key_data(jnp.asarray(leaf)) if is_key(old) else jnp.asarray(leaf)
-        for old, leaf in zip(olds, leaves, strict=True)
-    ]
-    return jax.tree.unflatten(structure, news)

@@ -7,9 +7,6 @@ the same bits.
 
 from __future__ import annotations
 
-from typing import Any
-
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -17,6 +14,7 @@ from ..config import Config
 from ..model.engine import Engine
 from ..model.strides import FARTHEST, ROOM
 from .labels import LabelPolicy
+from .rollback import Learned
 from .stream import StreamState
 
 Floats = npt.NDArray[np.float32]
@@ -24,16 +22,6 @@ Bools = npt.NDArray[np.bool_]
 
 LEAST_STRIDES = 2
 """One stride alone is better stepped at once."""
-
-
-class Learned(msgspec.Struct):
-    """Weights, packed, and the optimiser's state, which move together.
-
-    `optimizer` is None where nothing is learned.
-    """
-
-    weights: tuple[Any, ...]
-    optimizer: Any
 
 
 class Stepping:

@@ -22,7 +22,9 @@ from .tape import Tape
 class Counters(msgspec.Struct):
     """What happened on a stream since it was opened.
 
-    Those of `labels_` are of labels from outside; see `labels.LabelPolicy`.
+    Those of `labels_` are of labels from outside; see `labels.LabelPolicy`. `updates_refused` are
+    those of the three reasons below together, `updates_rested` those that were left out after a
+    roll-back.
     """
 
     ticks: int = 0
@@ -38,6 +40,11 @@ class Counters(msgspec.Struct):
     predictions: int = 0
     updates: int = 0
     updates_refused: int = 0
+    updates_not_finite: int = 0
+    updates_too_large: int = 0
+    weights_too_large: int = 0
+    updates_rested: int = 0
+    rollbacks: int = 0
     gaps: int = 0
     missed: int = 0
     resets: int = 0

@@ -26,7 +26,7 @@ from ..model.runtime import on_host
 from ..model.trainer import carried_pass, lane_trainer, next_epoch
 from .lanes import cut_lanes, last_lanes
 from .series import Floats, Series
-from .snapshot import leaves, rebuild
+from .trees import leaves, rebuild
 from .validation import accuracy, figures, log_loss, truth_of
 
 CALLS = 8

@@ -30,6 +30,9 @@ class Forecasts(NamedTuple):
     stateless: float | None = None
 
 
+NO_FORECASTS = Forecasts()
+
+
 class Twins:
     """The twins of a session's streams.
 

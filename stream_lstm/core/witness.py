@@ -27,7 +27,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from ..events import Expiry, Output, Prediction, Refusal, Score, Update
+from ..events import Expiry, Output, Prediction, Refusal, Rollback, Score, Update
 from .session import Session
 
 Floats: TypeAlias = npt.NDArray[np.float32]
@@ -147,7 +147,7 @@ class Witness:
                 stage = "calibration"
             case Score():
                 stage = "scores"
-            case Update():
+            case Update() | Rollback():
                 stage = "updates"
             case Refusal():
                 stage = ""  # the maker has told of it

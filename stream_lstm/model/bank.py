@@ -17,6 +17,7 @@ from ..members import (
     check_members,
 )
 from .forecaster import Forecaster, network, side_by_side
+from .guard import Caps
 from .plain import logistic, regime, table
 
 MODEL_KEYS = ("hidden", "layers", "seed", "init", "init_horizon")
@@ -49,7 +50,7 @@ def _member(config: Config, features: int, member: Member) -> Forecaster:
         if isinstance(member, TableMember):
             return table(member, _count(config, member))
         if isinstance(member, LogisticMember):
-            return logistic(member, features, _count(config, member))
+            return logistic(member, features, _count(config, member), Caps.of(config.learning))
         if isinstance(member, RegimeMember):
             return regime(member)
         gain = 1.0 if member.gain is None else member.gain / config.scaling.gain

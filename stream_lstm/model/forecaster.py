@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..config import Config
 from ..tables import ModelConfig
@@ -154,6 +155,16 @@ def _cuts(sizes: Sequence[int]) -> list[slice]:
 
 
 def _together(infos: Sequence[Array]) -> Array:
-    """Return (loss and gradient norm of the first member, 1 where all were accepted)."""
-    accepted = math.prod((info[2] for info in infos), start=jnp.float32(1.0))
-    return jnp.stack([infos[0][0], infos[0][1], accepted])
+    """Return (loss and gradient norm of the first member, the worst that became of any)."""
+    return jnp.stack([infos[0][0], infos[0][1], jnp.min(jnp.stack([i[2] for i in infos]))])
+
+
+def constant(params: Params, p: float) -> Params:
+    """Return parameters like `params`, as of NumPy, whose networks give `p` whatever they see."""
+    if isinstance(params, list):
+        return [constant(member, p) for member in params]
+    if not isinstance(params, dict):
+        return params
+    head = np.zeros(np.shape(params["head"]["kernel"]), np.float32)
+    head[-1] = math.log(p / (1.0 - p))
+    return {**params, "head": {"kernel": head}}

@@ -25,7 +25,7 @@ from ..tables import Gradient as GradientName
 from ..tables import LearningConfig
 from .cell import Array
 from .gradients import Jacobian, gradient_method
-from .guard import all_finite, choose, norm
+from .guard import ACCEPTED, Caps, all_finite, choose, norm, size_of
 from .kalman import logistic_innovation
 from .network import Shape, Weights
 from .optimizers import KALMAN, build_kalman, build_optimizer
@@ -64,8 +64,9 @@ class UpdateFn(Protocol):
         `trace` (T,) is what the gradient method carries from tape to tape, `xs` (K, F) are scaled
         inputs, `carry` (2 L H,) the flat network state before them, `targets` (K,) 0 or 1 and
         `share` (K,) the weight of each. `info` (3,) float32 holds the loss before the update in
-        nats, the global gradient norm before clipping, and 1 where the update was accepted;
-        where it is 0, weights and state are returned as they came, and the trace begins anew.
+        nats, the global gradient norm before clipping, and what became of the update, of the
+        kinds in `guard`; where it is not accepted, weights and state are returned as they came,
+        and the trace begins anew.
         """
         ...
 
@@ -89,7 +90,7 @@ def network_learner(
     """
     if config.optimizer == KALMAN:
         return _kalman_learner(shape, config, method, tape, count)
-    optimizer = build_optimizer(config)
+    optimizer, caps = build_optimizer(config), Caps.of(config)
     trace = gradient_method(method, shape, count=1).init
     loss = _tape_gradient(shape) if method == "bptt" else _observed_gradient(shape, method, count)
 
@@ -109,7 +110,7 @@ def network_learner(
             out: tuple[Weights, Any] = optimizer.update(gradient, state, weights)
             return out
 
-        return _guarded(weights, state, step, moved, value, gradient)
+        return _guarded(caps, weights, state, step, moved, value, gradient)
 
     return Learner(optimizer.init, update, tape, trace)
 
@@ -119,6 +120,7 @@ def _kalman_learner(
 ) -> Learner:
     _check_size(shape, count)
     filtered, gradients = build_kalman(config), gradient_method(method, shape, count=count)
+    caps = Caps.of(config)
 
     def update(
         weights: Weights,
@@ -140,7 +142,7 @@ def _kalman_learner(
 
         value = mean_log_loss(logits, labels, share)
         gradient = _mean_gradient(logits, jacobian, labels, share)
-        return _guarded(weights, state, step, moved, value, gradient)
+        return _guarded(caps, weights, state, step, moved, value, gradient)
 
     return Learner(filtered.init, update, tape, gradients.init)
 
@@ -203,6 +205,7 @@ def _mean_gradient(logits: Array, jacobian: Jacobian, labels: Array, share: Arra
 
 
 def _guarded(
+    caps: Caps,
     weights: Weights,
     state: Any,
     step: Callable[[Any, Weights], tuple[Weights, Any]],
@@ -215,14 +218,17 @@ def _guarded(
     # The norm can overflow where the gradient does not; clipping would leave zeros of it.
     sound = all_finite(loss, size, gradient, moved)
 
-    def make(_: int, held: tuple[Weights, Any]) -> tuple[Weights, Any]:
+    def make(_: int, held: tuple[Weights, Any, Array]) -> tuple[Weights, Any, Array]:
         changes, new = step(held[1], held[0])
-        return optax.apply_updates(held[0], changes), new
+        return optax.apply_updates(held[0], changes), new, norm(changes)
 
     # A loop of one turn: what it gives is computed once, and not for each of its uses.
-    new_weights, new_state = lax.fori_loop(0, sound.astype(jnp.int32), make, (weights, state))
-    accepted = sound & all_finite(new_weights, new_state)
-    info = jnp.stack([loss, size, accepted.astype(jnp.float32)])
+    turns, held = sound.astype(jnp.int32), (weights, state, jnp.float32(0.0))
+    new_weights, new_state, moved_by = lax.fori_loop(0, turns, make, held)
+    sound &= all_finite(new_state)
+    became = caps.judge(sound, moved_by, norm(new_weights), size_of(weights))
+    accepted = became == ACCEPTED
+    info = jnp.stack([loss, size, became])
     return (
         choose(accepted, new_weights, weights),
         choose(accepted, new_state, state),

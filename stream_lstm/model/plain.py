@@ -30,7 +30,7 @@ from ..errors import ConfigurationError
 from ..members import MAX_WIDE, LogisticMember, RegimeMember, TableMember
 from .cell import Array
 from .forecaster import Forecaster
-from .guard import all_finite, choose
+from .guard import ACCEPTED, Caps, all_finite, choose, norm
 from .kalman import dekf, logistic_innovation
 from .sequence import mean_log_loss
 
@@ -108,8 +108,8 @@ def table(member: TableMember, count: int) -> Forecaster:
     )
 
 
-def logistic(member: LogisticMember, features: int, count: int) -> Forecaster:
-    """Return the regression; an update brings `count` labels.
+def logistic(member: LogisticMember, features: int, count: int, caps: Caps) -> Forecaster:
+    """Return the regression; an update brings `count` labels, and is refused above the caps.
 
     Its state is a register (size, F) laid flat, of all F features or of the target alone. Raises
     ConfigurationError for more features than there is room for.
@@ -146,10 +146,11 @@ def logistic(member: LogisticMember, features: int, count: int) -> Forecaster:
         innovation, noise = logistic_innovation(logits, labels, share)
         change, new = filtered.update(seen, optimizer, weights, innovation=innovation, noise=noise)
         loss = mean_log_loss(logits, labels, share)
-        norm = jnp.linalg.norm((jax.nn.sigmoid(logits) - labels) @ seen) / count
+        gradient = jnp.linalg.norm((jax.nn.sigmoid(logits) - labels) @ seen) / count
         moved = weights + change
-        accepted = all_finite(loss, moved, new)
-        info = jnp.stack([loss, norm, accepted.astype(jnp.float32)])
+        became = caps.judge(all_finite(loss, new), norm(change), norm(moved), len(weights))
+        accepted = became == ACCEPTED
+        info = jnp.stack([loss, gradient, became])
         return choose(accepted, moved, weights), choose(accepted, new, optimizer), trace, info
 
     tape = _tape(size, count)

@@ -1,4 +1,4 @@
-"""Refusals for people to read, at a limited rate.
+"""Refusals and roll-backs for people to read, at a limited rate.
 
 A peer that sends rubbish as fast as it can must not fill a disk with what we say of it: of each
 kind one line a second is written, and how many more there were. All of them are counted.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-from ..events import Refusal
+from ..events import Refusal, Rollback
 
 PERIOD_S = 1.0
 """Between two lines of one kind."""
@@ -17,9 +17,11 @@ PERIOD_S = 1.0
 MAX_LINE = 300
 """Characters of a line; a reason can quote what a peer sent."""
 
+ROLLBACK = "roll-back"
+
 
 class RefusalLog:
-    """Writes the refusals among the events given to it.
+    """Writes the refusals and the roll-backs among the events given to it.
 
     write: takes a line without its end. clock: seconds, monotonic. `total` counts by kind.
     """
@@ -32,17 +34,21 @@ class RefusalLog:
         self._unsaid: Counter[str] = Counter()
 
     def __call__(self, event: object) -> None:
-        """Take an event; all but refusals are passed over."""
-        if not isinstance(event, Refusal):
-            return
-        self.total[event.kind] += 1
+        """Take an event; all others are passed over."""
+        if isinstance(event, Refusal):
+            self._say(event.kind, _line(event))
+        elif isinstance(event, Rollback):
+            self._say(ROLLBACK, _rolled_back(event))
+
+    def _say(self, kind: str, line: str) -> None:
+        self.total[kind] += 1
         now = self._clock()
-        if now < self._quiet_until.get(event.kind, now):
-            self._unsaid[event.kind] += 1
+        if now < self._quiet_until.get(kind, now):
+            self._unsaid[kind] += 1
             return
-        self._say_unsaid(event.kind)
-        self._quiet_until[event.kind] = now + PERIOD_S
-        self._write(_line(event))
+        self._say_unsaid(kind)
+        self._quiet_until[kind] = now + PERIOD_S
+        self._write(line)
 
     def flush(self) -> None:
         """Say how many were passed over in silence."""
@@ -52,7 +58,8 @@ class RefusalLog:
     def _say_unsaid(self, kind: str) -> None:
         count = self._unsaid.pop(kind, 0)
         if count:
-            self._write(f"refused: {count} more {kind}{'s' if count > 1 else ''}")
+            what = "" if kind == ROLLBACK else "refused: "
+            self._write(f"{what}{count} more {kind}{'s' if count > 1 else ''}")
 
 
 def _line(refusal: Refusal) -> str:
@@ -61,4 +68,21 @@ def _line(refusal: Refusal) -> str:
     place = f" ({where}{row})" if where and where not in refusal.reason else ""
     text = f"refused a {refusal.kind}{place}: {refusal.reason}"
     # What a peer sent may be quoted, and it must not drive the terminal.
+    return "".join(c if c.isprintable() else "?" for c in text)[:MAX_LINE]
+
+
+def _rolled_back(event: Rollback) -> str:
+    """Return what happened, why, and for how long it matters."""
+    losses = f"log loss {event.log_loss:.3f}, base rate {event.base_rate_log_loss:.3f}"
+    good = event.good_log_loss
+    why = {
+        "refusals": "no update was accepted any more",
+        "base-rate": losses,
+        "last-good": losses + ("" if good is None else f", last good weights {good:.3f}"),
+    }[event.reason]
+    to = "the last good weights" if event.to == "last-good" else "the base rate"
+    text = (
+        f"learning rolled back to {to} (stream {event.stream!r}, n={event.n}): {why}; "
+        f"it rests for {event.frozen} labels"
+    )
     return "".join(c if c.isprintable() else "?" for c in text)[:MAX_LINE]

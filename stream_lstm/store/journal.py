@@ -17,7 +17,18 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from ..events import End, Expiry, Gap, Label, Prediction, Score, SessionStart, Ticks, Update
+from ..events import (
+    End,
+    Expiry,
+    Gap,
+    Label,
+    Prediction,
+    Rollback,
+    Score,
+    SessionStart,
+    Ticks,
+    Update,
+)
 from .trim import LOOK_EVERY, trim, used_bytes
 from .units import Note, Position, Saved, Settle, Step, Unit
 
@@ -260,7 +271,7 @@ class _Batch:
 
     # ---- outputs ----------------------------------------------------------------------
 
-    def _output(self, event: Prediction | Score | Update | Expiry) -> None:
+    def _output(self, event: Prediction | Score | Update | Rollback | Expiry) -> None:
         if isinstance(event, Prediction):
             row = msgspec.structs.astuple(event)
             said = msgspec.json.encode(event.experts).decode() if event.experts else None
@@ -271,7 +282,10 @@ class _Batch:
         elif isinstance(event, Score):
             self.rows["scores"].append((*msgspec.structs.astuple(event), self.pos))
         elif isinstance(event, Update):
-            self.rows["updates"].append((*msgspec.structs.astuple(event), self.pos))
+            self.rows["updates"].append((*msgspec.structs.astuple(event)[:-1], self.pos))
+        elif isinstance(event, Rollback):
+            why = f"{event.reason} to {event.to}"
+            self._event(0, "rollback", event.stream, "", None, event.n, event.frozen, why)
         else:
             self._event(0, "expiry", event.stream, "", None, event.n, 1, "")
 

@@ -32,6 +32,7 @@ from ..events import (
     Output,
     Prediction,
     Refusal,
+    Rollback,
     Score,
     SessionStart,
     Ticks,
@@ -54,7 +55,7 @@ TEND_S = 1.0
 MAX_REFUSALS = 100
 """Rows about refusals within that time; a peer can invent streams to be refused."""
 
-OUTPUTS = (Prediction, Score, Update, Expiry)
+OUTPUTS = (Prediction, Score, Update, Rollback, Expiry)
 
 
 class Store:
@@ -91,7 +92,7 @@ class Store:
         self._say, self._clock = say, clock
         self._writer: Writer | None = None
         self._session: Session | None = None
-        self._outputs: list[Prediction | Score | Update | Expiry] = []
+        self._outputs: list[Prediction | Score | Update | Rollback | Expiry] = []
         self._refusals: dict[tuple[str, str], tuple[Refusal, int]] = {}
         self._elements: dict[str, int] = {}
         self._resets: dict[str, int] = {}

@@ -6,7 +6,18 @@ from typing import NamedTuple, TypeAlias
 
 import msgspec
 
-from ..events import End, Expiry, Gap, Label, Prediction, Score, SessionStart, Ticks, Update
+from ..events import (
+    End,
+    Expiry,
+    Gap,
+    Label,
+    Prediction,
+    Rollback,
+    Score,
+    SessionStart,
+    Ticks,
+    Update,
+)
 
 
 class Settle(msgspec.Struct, frozen=True):
@@ -48,7 +59,7 @@ class Step(NamedTuple):
     event: Ticks | Label | Gap | SessionStart | End | Settle
     before: int
     after: int
-    outputs: list[Prediction | Score | Update | Expiry]
+    outputs: list[Prediction | Score | Update | Rollback | Expiry]
 
 
 class Saved(NamedTuple):

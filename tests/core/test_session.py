@@ -111,7 +111,14 @@ def test_ticks_must_be_a_table_with_a_time_for_each(shape: tuple[int, ...]) -> N
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_weights_stay_finite_whatever_the_learning_rate(optimizer: str, rate: float) -> None:
     config = configuration(
-        learn=True, learning_rate=rate, optimizer=optimizer, stride=2, clip_norm=0.0
+        learn=True,
+        learning_rate=rate,
+        optimizer=optimizer,
+        stride=2,
+        clip_norm=0.0,
+        max_update=0.0,
+        max_weights=0.0,
+        rollback_window=0,
     )
     run = drive(config, ticks_of(np.random.default_rng(1).normal(size=150)), cuts=())
     updates = kinds(run.events, Update)

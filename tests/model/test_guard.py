@@ -12,7 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from stream_lstm.model.guard import all_finite, choose
+from stream_lstm.model.guard import (
+    ACCEPTED,
+    NOT_FINITE,
+    UPDATE_TOO_LARGE,
+    WEIGHTS_TOO_LARGE,
+    Caps,
+    all_finite,
+    choose,
+)
+from stream_lstm.tables import LearningConfig
 
 finite = st.floats(-(2.0**126), 2.0**126, width=32)
 _judge = jax.jit(all_finite)
@@ -52,3 +61,31 @@ def test_choose_takes_every_leaf_of_one_side(accepted: bool) -> None:
     wanted = new if accepted else old
     for one, two in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
         assert np.asarray(one).tobytes() == np.asarray(two).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("sound", "changes", "weights", "wanted"),
+    [
+        (True, 2.0, 6.0, ACCEPTED),
+        (True, 2.1, 6.0, UPDATE_TOO_LARGE),
+        (True, np.inf, 6.0, UPDATE_TOO_LARGE),
+        (True, 2.0, 6.1, WEIGHTS_TOO_LARGE),
+        (True, 2.1, 6.1, UPDATE_TOO_LARGE),
+        (True, np.nan, 6.0, NOT_FINITE),
+        (True, 2.0, np.nan, NOT_FINITE),
+        (False, 2.0, 6.0, NOT_FINITE),
+    ],
+)
+def test_caps_are_root_mean_squares(
+    sound: bool, changes: float, weights: float, wanted: float
+) -> None:
+    caps = Caps.of(LearningConfig(max_update=1.0, max_weights=3.0))
+    given_norms = jnp.float32(changes), jnp.float32(weights)
+    assert caps.judge(jnp.asarray(sound), *given_norms, 4) == wanted
+
+
+def test_without_caps_all_is_let_in_but_what_overflows() -> None:
+    caps = Caps.of(LearningConfig(max_update=0.0, max_weights=0.0))
+    yes = jnp.asarray(True)
+    assert caps.judge(yes, jnp.float32(1e38), jnp.float32(1e38), 4) == ACCEPTED
+    assert caps.judge(yes, jnp.float32(1.0), jnp.float32(np.inf), 4) == WEIGHTS_TOO_LARGE

@@ -1,6 +1,6 @@
 """Refusals for people: one line a second of each kind, however fast a peer sends rubbish."""
 
-from stream_lstm.events import Prediction, Refusal
+from stream_lstm.events import Prediction, Refusal, Rollback
 from stream_lstm.serve.refusals import MAX_LINE, RefusalLog
 
 
@@ -56,3 +56,13 @@ def test_a_peer_cannot_drive_the_terminal_or_flood_a_line():
     assert "\x1b" not in lines[0]
     assert "\n" not in lines[0]
     assert len(lines[0]) == MAX_LINE
+
+
+def test_a_roll_back_is_told_with_its_reason():
+    told, lines, _ = log()
+    told(Rollback("a", 112, "last-good", "last-good", 128, 0.9, 0.69, 0.4))
+    told(Rollback("b", 112, "refusals", "base-rate", 128, 0.9, 0.69))
+    told.flush()
+    where = "learning rolled back to the last good weights (stream 'a', n=112)"
+    losses = "log loss 0.900, base rate 0.690, last good weights 0.400"
+    assert lines == [f"{where}: {losses}; it rests for 128 labels", "1 more roll-back"]
