@@ -10,6 +10,7 @@ from . import (
     causal,
     delays,
     evidence,
+    faults,
     learn,
     learning,
     question,
@@ -45,6 +46,7 @@ ALONE = {
     "delays": delays,
     "causal": causal,
     "soak": soak,
+    "faults": faults,
 }
 """What runs only by its name: one run of minutes, whose figures are scores or counts."""
 
@@ -71,6 +73,7 @@ UNITS = {
     "learning": "nats, and shares of labels",
     "delays": "nats, and counts",
     "evidence": "shares of streams, labels, and microseconds of processor time",
+    "faults": "counts, and what each part says",
     "soak": "kilobytes for each million elements, megabytes, and counts",
     "causal": "bytes compared, and how many runs differed",
 }
@@ -113,7 +116,7 @@ def main() -> None:
         unit = UNITS.get(name, "microseconds")
         runs = "one run" if name in ALONE else f"medians of {arguments.repeats} runs"
         print(f"\n{name}: {unit}, {runs}\n")
-        print(table(rows))
+        print(getattr(known[name], "show", table)(rows))
 
 
 if __name__ == "__main__":

@@ -14,9 +14,9 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 import numpy as np
@@ -48,11 +48,27 @@ class Run(NamedTuple):
     sender_s: float
 
 
-def exchange(plan: dict[str, Any], subject: Sequence[str] | None) -> Run:
-    """Run a plan: of the daemon with the flags `subject`, of the echo where that is None."""
+Beside: TypeAlias = Callable[[str, int], AbstractContextManager[None]]
+
+
+def _nothing(_answers: str, _pid: int) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+def exchange(
+    plan: dict[str, Any], subject: Sequence[str] | None, *, beside: Beside = _nothing
+) -> Run:
+    """Run a plan: of the daemon with the flags `subject`, of the echo where that is None.
+
+    beside: what is entered for the time of the run, given the subject's endpoint and process id.
+    """
     plan = plan | {"echo": subject is None}
     when, block = offsets(plan), plan["block"]
-    with _sender(plan) as sender, _subject(_line(sender), subject, block) as answers:
+    with (
+        _sender(plan) as sender,
+        _subject(_line(sender), subject, block) as (answers, pid),
+        beside(answers, pid),
+    ):
         if plan["way"] == "closed":
             _tell(sender, answers)
             told = json.loads(_line(sender))
@@ -139,8 +155,8 @@ def _sender(plan: dict[str, Any]) -> Iterator[subprocess.Popen[str]]:
 
 
 @contextmanager
-def _subject(connect: str, flags: Sequence[str] | None, block: int) -> Iterator[str]:
-    """Start the daemon or the echo; yield where it publishes, once it is ready."""
+def _subject(connect: str, flags: Sequence[str] | None, block: int) -> Iterator[tuple[str, int]]:
+    """Start the daemon or the echo; once it is ready yield where it publishes, and its process."""
     if flags is None:
         command = ["-m", "bench.echo", connect, str(block)]
     else:
@@ -154,7 +170,7 @@ def _subject(connect: str, flags: Sequence[str] | None, block: int) -> Iterator[
             said = process.stderr.readline()
             if not said:
                 raise RuntimeError("the subject ended before it was ready")
-        yield found[1]
+        yield found[1], process.pid
 
 
 def _line(process: subprocess.Popen[str]) -> str:

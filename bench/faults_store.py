@@ -1,4 +1,4 @@
-"""Faults of a store: every write that fails in turn, as the kernel would have it fail.
+"""Faults of a store: every write that fails, as the kernel would have it fail, and damage.
 
 `strace` makes one call of the system fail, the next run the call after it, and so on, with EIO and
 with ENOSPC, in a process that writes a small store. Afterwards the store must hold everything, or
@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 
-from stream_lstm.errors import StreamLSTMError
+from stream_lstm.errors import StoreError, StreamLSTMError
 from stream_lstm.events import Prediction, Ticks
 from stream_lstm.store import schema
 from stream_lstm.store import writer as writing
-from stream_lstm.store.reading import entries
+from stream_lstm.store.reading import entries, snapshot_state
 from stream_lstm.store.units import Saved, Step
 
 CALLS = {"pwrite64": 330, "fdatasync": 44, "ftruncate": 12, "openat": 8, "unlink": 6}
@@ -99,7 +99,14 @@ def one(folder: Path, call: str, error: str, when: int) -> dict[str, int]:
 def child(path: Path, before: list[str]) -> str:
     """Write the store in a process of its own, and return the line that it prints."""
     command = [*before, sys.executable, "-m", "bench.faults_store", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        cwd=Path(__file__).parents[1],
+    )
     if done.returncode:
         raise SystemExit(f"bench: writing {path} ended with {done.returncode}: {done.stderr}")
     return done.stdout
@@ -123,13 +130,98 @@ def holds_everything(path: Path) -> bool:
     return sound and made == STEPS and np.array_equal(had, numbers(0, STEPS * ROWS))
 
 
+# ---- damage -------------------------------------------------------------------------------
+
+
+def damage(count: int, seed: int = 0) -> dict[str, Any]:
+    """Damage copies of a store: cut its file or its journal file, or flip a bit of a snapshot.
+
+    Returns figures: how many were still a true beginning (`valid`) or were `refused` in a
+    sentence, and `wrong`, which must be 0: those that showed something that was never stored.
+    """
+    rng = np.random.default_rng(seed)
+    found = dict.fromkeys(("damaged", "valid", "refused", "wrong"), 0)
+    with tempfile.TemporaryDirectory() as name:
+        whole = Path(name) / "whole"
+        whole.mkdir()
+        reader = filled(whole / OPENED)
+        for k in range(count):
+            copy = Path(name) / "copy"
+            shutil.copytree(whole, copy)
+            path = copy / OPENED
+            if k % 3 == 2:
+                outcome = flipped(path, rng)
+            else:
+                cut(path if k % 3 else path.with_name(f"{OPENED}-wal"), rng)
+                path.with_name(f"{OPENED}-shm").unlink(missing_ok=True)
+                outcome = beginning(path)
+            found["damaged"] += 1
+            found[outcome] += 1
+            shutil.rmtree(copy)
+        reader.close()
+    return found
+
+
+def filled(path: Path) -> sqlite3.Connection:
+    """Write a store whose last commits are in its journal file; return what keeps them there."""
+    main(path, steps=STEPS // 2)
+    reader = schema.connect_reader(path)
+    reader.execute("SELECT count(*) FROM ticks").fetchone()
+    main(path)
+    return reader
+
+
+def cut(file: Path, rng: np.random.Generator) -> None:
+    """Cut a file within its last four pages."""
+    size = file.stat().st_size
+    with file.open("r+b") as opened:
+        opened.truncate(max(0, size - int(rng.integers(1, 4 * 4096))))
+
+
+def flipped(path: Path, rng: np.random.Generator) -> str:
+    """Flip a bit of a snapshot's state, and say what reading it gives."""
+    connection = schema.connect(path)
+    try:
+        row = connection.execute("SELECT max(snapshot) FROM snapshots").fetchone()[0]
+        state = bytearray(snapshot_state(connection, row))
+        state[int(rng.integers(len(state)))] ^= 1 << int(rng.integers(8))
+        connection.execute("UPDATE snapshots SET state = ? WHERE snapshot = ?", (state, row))
+        snapshot_state(connection, row)
+    except StoreError:
+        return "refused"
+    finally:
+        connection.close()
+    return "wrong"
+
+
+def beginning(path: Path) -> str:
+    """Say whether a store that was cut is refused, or holds the beginning of what was stored."""
+    try:
+        connection = schema.connect_reader(path)
+    except StreamLSTMError:
+        return "refused"
+    try:
+        rows = [entry for entry in entries(connection) if isinstance(entry.event, Ticks)]
+        made = connection.execute("SELECT count(*) FROM predictions").fetchone()[0]
+    except (sqlite3.Error, StreamLSTMError):
+        return "refused"
+    finally:
+        connection.close()
+    if not all(entry.intact for entry in rows):
+        return "refused"  # as a restart refuses it, by the checksum of the row
+    values = [entry.event.values for entry in rows if isinstance(entry.event, Ticks)]
+    had = np.concatenate(values) if values else np.empty((0, 1))
+    true = np.array_equal(had, numbers(0, len(had))) and made * ROWS == len(had)
+    return "valid" if true else "wrong"
+
+
 def numbers(start: int, stop: int) -> np.ndarray:
     """Return the values of ticks, (n, 1)."""
     return np.arange(start, stop, dtype=np.float64)[:, None]
 
 
-def main(path: Path) -> None:
-    """Write what the store lacks; print what came of it as JSON."""
+def main(path: Path, steps: int = STEPS) -> dict[str, Any]:
+    """Write what the store lacks of so many steps; return what came of it."""
 
     def connect() -> sqlite3.Connection:
         connection = schema.connect(path)
@@ -142,15 +234,12 @@ def main(path: Path) -> None:
         had = connection.execute("SELECT count(*) FROM predictions").fetchone()[0]
         connection.close()
     except StreamLSTMError as error:
-        print(json.dumps({"refused": str(error)}))
-        return
+        return {"refused": str(error)}
     except sqlite3.Error as error:
-        print(json.dumps({"refused": str(schema.failure(path, error))}))
-        return
-    writing.PAUSE_S = 0.0
+        return {"refused": str(schema.failure(path, error))}
     writer = writing.Writer(connect, 1, commit_elements=1, commit_s=0.001, blocking=False)
     handed = 0
-    for k in range(had, STEPS):
+    for k in range(had, steps):
         start = k * ROWS
         times = np.zeros(ROWS, np.int64)
         ticks = Ticks("a", times, numbers(start, start + ROWS), "s", start + 1)
@@ -165,10 +254,10 @@ def main(path: Path) -> None:
             time.sleep(0.0005)
     left = writer.close()
     if writer.failure is not None:
-        print(json.dumps({"refused": str(writer.failure)}))
-        return
-    print(json.dumps({"left": left, "retries": writer.retries}))
+        return {"refused": str(writer.failure)}
+    return {"left": left, "retries": writer.retries}
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    writing.PAUSE_S = 0.0
+    print(json.dumps(main(Path(sys.argv[1]))))

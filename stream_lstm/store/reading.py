@@ -81,10 +81,16 @@ def _ticks(connection: sqlite3.Connection, after: int) -> Iterator[Entry]:
         (after,),
     )
     for pos, stream, session, seq, count, t_ns, fields, crc in cursor:
-        times = np.frombuffer(t_ns, "<i8")
-        values = np.frombuffer(fields, "<f8").reshape(count, -1)
-        intact = checksum(t_ns, fields) == crc
-        yield Entry(pos, Ticks(stream, times, values, session, seq), intact)
+        try:
+            times = np.frombuffer(t_ns, "<i8")
+            values = np.frombuffer(fields, "<f8").reshape(count, -1)
+            ticks = Ticks(stream, times, values, session, seq)
+            intact = checksum(t_ns, fields) == crc
+        except (TypeError, ValueError):  # a page that is not there reads as nulls and zeros
+            raise StoreError(
+                f"the journal's ticks at position {pos} cannot be read: the store is damaged"
+            ) from None
+        yield Entry(pos, ticks, intact)
 
 
 def _labels(connection: sqlite3.Connection, after: int) -> Iterator[Entry]:
