@@ -282,7 +282,8 @@ class _Batch:
         elif isinstance(event, Score):
             self.rows["scores"].append((*msgspec.structs.astuple(event), self.pos))
         elif isinstance(event, Update):
-            self.rows["updates"].append((*msgspec.structs.astuple(event)[:-1], self.pos))
+            *told, reason = msgspec.structs.astuple(event)
+            self.rows["updates"].append((*told, self.pos, reason))
         elif isinstance(event, Rollback):
             why = f"{event.reason} to {event.to}"
             self._event(0, "rollback", event.stream, "", None, event.n, event.frozen, why)

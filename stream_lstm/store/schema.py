@@ -16,7 +16,7 @@ from ..errors import ConfigurationError, InputMissingError, OutputError, StoreEr
 APPLICATION_ID = 0x534C5354
 """`SLST`; `file` and SQLite show it."""
 
-VERSION = 1
+VERSION = 2
 
 MAGIC = b"SQLite format 3\0"
 
@@ -116,6 +116,7 @@ CREATE TABLE updates (
     grad_norm REAL,
     accepted INTEGER NOT NULL,
     pos INTEGER NOT NULL,
+    reason TEXT NOT NULL DEFAULT '',
     PRIMARY KEY (stream, n)
 ) STRICT, WITHOUT ROWID;
 
@@ -154,7 +155,9 @@ NAMES = ("runs", "setup", "streams", "ticks", "labels", "predictions", "scores",
          "events", "snapshots")  # fmt: skip
 """Every table."""
 
-MIGRATIONS: dict[int, str] = {}
+MIGRATIONS: dict[int, str] = {
+    1: "ALTER TABLE updates ADD COLUMN reason TEXT NOT NULL DEFAULT '';",
+}
 """The statements that make version v + 1 of version v, for each released v."""
 
 

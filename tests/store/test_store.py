@@ -361,7 +361,7 @@ def test_a_newer_schema_is_refused_with_both_versions(path):
         connection.execute("PRAGMA user_version = 7")
     connection.close()
     for opening in (Kept, schema.connect_reader):
-        with pytest.raises(ConfigurationError, match="version 7, and this program knows 1"):
+        with pytest.raises(ConfigurationError, match=f"7, and this program knows {schema.VERSION}:"):
             opening(path)
 
 
@@ -459,14 +459,32 @@ def test_the_lock_of_a_killed_process_is_free(path):
 def test_an_older_schema_is_brought_up_to_date(path, monkeypatch):
     with Kept(path) as kept:
         kept.give(*cut(series(60), []))
-    monkeypatch.setattr(schema, "VERSION", 2)
-    monkeypatch.setitem(schema.MIGRATIONS, 1, "ALTER TABLE runs ADD COLUMN remark TEXT;")
-    with pytest.raises(StoreError, match="schema version 1, this program reads 2"):
+    now = schema.VERSION
+    monkeypatch.setattr(schema, "VERSION", now + 1)
+    monkeypatch.setitem(schema.MIGRATIONS, now, "ALTER TABLE runs ADD COLUMN remark TEXT;")
+    with pytest.raises(StoreError, match=f"schema version {now}, this program reads {now + 1}"):
         schema.connect_reader(path)
     with Kept(path) as again:
         assert again.resumed.snapshot == 1
     assert query(path, "SELECT count(remark) FROM runs") == [(0,)]
-    assert query(path, "PRAGMA user_version") == [(2,)]
+    assert query(path, "PRAGMA user_version") == [(now + 1,)]
+
+
+def test_a_migrated_store_has_the_columns_of_a_new_one(path, tmp_path):
+    thaw(path)
+    schema.connect(path).close()
+    schema.connect(tmp_path / "new.db").close()
+    for table in schema.NAMES:
+        columns = f"SELECT name, type, [notnull] FROM pragma_table_info('{table}')"
+        assert query(path, columns) == query(tmp_path / "new.db", columns)
+
+
+def test_why_an_update_was_refused_is_stored(path):
+    config = settings(**LEARNING, max_update=1e-9)
+    with Kept(path, config) as kept:
+        kept.give(*cut(series(60), []))
+    refused = query(path, "SELECT DISTINCT accepted, reason FROM updates")
+    assert refused == [(0, "update-too-large")]
 
 
 def test_every_older_schema_has_a_migration():
@@ -518,6 +536,8 @@ def test_the_options_reach_sqlite(path):
 
 def test_the_frozen_store_of_version_1_is_read_and_leads_to_its_predictions(path):
     thaw(path)
+    with pytest.raises(StoreError, match=f"schema version 1, this program reads {schema.VERSION}"):
+        schema.connect_reader(path)
     schema.connect(path).close()  # which brings it up to date
     connection = schema.connect_reader(path)
     setup = read_setup(connection)
