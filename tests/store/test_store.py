@@ -360,8 +360,9 @@ def test_a_newer_schema_is_refused_with_both_versions(path):
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA user_version = 7")
     connection.close()
+    told = f"version 7, and this program knows {schema.VERSION}:"
     for opening in (Kept, schema.connect_reader):
-        with pytest.raises(ConfigurationError, match=f"7, and this program knows {schema.VERSION}:"):
+        with pytest.raises(ConfigurationError, match=told):
             opening(path)
 
 
