@@ -114,8 +114,11 @@ def test_a_member_learns_from_labels_from_outside_as_it_does_alone(member: Membe
     at = OUTSIDE_BANK.index(member)
     together, weights = ran(OUTSIDE_BANK, labels="external")
     alone, own = ran((member,), labels="external")
-    assert together[member.name] == alone[member.name]
-    assert bits(weights[at]) == bits(own[0])
+    # Compiled together or alone, a sum may round in another way.
+    assert together[member.name] == pytest.approx(alone[member.name], rel=1e-5)
+    pairs = zip(jax.tree.leaves(weights[at]), jax.tree.leaves(own[0]), strict=True)
+    for one, other in pairs:
+        assert np.asarray(one) == pytest.approx(np.asarray(other), rel=1e-4, abs=1e-6)
     assert bits(own[0]) != bits(bank(settings(**BANK), 1, (member,)).init()[0])
 
 
