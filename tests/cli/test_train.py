@@ -158,7 +158,7 @@ def test_a_killed_training_goes_on_to_the_same_bits(cli, x, out, tmp_path):
         tmp_path / "whole.safetensors",
         [tmp_path / n for n in ("a.parquet", "b.parquet")],
     )
-    long = {"epochs": 400, "patience": 0}
+    long = {"epochs": 150, "patience": 0}
     assert cli(*line(x, out=whole, history=files[0], **long)).code == 0
     arguments = line(x, out=out, history=files[1], **long)
     with started(*arguments) as process:
@@ -167,9 +167,9 @@ def test_a_killed_training_goes_on_to_the_same_bits(cli, x, out, tmp_path):
     assert process.returncode == -signal.SIGKILL
     assert not out.exists()
 
-    done = cli(*line(x, out=out, history=files[1], epochs=401, patience=0), "--resume")
+    done = cli(*line(x, out=out, history=files[1], epochs=151, patience=0), "--resume")
     assert done.code == 65
-    assert "epochs was 400 and is 401" in done.err
+    assert "epochs was 150 and is 151" in done.err
     changed = write_series(tmp_path / "z.csv", seed=5)
     done = cli(*line(changed, out=out, history=files[1], **long), "--resume")
     assert done.code == 65

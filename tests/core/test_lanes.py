@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_lstm.core.lanes import LEAST, cut_lanes, last_lanes, plan
@@ -42,6 +42,7 @@ def test_a_long_series_gets_the_lanes_that_were_asked_for() -> None:
     assert plan([170_000, 100], 4, 100)[1] == (1, 1)
 
 
+@settings(max_examples=40)
 @given(counts, st.integers(1, 20), st.integers(1, 3), st.integers(1, 2))
 def test_lanes_hold_the_end_of_each_series_in_order(
     trained: list[int], lanes: int, segment: int, horizon: int

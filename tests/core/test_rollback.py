@@ -266,7 +266,7 @@ def test_healthy_learning_is_never_rolled_back_and_has_the_bits_of_no_guard(
         for source in SOURCES.values():
             digest, events = Digest(), list[Output]()
             session = Session(config, ["x"], events.append, engine=engine)
-            push(session, source(1).block(10_000)[:, 0])
+            push(session, source(1).block(5_000)[:, 0])
             assert not of(events, Rollback)
             assert session.streams["a"].counters.updates_refused == 0
             for event in of(events, Prediction):
