@@ -285,8 +285,8 @@ class _Batch:
             *told, reason = msgspec.structs.astuple(event)
             self.rows["updates"].append((*told, self.pos, reason))
         elif isinstance(event, Rollback):
-            why = f"{event.reason} to {event.to}"
-            self._event(0, "rollback", event.stream, "", None, event.n, event.frozen, why)
+            why = f"{event.reason} to {event.to}, rests for {event.frozen} labels"
+            self._event(0, "rollback", event.stream, "", None, event.n, 1, why)
         else:
             self._event(0, "expiry", event.stream, "", None, event.n, 1, "")
 

@@ -14,7 +14,7 @@ import pytest
 from stream_lstm.config import StoreConfig
 from stream_lstm.core.session import Session
 from stream_lstm.errors import StoreError
-from stream_lstm.events import Gap, Prediction, Score
+from stream_lstm.events import Gap, Prediction, Rollback, Score
 from stream_lstm.store import writer
 from stream_lstm.store.compare import compare
 from stream_lstm.store.contents import contents
@@ -281,3 +281,18 @@ def test_the_readme_tells_of_every_table():
     text = README.read_text(encoding="utf-8").split("## The store")[1].split("\n## ")[0]
     told = set(re.findall(r"^\| `([a-z]+)` \|", text, re.MULTILINE))
     assert set(NAMES) <= told
+
+
+def test_learning_that_was_rolled_back_leads_to_the_same_bits(path):
+    config = settings(
+        **LEARNING, learning_rate=1.0, rollback_window=16, rollback_excess=0.01, freeze_labels=16
+    )
+    with Kept(path, config) as kept:
+        kept.give(*cut(series(1500), range(100, 1500, 100)))
+    backs = of(Rollback, kept.events)
+    stored = query(path, "SELECT stream, n, count, reason FROM events WHERE kind = 'rollback'")
+    assert stored == [
+        (b.stream, b.n, 1, f"{b.reason} to {b.to}, rests for {b.frozen} labels") for b in backs
+    ]
+    assert backs
+    assert verified(path).difference is None
