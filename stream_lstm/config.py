@@ -22,6 +22,7 @@ from .tables import (
     ScalingConfig,
     ScoringConfig,
     SecurityConfig,
+    ServeConfig,
     StoreConfig,
     StreamConfig,
     TrainConfig,
@@ -41,6 +42,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     publish: PublishConfig = PublishConfig()
     store: StoreConfig = StoreConfig()
     security: SecurityConfig = SecurityConfig()
+    serve: ServeConfig = ServeConfig()
 
     def __post_init__(self) -> None:
         method, window = self.gradient(), self.stream.window
@@ -127,6 +129,7 @@ TABLES: Mapping[str, type[msgspec.Struct]] = {
     "publish": PublishConfig,
     "store": StoreConfig,
     "security": SecurityConfig,
+    "serve": ServeConfig,
 }
 
 KEYS: Mapping[str, str] = {

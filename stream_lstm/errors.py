@@ -24,7 +24,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import ClassVar, Literal, TypeAlias
+
+DecodeCause: TypeAlias = Literal["frames", "topic", "size", "version", "payload"]
 
 
 class StreamLSTMError(Exception):
@@ -65,7 +67,11 @@ class DataError(StreamLSTMError):
 
 
 class DecodeError(DataError):
-    """Bytes that are not a record of the protocol."""
+    """Bytes that are not a record of the protocol; `cause` is a short name of what is wrong."""
+
+    def __init__(self, message: str, *, cause: DecodeCause = "payload") -> None:
+        super().__init__(message)
+        self.cause = cause
 
 
 class SnapshotError(DataError):

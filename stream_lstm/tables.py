@@ -20,6 +20,7 @@ Scaling: TypeAlias = Literal["sd", "zscore", "none"]
 OnGap: TypeAlias = Literal["continue", "reset"]
 PayloadFormat: TypeAlias = Literal["record", "json", "float64"]
 Encoding: TypeAlias = Literal["msgpack", "json"]
+LogFormat: TypeAlias = Literal["text", "json"]
 Gradient: TypeAlias = Literal["auto", "bptt", "snap1", "hybrid", "rtrl"]
 Targets: TypeAlias = Literal["every", "published"]
 Init: TypeAlias = Literal["standard", "chrono"]
@@ -284,3 +285,17 @@ class SecurityConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     curve_dir: str | None = None
     insecure: bool = False
     max_subscriptions: Annotated[int, Meta(ge=10, le=1_000_000)] = 3_000
+
+
+class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a daemon tells machines and people how it is.
+
+    metrics: address, such as 127.0.0.1:9464, that serves /metrics, /livez and /readyz; none serves
+    nothing.
+    live_after: seconds without a turn of its loop after which /livez says that the daemon hangs.
+    log_format: of standard error: `text` for people, `json` one object a line.
+    """
+
+    metrics: str | None = None
+    live_after: Annotated[float, Meta(ge=1, le=86_400)] = 30.0
+    log_format: LogFormat = "text"

@@ -6,6 +6,7 @@ costs it nothing. Where standard error is no terminal there is no table, only li
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import sys
@@ -55,11 +56,15 @@ ROLLED_BACK = "!"
 class LiveTable:
     """An observer of a daemon and a screen for it; a context manager.
 
-    clock: seconds, monotonic. `say` writes a line, above the table if there is one.
+    clock: seconds, monotonic. `say` writes a line, above the table if there is one, else by
+    `write`.
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, clock: Callable[[], float], write: Callable[[str], object] | None = None
+    ) -> None:
         self._clock = clock
+        self._write = write or functools.partial(typer.echo, err=True)
         self._p: dict[str, float] = {}
         self._counted: deque[tuple[float, dict[str, int]]] = deque(maxlen=RATE_SAMPLES)
         self._session: AnySession | None = None
@@ -85,7 +90,7 @@ class LiveTable:
     def say(self, line: str) -> None:
         """Write a line to standard error."""
         if self._live is None:
-            typer.echo(line, err=True)
+            self._write(line)
         else:
             self._live.console.print(line, soft_wrap=True)
 

@@ -23,6 +23,7 @@ from . import (
     import_,
     inspect_,
     keys,
+    metrics_dashboard,
     prove,
     publish,
     replay,
@@ -52,6 +53,7 @@ app.command("import")(import_.command)
 app.command("export")(export.command)
 app.add_typer(prove.app)
 app.command("keys")(keys.command)
+app.command("metrics-dashboard")(metrics_dashboard.command)
 app.command("check-config")(check.command)
 
 

@@ -14,18 +14,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
+from .. import __version__
 from ..config import Config
 from ..core.expressions import columns_of
 from ..core.features import FeatureSet
-from ..errors import ConfigurationError, EndpointError, UsageError
-from ..serve.refusals import PERIOD_S, RefusalLog
+from ..errors import ConfigurationError, EndpointError, StreamLSTMError, UsageError
+from ..serve.logs import Log, Pipe, watch
+from ..serve.refusals import PERIOD_S
 from ..serve.signals import stop_on_signals
-from ..serve.staleness import SilenceLog
 from ..serve.stop import StopSwitch
 from ..serve.trace import Trace
 from .input_file import JsonOption
 from .live_results import LiveResults
 from .live_table import REFRESH_S, LiveTable
+from .monitoring import ended, open_monitor, told
 from .options import configured
 from .peers import print_refused_peers
 from .service import Service
@@ -34,6 +36,7 @@ from .trace_option import TraceOption
 
 if TYPE_CHECKING:
     from ..serve.daemon import Daemon
+    from ..serve.monitor import Monitor
 
 EXAMPLE = "stream-lstm run --connect tcp://127.0.0.1:5555 --feature 'log_return(mid(bid, ask))'"
 
@@ -41,7 +44,7 @@ EXAMPLE = "stream-lstm run --connect tcp://127.0.0.1:5555 --feature 'log_return(
 @configured(
     (
         *("stream", "model", "scaling", "learning", "scoring"),
-        *("feed", "publish", "store", "security"),
+        *("feed", "publish", "store", "security", "serve"),
     )
 )
 def command(
@@ -80,7 +83,9 @@ def command(
     try:
         summary, failure = _run(settings, until_end, out, save_weights, trace, republish)
     except ConfigurationError as error:
-        raise settings.blame(error) from None
+        raise told(settings.config.serve, settings.blame(error)) from None
+    except StreamLSTMError as error:
+        raise told(settings.config.serve, error) from None
     if as_json:
         typer.echo(msgspec.json.encode(summary).decode())
     else:
@@ -90,7 +95,7 @@ def command(
         _print_feed(summary["feed"])
         print_refused_peers(summary["refused_peers"])
     if failure is not None:
-        raise failure
+        raise told(settings.config.serve, failure)
 
 
 def _run(
@@ -124,21 +129,21 @@ def _run(
         stop = stack.enter_context(StopSwitch())
         stack.enter_context(stop_on_signals(stop))
         results = stack.enter_context(LiveResults(out))
-        table = stack.enter_context(LiveTable(time.monotonic))
-
-        def say(line: str) -> None:
-            table.say(f"stream-lstm: {line}")
-
-        service = stack.enter_context(Service(settings, security, stop, say))
-        refused = RefusalLog(say, time.monotonic)
-        silences = SilenceLog(say)
+        pipe = stack.enter_context(Pipe())
+        table = stack.enter_context(LiveTable(time.monotonic, pipe.put))
+        log = Log(config.serve.log_format, table.say)
+        watched = watch(log)
+        monitor = open_monitor(config, log, pipe)
+        if monitor is not None:
+            stack.enter_context(monitor)
+        service = stack.enter_context(Service(settings, security, stop, log))
         store = open_store(
             start,
             columns,
             members,
             command="run",
             blocking=False,
-            say=say,
+            say=log.named("store", "warning"),
         )
         if store is not None:
             stack.enter_context(store)
@@ -150,7 +155,7 @@ def _run(
 
         timeline = None if trace is None else stack.enter_context(Trace(trace, "stream-lstm run"))
         kept = results if timeline is None else timeline.timed("store", results)
-        observers = (kept, refused, silences, table)
+        observers = (kept, *watched.observers, table)
         daemon = stack.enter_context(
             Daemon(
                 config,
@@ -167,22 +172,29 @@ def _run(
         )
         if timeline is not None:
             timeline.daemon(daemon)
-        daemon.every(PERIOD_S, refused.flush)
+        if monitor is not None:
+            monitor.attend(daemon)
+        daemon.every(PERIOD_S, watched.flush)
         daemon.every(REFRESH_S, table.refresh)
         for line in fallbacks(daemon.session):
-            table.say(f"stream-lstm: {line}")
-        ready = _ready(daemon)
-        table.say(ready)
+            log.say("fallback", line, level="warning")
+        ready = _ready(daemon, monitor)
+        log.say("ready", ready, plain=True, version=__version__)
         service.attend(daemon, ready)
-        table.show(daemon.session)
+        if log.form == "text":
+            table.show(daemon.session)
         began = time.perf_counter()
         try:
             daemon.run(until_end=until_end)
         except EndpointError as error:
             failure = error  # what came until then is still worth its summary
         wall_s = time.perf_counter() - began
+        if monitor is not None:
+            monitor.health.leave()
         service.stopping()
-        refused.flush()
+        watched.flush()
+        if log.form == "json":
+            log.say("stopped", "the daemon has stopped", **ended(daemon, wall_s))
     session = daemon.session
     if save_weights is not None and isinstance(session, Session):
         only = list(session.streams)[:1] if len(session.streams) == 1 else [""]
@@ -225,13 +237,15 @@ def _check(config: Config, save_weights: Path | None) -> tuple[str, ...]:
     return columns
 
 
-def _ready(daemon: Daemon) -> str:
+def _ready(daemon: Daemon, monitor: Monitor | None) -> str:
     feed = ", ".join(daemon.config.feed.connect)
     if daemon.config.feed.recovery:
         feed += f" and for lost ticks to {', '.join(daemon.config.feed.recovery)}"
     names = ", ".join(daemon.config.feed.streams) or "all streams"
     publisher = daemon.publisher
     out = f"publishing on {publisher.endpoint}" if publisher else "publishing nowhere (--publish)"
+    if monitor is not None:
+        out += f", metrics at http://{monitor.address}/metrics"
     told = f"ready: subscribed to {names} at {feed}, {out}, compiled in {daemon.compile_s:.1f} s"
     resumed = None if daemon.store is None else daemon.store.resumed
     if resumed is None:

@@ -8,13 +8,13 @@ learning rate that changed in mid-stream would leave a past that no replay can r
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from ..config import flatten
 from ..errors import ConfigurationError, StreamLSTMError
+from ..serve.logs import Log
 from ..serve.signals import note_hangups
 from ..serve.stop import StopSwitch
 from ..serve.supervisor import Supervisor
@@ -32,7 +32,7 @@ SWAPPED = ("idle_timeout", "max_streams", "max_subscriptions")
 class Service:
     """A context manager around the life of a daemon, within `stop_on_signals`.
 
-    settings: those that the daemon was made of. say: writes a line for people.
+    settings: those that the daemon was made of. log: what says what happens.
     """
 
     def __init__(
@@ -40,13 +40,13 @@ class Service:
         settings: Settings,
         security: Security,
         stop: StopSwitch,
-        say: Callable[[str], object],
+        log: Log,
     ) -> None:
         self._settings = settings
         self._security = security
         self._stop = stop
-        self._say = say
-        self._peers = PeerLog(security, say)
+        self._log = log
+        self._peers = PeerLog(security, log.named("peers_refused", "warning"))
         self._supervisor = Supervisor()
         self._hung_up = False
         self._status = ""
@@ -71,9 +71,10 @@ class Service:
             self._hung_up = False
             self._supervisor.reloading()
             try:
-                self._say(self._reload(daemon))
+                self._log.say("reloaded", self._reload(daemon))
             except StreamLSTMError as error:
-                self._say(f"not reloaded, nothing has changed: {error}")
+                told = f"not reloaded, nothing has changed: {error}"
+                self._log.say("not_reloaded", told, level="error")
             self._supervisor.ready(self._status)
 
     def _reload(self, daemon: Daemon) -> str:

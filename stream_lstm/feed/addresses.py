@@ -40,10 +40,14 @@ def is_local(endpoint: str) -> bool:
     if scheme in LOCAL:
         return True
     host = rest.rpartition(":")[0]
-    return host != "*" and _address(host.strip("[]").partition("%")[0]).is_loopback
+    return host != "*" and ip_of(host.strip("[]").partition("%")[0]).is_loopback
 
 
-def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+def ip_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """Return the address that a host is, or that an interface of this machine has.
+
+    Raises OSError for what is neither.
+    """
     try:
         found = ipaddress.ip_address(host)
     except ValueError:
@@ -61,9 +65,11 @@ def _of_interface(name: str) -> bytes:
         return fcntl.ioctl(asked.fileno(), SIOCGIFADDR, request)[20:24]
 
 
-def refused_endpoint(verb: str, endpoint: str, error: Exception) -> EndpointError:
+def refused_endpoint(
+    verb: str, endpoint: str, error: Exception, syntax: str = SYNTAX
+) -> EndpointError:
     """Return the error that says why an endpoint cannot be used, and what to do."""
     code = getattr(error, "errno", None)
     reason = zmq.strerror(code) if code else str(error)
-    advice = SYNTAX if code is None else ADVICE.get(code, SYNTAX)
+    advice = syntax if code is None else ADVICE.get(code, syntax)
     return EndpointError(f"cannot {verb} {endpoint!r}: {reason}; {advice}")

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Literal, TypeAlias, get_args
+
 import msgspec
+
+from ..errors import DecodeCause
+
+Cause: TypeAlias = DecodeCause | Literal["too_many_streams", "recovery"]
+"""Why a message is refused; `recovery` is of an answer with lost ticks."""
+
+CAUSES: tuple[Cause, ...] = (*get_args(DecodeCause), "too_many_streams", "recovery")
 
 
 class FeedCounters(msgspec.Struct):

@@ -45,7 +45,10 @@ class ForeignDecoder:
         Raises DecodeError.
         """
         if len(frames) not in (1, 2):
-            raise DecodeError(f"{len(frames)} frames, where a payload or topic and payload belong")
+            raise DecodeError(
+                f"{len(frames)} frames, where a payload or topic and payload belong",
+                cause="frames",
+            )
         payload = frames[-1]
         topic = frames[0] if len(frames) == 2 else self._prefix
         try:

@@ -15,12 +15,14 @@ long way. A stream that recovers has no short way.
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 
 from ..errors import ConfigurationError, DecodeError
 from ..events import End, Gap, Label, Refusal, SessionStart, Ticks
 from ..tables import FeedConfig
-from .counters import FeedCounters
+from .counters import Cause, FeedCounters
 from .drain import Drain
 from .foreign import ForeignDecoder
 from .records import MAX_PAYLOAD_BYTES, Block, Busy, Gone, Heartbeat, Snapshot, Welcome
@@ -72,6 +74,7 @@ class Intake:
                 key="recovery",
             )
         self.counters = FeedCounters()
+        self.refused: Counter[Cause] = Counter()
         self.max_streams = config.max_streams
         self.recovery: Recovery | None = None
         if config.recovery:
@@ -140,7 +143,7 @@ class Intake:
         try:
             message = self.decode(frames)
         except DecodeError as error:
-            self._refuse(drain, "", str(error), _shown(frames))
+            self._refuse(drain, error.cause, "", str(error), _shown(frames))
             return
         match message:
             case Ticks():
@@ -169,12 +172,14 @@ class Intake:
         if len(frames) != 2:
             raise DecodeError(
                 f"{len(frames)} frames, where topic and payload belong; for a feed that is not "
-                'of this protocol set payload = "json" or "float64"'
+                'of this protocol set payload = "json" or "float64"',
+                cause="frames",
             )
         return self._records.decode(frames[0], frames[1])
 
-    def _refuse(self, drain: Drain, stream: str, reason: str, where: str) -> None:
+    def _refuse(self, drain: Drain, cause: Cause, stream: str, reason: str, where: str) -> None:
         self.counters.refused += 1
+        self.refused[cause] += 1
         drain.add(Refusal(stream, "message", reason, where=where))
 
     def _state(self, stream: str) -> StreamSequence | None:
@@ -231,7 +236,8 @@ class Intake:
             drain.add(End(beat.stream, beat.session))
 
     def _too_many(self, drain: Drain, stream: str) -> None:
-        self._refuse(drain, stream, f"more than {self.max_streams} streams; name those wanted", "")
+        reason = f"more than {self.max_streams} streams; name those wanted"
+        self._refuse(drain, "too_many_streams", stream, reason, "")
 
     def _judge(self, stream: str, session: str, seq: int, verdict: Verdict, drain: Drain) -> None:
         """Count what a verdict says, and put it in the row of events."""
@@ -284,7 +290,7 @@ class Intake:
         try:
             reply = decode_reply(payload)
         except DecodeError as error:
-            self._refuse(drain, "", str(error), "")
+            self._refuse(drain, "recovery", "", str(error), "")
             return
         match reply:
             case Welcome():
@@ -313,7 +319,7 @@ class Intake:
         try:
             values = raw_rows(block.values, len(self._columns), block.rows)[start:stop]
         except ValueError as error:
-            self._refuse(drain, block.stream, f"a block to recover: {error}", where)
+            self._refuse(drain, "recovery", block.stream, f"a block to recover: {error}", where)
             return
         t_ns = np.frombuffer(block.t_ns, "<i8")[start:stop]
         drain.size += len(block.values)
@@ -331,7 +337,7 @@ class Intake:
             try:
                 beat = Heartbeat(check_name(stream), due, check_session(snapshot.session))
             except ValueError as error:
-                self._refuse(drain, "", f"a snapshot: {error}", "")
+                self._refuse(drain, "recovery", "", f"a snapshot: {error}", "")
                 return
             known = stream in self._streams
             if stream in self.recovery.streams or not (known or oldest < due):

@@ -53,6 +53,9 @@ class Subscriber:
     wakeup_fd: a file descriptor that ends the wait in `receive` when it can be read.
     security: keys; None has none.
 
+    `taken_at` is when the taking of the last messages began, by the clock, and `queue_age_s` the
+    longest that one of them can have waited for it in our socket.
+
     Raises ConfigurationError for a feed without endpoint or columns, or recovery that cannot be,
     and EndpointError for an endpoint that cannot be connected to. A publisher that is not there
     yet is no error.
@@ -73,7 +76,8 @@ class Subscriber:
         self.intake = Intake(config)
         self._clock = clock
         self._busy_s = config.busy_poll
-        self._last_message = clock()
+        self._last_message = self.taken_at = self._emptied_at = clock()
+        self.queue_age_s = 0.0
         self._context: zmq.Context[Any] = zmq.Context()
         self._inbound = Inbound(MAX_MESSAGE_BYTES)
         try:
@@ -138,7 +142,7 @@ class Subscriber:
             taken = 0
         elif self._wait(timeout_s if recovery is None else self._patience(recovery, timeout_s)):
             # It came this moment: looking for a second one would only hold it up.
-            taken = self.drain(drain, 1)
+            taken = self.drain(drain, 1, True)
         elif recovery is None:
             return []
         else:
@@ -146,7 +150,7 @@ class Subscriber:
             self._recover(recovery, drain)
         self._inbound.taken += drain.size
         if taken:
-            self._last_message = self._clock()
+            self._last_message = self.taken_at
         if recovery is not None and recovery.streams:
             recovery.turn(self._clock())
             self._link.send(recovery.outgoing)
@@ -189,8 +193,13 @@ class Subscriber:
         self._inbound.waiting = False
         return any(source is self._socket for source, _ in ready)
 
-    def drain(self, drain: Drain, most: int) -> int:
-        """Take up to `most` messages of those waiting into `drain`; return how many."""
+    def drain(self, drain: Drain, most: int, awaited: bool = False) -> int:
+        """Take up to `most` messages of those waiting into `drain`; return how many.
+
+        awaited: nothing waited until this moment.
+        """
+        began = self.taken_at = self._clock()
+        self.queue_age_s = 0.0 if awaited else began - self._emptied_at
         recv, take_next, taken = self._socket.recv, self.intake.take_next, 0
         while taken < most and drain.size < MAX_DRAIN_BYTES:
             try:
@@ -209,6 +218,8 @@ class Subscriber:
             # Asking is cheaper than the exception of an empty socket, which ends a backlog once.
             if taken == 1 < most and not self.waiting:
                 break
+        if awaited or taken < most:
+            self._emptied_at = began
         return taken
 
     def close(self) -> None:

@@ -46,7 +46,9 @@ def check_name(name: str) -> str:
 def parse_topic(topic: bytes) -> Topic:
     """Take a topic `KIND/NAME/` apart; raises DecodeError."""
     if len(topic) > MAX_TOPIC_BYTES:
-        raise DecodeError(f"topic {topic[:40]!r}... has more than {MAX_TOPIC_BYTES} bytes")
+        raise DecodeError(
+            f"topic {topic[:40]!r}... has more than {MAX_TOPIC_BYTES} bytes", cause="topic"
+        )
     try:
         text = topic.decode()
         kind, slash, rest = text.partition("/")
@@ -54,7 +56,7 @@ def parse_topic(topic: bytes) -> Topic:
             raise ValueError(f"it must be KIND/NAME/ with KIND one of {', '.join(KINDS)}")
         return Topic(kind, check_name(rest[:-1]), text)
     except ValueError as error:
-        raise DecodeError(f"topic {topic!r}: {error}") from None
+        raise DecodeError(f"topic {topic!r}: {error}", cause="topic") from None
 
 
 @lru_cache(maxsize=TOPIC_CACHE)

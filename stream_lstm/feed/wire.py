@@ -68,7 +68,9 @@ class RecordDecoder(Generic[T]):
     def decode(self, where: str, payload: bytes) -> T:
         """Return the record in `payload`; `where` opens the message of an error."""
         if len(payload) > MAX_PAYLOAD_BYTES:
-            raise DecodeError(f"{where}: {len(payload)} bytes exceed {MAX_PAYLOAD_BYTES}")
+            raise DecodeError(
+                f"{where}: {len(payload)} bytes exceed {MAX_PAYLOAD_BYTES}", cause="size"
+            )
         try:
             decoder = self._json if payload[:1] == b"{" else self._msgpack
             record = decoder.decode(payload)
@@ -83,7 +85,8 @@ class RecordDecoder(Generic[T]):
 def _other_version(where: str, version: int) -> DecodeError:
     return DecodeError(
         f"{where}: protocol version {version} is not the version {PROTOCOL_VERSION} spoken here; "
-        "publisher and subscriber must run versions of one protocol"
+        "publisher and subscriber must run versions of one protocol",
+        cause="version",
     )
 
 
@@ -172,7 +175,7 @@ class TickDecoder:
         """Return the ticks of a message: `values` float64 (n, C), `t_ns` int64 (n,)."""
         parsed = parse_topic(topic)
         if parsed.kind != "tick":
-            raise DecodeError(f"topic {parsed.text!r} is not of ticks")
+            raise DecodeError(f"topic {parsed.text!r} is not of ticks", cause="topic")
         record = self._records.decode(parsed.text, payload)
         try:
             values = self._values(record)

@@ -311,6 +311,21 @@ class Store:
 
     # ---- the end ----------------------------------------------------------------------
 
+    @property
+    def trouble(self) -> str | None:
+        """Why it is not written, None while all is well; any thread may ask."""
+        writer = self._writer
+        if writer is None:
+            return None
+        failure = None if writer.failure is None else str(writer.failure)
+        left_out = "inputs are left out" if self._hole is not None else None
+        return failure or writer.trouble or left_out
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What waits to be written, roughly; any thread may ask."""
+        return 0 if self._writer is None else self._writer.waiting_bytes
+
     def figures(self) -> dict[str, Any]:
         """Return what the store did, for a summary."""
         resumed, writer = self.resumed, self._writer

@@ -99,6 +99,11 @@ class Writer:
         """Return whether half of the queue is free."""
         return self._bytes_in - self._bytes_out < QUEUE_BYTES // 2
 
+    @property
+    def waiting_bytes(self) -> int:
+        """What waits to be written, roughly."""
+        return self._bytes_in - self._bytes_out
+
     def put(self, unit: Unit) -> bool:
         """Hand over a unit; False where there is no room for it and a live feed cannot wait.
 

@@ -1,0 +1,245 @@
+"""What a daemon says on standard error: lines for people, or one JSON object a line.
+
+A thread of its own writes, behind a queue with an end: a pipe that nobody reads holds up that
+thread and nothing else. What the queue has no room for is dropped and counted, and so is what
+cannot be written. Of one kind of event `BURST` lines are written in a second; the next one says
+how many were left out. Nothing is written for a tick, a prediction or a score.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import sys
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import msgspec
+
+from ..events import End, Fresh, Gap, Refusal, Rollback, SessionStart, Stale
+from ..tables import LogFormat
+from .refusals import RefusalLog
+from .staleness import SilenceLog
+
+QUEUE = 1000
+"""Lines that may wait to be written."""
+
+BURST = 20
+"""Lines of one kind within a second."""
+
+CLOSE_S = 1.0
+"""For what waits at the end."""
+
+MAX_TEXT = 300
+"""Characters of a field: a reason can quote what a peer sent."""
+
+Level: TypeAlias = Literal["info", "warning", "error"]
+
+
+class Pipe:
+    """Writes lines to standard error from a thread; a context manager.
+
+    `dropped` counts the lines that could not be written.
+    """
+
+    def __init__(self, write: Callable[[str], object] | None = None) -> None:
+        self.dropped = 0
+        self._write = write or _to_standard_error
+        self._lines: deque[str] = deque()
+        self._wake = threading.Event()
+        self._closing = False
+        self._thread = threading.Thread(target=self._work, name="stream-lstm log", daemon=True)
+        self._thread.start()
+
+    def put(self, line: str) -> None:
+        """Have a line written, without its end; never waits."""
+        if len(self._lines) >= QUEUE:
+            self.dropped += 1
+            return
+        self._lines.append(line)
+        self._wake.set()
+
+    def _work(self) -> None:
+        while not (self._closing and not self._lines):
+            if not self._lines:
+                self._wake.wait()
+                self._wake.clear()
+                continue
+            line = self._lines.popleft()
+            try:
+                self._write(line + "\n")
+            except (OSError, ValueError):
+                self.dropped += 1
+
+    def close(self) -> None:
+        """Write what waits, as far as somebody reads it."""
+        self._closing = True
+        self._wake.set()
+        self._thread.join(CLOSE_S)
+
+    def __enter__(self) -> Pipe:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _to_standard_error(text: str) -> None:
+    """Write by descriptor: Python's own lock would be held by a write that never comes back."""
+    try:
+        descriptor = sys.stderr.fileno()
+    except (AttributeError, OSError, ValueError):
+        sys.stderr.write(text)
+        return
+    data = text.encode(errors="backslashreplace")
+    while data:
+        with contextlib.suppress(BlockingIOError):
+            data = data[os.write(descriptor, data) :]
+            continue
+        select.select((), (descriptor,), (), 1.0)
+
+
+class Log:
+    """Says what happens, in words or as JSON.
+
+    form: which. write: takes a line without its end. clock: seconds, monotonic. now: nanoseconds
+    since 1970.
+    """
+
+    def __init__(
+        self,
+        form: LogFormat,
+        write: Callable[[str], object],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.form = form
+        self._write, self._clock, self._now = write, clock, now
+        self._second: dict[str, float] = {}
+        self._said: Counter[str] = Counter()
+        self._unsaid: Counter[str] = Counter()
+
+    def say(
+        self,
+        event: str,
+        message: str,
+        *,
+        level: Level = "info",
+        kind: str = "",
+        plain: bool = False,
+        **fields: Any,
+    ) -> None:
+        """Say a message.
+
+        event: its stable name. kind: of those of one name, which are limited each by itself.
+        plain: the text has no name before it. fields: of the JSON object, which alone has them.
+        """
+        if not self._may(key := f"{event} {kind}"):
+            return
+        left_out = self._unsaid.pop(key, 0)
+        if self.form == "text":
+            more = f" ({left_out} more left out)" if left_out else ""
+            self._write(f"{'' if plain else 'stream-lstm: '}{message}{more}")
+            return
+        told = {
+            "time": datetime.fromtimestamp(self._now() / 1e9, UTC).isoformat(
+                timespec="microseconds"
+            ),
+            "level": level,
+            "event": event,
+            "message": message,
+            **({"kind": kind} if kind else {}),
+            **fields,
+            **({"left_out": left_out} if left_out else {}),
+        }
+        self._write(msgspec.json.encode(told).decode())
+
+    def named(self, event: str, level: Level = "info") -> Callable[[str], None]:
+        """Return what says any message as `event`."""
+        return lambda message: self.say(event, message, level=level)
+
+    def _may(self, key: str) -> bool:
+        now = self._clock()
+        if key not in self._second or now - self._second[key] >= 1.0:
+            self._second[key], self._said[key] = now, 0
+        self._said[key] += 1
+        if self._said[key] > BURST:
+            self._unsaid[key] += 1
+            return False
+        return True
+
+
+class EventLog:
+    """An observer that says what comes in and out of a daemon, but for its daily work, as JSON.
+
+    `Refusal` is `refused`, of a kind `tick`, `label` or `message`; the others have their own name.
+    """
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+
+    def __call__(self, event: object) -> None:
+        """Take an event; most are passed over."""
+        named = _NAMES.get(type(event))
+        if named is None:
+            return
+        name, level = named
+        fields = {
+            key: _short(value)
+            for key, value in msgspec.structs.asdict(event).items()  # type: ignore[arg-type]
+            if value not in ("", None, -1)
+        }
+        kind = str(fields.pop("kind", ""))
+        self._log.say(name, _SENTENCES[name], level=level, kind=kind, **fields)
+
+
+class Watch(NamedTuple):
+    """Observers that say what happens, and what is to be done once a second."""
+
+    observers: tuple[Callable[[object], None], ...]
+    flush: Callable[[], None]
+
+
+def watch(log: Log, clock: Callable[[], float] = time.monotonic) -> Watch:
+    """Return what says to `log` what comes in and out of a daemon."""
+    if log.form == "json":
+        return Watch((EventLog(log),), lambda: None)
+    refused = RefusalLog(log.named("refused", "warning"), clock)
+    return Watch((refused, SilenceLog(log.named("feed"))), refused.flush)
+
+
+def _short(value: Any) -> Any:
+    return value[:MAX_TEXT] if isinstance(value, str) else value
+
+
+_NAMES: dict[type, tuple[str, Level]] = {
+    Refusal: ("refused", "warning"),
+    Rollback: ("rolled_back", "warning"),
+    Gap: ("gap", "warning"),
+    SessionStart: ("session_started", "info"),
+    End: ("stream_ended", "info"),
+    Stale: ("feed_stale", "warning"),
+    Fresh: ("feed_fresh", "info"),
+}
+
+_SENTENCES = {
+    "refused": "something was not let in",
+    "rolled_back": "learning did harm and was rolled back",
+    "gap": "ticks were lost",
+    "session_started": "a publisher's session began",
+    "stream_ended": "a stream has ended",
+    "feed_stale": "nothing comes from the feed",
+    "feed_fresh": "the feed is back",
+}

@@ -1,0 +1,251 @@
+"""A small HTTP server in a thread of its own, for pages of a few kilobytes to a few clients.
+
+One thread serves all connections, and none of them can hold it up: whoever has not asked and taken
+its answer in `PATIENCE_S` seconds is cut off, and so is the oldest where there are too many. Each
+connection is for one answer. An error while a page is made is an answer too, 500.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from types import TracebackType
+from typing import NamedTuple, TypeAlias
+
+import msgspec
+
+from ..errors import ConfigurationError
+from ..feed.addresses import ip_of, is_local, refused_endpoint
+
+PATIENCE_S = 5.0
+"""For a client to ask, and to take the answer."""
+
+MAX_CONNECTIONS = 32
+
+MAX_REQUEST = 8192
+"""Bytes of a request with its headers."""
+
+CHUNK = 65_536
+
+SYNTAX = "write it as HOST:PORT, such as 127.0.0.1:9464"
+
+PLAIN = "text/plain; charset=utf-8"
+
+
+class Page(NamedTuple):
+    """An answer."""
+
+    status: int
+    kind: str
+    body: bytes
+
+
+Respond: TypeAlias = Callable[[str, Mapping[str, str]], Page | None]
+"""From a path and the headers, by their names in lower case, to a page, if there is one."""
+
+
+class _Client(msgspec.Struct, eq=False):
+    """A connection: what it has sent, what it is still to be sent, and until when it may take."""
+
+    socket: socket.socket
+    until: float
+    request: bytearray
+    answer: memoryview | None = None
+
+
+def bind(address: str, *, insecure: bool = False) -> socket.socket:
+    """Return a socket that listens at `HOST:PORT`; port 0 lets the system choose.
+
+    insecure: other machines may reach it. Raises ConfigurationError where they could without, and
+    EndpointError for an address that cannot be bound.
+    """
+    host, _, port = address.rpartition(":")
+    host = "127.0.0.1" if host == "localhost" else host
+    if not host or not port.isdecimal() or int(port) > 65_535:
+        raise ConfigurationError(
+            f"metrics = {address!r} is no address: {SYNTAX}",
+            key="metrics",
+        )
+    try:
+        if not (insecure or is_local(f"tcp://{host}:{port}")):
+            raise ConfigurationError(
+                f"metrics = {address!r} can be reached by other machines, and anybody there could "
+                "read it: bind 127.0.0.1 and let a proxy carry it on, or say --insecure",
+                key="metrics",
+            )
+        bare = "0.0.0.0" if host == "*" else str(ip_of(host.strip("[]")))  # noqa: S104 - was asked for
+        family = socket.AF_INET6 if ":" in bare else socket.AF_INET
+        return socket.create_server((bare, int(port)), family=family, backlog=MAX_CONNECTIONS)
+    except (OSError, ValueError) as error:
+        raise refused_endpoint("serve metrics at", address, error, SYNTAX) from None
+
+
+class WebServer:
+    """Serves what `respond` makes of a path, until `close`; a context manager.
+
+    listener: where to listen. failed: told of an error of `respond`. clock: seconds, monotonic.
+    `address` is the actual one.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        respond: Respond,
+        *,
+        failed: Callable[[Exception], object] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        host, port = listener.getsockname()[:2]
+        self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self._listener, self._respond, self._failed = listener, respond, failed
+        self._clock = clock
+        self._closing = threading.Event()
+        self._clients: list[_Client] = []  # the oldest first
+        self._selector = selectors.DefaultSelector()
+        self._read, self._wake = socket.socketpair()
+        listener.setblocking(False)
+        self._selector.register(listener, selectors.EVENT_READ)
+        self._selector.register(self._read, selectors.EVENT_READ)
+        self._thread = threading.Thread(target=self._work, name="stream-lstm web", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop, and close all connections."""
+        if not self._closing.is_set():
+            self._closing.set()
+            self._wake.send(b"\0")
+            self._thread.join(PATIENCE_S)
+
+    # ---- the thread -------------------------------------------------------------------
+
+    def _work(self) -> None:
+        try:
+            while not self._closing.is_set():
+                self._turn()
+        finally:
+            for client in self._clients:
+                client.socket.close()
+            for end in (self._listener, self._read, self._wake, self._selector):
+                end.close()
+
+    def _turn(self) -> None:
+        for key, _ in self._selector.select(self._patience()):
+            if isinstance(key.data, _Client):
+                self._attend(key.data)
+            elif key.fileobj is self._listener:
+                self._accept()
+        now = self._clock()
+        while self._clients and self._clients[0].until <= now:
+            self._drop(self._clients[0])
+
+    def _patience(self) -> float | None:
+        if not self._clients:
+            return None
+        return max(0.0, min(self._clients[0].until - self._clock(), PATIENCE_S))
+
+    def _accept(self) -> None:
+        try:
+            taken, _ = self._listener.accept()
+        except OSError:  # it is gone again, or there are no descriptors left
+            self._closing.wait(0.05)
+            return
+        taken.setblocking(False)
+        if len(self._clients) >= MAX_CONNECTIONS:
+            self._drop(self._clients[0])
+        client = _Client(taken, self._clock() + PATIENCE_S, bytearray())
+        self._clients.append(client)
+        self._selector.register(taken, selectors.EVENT_READ, client)
+
+    def _drop(self, client: _Client) -> None:
+        self._clients.remove(client)
+        self._selector.unregister(client.socket)
+        client.socket.close()
+
+    def _attend(self, client: _Client) -> None:
+        if client not in self._clients:
+            return  # cut off in this very turn
+        try:
+            done = self._listen(client) if client.answer is None else self._send(client)
+        except BlockingIOError:
+            return
+        except OSError:
+            done = True
+        if done:
+            self._drop(client)
+
+    def _listen(self, client: _Client) -> bool:
+        """Take what a client asks, and answer it; return whether it is done with."""
+        came = client.socket.recv(CHUNK)
+        client.request += came
+        whole = b"\r\n\r\n" in client.request or b"\n\n" in client.request
+        if not whole and len(client.request) <= MAX_REQUEST:
+            return not came
+        client.answer = memoryview(self._answer(bytes(client.request[: MAX_REQUEST + 1])))
+        self._selector.modify(client.socket, selectors.EVENT_WRITE, client)
+        return self._send(client)
+
+    def _send(self, client: _Client) -> bool:
+        """Send on; return whether all is sent."""
+        assert client.answer is not None
+        client.answer = client.answer[client.socket.send(client.answer[:CHUNK]) :]
+        if len(client.answer):
+            return False
+        with contextlib.suppress(OSError):
+            client.socket.shutdown(socket.SHUT_WR)
+        return True
+
+    def _answer(self, request: bytes) -> bytes:
+        lines = request.decode("latin-1").splitlines()
+        words = lines[0].split() if lines else []
+        if len(request) > MAX_REQUEST:
+            page = _told(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        elif len(words) != 3 or not words[2].startswith("HTTP/1."):
+            page = _told(HTTPStatus.BAD_REQUEST)
+        elif words[0] not in ("GET", "HEAD"):
+            page = _told(HTTPStatus.METHOD_NOT_ALLOWED)
+        else:
+            page = self._page(words[1].partition("?")[0], _headers(lines[1:]))
+        head = [
+            f"HTTP/1.1 {page.status} {HTTPStatus(page.status).phrase}",
+            f"Content-Type: {page.kind}",
+            f"Content-Length: {len(page.body)}",
+            "Allow: GET, HEAD",
+            "Cache-Control: no-store",
+            "X-Content-Type-Options: nosniff",
+            "Connection: close",
+            "\r\n",
+        ]
+        return "\r\n".join(head).encode() + (b"" if words[:1] == ["HEAD"] else page.body)
+
+    def _page(self, path: str, headers: Mapping[str, str]) -> Page:
+        try:
+            return self._respond(path, headers) or _told(HTTPStatus.NOT_FOUND)
+        except Exception as error:  # whatever it is, the next one may go better
+            self._failed(error)
+            return _told(HTTPStatus.INTERNAL_SERVER_ERROR, repr(error))
+
+    def __enter__(self) -> WebServer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _told(status: HTTPStatus, more: str = "") -> Page:
+    text = f"{status.value} {status.phrase}: {more or status.description}\n"
+    return Page(status, PLAIN, text.encode())
+
+
+def _headers(lines: list[str]) -> dict[str, str]:
+    pairs = (line.partition(":") for line in lines if line)
+    return {name.strip().lower(): value.strip() for name, _, value in pairs}
