@@ -15,6 +15,11 @@ WIDTH, HEIGHT = 24, 8
 
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 
+HELD = "sum(increase(stream_lstm_{}_total{{$daemon}}[$window]))"
+"""What a counter rose by, over all daemons, within the window that is chosen on the page."""
+
+FORECASTS = ("model", "base_rate", "last_label")
+
 
 class Panel(NamedTuple):
     """A panel: its queries with their legends, a unit of Grafana's, a kind and a width of 24."""
@@ -40,11 +45,9 @@ def _quantiles(metric: str, by: str = "") -> tuple[tuple[str, str], ...]:
     )
 
 
-def _loss(forecast: str) -> str:
-    return (
-        f'sum(increase(stream_lstm_log_loss_nats_total{{$daemon, forecast="{forecast}"}}'
-        "[$window])) / sum(increase(stream_lstm_labels_total{$daemon}[$window]))"
-    )
+def _loss(forecast: str) -> tuple[str, str]:
+    loss = f'stream_lstm_log_loss_nats_total{{$daemon, forecast="{forecast}"}}'
+    return f"sum(increase({loss}[$window])) / {HELD.format('labels')}", forecast
 
 
 def _of(metric: str) -> str:
@@ -55,8 +58,6 @@ def _refused(what: str) -> Panel:
     query = _rate(f"refused_{what}_total", "reason")
     return Panel(f"Refused {what}", ((query, "{{reason}}"),), "ops", width=8)
 
-
-HELD = "sum(increase(stream_lstm_{}_total{{$daemon}}[$window]))"
 
 ROWS: dict[str, tuple[Panel, ...]] = {
     "Is it well?": (
@@ -78,8 +79,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
     "Is it any good?": (
         Panel(
             "Log loss over the window, nats",
-            tuple((_loss(name), name) for name in ("model", "base_rate", "last_label"))
-            + (("vector(0.6931471805599453)", "a coin, ln 2"),),
+            (*map(_loss, FORECASTS), ("vector(0.6931471805599453)", "a coin, ln 2")),
         ),
         Panel(
             "Accuracy over the window",

@@ -10,8 +10,7 @@ LOWEST, HIGHEST = 10, 34
 """Octaves that are served: from 2^10 ns, a microsecond, to 2^34 ns, 17 seconds."""
 
 SIZE = 2 * 64
-
-LONGEST = 2**62
+"""Buckets: durations of up to 2^63 ns have one."""
 
 
 class LogHistogram:
@@ -32,11 +31,6 @@ class LogHistogram:
         octave = below.bit_length()
         self._counts[2 * octave + (below >> octave - 2 & 1)] += 1
         self.sum_ns += ns
-
-    @property
-    def count(self) -> int:
-        """Return how many were counted."""
-        return sum(self._counts[:])
 
     def buckets(self) -> list[tuple[str, int]]:
         """Return [(upper bound in seconds, durations up to it)], the last bound being +Inf."""
