@@ -49,6 +49,9 @@ RATIOS = ("p50", "p99")
 COUNTED = ("late_p99_us", "lost", "growing")
 
 
+SWITCHES = (("learning", "both"), ("busy-poll", "both"), ("store", "off"), ("metrics", "off"))
+"""What a daemon of it may have, and which of them are run unless it is said."""
+
 SWITCH = {"off": (False,), "on": (True,), "both": (False, True)}
 
 
@@ -59,7 +62,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--ways", type=_ways, default=f"{ways},{RATES}", help=f"of roundtrip: {ways} or ticks/s"
     )
     parser.add_argument("--seconds", type=float, default=5.0, help="length of its runs (5)")
-    for name, default in (("learning", "both"), ("busy-poll", "both"), ("store", "off")):
+    for name, default in SWITCHES:
         told = f"{name} of its daemon: off, on or both ({default})"
         parser.add_argument(f"--{name}", choices=SWITCH, default=default, help=told)
     parser.add_argument("--hdr", type=_hdr, help="folder for its HDR histograms")
@@ -99,10 +102,12 @@ def subjects(options: argparse.Namespace, folder: str) -> dict[str, list[str] | 
     if options.store != "off" and "store" not in KEYS:
         raise SystemExit("bench: --store: this daemon keeps no store, so there is none to time")
     found: dict[str, list[str] | None] = {"echo": None}
-    switches = (SWITCH[options.learning], SWITCH[options.store], SWITCH[options.busy_poll])
-    for learning, store, busy in itertools.product(*switches):
+    chosen = options.learning, options.store, options.busy_poll, options.metrics
+    for learning, store, busy, metrics in itertools.product(*(SWITCH[one] for one in chosen)):
         name = f"learning {'on' if learning else 'off'}{', store' * store}{', busy poll' * busy}"
+        name += ", metrics" * metrics
         flags = ["--learn"] * learning + ["--busy-poll", "0.1"] * busy
+        flags += ["--metrics", "127.0.0.1:0"] * metrics
         # A store that is there is gone on with: each run has its own.
         found[name] = flags + ["--store", f"{folder}/{{}}.db"] * store
     return found
