@@ -15,8 +15,11 @@ if TYPE_CHECKING:
     from .core.session import Session
     from .errors import ConfigurationError, DataError, StreamLSTMError
     from .events import Gap, Label, Prediction, Refusal, Rollback, Score, Ticks, Update
+    from .feed.bridge import Source, SourceTick, bridge
     from .feed.predictions import PredictionSubscriber
     from .feed.publisher import Publisher
+    from .interop.frames import replay_frame
+    from .interop.river import river_classifier
 
 __version__ = "0.1.0"
 
@@ -34,9 +37,14 @@ __all__ = [
     "Rollback",
     "Score",
     "Session",
+    "Source",
+    "SourceTick",
     "StreamLSTMError",
     "Ticks",
     "Update",
+    "bridge",
+    "replay_frame",
+    "river_classifier",
 ]
 
 _HOMES = {
@@ -53,9 +61,14 @@ _HOMES = {
     "Rollback": "events",
     "Score": "events",
     "Session": "core.session",
+    "Source": "feed.bridge",
+    "SourceTick": "feed.bridge",
     "StreamLSTMError": "errors",
     "Ticks": "events",
     "Update": "events",
+    "bridge": "feed.bridge",
+    "replay_frame": "interop.frames",
+    "river_classifier": "interop.river",
 }
 
 

@@ -71,7 +71,7 @@ class TableReader:
                 numeric = (
                     name
                     for name, type_ in zip(schema.names, schema.types, strict=True)
-                    if _is_numeric(type_)
+                    if is_numeric(type_)
                 )
                 columns = numeric_columns(path, numeric, time)
                 check_names(path, self.columns, columns, time)
@@ -115,7 +115,7 @@ class TableReader:
         count = batch.num_rows
         values = np.empty((count, len(self.value_columns)))
         for place, name in enumerate(self.value_columns):
-            values[:, place] = _floats(batch.column(name))
+            values[:, place] = floats(batch.column(name))
         t_ns, ok = np.zeros(count, np.int64), np.ones(count, np.bool_)
         if self._time is not None:
             try:
@@ -207,9 +207,10 @@ def _open(path: Path, kind: TableKind, chunk_rows: int) -> _Batches:
         raise DataError(f"{path} is damaged, or no {name} file: {error}") from None
 
 
-def _is_numeric(kind: Any) -> bool:
+def is_numeric(kind: Any) -> bool:
+    """Return whether a column of an Arrow type can be read as numbers."""
     if pa.types.is_dictionary(kind):
-        return _is_numeric(kind.value_type)
+        return is_numeric(kind.value_type)
     tests = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_decimal)
     return any(test(kind) for test in tests)
 
@@ -217,12 +218,12 @@ def _is_numeric(kind: Any) -> bool:
 def _check_types(path: Path, schema: Any, names: Sequence[str]) -> None:
     for name in names:
         kind = schema.field(name).type
-        if not _is_numeric(kind):
+        if not is_numeric(kind):
             message = f"{path}: column {name!r} holds {kind}, not numbers"
             raise ConfigurationError(message, key="features")
 
 
-def _floats(array: Any) -> Any:
+def floats(array: Any) -> Any:
     """Return float64, NaN where null."""
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()

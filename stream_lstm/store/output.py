@@ -130,7 +130,7 @@ class PredictionWriter:
                 self._file.close()
 
     def _append(self, prediction: Prediction, score: Score | None) -> None:
-        self._batch.append(_row(prediction, score))
+        self._batch.append(row_of(prediction, score))
         if len(self._batch) >= BATCH_ROWS:
             self._flush()
 
@@ -166,8 +166,8 @@ def open_output(path: str | Path) -> PredictionWriter:
     return PredictionWriter(path)
 
 
-def _row(prediction: Prediction, score: Score | None) -> Row:
-    """Return the cells of `COLUMNS`."""
+def row_of(prediction: Prediction, score: Score | None) -> Row:
+    """Return the cells of `rows.COLUMNS`; `score` is None where no label has come."""
     truth, more = (_UNKNOWN[:4], _UNKNOWN[4:]) if score is None else _truth(score)
     return (
         prediction.stream,

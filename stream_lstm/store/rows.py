@@ -48,6 +48,13 @@ Row: TypeAlias = Sequence[Cell]
 _P = COLUMNS.index("p")
 
 
+def table_of(rows: Sequence[Row]) -> pa.Table:
+    """Return rows as an Arrow table of `SCHEMA`."""
+    columns = zip(*rows, strict=True) if rows else [()] * len(SCHEMA)
+    arrays = [pa.array(cells, type_) for cells, type_ in zip(columns, SCHEMA.types, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=SCHEMA)
+
+
 class RowEncoder(Protocol):
     """Writes batches of rows to an open binary file."""
 
@@ -68,11 +75,7 @@ class ParquetRows:
 
     def write(self, rows: Sequence[Row]) -> None:
         """Write the rows as a row group."""
-        columns = zip(*rows, strict=True)
-        arrays = [
-            pa.array(cells, type_) for cells, type_ in zip(columns, SCHEMA.types, strict=True)
-        ]
-        self._writer.write_table(pa.Table.from_arrays(arrays, schema=SCHEMA))
+        self._writer.write_table(table_of(rows))
 
     def finish(self) -> None:
         """Write the footer."""

@@ -1,0 +1,64 @@
+"""Any other feed as one of ours: what comes of an asynchronous source goes out by a `Publisher`.
+
+A source is whatever gives ticks to `async for`: a WebSocket, a consumer of Kafka, a generator. The
+daemon stays as it is, on the other side of a socket, where it may be started anew without the feed
+taking notice, and the ticks get the sequence numbers by which a loss shows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import NamedTuple, Protocol
+
+from .publisher import Publisher
+
+BEAT_S = 0.25
+"""Between two looks whether a heartbeat is due, while nothing comes."""
+
+
+class SourceTick(NamedTuple):
+    """A tick of a source: its stream, time (ns since 1970) and values in the publisher's order."""
+
+    stream: str
+    t_ns: int
+    values: Sequence[float]
+
+
+class Source(Protocol):
+    """What gives ticks to `async for`; its end is that of its streams."""
+
+    def __aiter__(self) -> AsyncIterator[SourceTick]:
+        """Return the ticks."""
+        ...
+
+
+async def bridge(source: Source, publisher: Publisher) -> int:
+    """Publish what a source gives until it ends, and say of each stream that it has ended.
+
+    Returns the number of ticks. Heartbeats go out meanwhile. An error of the source's, or a
+    cancellation, passes through, and no end is said then. A subscriber that cannot keep up holds
+    the source up, as `Publisher` has it.
+    """
+    ticks, count = aiter(source), 0
+    pending = asyncio.ensure_future(_next(ticks))
+    try:
+        while True:
+            done, _ = await asyncio.wait({pending}, timeout=BEAT_S)
+            publisher.heartbeat()
+            if not done:
+                continue
+            tick = pending.result()
+            if tick is None:
+                break
+            publisher.publish(tick.stream, tick.t_ns, tick.values)
+            count += 1
+            pending = asyncio.ensure_future(_next(ticks))
+    finally:
+        pending.cancel()
+    publisher.end()
+    return count
+
+
+async def _next(ticks: AsyncIterator[SourceTick]) -> SourceTick | None:
+    return await anext(ticks, None)

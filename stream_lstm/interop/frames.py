@@ -1,0 +1,140 @@
+"""A table of Arrow or pandas through the same session as a live feed, and a table back."""
+
+from __future__ import annotations
+
+import time as clocks
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from ..config import build
+from ..core.digest import Digest
+from ..core.expressions import columns_of
+from ..core.session import Session
+from ..core.summary import summarize
+from ..errors import DataError
+from ..events import Output, Prediction, Refusal, Score, Ticks
+from ..feed.table_reader import floats, is_numeric
+from ..feed.times import TimeColumn, TimeUnit
+from ..store.output import row_of
+from ..store.rows import table_of
+
+STREAM = "series"
+
+CHUNK = 65_536
+"""Rows that are pushed at a time."""
+
+
+class Replayed(msgspec.Struct):
+    """What came of a replay.
+
+    table: an Arrow table with a row for each prediction and the columns of `replay --out`; its
+    `to_pandas()` is a DataFrame. summary: what `replay --json` prints of it. skipped: rows that
+    were not let in.
+    """
+
+    table: pa.Table
+    summary: dict[str, Any]
+    skipped: int
+
+
+def replay_frame(
+    frame: Any,
+    features: str | Sequence[str],
+    *,
+    time: str | None = None,
+    time_unit: TimeUnit = "auto",
+    stream: str = STREAM,
+    skip_bad: bool = False,
+    weights: Mapping[str, Mapping[str, Any]] | None = None,
+    scaler: npt.ArrayLike | None = None,
+    **settings: Any,
+) -> Replayed:
+    """Run the rows of a table, in their order, through a session, and return what came of it.
+
+    frame: an Arrow table or record batch, a DataFrame of pandas or Polars, a mapping of names to
+    arrays, or whatever else `pyarrow.table` takes. features: expressions over its columns, the
+    first being the target. time: its column of times, if there is one; time_unit: of numbers in
+    it. stream: its name. skip_bad: pass over rows with a cell that is empty or not finite.
+    weights, scaler: to start from, as in `Predictor`. settings: any key of the configuration's
+    tables stream, model, scaling, learning and scoring.
+
+    The predictions are those of `stream-lstm replay` of the same rows, to the last bit, and the
+    digest is the same for a `stream` that is called like the file without its suffix. Raises
+    ConfigurationError for a setting, a feature or a column that cannot be, and DataError for what
+    is no table, and for the first bad row.
+    """
+    table = _table(frame)
+    named = [features] if isinstance(features, str) else list(features)
+    columns = columns_of(named)
+    values, t_ns = _values(table, columns), _times(table, time, time_unit)
+    predictions: list[Prediction] = []
+    scores: dict[int, Score] = {}
+    refused: list[Refusal] = []
+    digest = Digest()
+
+    def take(event: Output) -> None:
+        if isinstance(event, Prediction):
+            predictions.append(event)
+            digest.add(event)
+        elif isinstance(event, Score):
+            scores[event.n] = event
+        elif isinstance(event, Refusal):
+            refused.append(event)
+
+    started = clocks.perf_counter()
+    config = build({"features": named, **settings})
+    session = Session(config, columns, take, weights=weights, scaler=scaler)
+    compiled = clocks.perf_counter()
+    for start in range(0, len(values), CHUNK):
+        part = slice(start, start + CHUNK)
+        session.push(Ticks(stream, t_ns[part], values[part], seq=start))
+        if refused and not skip_bad:
+            row, reason = start + refused[0].index, refused[0].reason
+            raise DataError(f"row {row} (counted from 0): {reason}; skip_bad=True passes over it")
+    session.settle()
+    rows = [row_of(prediction, scores.get(prediction.n)) for prediction in predictions]
+    times = {"wall_s": clocks.perf_counter() - compiled, "compile_s": compiled - started}
+    return Replayed(table_of(rows), summarize(session, digest, **times), len(refused))
+
+
+def _table(frame: Any) -> pa.Table:
+    try:
+        table = pa.table(frame)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise DataError(f"no table can be made of {type(frame).__name__}: {error}") from None
+    if not table.num_rows:
+        raise DataError("the table has no rows")
+    return table
+
+
+def _column(table: pa.Table, name: str) -> pa.Array:
+    if name not in table.column_names:
+        raise DataError(f"there is no column {name!r} (there are {', '.join(table.column_names)})")
+    return table.column(name).combine_chunks()
+
+
+def _values(table: pa.Table, columns: Sequence[str]) -> npt.NDArray[np.float64]:
+    out = np.empty((table.num_rows, len(columns)))
+    for place, name in enumerate(columns):
+        column = _column(table, name)
+        if not is_numeric(column.type):
+            raise DataError(f"column {name!r} holds {column.type}, not numbers")
+        out[:, place] = floats(column)
+    return out
+
+
+def _times(table: pa.Table, name: str | None, unit: TimeUnit) -> npt.NDArray[np.int64]:
+    if name is None:
+        return np.zeros(table.num_rows, np.int64)
+    try:
+        t_ns, good = TimeColumn(unit).convert(_column(table, name))
+    except ValueError as error:
+        raise DataError(f"column {name!r}: {error}") from None
+    if not good.all():
+        raise DataError(f"column {name!r}, row {int(np.argmin(good))}: that is no time")
+    return t_ns

@@ -1,0 +1,83 @@
+"""A source of any kind becomes a feed: ticks in order, with numbers, heartbeats and an end."""
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from stream_lstm.events import End, SessionStart, Ticks
+from stream_lstm.feed import bridge as bridge_module
+from stream_lstm.feed.bridge import SourceTick, bridge
+from stream_lstm.feed.publisher import Publisher
+from stream_lstm.feed.subscriber import Subscriber
+from stream_lstm.tables import FeedConfig
+
+ANY_PORT = "tcp://127.0.0.1:*"
+WAIT_S = 30.0
+
+
+@pytest.fixture
+def publisher():
+    with Publisher(ANY_PORT, columns=("bid", "ask"), heartbeat_s=0.01) as made:
+        yield made
+
+
+@pytest.fixture
+def subscriber(publisher):
+    with Subscriber(FeedConfig(connect=(publisher.endpoint,), columns=("bid", "ask"))) as made:
+        publisher.wait_for_subscribers(1, WAIT_S)
+        yield made
+
+
+async def counted(count):
+    """A source of the simplest kind: a generator."""
+    for k in range(count):
+        await asyncio.sleep(0)
+        yield SourceTick("ab"[k % 2], k, (float(k), k + 0.5))
+
+
+def received(subscriber, streams):
+    """What came until these streams have ended."""
+    events = []
+    while {event.stream for event in events if isinstance(event, End)} != streams:
+        came = subscriber.receive(WAIT_S)
+        assert came or subscriber.counters.heartbeats
+        events += came
+    return events
+
+
+def test_a_generator_is_a_feed(publisher, subscriber):
+    assert asyncio.run(bridge(counted(100), publisher)) == 100
+    events = received(subscriber, {"a", "b"})
+    assert {type(event) for event in events} == {SessionStart, Ticks, End}
+    blocks = [e for e in events if isinstance(e, Ticks) and e.stream == "b"]
+    np.testing.assert_array_equal(np.concatenate([b.t_ns for b in blocks]), range(1, 100, 2))
+    values = np.concatenate([b.values for b in blocks])
+    np.testing.assert_array_equal(values[:, 1], np.arange(1, 100, 2) + 0.5)
+    assert blocks[0].seq == 1
+
+
+def test_heartbeats_go_out_while_nothing_comes(publisher, subscriber, monkeypatch):
+    monkeypatch.setattr(bridge_module, "BEAT_S", 0.01)
+
+    async def slow():
+        yield SourceTick("a", 1, (1.0, 2.0))
+        while not subscriber.counters.heartbeats:
+            subscriber.receive(0.0)
+            await asyncio.sleep(0.001)
+
+    assert asyncio.run(bridge(slow(), publisher)) == 1
+
+
+def test_an_error_of_the_source_passes_through_and_is_no_end(publisher, subscriber):
+    async def broken():
+        yield SourceTick("a", 1, (1.0, 2.0))
+        raise ConnectionResetError("gone")
+
+    with pytest.raises(ConnectionResetError, match="gone"):
+        asyncio.run(bridge(broken(), publisher))
+    publisher.publish("a", 2, (1.0, 2.0))
+    events = []
+    while subscriber.counters.ticks < 2:
+        events += subscriber.receive(WAIT_S)
+    assert not any(isinstance(event, End) for event in events)

@@ -1,0 +1,108 @@
+"""Tables in and out: what a session gives that is fed directly, from whatever holds the rows."""
+
+import contextlib
+import json
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from stream_lstm.cli.main import main
+from stream_lstm.errors import ConfigurationError, DataError
+from stream_lstm.interop.frames import CHUNK, replay_frame
+from stream_lstm.store.rows import SCHEMA
+
+SMALL = {"hidden": 4, "window": 12, "bptt": 5}
+FEATURE = "log_return(price)"
+
+
+@pytest.fixture(scope="module")
+def columns():
+    rng = np.random.default_rng(5)
+    return {
+        "price": 100 * np.exp(np.cumsum(rng.normal(size=300)) * 1e-3),
+        "at": np.arange(300) * 1_000_000_000,
+        "name": ["x"] * 300,
+    }
+
+
+@pytest.fixture(scope="module")
+def replayed(columns):
+    return replay_frame(pa.table(columns), FEATURE, time="at", time_unit="ns", learn=True, **SMALL)
+
+
+def test_the_table_has_a_row_for_each_prediction_with_its_score(replayed):
+    table, summary = replayed.table, replayed.summary
+    assert table.schema == SCHEMA
+    assert table.num_rows == summary["predictions"] == 29
+    assert table["n"].to_pylist() == list(range(12, 300, 10))
+    assert table["label"].null_count == 29 - summary["labels"]
+    losses = table["log_loss"].drop_null().to_numpy()
+    assert losses.mean() == pytest.approx(summary["log_loss"])
+    assert table["t_ns"][0].as_py() == 12 * 1_000_000_000
+
+
+def test_it_gives_the_bits_of_replay(columns, replayed, tmp_path, monkeypatch, capsys):
+    file = tmp_path / "series.parquet"
+    pa.parquet.write_table(pa.table(columns), file)
+    flags = [f"--{name}={value}" for name, value in SMALL.items()]
+    line = ["stream-lstm", "replay", str(file), "--feature", FEATURE, "--learn", "--json", *flags]
+    monkeypatch.setattr(sys, "argv", line)
+    with contextlib.suppress(SystemExit):
+        main()
+    assert json.loads(capsys.readouterr().out)["digest"] == replayed.summary["digest"]
+
+
+def test_a_frame_of_pandas_is_the_same_and_so_is_a_mapping(columns, replayed):
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    for frame in (pandas.DataFrame(columns), {"price": columns["price"]}):
+        found = replay_frame(frame, FEATURE, learn=True, **SMALL)
+        assert found.summary["digest"] == replayed.summary["digest"]
+    assert list(replayed.table.to_pandas()["p"]) == replayed.table["p"].to_pylist()
+
+
+def test_times_of_pandas_are_read(columns):
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    frame = pandas.DataFrame({"x": columns["price"][:30]})
+    frame["at"] = pandas.date_range("2026-01-01", periods=30, freq="s", tz="UTC")
+    table = replay_frame(frame, "x", time="at", **SMALL).table
+    assert table["t_ns"][0].as_py() == frame["at"][11].value
+
+
+def test_nothing_depends_on_where_the_rows_are_cut(columns, replayed, monkeypatch):
+    monkeypatch.setattr(sys.modules["stream_lstm.interop.frames"], "CHUNK", 7)
+    assert CHUNK > 300
+    found = replay_frame(pa.table(columns), FEATURE, learn=True, **SMALL)
+    assert found.summary["digest"] == replayed.summary["digest"]
+
+
+def test_a_bad_row_is_told_of_or_passed_over(columns):
+    values = columns["price"][:40].copy()
+    values[20] = np.nan
+    with pytest.raises(DataError, match=r"row 20 .*skip_bad=True"):
+        replay_frame({"x": values}, "x", **SMALL)
+    found = replay_frame({"x": values}, "x", skip_bad=True, **SMALL)
+    assert (found.skipped, found.summary["elements"]) == (1, 39)
+
+
+def test_without_a_prediction_the_table_is_empty():
+    assert replay_frame({"x": np.ones(3)}, "x", **SMALL).table.schema == SCHEMA
+
+
+@pytest.mark.parametrize(
+    ("frame", "more", "error", "words"),
+    [
+        (3, {}, DataError, "no table can be made of int"),
+        ({"x": []}, {}, DataError, "no rows"),
+        ({"y": [1.0]}, {}, DataError, r"no column 'x' \(there are y"),
+        ({"x": ["a"]}, {}, DataError, "column 'x' holds string, not numbers"),
+        ({"x": [1.0]}, {"time": "t"}, DataError, "no column 't'"),
+        ({"x": [1.0], "t": ["noon"]}, {"time": "t"}, DataError, "column 't'"),
+        ({"x": [1.0]}, {"hiden": 3}, ConfigurationError, "did you mean 'hidden'"),
+    ],
+)
+def test_mistakes_are_told(frame, more, error, words):
+    with pytest.raises(error, match=words):
+        replay_frame(frame, "x", **more)
