@@ -14,10 +14,13 @@ from pathlib import Path
 import pytest
 import typer
 
+from stream_lstm.cli import monitoring, run, service
 from stream_lstm.cli.main import app
 from stream_lstm.cli.options import flag, key_default, key_help
 from stream_lstm.config import KEYS, TABLES
 from stream_lstm.events import Prediction, Score
+from stream_lstm.feed.counters import CAUSES
+from stream_lstm.serve import families, logs
 from stream_lstm.store.output import open_output
 
 README = Path(__file__).parents[1] / "README.md"
@@ -59,6 +62,36 @@ def test_the_python_example_runs(capsys: pytest.CaptureFixture[str], tmp_path: P
     out = capsys.readouterr().out
     assert out.count("after element") == 35
     assert "'labels': 35" in out
+
+
+def test_the_example_of_tables_runs(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    block = next(block for block in blocks if "replay_frame" in block)
+    (tmp_path / "example.py").write_text(block, encoding="utf-8")
+    names = runpy.run_path(str(tmp_path / "example.py"))
+    assert names["replayed"].table.num_rows == 90
+    assert "log_loss" in capsys.readouterr().out
+
+
+def test_every_metric_is_told_of_and_every_event_of_the_log() -> None:
+    text = README.read_text(encoding="utf-8").split("## Operations")[1].split("\n## ")[0]
+    told = set(re.findall(r"`([a-z_]+)", text))
+    named = set(re.findall(r'"([a-z_]+)": \(\n? *"', Path(families.__file__).read_text()))
+    assert {*families.COUNTED} <= {name.removesuffix("_total") for name in told}
+    assert {*families.FEED} <= {name.removesuffix("_total") for name in told}
+    assert named <= {name.removesuffix("_total") for name in told}
+    reasons = (
+        *families.TICK_REASONS,
+        *families.LABEL_REASONS,
+        *families.UPDATE_REASONS,
+        *CAUSES,
+    )
+    assert {*reasons} <= told
+    source = Path(run.__file__).read_text() + Path(service.__file__).read_text()
+    source += Path(monitoring.__file__).read_text()
+    said = set(re.findall(r"(?:say|named)\(\"([a-z_]+)\"", source))
+    assert {"ready", "reloaded", "stopped", "page_failed"} <= said
+    assert said | {name for name, _ in logs._NAMES.values()} <= told
 
 
 def test_the_picture_of_evidence_is_drawn_from_a_file_of_results(
