@@ -16,6 +16,7 @@ from .. import __version__
 from ..errors import StreamLSTMError
 from ..serve.signals import interrupt_at_once
 from . import (
+    bridge,
     check,
     demo,
     diff,
@@ -46,6 +47,7 @@ app.command("replay")(replay.command)
 app.command("train")(train.command)
 app.command("publish")(publish.command)
 app.command("run")(run.command)
+app.command("bridge")(bridge.command)
 app.command("verify")(verify.command)
 app.command("diff")(diff.command)
 app.command("inspect")(inspect_.command)

@@ -1,8 +1,4 @@
-r"""A bridge from a WebSocket to the daemon, and an example of a source; `--help` tells of it.
-
-    python -m stream_lstm.interop.websocket_bridge wss://feed.example/quotes \
-        --columns bid,ask --stream-field symbol --time-field time \
-        --subscribe '{"op": "subscribe", "channel": "quotes"}' --bind tcp://127.0.0.1:5555
+"""The ticks of a WebSocket that sends JSON, which `stream-lstm bridge` publishes.
 
 Each message is a JSON object, or an array of them, with a number for each column. What is none is
 counted and passed over. A connection that is lost is made anew after a while; what was sent
@@ -13,17 +9,14 @@ is a connection that the server closes as done (code 1000).
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import AsyncIterator, Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
-import typer
 
-from ..errors import EndpointError, StreamLSTMError, UsageError
-from ..feed.bridge import SourceTick, bridge
+from ..errors import EndpointError, UsageError
+from ..feed.bridge import SourceTick
 from ..feed.foreign import time_ns
-from ..feed.publisher import Publisher
 from ..feed.topics import check_name
 from .extras import installed
 
@@ -125,31 +118,3 @@ def _number(value: Any) -> float:
     if isinstance(value, bool):
         raise TypeError("true and false are no numbers")
     return float(value)
-
-
-def command(
-    url: Annotated[str, typer.Argument(help="ws:// or wss:// to connect to.")],
-    *,
-    columns: Annotated[str, typer.Option(metavar="A,B,...", help="Names of the values.")],
-    bind: Annotated[str, typer.Option(help="Where to publish.")] = "tcp://127.0.0.1:5555",
-    stream_field: Annotated[str | None, typer.Option(help="Name of the stream's name.")] = None,
-    time_field: Annotated[str | None, typer.Option(help="Name of the time.")] = None,
-    subscribe: Annotated[str | None, typer.Option(help="Text to send first.")] = None,
-) -> None:
-    """Publish the JSON messages of a WebSocket as a feed for `stream-lstm run`."""
-    names = [name.strip() for name in columns.split(",")]
-    source = WebSocketSource(
-        url, names, stream_field=stream_field, time_field=time_field, subscribe=subscribe
-    )
-    with Publisher(bind, columns=names) as publisher:
-        typer.echo(f"publishing {url} ({', '.join(names)}) at {publisher.endpoint}", err=True)
-        count = asyncio.run(bridge(source, publisher))
-    typer.echo(f"{count:,} ticks, {source.refused:,} messages refused", err=True)
-
-
-if __name__ == "__main__":
-    try:
-        typer.run(command)
-    except StreamLSTMError as error:
-        typer.echo(f"stream-lstm: {error}", err=True)
-        sys.exit(error.exit_code)

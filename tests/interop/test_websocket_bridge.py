@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import json
+import sys
 import threading
 
 import numpy as np
 import pytest
 
+from stream_lstm.cli.main import main
 from stream_lstm.errors import EndpointError, UsageError
 from stream_lstm.events import End, Ticks
 from stream_lstm.feed.bridge import bridge
@@ -118,6 +120,32 @@ def test_without_the_package_it_says_what_to_install(monkeypatch):
     monkeypatch.setattr(websocket_bridge, "installed", lambda name: None)
     with pytest.raises(UsageError, match=r"stream-lstm\[websocket\]"):
         WebSocketSource("ws://127.0.0.1:1", COLUMNS)
+
+
+def test_the_command_publishes_until_the_server_is_done(monkeypatch, capsys):
+    """The server in a thread of its own, the command in this one."""
+    found, loop = [], asyncio.new_event_loop()
+    ready, done = threading.Event(), asyncio.Event()
+
+    async def serve():
+        async with serving(([quote(1), "{", quote(2)], 1000)) as (url, _):
+            found.append(url)
+            ready.set()
+            await done.wait()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    thread.start()
+    assert ready.wait(WAIT_S)
+    line = ["bridge", found[0], "--columns", "bid,ask", "--bind", "tcp://127.0.0.1:*"]
+    monkeypatch.setattr(sys, "argv", ["stream-lstm", *line, "--subscribe", "please"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    loop.call_soon_threadsafe(done.set)
+    thread.join(WAIT_S)
+    loop.close()
+    written = capsys.readouterr()
+    assert (ended.value.code or 0, written.out) == (0, "2 ticks, 1 messages refused\n")
+    assert "(bid, ask) at tcp://127.0.0.1:" in written.err
 
 
 def test_all_the_way_from_a_websocket_to_a_subscriber():
