@@ -19,6 +19,7 @@ from . import (
     check,
     demo,
     diff,
+    doctor,
     export,
     import_,
     inspect_,
@@ -47,6 +48,7 @@ app.command("publish")(publish.command)
 app.command("run")(run.command)
 app.command("verify")(verify.command)
 app.command("diff")(diff.command)
+app.command("doctor")(doctor.command)
 app.command("inspect")(inspect_.command)
 app.command("import")(import_.command)
 app.command("export")(export.command)
