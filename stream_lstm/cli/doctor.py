@@ -1,4 +1,4 @@
-"""`stream-lstm doctor`: why is the loss stuck at ln 2?"""
+"""`stream-lstm doctor`: what keeps a loss at ln 2."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why is the loss stuck at ln 2? Every check on one series, and one sentence about them all.
+"""What keeps a loss at ln 2: every check on one series, and one sentence about them all.
 
 Checks of rows, inputs and labels look at the whole series; trials, which learn, at its beginning
 (see `doctor_trial`). A check knows nothing of the others, so that one fault hides no other.
@@ -6,7 +6,8 @@ Checks of rows, inputs and labels look at the whole series; trials, which learn,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import msgspec
@@ -21,8 +22,15 @@ from ..model.network import check_weights
 from . import doctor_inputs, doctor_labels, doctor_learning, doctor_network, doctor_rows
 from .doctor_inputs import WALK, seen_inputs
 from .doctor_plant import plant
-from .doctor_series import Series, Table, series_of
-from .doctor_trial import BASELINES, Forecast, Trial, baseline_config, elements_tried
+from .doctor_series import Doubles, Series, Table, series_of
+from .doctor_trial import (
+    BASELINES,
+    Forecast,
+    Make,
+    Trial,
+    baseline_config,
+    elements_tried,
+)
 from .finding import Finding, worst_first
 from .session import Session
 from .verdict import count
@@ -44,7 +52,7 @@ class Case(NamedTuple):
     weights: dict[str, Any] | None = None
     scaler: Any = None
     members: Members | None = None
-    delays: dict[str, Any] = {}
+    delays: Mapping[str, Any] = MappingProxyType({})
     left_out: int = 0
     reasons: tuple[str, ...] = ()
     windows: int | None = None
@@ -73,12 +81,15 @@ def examine(case: Case, progress: Progress = lambda *_: None) -> Diagnosis:
     findings = [*case.further, *_of_data(case, series)]
     fits, case = _fitting(case, series)
     findings.append(fits)
-    labels = doctor_labels.labels_of(len(series.elements), case.config)
+    labels = doctor_labels.labels_of(series, case.config)
     tried = min(elements_tried(case.config), len(series.elements))
     findings.append(doctor_learning.learning_set(case.config, case.weights is not None))
     if not labels:
         return _diagnosis(findings, "no_labels", series, labels, tried)
     trials, kind, proven = _of_learning(case, series, tried, progress)
+    truth = series.truth(case.config)
+    if truth.all() or not truth.any():
+        return _diagnosis([*findings, *trials], "one_class", series, labels, tried)
     enough = doctor_labels.label_count(labels, case.config, len(series.elements), case.accuracy)
     if enough.level != "ok" and proven:
         evidence = f"{enough.evidence}; an effect that is larger shows all the same"
@@ -116,16 +127,15 @@ def _fitting(case: Case, series: Series) -> tuple[Finding, Case]:
 def _of_learning(
     case: Case, series: Series, tried: int, progress: Progress
 ) -> tuple[list[Finding], str, bool]:
-    """Return the findings of the trials, the kind of the whole, and whether something is proven."""
+    """Return the findings of the trials, the kind of the whole, and if something is proven."""
     config, table = case.config, case.table
     rows = slice(0, int(series.at[tried - 1]) + 1)
     times = np.zeros(len(table.values), np.int64) if table.t_ns is None else table.t_ns
     ticks = Ticks(NAME, times[rows], table.values[rows])
     labels = None if table.labels is None else table.labels[rows]
 
-    def run(what: str, make: Callable[[Callable[[Output], None]], Session], *given: Any) -> Trial:
-        trial = Trial(make)
-        return trial.run(*given, progress=lambda done, of: progress(what, done, of))
+    def run(what: str, make: Make, ticks: Ticks, labels: Doubles | None, delays: Any) -> Trial:
+        return Trial(make).run(ticks, labels, delays, lambda done, of: progress(what, done, of))
 
     def alone(emit: Callable[[Output], None]) -> Session:
         return Session(
@@ -191,7 +201,7 @@ def _planted(
             weights=case.weights, members=case.members, engine=engine,
         )  # fmt: skip
 
-    learned = run("a planted signal", make, given.ticks)
+    learned = run("a planted signal", make, given.ticks, None, None)
     return learned.forecast("planted"), learned.forecast("planted", skip=0.5)
 
 
@@ -205,13 +215,14 @@ def _kind(planted: Finding, beaten: bool, learned: bool) -> str:
 
 KINDS = {
     "no_labels": "there are no labels, so nothing can be said of learning",
+    "one_class": "every label is the same, and there is nothing to tell apart",
     "not_learning": "not learning: this pipeline does not learn even a strong signal that was "
     "planted in this series",
     "learning": "learning: the model is better than the base rate on this series",
     "missing_it": "the model misses what is there: it learns a planted signal, and a plain "
     "forecaster beats the base rate on this series, but the model does not",
-    "nothing_found": "nothing to learn was found: the pipeline learns a planted signal, and neither "
-    "the model nor a plain forecaster is shown to beat the base rate on this series",
+    "nothing_found": "nothing to learn was found: the pipeline learns a planted signal, and "
+    "neither the model nor a plain forecaster is shown to beat the base rate on this series",
 }
 """What each kind of case means."""
 

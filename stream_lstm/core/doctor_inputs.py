@@ -109,9 +109,10 @@ def _scale_remedy(level: Level, seen: Seen, config: Config) -> str:
     if level == "ok":
         return ""
     if level == "note":
+        alone = "alone keep a loss at ln 2" if seen.raw_sd < FAINT else "saturate its gates"
         return (
-            "nothing to do here; where no scaling is done, as in a plain Keras or PyTorch model, "
-            "divide by the s.d. first: nothing else is wrong with a loss of ln 2 there"
+            "nothing to do here; unscaled, as in a plain Keras or PyTorch model, such inputs "
+            f"{alone}: divide them by their s.d. there"
         )
     if config.scaling.scaling == "none":
         return "--scaling sd"
@@ -149,9 +150,12 @@ def constant_inputs(series: Series) -> Finding:
                 f"from row {row:,}, and 0 in {percent(zeros)} of all"
             )
     if constant:
-        level: Level = "fault" if len(np.unique(series.target[:1000])) == 1 and (
-            (series.target == series.target[0]).all()
-        ) else "warning"
+        level: Level = (
+            "fault"
+            if len(np.unique(series.target[:1000])) == 1
+            and ((series.target == series.target[0]).all())
+            else "warning"
+        )
         return Finding(
             name, level, "; ".join(constant),
             "leave it out, or look into why it never changes: a constant scales to 0 and says "
@@ -163,7 +167,9 @@ def constant_inputs(series: Series) -> Finding:
             "see whether the feed stood still there; a feature that does not change scales to 0",
             figures,
         )  # fmt: skip
-    return Finding(name, "ok", f"each of {count(len(series.names), 'features')} changes", "", figures)
+    return Finding(
+        name, "ok", f"each of {count(len(series.names), 'features')} changes", "", figures
+    )
 
 
 def longest_run(values: Floats) -> tuple[int, int]:

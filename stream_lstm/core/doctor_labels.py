@@ -83,12 +83,14 @@ def label_alignment(series: Series, config: Config) -> Finding:
     figures = {"shift": shift, "agreement": share, "by_shift": list(agreement.values())}
     if max(share, 1.0 - share) < SURE:
         told = (
-            f"the labels are not the sign of the target at any of {2 * SHIFTS + 1} places (at most "
-            f"{percent(share)} alike), so that their place cannot be judged"
+            f"the labels are not the sign of the target, nor of one up to {SHIFTS} rows away (at "
+            f"most {percent(max(share, 1 - share))}), so that their place cannot be judged"
         )
         return Finding(name, "ok", told, "", figures)
     if share < 0.5:
-        told = f"the labels are the other way round: {percent(1 - share)} are not the target's sign"
+        told = (
+            f"the labels are the other way round: {percent(1 - share)} are not the target's sign"
+        )
         return Finding(name, "fault", told, "exchange 0 and 1 in the label column", figures)
     if shift == 0:
         told = f"the label in a row is the sign of that row's target ({percent(share)} alike)"
@@ -97,11 +99,11 @@ def label_alignment(series: Series, config: Config) -> Finding:
 
 
 def _off(name: str, shift: int, share: float, horizon: int, figures: dict[str, Any]) -> Finding:
-    place = f"{count(abs(shift), 'rows')} {'early' if shift > 0 else 'late'}"
+    far, where = abs(shift), "after" if shift > 0 else "before"
     told = (
-        f"labels stand {place}: the one in a row is the sign of the target "
-        f"{count(abs(shift), 'elements')} {'after' if shift > 0 else 'before'} it ({percent(share)} "
-        f"alike), so that the prediction after element n is scored on element n + {horizon + shift}"
+        f"labels stand {count(far, 'rows')} {'early' if shift > 0 else 'late'}: the one in a row "
+        f"is the sign of the target {count(far, 'elements')} {where} it ({percent(share)} alike), "
+        f"so that the prediction after element n is scored on element n + {horizon + shift}"
     )
     if horizon + shift <= 0:
         told += ", which it has seen"
@@ -141,18 +143,26 @@ def look_ahead(series: Series, config: Config) -> Finding:
         f"with the label's element {one['next']:.4f}, with its own {one['own']:.4f})"
         for one in used or knowing
     ] + [
-        f"the feature {one['feature']} knows the next row's {one['column']!r} ({one['relation']} "
-        f"{one['next']:.4f}, with its own row's {one['own']:.4f})"
+        f"the feature {one['feature']} is the next row's change of {one['column']!r} "
+        f"({one['relation']} {one['next']:.4f}, with its own row's {one['own']:.4f})"
         for one in early
     ]
-    if used or early:
-        remedy = "leave it out, or shift it down to the row in which it is known (--feature 'lag(x)')"
+    if used:
+        remedy = (
+            "leave it out, or move it down to the row in which it is known: --feature 'lag(x)'"
+        )
         return Finding(name, "fault", "; ".join(told), remedy, figures)
+    if early:
+        remedy = (
+            "if it was shifted by hand it stands a row early, and what is predicted lies one "
+            f"further ahead: --feature 'diff({Column(early[0]['column'])})' needs no shifting"
+        )
+        return Finding(name, "warning", "; ".join(told), remedy, figures)
     if knowing:
         remedy = "no feature uses it; leave it so"
         return Finding(name, "note", "; ".join(told), remedy, figures)
-    told_ok = f"none of {count(len(table.columns), 'columns')} knows the label before it is there"
-    return Finding(name, "ok", told_ok, "", figures)
+    whole = count(len(table.columns), "columns")
+    return Finding(name, "ok", f"of {whole} none knows the label before it is there", "", figures)
 
 
 def _knowing(series: Series, config: Config) -> list[dict[str, Any]]:
@@ -177,39 +187,58 @@ LABEL = "the label"
 
 
 def _early_features(series: Series) -> list[dict[str, Any]]:
-    """Return the features that are closer to the next row's value of a column than to their own."""
-    found, rows = [], series.at[:LOOKED_AT]
-    values = series.table.values[rows]
-    elements = series.elements[: len(rows)].astype(np.float64)
-    names = tuple(f"feature {k}" for k in range(len(series.names)))
-    times = np.zeros(len(rows), np.int64)
-    for k, column in enumerate(series.table.columns[:MAX_COLUMNS]):
+    """Return the features that are the next row's change of a column.
+
+    Only a column as it is can be: whatever is computed here comes from the row and those before.
+    The next row's value of a column proves nothing, as where an open is the close before it.
+    """
+    columns, values = series.table.columns, series.table.values[:LOOKED_AT]
+    plain = [name for name in columns if str(Column(name)) in series.names]
+    if not plain:
+        return []
+    found, own = [], [columns.index(name) for name in plain]
+    times = np.zeros(len(values), np.int64)
+    for k, column in enumerate(columns[:MAX_COLUMNS]):
         if not np.isfinite(values[:, k]).all():
             continue
-        ticks = Ticks("", times, np.column_stack([elements, values[:, k]]))
-        for expression in (str(Column(NEXT)), f"diff({Column(NEXT)})"):
-            check = Foreknowledge(ElementMaker((expression,), (*names, NEXT)), 1)
-            check.push(ticks)
-            for one in check.found():
-                if one["kind"] == "value" and one["column"] in names:
-                    feature = series.names[names.index(one["column"])]
-                    found.append(one | {"feature": feature, "column": column})
+        ticks = Ticks("", times, np.column_stack([values[:, own], values[:, k]]))
+        maker = ElementMaker((f"diff({Column(NEXT)})",), (*plain, NEXT))
+        check = Foreknowledge(maker, 1)
+        check.push(ticks)
+        found += [
+            one | {"feature": str(Column(one["column"])), "column": column}
+            for one in check.found()
+            if one["kind"] == "value" and one["column"] in plain
+        ]
     return found
 
 
-NEXT = "next"
+NEXT = "the next row"
 
 
-def labels_of(elements: int, config: Config) -> int:
-    """Return how many predictions of that many elements get a label of the series."""
+def windows_of(elements: int, config: Config) -> int:
+    """Return how many predictions of that many elements have a label of the series."""
     stream = config.stream
     return max(0, (elements - stream.window - stream.horizon) // stream.stride + 1)
+
+
+def labels_of(series: Series, config: Config) -> int:
+    """Return how many predictions have a label, where it is not missing."""
+    stream, windows = config.stream, windows_of(len(series.elements), config)
+    if series.table.labels is None:
+        return windows
+    first = stream.window + stream.horizon - 1
+    due = series.table.labels[series.at][first :: stream.stride]
+    return int(np.isfinite(due).sum())
+
+
+COUNTING = "there are (elements - window - horizon) // stride + 1 with a label"
 
 
 def window_count(elements: int, config: Config, counted: int | None) -> Finding:
     """Hold the number of windows that somebody counted against what the stride gives."""
     name, stream = "window_count", config.stream
-    labels = labels_of(elements, config)
+    labels = windows_of(elements, config)
     told = (
         f"windows of {stream.window:,} every {stream.stride:,} of {elements:,} elements are "
         f"{labels:,} with a label {stream.horizon:,} ahead"
@@ -227,7 +256,7 @@ def window_count(elements: int, config: Config, counted: int | None) -> Finding:
     fits = [s for s in sorted(strides) if abs(room // s + 1 - counted) <= 1]
     figures["stride_of_counted"] = fits[0] if fits else None
     told += f", not {counted:,}" + (f", which a stride of {fits[0]:,} gives" if fits else "")
-    remedy = f"--stride {fits[0]} for {counted:,}" if fits else "count them as the README says"
+    remedy = f"--stride {fits[0]} for {counted:,}" if fits else COUNTING
     return Finding(name, "warning", told, remedy, figures)
 
 

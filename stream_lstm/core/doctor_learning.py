@@ -1,4 +1,4 @@
-"""Checks by trial: do plain forecasters find something, does the network, could it at all?
+"""Checks by trial: what plain forecasters find, what the network does, whether it could at all.
 
 Three trials tell "nothing to learn" from "not learning": the plain forecasters and the network on
 the series, and the network on the series with a signal planted in it.
@@ -50,8 +50,12 @@ def updates_made(trial: Trial, config: Config) -> Finding:
     if not (many or trial.rollbacks):
         return Finding(name, "ok", told, "", figures)
     rate = f"--learning-rate {config.learning.learning_rate / 10:g}"
-    remedy = rate if config.learning.optimizer != "dekf" else "a lower p0 (--optimizer-args p0=0.1)"
-    return Finding(name, "fault" if many else "warning", told, f"{remedy}, or --scaling sd", figures)
+    remedy = (
+        rate if config.learning.optimizer != "dekf" else "a lower p0 (--optimizer-args p0=0.1)"
+    )
+    return Finding(
+        name, "fault" if many else "warning", told, f"{remedy}, or --scaling sd", figures
+    )
 
 
 def baselines(found: Sequence[Forecast]) -> Finding:
@@ -107,7 +111,9 @@ def model(
     """Hold the model against the base rate and the best plain forecaster on the same labels."""
     name = "model"
     if found is None:
-        return Finding(name, "note", "there were no labels to score the model on", "give more rows")
+        return Finding(
+            name, "note", "there were no labels to score the model on", "give more rows"
+        )
     best = max(plain[1:], key=lambda one: one.better)
     some = best.proven(len(plain) - 1)
     figures: dict[str, Any] = found._asdict()
@@ -123,10 +129,12 @@ def model(
             return Finding(name, "ok", told, "", figures)
         told += f", but {best.name} has {best.log_loss:.4f}"
         return Finding(name, "note", told, f"{bank}, which holds both", figures)
-    worse = found.worse >= best.worse and found.log_loss > found.base_rate_log_loss
+    worse = found.log_loss > found.base_rate_log_loss
     told += "; worse than the base rate so far" if worse else "; not better than the base rate"
     if some and config.learning.bank == "none":
         told += f", while {best.name} is ({best.log_loss:.4f}, evidence {odds(best.better)})"
-        return Finding(name, "warning" if learns else "note", told, f"{bank}, which holds both", figures)
+        return Finding(
+            name, "warning" if learns else "note", told, f"{bank}, which holds both", figures
+        )
     remedy = f"{bank} is never much worse than the base rate" if worse else ""
     return Finding(name, "note", told, remedy, figures)

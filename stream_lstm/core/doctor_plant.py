@@ -81,7 +81,8 @@ def _signs(count: int, horizon: int, seed: int) -> Doubles:
     random = np.random.default_rng(seed)
     rounds = math.ceil(count / horizon)
     turns = np.where(random.random((rounds, horizon)) < STAY, 1.0, -1.0)
-    return np.cumprod(turns, axis=0).reshape(-1)[:count]
+    signs: Doubles = np.cumprod(turns, axis=0, dtype=np.float64).reshape(-1)[:count]
+    return signs
 
 
 def _filled(magnitudes: Doubles) -> Doubles:

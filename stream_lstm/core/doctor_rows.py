@@ -18,11 +18,19 @@ MANY = 0.01
 GRID = 0.8
 """Share of intervals that are the same in a series of regular times."""
 
-LONG = 1000
-"""Intervals, in medians, from which on one of irregular times is told as a gap."""
+LONG = 30
+"""How many times as long as 99 in 100 of them an interval of irregular times is in a gap."""
 
-OFTEN = 0.001
+OFTEN = 0.01
 """A share of all intervals above which gaps in regular times are not closing hours."""
+
+CROSSED = 0.001
+"""A share of crossed quotes that is no accident."""
+
+DOUBLE = 0.2
+"""A share of repeated rows that is not that of trades alike at one time."""
+
+HOUR_S = 3600
 
 
 def unusable_rows(series: Series, left_out: int, first: Sequence[str]) -> Finding:
@@ -30,7 +38,9 @@ def unusable_rows(series: Series, left_out: int, first: Sequence[str]) -> Findin
     bad, whole = left_out + series.refusals, left_out + len(series.table.values)
     figures = {"rows": whole, "unusable": bad}
     if not bad:
-        return Finding("unusable_rows", "ok", f"all {count(whole, 'rows')} can be used", "", figures)
+        return Finding(
+            "unusable_rows", "ok", f"all {count(whole, 'rows')} can be used", "", figures
+        )
     share = bad / whole
     level: Level = "fault" if share > 0.5 else "warning" if share >= MANY else "note"
     told = "; ".join([*first, *series.refused][:2])
@@ -38,7 +48,7 @@ def unusable_rows(series: Series, left_out: int, first: Sequence[str]) -> Findin
         "unusable_rows",
         level,
         f"{bad:,} of {count(whole, 'rows')} ({percent(share)}) cannot be used: {told}",
-        "mend or leave out these rows; replay stops at the first unless --on-bad-row skip is given",
+        "mend these rows or leave them out; replay stops at the first without --on-bad-row skip",
         figures,
     )
 
@@ -68,7 +78,7 @@ def time_order(table: Table) -> Finding:
         "fault" if back >= MANY * len(steps) else "warning",
         f"time goes back {count(back, 'times')} in {len(steps):,} intervals, first at row "
         f"{table.rows[at]:,} (by {-steps[at - 1] / NS_PER_S:g} s)",
-        "sort the rows by time, oldest first: a row in the wrong place shows what came after it",
+        _sorting(float(-steps[steps < 0].min()) / NS_PER_S, back),
         figures,
     )
 
@@ -84,7 +94,7 @@ def repeated_rows(table: Table) -> Finding:
     twice = int((same_time & equal.all(axis=1)).sum())
     together, whole = int(same_time.sum()), max(len(same_time), 1)
     figures = {"repeated": twice, "equal_times": together, "intervals": len(same_time)}
-    if twice >= MANY * whole:
+    if twice >= DOUBLE * whole:
         return Finding(
             name,
             "warning",
@@ -98,7 +108,8 @@ def repeated_rows(table: Table) -> Finding:
             "note",
             f"{together:,} rows ({percent(together / whole)}) have the time of the row before, "
             f"{twice:,} of them with the same values",
-            "nothing to do where the order of rows of one time is that in which they came",
+            "nothing to do where these came one by one, in this order, such as trades; leave out "
+            "what was written twice",
             figures,
         )
     return Finding(name, "ok", "no two neighbouring rows have the same time", "", figures)
@@ -115,7 +126,7 @@ def time_gaps(table: Table) -> Finding:
         return Finding(name, "ok", "there are too few times to see a gap in them")
     usual = float(np.median(steps))
     regular = float((np.abs(steps - usual) <= 0.01 * usual).mean()) >= GRID
-    gaps = steps > (1.5 * usual if regular else LONG * usual)
+    gaps = steps > (1.5 * usual if regular else LONG * float(np.quantile(steps, 0.99)))
     missed = float((np.round(steps[gaps] / usual) - 1).sum()) if regular else 0.0
     figures = {
         "gaps": int(gaps.sum()),
@@ -134,11 +145,18 @@ def time_gaps(table: Table) -> Finding:
         name,
         "warning" if often else "note",
         f"{count(int(gaps.sum()), 'gaps')}{rows}: {_usual(usual)}, and the longest interval is "
-        f"{steps.max() / NS_PER_S:,.0f} s (before row {table.rows[at]:,})",
+        f"{steps.max() / NS_PER_S:,.4g} s (before row {table.rows[at]:,})",
         "a difference or a return over a gap is one like any other to the network: add the "
         "feature 'log1p(elapsed())' (with --time), which shows it, or fill the rows in",
         figures,
     )
+
+
+def _sorting(back_s: float, times: int) -> str:
+    told = "sort the rows by time, oldest first: a row in the wrong place shows what came after it"
+    if times == 1 and back_s <= HOUR_S:
+        told += "; if these are local times, clocks were put back there: write them in UTC"
+    return told
 
 
 def _usual(step: float) -> str:
@@ -146,10 +164,7 @@ def _usual(step: float) -> str:
 
 
 def _no_times(name: str) -> Finding:
-    return Finding(
-        name, "note", "times were not looked at: nobody said which column they are",
-        "name it with --time COLUMN",
-    )  # fmt: skip
+    return Finding(name, "ok", "not looked at: there are no times (--time COLUMN names them)")
 
 
 SIZES = ("qty", "quantity", "size", "vol", "amount", "count", "num")
@@ -175,7 +190,7 @@ def crossed_quotes(table: Table) -> Finding:
         return Finding(name, "fault", told, remedy, figures)
     return Finding(
         name,
-        "warning" if share >= OFTEN else "note",
+        "warning" if share >= CROSSED else "note",
         told,
         f"such rows are stale on one side: leave them out, or use mid({bid}, {ask}) rather than "
         f"a spread or one side alone",

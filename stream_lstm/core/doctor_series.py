@@ -67,7 +67,8 @@ REASONS = 3
 def series_of(features: Sequence[str], table: Table) -> Series:
     """Return the series of a table; raises what `ElementMaker` raises."""
     maker = ElementMaker(features, table.columns)
-    good, reasons, made = np.ones(len(table.values), bool), [], []
+    good, made = np.ones(len(table.values), bool), []
+    reasons: list[str] = []
 
     def refused(index: int, reason: str) -> None:
         good[index] = False

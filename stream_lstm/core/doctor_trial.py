@@ -26,6 +26,9 @@ Doubles = npt.NDArray[np.float64]
 Progress: TypeAlias = Callable[[int, int], None]
 """Takes what is done and of how much."""
 
+Make: TypeAlias = Callable[[Callable[[Output], None]], Session]
+"""Makes a session that emits to what it is given."""
+
 PIECE = 4096
 """Ticks between two reports."""
 
@@ -59,14 +62,15 @@ class Forecast(NamedTuple):
     worse: float
 
     def proven(self, looks: int = 1) -> bool:
-        """Tell whether it is better than the base rate, being the best of so many."""
-        return self.better >= PROVEN + float(np.log(looks))
+        """Tell whether it is better than the base rate, on the whole too, as the best of `looks`."""
+        on_the_whole = self.log_loss < self.base_rate_log_loss
+        return on_the_whole and self.better >= PROVEN + float(np.log(looks))
 
 
 class Trial:
     """What came of a session; `session` is as it was at the end."""
 
-    def __init__(self, make: Callable[[Callable[[Output], None]], Session]) -> None:
+    def __init__(self, make: Make) -> None:
         self.scores: list[Score] = []
         self.experts: dict[int, tuple[float, ...]] = {}
         self.updates = self.refused = self.rollbacks = 0

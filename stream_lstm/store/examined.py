@@ -60,7 +60,8 @@ def _stream(connection: sqlite3.Connection, path: Path, wanted: str | None) -> s
 
 
 def _table(connection: sqlite3.Connection, setup: Setup, stream: str, limit: int) -> Table:
-    times, values, labels, size = [], [], {}, 0
+    times, values, size = [], [], 0
+    labels: dict[int, float] = {}
     for entry in entries(connection, first_pos(connection) - 1):
         event = entry.event
         if isinstance(event, Ticks) and event.stream == stream and size < limit:
@@ -93,17 +94,23 @@ def _placed(table: Table, config: Config, labels: dict[int, float], before: int)
     return rows
 
 
-EVENTS = {"gap": "ticks lost in gaps", "refusal": "inputs refused", "rollback": "roll-backs"}
+EVENTS = {
+    "gap": "ticks lost in gaps",
+    "refused": "inputs refused",
+    "rollback": "roll-backs",
+}
 """Kinds of events that the doctor tells of."""
 
 
 def _events(connection: sqlite3.Connection, stream: str) -> Finding:
-    found = dict(
-        connection.execute(
-            "SELECT kind, sum(count) FROM events WHERE stream = ? GROUP BY kind", (stream,)
-        ).fetchall()
+    figures = dict.fromkeys(EVENTS, 0)
+    rows = connection.execute(
+        "SELECT kind, sum(count), count(*) FROM events WHERE stream = ? GROUP BY kind", (stream,)
     )
-    figures = {kind: int(found.get(kind, 0)) for kind in EVENTS}
+    for kind, total, times in rows:
+        word = kind.partition(" ")[0]
+        if word in figures:
+            figures[word] += times if word == "rollback" else total
     told = ", ".join(f"{number:,} {EVENTS[kind]}" for kind, number in figures.items())
     level: Level = "ok"
     remedies = []
@@ -113,9 +120,9 @@ def _events(connection: sqlite3.Connection, stream: str) -> Finding:
     if figures["rollback"]:
         level = "warning"
         remedies.append("lower --learning-rate, or learn with --bank default")
-    if figures["refusal"]:
+    if figures["refused"]:
         level = "warning" if level == "warning" else "note"
-        remedies.append("`stream-lstm inspect` and the table `events` tell why inputs were refused")
+        remedies.append("the table `events` of the store tells why inputs were refused")
     return Finding("stored_events", level, told, "; ".join(remedies), figures)
 
 
