@@ -17,6 +17,7 @@ from ..config import Config
 from ..events import Output, Ticks
 from ..members import Members, bank_members
 from ..model.activity import activity
+from ..model.engine import Engine
 from ..model.forecaster import network_shape
 from ..model.network import check_weights
 from . import doctor_inputs, doctor_labels, doctor_learning, doctor_network, doctor_rows
@@ -44,7 +45,8 @@ class Case(NamedTuple):
 
     left_out: rows that could not be read, with why the first could not. windows, weights_counted:
     what somebody counted, None for nothing. accuracy: the size of effect that is sought. further:
-    findings from where the table came from.
+    findings from where the table came from. engine, plain_engine: what was compiled before for the
+    configuration and for `baseline_config` of it.
     """
 
     config: Config
@@ -59,6 +61,8 @@ class Case(NamedTuple):
     weights_counted: int | None = None
     accuracy: float = 0.52
     further: tuple[Finding, ...] = ()
+    engine: Engine | None = None
+    plain_engine: Engine | None = None
 
 
 class Diagnosis(NamedTuple):
@@ -140,11 +144,12 @@ def _of_learning(
     def alone(emit: Callable[[Output], None]) -> Session:
         return Session(
             config, table.columns, emit,
-            weights=case.weights, scaler=case.scaler, members=case.members,
+            weights=case.weights, scaler=case.scaler, members=case.members, engine=case.engine,
         )  # fmt: skip
 
     def beside(emit: Callable[[Output], None]) -> Session:
-        return Session(baseline_config(config), table.columns, emit, members=BASELINES)
+        plain = baseline_config(config)
+        return Session(plain, table.columns, emit, members=BASELINES, engine=case.plain_engine)
 
     plain = run("plain forecasters", beside, ticks, labels, case.delays).members()
     trial = run("the model", alone, ticks, labels, case.delays)
@@ -206,7 +211,7 @@ def _planted(
 
 
 def _kind(planted: Finding, beaten: bool, learned: bool) -> str:
-    if planted.level == "fault":
+    if planted.level != "ok" and not learned:
         return "not_learning"
     if learned:
         return "learning"
@@ -216,8 +221,8 @@ def _kind(planted: Finding, beaten: bool, learned: bool) -> str:
 KINDS = {
     "no_labels": "there are no labels, so nothing can be said of learning",
     "one_class": "every label is the same, and there is nothing to tell apart",
-    "not_learning": "not learning: this pipeline does not learn even a strong signal that was "
-    "planted in this series",
+    "not_learning": "not learning: not even a strong signal that was planted in this series is "
+    "learned by this pipeline as it should be",
     "learning": "learning: the model is better than the base rate on this series",
     "missing_it": "the model misses what is there: it learns a planted signal, and a plain "
     "forecaster beats the base rate on this series, but the model does not",

@@ -10,7 +10,6 @@ from ..config import Config
 from ..model.activity import activity, scaled_inputs
 from ..model.forecaster import network_shape
 from ..model.network import init_weights, seed_key
-from ..model.scaling import causal_scaler
 from .doctor_series import Floats, Series
 from .finding import Finding, Level, percent, worst
 from .verdict import count
@@ -75,7 +74,7 @@ def input_scale(series: Series, config: Config) -> Finding:
 
 def seen_inputs(elements: Floats, config: Config, start: Any = None) -> Floats:
     """Return what the network sees of elements (K, F), the scaler's state before them `start`."""
-    return scaled_inputs(causal_scaler(elements.shape[1], config.scaling), elements, start)
+    return scaled_inputs(config.scaling, elements, start)
 
 
 def logit_spread(inputs: Floats, config: Config) -> float:

@@ -44,7 +44,7 @@ def label_balance(series: Series, config: Config) -> Finding:
             else "the label column holds one class only: name another, or set --threshold",
             figures,
         )  # fmt: skip
-    told += f"; a constant has accuracy {1.0 - rarer:.3f} and log loss {loss:.4f}, not ln 2"
+    told += f"; a constant has accuracy {1.0 - rarer:.3f} and log loss {loss:.4f}"
     level: Level = "ok" if rarer >= SELDOM and zeros < ZEROS else "note"
     if rarer < RARE:
         level = "warning"

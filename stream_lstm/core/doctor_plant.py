@@ -71,7 +71,8 @@ def _learning(config: Config, names: tuple[str, ...]) -> Config:
         threshold=None,
         horizon=max(config.stream.horizon, 1),
     )
-    learning = replace(config.learning, learn=True, learn_until=0)
+    bptt = min(config.learning.bptt, config.stream.window)
+    learning = replace(config.learning, learn=True, learn_until=0, bptt=bptt)
     scoring = replace(config.scoring, twins=())
     return replace(config, stream=stream, learning=learning, scoring=scoring)
 

@@ -62,7 +62,7 @@ class Forecast(NamedTuple):
     worse: float
 
     def proven(self, looks: int = 1) -> bool:
-        """Tell whether it is better than the base rate, on the whole too, as the best of `looks`."""
+        """Tell whether it beats the base rate, on the whole too, as the best of `looks`."""
         on_the_whole = self.log_loss < self.base_rate_log_loss
         return on_the_whole and self.better >= PROVEN + float(np.log(looks))
 
@@ -157,7 +157,7 @@ def baseline_config(config: Config) -> Config:
         config,
         model=replace(config.model, mode="carry", hidden=1, layers=1, weights=None),
         learning=replace(
-            type(config.learning)(), learn=True, bank="baselines", publish_experts=True
+            type(config.learning)(bptt=1), learn=True, bank="baselines", publish_experts=True
         ),
         scoring=replace(config.scoring, twins=(), calibrate=False),
     )
