@@ -126,7 +126,7 @@ def test_rows_that_replay_would_stop_at_are_counted(cli, returns, tmp_path):
 
 
 def test_times_are_not_guessed_from_a_column_that_holds_none(cli, tmp_path):
-    rows = np.random.default_rng(1).normal(size=30)
+    rows = np.random.default_rng(1).normal(size=15)
     path = tmp_path / "odd.csv"
     path.write_text("overtime,x\n" + "\n".join(f"never,{x!r}" for x in rows.tolist()))
     assert cli("doctor", path, *X, *SMALL, "--json").json()["time_column"] is None
