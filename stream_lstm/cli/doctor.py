@@ -12,9 +12,9 @@ import typer
 from .. import __version__
 from ..errors import ConfigurationError, DataError, UsageError
 from ..store.schema import is_store
-from .doctor_case import blame, file_case, store_case
+from .doctor_case import blame, file_case, implied, store_case
 from .input_file import JsonOption, LimitOption, StreamOption, TimeOption, TimeUnitOption
-from .label_column import LabelColumnOption, LabelDelayOption, implied
+from .label_column import LabelColumnOption, LabelDelayOption
 from .label_column import label_column as chosen_labels
 from .options import configured
 from .progress import step_progress
@@ -73,7 +73,7 @@ def command(
 ) -> None:
     """Tell why a loss is stuck at ln 2: faults of data and settings, or nothing to learn.
 
-    Learning is on unless --no-learn is given.
+    Learning is on, but for given --weights, unless --no-learn is given.
 
     Example: stream-lstm doctor quotes.csv.gz --feature 'log_return(mid(bid, ask))'
     """

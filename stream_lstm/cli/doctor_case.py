@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 
-from ..config import Config, build, flatten
+from ..config import build, flatten
 from ..errors import ConfigurationError, DataError, StreamLSTMError, UsageError
 from ..events import Refusal
+from ..store.schema import is_store
+from ..tables import LearningConfig
 from .input_file import InputFile
 from .label_column import LabelColumn
-from .settings import Settings
+from .label_column import implied as of_labels
+from .settings import Settings, read_environment, read_toml
 from .synthetic_input import SyntheticInput
 
 if TYPE_CHECKING:
@@ -27,6 +32,23 @@ TOLD = 3
 
 TIMES = ("time", "timestamp", "ts")
 """Names of a column of times, or what such a name has in it."""
+
+
+def implied(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that the arguments of the command imply: of a file, that it learns.
+
+    Whoever says whether to learn, or gives weights, has it so.
+    """
+    settings, file, path = of_labels(arguments), arguments.get("file"), arguments.get("config")
+    if file is not None and is_store(file):
+        return settings
+    known = (read_toml(path) if path else {}) | read_environment(os.environ) | dict(arguments)
+    if "learn" in known or "weights" in known:
+        return settings
+    window = str(known.get("window", ""))
+    if "bptt" not in known and window.isdigit() and int(window) > 0:
+        settings["bptt"] = min(LearningConfig().bptt, int(window))
+    return settings | {"learn": True}
 
 
 def file_case(
@@ -54,16 +76,8 @@ def file_case(
     delays: dict[str, Any] = {}
     if labels is not None:
         delays = {"delay": labels.delay, "delay_ns": labels.delay_ns}
-    case = Case(_learning(config, settings), table, weights, scaler, members, delays)
+    case = Case(config, table, weights, scaler, members, delays)
     return case._replace(left_out=left_out, reasons=reasons), file
-
-
-def _learning(config: Config, settings: Settings) -> Config:
-    """Return the configuration with learning on, unless somebody said that it is off."""
-    if "learn" in settings.origins:
-        return config
-    bptt = min(config.learning.bptt, config.stream.window)
-    return build({**flatten(config), "learn": True, "bptt": bptt})
 
 
 def _times(file: InputFile) -> str | None:

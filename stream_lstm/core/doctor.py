@@ -93,7 +93,8 @@ def examine(case: Case, progress: Progress = lambda *_: None) -> Diagnosis:
     trials, kind, proven = _of_learning(case, series, tried, progress)
     truth = series.truth(case.config)
     if truth.all() or not truth.any():
-        return _diagnosis([*findings, *trials], "one_class", series, labels, tried)
+        told = [one for one in trials if one.name not in ("baselines", "model")]
+        return _diagnosis([*findings, *told], "one_class", series, labels, tried)
     enough = doctor_labels.label_count(labels, case.config, len(series.elements), case.accuracy)
     if enough.level != "ok" and proven:
         evidence = f"{enough.evidence}; an effect that is larger shows all the same"

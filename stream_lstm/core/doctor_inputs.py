@@ -26,6 +26,9 @@ FAINT, DIM = 0.01, 0.1
 LOUD, DEAFENING = 30.0, 100.0
 """Root mean squares above which gates are full open or shut at most elements."""
 
+BLIND = 1e-3
+"""Standard deviation of an untrained network's logits below which it is blind to its inputs."""
+
 CUT = 0.2
 """A share of values at the limit of the scaler above which their size is lost."""
 
@@ -69,7 +72,7 @@ def input_scale(series: Series, config: Config) -> Finding:
     )
     if shown.cut >= CUT:
         told += f"; {percent(shown.cut)} of its values are cut at {config.scaling.clip:g} s.d."
-    return Finding(name, level, told, _scale_remedy(level, shown, config), figures)
+    return Finding(name, level, told, _scale_remedy(level, shown, raw_spread, config), figures)
 
 
 def seen_inputs(elements: Floats, config: Config, start: Any = None) -> Floats:
@@ -104,14 +107,18 @@ def _judge(seen: Seen) -> Level:
     return "note" if not FAINT <= seen.raw_sd <= LOUD else "ok"
 
 
-def _scale_remedy(level: Level, seen: Seen, config: Config) -> str:
+def _scale_remedy(level: Level, seen: Seen, raw_spread: float, config: Config) -> str:
     if level == "ok":
         return ""
     if level == "note":
-        alone = "alone keep a loss at ln 2" if seen.raw_sd < FAINT else "saturate its gates"
+        effect = "saturate its gates"
+        if seen.raw_sd < FAINT:
+            effect = (
+                "alone keep a loss at ln 2" if raw_spread < BLIND else "go unseen beside others"
+            )
         return (
             "nothing to do here; unscaled, as in a plain Keras or PyTorch model, such inputs "
-            f"{alone}: divide them by their s.d. there"
+            f"{effect}: divide them by their s.d. there"
         )
     if config.scaling.scaling == "none":
         return "--scaling sd"

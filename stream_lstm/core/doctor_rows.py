@@ -77,7 +77,7 @@ def time_order(table: Table) -> Finding:
         name,
         "fault" if back >= MANY * len(steps) else "warning",
         f"time goes back {count(back, 'times')} in {len(steps):,} intervals, first at row "
-        f"{table.rows[at]:,} (by {-steps[at - 1] / NS_PER_S:g} s)",
+        f"{table.rows[at]:,} (by {_seconds(-steps[at - 1])})",
         _sorting(float(-steps[steps < 0].min()) / NS_PER_S, back),
         figures,
     )
@@ -136,7 +136,7 @@ def time_gaps(table: Table) -> Finding:
         "missed": int(missed),
     }
     if not gaps.any():
-        longest = f"longest {steps.max() / NS_PER_S:g} s"
+        longest = f"the longest {_seconds(steps.max())}"
         return Finding(name, "ok", f"no gaps: {_usual(usual)}, {longest}", "", figures)
     at = int(np.flatnonzero(np.diff(table.t_ns) == steps.max())[0]) + 1
     often = regular and gaps.sum() > OFTEN * len(steps)
@@ -145,7 +145,7 @@ def time_gaps(table: Table) -> Finding:
         name,
         "warning" if often else "note",
         f"{count(int(gaps.sum()), 'gaps')}{rows}: {_usual(usual)}, and the longest interval is "
-        f"{steps.max() / NS_PER_S:,.4g} s (before row {table.rows[at]:,})",
+        f"{_seconds(steps.max())} (before row {table.rows[at]:,})",
         "a difference or a return over a gap is one like any other to the network: add the "
         "feature 'log1p(elapsed())' (with --time), which shows it, or fill the rows in",
         figures,
@@ -160,7 +160,12 @@ def _sorting(back_s: float, times: int) -> str:
 
 
 def _usual(step: float) -> str:
-    return f"the median interval is {step / NS_PER_S:g} s"
+    return f"the median interval is {_seconds(step)}"
+
+
+def _seconds(step: float) -> str:
+    seconds = step / NS_PER_S
+    return f"{seconds:,.0f} s" if seconds >= 1000 else f"{seconds:.4g} s"
 
 
 def _no_times(name: str) -> Finding:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from stream_lstm.cli.doctor_case import implied
 from stream_lstm.cli.doctor_report import WIDTH
 from stream_lstm.core.doctor import KINDS
 from stream_lstm.core.finding import LEVELS
@@ -42,6 +43,18 @@ def test_a_file_is_examined_and_told_of_as_json(cli, returns):
     assert findings["input_scale"]["level"] == "note"
     keys = readme_keys("`doctor --json` prints", "Its findings are")
     assert set(found) | set(found["findings"][0]) | set(KINDS) | set(LEVELS) == keys
+
+
+def test_learning_is_on_unless_somebody_says_otherwise(monkeypatch, tmp_path):
+    assert implied({"label_column": "up"}) == {"labels": "external", "learn": True}
+    assert implied({"window": 20}) == {"learn": True, "bptt": 20}
+    assert implied({"window": 20, "bptt": 5}) == {"learn": True}
+    off = tmp_path / "off.toml"
+    off.write_text("[learning]\nlearn = false\n")
+    for said in ({"learn": False}, {"weights": "w.safetensors"}, {"config": off}):
+        assert "learn" not in implied(said)
+    monkeypatch.setenv("STREAM_LSTM_LEARN", "false")
+    assert implied({}) == {}
 
 
 def test_a_blind_model_is_told_with_the_worst_first_and_strict_makes_it_an_exit_code(cli, returns):
