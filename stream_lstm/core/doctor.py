@@ -198,8 +198,8 @@ def _planted(
     given = plant(series.elements[:tried], case.config)
     if given is None:
         return None, None
-    alike = case.config.learning == given.config.learning and not case.delays
-    engine = trial.session.engine if alike and case.table.labels is None else None
+    alike = case.config.learning == given.config.learning
+    engine = trial.session.engine if alike else None
 
     def make(emit: Callable[[Output], None]) -> Session:
         return Session(
@@ -207,7 +207,7 @@ def _planted(
             weights=case.weights, members=case.members, engine=engine,
         )  # fmt: skip
 
-    learned = run("a planted signal", make, given.ticks, None, None)
+    learned = run("a planted signal", make, given.ticks, given.labels, case.delays)
     return learned.forecast("planted"), learned.forecast("planted", skip=0.5)
 
 

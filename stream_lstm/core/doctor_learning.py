@@ -25,8 +25,10 @@ LITTLE = 0.1
 def learning_set(config: Config, weights: bool) -> Finding:
     """Look whether anything is to learn at all."""
     if config.learning.learn:
-        gradient = config.gradient()
-        told = f"learning is on: {config.learning.optimizer}, gradient {gradient}"
+        how = f"{config.learning.optimizer}, gradient {config.gradient()}"
+        if config.learning.bank != "none":
+            how = f"the bank {config.learning.bank}"
+        told = f"learning is on: {how}"
         return Finding("learning", "ok", told)
     if weights:
         return Finding("learning", "ok", "learning is off, and weights are given")

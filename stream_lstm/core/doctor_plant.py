@@ -2,8 +2,9 @@
 
 Everything stays as it is but the signs of the target: they follow a chain that repeats the sign
 `horizon` elements back with probability `STAY`. Magnitudes, other features, scaling, network,
-learner and settings are the user's. A target of 0 has no sign to set: it takes the magnitude of
-the element before it. A short series is repeated until it is long enough.
+learner and settings are the user's, and labels come from where they came from. A target of 0 has
+no sign to set: it takes the magnitude of the element before it. A short series is repeated until
+it is long enough.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 from ..config import Config
 from ..events import Ticks
 from .doctor_labels import entropy
-from .doctor_series import Doubles, Floats
+from .doctor_series import Bools, Doubles, Floats
 
 STAY = 0.8
 """What the best forecast has for an accuracy: far from a coin, and far from certain."""
@@ -27,23 +28,24 @@ PLANTED = 2_000
 
 MOST_PLANTED = 60_000
 
-SHARE = 0.5
-"""Of what there is to gain over the base rate, in the last half, from which on it was learned."""
+SHARE = 0.25
+"""Of what there is to gain over the base rate, in the last half, from which on it was learned: a
+learner of labels from outside, one in ten elements, has come to a third by then."""
 
 
 class Planted(NamedTuple):
     """The series and the settings under which the pipeline is to learn it."""
 
     ticks: Ticks
+    labels: Doubles | None  # (m,), in the rows in which a label column has them
     config: Config
     columns: tuple[str, ...]
-    best_log_loss: float
 
 
 def plant(elements: Floats, config: Config, *, seed: int = 0) -> Planted | None:
     """Return elements (n, F) with planted signs; None where the target has no magnitude at all.
 
-    Labels are then of the series itself, and learning is on.
+    Learning is then on.
     """
     stream = config.stream
     horizon = max(stream.horizon, 1)
@@ -56,7 +58,20 @@ def plant(elements: Floats, config: Config, *, seed: int = 0) -> Planted | None:
     values[:, 0] = magnitudes * _signs(count, horizon, seed)
     names = tuple(f"f{k}" for k in range(elements.shape[1]))
     times = np.arange(count, dtype=np.int64) * 1_000_000_000
-    return Planted(Ticks("planted", times, values), _learning(config, names), names, BEST)
+    ticks = Ticks("planted", times, values)
+    return Planted(ticks, _labels(values[:, 0] > 0, config), _learning(config, names), names)
+
+
+def _labels(positive: Bools, config: Config) -> Doubles | None:
+    """Return a column of labels of planted signs (m,), None where they come from the series."""
+    stream = config.stream
+    if stream.labels == "series":
+        return None
+    if not stream.horizon:
+        positive = np.roll(positive, -1)  # a prediction is about the element after it all the same
+    if stream.threshold is None:
+        return positive.astype(np.float64)
+    return np.where(positive, stream.threshold + 1.0, stream.threshold - 1.0)
 
 
 BEST = entropy(STAY)
@@ -64,13 +79,7 @@ BEST = entropy(STAY)
 
 def _learning(config: Config, names: tuple[str, ...]) -> Config:
     replace = msgspec.structs.replace
-    stream = replace(
-        config.stream,
-        features=names,
-        labels="series",
-        threshold=None,
-        horizon=max(config.stream.horizon, 1),
-    )
+    stream = replace(config.stream, features=names)
     bptt = min(config.learning.bptt, config.stream.window)
     learning = replace(config.learning, learn=True, learn_until=0, bptt=bptt)
     scoring = replace(config.scoring, twins=())

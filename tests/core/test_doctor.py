@@ -94,19 +94,22 @@ def test_the_same_input_gives_the_same_findings():
 # ---- what it rests on -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("horizon", [1, 3])
-def test_a_planted_signal_keeps_everything_but_the_signs(horizon: int):
+@pytest.mark.parametrize(("horizon", "labels"), [(1, "series"), (3, "external"), (0, "external")])
+def test_a_planted_signal_keeps_everything_but_the_signs(horizon: int, labels: str):
     elements = np.column_stack([noise(300), noise(300, 7)]).astype(np.float32)
     elements[::3, 0] = 0.0
-    given = plant(elements, settings(horizon=horizon, features=["x", "y"], labels="external"))
+    given = plant(elements, settings(horizon=horizon, features=["x", "y"], labels=labels))
     values = given.ticks.values
-    assert given.config.stream.labels == "series"
     assert given.config.learning.learn
     np.testing.assert_array_equal(values[:300, 1], elements[:, 1].astype(float))
     kept = elements[:, 0] != 0
     np.testing.assert_array_equal(np.abs(values[:300, 0])[kept], np.abs(elements[:, 0])[kept])
     signs = values[:, 0] > 0
-    stays = float((signs[horizon:] == signs[:-horizon]).mean())
+    back = max(horizon, 1)
+    stays = float((signs[back:] == signs[:-back]).mean())
+    if labels == "external":
+        ahead = 0 if horizon else 1
+        assert (given.labels[: len(signs) - ahead] == signs[ahead:]).all()
     assert stays == pytest.approx(STAY, abs=0.01)
     assert (values[:, 0] != 0).all()
     assert pytest.approx(-STAY * math.log(STAY) - 0.2 * math.log(0.2)) == BEST
