@@ -26,7 +26,6 @@ from .doctor_plant import plant
 from .doctor_series import Doubles, Series, Table, series_of
 from .doctor_trial import (
     BASELINES,
-    Forecast,
     Make,
     Trial,
     baseline_config,
@@ -155,11 +154,10 @@ def _of_learning(
     plain = run("plain forecasters", beside, ticks, labels, case.delays).members()
     trial = run("the model", alone, ticks, labels, case.delays)
     found = [*_of_network(case, series, trial, tried)]
-    planted, half = _planted(case, series, trial, tried, run)
+    sure = doctor_learning.planted_signal(_planted(case, series, trial, tried, run))
     if not plain:
-        return [*found, doctor_learning.planted_signal(planted, half)], "no_labels", False
+        return [*found, sure], "no_labels", False
     published = trial.forecast("model")
-    sure = doctor_learning.planted_signal(planted, half)
     found += [
         sure,
         doctor_learning.baselines(plain),
@@ -193,11 +191,11 @@ def _of_network(case: Case, series: Series, trial: Trial, tried: int) -> list[Fi
 
 def _planted(
     case: Case, series: Series, trial: Trial, tried: int, run: Callable[..., Trial]
-) -> tuple[Forecast | None, Forecast | None]:
-    """Return what the pipeline made of a planted signal, over all labels and their last half."""
+) -> Trial | None:
+    """Return the trial of the pipeline on a planted signal, None where none can be planted."""
     given = plant(series.elements[:tried], case.config)
     if given is None:
-        return None, None
+        return None
     alike = case.config.learning == given.config.learning
     engine = trial.session.engine if alike else None
 
@@ -207,8 +205,7 @@ def _planted(
             weights=case.weights, members=case.members, engine=engine,
         )  # fmt: skip
 
-    learned = run("a planted signal", make, given.ticks, given.labels, case.delays)
-    return learned.forecast("planted"), learned.forecast("planted", skip=0.5)
+    return run("a planted signal", make, given.ticks, given.labels, case.delays)
 
 
 def _kind(planted: Finding, beaten: bool, learned: bool) -> str:
