@@ -221,7 +221,7 @@ KINDS = {
     "one_class": "every label is the same, and there is nothing to tell apart",
     "not_learning": "not learning: not even a strong signal that was planted in this series is "
     "learned by this pipeline as it should be",
-    "learning": "learning: the model is better than the base rate on this series",
+    "learning": "the model is better than the base rate on this series",
     "missing_it": "the model misses what is there: it learns a planted signal, and a plain "
     "forecaster beats the base rate on this series, but the model does not",
     "nothing_found": "nothing to learn was found: the pipeline learns a planted signal, and "
