@@ -119,12 +119,15 @@ def _of_data(case: Case, series: Series) -> list[Finding]:
 
 
 def _fitting(case: Case, series: Series) -> tuple[Finding, Case]:
-    """Return the finding about the weights, and the case without those that do not fit."""
+    """Return the finding about the weights, and a case that learns where they do not fit."""
     found = doctor_network.feature_count(
         series.names, case.config, case.weights, case.weights_counted
     )
     if found.level == "fault":
-        return found, case._replace(weights=None, scaler=None)
+        bptt = min(case.config.learning.bptt, case.config.stream.window)
+        learning = msgspec.structs.replace(case.config.learning, learn=True, bptt=bptt)
+        config = msgspec.structs.replace(case.config, learning=learning)
+        return found, case._replace(config=config, weights=None, scaler=None)
     return found, case
 
 

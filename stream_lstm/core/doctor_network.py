@@ -55,8 +55,8 @@ def feature_count(
                 name,
                 "fault",
                 f"the given weights are of {count(inputs, 'features')}, and there are "
-                f"{len(features)}: {', '.join(features)}; the other checks went without them",
-                f"give the {inputs} features that they were trained with, in their order "
+                f"{len(features)}: {', '.join(features)}; the other checks learn from the start",
+                f"give the {count(inputs, 'features')} that they were trained with, in their order "
                 "(--feature, once for each)",
                 figures,
             )

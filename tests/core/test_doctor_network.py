@@ -38,6 +38,13 @@ def test_inputs_that_are_too_large_saturate_gates():
     assert "too large" in found.remedy
 
 
+def test_gates_are_saturated_long_before_they_are_exactly_shut():
+    found = dead_gates(activity(SHAPE, weights(), 25 * np.sign(XS)))
+    assert found.figures["saturated"]["candidate"] > 0
+    exact = (activity(SHAPE, weights(), 25 * np.sign(XS)).gates % 1 == 0).all(axis=1)
+    assert sum(found.figures["saturated"].values()) > exact.sum()
+
+
 def test_units_that_never_change_are_dead():
     still = weights()
     still["layer_0"]["kernel"][:] = 0.0
