@@ -20,6 +20,7 @@ from . import (
     check,
     demo,
     diff,
+    doctor,
     export,
     import_,
     inspect_,
@@ -50,6 +51,7 @@ app.command("run")(run.command)
 app.command("bridge")(bridge.command)
 app.command("verify")(verify.command)
 app.command("diff")(diff.command)
+app.command("doctor")(doctor.command)
 app.command("inspect")(inspect_.command)
 app.command("import")(import_.command)
 app.command("export")(export.command)

@@ -102,7 +102,7 @@ def configured(
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the flags of `tables` and `--config`; it is called with `settings`.
 
-    implied: returns the settings that the command's own arguments stand for.
+    implied: returns the settings that the arguments stand for, beside those that they name.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -112,7 +112,7 @@ def configured(
         def wrapper(**arguments: Any) -> None:
             flags = {key: arguments.pop(key) for key in keys}
             said = {key: _listed(key, value) for key, value in flags.items() if value is not None}
-            given = implied(arguments) | said
+            given = implied(arguments | said) | said
             settings: Settings = resolve(given, arguments.pop("config"))
             command(settings=settings, **arguments)
 

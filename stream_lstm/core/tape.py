@@ -46,11 +46,11 @@ class Tape(msgspec.Struct):
 
     def append(self, entries: Floats, positive: npt.NDArray[np.bool_]) -> None:
         """Append entries (m, F + N) and whether their targets were positive (m,)."""
-        if len(entries) > len(self.entries) - self.keep:  # more than a block: nothing else stays
-            drop = len(entries) - self.keep
+        if len(entries) > len(self.entries) - self.keep:  # more than a block: `keep` stay in all
+            drop = max(len(entries) - self.keep, 0)
             entries, positive = entries[drop:], positive[drop:]
-            self.first += self.used + drop
-            self.used = 0
+            self._leave(self.keep - len(entries))
+            self.first += drop
         count = len(entries)
         if self.used + count > len(self.entries):
             self._move()
@@ -60,8 +60,11 @@ class Tape(msgspec.Struct):
         self.used = end
 
     def _move(self) -> None:
-        drop = max(self.used - self.keep, 0)
-        left = self.used - drop
+        self._leave(min(self.used, self.keep))
+
+    def _leave(self, left: int) -> None:
+        """Let go of all but the newest `left` entries."""
+        drop = self.used - left
         self.entries[:left] = self.entries[drop : self.used].copy()
         self.positive[:left] = self.positive[drop : self.used].copy()
         self.first += drop

@@ -21,7 +21,8 @@ def test_what_must_stay_stays(start: int, keep: int, block: int, data: st.DataOb
     tape = Tape.start(start, keep=keep, block=block, features=FEATURES, state=STATE)
     rows = [np.zeros(FEATURES + STATE, np.float32)]
     positive = [0.0]
-    for size in data.draw(st.lists(st.integers(1, block), max_size=60)):
+    several_strides = st.integers(1, 2 * keep + ROOM * block)
+    for size in data.draw(st.lists(st.integers(1, block) | several_strides, max_size=60)):
         new = np.arange(size * 5, dtype=np.float32).reshape(size, 5) + 1000 * len(rows)
         signs = np.arange(size) % 3 == 0
         tape.append(new, signs)
