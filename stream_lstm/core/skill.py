@@ -341,9 +341,9 @@ def accuracy_band(correct: float, labels: int) -> tuple[float, float] | None:
 def window_half_width(labels: int, looks: int) -> float:
     """Return half the width of the band of an accuracy over the last `labels` labels.
 
-    looks: how many windows there have been, this one included, one for each label. The windows'
-    bands hold together, all of them at once, with 95 %: it is Hoeffding's bound for each, the chance
-    of a miss being shared out among them as 1 / look^1.4.
+    looks: how many windows there have been, this one included, one for each label. The bands of
+    all windows hold at once with 95 %: each is Hoeffding's bound, the chance of a miss being
+    shared out among them as 1 / look^1.4.
     """
     level = math.log(2.0 * ZETA_S / ALPHA) + STITCH_S * math.log(looks)
     return math.sqrt(level / (2.0 * labels))
