@@ -126,7 +126,9 @@ class Track:
 
     Attributes: `scores`, a `Scoreboard` of all labels that were taken; `predictions`, `missed`
     (ticks), `updates`, `refused` (updates) and `rollbacks` are counts; `last` is the position of
-    the last prediction.
+    the last prediction. A row of `lines` is n, t_ns, the rolling accuracies of model, base rate
+    and last label, their log losses (nats), the log W against coin, base rate and last label
+    (nats), and the number of the label. A row of `norms` is n, t_ns, gradient norm and loss.
     """
 
     def __init__(self, stream: str, window: int = WINDOW) -> None:
@@ -135,7 +137,7 @@ class Track:
         self.predictions = self.missed = self.updates = self.refused = self.rollbacks = 0
         self.last: Position = (0, 0)
         self.first_t_ns = 0
-        self.lines = Thinned(2 + 6 + 3)
+        self.lines = Thinned(2 + 6 + 3 + 1)
         self.norms = Thinned(4)
         self.refusals: deque[Position] = deque(maxlen=MARKS)
         self.rolled_back: deque[Rollback] = deque(maxlen=MARKS)
@@ -194,8 +196,10 @@ class Track:
         right = calls == positive
         self.scores.extend(came.label, calls[2].astype(np.int8), came.p)
         means = self._rolling.extend(np.concatenate([right.astype(np.float64), losses]).T)
+        labels = self.scores.labels
         at = np.stack([came.n, came.t_ns], axis=1)
-        self.lines.extend(np.concatenate([at, means, came.evidence], axis=1))
+        look = np.arange(labels - len(came.n) + 1, labels + 1)[:, None]
+        self.lines.extend(np.concatenate([at, means, came.evidence, look], axis=1))
         for n, label in zip(came.n[-RECENT:].tolist(), came.label[-RECENT:].tolist(), strict=True):
             if n in self._recent:
                 self._recent[n] = self._recent[n]._replace(label=label)

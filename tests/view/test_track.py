@@ -46,7 +46,7 @@ def test_rolling_figures_are_means_over_the_last_labels() -> None:
         assert line[k, 2:5] == pytest.approx(right[:, part].mean(axis=1))
         assert line[k, 5:8] == pytest.approx(losses[:, part].mean(axis=1))
     assert line[:, 0].tolist() == came.n.tolist()
-    assert line[:, 8:].tolist() == came.evidence.tolist()
+    assert line[:, 8:11].tolist() == came.evidence.tolist()
 
 
 def test_blocks_of_any_size_give_the_same_figures() -> None:
