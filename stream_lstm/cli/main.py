@@ -26,6 +26,7 @@ from . import (
     prove,
     publish,
     replay,
+    report,
     run,
     train,
     verify,
@@ -45,6 +46,7 @@ app.command("replay")(replay.command)
 app.command("train")(train.command)
 app.command("publish")(publish.command)
 app.command("run")(run.command)
+app.command("report")(report.command)
 app.command("verify")(verify.command)
 app.command("diff")(diff.command)
 app.command("inspect")(inspect_.command)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from bokeh.models import ColumnDataSource, NumeralTickFormatter
+from bokeh.models import ColumnDataSource, NumeralTickFormatter, Range1d
 
 from ..core.reliability import BINS
-from .panel import Bands, Panel, needs_labels
+from .panel import Bands, Panel, has_labels, needs_labels
 from .style import BLUE, DASHES, GREY, PURPLE, VERMILION, Key, hover, plot, set_axis
 from .track import Track
 from .words import seconds
@@ -53,6 +53,7 @@ def reliability() -> Panel:
         plotted,
         fill,
         needs_labels,
+        has_labels,
     )
 
 
@@ -102,12 +103,15 @@ def latency() -> Panel:
         plotted,
         fill,
         note,
+        lambda track: bool(track.latencies),
     )  # fmt: skip
 
 
 def updates() -> Panel:
     """Return the norms of the gradients, refusals and roll-backs."""
-    plotted = plot("gradient norm", y_axis_type="log")
+    # a range of its own: lines over the whole height have no place on a logarithmic axis
+    heights = Range1d(start=0.1, end=10.0)
+    plotted = plot("gradient norm", y_axis_type="log", y_range=heights)
     source, refused, back = ColumnDataSource(), ColumnDataSource(), ColumnDataSource()
     source.data = {"x": [], "y": [], "n": []}
     refused.data, back.data = {"x": []}, {"x": []}
@@ -121,6 +125,8 @@ def updates() -> Panel:
         rows = track.norms.rows()
         rows = rows[rows[:, 2] > 0.0]
         source.data = {"x": track.x(rows[:, 0], rows[:, 1]), "y": rows[:, 2], "n": rows[:, 0]}
+        if len(rows):
+            heights.update(start=rows[:, 2].min() / 1.3, end=rows[:, 2].max() * 1.3)
         refused.data = {"x": [float(track.x(*at)) for at in track.refusals]}
         back.data = {"x": [float(track.x(at.n, at.t_ns)) for at in track.rolled_back]}
         bands.fill(track)
@@ -146,4 +152,5 @@ def updates() -> Panel:
         plotted,
         fill,
         note,
+        lambda track: track.updates > 0,
     )  # fmt: skip

@@ -13,13 +13,20 @@ from .panel import Bands, Panel
 from .style import BLUE, GAP, GREY, STALE, VERMILION, Key, hover, plot, set_axis
 from .track import RECENT, Track
 
+OUTCOMES = (
+    Key("came true", BLUE, "mark"),
+    Key("did not", VERMILION, "mark"),
+    Key("waits", GREY, "mark"),
+)
+
 
 def series() -> Panel:
     """Return the target itself, with each prediction of late at the element that it came of."""
     plotted = plot("target (its own unit)")
-    line, marks, bands = ColumnDataSource(), Marks(plotted), Bands(plotted)
+    bands, line = Bands(plotted), ColumnDataSource()
     line.data = {"x": [], "y": []}
-    plotted.line("x", "y", source=line, color=GREY, line_width=1)
+    plotted.line("x", "y", source=line, color=GREY, line_width=1, line_alpha=0.7)
+    marks = Marks(plotted)
 
     def fill(track: Track) -> None:
         targets = track.targets()
@@ -39,10 +46,11 @@ def series() -> Panel:
         "Series",
         f"The target and the last {RECENT} predictions, each where it was made: a triangle points "
         "to where the next value was said to lie, above zero or not.",
-        (Key("came true", BLUE, "mark"), Key("did not", VERMILION, "mark"), Key("waits", GREY)),
+        OUTCOMES,
         plotted,
         fill,
         note,
+        lambda track: len(track.targets().n) > 0,
     )
 
 
@@ -66,16 +74,11 @@ def probability() -> Panel:
         "probability",
         "Probabilities",
         f"The last {RECENT} predictions. Above the line a positive next value was the likelier.",
-        (
-            Key("came true", BLUE, "mark"),
-            Key("did not", VERMILION, "mark"),
-            Key("waits", GREY, "mark"),
-            GAP,
-            STALE,
-        ),
+        (*OUTCOMES, GAP, STALE),
         plotted,
         fill,
         lambda track: "" if track.predictions else "No prediction yet: the stream is warming up.",
+        lambda track: track.predictions > 0,
     )
 
 

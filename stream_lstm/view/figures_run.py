@@ -9,7 +9,7 @@ import numpy as np
 from bokeh.models import ColumnDataSource
 
 from ..core.skill import PROVEN, window_half_width
-from .panel import Bands, Panel, needs_labels
+from .panel import Bands, Panel, has_labels, needs_labels
 from .style import (
     BASE,
     BLUE,
@@ -29,16 +29,19 @@ from .track import Track
 
 LN2 = math.log(2.0)
 
+OPENING = 30
+"""Labels whose means are not drawn: they say nothing yet, and would set the scale."""
+
 
 def accuracy() -> Panel:
     """Return the rolling accuracies, that of the model with its band."""
     plotted = plot("accuracy (%)")
     source, bands = _line_source("low", "high"), Bands(plotted)
-    plotted.varea("x", "low", "high", source=source, color=BLUE, alpha=0.2)
+    plotted.varea("x", "low", "high", source=source, color=BLUE, alpha=0.25)
     _three_lines(plotted, source)
 
     def fill(track: Track) -> None:
-        line = track.lines.rows()
+        line = drawn(track)
         looks = line[:, 11].astype(np.int64).tolist()
         half = [window_half_width(min(look, track.window), look) for look in looks]
         model = line[:, 2]
@@ -59,6 +62,7 @@ def accuracy() -> Panel:
         plotted,
         fill,
         needs_labels,
+        has_labels,
     )
 
 
@@ -70,7 +74,7 @@ def loss() -> Panel:
     _three_lines(plotted, source)
 
     def fill(track: Track) -> None:
-        line = track.lines.rows()
+        line = drawn(track)
         source.data = _line_data(track, line, line[:, 5:8])
         bands.fill(track)
         set_axis(plotted, track.by_time)
@@ -83,6 +87,7 @@ def loss() -> Panel:
         plotted,
         fill,
         needs_labels,
+        has_labels,
     )
 
 
@@ -110,7 +115,14 @@ def evidence() -> Panel:
         plotted,
         fill,
         needs_labels,
+        has_labels,
     )  # fmt: skip
+
+
+def drawn(track: Track) -> Any:
+    """Return the rows of the line over the whole run that are drawn of rolling means."""
+    line = track.lines.rows()
+    return line[line[:, 11] >= min(OPENING, track.scores.labels / 4)]
 
 
 def _line_source(*more: str) -> ColumnDataSource:
@@ -122,7 +134,7 @@ def _line_source(*more: str) -> ColumnDataSource:
 def _three_lines(
     plotted: Any, source: ColumnDataSource, colors: tuple[str, ...] = (BLUE, VERMILION, GREEN)
 ) -> None:
-    drawn = [
+    lines = [
         plotted.line(
             "x", name, source=source, color=color, line_dash=dash, line_width=2 if k == 0 else 1.8
         )
@@ -132,7 +144,7 @@ def _three_lines(
     ]
     tips = [("element", "@n{0,0}")]
     tips += [(name, f"@{name}{{0.0000}}") for name in ("model", "base", "last")]
-    hover(plotted, drawn[0], tips)
+    hover(plotted, lines[0], tips)
 
 
 def _line_data(track: Track, line: Any, three: Any) -> dict[str, Any]:

@@ -19,7 +19,8 @@ NOTHING_SCORED = "No prediction has its label yet."
 class Panel(NamedTuple):
     """A figure with what is written around it.
 
-    `fill` shows the track; `note` is a sentence about what is shown, or why nothing is.
+    `fill` shows the track; `note` is a sentence about what is shown, or why nothing is; `has_data`
+    tells which.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Panel(NamedTuple):
     figure: Any
     fill: Callable[[Track], None]
     note: Callable[[Track], str]
+    has_data: Callable[[Track], bool]
 
 
 class Bands:
@@ -69,6 +71,11 @@ class Bands:
         shown = track.recent()
         span = x0 - float(track.x(shown[0].n, shown[0].t_ns)) if shown else 0.0
         return max(float(track.x(*track.last)), x0) + 0.04 * max(span, 1.0)
+
+
+def has_labels(track: Track) -> bool:
+    """Return whether a figure of scores has something to show."""
+    return track.scores.labels > 0
 
 
 def needs_labels(track: Track) -> str:

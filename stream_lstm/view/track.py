@@ -28,7 +28,7 @@ WINDOW = 1000
 POINTS = 1500
 """Of a line over the whole run: more than a screen has pixels for it."""
 
-RECENT = 200
+RECENT = 100
 """Predictions that are shown one by one, and labels of some earlier ones are still waited for."""
 
 TARGETS = 4000

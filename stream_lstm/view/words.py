@@ -7,7 +7,8 @@ import time
 from typing import NamedTuple
 
 from ..core.skill import PROVEN
-from ..core.verdict import comparison, count, odds
+from ..core.verdict import count, odds
+from ..core.verdict import verdict as told
 from .track import Track
 
 
@@ -42,14 +43,17 @@ def facts(track: Track) -> list[Fact]:
             ),
             evidence(track),
         ]
-    learnt = f"{track.refused:,} refused, {track.rollbacks:,} roll-backs"
-    told.append(
-        Fact("Updates", f"{track.updates:,}", learnt, bool(track.refused or track.rollbacks))
-    )
+    if track.updates or track.refused:
+        told.append(_learning(track))
     gaps = sum(spell.kind == "gap" for spell in track.spells)
     missed = f"{count(track.missed, 'ticks')} missed" if track.missed else ""
     told.append(Fact("Gaps", f"{gaps:,}", missed, bool(gaps)))
     return told
+
+
+def _learning(track: Track) -> Fact:
+    learnt = f"{track.refused:,} refused, {track.rollbacks:,} roll-backs"
+    return Fact("Updates", f"{track.updates:,}", learnt, bool(track.refused or track.rollbacks))
 
 
 def evidence(track: Track) -> Fact:
@@ -60,18 +64,22 @@ def evidence(track: Track) -> Fact:
     return Fact("Evidence", odds(log_e) if log_e > 0 else "none", proven)
 
 
-def verdict(track: Track) -> str:
-    """Return what `core.verdict` says of the labels of a track."""
-    labels = track.scores.labels
-    if not labels:
-        return "no scores: no prediction has its label yet"
-    if track.scores.positives in (0, labels):
-        return (
-            f"every label is {int(bool(track.scores.positives))}: there is nothing to tell apart"
-        )
-    figures = track.scores.evidence.figures()
-    assert figures is not None
-    return comparison(figures, labels)
+def verdict(track: Track, **known: int) -> str:
+    """Return what `core.verdict` says; known: of its counts, those that a track has not."""
+    return told(
+        {
+            "ticks": 1,
+            "refused_ticks": 0,
+            "refused_labels": 0,
+            "elements": 0,
+            "window": 0,
+            **known,
+            "streams": 1,
+            "predictions": track.predictions,
+            "labels": track.scores.labels,
+            **track.scores.figures(),
+        }
+    )
 
 
 def percent(share: float | None) -> str:
