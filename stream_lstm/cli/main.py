@@ -30,6 +30,7 @@ from . import (
     run,
     train,
     verify,
+    watch,
 )
 
 app = typer.Typer(
@@ -46,6 +47,7 @@ app.command("replay")(replay.command)
 app.command("train")(train.command)
 app.command("publish")(publish.command)
 app.command("run")(run.command)
+app.command("watch")(watch.command)
 app.command("report")(report.command)
 app.command("verify")(verify.command)
 app.command("diff")(diff.command)

@@ -16,6 +16,7 @@ from .page import card, facts_css, template
 from .panel import Panel, has_labels
 from .runs import Run, told_count
 from .style import BLUE, DASHES, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, Key, plot
+from .track import Track
 from .words import facts, nats, percent
 
 LINES = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
@@ -93,12 +94,14 @@ def figures_table(runs: list[Run]) -> list[list[str]]:
              "ece": "Calibration error"}  # fmt: skip
     for key, name in plain.items():
         rows.append([name, *("-" if f[key] is None else f"{f[key]:.4f}" for f in figures)])
-    rows.append(
-        ["Updates, refused, roll-backs", *(
-            f"{t.updates:,}, {t.refused:,}, {t.rollbacks:,}" if t.updates or t.refused else "-" for t in (r.track for r in runs)
-        )]
-    )  # fmt: skip
+    rows.append(["Updates, refused, roll-backs", *(_learning(run.track) for run in runs)])
     return rows
+
+
+def _learning(track: Track) -> str:
+    if not (track.updates or track.refused):
+        return "-"
+    return f"{track.updates:,}, {track.refused:,}, {track.rollbacks:,}"
 
 
 def _band(figures: dict[str, Any]) -> str:

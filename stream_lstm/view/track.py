@@ -147,7 +147,7 @@ class Track:
         self._recent: dict[int, Shown] = {}
         self._flagged = False
         self._targets = Targets.none()
-        self._seen: dict[int, None] = {}
+        self._seen: dict[int, float] = {}
 
     # ---- what comes in ------------------------------------------------------------------
 
@@ -168,6 +168,18 @@ class Track:
         while len(self._recent) > RECENT:
             del self._recent[next(iter(self._recent))]
 
+    def is_of_another_life(self, n: int, t_ns: int, p: float) -> bool:
+        """Return whether a prediction shows that the stream was begun anew, its n with it.
+
+        A prediction that is published once more is the same; of a new beginning it is a later
+        one under a lower n.
+        """
+        if n > self.last[0]:
+            return False
+        shown = self._recent.get(n)
+        known = self._seen.get(n) if shown is None else shown.p
+        return known != p and (not self.by_time or t_ns > self.last[1])
+
     def _follow_flags(self, came: Predictions) -> None:
         """Note the spells of predictions that are flagged as following a loss."""
         before = np.concatenate([[self._flagged], came.flagged[:-1]])
@@ -187,7 +199,7 @@ class Track:
             came = came.at(np.array(new))
         if not len(came.n):
             return
-        self._seen.update(dict.fromkeys(came.n[-SEEN:].tolist()))
+        self._seen.update(zip(came.n[-SEEN:].tolist(), came.p[0, -SEEN:].tolist(), strict=True))
         while len(self._seen) > SEEN:
             del self._seen[next(iter(self._seen))]
         positive = came.label == 1
