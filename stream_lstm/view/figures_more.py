@@ -59,7 +59,9 @@ def reliability() -> Panel:
 
 def latency() -> Panel:
     """Return the times from tick to here."""
-    plotted = plot("predictions (%)", "milliseconds", x_axis_type="log")
+    # a range of its own: lines over the whole height have no place on a logarithmic axis
+    times = Range1d(start=1.0, end=100.0)
+    plotted = plot("predictions (%)", "milliseconds", x_axis_type="log", x_range=times)
     source, lines = ColumnDataSource(), ColumnDataSource()
     source.data = {"left": [], "right": [], "top": []}
     lines.data = {"x": [], "dash": []}
@@ -82,6 +84,7 @@ def latency() -> Panel:
             "right": edges[1:],
             "top": counts * (100.0 / len(ms)),
         }
+        times.update(start=low, end=high)
         lines.data = {"x": [q * 1e3 for q in quantiles], "dash": list(DASHES)}
 
     def note(track: Track) -> str:
@@ -109,7 +112,7 @@ def latency() -> Panel:
 
 def updates() -> Panel:
     """Return the norms of the gradients, refusals and roll-backs."""
-    # a range of its own: lines over the whole height have no place on a logarithmic axis
+    # as above
     heights = Range1d(start=0.1, end=10.0)
     plotted = plot("gradient norm", y_axis_type="log", y_range=heights)
     source, refused, back = ColumnDataSource(), ColumnDataSource(), ColumnDataSource()

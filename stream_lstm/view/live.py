@@ -52,7 +52,7 @@ class LivePage:
         self._cards = [card(panel, panel.name, blank) for panel in self._panels]
         self._notes = [Div(name=f"note-{p.name}", text="") for p in self._panels]
         self.refresh()
-        self._chooser.on_change("value", lambda *_: self.refresh())
+        self._chooser.on_change("value", self._choose)
         for root in (self._chooser, self._head, *self._notes, *(p.figure for p in self._panels)):
             document.add_root(root)
         document.title = "stream-lstm"
@@ -67,14 +67,18 @@ class LivePage:
         )
         document.add_periodic_callback(self.refresh, EVERY_MS)
 
+    def _choose(self, attr: str, old: str, new: str) -> None:  # noqa: ARG002 - Bokeh gives them
+        self.refresh()
+
     def refresh(self) -> None:
         """Show what is known by now."""
         with self._watcher.lock:
             names = sorted(self._watcher.tracks)
-            if names and names != self._chooser.options:
-                self._chooser.options = _options(names)
-                if self._chooser.value not in names:
-                    self._chooser.value = names[0]
+        if names and names != self._chooser.options:
+            self._chooser.options = _options(names)
+            if self._chooser.value not in names:
+                self._chooser.value = names[0]
+        with self._watcher.lock:
             stream = str(self._chooser.value)
             track = self._watcher.tracks.get(stream) or Track(stream)
             status = self._watcher.status(stream)

@@ -34,7 +34,7 @@ def serve(watcher: Watcher, endpoint: str, port: int, ready: Callable[[str], obj
             port=port,
             address=HOST,
             # pages of other sites that the same browser shows are not to read along
-            allow_websocket_origin=[f"{HOST}:*", "localhost:*"],
+            allow_websocket_origin=[HOST, "localhost"],
         )
     except OSError as error:
         raise EndpointError(
