@@ -187,14 +187,15 @@ def test_it_changes_while_the_daemon_runs(scene):
 def test_lost_ticks_are_shown_as_a_band(scene):
     scene.feed.lost = 30
     scene.wait("30 ticks missed")
-    assert bands(scene, "probability") >= 1
+    wait_for_bands(scene, 1)
 
 
-def bands(scene: Scene, name: str) -> int:
-    return scene.tab.page.evaluate(
-        "(name) => Math.max(...Bokeh.documents[0].get_model_by_name(name).renderers"
-        ".map((one) => one.data_source.data.x0?.length ?? 0))",
-        name,
+def wait_for_bands(scene: Scene, count: int) -> None:
+    scene.tab.page.wait_for_function(
+        "(count) => Bokeh.documents[0].get_model_by_name('accuracy').renderers"
+        ".some((one) => one.data_source.data.x0?.length >= count)",
+        arg=count,
+        timeout=PATIENCE_MS,
     )
 
 
@@ -205,7 +206,7 @@ def test_it_fits_the_window_in_both_themes(scene, size, scheme):
     tab.page.wait_for_function(
         "() => Bokeh.documents[0].get_model_by_name('accuracy').inner_width > 150"
     )
-    folder = Path(os.environ.get("STREAM_LSTM_PICTURES", scene.folder))
+    folder = Path(os.environ.get("PICTURES", scene.folder))
     tab.page.screenshot(path=folder / f"live-{size}-{scheme}.png", full_page=True)
     assert not tab.overflows()
     assert tab.errors == []
@@ -215,8 +216,7 @@ def test_it_fits_the_window_in_both_themes(scene, size, scheme):
 def test_a_silent_feed_is_said_and_shown(scene):
     scene.feed.silent.set()
     scene.wait("its feed is silent: no data since")
-    before = bands(scene, "probability")
-    assert before >= 2
+    wait_for_bands(scene, 2)
     scene.feed.silent.clear()
     scene.wait("Live; the last prediction came")
 
