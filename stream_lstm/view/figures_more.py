@@ -17,7 +17,7 @@ Z = 1.959963984540054
 
 def reliability() -> Panel:
     """Return how often each probability came true."""
-    plotted = plot("came true (%)", "probability given (%)", x_range=(0, 100), y_range=(0, 100))
+    plotted = plot("came true (%)", "probability given (%)", x_range=(-3, 103), y_range=(-3, 103))
     source = ColumnDataSource()
     source.data = {name: [] for name in ("x", "y", "low", "high", "labels", "size")}
     plotted.line([0, 100], [0, 100], color=GREY, line_dash="dashed")

@@ -20,8 +20,11 @@ EVERY_MS = 1000
 NO_STREAM = "no stream yet"
 
 CHOOSER = """
-label { color: var(--faint); font-size: 12px; }
-select { background: var(--card); color: var(--ink); border: 1px solid var(--edge); height: 34px; }
+:host label { color: var(--faint); font-size: 12px; }
+:host select.bk-input {
+  background-color: var(--card); color: var(--ink); border: 1px solid var(--edge); height: 34px;
+}
+:host option { background-color: var(--card); color: var(--ink); }
 """
 
 

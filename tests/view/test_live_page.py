@@ -27,7 +27,7 @@ pytest.importorskip("bokeh", reason="bokeh is not installed")
 
 PROGRAM = "from stream_lstm.cli.main import main; main()"
 SMALL = ("--hidden", "4", "--window", "20", "--bptt", "10", "--feature", "x", "--learn")
-PER_S = 400
+PER_S = 200
 PATIENCE_MS = 30_000
 FIGURES = {
     "series", "probability", "accuracy", "loss", "evidence", "reliability", "updates", "latency",
@@ -128,6 +128,11 @@ class Scene:
         tab.open(self.url)
         return tab
 
+    def picture(self, name: str, tab: Tab) -> None:
+        """Keep a picture, in the folder PICTURES where somebody wants to look."""
+        folder = Path(os.environ.get("PICTURES", self.folder))
+        tab.page.screenshot(path=folder / f"{name}.png", full_page=True)
+
     def wait(self, what: str) -> None:
         """Wait for a text on the page."""
         self.tab.page.get_by_text(what).first.wait_for(timeout=PATIENCE_MS)
@@ -206,8 +211,7 @@ def test_it_fits_the_window_in_both_themes(scene, size, scheme):
     tab.page.wait_for_function(
         "() => Bokeh.documents[0].get_model_by_name('accuracy').inner_width > 150"
     )
-    folder = Path(os.environ.get("PICTURES", scene.folder))
-    tab.page.screenshot(path=folder / f"live-{size}-{scheme}.png", full_page=True)
+    scene.picture(f"live-{size}-{scheme}", tab)
     assert not tab.overflows()
     assert tab.errors == []
     tab.close()
@@ -217,6 +221,7 @@ def test_a_silent_feed_is_said_and_shown(scene):
     scene.feed.silent.set()
     scene.wait("its feed is silent: no data since")
     wait_for_bands(scene, 2)
+    scene.picture("live-silent", scene.tab)
     scene.feed.silent.clear()
     scene.wait("Live; the last prediction came")
 
