@@ -29,9 +29,11 @@ from . import (
     prove,
     publish,
     replay,
+    report,
     run,
     train,
     verify,
+    watch,
 )
 
 app = typer.Typer(
@@ -49,6 +51,8 @@ app.command("train")(train.command)
 app.command("publish")(publish.command)
 app.command("run")(run.command)
 app.command("bridge")(bridge.command)
+app.command("watch")(watch.command)
+app.command("report")(report.command)
 app.command("verify")(verify.command)
 app.command("diff")(diff.command)
 app.command("doctor")(doctor.command)

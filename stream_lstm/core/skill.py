@@ -338,6 +338,17 @@ def accuracy_band(correct: float, labels: int) -> tuple[float, float] | None:
     return max(mean - width / labels, 0.0), min(mean + width / labels, 1.0)
 
 
+def window_half_width(labels: int, looks: int) -> float:
+    """Return half the width of the band of an accuracy over the last `labels` labels.
+
+    looks: how many windows there have been, this one included, one for each label. The bands of
+    all windows hold at once with 95 %: each is Hoeffding's bound, the chance of a miss being
+    shared out among them as 1 / look^1.4.
+    """
+    level = math.log(2.0 * ZETA_S / ALPHA) + STITCH_S * math.log(looks)
+    return math.sqrt(level / (2.0 * labels))
+
+
 def stitched(spread: float, alpha: float, scale: float = 1.0, start: float = 1.0) -> float:
     """Return what a sum of values, each less what was expected of it, ever exceeds by `alpha`.
 

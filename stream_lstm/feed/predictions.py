@@ -139,8 +139,9 @@ class PredictionPublisher:
 class PredictionSubscriber:
     """Receive predictions and scores of some streams, or of all.
 
-    `refused` counts messages that could not be read; `stale` says whether the daemon's feed had
-    fallen silent by its last heartbeat. security: keys; None has none.
+    `heard` counts messages, heartbeats included, and `refused` those that could not be read;
+    `stale` says whether the daemon's feed had fallen silent by its last heartbeat. security: keys;
+    None has none.
 
     Raises EndpointError for an endpoint that cannot be.
     """
@@ -153,6 +154,7 @@ class PredictionSubscriber:
         receive_hwm: int = SEND_HWM,
         security: Security | None = None,
     ) -> None:
+        self.heard = 0
         self.refused = 0
         self.stale = False
         self._context: zmq.Context[Any] = zmq.Context()
@@ -198,6 +200,7 @@ class PredictionSubscriber:
                 frames = self._socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
+            self.heard += 1
             self._inbound.taken += len(frames[-1])
             try:
                 event = self._decode(frames)

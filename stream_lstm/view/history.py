@@ -1,0 +1,227 @@
+"""What a store holds of its streams, read into tracks; it may be in use."""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from ..config import Config
+from ..core.features import FeatureSet
+from ..errors import ConfigurationError
+from ..store.journal import read_positions
+from ..store.schema import connect_reader, failure
+from ..store.units import Position
+from .columns import Predictions, Scores, Targets, Updates
+from .track import MARKS, TARGETS, Spell, Track
+
+ROWS = 65_536
+"""Fetched at a time."""
+
+
+class _Read(msgspec.Struct):
+    """How far a stream was read."""
+
+    update: int = 0
+    event: int = 0
+    tick: int = 0
+
+
+class History:
+    """A store that is read into tracks.
+
+    Raises what `connect_reader` raises; reading raises StoreError for a store that is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._connection = connect_reader(path)
+        self._read: dict[str, _Read] = {}
+        try:
+            setup = dict(self._rows("SELECT name, value FROM setup WHERE name <> 'start'"))
+            self.config: Config | None = None
+            columns: tuple[str, ...] = ()
+            if setup:
+                self.config = msgspec.json.decode(setup["configuration"], type=Config)
+                columns = msgspec.json.decode(setup["columns"], type=tuple[str, ...])
+            self._target = self._target_of(columns)
+        except BaseException:
+            self.close()
+            raise
+
+    def _target_of(self, columns: tuple[str, ...]) -> FeatureSet | None:
+        if self.config is None:
+            return None
+        try:
+            return FeatureSet(self.config.stream.features[:1], columns)
+        except ConfigurationError:
+            return None  # of another version's expressions: the figures of scores are whole
+
+    def streams(self) -> dict[str, Position]:
+        """Return the streams and where they stand, those with most predictions first."""
+        try:
+            known = read_positions(self._connection)
+        except sqlite3.Error as error:
+            raise failure(self.path, error) from None
+        return dict(sorted(known.items(), key=lambda item: (-item[1].n, item[0])))
+
+    def runs(self) -> list[tuple[int, str, str]]:
+        """Return (started_ns, command, version) of each run."""
+        return list(self._rows("SELECT started_ns, command, version FROM runs ORDER BY run"))
+
+    def refused(self, stream: str) -> dict[str, int]:
+        """Return {kind: how many} of what was refused of a stream."""
+        found = self._rows(
+            "SELECT kind, sum(count) FROM events WHERE stream = ? AND kind LIKE 'refused %' "
+            "GROUP BY kind",
+            stream,
+        )
+        return {kind.removeprefix("refused "): count for kind, count in found}
+
+    def read(self, track: Track) -> None:
+        """Take all that there is of a stream."""
+        stream = track.stream
+        made = "SELECT n, t_ns, p, after_gap FROM predictions WHERE stream = ? ORDER BY n"
+        for rows in self._blocks(made, stream):
+            n, t_ns, p, flagged = zip(*rows, strict=True)
+            track.predict(
+                Predictions(_ints(n), _ints(t_ns), _floats(p), np.array(flagged, np.bool_))
+            )
+        scored = (
+            "SELECT n, t_ns, label, p, base_rate_p, last_label_p, coin_evidence, "
+            "base_rate_evidence, last_label_evidence FROM scores WHERE stream = ? ORDER BY n"
+        )
+        for rows in self._blocks(scored, stream):
+            n, t_ns, label, *rest = zip(*rows, strict=True)
+            numbers = np.array([_floats(column) for column in rest])
+            track.score(
+                Scores(_ints(n), _ints(t_ns), np.array(label, np.int8), numbers[:3], numbers[3:].T)
+            )
+        self._silences(track)
+        self.follow(track)
+
+    def follow(self, track: Track) -> None:
+        """Take what is new of that which is not published: updates, targets, gaps, roll-backs."""
+        read = self._read.setdefault(track.stream, _Read())
+        made = (
+            "SELECT u.n, coalesce(p.t_ns, 0), u.loss, u.grad_norm, u.accepted FROM updates u "
+            "LEFT JOIN predictions p ON p.stream = u.stream AND p.n = u.n "
+            "WHERE u.stream = ? AND u.n > ? ORDER BY u.n"
+        )
+        for rows in self._blocks(made, track.stream, read.update):
+            n, t_ns, loss, norm, accepted = zip(*rows, strict=True)
+            track.update(
+                Updates(_ints(n), _ints(t_ns), _floats(loss), _floats(norm),
+                        np.array(accepted, np.bool_))
+            )  # fmt: skip
+            read.update = n[-1]
+        happened = (
+            "SELECT event, kind, e.n, coalesce(p.t_ns, 0), count, reason FROM events e "
+            "LEFT JOIN predictions p ON p.stream = e.stream AND p.n = e.n "
+            "WHERE e.stream = ? AND event > ? AND kind IN ('gap', 'rollback') ORDER BY event"
+        )
+        for event, kind, n, t_ns, count, reason in self._rows(happened, track.stream, read.event):
+            if kind == "gap":
+                track.lose(count)
+            else:
+                track.roll_back(n, t_ns, reason)
+            read.event = event
+        track.target(self._targets(track.stream, read))
+
+    def _silences(self, track: Track) -> None:
+        """Add the silences of the feed, between the predictions around them."""
+        silent = "SELECT pos FROM events WHERE kind = 'stale' ORDER BY event DESC LIMIT ?"
+        for (pos,) in list(self._rows(silent, MARKS))[::-1]:
+            before = self._rows(
+                "SELECT n, t_ns FROM predictions WHERE stream = ? AND pos <= ? "
+                "ORDER BY n DESC LIMIT 1",
+                track.stream,
+                pos,
+            )
+            for n, t_ns in list(before):
+                after = list(
+                    self._rows(
+                        "SELECT n, t_ns FROM predictions WHERE stream = ? AND n > ? "
+                        "ORDER BY n LIMIT 1",
+                        track.stream,
+                        n,
+                    )
+                )
+                track.spells.append(Spell("stale", (n, t_ns), after[0] if after else (n, t_ns)))
+
+    def _targets(self, stream: str, read: _Read) -> Targets:
+        """Return the targets of the last elements that are new."""
+        if self._target is None:
+            return Targets.none()
+        blocks, elements = [], 0
+        newest = (
+            "SELECT pos, count, n_before, n_after, t_ns, fields FROM ticks "
+            "WHERE stream = ? AND pos > ? ORDER BY pos DESC"
+        )
+        # what was read last is read again, since the first new element needs the ticks before it
+        for row in self._rows(newest, stream, max(read.tick - 1, 0)):
+            blocks.append(row)
+            elements += row[3] - row[2]
+            if elements > TARGETS + self._target.lag:
+                break
+        if not blocks or blocks[0][0] == read.tick:
+            return Targets.none()
+        told, lag = Targets.none(), self._target.lag
+        times, values = np.empty(0, np.int64), np.empty((0, 0))
+        for pos, count, before, after, t_ns, fields in blocks[::-1]:
+            new = np.frombuffer(fields, "<f8").reshape(count, -1)
+            # the elements of a block need the ticks before it
+            kept = max(len(times) - lag, 0)
+            times = np.concatenate([times[kept:], np.frombuffer(t_ns, "<i8")])
+            values = np.concatenate([values.reshape(-1, new.shape[1])[kept:], new])
+            made = self._target.evaluate(times, values)[:, 0]
+            count = after - before
+            # with ticks that were refused it is not plain which element is whose
+            if pos > read.tick and 0 < count <= len(made) and np.isfinite(made[-count:]).all():
+                n = np.arange(before + 1, after + 1)
+                value = made[-count:].astype(np.float64)
+                told = told.joined(Targets(n, times[-count:], value))
+        read.tick = blocks[0][0]
+        return told
+
+    def _blocks(self, sql: str, *arguments: Any) -> Iterator[list[tuple[Any, ...]]]:
+        try:
+            cursor = self._connection.execute(sql, arguments)
+            while rows := cursor.fetchmany(ROWS):
+                yield rows
+        except sqlite3.Error as error:
+            raise failure(self.path, error) from None
+
+    def _rows(self, sql: str, *arguments: Any) -> Iterator[tuple[Any, ...]]:
+        for rows in self._blocks(sql, *arguments):
+            yield from rows
+
+    def close(self) -> None:
+        """Close the store."""
+        self._connection.close()
+
+    def __enter__(self) -> History:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _ints(column: Any) -> Any:
+    return np.array(column, np.int64)
+
+
+def _floats(column: Any) -> Any:
+    """Return numbers, of which SQLite has NULL for one that is not finite."""
+    return np.array([math.nan if value is None else value for value in column], np.float64)

@@ -1,0 +1,289 @@
+"""What is known of one stream for people to look at: rolling figures of bounded size.
+
+A track takes predictions, scores and what else happened, in blocks of any size, and never grows
+beyond its limits, however long the run is: lines over the whole run are thinned evenly, and what
+is shown one by one is of the last predictions alone. It has no clock: times come with the records
+or are passed in. "Position" is the pair (n, t_ns) of an element; figures go by time where the
+stream has times, else by n.
+
+Every forecaster calls a label 1 where it gives it more than one half. So the call of "last label"
+is that the last label comes again, or that it does not where the contrary came more often so far:
+a score tells what repetition gave, and not which label was the last.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+
+from ..core.scoring import Scoreboard
+from ..core.tally import Doubles, log_losses
+from .columns import Predictions, Scores, Targets, Updates
+
+WINDOW = 1000
+"""Labels of a rolling figure, as `score_window` has by default."""
+
+POINTS = 1500
+"""Of a line over the whole run: more than a screen has pixels for it."""
+
+RECENT = 100
+"""Predictions that are shown one by one, and labels of some earlier ones are still waited for."""
+
+TARGETS = 4000
+"""Elements whose target is shown."""
+
+MARKS = 200
+"""Gaps, silences, refused updates and roll-backs that are kept of each kind; the oldest go."""
+
+SEEN = 8192
+"""Scores of which a repetition is known for one."""
+
+LATENCIES = 10_000
+"""Times to here from which the quantiles are made."""
+
+MAX_LATENCY_S = 60.0
+"""A tick that is older came with times of another day, of which no latency can be told."""
+
+Position: TypeAlias = tuple[int, int]
+SpellKind: TypeAlias = Literal["gap", "stale"]
+
+
+class Thinned:
+    """Rows float64 (m, width) of a series of any length: each k-th, k doubling as it grows."""
+
+    def __init__(self, width: int, capacity: int = POINTS) -> None:
+        self.seen = 0
+        self._capacity, self._step = capacity, 1
+        self._kept = np.empty((0, width))
+        self._last = self._kept
+
+    def extend(self, rows: Doubles) -> None:
+        """Take the rows that come next."""
+        if not len(rows):
+            return
+        self._kept = np.concatenate([self._kept, rows[-self.seen % self._step :: self._step]])
+        self._last = rows[-1:]
+        self.seen += len(rows)
+        while len(self._kept) > self._capacity:
+            self._kept = self._kept[::2].copy()
+            self._step *= 2
+
+    def rows(self) -> Doubles:
+        """Return what is kept, and the last row in any case."""
+        last_is_kept = not self.seen or (self.seen - 1) % self._step == 0
+        return self._kept if last_is_kept else np.concatenate([self._kept, self._last])
+
+
+class Rolling:
+    """Means of columns over the last `window` rows."""
+
+    def __init__(self, width: int, window: int = WINDOW) -> None:
+        self._window = window
+        self._tail = np.empty((0, width))
+
+    def extend(self, rows: Doubles) -> Doubles:
+        """Take rows (m, width); return the means (m, width) as they are after each."""
+        whole = np.concatenate([self._tail, rows])
+        sums = np.concatenate([np.zeros((1, rows.shape[1])), np.cumsum(whole, axis=0)])
+        ends = np.arange(len(self._tail) + 1, len(whole) + 1)
+        starts = np.maximum(ends - self._window, 0)
+        self._tail = whole[-self._window :]
+        means: Doubles = (sums[ends] - sums[starts]) / (ends - starts)[:, None]
+        return means
+
+
+class Spell(NamedTuple):
+    """From one position to another; `end` is None while it lasts."""
+
+    kind: SpellKind
+    start: Position
+    end: Position | None
+
+
+class Shown(NamedTuple):
+    """A prediction of the last ones; `label` is None while it is waited for."""
+
+    n: int
+    t_ns: int
+    p: float
+    label: int | None
+
+
+class Rollback(NamedTuple):
+    """Where weights went back, and why in words."""
+
+    n: int
+    t_ns: int
+    reason: str
+
+
+class Track:
+    """One stream.
+
+    window: labels of the rolling figures.
+
+    Attributes: `scores`, a `Scoreboard` of all labels that were taken; `predictions`, `missed`
+    (ticks), `updates`, `refused` (updates) and `rollbacks` are counts; `last` is the position of
+    the last prediction. A row of `lines` is n, t_ns, the rolling accuracies of model, base rate
+    and last label, their log losses (nats), the log W against coin, base rate and last label
+    (nats), and the number of the label. A row of `norms` is n, t_ns, gradient norm and loss.
+    """
+
+    def __init__(self, stream: str, window: int = WINDOW) -> None:
+        self.stream, self.window = stream, window
+        self.scores = Scoreboard.empty(window)
+        self.predictions = self.missed = self.updates = self.refused = self.rollbacks = 0
+        self.last: Position = (0, 0)
+        self.first_t_ns = 0
+        self.lines = Thinned(2 + 6 + 3 + 1)
+        self.norms = Thinned(4)
+        self.refusals: deque[Position] = deque(maxlen=MARKS)
+        self.rolled_back: deque[Rollback] = deque(maxlen=MARKS)
+        self.spells: deque[Spell] = deque(maxlen=MARKS)
+        self.latencies: deque[float] = deque(maxlen=LATENCIES)
+        self._rolling = Rolling(6, window)
+        self._recent: dict[int, Shown] = {}
+        self._flagged = False
+        self._targets = Targets.none()
+        self._seen: dict[int, float] = {}
+
+    # ---- what comes in ------------------------------------------------------------------
+
+    def predict(self, came: Predictions) -> None:
+        """Take predictions; those up to the last one that was taken are repetitions."""
+        came = came.at(came.n > self.last[0])
+        if not len(came.n):
+            return
+        if not self.predictions:
+            self.first_t_ns = int(came.t_ns[0])
+        self._follow_flags(came)
+        self.predictions += len(came.n)
+        self.last = int(came.n[-1]), int(came.t_ns[-1])
+        self._end_silence()
+        tail = came.at(slice(-RECENT, None))
+        for n, t_ns, p in zip(tail.n.tolist(), tail.t_ns.tolist(), tail.p.tolist(), strict=True):
+            self._recent[n] = Shown(n, t_ns, p, None)
+        while len(self._recent) > RECENT:
+            del self._recent[next(iter(self._recent))]
+
+    def is_of_another_life(self, n: int, t_ns: int, p: float) -> bool:
+        """Return whether a prediction shows that the stream was begun anew, its n with it.
+
+        A prediction that is published once more is the same; of a new beginning it is a later
+        one under a lower n.
+        """
+        if n > self.last[0]:
+            return False
+        shown = self._recent.get(n)
+        known = self._seen.get(n) if shown is None else shown.p
+        return known != p and (not self.by_time or t_ns > self.last[1])
+
+    def _follow_flags(self, came: Predictions) -> None:
+        """Note the spells of predictions that are flagged as following a loss."""
+        before = np.concatenate([[self._flagged], came.flagged[:-1]])
+        where = list(zip(came.n.tolist(), came.t_ns.tolist(), strict=True))
+        for k in np.flatnonzero(before != came.flagged).tolist():
+            previous = where[k - 1] if k else self.last
+            if came.flagged[k]:
+                self.spells.append(Spell("gap", previous if previous[0] else where[k], None))
+            else:
+                self._close("gap", previous)
+        self._flagged = bool(came.flagged[-1])
+
+    def score(self, came: Scores) -> None:
+        """Take scores; one that was taken before is a repetition."""
+        new = [n not in self._seen for n in came.n.tolist()]
+        if not all(new):
+            came = came.at(np.array(new))
+        if not len(came.n):
+            return
+        self._seen.update(zip(came.n[-SEEN:].tolist(), came.p[0, -SEEN:].tolist(), strict=True))
+        while len(self._seen) > SEEN:
+            del self._seen[next(iter(self._seen))]
+        positive = came.label == 1
+        losses = log_losses(came.p, positive)
+        calls = came.p > 0.5
+        right = calls == positive
+        self.scores.extend(came.label, calls[2].astype(np.int8), came.p)
+        means = self._rolling.extend(np.concatenate([right.astype(np.float64), losses]).T)
+        labels = self.scores.labels
+        at = np.stack([came.n, came.t_ns], axis=1)
+        look = np.arange(labels - len(came.n) + 1, labels + 1)[:, None]
+        self.lines.extend(np.concatenate([at, means, came.evidence, look], axis=1))
+        for n, label in zip(came.n[-RECENT:].tolist(), came.label[-RECENT:].tolist(), strict=True):
+            if n in self._recent:
+                self._recent[n] = self._recent[n]._replace(label=label)
+
+    def update(self, came: Updates) -> None:
+        """Take optimiser updates."""
+        self.updates += int(came.accepted.sum())
+        refused = ~came.accepted
+        self.refused += int(refused.sum())
+        where = zip(came.n[refused].tolist(), came.t_ns[refused].tolist(), strict=True)
+        self.refusals.extend(where)
+        rows = np.stack([came.n, came.t_ns, came.grad_norm, came.loss], axis=1)
+        self.norms.extend(rows[came.accepted])
+
+    def roll_back(self, n: int, t_ns: int, reason: str) -> None:
+        """Note that the weights went back after the label of prediction n."""
+        self.rollbacks += 1
+        self.rolled_back.append(Rollback(n, t_ns, reason))
+
+    def lose(self, ticks: int) -> None:
+        """Note that so many ticks were lost."""
+        self.missed += ticks
+
+    def target(self, came: Targets) -> None:
+        """Take the targets of elements."""
+        self._targets = self._targets.joined(came).at(slice(-TARGETS, None))
+
+    def fall_silent(self) -> None:
+        """Note that nothing comes any more; the next prediction ends it."""
+        if self.last[0] and not any(spell.end is None for spell in self.silences()):
+            self.spells.append(Spell("stale", self.last, None))
+
+    def arrive(self, latencies_s: Doubles) -> None:
+        """Take the seconds from ticks' times to the arrival of their predictions."""
+        told = latencies_s[(latencies_s >= 0.0) & (latencies_s < MAX_LATENCY_S)]
+        self.latencies.extend(told.tolist())
+
+    def _end_silence(self) -> None:
+        self._close("stale", self.last)
+
+    def _close(self, kind: SpellKind, end: Position) -> None:
+        for k, spell in enumerate(self.spells):
+            if spell.kind == kind and spell.end is None:
+                self.spells[k] = spell._replace(end=end)
+
+    # ---- what is shown ------------------------------------------------------------------
+
+    @property
+    def by_time(self) -> bool:
+        """Whether the stream has times that go on."""
+        return 0 < self.first_t_ns < self.last[1]
+
+    def x(self, n: Any, t_ns: Any) -> Any:
+        """Return where positions lie on the axis: milliseconds since 1970, or n."""
+        return np.asarray(t_ns) / 1e6 if self.by_time else np.asarray(n, np.float64)
+
+    def recent(self) -> list[Shown]:
+        """Return the last predictions."""
+        return list(self._recent.values())
+
+    def targets(self) -> Targets:
+        """Return the targets around the last predictions."""
+        first = min(self._recent, default=0)
+        return self._targets.at(self._targets.n >= first)
+
+    def silences(self) -> list[Spell]:
+        """Return the spells in which nothing came."""
+        return [spell for spell in self.spells if spell.kind == "stale"]
+
+    def latency_quantiles(self) -> tuple[float, float, float] | None:
+        """Return p50, p99 and p99.9 of the latencies in seconds, None without any."""
+        if not self.latencies:
+            return None
+        p50, p99, p999 = np.percentile(np.array(self.latencies), (50, 99, 99.9)).tolist()
+        return p50, p99, p999
