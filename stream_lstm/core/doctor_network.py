@@ -56,8 +56,8 @@ def feature_count(
                 "fault",
                 f"the given weights are of {count(inputs, 'features')}, and there are "
                 f"{len(features)}: {', '.join(features)}; the other checks learn from the start",
-                f"give the {count(inputs, 'features')} that they were trained with, in their order "
-                "(--feature, once for each)",
+                f"give the {count(inputs, 'features')} that they were trained with, in their "
+                "order (--feature, once for each)",
                 figures,
             )
     if counted is None or counted in (cell, total):
