@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,19 @@ from hypothesis import settings
 # A shared machine may take long over an example; time is for the benchmarks to judge.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+# Most of the time would go to compiling what another test has compiled. Each worker has a cache of
+# its own, since JAX does not write to one atomically; the processes that it starts share it.
+CACHE = tempfile.mkdtemp(prefix="stream-lstm-tests-")
+os.environ |= {
+    "JAX_COMPILATION_CACHE_DIR": CACHE,
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(CACHE, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
