@@ -31,6 +31,7 @@ from .peers import print_refused_peers
 from .service import Service
 from .settings import Settings
 from .trace_option import TraceOption
+from .watch_option import WatchOption, need_page, page_process
 
 if TYPE_CHECKING:
     from ..serve.daemon import Daemon
@@ -70,6 +71,7 @@ def command(
             "snapshot once more.",
         ),
     ] = False,
+    watch: WatchOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Predict a live ZeroMQ feed, and publish the predictions; learn from it if asked to.
@@ -78,7 +80,7 @@ def command(
     --feature 'log_return(mid(bid, ask))' --learn
     """
     try:
-        summary, failure = _run(settings, until_end, out, save_weights, trace, republish)
+        summary, failure = _run(settings, until_end, out, save_weights, trace, republish, watch)
     except ConfigurationError as error:
         raise settings.blame(error) from None
     if as_json:
@@ -100,6 +102,7 @@ def _run(
     save_weights: Path | None,
     trace: Path | None,
     republish: bool,
+    watch: bool,
 ) -> tuple[dict[str, Any], EndpointError | None]:
     """Run the daemon; return its summary, and the error that ended it if one did."""
     from ..feed.security import Security
@@ -109,6 +112,10 @@ def _run(
 
     if republish and settings.config.store.store is None:
         raise UsageError("--republish is for a restart on a store: name it with --store")
+    if watch:
+        if not settings.config.publish.publish:
+            raise UsageError("--watch shows what is published: say where with --publish")
+        need_page()
     check_bank(settings.config, save_weights)
     members = read_bank(settings.config)
     start = warm_start(settings)
@@ -171,6 +178,9 @@ def _run(
         daemon.every(REFRESH_S, table.refresh)
         for line in fallbacks(daemon.session):
             table.say(f"stream-lstm: {line}")
+        if watch and daemon.publisher is not None:
+            page = stack.enter_context(page_process(daemon.publisher.endpoint, config))
+            table.say(f"live page: {page.endpoint()}")
         ready = _ready(daemon)
         table.say(ready)
         service.attend(daemon, ready)
