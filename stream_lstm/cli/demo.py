@@ -25,6 +25,7 @@ from .feed_process import FeedProcess
 from .input_file import JsonOption
 from .live_results import LiveResults
 from .live_table import REFRESH_S, LiveTable
+from .watch_option import WatchOption, need_page, page_process
 
 SPEED = 2000.0
 """Elements a second: a fifth of what two slow cores keep up with."""
@@ -44,13 +45,16 @@ def command(
     speed: Annotated[
         float, typer.Option(min=1, max=MAX_SPEED, metavar="N", help="Elements a second.")
     ] = SPEED,
+    watch: WatchOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """See it work in half a minute: no file, no network, nothing to set.
 
     Ctrl-C ends it at any time, with the figures so far.
     """
-    summary = _demo(seconds, seed, speed)
+    if watch:
+        need_page()
+    summary = _demo(seconds, seed, speed, watch)
     if as_json:
         typer.echo(msgspec.json.encode(summary).decode())
         return
@@ -73,7 +77,7 @@ def configuration(endpoint: str) -> Config:
     )
 
 
-def _demo(seconds: float, seed: int, speed: float) -> dict[str, Any]:
+def _demo(seconds: float, seed: int, speed: float, watch: bool) -> dict[str, Any]:
     """Run the demo and return what it found."""
     scores: list[Score] = []
 
@@ -105,6 +109,9 @@ def _demo(seconds: float, seed: int, speed: float) -> dict[str, Any]:
             f"ready: ticks come from process {feed.pid} at {config.feed.connect[0]}, predictions "
             f"go out at {daemon.publisher.endpoint}"
         )
+        if watch:
+            page = stack.enter_context(page_process(daemon.publisher.endpoint, config))
+            table.say(f"live page: {page.endpoint()}")
         table.show(daemon.session)
         start = time.perf_counter()
         daemon.run(until_end=True)

@@ -16,10 +16,11 @@ class FeedProcess:
     """A running module that publishes; a context manager that ends it.
 
     module: prints its endpoint as its only line, and leaves when its standard input is closed.
-    arguments: of its command line.
+    arguments: of its command line; what: it is called in messages.
     """
 
-    def __init__(self, module: str, *arguments: str) -> None:
+    def __init__(self, module: str, *arguments: str, what: str = "feed") -> None:
+        self._what = what
         self._process = subprocess.Popen(  # noqa: S603 - our own module
             [sys.executable, "-m", module, *arguments],
             # it leaves when this pipe is closed, even by a kill that we cannot catch
@@ -48,7 +49,7 @@ class FeedProcess:
         line = self._process.stdout.readline().strip()
         if not line:
             code = self._process.wait()
-            raise EndpointError(f"the feed ended with code {code} before it was ready")
+            raise EndpointError(f"the {self._what} ended with code {code} before it was ready")
         return line
 
     def close(self) -> None:

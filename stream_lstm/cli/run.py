@@ -19,7 +19,8 @@ from ..config import Config
 from ..core.expressions import columns_of
 from ..core.features import FeatureSet
 from ..errors import ConfigurationError, EndpointError, StreamLSTMError, UsageError
-from ..serve.logs import Log, Pipe, watch
+from ..serve.logs import Log, Pipe
+from ..serve.logs import watch as observe
 from ..serve.refusals import PERIOD_S
 from ..serve.signals import stop_on_signals
 from ..serve.stop import StopSwitch
@@ -33,6 +34,7 @@ from .peers import print_refused_peers
 from .service import Service
 from .settings import Settings
 from .trace_option import TraceOption
+from .watch_option import WatchOption, need_page, page_process
 
 if TYPE_CHECKING:
     from ..serve.daemon import Daemon
@@ -73,6 +75,7 @@ def command(
             "snapshot once more.",
         ),
     ] = False,
+    watch: WatchOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Predict a live ZeroMQ feed, and publish the predictions; learn from it if asked to.
@@ -81,7 +84,7 @@ def command(
     --feature 'log_return(mid(bid, ask))' --learn
     """
     try:
-        summary, failure = _run(settings, until_end, out, save_weights, trace, republish)
+        summary, failure = _run(settings, until_end, out, save_weights, trace, republish, watch)
     except ConfigurationError as error:
         raise told(settings.config.serve, settings.blame(error)) from None
     except StreamLSTMError as error:
@@ -105,6 +108,7 @@ def _run(
     save_weights: Path | None,
     trace: Path | None,
     republish: bool,
+    watch: bool,
 ) -> tuple[dict[str, Any], EndpointError | None]:
     """Run the daemon; return its summary, and the error that ended it if one did."""
     from ..feed.security import Security
@@ -114,6 +118,10 @@ def _run(
 
     if republish and settings.config.store.store is None:
         raise UsageError("--republish is for a restart on a store: name it with --store")
+    if watch:
+        if not settings.config.publish.publish:
+            raise UsageError("--watch shows what is published: say where with --publish")
+        need_page()
     check_bank(settings.config, save_weights)
     members = read_bank(settings.config)
     start = warm_start(settings)
@@ -132,7 +140,7 @@ def _run(
         pipe = stack.enter_context(Pipe())
         table = stack.enter_context(LiveTable(time.monotonic, pipe.put))
         log = Log(config.serve.log_format, table.say)
-        watched = watch(log)
+        watched = observe(log)
         monitor = open_monitor(config, log, pipe)
         if monitor is not None:
             stack.enter_context(monitor)
@@ -178,6 +186,9 @@ def _run(
         daemon.every(REFRESH_S, table.refresh)
         for line in fallbacks(daemon.session):
             log.say("fallback", line, level="warning")
+        if watch and daemon.publisher is not None:
+            page = stack.enter_context(page_process(daemon.publisher.endpoint, config))
+            log.say("page", f"live page: {page.endpoint()}", plain=True)
         ready = _ready(daemon, monitor)
         log.say("ready", ready, plain=True, version=__version__)
         service.attend(daemon, ready)
