@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -124,36 +124,31 @@ class Watcher:
         return self.tracks.setdefault(stream, Track(stream))
 
     def _take(self, events: list[Output], now_ns: int) -> None:
-        predictions: dict[str, list[Prediction]] = {}
-        scores: dict[str, list[Score]] = {}
+        streams: dict[str, list[Prediction | Score]] = {}
         for event in events:
-            if isinstance(event, Prediction):
-                predictions.setdefault(event.stream, []).append(event)
-            elif isinstance(event, Score):
-                scores.setdefault(event.stream, []).append(event)
-            elif isinstance(event, End):
+            if isinstance(event, End):
                 self._liveness.end(event.stream, now_ns)
-        for stream, made in predictions.items():
-            self._predict(stream, made, now_ns)
-        for stream, came in scores.items():
-            if (track := self._track(stream)) is not None:
-                track.score(Scores.of(came))
+            else:
+                streams.setdefault(event.stream, []).append(event)
+        for stream, came in streams.items():
+            if self._track(stream) is not None:
+                for run in _runs(came):
+                    self._take_run(stream, run, now_ns)
 
-    def _predict(self, stream: str, made: list[Prediction], now_ns: int) -> None:
-        track = self._track(stream)
-        if track is None:
-            return
-        for k, one in enumerate(made):
-            if track.is_of_another_life(one.n, one.t_ns, one.p):
-                self.restarts += 1
-                track = self.tracks[stream] = Track(stream)
-                made = made[k:]
-                break
-        columns = Predictions.of(made)
-        track.predict(columns)
-        timed = columns.t_ns[columns.t_ns > 0]
-        track.arrive((now_ns - timed).astype(np.float64) / 1e9)
-        self._liveness.predict(stream, now_ns)
+    def _take_run(self, stream: str, came: list[Prediction | Score], now_ns: int) -> None:
+        """Take records of one stream, whose predictions follow on each other."""
+        made = [event for event in came if isinstance(event, Prediction)]
+        track = self.tracks[stream]
+        if any(track.is_of_another_life(one.n, one.t_ns, one.p) for one in made):
+            self.restarts += 1
+            track = self.tracks[stream] = Track(stream)
+        if made:
+            columns = Predictions.of(made)
+            track.predict(columns)
+            timed = columns.t_ns[columns.t_ns > 0]
+            track.arrive((now_ns - timed).astype(np.float64) / 1e9)
+            self._liveness.predict(stream, now_ns)
+        track.score(Scores.of([event for event in came if isinstance(event, Score)]))
 
     # ---- its life -----------------------------------------------------------------------
 
@@ -169,3 +164,17 @@ class Watcher:
     ) -> None:
         self._stop.set()
         self._thread.join()
+
+
+def _runs(came: list[Prediction | Score]) -> Iterator[list[Prediction | Score]]:
+    """Cut records where a prediction goes back: a repetition, or a new beginning."""
+    run: list[Prediction | Score] = []
+    last = 0
+    for event in came:
+        if isinstance(event, Prediction):
+            if event.n <= last:
+                yield run
+                run = []
+            last = event.n
+        run.append(event)
+    yield run

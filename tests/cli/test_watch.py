@@ -1,0 +1,71 @@
+"""`watch`, and `--watch` of `run` and `demo`, from the command line; see also tests/view."""
+
+from __future__ import annotations
+
+import socket
+import urllib.request
+
+import pytest
+
+from stream_lstm.cli.watch_option import page_process
+from stream_lstm.config import build
+from stream_lstm.errors import EndpointError
+from stream_lstm.feed.predictions import PredictionPublisher
+
+pytest.importorskip("bokeh", reason="bokeh is not installed")
+
+
+@pytest.fixture
+def published():
+    with PredictionPublisher("tcp://127.0.0.1:*") as publisher:
+        yield publisher
+
+
+def test_the_page_of_a_daemon_is_served_on_loopback_and_goes_with_it(published):
+    with page_process(published.endpoint, build({})) as page:
+        address = page.endpoint()
+        assert address.startswith("http://127.0.0.1:")
+        published.wait_for_subscribers(1, timeout_s=30)
+        with urllib.request.urlopen(address, timeout=30) as answer:
+            html = answer.read().decode()
+    assert published.endpoint in html
+    assert "<h3>Rolling accuracy</h3>" in html
+    with pytest.raises(OSError, match="refused"):
+        urllib.request.urlopen(address, timeout=30)
+
+
+def test_a_page_that_cannot_be_served_is_told(tmp_path):
+    config = build({"curve_dir": str(tmp_path / "none")})
+    with (
+        page_process("tcp://127.0.0.1:5999", config) as page,
+        pytest.raises(EndpointError, match="the live page ended with code 1"),
+    ):
+        page.endpoint()
+
+
+def test_a_port_that_is_taken_is_told_with_what_to_do(cli, published):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        outcome = cli("watch", "--connect", published.endpoint, "--port", port)
+    assert outcome.code == 69
+    assert f"cannot serve the live page at 127.0.0.1:{port}" in outcome.err
+    assert "--port" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (("watch", "--connect", "nowhere"), 69, "cannot connect to 'nowhere'"),
+        (("watch", "--connect", "tcp://127.0.0.1:5999", "--store", "no.db"), 66, "no such store"),
+        (
+            ("run", "--connect", "tcp://127.0.0.1:5999", "--feature", "x", "--watch"),
+            2,
+            "say where with --publish",
+        ),
+    ],
+)
+def test_a_mistake_is_told_in_one_sentence(cli, arguments, code, told):
+    outcome = cli(*arguments)
+    assert outcome.code == code
+    assert told in outcome.err
+    assert outcome.err.count("\n") == 1
