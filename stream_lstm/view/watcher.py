@@ -126,14 +126,15 @@ class Watcher:
     def _take(self, events: list[Output], now_ns: int) -> None:
         streams: dict[str, list[Prediction | Score]] = {}
         for event in events:
-            if isinstance(event, End):
-                self._liveness.end(event.stream, now_ns)
-            else:
+            if not isinstance(event, End):
                 streams.setdefault(event.stream, []).append(event)
         for stream, came in streams.items():
             if self._track(stream) is not None:
                 for run in _runs(came):
                     self._take_run(stream, run, now_ns)
+        for event in events:
+            if isinstance(event, End):
+                self._liveness.end(event.stream, now_ns)
 
     def _take_run(self, stream: str, came: list[Prediction | Score], now_ns: int) -> None:
         """Take records of one stream, whose predictions follow on each other."""
