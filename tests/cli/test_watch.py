@@ -52,7 +52,11 @@ def test_a_port_that_is_taken_is_told_with_what_to_do(published):
         port = taken.getsockname()[1]
         words = ["watch", "--connect", published.endpoint, "--port", str(port)]
         ended = subprocess.run(
-            [sys.executable, "-c", program, *words], capture_output=True, text=True, timeout=60
+            [sys.executable, "-c", program, *words],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
     assert ended.returncode == 69
     assert f"cannot serve the live page at 127.0.0.1:{port}" in ended.stderr
