@@ -35,7 +35,7 @@ STREAM = "a"
 RATE = 300.0
 """Ticks a second: a few starts later there are some thousands behind a snapshot."""
 
-LATEST_S = 1.0
+LATEST_S = 0.5
 """After it is ready, when a daemon is killed at the latest."""
 
 EARLY = 0.25

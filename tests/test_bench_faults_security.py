@@ -1,10 +1,12 @@
 """The figures of hostile peers, at a small count."""
 
-from bench.faults_security import endless_multipart, keys_refused, subscription_flood
+from .bench_modules import bench_module
+
+faults = bench_module("faults_security")
 
 
 def test_no_intruder_is_let_in():
-    figures = keys_refused(3)
+    figures = faults.keys_refused(3)
     assert (figures["tried"], figures["let_in"], figures["messages_received"]) == (12, 0, 0)
     refused = figures["refused"]
     assert (refused["unknown_key"], refused["bad_key"]) == (3, 6)
@@ -12,9 +14,9 @@ def test_no_intruder_is_let_in():
 
 
 def test_floods_are_cut_off():
-    flood = subscription_flood(2)
+    flood = faults.subscription_flood(2)
     assert (flood["attackers"], flood["cut_off"]) == (2, 2)
     assert flood["grown_mib"] < 500
-    endless = endless_multipart(1)
+    endless = faults.endless_multipart(1)
     assert endless["cut_off"] == 1
     assert endless["grown_mib"] < 500

@@ -9,7 +9,6 @@ import msgspec
 import numpy as np
 import pytest
 
-from bench.faults_learning import ATTACKS, UNGUARDED, attacked
 from stream_lstm.config import build
 from stream_lstm.core.digest import Digest
 from stream_lstm.core.rollback import SPELL
@@ -20,9 +19,13 @@ from stream_lstm.events import Label, Output, Prediction, Rollback, Score, Ticks
 from stream_lstm.feed.graded import SOURCES
 from stream_lstm.model.engine import Engine
 
+from ..bench_modules import bench_module
 from ..engines import SMALL_BANK, engine_for
 from ..engines import settings as configuration
 from .driving import Action, Run, comparable, drive, state_of, ticks_of
+
+faults = bench_module("faults_learning")
+ATTACKS, UNGUARDED, attacked = faults.ATTACKS, faults.UNGUARDED, faults.attacked
 
 NERVOUS: dict[str, Any] = {
     "learn": True,
@@ -266,7 +269,7 @@ def test_healthy_learning_is_never_rolled_back_and_has_the_bits_of_no_guard(
         for source in SOURCES.values():
             digest, events = Digest(), list[Output]()
             session = Session(config, ["x"], events.append, engine=engine)
-            push(session, source(1).block(5_000)[:, 0])
+            push(session, source(1).block(3_000)[:, 0])
             assert not of(events, Rollback)
             assert session.streams["a"].counters.updates_refused == 0
             for event in of(events, Prediction):

@@ -11,13 +11,18 @@ import threading
 import pytest
 import zmq
 
-from bench.faults_security import greet, resident_mib, send_subscriptions
 from stream_lstm.events import End
 from stream_lstm.feed import guard
 from stream_lstm.feed.publisher import Publisher
 from stream_lstm.feed.security import Security
 from stream_lstm.feed.subscriber import Subscriber
 from stream_lstm.tables import FeedConfig, SecurityConfig
+
+from ..bench_modules import bench_module
+
+faults = bench_module("faults_security")
+greet, resident_mib = faults.greet, faults.resident_mib
+send_subscriptions = faults.send_subscriptions
 
 ANY_PORT = "tcp://127.0.0.1:*"
 WAIT_S = 20.0

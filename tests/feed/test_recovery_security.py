@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import zmq
 
-from bench.faults_security import greet
 from stream_lstm.errors import ConfigurationError
 from stream_lstm.events import End, Ticks
 from stream_lstm.feed.key_files import make_keys
@@ -15,6 +14,10 @@ from stream_lstm.feed.publisher import Publisher
 from stream_lstm.feed.security import Security
 from stream_lstm.feed.subscriber import Subscriber
 from stream_lstm.tables import FeedConfig, SecurityConfig
+
+from ..bench_modules import bench_module
+
+greet = bench_module("faults_security").greet
 
 ANY_PORT = "tcp://127.0.0.1:*"
 WAIT_S = 20.0
