@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from types import TracebackType
 
+from ..closing import Closing
 from ..errors import EndpointError
 
 PATIENCE_S = 5.0
 """For a process that was told to end."""
 
 
-class FeedProcess:
+class FeedProcess(Closing):
     """A running module that publishes; a context manager that ends it.
 
     module: prints its endpoint as its only line, and leaves when its standard input is closed.
@@ -60,14 +60,3 @@ class FeedProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.communicate()
-
-    def __enter__(self) -> FeedProcess:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -12,12 +12,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from ..closing import Closing
 from ..errors import DataError, UsageError
 from ..events import Refusal
 from ..tables import OnBad
@@ -79,7 +79,7 @@ FORMATS: Mapping[str, _Format] = {
 """What can be read, by suffix."""
 
 
-class FileSource:
+class FileSource(Closing):
     """One open file; a context manager that closes it.
 
     Attributes: `columns`, all names in the file; `value_columns`, those of the values given, in
@@ -116,17 +116,6 @@ class FileSource:
     def bytes_total(self) -> int:
         """Size of the file in bytes."""
         return self._reader.bytes_total
-
-    def __enter__(self) -> FileSource:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the file; closing twice is no mistake."""

@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable
-from types import TracebackType
 from typing import Any, TypeAlias
 
 import zmq
 
+from ..closing import Closing
 from ..errors import DecodeError
 from ..events import NO_TIME, End, Prediction, Score
 from ..tables import Encoding
@@ -34,7 +34,7 @@ MAX_DRAIN = 4096
 Output: TypeAlias = Prediction | Score | End
 
 
-class PredictionPublisher:
+class PredictionPublisher(Closing):
     """Publish predictions and scores at one endpoint.
 
     bind: endpoint; port `*` or 0 lets the system choose, and `endpoint` tells which.
@@ -124,19 +124,8 @@ class PredictionPublisher:
         self._context.term()
         self._binding.close()
 
-    def __enter__(self) -> PredictionPublisher:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-class PredictionSubscriber:
+class PredictionSubscriber(Closing):
     """Receive predictions and scores of some streams, or of all.
 
     `heard` counts messages, heartbeats included, and `refused` those that could not be read;
@@ -228,14 +217,3 @@ class PredictionSubscriber:
     def close(self) -> None:
         """Close the socket."""
         self._context.destroy(linger=0)
-
-    def __enter__(self) -> PredictionSubscriber:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -17,13 +17,13 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import zmq
 
+from ..closing import Closing
 from ..errors import ConfigurationError, EndpointError, UsageError
 from ..events import NO_TIME
 from ..tables import Encoding
@@ -58,7 +58,7 @@ class _Stream:
         self.t_ns = NO_TIME
 
 
-class Publisher:
+class Publisher(Closing):
     """Publish ticks of any number of streams at one endpoint.
 
     bind: endpoint; port `*` or 0 lets the system choose, and `endpoint` tells which.
@@ -227,14 +227,3 @@ class Publisher:
         self._socket.close(linger=int(self.linger_s * 1000))
         self._context.term()
         self._binding.close()
-
-    def __enter__(self) -> Publisher:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

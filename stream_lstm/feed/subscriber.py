@@ -5,8 +5,7 @@ that has fallen behind catches up in blocks: ticks of one stream that follow eac
 a gap are joined into one `Ticks` (see `drain`). What the messages mean is read in `intake`.
 
 Where recovery endpoints are configured, what is missing is asked for there (see `recovery`),
-between
-two messages and without waiting: the sockets for it stand beside the other in the poller.
+between two messages and without waiting: the sockets for it stand beside the other in the poller.
 
 A payload above MAX_PAYLOAD_BYTES is refused like any other. A frame above MAX_FRAME_BYTES is not
 even received: libzmq drops that connection for good, which shows here as silence (`idle_s`).
@@ -17,11 +16,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any
 
 import zmq
 
+from ..closing import Closing
 from ..errors import ConfigurationError
 from ..tables import FeedConfig
 from .counters import FeedCounters
@@ -44,7 +43,7 @@ SPINS = 64
 _EVENTS, _POLLIN, _NOBLOCK = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.NOBLOCK)
 
 
-class Subscriber:
+class Subscriber(Closing):
     """Receive the streams of a feed.
 
     config: endpoints, streams, columns and kind of payload.
@@ -225,17 +224,6 @@ class Subscriber:
     def close(self) -> None:
         """Close the sockets."""
         self._context.destroy(linger=0)
-
-    def __enter__(self) -> Subscriber:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _subscriptions(config: FeedConfig) -> list[bytes]:

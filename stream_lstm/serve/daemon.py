@@ -22,11 +22,11 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import TracebackType
 from typing import Any, TypeAlias
 
 import msgspec
 
+from ..closing import Closing
 from ..config import Config
 from ..core.fleet import Fleet
 from ..core.session import Session
@@ -76,7 +76,7 @@ LONGEST_WAIT_S = 1.0
 Observer: TypeAlias = Callable[[Input | Output | Notice], object]
 
 
-class Daemon:
+class Daemon(Closing):
     """Feed, session and publisher of a configuration, ready to run.
 
     columns: names of the values of a tick. stop: ends `run`. observers: called with every event
@@ -160,7 +160,7 @@ class Daemon:
             self.every(TEND_S, store.tend)
 
     def _resume_feed(self) -> None:
-        """Have what was missed since the store ends count as missed."""
+        """Have what was missed since the store ends asked for, or else count as missed."""
         for stream, position in self.store.positions.items() if self.store is not None else ():
             self.subscriber.resume(stream, position.session, position.next_seq)
 
@@ -350,17 +350,6 @@ class Daemon:
         """Close the sockets; what was published has two seconds to leave."""
         self.subscriber.close()
         self._close_publisher()
-
-    def __enter__(self) -> Daemon:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _piece(ticks: Ticks, start: int) -> Ticks:

@@ -17,11 +17,11 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from datetime import UTC, datetime
-from types import TracebackType
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
+from ..closing import Closing
 from ..events import End, Fresh, Gap, Refusal, Rollback, SessionStart, Stale
 from ..tables import LogFormat
 from .refusals import RefusalLog
@@ -42,7 +42,7 @@ MAX_TEXT = 300
 Level: TypeAlias = Literal["info", "warning", "error"]
 
 
-class Pipe:
+class Pipe(Closing):
     """Writes lines to standard error from a thread; a context manager.
 
     `dropped` counts the lines that could not be written.
@@ -82,17 +82,6 @@ class Pipe:
         self._closing = True
         self._wake.set()
         self._thread.join(CLOSE_S)
-
-    def __enter__(self) -> Pipe:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _to_standard_error(text: str) -> None:

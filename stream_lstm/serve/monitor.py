@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -19,6 +18,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
 
+from ..closing import Closing
 from ..tables import ServeConfig
 from . import families
 from .health import Health, Verdict
@@ -34,7 +34,7 @@ SWITCH_S = 0.0002
 HOME = b"stream-lstm: /metrics for Prometheus, /livez, /readyz\n"
 
 
-class Monitor:
+class Monitor(Closing):
     """Serves the pages of a daemon; a context manager.
 
     config: the table `serve`, with an address. insecure: other machines may reach it. dropped:
@@ -119,17 +119,6 @@ class Monitor:
         """Stop serving."""
         self._stack.close()
         sys.setswitchinterval(self._interval_s)
-
-    def __enter__(self) -> Monitor:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _page(verdict: Verdict) -> Page:

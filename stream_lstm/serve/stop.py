@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from types import TracebackType
+
+from ..closing import Closing
 
 
-class StopSwitch:
+class StopSwitch(Closing):
     """Off until `set`; `fileno` can be read from then on.
 
     `wake_fd` is the end to write to: one byte there wakes the poll and sets nothing.
@@ -48,14 +49,3 @@ class StopSwitch:
         """Close both ends."""
         self._read.close()
         self._write.close()
-
-    def __enter__(self) -> StopSwitch:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

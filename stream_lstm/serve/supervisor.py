@@ -12,13 +12,14 @@ import os
 import socket
 import time
 from collections.abc import Mapping
-from types import TracebackType
+
+from ..closing import Closing
 
 MIN_PERIOD_S = 0.1
 """Between two signs of life, however short systemd's patience."""
 
 
-class Supervisor:
+class Supervisor(Closing):
     """The service manager's end of the line, where there is one.
 
     environment: that of the process. `watchdog_s` is how often to call `alive`, None where nobody
@@ -62,17 +63,6 @@ class Supervisor:
         """Close the socket."""
         if self._socket is not None:
             self._socket.close()
-
-    def __enter__(self) -> Supervisor:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _watchdog_s(environment: Mapping[str, str]) -> float | None:

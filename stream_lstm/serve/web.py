@@ -14,11 +14,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from types import TracebackType
 from typing import NamedTuple, TypeAlias
 
 import msgspec
 
+from ..closing import Closing
 from ..errors import ConfigurationError
 from ..feed.addresses import ip_of, is_local, refused_endpoint
 
@@ -85,7 +85,7 @@ def bind(address: str, *, insecure: bool = False) -> socket.socket:
         raise refused_endpoint("serve metrics at", address, error, SYNTAX) from None
 
 
-class WebServer:
+class WebServer(Closing):
     """Serves what `respond` makes of a path, until `close`; a context manager.
 
     listener: where to listen. failed: told of an error of `respond`. clock: seconds, monotonic.
@@ -228,17 +228,6 @@ class WebServer:
         except Exception as error:  # whatever it is, the next one may go better
             self._failed(error)
             return _told(HTTPStatus.INTERNAL_SERVER_ERROR, repr(error))
-
-    def __enter__(self) -> WebServer:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _told(status: HTTPStatus, more: str = "") -> Page:

@@ -6,12 +6,12 @@ import math
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import msgspec
 import numpy as np
 
+from ..closing import Closing
 from ..config import Config
 from ..core.features import FeatureSet
 from ..errors import ConfigurationError
@@ -33,7 +33,7 @@ class _Read(msgspec.Struct):
     tick: int = 0
 
 
-class History:
+class History(Closing):
     """A store that is read into tracks.
 
     Raises what `connect_reader` raises; reading raises StoreError for a store that is damaged.
@@ -205,17 +205,6 @@ class History:
     def close(self) -> None:
         """Close the store."""
         self._connection.close()
-
-    def __enter__(self) -> History:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _ints(column: Any) -> Any:
