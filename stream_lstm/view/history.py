@@ -17,6 +17,7 @@ from ..core.features import FeatureSet
 from ..errors import ConfigurationError
 from ..store.journal import read_positions
 from ..store.schema import connect_reader, failure
+from ..store.setup import read_setup
 from ..store.units import Position
 from .columns import Predictions, Scores, Targets, Updates
 from .track import MARKS, TARGETS, Spell, Track
@@ -36,7 +37,8 @@ class _Read(msgspec.Struct):
 class History(Closing):
     """A store that is read into tracks.
 
-    Raises what `connect_reader` raises; reading raises StoreError for a store that is damaged.
+    Raises what `connect_reader` raises, and StoreError for a store that is damaged, now or when it
+    is read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -44,16 +46,15 @@ class History(Closing):
         self._connection = connect_reader(path)
         self._read: dict[str, _Read] = {}
         try:
-            setup = dict(self._rows("SELECT name, value FROM setup WHERE name <> 'start'"))
-            self.config: Config | None = None
-            columns: tuple[str, ...] = ()
-            if setup:
-                self.config = msgspec.json.decode(setup["configuration"], type=Config)
-                columns = msgspec.json.decode(setup["columns"], type=tuple[str, ...])
-            self._target = self._target_of(columns)
+            setup = read_setup(self._connection)
+        except sqlite3.Error as error:
+            self.close()
+            raise failure(path, error) from None
         except BaseException:
             self.close()
             raise
+        self.config: Config | None = None if setup is None else setup.config
+        self._target = self._target_of(() if setup is None else setup.columns)
 
     def _target_of(self, columns: tuple[str, ...]) -> FeatureSet | None:
         if self.config is None:

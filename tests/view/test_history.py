@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sqlite3
+
 import numpy as np
 import pytest
 
+from stream_lstm.errors import StoreError
 from stream_lstm.events import Gap, Score, Update
 from stream_lstm.view.history import History
 from stream_lstm.view.track import Track
@@ -87,3 +90,13 @@ def test_what_is_new_is_followed_without_reading_the_old_again(tmp_path, kept):
         history.follow(track)
         made = query(tmp_path / "a.db", "SELECT count(*) FROM updates")[0][0]
         assert track.updates == made > before
+
+
+def test_a_damaged_setup_is_said_to_be_damaged(tmp_path, kept):
+    commit(kept)
+    path = tmp_path / "a.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE setup SET value = 'x' WHERE name = 'configuration'")
+    connection.close()
+    with pytest.raises(StoreError, match="configuration are not those that it was begun with"):
+        History(path)
