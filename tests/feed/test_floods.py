@@ -167,9 +167,10 @@ def test_peers_are_bounded(monkeypatch):
         contextlib.ExitStack() as stack,
     ):
         address = ("127.0.0.1", port_of(out))
-        first, *_, fourth = [
-            stack.enter_context(socket.create_connection(address, WAIT_S)) for _ in range(4)
+        first, *_ = [
+            stack.enter_context(socket.create_connection(address, WAIT_S)) for _ in range(3)
         ]
-        assert hangs_up(fourth)
+        with contextlib.suppress(ConnectionError):  # it may be cut off before it is there
+            assert hangs_up(stack.enter_context(socket.create_connection(address, WAIT_S)))
         greet(first, b"SUB")
         assert security.counts()["too_many_peers"] == 1
