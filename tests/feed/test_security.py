@@ -392,12 +392,11 @@ def test_who_does_not_say_who_it_is_is_counted(keys, monkeypatch):
 
 
 def test_closing_ends_the_thread(keys):
-    before = threading.active_count()
     with Publisher(ANY_PORT, columns=["x"], security=secured(keys)) as out:
-        assert threading.active_count() == before + 1
         guard = guard_module.guard_of(out._context, out.security)
+        assert guard._thread.is_alive()
     guard._thread.join(WAIT_S)
-    assert threading.active_count() == before
+    assert not guard._thread.is_alive()
 
 
 # ---- addresses ----------------------------------------------------------------------------
