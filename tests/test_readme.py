@@ -121,6 +121,22 @@ def write_scored(path: Path) -> None:
                 writer.score(Score("s", n, 0, p, label, 0.7, 0.5, 0.5, "", nats))
 
 
+def anchor(heading: str) -> str:
+    """As GitHub makes it of a heading."""
+    return re.sub(r"[^a-z0-9 _-]", "", heading.lower()).replace(" ", "-")
+
+
+def test_every_link_inside_leads_to_a_heading() -> None:
+    text = re.sub(r"```.*?```", "", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+    headings = {anchor(line) for line in re.findall(r"^#+ (.*)$", text, re.MULTILINE)}
+    links = re.findall(r"\]\(#([^)]*)\)", text)
+    assert len(links) > 30
+    assert set(links) <= headings
+    contents = text.split("Contents: ")[1].split("\n\n")[0]
+    sections = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    assert re.findall(r"\(#([^)]*)\)", contents) == [anchor(line) for line in sections[1:]]
+
+
 def test_every_command_is_told_of_and_every_one_told_of_exists() -> None:
     text = README.read_text(encoding="utf-8")
     told = set(re.findall(r"^\| `([a-z-]+)[ `]", text.split("## Commands")[1], re.MULTILINE))
