@@ -12,6 +12,7 @@ restored session goes on to the same bits.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from typing import Any
 
@@ -81,10 +82,14 @@ def fingerprint(config: Config, columns: tuple[str, ...], members: Members | Non
     chosen = {
         field.name: getattr(table, field.name)
         for table in tables
-        for field in msgspec.structs.fields(table)
+        for field in _fields(type(table))
         if getattr(table, field.name) != field.default
     }
     return hashlib.sha256(msgspec.json.encode((chosen, members, columns))).hexdigest()
+
+
+# Looking a class's fields up takes a millisecond, and a snapshot is taken between two ticks.
+_fields = functools.cache(msgspec.structs.fields)
 
 
 def _fingerprint(session: Session) -> str:
