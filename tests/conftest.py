@@ -24,6 +24,23 @@ os.environ |= {
 }
 
 
+# Files that take a minute and more begin first, so that no worker has one to itself at the end.
+LONGEST = (
+    "test_bench_faults.py",
+    "test_order.py",
+    "test_real_series.py",
+    "test_store_commands.py",
+    "test_bench_question.py",
+    "test_live_page.py",
+    "test_service.py",
+    "test_doctor.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 def pytest_unconfigure() -> None:
     shutil.rmtree(CACHE, ignore_errors=True)
 
