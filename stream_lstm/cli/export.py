@@ -12,6 +12,7 @@ from ..errors import OutputError, UsageError
 from ..store.schema import is_store
 from .conversion import OverwriteOption, check_free, parity_lines, parity_record
 from .input_file import JsonOption
+from .progress import step_progress
 
 
 def command(
@@ -84,7 +85,8 @@ def export_tables(
         raise UsageError(f"{out} is not empty; --overwrite replaces the tables in it")
     from ..store.parquet import export_store
 
-    rows = export_store(store, out)
+    with step_progress(store.name, "rows") as report:
+        rows = export_store(store, out, report)
     if as_json:
         typer.echo(msgspec.json.encode({"out": str(out), "rows": rows}).decode())
         return

@@ -51,21 +51,36 @@ def _quiet(ticks: int) -> None:
 
 
 @contextmanager
-def step_progress(name: str) -> Iterator[Callable[[int, int], None]]:
-    """Give a function to report (done, of how many) with; without a terminal it does nothing."""
+def step_progress(name: str, unit: str = "") -> Iterator[Callable[[int, int], None]]:
+    """Give a function to report (done, of how many) with; without a terminal it does nothing.
+
+    unit: of what is counted, such as "rows", to tell how many and how fast; "" tells neither.
+    """
     if not sys.stderr.isatty():
         yield lambda *_: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    texts = TextColumn("{task.description}"), TextColumn("{task.percentage:>3.0f}%")
-    console = Console(stderr=True)
-    with Progress(
-        texts[0], BarColumn(), texts[1], TimeRemainingColumn(), console=console, transient=True
-    ) as bar:
-        task = bar.add_task(name, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TextColumn("{task.fields[told]}"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task(name, total=None, told="")
+
+        def report(done: int, total: int) -> None:
+            seconds = bar.tasks[0].elapsed or 0.0
+            rate = done / seconds if seconds else 0.0
+            told = f"{done:,} {unit}, {rate:,.0f} {unit}/s" if unit else ""
+            bar.update(task, completed=done, total=total, told=told)
+
+        yield report
 
 
 def done(source: FileSource, ticks: int, limit: int | None) -> float:

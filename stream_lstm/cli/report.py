@@ -10,6 +10,7 @@ import typer
 
 from ..errors import OutputError, UsageError
 from .input_file import JsonOption
+from .progress import step_progress
 
 SUFFIXES = (".html", ".htm")
 
@@ -48,7 +49,8 @@ def command(
     from ..view.report import report
     from ..view.runs import read_runs
 
-    runs, left_out = read_runs(sources, tuple(streams or ()))
+    with step_progress(out.name, "rows") as progress:
+        runs, left_out = read_runs(sources, tuple(streams or ()), progress)
     _write(out, report(runs, title, left_out))
     if as_json:
         told = [{"name": run.name, "verdict": run.verdict} for run in runs]

@@ -73,7 +73,7 @@ def verify(store: Path, begin: int | None) -> Verified:
             scaler=setup.scaler,
             members=setup.members,
         )
-        with step_progress(store.name) as report:
+        with step_progress(store.name, "inputs") as report:
             return Verification(connection, session).run(begin, report)
     except sqlite3.Error as error:
         raise failure(store, error) from None

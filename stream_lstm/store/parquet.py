@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
@@ -22,7 +22,11 @@ TYPES = {"INTEGER": pa.int64(), "REAL": pa.float64(), "TEXT": pa.string(), "BLOB
          "ANY": pa.binary()}  # fmt: skip
 
 
-def export_store(path: Path, out: Path) -> dict[str, int]:
+Progress: TypeAlias = Callable[[int, int], object]
+"""Takes the rows written, and how many there are."""
+
+
+def export_store(path: Path, out: Path, report: Progress = lambda *_: None) -> dict[str, int]:
     """Write TABLE.parquet for each table into a folder; return the rows of each.
 
     A file gets its name when it is whole. Raises what `connect_reader` raises, and OutputError
@@ -32,7 +36,14 @@ def export_store(path: Path, out: Path) -> dict[str, int]:
     try:
         connection.execute("BEGIN")  # all tables as they are at one moment
         out.mkdir(exist_ok=True)
-        return {name: _export(connection, name, out / f"{name}.parquet") for name in NAMES}
+        total, done, rows = _count(connection), 0, {}
+        for name in NAMES:
+            rows[name] = 0
+            for written in _export(connection, name, out / f"{name}.parquet"):
+                rows[name] += written
+                report(done + rows[name], total)
+            done += rows[name]
+        return rows
     except sqlite3.Error as error:
         raise failure(path, error) from None
     except (OSError, pa.ArrowException) as error:
@@ -41,8 +52,16 @@ def export_store(path: Path, out: Path) -> dict[str, int]:
         connection.close()
 
 
-def _export(connection: sqlite3.Connection, table: str, target: Path) -> int:
-    partial, rows = target.with_name(target.name + ".partial"), 0
+def _count(connection: sqlite3.Connection) -> int:
+    """Return how many rows all files together will have."""
+    counted = ["coalesce(sum(count), 0)" if name == "ticks" else "count(*)" for name in NAMES]
+    parts = [f"(SELECT {how} FROM {name})" for how, name in zip(counted, NAMES, strict=True)]  # noqa: S608 - ours
+    return int(connection.execute(f"SELECT {' + '.join(parts)}").fetchone()[0])
+
+
+def _export(connection: sqlite3.Connection, table: str, target: Path) -> Iterator[int]:
+    """Write a table, and yield the rows of each part as it is written."""
+    partial = target.with_name(target.name + ".partial")
     if table == "ticks":
         schema, batches = _ticks(connection)
     else:
@@ -50,9 +69,8 @@ def _export(connection: sqlite3.Connection, table: str, target: Path) -> int:
     with pyarrow.parquet.ParquetWriter(partial, schema) as writer:
         for batch in batches:
             writer.write_batch(batch)
-            rows += batch.num_rows
+            yield batch.num_rows
     partial.replace(target)
-    return rows
 
 
 def _table(connection: sqlite3.Connection, table: str) -> tuple[Any, Iterator[Any]]:

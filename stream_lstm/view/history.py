@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +85,13 @@ class History(Closing):
         )
         return {kind.removeprefix("refused "): count for kind, count in found}
 
-    def read(self, track: Track) -> None:
-        """Take all that there is of a stream."""
+    def rows(self) -> int:
+        """Return how many predictions and scores there are."""
+        counted = "SELECT (SELECT count(*) FROM predictions) + (SELECT count(*) FROM scores)"
+        return int(next(self._rows(counted))[0])
+
+    def read(self, track: Track, report: Callable[[int], object] = lambda _: None) -> None:
+        """Take all that there is of a stream; `report` takes how many rows each part had."""
         stream = track.stream
         made = "SELECT n, t_ns, p, after_gap FROM predictions WHERE stream = ? ORDER BY n"
         for rows in self._blocks(made, stream):
@@ -94,6 +99,7 @@ class History(Closing):
             track.predict(
                 Predictions(_ints(n), _ints(t_ns), _floats(p), np.array(flagged, np.bool_))
             )
+            report(len(rows))
         scored = (
             "SELECT n, t_ns, label, p, base_rate_p, last_label_p, coin_evidence, "
             "base_rate_evidence, last_label_evidence FROM scores WHERE stream = ? ORDER BY n"
@@ -104,6 +110,7 @@ class History(Closing):
             track.score(
                 Scores(_ints(n), _ints(t_ns), np.array(label, np.int8), numbers[:3], numbers[3:].T)
             )
+            report(len(rows))
         self._silences(track)
         self.follow(track)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +13,14 @@ import pyarrow.parquet
 from ..config import flatten
 from ..core.tally import Bools
 from ..core.verdict import count
-from ..errors import DataError, InputMissingError, OutputError, UsageError, nearest
+from ..errors import (
+    DataError,
+    InputMissingError,
+    OutputError,
+    StreamLSTMError,
+    UsageError,
+    nearest,
+)
 from ..store.schema import is_store
 from .columns import Predictions, Scores
 from .history import History
@@ -27,6 +34,10 @@ NEEDED = ("stream", "n", "t_ns", "p", "label", "base_rate_p", "last_label_p", "a
           "coin_evidence", "base_rate_evidence", "last_label_evidence")  # fmt: skip
 
 
+Read: TypeAlias = Callable[[int], object]
+"""Takes how many rows were read, each time that some were."""
+
+
 class Run(NamedTuple):
     """A stream, where it is from, its verdict, facts for a table, and its configuration."""
 
@@ -37,20 +48,34 @@ class Run(NamedTuple):
     settings: dict[str, Any]
 
 
-def read_runs(paths: Iterable[Path], streams: tuple[str, ...] = ()) -> tuple[list[Run], list[str]]:
+def read_runs(
+    paths: Iterable[Path],
+    streams: tuple[str, ...] = (),
+    report: Callable[[int, int], object] = lambda *_: None,
+) -> tuple[list[Run], list[str]]:
     """Return the runs of stores and Parquet files, and what was left out, in sentences.
 
-    streams: those alone; all where there are none.
+    streams: those alone; all where there are none. report: takes the rows read so far, and how
+    many there are.
 
     Raises InputMissingError, DataError or StoreError naming the file, UsageError for a stream
     that is nowhere.
     """
-    runs: list[Run] = []
-    known: list[str] = []
+    paths = list(paths)
     for path in paths:
         if not path.is_file():
             raise InputMissingError(f"no such file: {path}")
-        found, names = (_of_store if is_store(path) else _of_results)(path, streams)
+    runs: list[Run] = []
+    known: list[str] = []
+    total, done = sum(map(_rows, paths)), 0
+
+    def read(rows: int) -> None:
+        nonlocal done
+        done += rows
+        report(done, max(done, total))
+
+    for path in paths:
+        found, names = (_of_store if is_store(path) else _of_results)(path, streams, read)
         runs += found
         known += names
     for stream in streams:
@@ -64,7 +89,18 @@ def read_runs(paths: Iterable[Path], streams: tuple[str, ...] = ()) -> tuple[lis
     return runs[:MAX_RUNS], said
 
 
-def _of_store(path: Path, streams: tuple[str, ...]) -> tuple[list[Run], list[str]]:
+def _rows(path: Path) -> int:
+    """Return how many rows there are to read, 0 where that is not known: reading says why."""
+    try:
+        if is_store(path):
+            with History(path) as history:
+                return history.rows()
+        return int(pyarrow.parquet.read_metadata(path).num_rows)
+    except (StreamLSTMError, pa.ArrowException, OSError):
+        return 0
+
+
+def _of_store(path: Path, streams: tuple[str, ...], read: Read) -> tuple[list[Run], list[str]]:
     with History(path) as history:
         positions = history.streams()
         wanted = [name for name in positions if not streams or name in streams]
@@ -75,7 +111,7 @@ def _of_store(path: Path, streams: tuple[str, ...]) -> tuple[list[Run], list[str
         for name in wanted:
             track, position = Track(name), positions[name]
             if len(runs) < MAX_RUNS:
-                history.read(track)
+                history.read(track, read)
             refused = history.refused(name)
             said = verdict(
                 track,
@@ -97,7 +133,7 @@ def _of_store(path: Path, streams: tuple[str, ...]) -> tuple[list[Run], list[str
         return runs, list(positions)
 
 
-def _of_results(path: Path, streams: tuple[str, ...]) -> tuple[list[Run], list[str]]:
+def _of_results(path: Path, streams: tuple[str, ...], read: Read) -> tuple[list[Run], list[str]]:
     tracks: dict[str, Track] = {}
     left: set[str] = set()
     try:
@@ -109,6 +145,7 @@ def _of_results(path: Path, streams: tuple[str, ...]) -> tuple[list[Run], list[s
                     "what --out of run and replay writes as .parquet"
                 )
             for batch in file.iter_batches(columns=list(NEEDED)):
+                read(batch.num_rows)
                 names = batch.column("stream")
                 for name in names.unique().to_pylist():
                     if (streams and name not in streams) or (
