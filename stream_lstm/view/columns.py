@@ -78,13 +78,17 @@ class Scores(NamedTuple):
 
 
 class Updates(NamedTuple):
-    """n optimiser updates; `t_ns` is the time of the prediction that each came of."""
+    """n optimiser updates; `t_ns` is the time of the prediction that each came of.
+
+    `reasons` are those of the refused ones, in their order; "" where it is not known.
+    """
 
     n: Ints
     t_ns: Ints
     loss: Doubles
     grad_norm: Doubles
     accepted: Bools
+    reasons: list[str]
 
 
 class Targets(NamedTuple):

@@ -9,7 +9,7 @@ from ..core.reliability import BINS
 from .panel import Bands, Panel, has_labels, needs_labels
 from .style import BLUE, DASHES, GREY, PURPLE, VERMILION, Key, hover, plot, set_axis
 from .track import Track
-from .words import seconds
+from .words import refusals, seconds
 
 Z = 1.959963984540054
 """Of a pointwise interval of 95 %."""
@@ -141,10 +141,11 @@ def updates() -> Panel:
                 "No update is known: the model does not learn, or no store is named, which alone "
                 "has the updates."
             )
-        if not track.rolled_back:
-            return ""
-        last = track.rolled_back[-1]
-        return f"Last roll-back after element {last.n:,}: {last.reason}."
+        told = refusals(track)
+        if track.rolled_back:
+            last = track.rolled_back[-1]
+            told.append(f"Last roll-back after element {last.n:,}: {last.reason}.")
+        return " ".join(told)
 
     return Panel(
         "updates",

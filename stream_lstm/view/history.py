@@ -118,15 +118,17 @@ class History(Closing):
         """Take what is new of that which is not published: updates, targets, gaps, roll-backs."""
         read = self._read.setdefault(track.stream, _Read())
         made = (
-            "SELECT u.n, coalesce(p.t_ns, 0), u.loss, u.grad_norm, u.accepted FROM updates u "
+            "SELECT u.n, coalesce(p.t_ns, 0), u.loss, u.grad_norm, u.accepted, u.reason "
+            "FROM updates u "
             "LEFT JOIN predictions p ON p.stream = u.stream AND p.n = u.n "
             "WHERE u.stream = ? AND u.n > ? ORDER BY u.n"
         )
         for rows in self._blocks(made, track.stream, read.update):
-            n, t_ns, loss, norm, accepted = zip(*rows, strict=True)
+            n, t_ns, loss, norm, accepted, reason = zip(*rows, strict=True)
+            reasons = [why for why, made in zip(reason, accepted, strict=True) if not made]
             track.update(
                 Updates(_ints(n), _ints(t_ns), _floats(loss), _floats(norm),
-                        np.array(accepted, np.bool_))
+                        np.array(accepted, np.bool_), reasons)
             )  # fmt: skip
             read.update = n[-1]
         happened = (

@@ -13,7 +13,7 @@ a score tells what repetition gave, and not which label was the last.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -125,10 +125,11 @@ class Track:
     window: labels of the rolling figures.
 
     Attributes: `scores`, a `Scoreboard` of all labels that were taken; `predictions`, `missed`
-    (ticks), `updates`, `refused` (updates) and `rollbacks` are counts; `last` is the position of
-    the last prediction. A row of `lines` is n, t_ns, the rolling accuracies of model, base rate
-    and last label, their log losses (nats), the log W against coin, base rate and last label
-    (nats), and the number of the label. A row of `norms` is n, t_ns, gradient norm and loss.
+    (ticks), `updates`, `refused` (updates; `refused_for` by reason) and `rollbacks` are counts;
+    `last` is the position of the last prediction. A row of `lines` is n, t_ns, the rolling
+    accuracies of model, base rate and last label, their log losses (nats), the log W against coin,
+    base rate and last label (nats), and the number of the label. A row of `norms` is n, t_ns,
+    gradient norm and loss.
     """
 
     def __init__(self, stream: str, window: int = WINDOW) -> None:
@@ -140,6 +141,7 @@ class Track:
         self.lines = Thinned(2 + 6 + 3 + 1)
         self.norms = Thinned(4)
         self.refusals: deque[Position] = deque(maxlen=MARKS)
+        self.refused_for: Counter[str] = Counter()
         self.rolled_back: deque[Rollback] = deque(maxlen=MARKS)
         self.spells: deque[Spell] = deque(maxlen=MARKS)
         self.latencies: deque[float] = deque(maxlen=LATENCIES)
@@ -223,6 +225,7 @@ class Track:
         self.refused += int(refused.sum())
         where = zip(came.n[refused].tolist(), came.t_ns[refused].tolist(), strict=True)
         self.refusals.extend(where)
+        self.refused_for.update(came.reasons)
         rows = np.stack([came.n, came.t_ns, came.grad_norm, came.loss], axis=1)
         self.norms.extend(rows[came.accepted])
 

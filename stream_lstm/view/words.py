@@ -56,6 +56,22 @@ def _learning(track: Track) -> Fact:
     return Fact("Updates", f"{track.updates:,}", learnt, bool(track.refused or track.rollbacks))
 
 
+REFUSED = {
+    "not-finite": "something of it was not finite",
+    "update-too-large": "it would have changed the weights too much",
+    "weights-too-large": "it would have made them too large",
+}
+
+
+def refusals(track: Track) -> list[str]:
+    """Return a sentence about why updates were refused, if any were for a known reason."""
+    known = [(times, why) for why, times in track.refused_for.most_common() if why]
+    if not known:
+        return []
+    said = [f"{times:,} since {REFUSED.get(why, why)}" for times, why in known]
+    return [f"Refused: {', '.join(said)}."]
+
+
 def evidence(track: Track) -> Fact:
     """Return the present evidence that the model beats the base rate."""
     log_e = float(track.lines.rows()[-1, 9])

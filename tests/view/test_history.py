@@ -11,7 +11,9 @@ from stream_lstm.errors import StoreError
 from stream_lstm.events import Gap, Score, Update
 from stream_lstm.view.history import History
 from stream_lstm.view.track import Track
+from stream_lstm.view.words import refusals
 
+from ..engines import settings
 from ..store.stores import Kept, of, query, series, ticks
 
 GAP = 40
@@ -48,6 +50,20 @@ def test_all_predictions_and_scores_of_a_store_are_taken(tmp_path, kept):
     assert track.scores.means()["log_loss"] == pytest.approx(
         np.mean([score.log_loss for score in scored])
     )
+
+
+def test_refused_updates_are_told_of_with_their_reasons(tmp_path):
+    config = settings(learn=True, bptt=3, max_update=1e-9)
+    with Kept(tmp_path / "a.db", config) as kept:
+        kept.give(ticks(series(100)))
+        refused = of(Update, kept.events)
+    assert refused
+    assert {update.reason for update in refused} == {"update-too-large"}
+    track = read(tmp_path / "a.db")
+    assert (track.updates, track.refused) == (0, len(refused))
+    said = f"Refused: {len(refused)} since it would have changed the weights too much."
+    assert refusals(track) == [said]
+    assert refusals(Track("none")) == []
 
 
 def test_the_updates_come_with_the_times_of_their_predictions(tmp_path, kept):

@@ -32,7 +32,9 @@ def scores(count: int, first: int = 100, seed: int = 1) -> Scores:
 
 def updates(norms: list[float], accepted: list[bool], first: int = 100) -> Updates:
     n = np.arange(first, first + 10 * len(norms), 10)
-    return Updates(n, n * SECOND, np.full(len(n), 0.7), np.array(norms), np.array(accepted))
+    reasons = ["not-finite"] * accepted.count(False)
+    made = np.array(accepted)
+    return Updates(n, n * SECOND, np.full(len(n), 0.7), np.array(norms), made, reasons)
 
 
 def test_rolling_figures_are_means_over_the_last_labels() -> None:
