@@ -8,10 +8,11 @@ import msgspec
 
 from ..errors import DecodeCause
 
-Cause: TypeAlias = DecodeCause | Literal["too_many_streams", "recovery"]
-"""Why a message is refused; `recovery` is of an answer with lost ticks."""
+Cause: TypeAlias = DecodeCause | Literal["too_many_streams", "columns", "recovery"]
+"""Why a message is refused; `recovery` is of an answer with lost ticks, and
+`columns` of ticks whose values have other names than ours."""
 
-CAUSES: tuple[Cause, ...] = (*get_args(DecodeCause), "too_many_streams", "recovery")
+CAUSES: tuple[Cause, ...] = (*get_args(DecodeCause), "too_many_streams", "columns", "recovery")
 
 
 class FeedCounters(msgspec.Struct):

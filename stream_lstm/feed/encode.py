@@ -124,8 +124,9 @@ def _others(score: Score) -> tuple[float | None, ...]:
 
 def encode_heartbeat(beat: Heartbeat, encoding: Encoding = "msgpack") -> Frames:
     """Return the frames of a heartbeat."""
-    said = beat.session or None, beat.t_ns, beat.end, beat.stale or msgspec.UNSET
-    record = HeartbeatRecord(PROTOCOL_VERSION, beat.seq, *said)
+    said = beat.session or None, beat.t_ns, beat.end
+    more = beat.stale or msgspec.UNSET, beat.columns or msgspec.UNSET
+    record = HeartbeatRecord(PROTOCOL_VERSION, beat.seq, *said, *more)
     return make_topic("heartbeat", beat.stream), _ENCODE[encoding](record)
 
 

@@ -41,6 +41,9 @@ from .wire import (
 MAX_DRAIN_BYTES = 2 * MAX_PAYLOAD_BYTES
 """No more messages are taken once this much has come: bounds memory where they are blocks."""
 
+MAX_MISNAMED = 1000
+"""Sessions that are remembered for having other columns; a session is easily forged."""
+
 HELD_KINDS = ("tick", "label", "heartbeat")
 """What a stream that recovers holds; the rest of its topics is of no interest here."""
 
@@ -87,6 +90,7 @@ class Intake:
         self._routes: dict[bytes, _Route] = {}
         self._streams: dict[str, StreamSequence] = {}
         self._ended: dict[str, str] = {}
+        self._misnamed: dict[str, str] = {}
 
     def resume(self, stream: str, session: str, next_seq: int | None) -> None:
         """Go on where an earlier process stopped; see `Subscriber.resume`."""
@@ -146,6 +150,9 @@ class Intake:
             self._refuse(drain, error.cause, "", str(error), _shown(frames))
             return
         match message:
+            case Ticks() if message.session in self._misnamed:
+                why = self._misnamed[message.session]
+                self._refuse(drain, "columns", message.stream, why, message.where)
             case Ticks():
                 if self._ticks(message, drain, frames, held) and held is None:
                     self._learn_route(frames, message)
@@ -153,6 +160,7 @@ class Intake:
                 self.counters.labels += 1
                 drain.add(message)
             case Heartbeat():
+                self._compare(message.session, message.columns)
                 self._heartbeat(message, drain, frames, held)
 
     def _learn_route(self, frames: list[bytes], ticks: Ticks) -> None:
@@ -176,6 +184,26 @@ class Intake:
                 cause="frames",
             )
         return self._records.decode(frames[0], frames[1])
+
+    def _compare(self, session: str, columns: tuple[str, ...]) -> None:
+        """Take no ticks of a publisher's session whose columns are not ours.
+
+        Ours may have other names, but not the same ones elsewhere, nor more or fewer.
+        """
+        if not columns or self._foreign is not None:
+            return
+        ours = self._columns
+        same = [name for name in columns if name in ours]
+        if len(columns) == len(ours) and all(columns.index(n) == ours.index(n) for n in same):
+            self._misnamed.pop(session, None)
+        elif session not in self._misnamed:
+            if len(self._misnamed) >= MAX_MISNAMED:
+                self._misnamed.pop(next(iter(self._misnamed)))
+            self._misnamed[session] = (
+                f"the feed's columns are {', '.join(columns)}, and here they are "
+                f"{', '.join(ours)}: name them in the feed's order, --columns {','.join(columns)}"
+            )
+            self._routes.clear()
 
     def _refuse(self, drain: Drain, cause: Cause, stream: str, reason: str, where: str) -> None:
         self.counters.refused += 1
@@ -294,6 +322,7 @@ class Intake:
             return
         match reply:
             case Welcome():
+                self._compare(reply.session, reply.columns)
                 recovery.welcome(endpoint, reply)
             case Snapshot():
                 recovery.snapshot(endpoint, reply.session)
@@ -309,8 +338,8 @@ class Intake:
         self, recovery: Recovery, endpoint: int, block: Block, drain: Drain, now: float
     ) -> None:
         stretch = recovery.asked_for(block.stream, block.session)
-        if stretch is None:
-            return  # it was given up, or had come from elsewhere
+        if stretch is None or block.session in self._misnamed:
+            return  # it was given up, had come from elsewhere, or is not to be taken
         due, last = stretch.due, stretch.last
         start, stop = due - block.seq, min(block.rows, last + 1 - block.seq)
         if start < 0 or start >= stop:

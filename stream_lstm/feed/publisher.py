@@ -4,7 +4,8 @@ An XPUB socket that does not drop: at its high-water mark a send waits for the s
 so that a replay at full speed loses nothing on the way, and gives up after a time. A tick gets
 its number when it has been taken by the socket; one that was not taken is not counted.
 
-A heartbeat carries a stream's next number, so that a loss at the end shows. The caller's loop asks
+A heartbeat carries a stream's next number, so that a loss at the end shows, and the names of the
+columns, so that nobody takes one for another. The caller's loop asks
 for heartbeats as often as it likes and the publisher sends them when they are due. Those of a
 stream that has ended say so again, to who missed it.
 
@@ -162,11 +163,12 @@ class Publisher(Closing):
             )
         state = self._streams.get(stream) or _Stream()
         seq = state.next_seq
-        self._send(
-            encode_ticks(
-                stream, t_ns, values, session=self.session, seq=seq, encoding=self._encoding
-            )
+        frames = encode_ticks(
+            stream, t_ns, values, session=self.session, seq=seq, encoding=self._encoding
         )
+        if seq == 1:
+            self._beat(stream, end=False)  # whose columns are not ours must not take a tick
+        self._send(frames)
         if self._ring is not None:
             self._ring.append(stream, seq, t_ns, values)
         state.next_seq += 1 if len(shape) == 1 else shape[0]
@@ -194,7 +196,9 @@ class Publisher(Closing):
     def _beat(self, stream: str, *, end: bool) -> None:
         state = self._streams.get(stream) or _Stream()
         state.ended = end
-        beat = Heartbeat(stream, state.next_seq, self.session, state.t_ns, end)
+        beat = Heartbeat(
+            stream, state.next_seq, self.session, state.t_ns, end, columns=self.columns
+        )
         self._send(encode_heartbeat(beat, self._encoding))
 
     def _send(self, frames: Frames) -> None:

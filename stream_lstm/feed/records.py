@@ -138,7 +138,7 @@ class ScoreRecord(msgspec.Struct):
 class HeartbeatRecord(msgspec.Struct):
     """`seq` is the next sequence number; `end` says that nothing more will come.
 
-    `stale`, of predictions, says that the feed that they are made from has fallen silent.
+    `columns` are the names of a tick's values, in their order. `stale`, of predictions, says that the feed that they are made from has fallen silent.
     """
 
     v: int
@@ -147,6 +147,7 @@ class HeartbeatRecord(msgspec.Struct):
     t_ns: Time = NO_TIME
     end: bool = False
     stale: bool | msgspec.UnsetType = msgspec.UNSET
+    columns: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Heartbeat(msgspec.Struct, frozen=True):
@@ -158,6 +159,7 @@ class Heartbeat(msgspec.Struct, frozen=True):
     t_ns: int = NO_TIME
     end: bool = False
     stale: bool = False
+    columns: tuple[str, ...] = ()
 
 
 class Hello(msgspec.Struct, frozen=True, tag="hello", tag_field="kind"):

@@ -196,7 +196,10 @@ class TickDecoder:
         else:
             block = _named(msgspec.structs.astuple(values))
         if block.shape[1] != width:
-            raise ValueError(f"{block.shape[1]} values, but the columns are {self._names()}")
+            raise ValueError(
+                f"{block.shape[1]} values, but the columns are {self._names()}: name those of the "
+                "feed in its order with --columns"
+            )
         if record.rows not in (None, len(block)):
             raise ValueError(f"rows={record.rows}, but there are {len(block)}")
         if not 1 <= len(block) <= MAX_BLOCK_ROWS:
@@ -338,7 +341,7 @@ def decode_heartbeat(topic: bytes, payload: bytes) -> Heartbeat:
         session = check_session(record.session)
     except ValueError as error:
         raise DecodeError(f"{parsed.text}: {error}") from None
-    told = session, record.t_ns, record.end, record.stale is True
+    told = session, record.t_ns, record.end, record.stale is True, record.columns or ()
     return Heartbeat(parsed.stream, record.seq, *told)
 
 

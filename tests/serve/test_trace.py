@@ -85,8 +85,8 @@ def test_the_counts_are_those_of_the_daemon(traced):
     assert stages["publish"] == counters.predictions + scored
     assert total(path, "push") == total(path, "features") == TICKS
     assert total(path, "block") + total(path, "step") + total(path, "strides") == TICKS
-    assert total(path, "receive") == daemon.subscriber.counters.messages == TICKS + 1
-    assert stages["decode"] == TICKS + 1
+    assert total(path, "receive") == daemon.subscriber.counters.messages == TICKS + 2
+    assert stages["decode"] == TICKS + 2, "and a heartbeat before and after"
     assert stages["store"] == len(events)
     assert stages["gc"] >= 1
     assert read(path)["otherData"] == {"spans_dropped": 0}

@@ -1,0 +1,61 @@
+"""A feed says what its values are called, so that none is taken for another."""
+
+import pytest
+
+from stream_lstm.events import Refusal
+from stream_lstm.feed.drain import Drain
+from stream_lstm.feed.encode import encode_heartbeat, encode_ticks
+from stream_lstm.feed.intake import Intake
+from stream_lstm.feed.records import Heartbeat
+from stream_lstm.tables import FeedConfig
+
+
+def beat(columns, session="s"):
+    return encode_heartbeat(Heartbeat("a", 1, session, columns=columns))
+
+
+def refusals(intake, *messages):
+    drain = Drain()
+    for frames in messages:
+        intake.take(list(frames), drain)
+    return [event for event in drain.finish() if isinstance(event, Refusal)]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "taken"),
+    [
+        (("bid", "ask"), True),
+        (("b", "a"), True),
+        (("ask", "bid"), False),
+        (("bid", "size"), True),
+        (("size", "bid"), False),
+        (("bid", "ask", "size"), False),
+        (("bid",), False),
+        ((), True),
+    ],
+)
+def test_ticks_of_a_session_with_other_columns_are_refused(theirs, taken):
+    intake = Intake(FeedConfig(connect=("inproc://x",), columns=("bid", "ask")))
+    ticks = [encode_ticks("a", k, [1.0, 2.0], session="s", seq=k) for k in (1, 2)]
+    told = refusals(intake, beat(theirs), *ticks)
+    assert intake.counters.ticks == 2 * taken
+    assert len(told) == intake.refused["columns"] == 2 * (not taken)
+    assert all(f"--columns {','.join(theirs)}" in refusal.reason for refusal in told)
+
+
+def test_another_session_with_our_columns_is_taken_and_a_late_heartbeat_stops_ticks():
+    intake = Intake(FeedConfig(connect=("inproc://x",), columns=("bid", "ask")))
+    one = [encode_ticks("a", k, [1.0, 2.0], session="s", seq=k) for k in (1, 2, 3)]
+    other = encode_ticks("a", 4, [1.0, 2.0], session="t", seq=1)
+    refusals(intake, one[0], one[1])
+    assert intake.counters.ticks == 2
+    assert refusals(intake, beat(("ask", "bid")), one[2])
+    assert not refusals(intake, beat(("bid", "ask"), "t"), other)
+    assert intake.counters.ticks == 3
+
+
+def test_sessions_that_are_refused_are_forgotten_in_the_end(monkeypatch):
+    monkeypatch.setattr("stream_lstm.feed.intake.MAX_MISNAMED", 3)
+    intake = Intake(FeedConfig(connect=("inproc://x",), columns=("bid", "ask")))
+    refusals(intake, *(beat(("ask", "bid"), f"s{k}") for k in range(9)))
+    assert list(intake._misnamed) == ["s6", "s7", "s8"]
