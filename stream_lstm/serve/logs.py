@@ -75,8 +75,8 @@ class Pipe(Closing):
 
     def _work(self) -> None:
         while True:
-            if self._lines:
-                self._write(self._lines.popleft())
+            if (line := self._next()) is not None:
+                self._write(line)
             elif (drawing := self._drawing) is not None:
                 self._drawing = None
                 drawing()
@@ -85,6 +85,13 @@ class Pipe(Closing):
             else:
                 self._wake.wait()
                 self._wake.clear()
+
+    def _next(self) -> str | None:
+        """Return the line that has waited longest; both threads take from the queue in the end."""
+        try:
+            return self._lines.popleft()
+        except IndexError:
+            return None
 
     def _write(self, line: str) -> None:
         try:
@@ -98,8 +105,8 @@ class Pipe(Closing):
         self._wake.set()
         self._thread.join(CLOSE_S)
         self._drawing = None
-        self.dropped += len(self._lines)
-        self._lines.clear()
+        while self._next() is not None:
+            self.dropped += 1
 
 
 def to_standard_error(text: str) -> None:
