@@ -22,6 +22,9 @@ import msgspec
 import numpy as np
 import zmq
 
+from stream_lstm.feed.security import Security
+from stream_lstm.tables import SecurityConfig
+
 from .schedule import Ns, delays, due_messages, due_ticks
 from .sender import offsets
 
@@ -48,27 +51,41 @@ class Run(NamedTuple):
     sender_s: float
 
 
-Beside: TypeAlias = Callable[[str, int], AbstractContextManager[None]]
+class Subject(NamedTuple):
+    """Where a subject publishes, its process, and the line by which it said that it is ready."""
+
+    answers: str
+    pid: int
+    ready: str
 
 
-def _nothing(_answers: str, _pid: int) -> AbstractContextManager[None]:
+Beside: TypeAlias = Callable[[Subject], AbstractContextManager[object]]
+
+
+def _nothing(_subject: Subject) -> AbstractContextManager[None]:
     return nullcontext()
 
 
 def exchange(
-    plan: dict[str, Any], subject: Sequence[str] | None, *, beside: Beside = _nothing
+    plan: dict[str, Any],
+    subject: Sequence[str] | None,
+    *,
+    beside: Beside = _nothing,
+    keys: str = "",
 ) -> Run:
     """Run a plan: of the daemon with the flags `subject`, of the echo where that is None.
 
-    beside: what is entered for the time of the run, given the subject's endpoint and process id.
+    beside: what is entered for the time of the run, given the subject. keys: folder of those that
+    the sender and the receiver have.
     """
-    plan = plan | {"echo": subject is None}
+    plan = plan | {"echo": subject is None, "keys": keys}
     when, block = offsets(plan), plan["block"]
     with (
         _sender(plan) as sender,
-        _subject(_line(sender), subject, block) as (answers, pid),
-        beside(answers, pid),
+        _subject(_line(sender), subject, block) as started,
+        beside(started),
     ):
+        answers = started.answers
         if plan["way"] == "closed":
             _tell(sender, answers)
             told = json.loads(_line(sender))
@@ -76,7 +93,7 @@ def exchange(
             return Run(np.zeros_like(found), found, 0, 0.0, 0.0, 0.0)
         context = zmq.Context()
         try:
-            back = _connected(context, answers)
+            back = _connected(context, answers, keys)
             _tell(sender, answers)
             begin = int(_line(sender))
             payloads, arrivals = _received(back)
@@ -118,8 +135,10 @@ def _received(back: zmq.Socket[Any]) -> tuple[list[bytes], list[int]]:
     return payloads, arrivals
 
 
-def _connected(context: zmq.Context[Any], answers: str) -> zmq.Socket[Any]:
+def _connected(context: zmq.Context[Any], answers: str, keys: str) -> zmq.Socket[Any]:
     back = context.socket(zmq.SUB)
+    if keys:
+        Security(SecurityConfig(curve_dir=keys)).call(back, answers)
     back.setsockopt(zmq.RCVHWM, 0)
     back.setsockopt(zmq.RCVTIMEO, PATIENCE_MS)
     for topic in (*ANSWERS, b"heartbeat/"):
@@ -155,8 +174,8 @@ def _sender(plan: dict[str, Any]) -> Iterator[subprocess.Popen[str]]:
 
 
 @contextmanager
-def _subject(connect: str, flags: Sequence[str] | None, block: int) -> Iterator[tuple[str, int]]:
-    """Start the daemon or the echo; once it is ready yield where it publishes, and its process."""
+def _subject(connect: str, flags: Sequence[str] | None, block: int) -> Iterator[Subject]:
+    """Start the daemon or the echo, and yield it once it is ready."""
     if flags is None:
         command = ["-m", "bench.echo", connect, str(block)]
     else:
@@ -170,7 +189,7 @@ def _subject(connect: str, flags: Sequence[str] | None, block: int) -> Iterator[
             said = process.stderr.readline()
             if not said:
                 raise RuntimeError("the subject ended before it was ready")
-        yield found[1], process.pid
+        yield Subject(found[1], process.pid, said)
 
 
 def _line(process: subprocess.Popen[str]) -> str:

@@ -11,7 +11,6 @@ import os
 import signal
 import statistics
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,20 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from .exchange import exchange
+from .exchange import Subject, exchange
 from .soak import resident
+from .troubles import HEAR, line, script
 
 RATE = 2_000.0
-HEAR = """
-import sys, zmq
-socket = zmq.Context().socket(zmq.SUB)
-socket.subscribe(b"")
-socket.connect(sys.argv[1])
-socket.recv()
-print("heard", flush=True)
-while True:
-    socket.recv()
-"""
 
 
 def slow_subscriber(repeats: int, seconds: float = 20.0) -> dict[str, Any]:
@@ -68,24 +58,20 @@ class _Beside:
         self._stopped = stopped
 
     @contextmanager
-    def entered(self, answers: str, pid: int) -> Iterator[None]:
-        command = [sys.executable, "-c", HEAR, answers]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        over = threading.Event()
-        watch = threading.Thread(target=self._watch, args=(process, pid, over), daemon=True)
-        watch.start()
-        try:
-            yield
-        finally:
-            over.set()
-            os.kill(process.pid, signal.SIGCONT)
-            process.kill()
-            process.communicate()
-            watch.join(5)
+    def entered(self, subject: Subject) -> Iterator[None]:
+        with script(HEAR, subject.answers) as process:
+            over = threading.Event()
+            watched = process, subject.pid, over
+            watch = threading.Thread(target=self._watch, args=watched, daemon=True)
+            watch.start()
+            try:
+                yield
+            finally:
+                over.set()
+        watch.join(5)
 
     def _watch(self, process: subprocess.Popen[str], pid: int, over: threading.Event) -> None:
-        assert process.stdout is not None
-        process.stdout.readline()
+        line(process)
         if self._stopped and not over.is_set():
             os.kill(process.pid, signal.SIGSTOP)
         first = resident(pid)

@@ -18,6 +18,9 @@ microseconds before each tick and the receiver wakes with each answer, so from s
 a second on the subject has less than a core for itself, and with `--busy-poll`, which
 keeps a core to itself, the other two share one.
 
+With `--beside` each daemon runs once more with each trouble of `bench.troubles` beside it, which
+`p50 / without` and `p99 / without` compare with the run without it just before.
+
     python -m bench roundtrip --ways recorded,1000 --seconds 5 --hdr histograms/
 """
 
@@ -35,6 +38,7 @@ import numpy as np
 
 from stream_lstm.config import KEYS
 
+from . import troubles
 from .exchange import Run, exchange
 from .report import medians
 from .schedule import STRIDE, WINDOW, growing
@@ -65,6 +69,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     for name, default in SWITCHES:
         told = f"{name} of its daemon: off, on or both ({default})"
         parser.add_argument(f"--{name}", choices=SWITCH, default=default, help=told)
+    told = f"what is beside its daemon: {', '.join(troubles.NAMES)} or all (nothing)"
+    parser.add_argument("--beside", type=_troubles, default=[], help=told)
     parser.add_argument("--hdr", type=_hdr, help="folder for its HDR histograms")
 
 
@@ -76,6 +82,16 @@ def _ways(text: str) -> list[str]:
                 f"{way!r} is no way: say {', '.join(SPEEDS)}, {BACK_TO_BACK} or ticks a second"
             )
     return ways
+
+
+def _troubles(text: str) -> list[str]:
+    names = list(troubles.NAMES) if text == "all" else [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in troubles.NAMES:
+            raise argparse.ArgumentTypeError(
+                f"{name!r} is no trouble: say {', '.join(troubles.NAMES)} or all"
+            )
+    return names
 
 
 def _hdr(text: str) -> Path:
@@ -118,25 +134,44 @@ def run(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     rows: dict[str, list[dict[str, Any]]] = {}
     seen: dict[str, list[np.ndarray]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        wanted, count = subjects(options, folder), itertools.count()
+        wanted, runs = subjects(options, folder), itertools.count()
+
+        def once(way: str, name: str, flags: list[str] | None, trouble: str) -> dict[str, Any]:
+            beside, number = troubles.Trouble(), next(runs)
+            if trouble:
+                beside = troubles.make(trouble, Path(folder) / str(number))
+            own = None if flags is None else [flag.format(number) for flag in flags]
+            more = None if own is None else [*own, *beside.flags]
+            found = exchange(
+                plan(way, options.seconds), more, beside=beside.beside, keys=beside.keys
+            )
+            seen.setdefault(f"{way}, {name}", []).append(found.delays)
+            return figures(found)
+
         for _ in range(options.repeats):
             for way in options.ways:
                 floor: dict[str, Any] = {}
                 for name, flags in wanted.items():
-                    own = flags and [flag.format(next(count)) for flag in flags]
-                    found = exchange(plan(way, options.seconds), own if flags else flags)
-                    row = figures(found)
-                    floor = floor or row
-                    ratio = {
-                        f"{q} / echo": round(row[q] / floor[q], 3) for q in RATIOS if q in row
-                    }
-                    counts = {key: row.pop(key) for key in COUNTED}
-                    rows.setdefault(f"{way}, {name}", []).append(row | ratio | counts)
-                    seen.setdefault(f"{way}, {name}", []).append(found.delays)
+                    plain: dict[str, Any] = {}
+                    for trouble in ("", *(options.beside if flags is not None else ())):
+                        full = f"{name}, {trouble}" if trouble else name
+                        row = once(way, full, flags, trouble)
+                        floor, plain = floor or row, plain or row
+                        ratio = ratios(row, floor, "echo")
+                        if trouble:
+                            ratio |= ratios(row, plain, "without")
+                        counts = {key: row[key] for key in COUNTED}
+                        times = {key: row[key] for key in row if key not in COUNTED}
+                        rows.setdefault(f"{way}, {full}", []).append(times | ratio | counts)
     if options.hdr is not None:
-        for name, runs in seen.items():
-            write_histogram(options.hdr, name, np.concatenate(runs))
-    return {named(name): medians(runs) for name, runs in rows.items()}
+        for name, delays in seen.items():
+            write_histogram(options.hdr, name, np.concatenate(delays))
+    return {named(name): medians(found) for name, found in rows.items()}
+
+
+def ratios(row: dict[str, Any], to: dict[str, Any], name: str) -> dict[str, float]:
+    """Return what percentiles of a run are to those of another, which is called `name`."""
+    return {f"{q} / {name}": round(row[q] / to[q], 3) for q in RATIOS if q in row}
 
 
 def named(row: str) -> str:

@@ -28,6 +28,9 @@ import numpy as np
 import zmq
 
 from stream_lstm.feed.encode import encode_ticks
+from stream_lstm.feed.key_files import read_pair
+from stream_lstm.feed.security import Security
+from stream_lstm.tables import SecurityConfig
 
 from .schedule import STRIDE, WARM_UP, WINDOW, constant, recorded
 
@@ -105,11 +108,13 @@ def send_all(
 
 
 def closed(
-    send: Callable[[Message], object], sent: Sequence[Message], answers: str
+    send: Callable[[Message], object], sent: Sequence[Message], answers: str, keys: str
 ) -> dict[str, Any]:
     """Send strides back to back; return the delays (ns) from each one's last tick."""
     back = zmq.Context.instance().socket(zmq.SUB)
     back.setsockopt(zmq.RCVTIMEO, PATIENCE_MS)
+    if keys:
+        Security(SecurityConfig(curve_dir=keys)).call(back, answers)
     for topic in (b"tick/", b"prediction/"):
         back.subscribe(topic)
     back.connect(answers)
@@ -130,6 +135,11 @@ def main(plan: dict[str, Any]) -> None:
     context = zmq.Context.instance()
     out = context.socket(zmq.XPUB)
     out.setsockopt(zmq.SNDHWM, 0)  # what cannot be taken waits here, and is late
+    if plan["keys"]:
+        pair = read_pair(Path(plan["keys"]), "server")
+        out.setsockopt(zmq.CURVE_SERVER, 1)
+        out.setsockopt(zmq.CURVE_PUBLICKEY, pair.public)
+        out.setsockopt(zmq.CURVE_SECRETKEY, pair.secret)
     port = out.bind_to_random_port("tcp://127.0.0.1")
     print(f"tcp://127.0.0.1:{port}", flush=True)
     answers = sys.stdin.readline().strip()
@@ -138,7 +148,7 @@ def main(plan: dict[str, Any]) -> None:
     gc.collect()
     gc.disable()
     if plan["way"] == "closed":
-        told = closed(out.send_multipart, sent, answers)
+        told = closed(out.send_multipart, sent, answers, plan["keys"])
     else:
         begin = time.perf_counter_ns() + AHEAD_NS
         print(begin, flush=True)

@@ -216,7 +216,7 @@ class FeedConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     topic: topic prefix of a foreign feed; what follows it names the stream.
     time_field: field of a bare JSON object that holds the time.
     idle_timeout: seconds without a message after which the daemon gives up; 0 waits for ever.
-    receive_hwm: messages that may wait in the receiving socket.
+    receive_hwm: messages, however large, that may wait in the receiving socket for each publisher.
     recovery: endpoints at which publishers answer who asks for lost ticks.
     heartbeat_s: seconds between the feed's heartbeats; three missed by a feed that had sent one
     make the daemon stale.
@@ -234,7 +234,7 @@ class FeedConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     topic: str | None = None
     time_field: str | None = None
     idle_timeout: Annotated[float, Meta(ge=0)] = 0.0
-    receive_hwm: Annotated[int, Meta(ge=1, le=10_000_000)] = 100_000
+    receive_hwm: Annotated[int, Meta(ge=1, le=10_000_000)] = 20_000
     recovery: tuple[str, ...] = ()
     heartbeat_s: Annotated[float, Meta(gt=0, le=86_400)] = 1.0
     stale_after: Annotated[float, Meta(ge=0)] = 0.0

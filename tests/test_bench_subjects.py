@@ -5,6 +5,11 @@ from __future__ import annotations
 import argparse
 import importlib
 import itertools
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -294,6 +299,91 @@ def test_ways_are_checked(bench: Any) -> None:
     for text in ("fast", "0", "-5", "1e3"):
         with pytest.raises(argparse.ArgumentTypeError, match="is no way"):
             bench("roundtrip")._ways(text)
+
+
+def test_troubles_are_checked(bench: Any) -> None:
+    assert options(bench, "roundtrip", "--beside", "keys, full log").beside == ["keys", "full log"]
+    assert options(bench, "roundtrip", "--beside", "all").beside == list(bench("troubles").NAMES)
+    with pytest.raises(argparse.ArgumentTypeError, match="is no trouble"):
+        bench("roundtrip")._troubles("rain")
+
+
+def test_with_keys_the_daemon_answers_all_that_is_due(bench: Any, tmp_path: Path) -> None:
+    trouble = bench("troubles").make("keys", tmp_path / "keys")
+    plan = bench("roundtrip").plan("2000", 0.5)
+    found = bench("exchange").exchange(plan, trouble.flags, keys=trouble.keys)
+    assert (found.lost, len(found.delays)) == (0, 90)
+
+
+def test_with_every_trouble_beside_it_the_daemon_answers_all_that_is_due(
+    bench: Any, tmp_path: Path
+) -> None:
+    troubles = bench("troubles")
+    names = [name for name in troubles.NAMES if name != "keys"]  # which the watchers do not have
+    made = {name: troubles.make(name, tmp_path / name.replace(" ", "")) for name in names}
+
+    @contextmanager
+    def beside(subject: Any) -> Iterator[None]:
+        with ExitStack() as stack:
+            entered = {
+                name: stack.enter_context(trouble.beside(subject))
+                for name, trouble in made.items()
+            }
+            assert is_full(subject.pid)
+            yield
+            assert_served_as_far_as_they_asked(entered["dead clients"])
+            killed, stopped = entered["dead watchers"]
+            assert killed.wait(30) == -signal.SIGKILL
+            assert os.waitid(os.P_PID, stopped.pid, os.WSTOPPED | os.WNOWAIT) is not None
+
+    flags = [flag for trouble in made.values() for flag in trouble.flags]
+    found = bench("exchange").exchange(bench("roundtrip").plan("2000", 0.5), flags, beside=beside)
+    assert (found.lost, len(found.delays)) == (0, 90)
+
+
+def is_full(pid: int) -> bool:
+    """Whether the pipe that is a process's standard error takes nothing more."""
+    pipe = os.open(f"/proc/{pid}/fd/2", os.O_WRONLY | os.O_NONBLOCK)
+    try:
+        os.write(pipe, b"x" * 4096)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(pipe)
+    return False
+
+
+def assert_served_as_far_as_they_asked(clients: list[socket.socket]) -> None:
+    asked, stuck, silent = clients[:3]
+    assert asked.recv(12) == b"HTTP/1.1 200"
+    for client in (stuck, silent):
+        client.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            client.recv(1)
+
+
+def test_what_runs_with_trouble_is_compared_with_the_run_without(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roundtrip, exchange = bench("roundtrip"), bench("exchange")
+    heard: list[tuple[Any, str]] = []
+
+    def exchanged(_plan: Any, flags: Any, *, keys: str, **_: Any) -> Any:
+        heard.append((flags, keys))
+        us = 100 if flags is None else 300 if keys else 200
+        return exchange.Run(np.arange(500), np.full(500, us * 1000), 0, 0.0, 0.0, 0.0)
+
+    monkeypatch.setattr(roundtrip, "exchange", exchanged)
+    asked = options(
+        *(bench, "roundtrip", "--ways", "1000", "--repeats", "1", "--learning", "off"),
+        *("--busy-poll", "off", "--beside", "keys"),
+    )
+    rows = roundtrip.run(asked)
+    plain, keyed = (rows[f"1,000 ticks/s, learning off{more}"] for more in ("", ", keys"))
+    assert (plain["p50 / echo"], keyed["p50 / echo"], keyed["p99 / without"]) == (2.0, 3.0, 1.5)
+    assert "p50 / without" not in plain
+    assert [flags for flags, _ in heard[:2]] == [None, []]
+    assert heard[2] == (["--curve-dir", heard[2][1]], heard[2][1])
 
 
 def test_histograms_are_written_or_refused(

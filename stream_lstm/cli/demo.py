@@ -18,6 +18,7 @@ import typer
 from ..config import Config, build
 from ..events import Input, Notice, Output, Score
 from ..feed.synthetic import HiddenLevel
+from ..serve.logs import Pipe
 from ..serve.refusals import RefusalLog
 from ..serve.signals import stop_on_signals
 from ..serve.stop import StopSwitch
@@ -91,9 +92,10 @@ def _demo(seconds: float, seed: int, speed: float, watch: bool) -> dict[str, Any
         count = max(round(seconds * speed), 1)
         feed = stack.enter_context(FeedProcess.demo(seed=seed, speed=speed, count=count))
         results = stack.enter_context(LiveResults())
-        table = stack.enter_context(LiveTable(time.monotonic))
-        table.say(_opening(seconds, speed, seed))
-        refused = RefusalLog(table.say, time.monotonic)
+        pipe = stack.enter_context(Pipe())
+        table = stack.enter_context(LiveTable(time.monotonic, pipe))
+        pipe.put(_opening(seconds, speed, seed))
+        refused = RefusalLog(pipe.put, time.monotonic)
 
         from ..serve.daemon import Daemon  # JAX is imported while the feed starts
 
@@ -105,13 +107,13 @@ def _demo(seconds: float, seed: int, speed: float, watch: bool) -> dict[str, Any
         daemon.every(REFRESH_S, table.refresh)
         daemon.every(seconds + OVERTIME_S, stop.set)
         assert daemon.publisher is not None
-        table.say(
+        pipe.put(
             f"ready: ticks come from process {feed.pid} at {config.feed.connect[0]}, predictions "
             f"go out at {daemon.publisher.endpoint}"
         )
         if watch:
             page = stack.enter_context(page_process(daemon.publisher.endpoint, config))
-            table.say(f"live page: {page.endpoint()}")
+            pipe.put(f"live page: {page.endpoint()}")
         table.show(daemon.session)
         start = time.perf_counter()
         daemon.run(until_end=True)

@@ -33,12 +33,11 @@ def open_monitor(config: Config, log: Log, pipe: Pipe) -> Monitor | None:
     )
 
 
-def told(config: ServeConfig, error: StreamLSTMError) -> Exception:
-    """Return what to raise for an error: where the log is JSON it has been said there."""
-    if config.log_format == "text":
-        return error
+def told(config: ServeConfig, error: StreamLSTMError) -> typer.Exit:
+    """Say an error on the log, as far as somebody reads it; return what to raise then."""
     with Pipe() as pipe:
-        Log("json", pipe.put).say("failed", str(error), level="error", exit_code=error.exit_code)
+        log = Log(config.log_format, pipe.put)
+        log.say("failed", str(error), level="error", exit_code=error.exit_code)
     return typer.Exit(error.exit_code)
 
 

@@ -138,8 +138,8 @@ def _run(
         stack.enter_context(stop_on_signals(stop))
         results = stack.enter_context(LiveResults(out))
         pipe = stack.enter_context(Pipe())
-        table = stack.enter_context(LiveTable(time.monotonic, pipe.put))
-        log = Log(config.serve.log_format, table.say)
+        table = stack.enter_context(LiveTable(time.monotonic, pipe))
+        log = Log(config.serve.log_format, pipe.put)
         watched = observe(log)
         monitor = open_monitor(config, log, pipe)
         if monitor is not None:
@@ -210,7 +210,8 @@ def _run(
     if save_weights is not None and isinstance(session, Session):
         only = list(session.streams)[:1] if len(session.streams) == 1 else [""]
         keep_weights(save_weights, session, only[0])
-    return results.summary(daemon, wall_s=wall_s), failure
+    summary = results.summary(daemon, wall_s=wall_s)
+    return summary | {"log_lines_dropped": pipe.dropped}, failure
 
 
 def _check(config: Config, save_weights: Path | None) -> tuple[str, ...]:

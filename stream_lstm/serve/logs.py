@@ -1,8 +1,9 @@
 """What a daemon says on standard error: lines for people, or one JSON object a line.
 
-A thread of its own writes, behind a queue with an end: a pipe that nobody reads holds up that
-thread and nothing else. What the queue has no room for is dropped and counted, and so is what
-cannot be written. Of one kind of event `BURST` lines are written in a second; the next one says
+A thread of its own writes, behind a queue with an end: a pipe that nobody reads, or a terminal
+that was stopped, holds up that thread and nothing else. What the queue has no room for is dropped
+and counted, and so is what cannot be written. The same thread draws the live table, of which only
+the newest waits. Of one kind of event `BURST` lines are written in a second; the next one says
 how many were left out. Nothing is written for a tick, a prediction or a score.
 """
 
@@ -43,15 +44,17 @@ Level: TypeAlias = Literal["info", "warning", "error"]
 
 
 class Pipe(Closing):
-    """Writes lines to standard error from a thread; a context manager.
+    """Writes lines to standard error from a thread, and draws there; a context manager.
 
-    `dropped` counts the lines that could not be written.
+    write: takes the text of a line, in the thread; it may be another one later. `dropped` counts
+    the lines that could not be written.
     """
 
     def __init__(self, write: Callable[[str], object] | None = None) -> None:
         self.dropped = 0
-        self._write = write or _to_standard_error
+        self.write = write or to_standard_error
         self._lines: deque[str] = deque()
+        self._drawing: Callable[[], object] | None = None
         self._wake = threading.Event()
         self._closing = False
         self._thread = threading.Thread(target=self._work, name="stream-lstm log", daemon=True)
@@ -65,26 +68,48 @@ class Pipe(Closing):
         self._lines.append(line)
         self._wake.set()
 
+    def draw(self, drawing: Callable[[], object]) -> None:
+        """Have `drawing` called behind the lines, in place of one that waits; never waits."""
+        self._drawing = drawing
+        self._wake.set()
+
     def _work(self) -> None:
-        while not (self._closing and not self._lines):
-            if not self._lines:
+        while True:
+            if (line := self._next()) is not None:
+                self._write(line)
+            elif (drawing := self._drawing) is not None:
+                self._drawing = None
+                drawing()
+            elif self._closing:
+                return
+            else:
                 self._wake.wait()
                 self._wake.clear()
-                continue
-            line = self._lines.popleft()
-            try:
-                self._write(line + "\n")
-            except (OSError, ValueError):
-                self.dropped += 1
+
+    def _next(self) -> str | None:
+        """Return the line that has waited longest; both threads take from the queue in the end."""
+        try:
+            return self._lines.popleft()
+        except IndexError:
+            return None
+
+    def _write(self, line: str) -> None:
+        try:
+            self.write(line + "\n")
+        except (OSError, ValueError):
+            self.dropped += 1
 
     def close(self) -> None:
-        """Write what waits, as far as somebody reads it."""
+        """Write what waits, as far as somebody reads it; the rest is dropped."""
         self._closing = True
         self._wake.set()
         self._thread.join(CLOSE_S)
+        self._drawing = None
+        while self._next() is not None:
+            self.dropped += 1
 
 
-def _to_standard_error(text: str) -> None:
+def to_standard_error(text: str) -> None:
     """Write by descriptor: Python's own lock would be held by a write that never comes back."""
     try:
         descriptor = sys.stderr.fileno()

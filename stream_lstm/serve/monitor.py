@@ -7,7 +7,6 @@ and told of, and no tick waits for it.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -22,14 +21,12 @@ from ..closing import Closing
 from ..tables import ServeConfig
 from . import families
 from .health import Health, Verdict
+from .switches import quick_switches
 from .timings import Timings
 from .web import Page, WebServer, bind
 
 if TYPE_CHECKING:
     from .daemon import Daemon
-
-SWITCH_S = 0.0002
-"""That a tick waits at most for a scrape to let go of the interpreter."""
 
 HOME = b"stream-lstm: /metrics for Prometheus, /livez, /readyz\n"
 
@@ -62,10 +59,9 @@ class Monitor(Closing):
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
-        self._interval_s = sys.getswitchinterval()
         self._stack = ExitStack()
         listener = bind(config.metrics, insecure=insecure)
-        sys.setswitchinterval(min(self._interval_s, SWITCH_S))
+        self._stack.enter_context(quick_switches())
         self._server = WebServer(listener, self.respond, failed=self._failed)
         self._stack.enter_context(self._server)
         self.address = self._server.address
@@ -118,7 +114,6 @@ class Monitor(Closing):
     def close(self) -> None:
         """Stop serving."""
         self._stack.close()
-        sys.setswitchinterval(self._interval_s)
 
 
 def _page(verdict: Verdict) -> Page:

@@ -11,6 +11,7 @@ but for the cursor that a live table may have hidden.
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -74,7 +75,7 @@ def interrupt_at_once() -> Iterator[None]:
         return
 
     def handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - Python gives it
-        os.write(sys.stderr.fileno(), b"stream-lstm: interrupted\n")
+        _last_words(b"stream-lstm: interrupted\n")
         _leave(number)
 
     signal.signal(signal.SIGINT, handle)
@@ -86,5 +87,12 @@ def interrupt_at_once() -> Iterator[None]:
 
 def _leave(number: int) -> None:
     if sys.stderr.isatty():
-        os.write(sys.stderr.fileno(), SHOW_CURSOR)
+        _last_words(SHOW_CURSOR)
     os._exit(128 + number)
+
+
+def _last_words(data: bytes) -> None:
+    """Write to standard error if that is possible without waiting."""
+    descriptor = sys.stderr.fileno()
+    if select.select((), (descriptor,), (), 0)[1]:
+        os.write(descriptor, data)

@@ -120,6 +120,8 @@ class WebServer(Closing):
             self._closing.set()
             self._wake.send(b"\0")
             self._thread.join(PATIENCE_S)
+            for end in (self._read, self._wake):
+                end.close()
 
     # ---- the thread -------------------------------------------------------------------
 
@@ -130,7 +132,7 @@ class WebServer(Closing):
         finally:
             for client in self._clients:
                 client.socket.close()
-            for end in (self._listener, self._read, self._wake, self._selector):
+            for end in (self._listener, self._selector):
                 end.close()
 
     def _turn(self) -> None:

@@ -1,6 +1,9 @@
 """/metrics of a real daemon: every figure is the daemon's own, and the page is what tools read."""
 
+import json
 import re
+import shutil
+import subprocess
 import threading
 
 import numpy as np
@@ -19,6 +22,8 @@ from stream_lstm.tables import ServeConfig
 from .monitored import Monitored, asked, series
 
 PREFIX = "stream_lstm_"
+
+PROMTOOL = shutil.which("promtool")
 
 UNITS = ("seconds", "bytes", "nats")
 
@@ -267,14 +272,41 @@ def test_the_rules_see_a_name_that_does_not(name, kind):
     assert len(naming_faults(family)) == 1
 
 
-def test_buckets_grow_and_end_in_all(watched):
+def test_histograms_have_buckets_that_grow_to_all_a_sum_and_a_count(watched):
     for family in (f for f in watched.families() if f.type == "histogram"):
+        suffixes = {sample.name.removeprefix(family.name) for sample in family.samples}
+        assert suffixes == {"_bucket", "_sum", "_count"}
         for call in {s.labels.get("call") for s in family.samples}:
             mine = [s for s in family.samples if s.labels.get("call") == call]
-            totals = [s.value for s in mine if s.name.endswith("_bucket")]
+            buckets = [s for s in mine if s.name.endswith("_bucket")]
+            totals = [s.value for s in buckets]
             (count,) = (s.value for s in mine if s.name.endswith("_count"))
             assert totals == sorted(totals)
             assert totals[-1] == count
+            assert buckets[-1].labels["le"] == "+Inf"
+
+
+@pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed")
+def test_promtool_has_nothing_to_say_of_the_page_and_of_the_dashboards_queries(watched, tmp_path):
+    def said(*arguments, page=None):
+        done = subprocess.run(
+            [PROMTOOL, "check", *arguments],
+            input=page,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.returncode, done.stderr
+
+    assert said("metrics", page=watched.page("/metrics")[2]) == (0, "")
+    queries = [t["expr"] for p in dashboard()["panels"] for t in p.get("targets", ())]
+    chosen = {"$__rate_interval": "5m", "$window": "1h", "$instance": ".*"}
+    for variable, value in chosen.items():
+        queries = [query.replace(variable, value) for query in queries]
+    rules = [{"record": f"query:{k}", "expr": query} for k, query in enumerate(queries)]
+    file = tmp_path / "rules.yml"
+    file.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
+    assert said("rules", str(file)) == (0, "")
 
 
 # ---- the dashboard ------------------------------------------------------------------------
@@ -316,9 +348,30 @@ def test_the_dashboard_is_laid_out_without_overlap():
         assert not cells & taken
         taken |= cells
     assert len({panel["id"] for panel in made["panels"]}) == len(made["panels"])
-    queries = [t["expr"] for p in made["panels"] for t in p.get("targets", [])]
+    queries = [t["expr"] for p in made["panels"] for t in p.get("targets", ())]
     assert all(DAEMON in query for query in queries if "stream_lstm" in query)
     assert not any("$daemon" in query for query in queries)
+
+
+def test_the_dashboard_has_what_grafana_asks_of_one():
+    made = dashboard()
+    assert made["title"]
+    assert made["uid"]
+    assert isinstance(made["schemaVersion"], int)
+    variables = {variable["name"]: variable for variable in made["templating"]["list"]}
+    assert variables["datasource"]["type"] == "datasource"
+    assert variables["datasource"]["query"] == "prometheus"
+    used = set(re.findall(r"\$\{?(\w+)", json.dumps(made["panels"])))
+    assert {name for name in used if not name.startswith("__")} == variables.keys()
+    for panel in made["panels"]:
+        assert panel["title"]
+        assert panel["type"] in {"row", "timeseries", "stat"}
+        assert panel["gridPos"].keys() == {"h", "w", "x", "y"}
+        if panel["type"] != "row":
+            sources = [panel["datasource"], *(t["datasource"] for t in panel["targets"])]
+            assert all(s == {"type": "prometheus", "uid": "${datasource}"} for s in sources)
+            letters = [target["refId"] for target in panel["targets"]]
+            assert len(set(letters)) == len(letters) > 0
 
 
 # ---- what goes wrong ----------------------------------------------------------------------

@@ -69,6 +69,18 @@ def test_the_second_signal_ends_at_once(first, second, code):
     assert done.stdout == b""
 
 
+def test_the_second_signal_does_not_wait_for_a_terminal_that_is_stopped():
+    terminal, descriptor = os.openpty()
+    os.write(terminal, b"\x13")
+    script = STUBBORN.format(first="SIGTERM", second="SIGTERM")
+    done = subprocess.run(
+        [sys.executable, "-c", script], stderr=descriptor, timeout=WAIT_S, check=False
+    )
+    os.close(descriptor)
+    os.close(terminal)
+    assert done.returncode == 143
+
+
 def test_an_interrupt_before_any_loop_is_one_sentence() -> None:
     program = """
 import signal
