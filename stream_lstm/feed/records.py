@@ -138,7 +138,8 @@ class ScoreRecord(msgspec.Struct):
 class HeartbeatRecord(msgspec.Struct):
     """`seq` is the next sequence number; `end` says that nothing more will come.
 
-    `columns` are the names of a tick's values, in their order. `stale`, of predictions, says that the feed that they are made from has fallen silent.
+    `columns` are the names of a tick's values, in their order. `stale`, of predictions, says that
+    the feed that they are made from has fallen silent.
     """
 
     v: int
