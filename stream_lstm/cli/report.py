@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 import typer
@@ -12,7 +12,15 @@ from ..errors import OutputError, UsageError
 from .input_file import JsonOption
 from .progress import step_progress
 
-SUFFIXES = (".html", ".htm")
+Form: TypeAlias = Literal["html", "png", "svg", "pdf"]
+
+FORMS: dict[str, Form] = {
+    ".html": "html",
+    ".htm": "html",
+    ".png": "png",
+    ".svg": "svg",
+    ".pdf": "pdf",
+}
 
 
 def command(
@@ -25,7 +33,11 @@ def command(
     ],
     *,
     out: Annotated[
-        Path, typer.Option(metavar="FILE.html", help="Write the report here; it may be there.")
+        Path,
+        typer.Option(
+            metavar="FILE.html|.png|.svg|.pdf",
+            help="Write the report, or a picture of it, here; it may be there.",
+        ),
     ],
     streams: Annotated[
         list[str] | None,
@@ -34,24 +46,64 @@ def command(
     title: Annotated[
         str, typer.Option("--title", metavar="TEXT", help="What stands at its top.")
     ] = "stream-lstm report",
+    figure: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="A picture of this figure alone: series, probability, accuracy, loss, evidence, "
+            "reliability or updates.",
+        ),
+    ] = None,
+    width: Annotated[
+        int | None,
+        typer.Option(
+            min=400,
+            max=4000,
+            metavar="PIXELS",
+            help="Of a picture; a .png has twice as many.",
+            show_default="1280, of a figure 640",
+        ),
+    ] = None,
+    browser: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            envvar="STREAM_LSTM_BROWSER",
+            help="The Chromium or Chrome that makes pictures.",
+            show_default="the first in PATH, else Playwright's",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make one page of what a run did: figures, verdict, tables and settings, of several beside.
 
-    The page is one file that opens without a network. Needs the extra `view`.
+    The page is one file that opens without a network. Needs the extra `view`, and for pictures
+    `pictures` and a browser.
 
     Example: stream-lstm report monday.db tuesday.db --out week.html
     """
-    _check(out, sources)
+    form = _form(out, sources, figure, width)
     from ..interop.extras import need_for
 
     need_for("a report", "bokeh", "view")
+    if form != "html":
+        need_for(f"a picture of a report (.{form})", "playwright", "pictures")
     from ..view.report import report
     from ..view.runs import read_runs
 
+    if form != "html":
+        from ..view.pictures import check_figure, figure_picture, page_picture
+
+        check_figure(figure, form)
     with step_progress(out.name, "rows") as progress:
         runs, left_out = read_runs(sources, tuple(streams or ()), progress)
-    _write(out, report(runs, title, left_out))
+    if form == "html":
+        data = report(runs, title, left_out).encode()
+    elif figure is not None:
+        data = figure_picture(runs, figure, form, width, browser)
+    else:
+        data = page_picture(report(runs, title, left_out, still=True), form, width, browser)
+    _write(out, data)
     if as_json:
         told = [{"name": run.name, "verdict": run.verdict} for run in runs]
         typer.echo(msgspec.json.encode({"out": str(out), "runs": told}).decode())
@@ -60,30 +112,32 @@ def command(
         typer.echo(f"{run.name}: {run.verdict}")
     for line in left_out:
         typer.echo(line)
-    typer.echo(f"written to {out}; open it in a browser")
+    typer.echo(f"written to {out}{'; open it in a browser' if form == 'html' else ''}")
 
 
-def _check(out: Path, sources: list[Path]) -> None:
-    """Raise UsageError or OutputError for a report that cannot be written."""
-    if out.suffix.lower() in (".png", ".svg", ".pdf"):
+def _form(out: Path, sources: list[Path], figure: str | None, width: int | None) -> Form:
+    """Return what a report becomes; UsageError or OutputError where it cannot be written."""
+    form = FORMS.get(out.suffix.lower())
+    if form is None:
         raise UsageError(
-            f"--out {out}: a report is a .html file; above each figure of it is a button "
-            "that saves the figure as a .png, and a browser prints the page as a .pdf"
+            f"--out {out}: a report is a .html file, or a picture: .png, .svg or .pdf; give it "
+            "such a suffix"
         )
-    if out.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"--out {out}: a report is a .html file; give it that suffix")
+    if form == "html" and (figure, width) != (None, None):
+        raise UsageError("--figure and --width are of pictures: --out FILE.png, .svg or .pdf")
     if not out.parent.is_dir():
         raise OutputError(f"cannot write {out}: there is no directory {out.parent}")
     if out.is_dir():
         raise OutputError(f"cannot write {out}: it is a directory")
     if any(source.resolve() == out.resolve() for source in sources):
         raise UsageError(f"--out {out} is one of the files that the report is made of")
+    return form
 
 
-def _write(out: Path, html: str) -> None:
+def _write(out: Path, data: bytes) -> None:
     partial = out.with_name(out.name + ".partial")
     try:
-        partial.write_text(html, encoding="utf-8")
+        partial.write_bytes(data)
         partial.replace(out)
     except OSError as error:
         raise OutputError(f"cannot write {out}: {error.strerror or error}") from None

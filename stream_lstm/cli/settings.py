@@ -19,8 +19,9 @@ from ..errors import ConfigurationError, InputMissingError, OutputError, UsageEr
 
 PREFIX = "STREAM_LSTM_"
 
-RESERVED = ("STREAM_LSTM_DATA",)
-"""Variables of this prefix that are not settings: where tests find real series."""
+RESERVED = ("STREAM_LSTM_DATA", "STREAM_LSTM_BROWSER")
+"""Variables of this prefix that are not settings: where tests find real series, and `report` its
+browser."""
 
 Origin: TypeAlias = Literal["flag", "environment", "file", "default"]
 

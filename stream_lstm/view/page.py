@@ -33,6 +33,11 @@ def template() -> Template:
     return _ENVIRONMENT.get_template("page.html")
 
 
+def figure_template() -> Template:
+    """Return the template of one figure as a picture of its own."""
+    return _ENVIRONMENT.get_template("figure.svg")
+
+
 def facts_css() -> str:
     """Return the style of the row of health figures."""
     return (FOLDER / "facts.css").read_text(encoding="utf-8")

@@ -25,16 +25,19 @@ LINES = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
 FORECASTERS = {"model": "", "base rate": "base_rate_", "last label": "last_label_"}
 
 
-def report(runs: list[Run], title: str, left_out: list[str]) -> str:
-    """Return the report as HTML; left_out: sentences about what is not in it."""
+NAMES = tuple(panel.name for panel in panels() if panel.name != "latency")
+"""The figures of a run; what is stored has no time of arrival, and so no latency."""
+
+
+def report(runs: list[Run], title: str, left_out: list[str], *, still: bool = False) -> str:
+    """Return the report as HTML; left_out: sentences about what is not in it.
+
+    still: for a picture or for paper, on which nothing can be opened or enlarged by a click.
+    """
     told, models = [], []
     for k, run in enumerate(runs):
-        # what is stored has no time of arrival
-        shown = [panel for panel in panels() if panel.name != "latency"]
-        filled = [panel for panel in shown if panel.has_data(run.track)]
-        for panel in filled:
-            panel.fill(run.track)
-        models += [panel.figure for panel in filled]
+        shown = panels_of(run)
+        models += [panel.figure for panel in shown if panel.has_data(run.track)]
         told.append(
             {
                 "name": run.name,
@@ -51,13 +54,16 @@ def report(runs: list[Run], title: str, left_out: list[str]) -> str:
         )
     beside = None
     if len(runs) > 1:
-        compared = [evidence_beside(runs), loss_beside(runs)]
+        compared = panels_beside(runs)
         models += [panel.figure for panel in compared]
         beside = {
             "panels": [card(panel, panel.name, runs[0].track) for panel in compared],
             "figures": figures_table(runs),
             "settings": settings_table(runs),
         }
+    if still:
+        for model in models:
+            model.update(output_backend="svg", toolbar_location=None)
     html: str = file_html(
         models,
         Resources(mode="inline"),
@@ -67,11 +73,26 @@ def report(runs: list[Run], title: str, left_out: list[str]) -> str:
             "subtitle": ". ".join([told_count(runs), *left_out]),
             "runs": told,
             "comparison": beside,
+            "still": still,
             "facts_css": facts_css(),
             "footer": f"Made by stream-lstm {__version__}. Nothing in this file asks the network.",
         },
     )
     return html
+
+
+def panels_of(run: Run) -> list[Panel]:
+    """Return the panels of a run, those filled for which it has data."""
+    shown = [panel for panel in panels() if panel.name in NAMES]
+    for panel in shown:
+        if panel.has_data(run.track):
+            panel.fill(run.track)
+    return shown
+
+
+def panels_beside(runs: list[Run]) -> list[Panel]:
+    """Return the panels that all runs share."""
+    return [evidence_beside(runs), loss_beside(runs)]
 
 
 def figures_table(runs: list[Run]) -> list[list[str]]:

@@ -77,8 +77,8 @@ def test_what_users_wrote_is_text_in_the_page(cli, made, tmp_path):
     [
         (("no.db", "--out", "r.html"), 66, "no such file: no.db"),
         (("walk.csv", "--out", "r.html"), 65, "neither a store nor a Parquet file"),
-        (("walk.db", "--out", "r.png"), 2, "button that saves the figure"),
-        (("walk.db", "--out", "r.txt"), 2, "give it that suffix"),
+        (("walk.db", "--out", "r.html", "--figure", "loss"), 2, "are of pictures"),
+        (("walk.db", "--out", "r.txt"), 2, "give it such a suffix"),
         (("walk.db", "--out", "no/r.html"), 74, "there is no directory no"),
         (("walk.db", "--out", "r.html", "--stream", "walks"), 2, "did you mean 'walk'?"),
     ],

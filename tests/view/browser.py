@@ -21,13 +21,21 @@ DRAWN = """() => Object.fromEntries(Bokeh.documents[0].roots()
 """How many points each figure has, by its name."""
 
 
-@contextmanager
-def chromium() -> Iterator[Any]:
-    """A browser; skips where there is none."""
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+def path_of_chromium() -> str:
+    """Where a browser is; skips where there is none, or nothing to drive it."""
+    pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     path = next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:
         pytest.skip("there is no Chromium: apt-get install chromium")
+    return path
+
+
+@contextmanager
+def chromium() -> Iterator[Any]:
+    """A browser; skips where there is none."""
+    path = path_of_chromium()
+    import playwright.sync_api as api
+
     with api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         try:
