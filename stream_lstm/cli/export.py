@@ -85,8 +85,8 @@ def export_tables(
         raise UsageError(f"{out} is not empty; --overwrite replaces the tables in it")
     from ..store.parquet import export_store
 
-    with step_progress(store.name, "rows") as report:
-        rows = export_store(store, out, report)
+    with step_progress(store.name, "rows") as progress:
+        rows = export_store(store, out, progress)
     if as_json:
         typer.echo(msgspec.json.encode({"out": str(out), "rows": rows}).decode())
         return

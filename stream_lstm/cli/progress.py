@@ -1,4 +1,4 @@
-"""A progress bar over a file, on standard error, where that is a terminal."""
+"""Progress bars on standard error, where that is a terminal."""
 
 from __future__ import annotations
 
@@ -14,73 +14,59 @@ Report: TypeAlias = Callable[[int], None]
 """Takes the ticks done so far."""
 
 
+Steps: TypeAlias = Callable[[int, int], None]
+"""Takes how much is done so far, and of how much."""
+
+
 @contextmanager
 def file_progress(source: FileSource, limit: int | None) -> Iterator[Report]:
     """Give a function to report the ticks done with; without a terminal it does nothing.
 
     How much is done goes by bytes of the file, or by ticks where `limit` ends it sooner.
     """
-    if not sys.stderr.isatty():
-        yield _quiet
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TextColumn("{task.fields[ticks]:,} rows, {task.fields[rate]:,.0f} rows/s"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )
-    with bar:
-        task = bar.add_task(source.path.name, total=1.0, ticks=0, rate=0.0)
-
-        def report(ticks: int) -> None:
-            seconds = bar.tasks[0].elapsed or 0.0
-            rate = ticks / seconds if seconds else 0.0
-            bar.update(task, completed=done(source, ticks, limit), ticks=ticks, rate=rate)
-
-        yield report
-
-
-def _quiet(ticks: int) -> None:
-    """Report to nobody."""
+    with _bar(source.path.name, "rows") as show:
+        yield lambda ticks: show(ticks, done(source, ticks, limit))
 
 
 @contextmanager
-def step_progress(name: str, unit: str = "") -> Iterator[Callable[[int, int], None]]:
+def step_progress(name: str, unit: str = "") -> Iterator[Steps]:
     """Give a function to report (done, of how many) with; without a terminal it does nothing.
 
-    unit: of what is counted, such as "rows", to tell how many and how fast; "" tells neither.
+    Without a unit it is parts of the work that are reported, which are not shown themselves.
     """
+    with _bar(name, unit) as show:
+        yield lambda done, total: show(done, done / max(total, 1))
+
+
+@contextmanager
+def _bar(name: str, unit: str) -> Iterator[Callable[[int, float], None]]:
+    """Give a function that shows how many are done, and what share of all that is."""
     if not sys.stderr.isatty():
         yield lambda *_: None
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+    counted = f"{{task.fields[count]:,}} {unit}, {{task.fields[rate]:,.0f}}/s" if unit else ""
     bar = Progress(
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=20),
         TextColumn("{task.percentage:>3.0f}%"),
-        TextColumn("{task.fields[told]}"),
+        TextColumn(counted),
         TimeRemainingColumn(),
         console=Console(stderr=True),
         transient=True,
     )
     with bar:
-        task = bar.add_task(name, total=None, told="")
+        task = bar.add_task(escape(name), total=1.0, count=0, rate=0.0)
 
-        def report(done: int, total: int) -> None:
+        def show(count: int, share: float) -> None:
             seconds = bar.tasks[0].elapsed or 0.0
-            rate = done / seconds if seconds else 0.0
-            told = f"{done:,} {unit}, {rate:,.0f} {unit}/s" if unit else ""
-            bar.update(task, completed=done, total=total, told=told)
+            rate = count / seconds if seconds else 0.0
+            bar.update(task, completed=share, count=count, rate=rate)
 
-        yield report
+        yield show
 
 
 def done(source: FileSource, ticks: int, limit: int | None) -> float:

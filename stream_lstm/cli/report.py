@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import msgspec
 import typer
@@ -11,6 +11,9 @@ import typer
 from ..errors import OutputError, UsageError
 from .input_file import JsonOption
 from .progress import step_progress
+
+if TYPE_CHECKING:
+    from ..view.runs import Run
 
 Form: TypeAlias = Literal["html", "png", "svg", "pdf"]
 
@@ -89,20 +92,19 @@ def command(
     if form != "html":
         need_for(f"a picture of a report (.{form})", "playwright", "pictures")
     from ..view.report import report
-    from ..view.runs import read_runs
 
-    if form != "html":
+    if form == "html":
+        runs, left_out = _read(sources, streams)
+        data = report(runs, title, left_out).encode()
+    else:
         from ..view.pictures import check_figure, figure_picture, page_picture
 
         check_figure(figure, form)
-    with step_progress(out.name, "rows") as progress:
-        runs, left_out = read_runs(sources, tuple(streams or ()), progress)
-    if form == "html":
-        data = report(runs, title, left_out).encode()
-    elif figure is not None:
-        data = figure_picture(runs, figure, form, width, browser)
-    else:
-        data = page_picture(report(runs, title, left_out, still=True), form, width, browser)
+        runs, left_out = _read(sources, streams)
+        if figure is not None:
+            data = figure_picture(runs, figure, form, width, browser)
+        else:
+            data = page_picture(report(runs, title, left_out, still=True), form, width, browser)
     _write(out, data)
     if as_json:
         told = [{"name": run.name, "verdict": run.verdict} for run in runs]
@@ -113,6 +115,13 @@ def command(
     for line in left_out:
         typer.echo(line)
     typer.echo(f"written to {out}{'; open it in a browser' if form == 'html' else ''}")
+
+
+def _read(sources: list[Path], streams: list[str] | None) -> tuple[list[Run], list[str]]:
+    from ..view.runs import read_runs
+
+    with step_progress("report", "rows") as progress:
+        return read_runs(sources, tuple(streams or ()), progress)
 
 
 def _form(out: Path, sources: list[Path], figure: str | None, width: int | None) -> Form:

@@ -18,6 +18,9 @@ from .times import TimeColumn, TimeUnit
 
 TableKind: TypeAlias = Literal["parquet", "arrow"]
 
+BUFFER = 65_536
+"""Bytes of a column of a Parquet file that are read at a time."""
+
 
 class _Batches(Protocol):
     """Record batches of one open file."""
@@ -149,9 +152,15 @@ def table_columns(path: Path, kind: TableKind) -> tuple[str, ...]:
         source.close()
 
 
+def open_parquet(path: Path) -> pyarrow.parquet.ParquetFile:
+    """Open a Parquet file to be read in batches, in memory that does not grow with the file."""
+    # What is buffered ahead is held until the file is closed: in the end, all of it.
+    return pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER)
+
+
 class _Parquet:
     def __init__(self, path: Path, chunk_rows: int) -> None:
-        self._file = pyarrow.parquet.ParquetFile(path)
+        self._file = open_parquet(path)
         self._chunk_rows = chunk_rows
         self.schema = self._file.schema_arrow
 

@@ -18,12 +18,11 @@ from .schema import NAMES, connect_reader, failure
 ROWS = 65_536
 """Rows of a group, which is what is held in memory."""
 
+Progress: TypeAlias = Callable[[int, int], object]
+"""Takes the rows that are written, and of how many."""
+
 TYPES = {"INTEGER": pa.int64(), "REAL": pa.float64(), "TEXT": pa.string(), "BLOB": pa.binary(),
          "ANY": pa.binary()}  # fmt: skip
-
-
-Progress: TypeAlias = Callable[[int, int], object]
-"""Takes the rows written, and how many there are."""
 
 
 def export_store(path: Path, out: Path, report: Progress = lambda *_: None) -> dict[str, int]:
@@ -36,13 +35,11 @@ def export_store(path: Path, out: Path, report: Progress = lambda *_: None) -> d
     try:
         connection.execute("BEGIN")  # all tables as they are at one moment
         out.mkdir(exist_ok=True)
-        total, done, rows = _count(connection), 0, {}
+        total, rows = sum(_count(connection, name) for name in NAMES), dict.fromkeys(NAMES, 0)
         for name in NAMES:
-            rows[name] = 0
             for written in _export(connection, name, out / f"{name}.parquet"):
                 rows[name] += written
-                report(done + rows[name], total)
-            done += rows[name]
+                report(sum(rows.values()), total)
         return rows
     except sqlite3.Error as error:
         raise failure(path, error) from None
@@ -52,15 +49,14 @@ def export_store(path: Path, out: Path, report: Progress = lambda *_: None) -> d
         connection.close()
 
 
-def _count(connection: sqlite3.Connection) -> int:
-    """Return how many rows all files together will have."""
-    counted = ["coalesce(sum(count), 0)" if name == "ticks" else "count(*)" for name in NAMES]
-    parts = [f"(SELECT {how} FROM {name})" for how, name in zip(counted, NAMES, strict=True)]  # noqa: S608 - ours
-    return int(connection.execute(f"SELECT {' + '.join(parts)}").fetchone()[0])
+def _count(connection: sqlite3.Connection, table: str) -> int:
+    rows = "sum(count)" if table == "ticks" else "count(*)"
+    found = connection.execute(f"SELECT {rows} FROM {table}")  # noqa: S608 - ours
+    return found.fetchone()[0] or 0
 
 
 def _export(connection: sqlite3.Connection, table: str, target: Path) -> Iterator[int]:
-    """Write a table, and yield the rows of each part as it is written."""
+    """Write a table; yield how many rows each step has written."""
     partial = target.with_name(target.name + ".partial")
     if table == "ticks":
         schema, batches = _ticks(connection)

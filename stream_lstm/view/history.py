@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,13 @@ ROWS = 65_536
 """Fetched at a time."""
 
 
+COUNTS = (
+    "SELECT count(*) FROM predictions WHERE stream = ?",
+    "SELECT count(*) FROM scores WHERE stream = ?",
+    "SELECT count(*) FROM updates WHERE stream = ?",
+)
+
+
 class _Read(msgspec.Struct):
     """How far a stream was read."""
 
@@ -37,12 +44,15 @@ class _Read(msgspec.Struct):
 class History(Closing):
     """A store that is read into tracks.
 
+    came: takes how many rows were read, again and again.
+
     Raises what `connect_reader` raises, and StoreError for a store that is damaged, now or when it
     is read.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, came: Callable[[int], object] = lambda _: None) -> None:
         self.path = path
+        self._came = came
         self._connection = connect_reader(path)
         self._read: dict[str, _Read] = {}
         try:
@@ -72,6 +82,15 @@ class History(Closing):
             raise failure(self.path, error) from None
         return dict(sorted(known.items(), key=lambda item: (-item[1].n, item[0])))
 
+    def rows(self, streams: Sequence[str]) -> int:
+        """Return how many rows `read` reads of some streams, but for what is new by then."""
+        return sum(
+            count
+            for stream in streams
+            for sql in COUNTS
+            for (count,) in self._connection.execute(sql, (stream,))
+        )
+
     def runs(self) -> list[tuple[int, str, str]]:
         """Return (started_ns, command, version) of each run."""
         return list(self._rows("SELECT started_ns, command, version FROM runs ORDER BY run"))
@@ -93,13 +112,13 @@ class History(Closing):
     def read(self, track: Track, report: Callable[[int], object] = lambda _: None) -> None:
         """Take all that there is of a stream; `report` takes how many rows each part had."""
         stream = track.stream
-        made = "SELECT n, t_ns, p, after_gap FROM predictions WHERE stream = ? ORDER BY n"
+        made = "SELECT n, t_ns, p, after_gap, pos FROM predictions WHERE stream = ? ORDER BY n"
+        silences = _Silences(self._silent())
         for rows in self._blocks(made, stream):
-            n, t_ns, p, flagged = zip(*rows, strict=True)
-            track.predict(
-                Predictions(_ints(n), _ints(t_ns), _floats(p), np.array(flagged, np.bool_))
-            )
-            report(len(rows))
+            n, t_ns, p, flagged, pos = zip(*rows, strict=True)
+            came = Predictions(_ints(n), _ints(t_ns), _floats(p), np.array(flagged, np.bool_))
+            track.predict(came)
+            silences.take(came, _ints(pos))
         scored = (
             "SELECT n, t_ns, label, p, base_rate_p, last_label_p, coin_evidence, "
             "base_rate_evidence, last_label_evidence FROM scores WHERE stream = ? ORDER BY n"
@@ -110,8 +129,7 @@ class History(Closing):
             track.score(
                 Scores(_ints(n), _ints(t_ns), np.array(label, np.int8), numbers[:3], numbers[3:].T)
             )
-            report(len(rows))
-        self._silences(track)
+        track.spells.extend(silences.spells())
         self.follow(track)
 
     def follow(self, track: Track) -> None:
@@ -144,26 +162,10 @@ class History(Closing):
             read.event = event
         track.target(self._targets(track.stream, read))
 
-    def _silences(self, track: Track) -> None:
-        """Add the silences of the feed, between the predictions around them."""
+    def _silent(self) -> list[int]:
+        """Return where in the journal the feed fell silent."""
         silent = "SELECT pos FROM events WHERE kind = 'stale' ORDER BY event DESC LIMIT ?"
-        for (pos,) in list(self._rows(silent, MARKS))[::-1]:
-            before = self._rows(
-                "SELECT n, t_ns FROM predictions WHERE stream = ? AND pos <= ? "
-                "ORDER BY n DESC LIMIT 1",
-                track.stream,
-                pos,
-            )
-            for n, t_ns in list(before):
-                after = list(
-                    self._rows(
-                        "SELECT n, t_ns FROM predictions WHERE stream = ? AND n > ? "
-                        "ORDER BY n LIMIT 1",
-                        track.stream,
-                        n,
-                    )
-                )
-                track.spells.append(Spell("stale", (n, t_ns), after[0] if after else (n, t_ns)))
+        return [pos for (pos,) in self._rows(silent, MARKS)][::-1]
 
     def _targets(self, stream: str, read: _Read) -> Targets:
         """Return the targets of the last elements that are new."""
@@ -205,6 +207,7 @@ class History(Closing):
             cursor = self._connection.execute(sql, arguments)
             while rows := cursor.fetchmany(ROWS):
                 yield rows
+                self._came(len(rows))
         except sqlite3.Error as error:
             raise failure(self.path, error) from None
 
@@ -215,6 +218,35 @@ class History(Closing):
     def close(self) -> None:
         """Close the store."""
         self._connection.close()
+
+
+class _Silences:
+    """The silences of the feed, each between the predictions around it.
+
+    begun: where in the journal they began.
+    """
+
+    def __init__(self, begun: list[int]) -> None:
+        self._begun = begun
+        self._found: list[Spell] = []
+        self._last: tuple[int, int] | None = None
+
+    def take(self, came: Predictions, pos: Any) -> None:
+        """Take the predictions that come next, with their positions in the journal, int64 (n,)."""
+        where = list(zip(came.n.tolist(), came.t_ns.tolist(), strict=True))
+        ends = np.searchsorted(pos, self._begun, side="right").tolist()
+        for end in ends:
+            before = where[end - 1] if end else self._last
+            if end < len(where) and before is not None:
+                self._found.append(Spell("stale", before, where[end]))
+        self._begun = [b for b, end in zip(self._begun, ends, strict=True) if end == len(where)]
+        self._last = where[-1]
+
+    def spells(self) -> list[Spell]:
+        """Return those behind whose beginning a prediction stands."""
+        if self._last is None:
+            return []
+        return self._found + [Spell("stale", self._last, self._last) for _ in self._begun]
 
 
 def _ints(column: Any) -> Any:

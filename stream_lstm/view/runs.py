@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet
+import pyarrow.compute
 
 from ..config import flatten
 from ..core.tally import Bools
 from ..core.verdict import count
-from ..errors import (
-    DataError,
-    InputMissingError,
-    OutputError,
-    StreamLSTMError,
-    UsageError,
-    nearest,
-)
+from ..errors import DataError, InputMissingError, OutputError, UsageError, nearest
+from ..feed.table_reader import open_parquet
 from ..store.schema import is_store
 from .columns import Predictions, Scores
 from .history import History
@@ -34,8 +29,8 @@ NEEDED = ("stream", "n", "t_ns", "p", "label", "base_rate_p", "last_label_p", "a
           "coin_evidence", "base_rate_evidence", "last_label_evidence")  # fmt: skip
 
 
-Read: TypeAlias = Callable[[int], object]
-"""Takes how many rows were read, each time that some were."""
+Progress: TypeAlias = Callable[[int, int], object]
+"""Takes the rows that were read, and of how many."""
 
 
 class Run(NamedTuple):
@@ -48,70 +43,80 @@ class Run(NamedTuple):
     settings: dict[str, Any]
 
 
+class _Rows:
+    """Counts rows that were read, and reports them as (rows, of how many)."""
+
+    def __init__(self, total: int, report: Progress) -> None:
+        self._total, self._report, self._read = total, report, 0
+
+    def __call__(self, rows: int) -> None:
+        self._read += rows
+        self._report(self._read, self._total)
+
+
+class _Found(NamedTuple):
+    """What a file has: the runs that are shown, how many are not, and the names it knows."""
+
+    runs: list[Run]
+    more: int
+    known: Iterable[str]
+
+
 def read_runs(
-    paths: Iterable[Path],
-    streams: tuple[str, ...] = (),
-    report: Callable[[int, int], object] = lambda *_: None,
+    paths: Sequence[Path], streams: tuple[str, ...] = (), report: Progress = lambda *_: None
 ) -> tuple[list[Run], list[str]]:
     """Return the runs of stores and Parquet files, and what was left out, in sentences.
 
-    streams: those alone; all where there are none. report: takes the rows read so far, and how
-    many there are.
+    streams: those alone; all where there are none. report: takes (rows read, of how many).
 
     Raises InputMissingError, DataError or StoreError naming the file, UsageError for a stream
     that is nowhere.
     """
-    paths = list(paths)
     for path in paths:
         if not path.is_file():
             raise InputMissingError(f"no such file: {path}")
+    rows = [_rows_of_store(p, streams) if is_store(p) else _rows_of_results(p) for p in paths]
+    came = _Rows(sum(rows), report)
     runs: list[Run] = []
-    known: list[str] = []
-    total, done = sum(map(_rows, paths)), 0
-
-    def read(rows: int) -> None:
-        nonlocal done
-        done += rows
-        report(done, max(done, total))
-
+    known: set[str] = set()
+    more = 0
     for path in paths:
-        found, names = (_of_store if is_store(path) else _of_results)(path, streams, read)
-        runs += found
-        known += names
+        found = (_of_store if is_store(path) else _of_results)(path, streams, came)
+        runs += found.runs
+        more += found.more
+        known.update(found.known)
     for stream in streams:
         if stream not in known:
             raise UsageError(f"there is no stream {stream!r}{nearest(stream, known)}")
     if not any(run.track.predictions for run in runs):
         why = runs[0].verdict if runs else "nothing is in there"
         raise DataError(f"there is nothing to report: {why}")
-    left = len(runs) - MAX_RUNS
-    said = [f"{left:,} more streams are not shown; name them with --stream"] if left > 0 else []
+    more += max(len(runs) - MAX_RUNS, 0)
+    said = [f"{more:,} more streams are not shown; name them with --stream"] if more else []
     return runs[:MAX_RUNS], said
 
 
-def _rows(path: Path) -> int:
-    """Return how many rows there are to read, 0 where that is not known: reading says why."""
-    try:
-        if is_store(path):
-            with History(path) as history:
-                return history.rows()
-        return int(pyarrow.parquet.read_metadata(path).num_rows)
-    except (StreamLSTMError, pa.ArrowException, OSError):
-        return 0
-
-
-def _of_store(path: Path, streams: tuple[str, ...], read: Read) -> tuple[list[Run], list[str]]:
+def _rows_of_store(path: Path, streams: tuple[str, ...]) -> int:
     with History(path) as history:
+        return history.rows(_wanted(history, streams)[:MAX_RUNS])
+
+
+def _wanted(history: History, streams: tuple[str, ...]) -> list[str]:
+    """Return the streams of a store that are asked for, those with most elements first."""
+    return [name for name in history.streams() if not streams or name in streams]
+
+
+def _of_store(path: Path, streams: tuple[str, ...], came: _Rows) -> _Found:
+    with History(path, came) as history:
         positions = history.streams()
-        wanted = [name for name in positions if not streams or name in streams]
+        wanted = _wanted(history, streams)
         settings = flatten(history.config) if history.config is not None else {}
         window = int(settings.get("window", 0))
         started = [f"{command} {version}, {moment(ns)}" for ns, command, version in history.runs()]
         runs: list[Run] = []
-        for name in wanted:
+        for name in wanted[:MAX_RUNS]:
             track, position = Track(name), positions[name]
-            if len(runs) < MAX_RUNS:
-                history.read(track, read)
+            history.read(track)
             refused = history.refused(name)
             said = verdict(
                 track,
@@ -130,31 +135,50 @@ def _of_store(path: Path, streams: tuple[str, ...], read: Read) -> tuple[list[Ru
             ]
             label = f"{name} ({path.name})"
             runs.append(Run(label, track, said, about, settings))
-        return runs, list(positions)
+        return _Found(runs, len(wanted) - len(runs), positions)
 
 
-def _of_results(path: Path, streams: tuple[str, ...], read: Read) -> tuple[list[Run], list[str]]:
+def _rows_of_results(path: Path) -> int:
+    with _results(path) as file:
+        return int(file.metadata.num_rows)
+
+
+def _of_results(path: Path, streams: tuple[str, ...], came: _Rows) -> _Found:
     tracks: dict[str, Track] = {}
     left: set[str] = set()
+    with _results(path) as file:
+        lacking = [name for name in NEEDED if name not in file.schema_arrow.names]
+        if lacking:
+            raise DataError(
+                f"{path} has no column {lacking[0]!r}: a report is made of a store, or of "
+                "what --out of run and replay writes as .parquet"
+            )
+        for batch in file.iter_batches(columns=list(NEEDED)):
+            names = batch.column("stream")
+            for name in names.unique().to_pylist():
+                if (streams and name not in streams) or (
+                    name not in tracks and len(tracks) == MAX_RUNS
+                ):
+                    left.add(name)
+                    continue
+                rows = batch.filter(pa.compute.equal(names, name))
+                _take(tracks.setdefault(name, Track(name)), rows)
+            came(batch.num_rows)
+    runs = [
+        Run(f"{name} ({path.name})", track, verdict(track), about, {})
+        for name, track in tracks.items()
+        for about in [[("File", str(path)), *_span(track)]]
+    ]
+    more = left.intersection(streams) if streams else left
+    return _Found(runs, len(more), [*tracks, *left])
+
+
+@contextmanager
+def _results(path: Path) -> Iterator[Any]:
+    """Open a file of results; DataError or OutputError where it cannot be read."""
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            lacking = [name for name in NEEDED if name not in file.schema_arrow.names]
-            if lacking:
-                raise DataError(
-                    f"{path} has no column {lacking[0]!r}: a report is made of a store, or of "
-                    "what --out of run and replay writes as .parquet"
-                )
-            for batch in file.iter_batches(columns=list(NEEDED)):
-                read(batch.num_rows)
-                names = batch.column("stream")
-                for name in names.unique().to_pylist():
-                    if (streams and name not in streams) or (
-                        name not in tracks and len(tracks) == MAX_RUNS
-                    ):
-                        left.add(name)
-                        continue
-                    rows = batch.filter(pa.compute.equal(names, name))
-                    _take(tracks.setdefault(name, Track(name)), rows)
+        with open_parquet(path) as file:
+            yield file
     except pa.ArrowInvalid:
         raise DataError(
             f"{path} is neither a store nor a Parquet file: a report is made of those that "
@@ -162,12 +186,6 @@ def _of_results(path: Path, streams: tuple[str, ...], read: Read) -> tuple[list[
         ) from None
     except OSError as error:
         raise OutputError(f"cannot read {path}: {error}") from None
-    runs = [
-        Run(f"{name} ({path.name})", track, verdict(track), about, {})
-        for name, track in tracks.items()
-        for about in [[("File", str(path)), *_span(track)]]
-    ]
-    return runs, [*tracks, *left]
 
 
 def _take(track: Track, rows: Any) -> None:

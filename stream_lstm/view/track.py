@@ -13,7 +13,8 @@ a score tells what repetition gave, and not which label was the last.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
+from itertools import islice
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -38,7 +39,7 @@ MARKS = 200
 """Gaps, silences, refused updates and roll-backs that are kept of each kind; the oldest go."""
 
 SEEN = 8192
-"""Scores of which a repetition is known for one."""
+"""Scores, at least, of which a repetition is known for one."""
 
 LATENCIES = 10_000
 """Times to here from which the quantiles are made."""
@@ -202,8 +203,9 @@ class Track:
         if not len(came.n):
             return
         self._seen.update(zip(came.n[-SEEN:].tolist(), came.p[0, -SEEN:].tolist(), strict=True))
-        while len(self._seen) > SEEN:
-            del self._seen[next(iter(self._seen))]
+        if len(self._seen) > 2 * SEEN:
+            # not one by one: the place of what went first is passed at every look for the next
+            self._seen = dict(islice(self._seen.items(), len(self._seen) - SEEN, None))
         positive = came.label == 1
         losses = log_losses(came.p, positive)
         calls = came.p > 0.5

@@ -1,92 +1,88 @@
-"""Bars of progress: on a terminal alone, on standard error, with rows, rate and time left."""
+"""Progress of long work: a bar on a terminal, and nothing where there is none."""
 
-import io
+from __future__ import annotations
+
 import os
+import pty
 import re
 import sys
 import threading
 
-import numpy as np
 import pytest
 
 from stream_lstm.cli.main import main
 
-SMALL = ("--hidden", "4", "--window", "20", "--feature", "x")
-ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+from ..store.stores import Kept, series, ticks
+
+pytest.importorskip("bokeh", reason="bokeh is not installed")
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory):
-    """A store of 300 ticks, and the folder that it lies in."""
-    folder = tmp_path_factory.mktemp("kept")
-    values = np.random.default_rng(1).normal(size=300).tolist()
-    walk = folder / "walk.csv"
-    walk.write_text("\n".join(["x", *map(repr, values)]) + "\n")
-    with pytest.MonkeyPatch.context() as patch:
-        line = "stream-lstm", "replay", str(walk), *SMALL, "--store", str(folder / "s.db")
-        patch.setattr(sys, "argv", list(line))
-        with pytest.raises(SystemExit) as ended:
-            main()
-    assert not ended.value.code
-    return folder
+def store(tmp_path_factory):
+    path = tmp_path_factory.mktemp("stores") / "walk.db"
+    with Kept(path) as kept:
+        kept.give(ticks(series(600)))
+    return path
 
 
-@pytest.fixture
-def terminal(monkeypatch, capsys):
-    """Run `stream-lstm` with a terminal as standard error; return (what it printed, the bar)."""
+class Terminal:
+    """A pseudo-terminal, and what was written to it."""
 
-    def run(*arguments):
-        ours, theirs = os.openpty()
-        shown = io.BytesIO()
+    def __init__(self) -> None:
+        self._master, slave = pty.openpty()
+        self.screen = os.fdopen(slave, "w")
+        self._read: list[bytes] = []
+        self._thread = threading.Thread(target=self._drain)
+        self._thread.start()
 
-        def read():
-            try:
-                while data := os.read(ours, 65536):
-                    shown.write(data)
-            except OSError:  # the other end is closed
-                pass
-
-        reader = threading.Thread(target=read)
-        reader.start()
+    def _drain(self) -> None:
         try:
-            with os.fdopen(theirs, "w") as stderr:
-                monkeypatch.setattr(sys, "stderr", stderr)
-                monkeypatch.setattr(sys, "argv", ["stream-lstm", *map(str, arguments)])
-                monkeypatch.setenv("TERM", "xterm")
-                monkeypatch.setenv("COLUMNS", "100")
-                with pytest.raises(SystemExit) as ended:
-                    main()
-                monkeypatch.undo()
-        finally:
-            reader.join()
-            os.close(ours)
-        assert not ended.value.code, shown.getvalue().decode()
-        return capsys.readouterr().out, ESCAPE.sub("", shown.getvalue().decode())
+            while data := os.read(self._master, 65_536):
+                self._read.append(data)
+        except OSError:
+            pass  # what Linux says once nobody has the other end any more
 
-    return run
+    def text(self) -> str:
+        """Close it; return all that stood on it, without the commands to the screen."""
+        self.screen.close()
+        self._thread.join()
+        os.close(self._master)
+        return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", b"".join(self._read).decode())
+
+
+def commands(store, folder):
+    return {
+        "report": ("report", store, "--out", folder / "r.html"),
+        "verify": ("verify", store),
+        "export": ("export", store, "--out", folder / "tables"),
+    }
 
 
 @pytest.mark.parametrize(
-    ("words", "unit"),
-    [
-        (("replay", "walk.csv", *SMALL), "rows"),
-        (("verify", "s.db"), "inputs"),
-        (("export", "s.db", "--out", "tables"), "rows"),
-        (("report", "s.db", "--out", "r.html"), "rows"),
-    ],
-    ids=["replay", "verify", "export", "report"],
+    ("name", "unit"), [("report", "rows"), ("verify", "inputs"), ("export", "rows")]
 )
-def test_long_work_shows_how_far_it_is(kept, terminal, monkeypatch, words, unit):
-    if words[0] == "report":
-        pytest.importorskip("bokeh", reason="bokeh is not installed")
-    monkeypatch.chdir(kept)
-    out, shown = terminal(*words)
-    last = [part for part in re.split(r"[\r\n]", shown) if "%" in part][-1]
-    assert re.search(rf"100% *[1-9]\d* {unit}, [\d,]+ {unit}/s *\d:\d\d:\d\d", last), last
-    assert "━" not in out, "standard output is for results"
+def test_on_a_terminal_there_is_a_bar_with_rate_and_time_left(
+    store, tmp_path, monkeypatch, capsys, name, unit
+):
+    terminal = Terminal()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(
+        sys, "argv", [*map(str, ("stream-lstm", *commands(store, tmp_path)[name]))]
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", terminal.screen)
+        with pytest.raises(SystemExit) as ended:
+            main()
+    text = terminal.text()
+    assert not ended.value.code
+    last = re.split(r"[\r\n]+", text.strip())[-1]
+    assert re.search(rf"100% [\d,]+ {unit}, [\d,]+/s \d+:\d\d:\d\d", last), last
+    assert max(map(len, re.split(r"[\r\n]+", text))) <= 80
+    assert "100%" not in capsys.readouterr().out
 
 
-def test_nothing_is_shown_where_nobody_looks(kept, cli):
-    assert cli("export", kept / "s.db", "--out", kept / "quiet").err == ""
-    done = cli("verify", kept / "s.db")
-    assert (done.code, done.err) == (0, "")
+@pytest.mark.parametrize("name", ["report", "verify", "export"])
+def test_without_a_terminal_there_is_nothing(cli, store, tmp_path, name):
+    outcome = cli(*commands(store, tmp_path)[name])
+    assert (outcome.code, outcome.err) == (0, "")

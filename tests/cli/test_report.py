@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from stream_lstm.cli.main import main
@@ -64,6 +66,19 @@ def test_several_runs_stand_side_by_side(cli, made, tmp_path):
     first, second = (run["verdict"] for run in outcome.json()["runs"])
     assert first == second, "the same run, from the store and from its results"
     assert "Side by side" in text_of(tmp_path / "r.html")
+
+
+def test_streams_beyond_those_that_are_shown_are_counted(cli, made, tmp_path):
+    table = pyarrow.parquet.read_table(made / "walk.parquet")
+    place = table.schema.get_field_index("stream")
+    many = [table.set_column(place, "stream", pa.array([f"s{k}"] * len(table))) for k in range(14)]
+    pyarrow.parquet.write_table(pa.concat_tables(many), tmp_path / "many.parquet")
+    outcome = cli("report", tmp_path / "many.parquet", "--out", tmp_path / "r.html")
+    assert "2 more streams are not shown; name them with --stream" in outcome.out
+    named = ("--stream", "s13", "--stream", "s1")
+    outcome = cli("report", tmp_path / "many.parquet", "--out", tmp_path / "r.html", *named)
+    assert outcome.out.count("many.parquet): ") == 2
+    assert "more streams" not in outcome.out
 
 
 def test_what_users_wrote_is_text_in_the_page(cli, made, tmp_path):

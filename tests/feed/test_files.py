@@ -395,6 +395,17 @@ def test_bad_cells_of_typed_tables_are_named_with_row_and_column(tmp_path, name,
     assert "column 't'" in refusals[1].reason
 
 
+def test_a_long_parquet_file_is_not_held_in_memory(tmp_path):
+    values = np.random.default_rng(1).normal(size=400_000)
+    path = tmp_path / "t.parquet"
+    pa.parquet.write_table(pa.table({"x": values}), path, row_group_size=10_000)
+    before = pa.total_allocated_bytes()
+    with open_file(path, columns=["x"], time=None, on_refusal=print, chunk_rows=10_000) as source:
+        held = [pa.total_allocated_bytes() - before for _ in source.blocks()]
+    assert len(held) == 40
+    assert max(held) < path.stat().st_size / 4
+
+
 cells = st.sampled_from(["1", "2.5", "-3e2", "+4", "", "nan", "x", '"5"', '"6'])
 
 

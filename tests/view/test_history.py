@@ -93,6 +93,18 @@ def test_lost_ticks_are_counted_and_make_a_spell(tmp_path, kept):
     assert track.spells[0].start[0] <= 300 < track.spells[0].end[0]
 
 
+def test_a_silence_of_the_feed_lies_between_the_predictions_around_it(tmp_path, kept):
+    commit(kept)
+    with Kept(tmp_path / "a.db") as more:
+        more.store.note("stale")
+        more.give(ticks(series(50, seed=4), 301))
+        more.store.note("stale")
+    made = [n for (n,) in query(tmp_path / "a.db", "SELECT n FROM predictions ORDER BY n")]
+    before, after = max(n for n in made if n <= 300), min(n for n in made if n > 300)
+    spells = [(spell.start[0], spell.end[0]) for spell in read(tmp_path / "a.db").spells]
+    assert spells == [(before, after), (made[-1], made[-1])]
+
+
 def test_what_is_new_is_followed_without_reading_the_old_again(tmp_path, kept):
     commit(kept)
     with History(tmp_path / "a.db") as history:
