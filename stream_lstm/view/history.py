@@ -104,13 +104,8 @@ class History(Closing):
         )
         return {kind.removeprefix("refused "): count for kind, count in found}
 
-    def rows(self) -> int:
-        """Return how many predictions and scores there are."""
-        counted = "SELECT (SELECT count(*) FROM predictions) + (SELECT count(*) FROM scores)"
-        return int(next(self._rows(counted))[0])
-
-    def read(self, track: Track, report: Callable[[int], object] = lambda _: None) -> None:
-        """Take all that there is of a stream; `report` takes how many rows each part had."""
+    def read(self, track: Track) -> None:
+        """Take all that there is of a stream."""
         stream = track.stream
         made = "SELECT n, t_ns, p, after_gap, pos FROM predictions WHERE stream = ? ORDER BY n"
         silences = _Silences(self._silent())

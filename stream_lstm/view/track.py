@@ -13,7 +13,7 @@ a score tells what repetition gave, and not which label was the last.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from itertools import islice
 from typing import Any, Literal, NamedTuple, TypeAlias
 
