@@ -82,13 +82,15 @@ def _daemon(stack: ExitStack, endpoint: str, store: Path) -> str:
 
 
 def _write(out: Path, png: bytes) -> None:
-    """Write a picture in 256 colours, a third of the size."""
+    """Write a picture in its 256 commonest colours, a third of the size."""
     from PIL import Image  # Bokeh brings it
 
     picture = Image.open(io.BytesIO(png)).convert("RGB")
-    picture.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(
-        out, optimize=True
-    )
+    counted = picture.getcolors(picture.width * picture.height)
+    commonest = sorted(counted, reverse=True)[:256]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([part for _, color in commonest for part in color])
+    picture.quantize(palette=palette, dither=Image.Dither.NONE).save(out, optimize=True)
     print(f"{out}: {picture.width} x {picture.height}, {out.stat().st_size:,} bytes")
 
 

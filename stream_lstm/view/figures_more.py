@@ -6,7 +6,7 @@ import numpy as np
 from bokeh.models import ColumnDataSource, Range1d
 
 from ..core.reliability import BINS
-from .panel import Bands, Panel, has_labels, needs_labels
+from .panel import Bands, Panel, has_labels, needs_labels, needs_store
 from .style import BLUE, DASHES, GREY, PURPLE, VERMILION, Key, hover, plot, set_axis, set_powers
 from .track import Track
 from .words import refusals, seconds
@@ -139,10 +139,7 @@ def updates() -> Panel:
 
     def note(track: Track) -> str:
         if not (track.updates or track.refused):
-            return (
-                "No update is known: the model does not learn, or no store is named, which alone "
-                "has the updates."
-            )
+            return needs_store(track, "update")
         told = refusals(track)
         if track.rolled_back:
             last = track.rolled_back[-1]
@@ -158,5 +155,5 @@ def updates() -> Panel:
         plotted,
         fill,
         note,
-        lambda track: track.updates > 0,
+        lambda track: track.updates + track.refused > 0,
     )  # fmt: skip

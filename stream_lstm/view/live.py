@@ -100,8 +100,11 @@ class LivePage:
 
     def _fill(self, track: Track) -> None:
         for panel, note in zip(self._panels, self._notes, strict=True):
-            if panel.has_data(track):
+            has_data = panel.has_data(track)
+            if has_data:
                 panel.fill(track)
+            # in the place of a figure without data stands why it has none
+            panel.figure.visible = has_data
             note.text = panel.note(track)
 
 

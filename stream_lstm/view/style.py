@@ -94,6 +94,8 @@ def set_powers(axis: Any, low: float, high: float) -> None:
     every = max(1, round((last - first) / 6))
     powers = range(first - first % every, last + 1, every)
     ticks = [step * 10.0**power for power in powers for step in steps]
+    if isinstance(axis.ticker, FixedTicker) and axis.ticker.ticks == ticks:
+        return  # a change of models has Bokeh look through the whole document
     axis.ticker = FixedTicker(ticks=ticks)
     axis.major_label_overrides = {tick: f"{tick:g}" for tick in ticks}
 
@@ -105,7 +107,7 @@ def set_axis(plotted: Any, by_time: bool) -> None:
     if axis.axis_label == wanted:
         return
     axis.axis_label = wanted
-    axis.ticker = DatetimeTicker(desired_num_ticks=4) if by_time else BasicTicker()
+    axis.ticker = DatetimeTicker(desired_num_ticks=3) if by_time else BasicTicker()
     axis.formatter = _times() if by_time else NumeralTickFormatter(format="0,0")
 
 
