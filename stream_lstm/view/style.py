@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from bokeh.models import (
     BasicTicker,
+    BasicTickFormatter,
     DatetimeTicker,
     DatetimeTickFormatter,
     FixedTicker,
@@ -94,10 +95,14 @@ def set_powers(axis: Any, low: float, high: float) -> None:
     every = max(1, round((last - first) / 6))
     powers = range(first - first % every, last + 1, every)
     ticks = [step * 10.0**power for power in powers for step in steps]
-    if isinstance(axis.ticker, FixedTicker) and axis.ticker.ticks == ticks:
-        return  # a change of models has Bokeh look through the whole document
-    axis.ticker = FixedTicker(ticks=ticks)
-    axis.major_label_overrides = {tick: f"{tick:g}" for tick in ticks}
+    ticks = [tick for tick in ticks if low <= tick <= high]
+    if len(ticks) < 2:
+        between = (low ** (1 - part) * high**part for part in (0.1, 0.5, 0.9))
+        ticks = sorted({float(f"{tick:.2g}") for tick in between})
+    if not isinstance(axis.ticker, FixedTicker):
+        # once: for each change of models Bokeh looks through the whole document
+        axis.ticker, axis.formatter = FixedTicker(), BasicTickFormatter()
+    axis.ticker.ticks = ticks
 
 
 def set_axis(plotted: Any, by_time: bool) -> None:
