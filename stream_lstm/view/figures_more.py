@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from bokeh.models import ColumnDataSource, NumeralTickFormatter, Range1d
+from bokeh.models import ColumnDataSource, Range1d
 
 from ..core.reliability import BINS
-from .panel import Bands, Panel, has_labels, needs_labels
-from .style import BLUE, DASHES, GREY, PURPLE, VERMILION, Key, hover, plot, set_axis
+from .panel import Bands, Panel, has_labels, needs_labels, needs_store
+from .style import BLUE, DASHES, GREY, PURPLE, VERMILION, Key, hover, plot, set_axis, set_powers
 from .track import Track
 from .words import refusals, seconds
 
@@ -70,7 +70,6 @@ def latency() -> Panel:
     )
     plotted.vspan(x="x", source=lines, line_color=VERMILION, line_dash="dash", line_width=1.5)
     plotted.y_range.start = 0
-    plotted.xaxis.formatter = NumeralTickFormatter(format="0.[000]")
 
     def fill(track: Track) -> None:
         quantiles = track.latency_quantiles()
@@ -85,6 +84,7 @@ def latency() -> Panel:
             "top": counts * (100.0 / len(ms)),
         }
         times.update(start=low, end=high)
+        set_powers(plotted.xaxis[0], low, high)
         lines.data = {"x": [q * 1e3 for q in quantiles], "dash": list(DASHES)}
 
     def note(track: Track) -> str:
@@ -129,7 +129,9 @@ def updates() -> Panel:
         rows = rows[rows[:, 2] > 0.0]
         source.data = {"x": track.x(rows[:, 0], rows[:, 1]), "y": rows[:, 2], "n": rows[:, 0]}
         if len(rows):
-            heights.update(start=rows[:, 2].min() / 1.3, end=rows[:, 2].max() * 1.3)
+            low, high = rows[:, 2].min() / 1.3, rows[:, 2].max() * 1.3
+            heights.update(start=low, end=high)
+            set_powers(plotted.yaxis[0], low, high)
         refused.data = {"x": [float(track.x(*at)) for at in track.refusals]}
         back.data = {"x": [float(track.x(at.n, at.t_ns)) for at in track.rolled_back]}
         bands.fill(track)
@@ -137,10 +139,7 @@ def updates() -> Panel:
 
     def note(track: Track) -> str:
         if not (track.updates or track.refused):
-            return (
-                "No update is known: the model does not learn, or no store is named, which alone "
-                "has the updates."
-            )
+            return needs_store(track, "update")
         told = refusals(track)
         if track.rolled_back:
             last = track.rolled_back[-1]
@@ -156,5 +155,5 @@ def updates() -> Panel:
         plotted,
         fill,
         note,
-        lambda track: track.updates > 0,
+        lambda track: track.updates + track.refused > 0,
     )  # fmt: skip

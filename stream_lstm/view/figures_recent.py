@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from bokeh.models import ColumnDataSource
 
-from .panel import Bands, Panel
+from .panel import Bands, Panel, needs_store
 from .style import BLUE, GAP, GREY, STALE, VERMILION, Key, hover, plot, set_axis
 from .track import RECENT, Track
 
@@ -37,9 +37,7 @@ def series() -> Panel:
         set_axis(plotted, track.by_time)
 
     def note(track: Track) -> str:
-        if len(track.targets().n):
-            return ""
-        return "The values are not published; a store has them: name it with --store."
+        return "" if len(track.targets().n) else needs_store(track, "element")
 
     return Panel(
         "series",

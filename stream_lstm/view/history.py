@@ -129,6 +129,7 @@ class History(Closing):
 
     def follow(self, track: Track) -> None:
         """Take what is new of that which is not published: updates, targets, gaps, roll-backs."""
+        track.has_store = True
         read = self._read.setdefault(track.stream, _Read())
         made = (
             "SELECT u.n, coalesce(p.t_ns, 0), u.loss, u.grad_norm, u.accepted, u.reason "

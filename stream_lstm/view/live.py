@@ -23,6 +23,9 @@ CHOOSER = """
 :host label { color: var(--faint); font-size: 12px; }
 :host select.bk-input {
   background-color: var(--card); color: var(--ink); border: 1px solid var(--edge); height: 34px;
+  background-image: url('data:image/svg+xml;utf8,\
+<svg viewBox="0 0 25 20" xmlns="http://www.w3.org/2000/svg">\
+<path d="M 0,0 25,0 12.5,20 Z" fill="gray" /></svg>');
 }
 :host option { background-color: var(--card); color: var(--ink); }
 """
@@ -40,12 +43,14 @@ class LivePage:
         self._head = Div(
             name="head",
             sizing_mode="stretch_width",
+            margin=(10, 0, 0, 0),
             stylesheets=[InlineStyleSheet(css=facts_css())],
         )
         self._chooser = Select(
             name="chooser",
             title="Stream",
             width=280,
+            margin=0,
             options=_options([NO_STREAM]),
             value=NO_STREAM,
             stylesheets=[InlineStyleSheet(css=CHOOSER)],
@@ -53,7 +58,7 @@ class LivePage:
         self._panels = panels()
         blank = Track("")
         self._cards = [card(panel, panel.name, blank) for panel in self._panels]
-        self._notes = [Div(name=f"note-{p.name}", text="") for p in self._panels]
+        self._notes = [Div(name=f"note-{p.name}", text="", margin=0) for p in self._panels]
         self.refresh()
         self._chooser.on_change("value", self._choose)
         for root in (self._chooser, self._head, *self._notes, *(p.figure for p in self._panels)):
@@ -95,8 +100,11 @@ class LivePage:
 
     def _fill(self, track: Track) -> None:
         for panel, note in zip(self._panels, self._notes, strict=True):
-            if panel.has_data(track):
+            has_data = panel.has_data(track)
+            if has_data:
                 panel.fill(track)
+            # in the place of a figure without data stands why it has none
+            panel.figure.visible = has_data
             note.text = panel.note(track)
 
 

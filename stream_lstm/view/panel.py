@@ -14,6 +14,7 @@ from .style import GAP, STALE, Key
 from .track import Spell, Track
 
 NOTHING_SCORED = "No prediction has its label yet."
+NOT_LEARNING = ", or the model does not learn (--learn)."
 
 
 class Panel(NamedTuple):
@@ -81,3 +82,13 @@ def has_labels(track: Track) -> bool:
 def needs_labels(track: Track) -> str:
     """Return the note of a figure of scores."""
     return "" if track.scores.labels else NOTHING_SCORED
+
+
+def needs_store(track: Track, what: str) -> str:
+    """Return the note of a figure of what a store alone has: an "element" or "update"."""
+    if track.has_store:
+        return f"The store has no {what} yet" + ("." if what == "element" else NOT_LEARNING)
+    return (
+        f"No {what} is published; a store has each of them. Let the daemon run with --store FILE, "
+        "and start watch with --store FILE to see it; of a report, name the store."
+    )

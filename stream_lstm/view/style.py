@@ -8,12 +8,15 @@ of the page's style sheet.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, NamedTuple
 
 from bokeh.models import (
     BasicTicker,
+    BasicTickFormatter,
     DatetimeTicker,
     DatetimeTickFormatter,
+    FixedTicker,
     HoverTool,
     NumeralTickFormatter,
     PanTool,
@@ -70,6 +73,8 @@ def plot(y_label: str, x_label: str = "", **options: Any) -> Any:
     )
     plotted.toolbar.logo = None
     plotted.toolbar.autohide = True
+    # it is seen while the pointer is there, and takes no room of its own
+    plotted.toolbar_inner = True
     plotted.axis.axis_label_text_font_style = "normal"
     plotted.axis.axis_label_text_font_size = "12px"
     plotted.axis.major_label_text_font_size = "11px"
@@ -83,6 +88,23 @@ def hover(plotted: Any, renderer: Any, tips: list[tuple[str, str]]) -> None:
     plotted.add_tools(HoverTool(renderers=[renderer], tooltips=tips, mode="mouse"))
 
 
+def set_powers(axis: Any, low: float, high: float) -> None:
+    """Give a logarithmic axis from `low` to `high` a few round numbers as ticks."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    steps = (1, 2, 5) if last - first <= 3 else (1,)
+    every = max(1, round((last - first) / 6))
+    powers = range(first - first % every, last + 1, every)
+    ticks = [step * 10.0**power for power in powers for step in steps]
+    ticks = [tick for tick in ticks if low <= tick <= high]
+    if len(ticks) < 2:
+        between = (low ** (1 - part) * high**part for part in (0.1, 0.5, 0.9))
+        ticks = sorted({float(f"{tick:.2g}") for tick in between})
+    if not isinstance(axis.ticker, FixedTicker):
+        # once: for each change of models Bokeh looks through the whole document
+        axis.ticker, axis.formatter = FixedTicker(), BasicTickFormatter()
+    axis.ticker.ticks = ticks
+
+
 def set_axis(plotted: Any, by_time: bool) -> None:
     """Let the axis of x be of times in UTC, or of the number of the element."""
     wanted = "time (UTC)" if by_time else "element n"
@@ -90,5 +112,13 @@ def set_axis(plotted: Any, by_time: bool) -> None:
     if axis.axis_label == wanted:
         return
     axis.axis_label = wanted
-    axis.ticker = DatetimeTicker(desired_num_ticks=5) if by_time else BasicTicker()
-    axis.formatter = DatetimeTickFormatter() if by_time else NumeralTickFormatter(format="0,0")
+    axis.ticker = DatetimeTicker(desired_num_ticks=3) if by_time else BasicTicker()
+    axis.formatter = _times() if by_time else NumeralTickFormatter(format="0,0")
+
+
+def _times() -> DatetimeTickFormatter:
+    """Return a formatter under which no tick has to be read with its neighbours."""
+    return DatetimeTickFormatter(
+        milliseconds="%M:%S.%1N", seconds="%H:%M:%S", minsec="%H:%M:%S", minutes="%H:%M",
+        hourmin="%H:%M", hours="%H:%M", days="%d %b", months="%b %Y",
+    )  # fmt: skip

@@ -127,10 +127,10 @@ class Track:
 
     Attributes: `scores`, a `Scoreboard` of all labels that were taken; `predictions`, `missed`
     (ticks), `updates`, `refused` (updates; `refused_for` by reason) and `rollbacks` are counts;
-    `last` is the position of the last prediction. A row of `lines` is n, t_ns, the rolling
-    accuracies of model, base rate and last label, their log losses (nats), the log W against coin,
-    base rate and last label (nats), and the number of the label. A row of `norms` is n, t_ns,
-    gradient norm and loss.
+    `last` is the position of the last prediction; `has_store` says that a store tells what is not
+    published. A row of `lines` is n, t_ns, the rolling accuracies of model, base rate and last
+    label, their log losses (nats), the log W against coin, base rate and last label (nats), and
+    the number of the label. A row of `norms` is n, t_ns, gradient norm and loss.
     """
 
     def __init__(self, stream: str, window: int = WINDOW) -> None:
@@ -139,6 +139,7 @@ class Track:
         self.predictions = self.missed = self.updates = self.refused = self.rollbacks = 0
         self.last: Position = (0, 0)
         self.first_t_ns = 0
+        self.has_store = False
         self.lines = Thinned(2 + 6 + 3 + 1)
         self.norms = Thinned(4)
         self.refusals: deque[Position] = deque(maxlen=MARKS)

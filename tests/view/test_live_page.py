@@ -176,6 +176,11 @@ def last_x(scene: Scene) -> float:
 def test_every_figure_has_data(scene):
     scene.wait_for_figures()
     assert set(scene.tab.drawn()) == FIGURES
+    scene.tab.page.wait_for_function(
+        "() => Bokeh.documents[0].roots().filter((root) => root.type == 'Figure')"
+        ".every((root) => root.visible && root.inner_width > 150 && root.inner_height > 100)",
+        timeout=PATIENCE_MS,
+    )
     scene.wait("Live; the last prediction came")
 
 
