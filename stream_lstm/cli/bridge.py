@@ -3,46 +3,158 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+import time
+from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 
-from .settings import split_list
+from .. import __version__
+from ..errors import DataError, UsageError
+from ..tables import Encoding
+from .input_file import JsonOption, one_of
+from .options import configured
+from .peers import print_refused_peers
+from .process import warn
+from .publish import RING, RecoveryOption, RingOption
+from .settings import Settings, split_list
+
+if TYPE_CHECKING:
+    from ..feed.publisher import Publisher
+    from ..interop.websocket_bridge import WebSocketSource
+    from ..serve.stop import StopSwitch
 
 
+@configured(("security",))
 def command(
     url: Annotated[str, typer.Argument(help="What to connect to, ws:// or wss://.")],
-    *,
     columns: Annotated[
-        str, typer.Option(metavar="A,B,...", help="Names of the values in a message, in order.")
+        str,
+        typer.Option(
+            metavar="A,B,...",
+            help="Fields with the values of a tick, in order; data.bid is the field bid of the "
+            "object data.",
+        ),
     ],
     bind: Annotated[
-        str, typer.Option(help="ZeroMQ endpoint to publish at.")
+        str, typer.Option(metavar="ENDPOINT", help="ZeroMQ endpoint to publish at.")
     ] = "tcp://127.0.0.1:5555",
     stream_field: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Name of the stream's name in a message.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Field that names the stream of a message.",
+            show_default="all are of the stream websocket",
+        ),
     ] = None,
     time_field: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Name of the time in a message.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Field with the time: ISO 8601, or a number of s, ms, us or ns since 1970.",
+            show_default="ticks have no times",
+        ),
     ] = None,
     subscribe: Annotated[
         str | None, typer.Option(metavar="TEXT", help="Text to send on connecting.")
     ] = None,
+    encoding: Annotated[
+        str, typer.Option(metavar="msgpack|json", help="Of the records.")
+    ] = "msgpack",
+    recovery: RecoveryOption = None,
+    ring: RingOption = RING,
+    as_json: JsonOption = False,
+    *,
+    settings: Settings,
 ) -> None:
-    """Publish the JSON messages of a WebSocket as a feed.
+    """Publish the JSON messages of a WebSocket as a feed, until its server is done or a signal.
 
     Example: stream-lstm bridge wss://feed.example/quotes --columns bid,ask --stream-field symbol
     """
-    from ..feed.bridge import bridge
+    if not url.startswith(("ws://", "wss://")):
+        raise UsageError(f"{url}: a WebSocket's address begins with ws:// or wss://")
     from ..feed.publisher import Publisher
+    from ..feed.security import Security
     from ..interop.websocket_bridge import WebSocketSource
 
+    security = Security(settings.config.security)
     names = split_list(columns)
     source = WebSocketSource(
-        url, names, stream_field=stream_field, time_field=time_field, subscribe=subscribe
+        url,
+        names,
+        stream_field=stream_field,
+        time_field=time_field,
+        subscribe=subscribe,
+        say=warn,
     )
-    with Publisher(bind, columns=names) as publisher:
-        told = f"stream-lstm: publishing {url} ({', '.join(names)}) at {publisher.endpoint}"
-        typer.echo(told, err=True)
-        count = asyncio.run(bridge(source, publisher))
-    typer.echo(f"{count:,} ticks, {source.refused:,} messages refused")
+    began = time.monotonic()
+    with Publisher(
+        bind,
+        columns=names,
+        encoding=one_of("--encoding", encoding, Encoding),
+        recovery=recovery,
+        ring=ring,
+        security=security,
+    ) as publisher:
+        lost = publisher.recovery_endpoint
+        asked = f", what is lost at {lost}" if lost else ""
+        warn(f"publishing {url} ({', '.join(names)}) at {publisher.endpoint}{asked}")
+        interrupted = _carry(source, publisher)
+        told: dict[str, Any] = {
+            "version": __version__,
+            "url": url,
+            "session": publisher.session,
+            "endpoint": publisher.endpoint,
+            "recovery": lost,
+            "columns": names,
+            "ticks": source.ticks,
+            "refused_messages": source.refused,
+            "connections": source.connections,
+            "wall_s": time.monotonic() - began,
+            "refused_peers": security.counts(),
+            "interrupted": interrupted,
+        }
+    if as_json:
+        typer.echo(msgspec.json.encode(told).decode())
+    else:
+        typer.echo(_sentence(told))
+        print_refused_peers(told["refused_peers"])
+    if source.refused and not source.ticks:
+        raise DataError(f"no message of {url} held a tick; the last: {source.last_refusal}")
+
+
+def _sentence(told: dict[str, Any]) -> str:
+    cut = ", stopped by a signal" if told["interrupted"] else ""
+    ticks, refused = told["ticks"], told["refused_messages"]
+    return f"{ticks:,} ticks, {refused:,} messages refused{cut}"
+
+
+def _carry(source: WebSocketSource, publisher: Publisher) -> bool:
+    """Publish until the source ends, or a signal comes; return whether one did."""
+    from ..serve.signals import stop_on_signals
+    from ..serve.stop import StopSwitch
+
+    with StopSwitch() as stop, stop_on_signals(stop):
+        asyncio.run(_until(stop, source, publisher))
+        if stop.requested:
+            publisher.end()
+        return stop.requested
+
+
+async def _until(stop: StopSwitch, source: WebSocketSource, publisher: Publisher) -> None:
+    from ..feed.bridge import bridge
+
+    carrying = asyncio.ensure_future(bridge(source, publisher))
+
+    def look() -> None:
+        if stop.requested:
+            carrying.cancel()
+
+    asyncio.get_running_loop().add_reader(stop.fileno(), look)
+    try:
+        await carrying
+    except asyncio.CancelledError:
+        if not stop.requested:
+            raise
+    finally:
+        asyncio.get_running_loop().remove_reader(stop.fileno())

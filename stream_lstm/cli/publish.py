@@ -36,6 +36,19 @@ RING = 100_000
 """Ticks that a publisher keeps of each stream, as `feed.ring` has it."""
 
 
+RecoveryOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ENDPOINT",
+        help="ZeroMQ endpoint to answer at who asks for lost ticks.",
+        show_default="none",
+    ),
+]
+RingOption = Annotated[
+    int, typer.Option(min=1, metavar="N", help="Ticks that are kept for who asks.")
+]
+
+
 class Publication(msgspec.Struct, frozen=True):
     """What is to be published, where and how; no `columns` means all that are numeric."""
 
@@ -92,17 +105,8 @@ def command(
     encoding: Annotated[
         str, typer.Option(metavar="msgpack|json", help="Of the records.")
     ] = "msgpack",
-    recovery: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ENDPOINT",
-            help="ZeroMQ endpoint to answer at who asks for lost ticks.",
-            show_default="none",
-        ),
-    ] = None,
-    ring: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Ticks that are kept for who asks.")
-    ] = RING,
+    recovery: RecoveryOption = None,
+    ring: RingOption = RING,
     limit: LimitOption = None,
     synthetic: SyntheticOption = None,
     series_seed: SeriesSeedOption = None,

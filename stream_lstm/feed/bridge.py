@@ -26,7 +26,11 @@ class SourceTick(NamedTuple):
 
 
 class Source(Protocol):
-    """What gives ticks to `async for`; its end is that of its streams."""
+    """What gives ticks to `async for`; its end is that of its streams.
+
+    One that has an attribute `connected` gets no heartbeats sent while that is false, so that who
+    subscribes learns that the feed is silent.
+    """
 
     def __aiter__(self) -> AsyncIterator[SourceTick]:
         """Return the ticks."""
@@ -45,7 +49,8 @@ async def bridge(source: Source, publisher: Publisher) -> int:
     try:
         while True:
             done, _ = await asyncio.wait({pending}, timeout=BEAT_S)
-            publisher.heartbeat()
+            if getattr(source, "connected", True):
+                publisher.heartbeat()
             if not done:
                 continue
             tick = pending.result()

@@ -1,15 +1,17 @@
 """The ticks of a WebSocket that sends JSON, which `stream-lstm bridge` publishes.
 
-Each message is a JSON object, or an array of them, with a number for each column. What is none is
-counted and passed over. A connection that is lost is made anew after a while; what was sent
-meanwhile is lost, and cannot show as a gap, since such feeds do not number what they send. The end
-is a connection that the server closes as done (code 1000).
+Each message is a JSON object, or an array of them, with a number for each column; `data.bid` is
+the field `bid` of the object `data`. What holds no tick is counted, told of, and passed over. A
+connection that is lost is made anew after a while; what was sent meanwhile is lost, and cannot
+show as a gap, since such feeds do not number what they send. The end is a connection that the
+server closes as done (code 1000).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -27,17 +29,24 @@ DONE = 1000
 
 FAULTS = (msgspec.MsgspecError, ValueError, TypeError, ArithmeticError)
 
+SAY_S = 5.0
+"""Between two lines about messages that hold no tick."""
+
+SHOWN = 8
+"""Fields of a message that are named where one is missing."""
+
 
 class WebSocketSource:
     """The ticks of a WebSocket that sends JSON; a `feed.bridge.Source`.
 
     url: `ws://` or `wss://`. columns: names of the values of a tick. stream_field: the name whose
     text is the stream; without one all ticks are of the stream `websocket`. time_field: the name
-    of the time, a number or ISO 8601; its unit follows from its size. subscribe: text to send.
-    attempts: connections that may fail in a row. delays_s: the first wait between two, which
-    doubles, and the longest.
+    of the time, a number or ISO 8601; its unit follows from its size. A name with dots leads into
+    objects. subscribe: text to send. attempts: connections that may fail in a row. delays_s: the
+    first wait between two, which doubles, and the longest. say: takes lines for people.
 
-    `refused` counts the objects that held no tick, `connections` how often it was connected.
+    `ticks` counts those given, `refused` the objects that held none, `last_refusal` says why the
+    last did not, `connections` is how often it was connected, and `connected` whether it is now.
     Raises UsageError where the package websockets is missing, and EndpointError from the iteration
     when too many connections have failed.
     """
@@ -52,9 +61,15 @@ class WebSocketSource:
         subscribe: str | None = None,
         attempts: int = 10,
         delays_s: tuple[float, float] = (0.5, 30.0),
+        say: Callable[[str], object] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.url, self.columns = url, tuple(columns)
-        self.refused = self.connections = 0
+        self.ticks = self.refused = self.connections = 0
+        self.last_refusal = ""
+        self.connected = False
+        self._say, self._clock = say, clock
+        self._say_at, self._unsaid = -float("inf"), 0
         self._fields = stream_field, time_field
         self._subscribe, self._attempts, self._delays_s = subscribe, attempts, delays_s
         self._client: Any = installed("websockets.asyncio.client")
@@ -72,22 +87,32 @@ class WebSocketSource:
             try:
                 async with self._client.connect(self.url) as socket:
                     self.connections += 1
+                    self.connected = True
+                    if failed or self.connections > 1:
+                        self._say(f"connected to {self.url} again")
                     failed, delay_s = 0, self._delays_s[0]
                     if self._subscribe is not None:
                         await socket.send(self._subscribe)
                     async for message in socket:
                         for tick in self._ticks(message):
+                            self.ticks += 1
                             yield tick
                     if socket.close_code == DONE:
                         return
+                    trouble = f"{self.url} closed the connection (code {socket.close_code})"
             except faults.InvalidURI as error:
                 raise EndpointError(f"cannot connect to {self.url!r}: {error}") from None
             except (OSError, faults.WebSocketException) as error:
-                failed += 1
+                lost, failed = self.connected, failed + 1
                 if failed >= self._attempts:
                     raise EndpointError(
                         f"cannot connect to {self.url}: {error} ({failed} times in a row)"
                     ) from None
+                what = "the connection is lost" if lost else "cannot connect"
+                trouble = f"{what}: {self.url}: {error}"
+            finally:
+                self.connected = False
+            self._say(f"{trouble}; trying again in {delay_s:g} s")
             await asyncio.sleep(delay_s)
             delay_s = min(2 * delay_s, self._delays_s[1])
 
@@ -95,26 +120,76 @@ class WebSocketSource:
         """Return the ticks of a message; what is none is counted."""
         try:
             found = msgspec.json.decode(message)
-        except FAULTS:
-            self.refused += 1
+        except FAULTS as error:
+            self._refuse(f"no JSON: {error}")
             return []
         out = []
         for one in found if isinstance(found, list) else [found]:
             try:
                 out.append(self._tick(one))
-            except (KeyError, *FAULTS):
-                self.refused += 1
+            except FAULTS as error:
+                self._refuse(str(error))
         return out
+
+    def _refuse(self, reason: str) -> None:
+        """Count an object that holds no tick, and say why, unless that was said just now."""
+        self.refused += 1
+        self._unsaid += 1
+        self.last_refusal = reason
+        now = self._clock()
+        if now >= self._say_at:
+            more = f" ({self._unsaid:,} since the last such line)" if self._unsaid > 1 else ""
+            self._say(f"refused a message of {self.url}: {reason}{more}")
+            self._say_at, self._unsaid = now + SAY_S, 0
 
     def _tick(self, found: Any) -> SourceTick:
         stream, time = self._fields
-        values = [_number(found[name]) for name in self.columns]
-        name = DEFAULT_STREAM if stream is None else check_name(found[stream])
-        return SourceTick(name, 0 if time is None else time_ns(found[time]), values)
+        values = [_number(name, field(found, name)) for name in self.columns]
+        name = DEFAULT_STREAM if stream is None else _name(stream, field(found, stream))
+        if time is None:
+            return SourceTick(name, 0, values)
+        try:
+            return SourceTick(name, time_ns(field(found, time)), values)
+        except FAULTS as error:
+            raise ValueError(f"field {time!r}: {error}") from None
 
 
-def _number(value: Any) -> float:
+def field(found: Any, name: str) -> Any:
+    """Return the field of a message that `name` leads to, as it stands or by its dots.
+
+    Raises ValueError saying what is there instead.
+    """
+    if isinstance(found, dict) and name in found:
+        return found[name]
+    at = found
+    for part in name.split("."):
+        if not isinstance(at, dict) or part not in at:
+            raise ValueError(f"no field {name!r}; it has {_fields(found) or 'none'}")
+        at = at[part]
+    return at
+
+
+def _fields(found: Any) -> str:
+    """Return the names of a message's fields, of objects inside it with dots."""
+    names: list[str] = []
+    for key, value in found.items() if isinstance(found, dict) else ():
+        inner = [f"{key}.{name}" for name in value] if isinstance(value, dict) else [key]
+        names += inner
+    return ", ".join([*names[:SHOWN], *(["..."] if len(names) > SHOWN else [])])
+
+
+def _name(field: str, value: Any) -> str:
+    try:
+        return check_name(value)
+    except FAULTS as error:
+        raise ValueError(f"field {field!r}: {error}") from None
+
+
+def _number(name: str, value: Any) -> float:
     """Return a number, or the text of one, as many feeds have it; not true or false."""
-    if isinstance(value, bool):
-        raise TypeError("true and false are no numbers")
-    return float(value)
+    try:
+        if not isinstance(value, bool):
+            return float(value)
+    except FAULTS:
+        pass
+    raise ValueError(f"field {name!r}: {value!r:.60} is not a number")

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import json
+import os
+import signal
 import sys
 import threading
 
@@ -12,7 +14,7 @@ import pytest
 from stream_lstm.cli.main import main
 from stream_lstm.errors import EndpointError, UsageError
 from stream_lstm.events import End, Ticks
-from stream_lstm.feed.bridge import bridge
+from stream_lstm.feed.bridge import SourceTick, bridge
 from stream_lstm.feed.publisher import Publisher
 from stream_lstm.feed.subscriber import Subscriber
 from stream_lstm.interop import websocket_bridge
@@ -93,11 +95,76 @@ def test_what_is_no_tick_is_counted_and_passed_over(bad):
 
 
 def test_a_connection_that_is_lost_is_made_anew():
+    said = []
     ticks, made, heard = asyncio.run(
-        taken(([quote(1)], 1011), ([quote(2)], 1001), ([quote(3)], 1000))
+        taken(([quote(1)], 1011), ([quote(2)], 1001), ([quote(3)], 1000), say=said.append)
     )
     assert [tick.values[0] for tick in ticks] == [1, 2, 3]
     assert made.connections == len(heard) == 3
+    assert not made.connected
+    lost = [line for line in said if "trying again in" in line]
+    assert len(lost) == len([line for line in said if line.endswith(" again")]) == 2
+
+
+def test_a_name_with_dots_leads_into_objects():
+    nested = {"stream": "x", "data": {"s": "BTC", "E": 1_700_000_000_000, "b": "1.5", "a": 2}}
+    flat = {"data.s": "ETH", "data.E": 1_700_000_000, "data.b": 3, "data.a": 4}
+    fields = {"stream_field": "data.s", "time_field": "data.E"}
+
+    async def take():
+        async with serving(([nested, flat], 1000)) as (url, _):
+            made = WebSocketSource(url, ("data.b", "data.a"), subscribe="please", **fields)
+            return [tick async for tick in made]
+
+    ticks = asyncio.run(take())
+    assert [(t.stream, t.t_ns // 10**9, *t.values) for t in ticks] == [
+        ("BTC", 1_700_000_000, 1.5, 2.0),
+        ("ETH", 1_700_000_000, 3.0, 4.0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        ("{", "no JSON"),
+        ({"data": {"b": 1, "a": 2}, "n": 7}, "no field 'bid'; it has data.b, data.a, n"),
+        (quote(1, bid="x"), "field 'bid': 'x' is not a number"),
+        (quote(1, symbol="a/b"), "field 'symbol': "),
+        (quote(1, ts="noon"), "field 'ts': "),
+        ([[1]], "no field 'bid'; it has none"),
+    ],
+)
+def test_why_a_message_holds_no_tick_is_said_once_in_a_while(bad, reason):
+    said, now = [], [0.0]
+    _, made, _ = asyncio.run(taken(([bad, bad, bad], 1000), say=said.append, clock=lambda: now[0]))
+    assert (made.refused, len(said)) == (3, 1)
+    assert reason in said[0]
+    assert reason in made.last_refusal
+    now[0] += websocket_bridge.SAY_S
+    made._refuse("again")
+    assert said[1].endswith("again (3 since the last such line)")
+
+
+def test_a_feed_without_its_source_sends_no_heartbeats_and_is_seen_to_be_silent(monkeypatch):
+    monkeypatch.setattr("stream_lstm.feed.bridge.BEAT_S", 0.001)
+
+    async def relay(out):
+        async with serving(([quote(1)], 1011), ([quote(2)], 1000)) as (url, _):
+            made = source(url, stream_field=None, delays_s=(0.2, 0.2))
+            beats = []
+
+            def heartbeat():
+                beats.append(made.connected)
+                return False
+
+            monkeypatch.setattr(out, "heartbeat", heartbeat)
+            await bridge(made, out)
+            return beats
+
+    with Publisher("tcp://127.0.0.1:*", columns=COLUMNS) as out:
+        beats = asyncio.run(relay(out))
+    assert beats
+    assert all(beats)
 
 
 def test_a_server_that_is_not_there_is_given_up_after_a_while():
@@ -124,11 +191,24 @@ def test_without_the_package_it_says_what_to_install(monkeypatch):
 
 def test_the_command_publishes_until_the_server_is_done(monkeypatch, capsys):
     """The server in a thread of its own, the command in this one."""
+    with background(([quote(1), "{", quote(2)], 1000)) as url:
+        code, out, err = called(
+            monkeypatch, capsys, url, "--columns", "bid,ask", "--bind", "tcp://127.0.0.1:*",
+            "--subscribe", "please",
+        )  # fmt: skip
+    assert (code, out) == (0, "2 ticks, 1 messages refused\n")
+    assert "(bid, ask) at tcp://127.0.0.1:" in err
+    assert "refused a message of ws://" in err
+
+
+@contextlib.contextmanager
+def background(*connections):
+    """The address of a server in a thread of its own."""
     found, loop = [], asyncio.new_event_loop()
     ready, done = threading.Event(), asyncio.Event()
 
     async def serve():
-        async with serving(([quote(1), "{", quote(2)], 1000)) as (url, _):
+        async with serving(*connections) as (url, _):
             found.append(url)
             ready.set()
             await done.wait()
@@ -136,16 +216,65 @@ def test_the_command_publishes_until_the_server_is_done(monkeypatch, capsys):
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
     thread.start()
     assert ready.wait(WAIT_S)
-    line = ["bridge", found[0], "--columns", "bid,ask", "--bind", "tcp://127.0.0.1:*"]
-    monkeypatch.setattr(sys, "argv", ["stream-lstm", *line, "--subscribe", "please"])
+    try:
+        yield found[0]
+    finally:
+        loop.call_soon_threadsafe(done.set)
+        thread.join(WAIT_S)
+        loop.close()
+
+
+def called(monkeypatch, capsys, *words):
+    monkeypatch.setattr(sys, "argv", ["stream-lstm", "bridge", *words])
     with pytest.raises(SystemExit) as ended:
         main()
-    loop.call_soon_threadsafe(done.set)
-    thread.join(WAIT_S)
-    loop.close()
-    written = capsys.readouterr()
-    assert (ended.value.code or 0, written.out) == (0, "2 ticks, 1 messages refused\n")
-    assert "(bid, ask) at tcp://127.0.0.1:" in written.err
+    return ended.value.code or 0, *capsys.readouterr()
+
+
+def test_the_first_signal_ends_it_in_order(monkeypatch, capsys):
+    stop = threading.Event()
+
+    async def endless(self):
+        self.ticks += 1
+        yield SourceTick("websocket", 0, (1.0, 2.0))
+        os.kill(os.getpid(), signal.SIGTERM)
+        while not stop.is_set():
+            await asyncio.sleep(0.01)
+
+    monkeypatch.setattr(WebSocketSource, "__aiter__", endless)
+    words = "ws://127.0.0.1:1", "--columns", "bid,ask", "--bind", "tcp://127.0.0.1:*"
+    code, out, _ = called(monkeypatch, capsys, *words)
+    assert (code, out) == (0, "1 ticks, 0 messages refused, stopped by a signal\n")
+    code, out, _ = called(monkeypatch, capsys, *words, "--json")
+    told = json.loads(out)
+    assert (told["ticks"], told["interrupted"], told["columns"]) == (1, True, ["bid", "ask"])
+
+
+def test_where_no_message_holds_a_tick_it_ends_with_the_reason(monkeypatch, capsys):
+    with background(([{"bid": 1}], 1000)) as url:
+        code, out, err = called(
+            monkeypatch, capsys, url, "--columns", "bid,ask", "--bind", "tcp://127.0.0.1:*",
+            "--subscribe", "please",
+        )  # fmt: skip
+    assert (code, out) == (65, "0 ticks, 1 messages refused\n")
+    assert "no field 'ask'; it has bid" in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (("http://127.0.0.1",), 2, "begins with ws:// or wss://"),
+        (("ws://127.0.0.1:1", "--bind", "tcp://0.0.0.0:*"), 78, "--curve-dir"),
+        (("ws://127.0.0.1:1", "--curve-dir", "/nowhere"), 78, "/nowhere"),
+    ],
+)
+def test_what_cannot_be_is_told_before_anything_is_published(
+    monkeypatch, capsys, words, code, told
+):
+    found, _, err = called(monkeypatch, capsys, *words, "--columns", "bid,ask")
+    assert found == code
+    assert told in err
+    assert "publishing" not in err
 
 
 def test_all_the_way_from_a_websocket_to_a_subscriber():
