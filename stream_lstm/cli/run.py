@@ -18,7 +18,13 @@ from .. import __version__
 from ..config import Config
 from ..core.expressions import columns_of
 from ..core.features import FeatureSet
-from ..errors import ConfigurationError, EndpointError, StreamLSTMError, UsageError
+from ..errors import (
+    ConfigurationError,
+    DataError,
+    EndpointError,
+    StreamLSTMError,
+    UsageError,
+)
 from ..serve.logs import Log, Pipe
 from ..serve.logs import watch as observe
 from ..serve.refusals import PERIOD_S
@@ -37,6 +43,7 @@ from .trace_option import TraceOption
 from .watch_option import WatchOption, need_page, page_process
 
 if TYPE_CHECKING:
+    from ..feed.counters import FeedCounters
     from ..serve.daemon import Daemon
     from ..serve.monitor import Monitor
 
@@ -109,7 +116,7 @@ def _run(
     trace: Path | None,
     republish: bool,
     watch: bool,
-) -> tuple[dict[str, Any], EndpointError | None]:
+) -> tuple[dict[str, Any], StreamLSTMError | None]:
     """Run the daemon; return its summary, and the error that ended it if one did."""
     from ..feed.security import Security
     from .bank_file import check_bank, read_bank
@@ -132,7 +139,7 @@ def _run(
         security.check_bind(config.publish.publish)
     for endpoint in (*config.feed.connect, *config.feed.recovery):
         security.check_connect(endpoint)
-    failure: EndpointError | None = None
+    failure: StreamLSTMError | None = None
     with ExitStack() as stack:
         stop = stack.enter_context(StopSwitch())
         stack.enter_context(stop_on_signals(stop))
@@ -200,6 +207,7 @@ def _run(
         except EndpointError as error:
             failure = error  # what came until then is still worth its summary
         wall_s = time.perf_counter() - began
+        failure = failure or _nothing_taken(daemon.subscriber.counters)
         if monitor is not None:
             monitor.health.leave()
         service.stopping()
@@ -212,6 +220,15 @@ def _run(
         keep_weights(save_weights, session, only[0])
     summary = results.summary(daemon, wall_s=wall_s)
     return summary | {"log_lines_dropped": pipe.dropped}, failure
+
+
+def _nothing_taken(counters: FeedCounters) -> DataError | None:
+    """Return the error that it is where something came and nothing of it could be taken."""
+    if counters.ticks or not counters.refused:
+        return None
+    return DataError(
+        f"no tick was taken: {counters.refused:,} refused messages, for the reasons given above"
+    )
 
 
 def _check(config: Config, save_weights: Path | None) -> tuple[str, ...]:

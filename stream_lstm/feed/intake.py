@@ -22,12 +22,13 @@ import numpy as np
 from ..errors import ConfigurationError, DecodeError
 from ..events import End, Gap, Label, Refusal, SessionStart, Ticks
 from ..tables import FeedConfig
+from .columns import Columns
 from .counters import Cause, FeedCounters
 from .drain import Drain
 from .foreign import ForeignDecoder
 from .records import MAX_PAYLOAD_BYTES, Block, Busy, Gone, Heartbeat, Snapshot, Welcome
 from .recovery import Recovery, Stretch
-from .sequence import StreamSequence, Verdict
+from .sequence import StreamSequence, Verdict, not_new, without
 from .topics import check_name, make_topic, parse_topic
 from .wire import (
     Message,
@@ -40,9 +41,6 @@ from .wire import (
 
 MAX_DRAIN_BYTES = 2 * MAX_PAYLOAD_BYTES
 """No more messages are taken once this much has come: bounds memory where they are blocks."""
-
-MAX_MISNAMED = 1000
-"""Sessions that are remembered for having other columns; a session is easily forged."""
 
 HELD_KINDS = ("tick", "label", "heartbeat")
 """What a stream that recovers holds; the rest of its topics is of no interest here."""
@@ -90,7 +88,7 @@ class Intake:
         self._routes: dict[bytes, _Route] = {}
         self._streams: dict[str, StreamSequence] = {}
         self._ended: dict[str, str] = {}
-        self._misnamed: dict[str, str] = {}
+        self._names = Columns(config.columns)
 
     def resume(self, stream: str, session: str, next_seq: int | None) -> None:
         """Go on where an earlier process stopped; see `Subscriber.resume`."""
@@ -150,8 +148,7 @@ class Intake:
             self._refuse(drain, error.cause, "", str(error), _shown(frames))
             return
         match message:
-            case Ticks() if message.session in self._misnamed:
-                why = self._misnamed[message.session]
+            case Ticks() if why := self._names.refused.get(message.session):
                 self._refuse(drain, "columns", message.stream, why, message.where)
             case Ticks():
                 if self._ticks(message, drain, frames, held) and held is None:
@@ -160,7 +157,7 @@ class Intake:
                 self.counters.labels += 1
                 drain.add(message)
             case Heartbeat():
-                self._compare(message.session, message.columns)
+                self._compare(message)
                 self._heartbeat(message, drain, frames, held)
 
     def _learn_route(self, frames: list[bytes], ticks: Ticks) -> None:
@@ -185,24 +182,8 @@ class Intake:
             )
         return self._records.decode(frames[0], frames[1])
 
-    def _compare(self, session: str, columns: tuple[str, ...]) -> None:
-        """Take no ticks of a publisher's session whose columns are not ours.
-
-        Ours may have other names, but not the same ones elsewhere, nor more or fewer.
-        """
-        if not columns or self._foreign is not None:
-            return
-        ours = self._columns
-        same = [name for name in columns if name in ours]
-        if len(columns) == len(ours) and all(columns.index(n) == ours.index(n) for n in same):
-            self._misnamed.pop(session, None)
-        elif session not in self._misnamed:
-            if len(self._misnamed) >= MAX_MISNAMED:
-                self._misnamed.pop(next(iter(self._misnamed)))
-            self._misnamed[session] = (
-                f"the feed's columns are {', '.join(columns)}, and here they are "
-                f"{', '.join(ours)}: name them in the feed's order, --columns {','.join(columns)}"
-            )
+    def _compare(self, told: Heartbeat | Welcome) -> None:
+        if self._names.compare(told.session, told.columns):
             self._routes.clear()
 
     def _refuse(self, drain: Drain, cause: Cause, stream: str, reason: str, where: str) -> None:
@@ -239,10 +220,10 @@ class Intake:
         self.counters.ticks += count - verdict.skip
         if verdict.skip:
             if verdict.skip > verdict.overlaps:
-                drain.add(_not_new(ticks, verdict, due))
+                drain.add(not_new(ticks, verdict, due))
             if verdict.skip == count:
                 return
-            ticks = _without(ticks, verdict.skip)
+            ticks = without(ticks, verdict.skip)
         drain.add_ticks(ticks)
 
     def _heartbeat(
@@ -250,11 +231,12 @@ class Intake:
     ) -> None:
         state = self._state(beat.stream)
         if state is None:
-            self._too_many(drain, beat.stream)
+            if not beat.announces:
+                self._too_many(drain, beat.stream)
             return
         if self._waits(state, beat.stream, beat.session, beat.seq, item, held):
             return
-        self.counters.heartbeats += item is not beat
+        self.counters.heartbeats += item is not beat and not beat.announces
         verdict = state.heartbeat(beat.session, beat.seq)
         self._judge(beat.stream, beat.session, beat.seq, verdict, drain)
         if not beat.end or verdict.late_session:
@@ -322,7 +304,7 @@ class Intake:
             return
         match reply:
             case Welcome():
-                self._compare(reply.session, reply.columns)
+                self._compare(reply)
                 recovery.welcome(endpoint, reply)
             case Snapshot():
                 recovery.snapshot(endpoint, reply.session)
@@ -338,7 +320,7 @@ class Intake:
         self, recovery: Recovery, endpoint: int, block: Block, drain: Drain, now: float
     ) -> None:
         stretch = recovery.asked_for(block.stream, block.session)
-        if stretch is None or block.session in self._misnamed:
+        if stretch is None or block.session in self._names.refused:
             return  # it was given up, had come from elsewhere, or is not to be taken
         due, last = stretch.due, stretch.last
         start, stop = due - block.seq, min(block.rows, last + 1 - block.seq)
@@ -392,32 +374,6 @@ class Intake:
             if stretch.over:
                 recovery.forget(stretch)
         return count
-
-
-def _without(ticks: Ticks, skip: int) -> Ticks:
-    assert ticks.seq is not None
-    return Ticks(
-        ticks.stream,
-        ticks.t_ns[skip:],
-        ticks.values[skip:],
-        ticks.session,
-        ticks.seq + skip,
-        ticks.where,
-    )
-
-
-def _not_new(ticks: Ticks, verdict: Verdict, due: int | None) -> Refusal:
-    if verdict.late_session:
-        reason = f"{verdict.skip} ticks of session {ticks.session!r}, which another has replaced"
-    else:
-        assert ticks.seq is not None
-        last = ticks.seq + verdict.skip - 1
-        reason = (
-            f"sequence numbers {ticks.seq} to {last} are {verdict.repeats} repeats and "
-            f"{verdict.old} that come too late, {due} being due; a publisher that starts to "
-            "number afresh must send a new session id"
-        )
-    return Refusal(ticks.stream, "tick", reason, index=0, where=ticks.where)
 
 
 def _shown(frames: list[bytes]) -> str:

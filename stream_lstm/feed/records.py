@@ -162,6 +162,11 @@ class Heartbeat(msgspec.Struct, frozen=True):
     stale: bool = False
     columns: tuple[str, ...] = ()
 
+    @property
+    def announces(self) -> bool:
+        """Whether it comes before a stream's first tick, and promises no others."""
+        return self.seq == 1 and bool(self.columns) and not self.end
+
 
 class Hello(msgspec.Struct, frozen=True, tag="hello", tag_field="kind"):
     """Ask the publisher who it is."""

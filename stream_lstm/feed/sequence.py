@@ -22,6 +22,8 @@ from __future__ import annotations
 from collections import deque
 from typing import NamedTuple
 
+from ..events import Refusal, Ticks
+
 MAX_MISSED_RANGES = 64
 """Gaps remembered to tell overtaken ticks from repeats; those of older gaps count as repeats."""
 
@@ -183,3 +185,31 @@ def _within(ranges: deque[tuple[int, int]] | None, low: int, high: int) -> int:
     if ranges is None:
         return 0
     return sum(max(0, min(high, b) - max(low, a)) for a, b in ranges)
+
+
+def without(ticks: Ticks, skip: int) -> Ticks:
+    """Return a block of ticks but for its first `skip` rows."""
+    assert ticks.seq is not None
+    return Ticks(
+        ticks.stream,
+        ticks.t_ns[skip:],
+        ticks.values[skip:],
+        ticks.session,
+        ticks.seq + skip,
+        ticks.where,
+    )
+
+
+def not_new(ticks: Ticks, verdict: Verdict, due: int | None) -> Refusal:
+    """Return why rows of a block do not pass, number `due` being the next."""
+    if verdict.late_session:
+        reason = f"{verdict.skip} ticks of session {ticks.session!r}, which another has replaced"
+    else:
+        assert ticks.seq is not None
+        last = ticks.seq + verdict.skip - 1
+        reason = (
+            f"sequence numbers {ticks.seq} to {last} are {verdict.repeats} repeats and "
+            f"{verdict.old} that come too late, {due} being due; a publisher that starts to "
+            "number afresh must send a new session id"
+        )
+    return Refusal(ticks.stream, "tick", reason, index=0, where=ticks.where)

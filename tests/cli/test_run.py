@@ -92,6 +92,26 @@ def test_it_learns_from_a_feed_until_its_end(cli, feed, tmp_path):
     assert about["features"] == '["x"]'
 
 
+def test_a_feed_whose_columns_stand_elsewhere_is_refused_and_the_end_says_so(cli):
+    with Publisher(ANY_PORT, columns=("bid", "ask")) as out:
+
+        def work():
+            out.wait_for_subscribers(1, WAIT_S)
+            out.publish("a", np.arange(30), np.ones((30, 2)))
+            out.end()
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        features = "--feature", "log_return(ask)", "--feature", "log_return(bid)"
+        small = "--hidden", "4", "--window", "12"
+        done = cli("run", "--connect", out.endpoint, *features, *small, "--until-end", "--json")
+        thread.join()
+    assert done.code == 65
+    assert (done.json()["ticks"], done.json()["feed"]["refused"]) == (0, 1)
+    assert "here they are ask, bid: name them in the feed's order, --columns bid,ask" in done.err
+    assert "no tick was taken: 1 refused messages" in done.err.splitlines()[-1]
+
+
 def test_it_asks_for_what_was_published_before_it_came(cli):
     values = series(100)
     with Publisher(ANY_PORT, columns=("x",), recovery=ANY_PORT, heartbeat_s=0.0) as publisher:

@@ -55,7 +55,7 @@ def test_another_session_with_our_columns_is_taken_and_a_late_heartbeat_stops_ti
 
 
 def test_sessions_that_are_refused_are_forgotten_in_the_end(monkeypatch):
-    monkeypatch.setattr("stream_lstm.feed.intake.MAX_MISNAMED", 3)
+    monkeypatch.setattr("stream_lstm.feed.columns.MAX_SESSIONS", 3)
     intake = Intake(FeedConfig(connect=("inproc://x",), columns=("bid", "ask")))
     refusals(intake, *(beat(("ask", "bid"), f"s{k}") for k in range(9)))
-    assert list(intake._misnamed) == ["s6", "s7", "s8"]
+    assert list(intake._names.refused) == ["s6", "s7", "s8"]

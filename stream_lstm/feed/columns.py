@@ -1,0 +1,39 @@
+"""Whether the columns of a feed are ours, as its publishers say in heartbeats and welcomes."""
+
+from __future__ import annotations
+
+MAX_SESSIONS = 1000
+"""Sessions that are remembered for having other columns; a session is easily forged."""
+
+
+class Columns:
+    """The names of our columns, and the publishers' sessions whose ticks must not be taken.
+
+    ours: names in their order. `refused` has the sessions, and why.
+    """
+
+    def __init__(self, ours: tuple[str, ...]) -> None:
+        self.refused: dict[str, str] = {}
+        self._ours = ours
+
+    def compare(self, session: str, theirs: tuple[str, ...]) -> bool:
+        """Hold what a session calls its values against ours; return whether it is newly refused.
+
+        Ours may have other names, but not the same ones elsewhere, nor more or fewer.
+        """
+        ours = self._ours
+        if not theirs:
+            return False
+        same = [name for name in theirs if name in ours]
+        if len(theirs) == len(ours) and all(theirs.index(n) == ours.index(n) for n in same):
+            self.refused.pop(session, None)
+            return False
+        if session in self.refused:
+            return False
+        if len(self.refused) >= MAX_SESSIONS:
+            self.refused.pop(next(iter(self.refused)))
+        self.refused[session] = (
+            f"the feed's columns are {', '.join(theirs)}, and here they are {', '.join(ours)}: "
+            f"name them in the feed's order, --columns {','.join(theirs)}"
+        )
+        return True
