@@ -58,7 +58,9 @@ class LivePage:
         self._panels = panels()
         blank = Track("")
         self._cards = [card(panel, panel.name, blank) for panel in self._panels]
-        self._notes = [Div(name=f"note-{p.name}", text="", margin=0) for p in self._panels]
+        self._notes = [
+            Div(name=f"note-{p.name}", text="", margin=(6, 0, 0, 0)) for p in self._panels
+        ]
         self.refresh()
         self._chooser.on_change("value", self._choose)
         for root in (self._chooser, self._head, *self._notes, *(p.figure for p in self._panels)):

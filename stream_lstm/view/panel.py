@@ -89,6 +89,6 @@ def needs_store(track: Track, what: str) -> str:
     if track.has_store:
         return f"The store has no {what} yet" + ("." if what == "element" else NOT_LEARNING)
     return (
-        f"No {what} is published; a store has each of them. Let the daemon run with --store FILE, "
-        "and start watch with --store FILE to see it; of a report, name the store."
+        f"What is published has no {what}, and a store has: let the daemon run with --store FILE, "
+        "and start watch with --store FILE to see it, or report FILE."
     )
