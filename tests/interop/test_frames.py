@@ -87,8 +87,13 @@ def test_a_bad_row_is_told_of_or_passed_over(columns):
     assert (found.skipped, found.summary["elements"]) == (1, 39)
 
 
-def test_without_a_prediction_the_table_is_empty():
-    assert replay_frame({"x": np.ones(3)}, "x", **SMALL).table.schema == SCHEMA
+@pytest.mark.parametrize("rows", [1, 3, 12])
+def test_a_series_shorter_than_the_warm_up_gives_an_empty_table_and_says_why(rows):
+    found = replay_frame({"x": np.arange(rows) + 1.0}, "log_return(x)", learn=True, **SMALL)
+    assert (found.table.schema, found.table.num_rows) == (SCHEMA, 0)
+    why = f"no predictions: the series has {rows - 1} element"
+    assert found.summary["verdict"].startswith(why)
+    assert found.summary["verdict"].endswith("the warm-up is 12")
 
 
 @pytest.mark.parametrize(
