@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from ..errors import DataError
+from .header import check_header, check_separator, header, is_number
 from .keys import check_key, fault, keys_from, keys_of
 from .line_chunks import LineChunks
 from .reader import BadRow, RawRows, check_names, not_finite, numeric_columns, usable
@@ -77,8 +78,9 @@ class CsvReader:
 
     def _open(self, columns: Sequence[str] | None, time: str | None, time_unit: TimeUnit) -> None:
         chunks = iter(self._lines)
-        self.columns, rest, self._first_line = _header(self.path, chunks, self._delimiter)
-        check_names(self.path, self.columns, columns or (), time, self._key)
+        self.columns, rest, self._first_line = header(self.path, chunks, self._delimiter)
+        separator = self._delimiter
+        check_header(self.path, self.columns, separator, columns or (), time, self._key)
         check_key(self.path, self._key, columns or (), time)
         for first in itertools.chain([rest], chunks):
             if first.strip():
@@ -89,7 +91,10 @@ class CsvReader:
         self._chunks = itertools.chain([first], chunks)
         sample = [self._sample(line) for line in _split(first)[:SAMPLE_LINES] if line.strip()]
         if columns is None:
-            columns = numeric_columns(self.path, self._numeric(sample), time)
+            numeric = list(self._numeric(sample))
+            if not numeric:
+                check_separator(self.path, self.columns, separator)
+            columns = numeric_columns(self.path, numeric, time)
             check_names(self.path, self.columns, columns, time)
         self.value_columns = tuple(columns)
         self._places = [self.columns.index(name) for name in self.value_columns]
@@ -119,7 +124,7 @@ class CsvReader:
         for place, name in enumerate(self.columns):
             cells = (row[place] for row in sample if len(row) == len(self.columns))
             first = next((cell for cell in cells if cell.strip()), "")
-            if _is_number(first):
+            if is_number(first):
                 yield name
 
     def _settle_times(self, sample: Sequence[Sequence[str]]) -> None:
@@ -256,48 +261,13 @@ def csv_columns(path: Path, *, compression: str, delimiter: str) -> tuple[str, .
     """Return the names in the header; DataError if there is none."""
     lines = LineChunks(path, compression, MIN_READ_BYTES)
     try:
-        return _header(path, iter(lines), delimiter)[0]
+        return header(path, iter(lines), delimiter)[0]
     finally:
         lines.close()
 
 
-def _header(
-    path: Path, chunks: Iterator[bytes], delimiter: str
-) -> tuple[tuple[str, ...], bytes, int]:
-    """Return the names, what follows their line in its run, and the number of the next line."""
-    line = 1
-    for chunk in chunks:
-        body = chunk.removeprefix(b"\xef\xbb\xbf") if line == 1 else chunk
-        while body:
-            head, _, body = body.partition(b"\n")
-            line += 1
-            if head.strip():
-                return _names(path, head, delimiter), body, line
-    raise DataError(f"{path} is empty; its first line must name the columns")
-
-
-def _names(path: Path, head: bytes, delimiter: str) -> tuple[str, ...]:
-    try:
-        cells = next(csv.reader([head.decode().rstrip("\r")], delimiter=delimiter, strict=True))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: the header is not readable: {error}") from None
-    names = tuple(cell.strip() for cell in cells)
-    if all(map(_is_number, names)):
-        message = "holds numbers, but the first line must name the columns: add such a line"
-        raise DataError(f"{path}: the header {message}")
-    return names
-
-
 def _split(chunk: bytes) -> list[bytes]:
     return chunk.split(b"\n")[:-1]
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _number(column: str, text: str) -> float:

@@ -541,6 +541,29 @@ def test_csv_without_header_or_rows(tmp_path, text, message):
         load(text_file(tmp_path, text))
 
 
+@pytest.mark.parametrize(
+    ("name", "header", "message"),
+    [
+        ("t.csv", "time;bid;ask", r"separated by ';'; only ',' is read, and tabs in \.tsv: conv"),
+        ("t.csv.gz", "time;bid;ask", "separated by ';'"),
+        ("t.csv", "time|bid|ask", r"separated by '\|'.*delimiter='\|'"),
+        ("t.csv", "time\tbid\task", r"separated by tabs: call the file \.tsv"),
+        ("t.tsv", "time,bid,ask", r"separated by ',': call the file \.csv"),
+    ],
+)
+def test_a_file_with_another_separator_says_so(tmp_path, name, header, message):
+    text = f"{header}\n2024-01-01;1,5;1,6\n".encode()
+    path = text_file(tmp_path, gzip.compress(text) if name.endswith("gz") else text, name)
+    for wanted in ({"columns": ["bid"]}, {"time": "time"}, {"columns": None}):
+        with pytest.raises(DataError, match=rf"{name}: its fields seem to be {message}"):
+            load(path, **wanted)
+
+
+def test_the_names_of_a_header_may_hold_separators(tmp_path):
+    path = text_file(tmp_path, "a;b\n1\n")
+    assert load(path)[1].tolist() == load(path, columns=["a;b"])[1].tolist() == [[1]]
+
+
 @pytest.mark.parametrize("name", [name for name in TABLES if name.endswith((".gz", ".zst"))])
 def test_a_compressed_file_cut_short_says_where(tmp_path, name):
     path = write_table(tmp_path / name, table(20_000))
