@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..errors import ConfigurationError, DataError
-from .reader import check_names
+from .reader import check_names, rewritten
 
 SEPARATORS = {",": "','", "\t": "tabs", ";": "';'", "|": "'|'"}
 """What tables are separated by, in words; of these `,` and tab are read."""
@@ -84,6 +84,13 @@ def _separated(names: Sequence[str], delimiter: str) -> str:
         f"its fields seem to be separated by {shown}; only ',' is read, and tabs in .tsv: "
         f'convert it with python -c "{code}{shown}))" < FILE > NEW.csv'
     )
+
+
+def no_numbers(path: Path, names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return that no column holds numbers, and what each holds instead in the first whole row."""
+    row: Sequence[str] = next((row for row in rows if len(row) == len(names)), ())
+    held = [f"{n!r} {cell[:40]!r}{rewritten(cell)}" for n, cell in zip(names, row, strict=False)]
+    return f"{path} has no column of numbers" + (f"; it holds {', '.join(held)}" if held else "")
 
 
 def is_number(text: str) -> bool:

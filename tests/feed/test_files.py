@@ -24,6 +24,7 @@ from stream_lstm.errors import (
 )
 from stream_lstm.feed import line_chunks
 from stream_lstm.feed.files import file_columns, open_file
+from stream_lstm.feed.reader import rewritten
 
 T0 = 1_398_902_401_787_000_001  # odd nanoseconds: float64 cannot hold them
 
@@ -323,6 +324,47 @@ def test_a_column_without_times_is_refused_at_once(tmp_path):
 BAD_CELLS = ["", "  ", "n/a", "NULL", "nan", "inf", "-Infinity", "1_000", "1,5,6", '"1', "--3"]
 
 
+@pytest.mark.parametrize(
+    ("cell", "hint"),
+    [
+        ("1,234.5", "thousands separator: write 1234.5"),
+        ("-1,234,567", "thousands separator: write -1234567"),
+        ("1'234.5", "thousands separator: write 1234.5"),
+        ("1.234,5", "decimal comma: write 1234.5"),
+        ("1 234,5", "decimal comma: write 1234.5"),
+        ("0,25", "decimal comma: write 0.25"),
+        ("1,234", "ambiguous: write 1234 or 1.234"),
+    ],
+)
+def test_a_number_written_otherwise_is_told_how_to_write_it(tmp_path, cell, hint):
+    path = text_file(tmp_path, f'i,x\n1,2\n2,"{cell}"\n')
+    with pytest.raises(DataError, match=rf"line 3: column 'x': {cell!r} is not .*{hint}$"):
+        load(path, columns=["x"])
+    path = text_file(tmp_path, f'x,y\n"{cell}",n\n')
+    with pytest.raises(DataError, match=rf"no column of numbers; it holds 'x' {cell!r}.*{hint}, "):
+        load(path)
+
+
+@pytest.mark.parametrize("text", ["sell", "1.2.3", "1,23,4.5", "12,", "01-02-2024"])
+def test_what_is_no_number_is_told_no_way_to_write_it(text):
+    assert not rewritten(text)
+
+
+@pytest.mark.parametrize(
+    ("cells", "words"),
+    [
+        ("buy sell", "'buy' is not a finite number; column 'x' holds no number in any of the fir"),
+        ("1.234,5 2.234,5", "write 1234.5; none of the first 2 rows can be used"),
+    ],
+)
+def test_where_every_row_is_bad_nobody_is_told_to_leave_them_out(tmp_path, cells, words):
+    rows = "".join(f'"{cell}"\n' for cell in cells.split())
+    path = text_file(tmp_path, f"x\n{rows}")
+    with pytest.raises(DataError, match=words) as caught:
+        load(path, columns=["x"])
+    assert "--on-bad-row" not in str(caught.value)
+
+
 def cell_name(cell):
     return cell.strip() or f"blank{len(cell)}"
 
@@ -378,7 +420,7 @@ def test_a_bad_cell_in_a_column_that_is_not_wanted_is_no_fault(tmp_path):
 
 def test_nothing_left_is_an_error(tmp_path):
     path = text_file(tmp_path, "a,b\n1,x\n2,\n")
-    with pytest.raises(DataError, match="none of its 2 rows can be used"):
+    with pytest.raises(DataError, match=r"none of its 2 rows can be used; \S+:2: column"):
         load(path, columns=["b"], on_bad_row="skip")
 
 
