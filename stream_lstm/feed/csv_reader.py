@@ -89,7 +89,9 @@ class CsvReader:
         else:
             raise DataError(f"{self.path} holds a header and no rows")
         self._chunks = itertools.chain([first], chunks)
-        sample = [self._sample(line) for line in _split(first)[:SAMPLE_LINES] if line.strip()]
+        lines = enumerate(_split(first)[:SAMPLE_LINES], self._first_line)
+        numbered = [(number, self._sample(line)) for number, line in lines if line.strip()]
+        sample = [row for _, row in numbered]
         if columns is None:
             numeric = list(self._numeric(sample))
             if not numeric:
@@ -102,7 +104,7 @@ class CsvReader:
         self._time_place = None if time is None else self.columns.index(time)
         self._key_place = None if self._key is None else self.columns.index(self._key)
         self._times = TimeColumn(time_unit)
-        self._settle_times(sample)
+        self._settle_times(numbered)
         self._convert_options = self._arrow_options()
 
     @property
@@ -128,19 +130,21 @@ class CsvReader:
             if is_number(first):
                 yield name
 
-    def _settle_times(self, sample: Sequence[Sequence[str]]) -> None:
+    def _settle_times(self, sample: Sequence[tuple[int, Sequence[str]]]) -> None:
         if self._time_place is None:
             return
-        reason = "there is none"
-        for row in sample:
+        first = "it is empty"
+        for line, row in sample:
+            cell = row[self._time_place] if self._time_place < len(row) else ""
             try:
-                self._times.settle(row[self._time_place])
-            except (ValueError, IndexError) as error:
-                reason = str(error)
+                self._times.settle(cell)
+            except ValueError as error:
+                if cell.strip() and first == "it is empty":
+                    first = f"line {line}: {error}"
             else:
                 return
         name = self.columns[self._time_place]
-        raise DataError(f"{self.path}: no time in column {name!r}: {reason}")
+        raise DataError(f"{self.path}: no time in column {name!r}: {first}")
 
     def _arrow_options(self) -> Any:
         types = {str(place): pa.float64() for place in self._places}

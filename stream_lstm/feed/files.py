@@ -135,9 +135,8 @@ class FileSource(Closing):
             if self._is_full():
                 return
         if not self.rows_read:
-            raise DataError(
-                f"{self.path}: none of its {self.rows_refused} rows can be used; {self._first_refusal}"
-            )
+            none = f"none of its {self.rows_refused} rows can be used"
+            raise DataError(f"{self.path}: {none}; {self._first_refusal}")
 
     def _is_full(self) -> bool:
         return self._limit is not None and self.rows_read >= self._limit

@@ -19,7 +19,7 @@ from ..core.summary import summarize
 from ..errors import DataError
 from ..events import Output, Prediction, Refusal, Score, Ticks
 from ..feed.table_reader import floats, is_numeric
-from ..feed.times import TimeColumn, TimeUnit
+from ..feed.times import FORMS, TimeColumn, TimeUnit
 from ..store.output import row_of
 from ..store.rows import table_of
 
@@ -136,5 +136,7 @@ def _times(table: pa.Table, name: str | None, unit: TimeUnit) -> npt.NDArray[np.
     except ValueError as error:
         raise DataError(f"column {name!r}: {error}") from None
     if not good.all():
-        raise DataError(f"column {name!r}, row {int(np.argmin(good))}: that is no time")
+        row = int(np.argmin(good))
+        cell = _column(table, name)[row].as_py()
+        raise DataError(f"column {name!r}, row {row}: {cell!r} is not a time: {FORMS}")
     return t_ns

@@ -314,8 +314,9 @@ def test_a_bad_time_is_refused_with_its_place(tmp_path, cell, unit, reason):
 
 
 def test_a_column_without_times_is_refused_at_once(tmp_path):
-    path = text_file(tmp_path, "t,x\nlunch,1\n")
-    with pytest.raises(DataError, match="no time in column 't': 'lunch' is not a time"):
+    path = text_file(tmp_path, "t,x\n,1\n\nlunch,2\ndinner,3\n")
+    words = "no time in column 't': line 4: 'lunch' is not a time: a number, or ISO 8601 such as "
+    with pytest.raises(DataError, match=words):
         open_file(path, columns=["x"], time="t", on_refusal=print)
 
 

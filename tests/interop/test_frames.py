@@ -104,7 +104,12 @@ def test_a_series_shorter_than_the_warm_up_gives_an_empty_table_and_says_why(row
         ({"y": [1.0]}, {}, DataError, r"no column 'x' \(there are y"),
         ({"x": ["a"]}, {}, DataError, "column 'x' holds string, not numbers"),
         ({"x": [1.0]}, {"time": "t"}, DataError, "no column 't'"),
-        ({"x": [1.0], "t": ["noon"]}, {"time": "t"}, DataError, "column 't'"),
+        (
+            {"x": [1.0], "t": ["noon"]},
+            {"time": "t"},
+            DataError,
+            "column 't', row 0: 'noon' is not a time",
+        ),
         ({"x": [1.0]}, {"hiden": 3}, ConfigurationError, "did you mean 'hidden'"),
     ],
 )
