@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time as clocks
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from ..core.summary import summarize
 from ..errors import DataError
 from ..events import Output, Prediction, Refusal, Score, Ticks
 from ..feed.table_reader import floats, is_numeric
+from ..feed.time_order import TimeOrder
 from ..feed.times import FORMS, TimeColumn, TimeUnit
 from ..store.output import row_of
 from ..store.rows import table_of
@@ -61,7 +63,7 @@ def replay_frame(
     first being the target. time: its column of times, if there is one; time_unit: of numbers in
     it. stream: its name. skip_bad: pass over rows with a cell that is empty or not finite.
     weights, scaler: to start from, as in `Predictor`. settings: any key of the configuration's
-    tables stream, model, scaling, learning and scoring.
+    tables stream, model, scaling, learning and scoring. Warns (UserWarning) of times that go back.
 
     The predictions are those of `stream-lstm replay` of the same rows, to the last bit, and the
     digest is the same for a `stream` that is called like the file without its suffix. Raises
@@ -72,6 +74,7 @@ def replay_frame(
     named = [features] if isinstance(features, str) else list(features)
     columns = columns_of(named)
     values, t_ns = _values(table, columns), _times(table, time, time_unit)
+    _warn_of_order(t_ns)
     predictions: list[Prediction] = []
     scores: dict[int, Score] = {}
     refused: list[Refusal] = []
@@ -100,6 +103,13 @@ def replay_frame(
     rows = [row_of(prediction, scores.get(prediction.n)) for prediction in predictions]
     times = {"wall_s": clocks.perf_counter() - compiled, "compile_s": compiled - started}
     return Replayed(table_of(rows), summarize(session, digest, **times), len(refused))
+
+
+def _warn_of_order(t_ns: npt.NDArray[np.int64]) -> None:
+    order = TimeOrder()
+    order.look(t_ns, np.arange(len(t_ns)))
+    if line := order.warning(f"row {order.first} (counted from 0)"):
+        warnings.warn(line, stacklevel=3)
 
 
 def _table(frame: Any) -> pa.Table:

@@ -21,3 +21,16 @@ def test_another_separator_is_told_with_a_way_to_convert(cli, tmp_path, command)
     done = cli(name, path, *flags)
     assert done.code == 65
     assert "semi.csv: its fields seem to be separated by ';'; only ',' is read" in done.err
+
+
+def test_a_replay_tells_once_of_times_that_go_back(cli, tmp_path):
+    path = tmp_path / "newest_first.csv"
+    path.write_text("t,x\n" + "".join(f"{900 - k},{k % 3}\n" for k in range(40)))
+    small = ("--feature", "x", "--hidden", 2, "--window", 5, "--bptt", 5, "--json")
+    timed, plain = cli("replay", path, *small, "--time", "t"), cli("replay", path, *small)
+    assert timed.code == 0
+    assert timed.err.count("the time goes back") == 1
+    assert "newest_first.csv:3: the time goes back, as it does in 39 rows in all" in timed.err
+    assert "goes back" not in plain.err
+    for key in ("log_loss", "predictions"):
+        assert timed.json()[key] == plain.json()[key]

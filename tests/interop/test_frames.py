@@ -71,6 +71,14 @@ def test_times_of_pandas_are_read(columns):
     assert table["t_ns"][0].as_py() == frame["at"][11].value
 
 
+def test_times_that_go_back_are_warned_of_and_change_no_bit(columns, replayed):
+    frame = {**columns, "at": columns["at"][::-1]}
+    with pytest.warns(UserWarning, match=r"row 1 \(counted from 0\): .* in 299 rows") as caught:
+        found = replay_frame(frame, FEATURE, time="at", time_unit="ns", learn=True, **SMALL)
+    assert caught[0].filename == __file__
+    assert found.table["p"] == replayed.table["p"]
+
+
 def test_nothing_depends_on_where_the_rows_are_cut(columns, replayed, monkeypatch):
     monkeypatch.setattr(sys.modules["stream_lstm.interop.frames"], "CHUNK", 7)
     assert CHUNK > 300
