@@ -34,3 +34,13 @@ def test_a_replay_tells_once_of_times_that_go_back(cli, tmp_path):
     assert "goes back" not in plain.err
     for key in ("log_loss", "predictions"):
         assert timed.json()[key] == plain.json()[key]
+
+
+@pytest.mark.parametrize("command", ["replay", "doctor", "publish", "inspect", "verify"])
+@pytest.mark.parametrize("name", [".", "folder"])
+def test_a_directory_is_told_as_one(cli, tmp_path, monkeypatch, command, name):
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    flags = ["--bind", "tcp://127.0.0.1:*"] if command == "publish" else []
+    done = cli(command, name, *flags)
+    assert (done.code, done.err) == (66, f"stream-lstm: {name} is a directory; name a file\n")
