@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from ..errors import DataError
-from .header import check_header, check_separator, header, is_number, no_numbers
+from .header import check_foreign, check_header, check_labelled, header, is_number, no_numbers
 from .keys import check_key, fault, keys_from, keys_of
 from .line_chunks import LineChunks
 from .reader import BadRow, RawRows, check_names, not_finite, numeric_columns, usable
@@ -93,9 +93,10 @@ class CsvReader:
         numbered = [(number, self._sample(line)) for number, line in lines if line.strip()]
         sample = [row for _, row in numbered]
         if columns is None:
+            check_labelled(self.path, self.columns)
             numeric = list(self._numeric(sample))
             if not numeric:
-                check_separator(self.path, self.columns, separator)
+                check_foreign(self.path, self.columns, separator)
                 raise DataError(no_numbers(self.path, self.columns, sample))
             columns = numeric_columns(self.path, numeric, time)
             check_names(self.path, self.columns, columns, time)

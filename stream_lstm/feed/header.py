@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..errors import ConfigurationError, DataError
 from .reader import check_names, rewritten
+from .times import TimeColumn
 
 SEPARATORS = {",": "','", "\t": "tabs", ";": "';'", "|": "'|'"}
 """What tables are separated by, in words; of these `,` and tab are read."""
@@ -35,14 +36,27 @@ def header(
 
 def _names(path: Path, head: bytes, delimiter: str) -> tuple[str, ...]:
     try:
-        cells = next(csv.reader([head.decode().rstrip("\r")], delimiter=delimiter, strict=True))
-    except (UnicodeDecodeError, csv.Error) as error:
+        cells = next(csv.reader([_text(head)], delimiter=delimiter, strict=True))
+    except (ValueError, csv.Error) as error:
         raise DataError(f"{path}: the header is not readable: {error}") from None
     names = tuple(cell.strip() for cell in cells)
     if all(map(is_number, names)):
-        message = "holds numbers, but the first line must name the columns: add such a line"
-        raise DataError(f"{path}: the header {message}")
+        raise _without_header(path, names)
     return names
+
+
+def _text(head: bytes) -> str:
+    """Decode the first line; ValueError says how to convert what is not UTF-8."""
+    wide = b"\0" in head or head.startswith((b"\xff\xfe", b"\xfe\xff"))
+    try:
+        if not wide:
+            return head.decode().rstrip("\r")
+    except UnicodeDecodeError:
+        pass
+    encoding, what = ("UTF-16", "but UTF-16") if wide else ("CP1252", "but Latin-1, perhaps")
+    raise ValueError(
+        f"it is not UTF-8, {what}; convert it with iconv -f {encoding} -t UTF-8 FILE > NEW"
+    )
 
 
 def check_header(
@@ -58,14 +72,43 @@ def check_header(
         check_names(path, names, wanted, time, key)
     except ConfigurationError:
         if {*wanted, time, key}.isdisjoint(names):
-            check_separator(path, names, delimiter)
+            check_foreign(path, names, delimiter)
         raise
 
 
-def check_separator(path: Path, names: Sequence[str], delimiter: str) -> None:
-    """Raise DataError where a header seems to be separated by something else."""
+def check_foreign(path: Path, names: Sequence[str], delimiter: str) -> None:
+    """Raise DataError for a first line that seems to be no header, or separated otherwise."""
     if fault := _separated(names, delimiter):
         raise DataError(f"{path}: {fault}")
+    if 2 * sum(map(_is_datum, names)) > len(names):
+        raise _without_header(path, names)
+
+
+def check_labelled(path: Path, names: Sequence[str]) -> None:
+    """Raise DataError where most of the names are data, and not all of these whole numbers.
+
+    Names such as 2019 and 2020 are of a table of years.
+    """
+    data = [name for name in names if _is_datum(name)]
+    if 2 * len(data) > len(names) and not all(name.isdecimal() for name in data):
+        raise _without_header(path, names)
+
+
+def _without_header(path: Path, names: Sequence[str]) -> DataError:
+    shown = ", ".join(repr(name[:40]) for name in names[:4]) + (", ..." if len(names) > 4 else "")
+    return DataError(
+        f"{path}: the first line looks like data ({shown}), but it must name the columns: add "
+        "such a line"
+    )
+
+
+def _is_datum(text: str) -> bool:
+    """Return whether a cell holds a number or a time."""
+    try:
+        TimeColumn("iso").settle(text)
+    except ValueError:
+        return is_number(text)
+    return True
 
 
 def _separated(names: Sequence[str], delimiter: str) -> str:

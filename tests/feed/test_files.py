@@ -574,9 +574,15 @@ def test_an_unknown_column_names_those_there_are(tmp_path, name):
         ("\n\n", "is empty"),
         ("a,b\n", "a header and no rows"),
         ("a,b\n\n \n", "a header and no rows"),
-        ("1,2\n3,4\n", "holds numbers, but the first line must name the columns"),
+        ("1,2\n3,4\n", r"first line looks like data \('1', '2'\), but it must name the columns"),
+        ("2024-01-01 09:00:00,1\n2024-01-01 09:00:01,2\n", "first line looks like data"),
         ("a,b\nx,y\n", "no column of numbers"),
-        (b"\xff\xfe\x00\n1\n", "header is not readable"),
+        ("bid,ask\n1,2\n".encode("utf-16"), "not UTF-8, but UTF-16; .* iconv -f UTF-16 -t UTF-8"),
+        ("bid,ask\n1,2\n".encode("utf-16-be"), "not UTF-8, but UTF-16"),
+        (
+            "prix (\xe9)\n1\n".encode("latin-1"),
+            "not UTF-8, but Latin-1, .*iconv -f CP1252 -t UTF-8",
+        ),
     ],
 )
 def test_csv_without_header_or_rows(tmp_path, text, message):
@@ -600,6 +606,30 @@ def test_a_file_with_another_separator_says_so(tmp_path, name, header, message):
     for wanted in ({"columns": ["bid"]}, {"time": "time"}, {"columns": None}):
         with pytest.raises(DataError, match=rf"{name}: its fields seem to be {message}"):
             load(path, **wanted)
+
+
+@pytest.mark.parametrize(
+    "wanted", [{"columns": ["price"]}, {"columns": [], "time": "at"}, {"columns": None}]
+)
+def test_a_file_without_a_header_says_so(tmp_path, wanted):
+    path = text_file(tmp_path, "2024-03-01 09:00:00,1234.5,3031,sell\n" * 2)
+    words = r"first line looks like data \('2024-03-01 09:00:00', '1234\.5', '3031', 'sell'\)"
+    with pytest.raises(DataError, match=words):
+        load(path, **wanted)
+
+
+def test_names_may_be_numbers_where_they_are_asked_for_or_whole(tmp_path):
+    path = text_file(tmp_path, "name,2019,2020\nx,1,2\n")
+    assert load(path)[1].tolist() == load(path, columns=["2019", "2020"])[1].tolist() == [[1, 2]]
+    path = text_file(tmp_path, "name,0.5,0.9\nx,1,2\n")
+    assert load(path, columns=["0.9"])[1].tolist() == [[2]]
+
+
+@pytest.mark.parametrize(("suffix", "kind"), [("gz", "gzip"), ("zst", "zstd")])
+def test_what_is_not_compressed_says_so(tmp_path, suffix, kind):
+    path = text_file(tmp_path, "a,b\n1,2\n", f"t.csv.{suffix}")
+    with pytest.raises(DataError, match=rf"t\.csv\.{suffix} is no {kind} file"):
+        load(path)
 
 
 def test_the_names_of_a_header_may_hold_separators(tmp_path):
