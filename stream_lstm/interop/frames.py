@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time as clocks
 import warnings
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,9 @@ STREAM = "series"
 
 CHUNK = 65_536
 """Rows that are pushed at a time."""
+
+_UNNAMED = re.compile(r"__index_level_\d+__")
+"""What Arrow calls an index of pandas that has no name."""
 
 
 class Replayed(msgspec.Struct):
@@ -60,9 +64,10 @@ def replay_frame(
 
     frame: an Arrow table or record batch, a DataFrame of pandas or Polars, a mapping of names to
     arrays, or whatever else `pyarrow.table` takes. features: expressions over its columns, the
-    first being the target. time: its column of times, if there is one; time_unit: of numbers in
-    it. stream: its name. skip_bad: pass over rows with a cell that is empty or not finite.
-    weights, scaler: to start from, as in `Predictor`. settings: any key of the configuration's
+    first being the target. time: its column of times, if there is one, or the name of its index in
+    pandas; an index without a name is not looked at. time_unit: of numbers in it. stream: the name
+    of the stream. skip_bad: pass over rows with a cell that is empty or not finite. weights,
+    scaler: to start from, as in `Predictor`. settings: any key of the configuration's
     tables stream, model, scaling, learning and scoring. Warns (UserWarning) of times that go back.
 
     The predictions are those of `stream-lstm replay` of the same rows, to the last bit, and the
@@ -116,7 +121,14 @@ def _table(frame: Any) -> pa.Table:
     try:
         table = pa.table(frame)
     except (pa.ArrowException, TypeError, ValueError) as error:
-        raise DataError(f"no table can be made of {type(frame).__name__}: {error}") from None
+        kind = type(frame).__name__
+        if hasattr(frame, "to_frame"):
+            why = "a series has no columns: give a frame, s.to_frame('x')"
+        elif isinstance(frame, np.ndarray | pa.Array | pa.ChunkedArray):
+            why = 'an array has no names: give {"x": array}, with one entry for each column'
+        else:
+            why = str(error)
+        raise DataError(f"no table can be made of {kind}: {why}") from None
     if not table.num_rows:
         raise DataError("the table has no rows")
     return table
@@ -124,7 +136,8 @@ def _table(frame: Any) -> pa.Table:
 
 def _column(table: pa.Table, name: str) -> pa.Array:
     if name not in table.column_names:
-        raise DataError(f"there is no column {name!r} (there are {', '.join(table.column_names)})")
+        known = [other for other in table.column_names if not _UNNAMED.fullmatch(other)]
+        raise DataError(f"there is no column {name!r} (there are {', '.join(known)})")
     return table.column(name).combine_chunks()
 
 

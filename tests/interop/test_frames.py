@@ -71,6 +71,17 @@ def test_times_of_pandas_are_read(columns):
     assert table["t_ns"][0].as_py() == frame["at"][11].value
 
 
+def test_a_series_of_pandas_is_to_be_a_frame_and_its_unnamed_index_is_no_column():
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    series = pandas.Series([1.0, 2.0], index=pandas.date_range("2026-01-01", periods=2), name="y")
+    with pytest.raises(DataError, match=r"made of Series: .* give a frame, s\.to_frame\('x'\)"):
+        replay_frame(series, "y")
+    with pytest.raises(DataError, match=r"no column 'x' \(there are y\)"):
+        replay_frame(series.to_frame(), "x")
+    found = replay_frame(series.rename_axis("at").to_frame(), "y", time="at", **SMALL)
+    assert found.summary["elements"] == 2
+
+
 def test_times_that_go_back_are_warned_of_and_change_no_bit(columns, replayed):
     frame = {**columns, "at": columns["at"][::-1]}
     with pytest.warns(UserWarning, match=r"row 1 \(counted from 0\): .* in 299 rows") as caught:
@@ -108,6 +119,9 @@ def test_a_series_shorter_than_the_warm_up_gives_an_empty_table_and_says_why(row
     ("frame", "more", "error", "words"),
     [
         (3, {}, DataError, "no table can be made of int"),
+        (np.ones(3), {}, DataError, r'made of ndarray: .* give \{"x": array\}'),
+        (np.ones((3, 2)), {}, DataError, "array has no names"),
+        (pa.array([1.0]), {}, DataError, "array has no names"),
         ({"x": []}, {}, DataError, "no rows"),
         ({"y": [1.0]}, {}, DataError, r"no column 'x' \(there are y"),
         ({"x": ["a"]}, {}, DataError, "column 'x' holds string, not numbers"),
