@@ -18,6 +18,9 @@ from .times import TimeColumn
 SEPARATORS = {",": "','", "\t": "tabs", ";": "';'", "|": "'|'"}
 """What tables are separated by, in words; of these `,` and tab are read."""
 
+MOST_NAMES = 10
+"""Columns that are told of where none holds numbers."""
+
 
 def header(
     path: Path, chunks: Iterator[bytes], delimiter: str
@@ -132,8 +135,11 @@ def _separated(names: Sequence[str], delimiter: str) -> str:
 def no_numbers(path: Path, names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return that no column holds numbers, and what each holds instead in the first whole row."""
     row: Sequence[str] = next((row for row in rows if len(row) == len(names)), ())
-    held = [f"{n!r} {cell[:40]!r}{rewritten(cell)}" for n, cell in zip(names, row, strict=False)]
-    return f"{path} has no column of numbers" + (f"; it holds {', '.join(held)}" if held else "")
+    held = []
+    for name, cell in zip(names, row, strict=False):
+        hint = rewritten(cell).removeprefix("; ")
+        held.append(f"{name!r} holds {cell[:40]!r}" + (f" ({hint})" if hint else ""))
+    return "; ".join([f"{path} has no column of numbers", *held[:MOST_NAMES]])
 
 
 def is_number(text: str) -> bool:

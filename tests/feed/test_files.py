@@ -342,7 +342,9 @@ def test_a_number_written_otherwise_is_told_how_to_write_it(tmp_path, cell, hint
     with pytest.raises(DataError, match=rf"line 3: column 'x': {cell!r} is not .*{hint}$"):
         load(path, columns=["x"])
     path = text_file(tmp_path, f'x,y\n"{cell}",n\n')
-    with pytest.raises(DataError, match=rf"no column of numbers; it holds 'x' {cell!r}.*{hint}, "):
+    with pytest.raises(
+        DataError, match=rf"no column of numbers; 'x' holds {cell!r} \(.*{hint}\); 'y'"
+    ):
         load(path)
 
 
