@@ -41,7 +41,13 @@ StreamColumnOption: TypeAlias = Annotated[
     ),
 ]
 TimeOption: TypeAlias = Annotated[
-    str | None, typer.Option("--time", metavar="COLUMN", help="The column of times.")
+    str | None,
+    typer.Option(
+        "--time",
+        metavar="COLUMN",
+        help="The column of times: numbers counted from 1970 (see --time-unit), or ISO 8601 text "
+        "such as 2024-03-01T09:30:00.5Z.",
+    ),
 ]
 TimeUnitOption: TypeAlias = Annotated[
     str,

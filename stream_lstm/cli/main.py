@@ -35,9 +35,11 @@ from . import (
     verify,
     watch,
 )
+from .commands import Commands
 
 app = typer.Typer(
     name="stream-lstm",
+    cls=Commands,
     help="Carry an LSTM along a live series, one element at a time, and publish every tenth "
     "element the probability that the next one is positive. Start with: stream-lstm demo",
     no_args_is_help=True,

@@ -18,6 +18,7 @@ import msgspec
 import typer
 
 from ..config import KEYS, TABLES
+from ..errors import UsageError
 from .settings import Settings, resolve, split_list
 
 FLAGS = {"features": "--feature", "streams": "--stream", "twins": "--twin"}
@@ -55,6 +56,7 @@ def _option(key: str) -> inspect.Parameter:
     kind, names, metavar = _type(key, field.type)
     option = typer.Option(
         *names,
+        parser=_number(names[0], kind) if kind in (int, float) else None,
         help=key_help(key),
         show_default=key_default(key),
         metavar=metavar,
@@ -64,6 +66,19 @@ def _option(key: str) -> inspect.Parameter:
     return inspect.Parameter(
         key, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
     )
+
+
+def _number(name: str, kind: type[int] | type[float]) -> Callable[[str], int | float]:
+    """Return what reads the value of a flag; UsageError where it is no number."""
+
+    def number(text: str) -> int | float:
+        try:
+            return kind(text)
+        except ValueError:
+            what = "a whole number" if kind is int else "a number"
+            raise UsageError(f"{name} is {what}, not {text!r}") from None
+
+    return number
 
 
 def _type(key: str, kind: Any) -> tuple[Any, list[str], str | None]:

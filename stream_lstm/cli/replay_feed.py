@@ -10,11 +10,13 @@ import numpy.typing as npt
 
 from ..errors import DataError
 from ..events import Label, Ticks
+from ..feed.time_order import TimeOrder
 from ..serve.signals import stop_on_signals
 from ..serve.stop import StopSwitch
 from ..store.units import Position, Settle
 from .input_file import InputFile
 from .label_column import LabelColumn
+from .process import warn
 from .progress import file_progress
 from .replay_results import ReplayResults
 from .stored_part import StoredPart
@@ -89,7 +91,7 @@ class ReplayFeed:
 
         Raises DataError where the store holds other ticks than the file begins with.
         """
-        done = 0
+        done, interrupted, order = 0, False, TimeOrder()
         with (
             StopSwitch() as stop,
             stop_on_signals(stop),
@@ -102,10 +104,16 @@ class ReplayFeed:
                 done = known.ticks
             for piece in pieces:
                 self._push(file.stream, piece)
+                if file.time is not None:
+                    order.look(piece.t_ns, piece.rows, piece.keys)
                 done += len(piece.values)
                 report(done)
-                if stop.requested:
-                    return True
+                if interrupted := stop.requested:
+                    break
+        if line := order.warning(f"{file.path}:{order.first}"):
+            warn(line)
+        if interrupted:
+            return True
         self._session.settle()
         if self._store is not None:
             self._store(Settle())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import typer
 
 from ..config import nearest
-from ..errors import UsageError
+from ..errors import InputMissingError, UsageError
 from ..events import Refusal
 from ..feed.graded import SOURCES
 from ..feed.synthetic import Source
@@ -89,7 +89,8 @@ def chosen_input(
 ) -> InputFile:
     """Return the file or the synthetic stream that the arguments ask for.
 
-    Raises UsageError for both, for neither, and for what is wrong in itself.
+    Raises UsageError for both, for neither, and for what is wrong in itself, and
+    InputMissingError for a directory.
     """
     if (file is None) == (synthetic is None):
         both = "not both" if file else "one of them"
@@ -99,6 +100,8 @@ def chosen_input(
         _check(synthetic, time)
     elif series_seed is not None:
         raise UsageError("--series-seed is of a --synthetic stream, which a FILE is not")
+    if file is not None and file.is_dir():
+        raise InputMissingError(f"{file} is a directory; name a file")
     given = input_file(
         file or Path(synthetic or ""),
         stream,

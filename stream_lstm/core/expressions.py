@@ -39,6 +39,8 @@ ARITIES: Mapping[str, int] = {
 }
 """The functions there are, and how many arguments each takes."""
 
+QUOTE = "; a column with an odd name goes in double quotes"
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Column:
@@ -127,8 +129,7 @@ def _tokens(text: str) -> Iterator[_Token]:
             yield _Token("name", text[start:at], start)
         else:
             message = f"unexpected character {char!r}"
-            hint = "; a column with an odd name goes in double quotes"
-            raise ExpressionError(message + hint, expression=text, position=start)
+            raise ExpressionError(message + QUOTE, expression=text, position=start)
     yield _Token("end", "", len(text))
 
 
@@ -164,7 +165,8 @@ class _Parser:
 
     def unexpected(self, wanted: str) -> ExpressionError:
         found = "the end" if self.token.kind == "end" else repr(self.token.text)
-        return self.fail(f"expected {wanted}, found {found}", self.token)
+        hint = QUOTE if self.token.kind in ("name", "quoted") else ""
+        return self.fail(f"expected {wanted}, found {found}{hint}", self.token)
 
     def unclosed(self, opening: _Token) -> ExpressionError:
         return self.fail("this parenthesis is never closed", opening)
@@ -192,7 +194,8 @@ class _Parser:
         if name.text not in ARITIES:
             hint = nearest(name.text, ARITIES)
             known = ", ".join(sorted(ARITIES))
-            raise self.fail(f"unknown function {name.text!r}{hint} (there are {known})", name)
+            message = f"unknown function {name.text!r}{hint} (there are {known})"
+            raise self.fail(message if hint else message + QUOTE, name)
         arguments = self.arguments(depth)
         wanted = ARITIES[name.text]
         if len(arguments) != wanted:

@@ -8,9 +8,14 @@ taking notice, and the ticks get the sequence numbers by which a loss shows.
 from __future__ import annotations
 
 import asyncio
+import operator
 from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple, Protocol
 
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import DataError
 from .publisher import Publisher
 
 BEAT_S = 0.25
@@ -42,7 +47,8 @@ async def bridge(source: Source, publisher: Publisher) -> int:
 
     Returns the number of ticks. Heartbeats go out meanwhile. An error of the source's, or a
     cancellation, passes through, and no end is said then. A subscriber that cannot keep up holds
-    the source up, as `Publisher` has it.
+    the source up, as `Publisher` has it. Raises DataError for what is no tick: another
+    type, a time that is not a whole number, values that are not numbers.
     """
     ticks, count = aiter(source), 0
     pending = asyncio.ensure_future(_next(ticks))
@@ -56,13 +62,33 @@ async def bridge(source: Source, publisher: Publisher) -> int:
             tick = pending.result()
             if tick is None:
                 break
-            publisher.publish(tick.stream, tick.t_ns, tick.values)
+            publisher.publish(*_checked(tick, count))
             count += 1
             pending = asyncio.ensure_future(_next(ticks))
     finally:
         pending.cancel()
     publisher.end()
     return count
+
+
+def _checked(tick: object, count: int) -> tuple[str, int, npt.NDArray[np.float64]]:
+    """Return the stream, time and values (C,) of a tick, the source's `count`-th, from 0 on."""
+    if not isinstance(tick, SourceTick):
+        found = type(tick).__name__
+        raise DataError(f"what the source gave as tick {count} is no SourceTick, but {found}")
+    where = f"tick {count} of the source, of the stream {tick.stream!r}"
+    try:
+        t_ns = operator.index(tick.t_ns)
+    except TypeError:
+        raise DataError(
+            f"{where}: the time {tick.t_ns!r} is not a whole number of nanoseconds"
+        ) from None
+    if not -(2**63) <= t_ns < 2**63:
+        raise DataError(f"{where}: the time {t_ns} is outside the years 1677 to 2262")
+    try:
+        return tick.stream, t_ns, np.asarray(tick.values, np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{where}: its values are not numbers: {error}") from None
 
 
 async def _next(ticks: AsyncIterator[SourceTick]) -> SourceTick | None:

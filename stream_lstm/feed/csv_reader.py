@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from ..errors import DataError
+from .header import check_foreign, check_header, check_labelled, header, is_number, no_numbers
 from .keys import check_key, fault, keys_from, keys_of
 from .line_chunks import LineChunks
 from .reader import BadRow, RawRows, check_names, not_finite, numeric_columns, usable
@@ -77,8 +78,9 @@ class CsvReader:
 
     def _open(self, columns: Sequence[str] | None, time: str | None, time_unit: TimeUnit) -> None:
         chunks = iter(self._lines)
-        self.columns, rest, self._first_line = _header(self.path, chunks, self._delimiter)
-        check_names(self.path, self.columns, columns or (), time, self._key)
+        self.columns, rest, self._first_line = header(self.path, chunks, self._delimiter)
+        separator = self._delimiter
+        check_header(self.path, self.columns, separator, columns or (), time, self._key)
         check_key(self.path, self._key, columns or (), time)
         for first in itertools.chain([rest], chunks):
             if first.strip():
@@ -87,16 +89,23 @@ class CsvReader:
         else:
             raise DataError(f"{self.path} holds a header and no rows")
         self._chunks = itertools.chain([first], chunks)
-        sample = [self._sample(line) for line in _split(first)[:SAMPLE_LINES] if line.strip()]
+        lines = enumerate(_split(first)[:SAMPLE_LINES], self._first_line)
+        numbered = [(number, self._sample(line)) for number, line in lines if line.strip()]
+        sample = [row for _, row in numbered]
         if columns is None:
-            columns = numeric_columns(self.path, self._numeric(sample), time)
+            check_labelled(self.path, self.columns)
+            numeric = list(self._numeric(sample))
+            if not numeric:
+                check_foreign(self.path, self.columns, separator)
+                raise DataError(no_numbers(self.path, self.columns, sample))
+            columns = numeric_columns(self.path, numeric, time)
             check_names(self.path, self.columns, columns, time)
         self.value_columns = tuple(columns)
         self._places = [self.columns.index(name) for name in self.value_columns]
         self._time_place = None if time is None else self.columns.index(time)
         self._key_place = None if self._key is None else self.columns.index(self._key)
         self._times = TimeColumn(time_unit)
-        self._settle_times(sample)
+        self._settle_times(numbered)
         self._convert_options = self._arrow_options()
 
     @property
@@ -119,22 +128,24 @@ class CsvReader:
         for place, name in enumerate(self.columns):
             cells = (row[place] for row in sample if len(row) == len(self.columns))
             first = next((cell for cell in cells if cell.strip()), "")
-            if _is_number(first):
+            if is_number(first):
                 yield name
 
-    def _settle_times(self, sample: Sequence[Sequence[str]]) -> None:
+    def _settle_times(self, sample: Sequence[tuple[int, Sequence[str]]]) -> None:
         if self._time_place is None:
             return
-        reason = "there is none"
-        for row in sample:
+        first = "it is empty"
+        for line, row in sample:
+            cell = row[self._time_place] if self._time_place < len(row) else ""
             try:
-                self._times.settle(row[self._time_place])
-            except (ValueError, IndexError) as error:
-                reason = str(error)
+                self._times.settle(cell)
+            except ValueError as error:
+                if cell.strip() and first == "it is empty":
+                    first = f"line {line}: {error}"
             else:
                 return
         name = self.columns[self._time_place]
-        raise DataError(f"{self.path}: no time in column {name!r}: {reason}")
+        raise DataError(f"{self.path}: no time in column {name!r}: {first}")
 
     def _arrow_options(self) -> Any:
         types = {str(place): pa.float64() for place in self._places}
@@ -256,48 +267,13 @@ def csv_columns(path: Path, *, compression: str, delimiter: str) -> tuple[str, .
     """Return the names in the header; DataError if there is none."""
     lines = LineChunks(path, compression, MIN_READ_BYTES)
     try:
-        return _header(path, iter(lines), delimiter)[0]
+        return header(path, iter(lines), delimiter)[0]
     finally:
         lines.close()
 
 
-def _header(
-    path: Path, chunks: Iterator[bytes], delimiter: str
-) -> tuple[tuple[str, ...], bytes, int]:
-    """Return the names, what follows their line in its run, and the number of the next line."""
-    line = 1
-    for chunk in chunks:
-        body = chunk.removeprefix(b"\xef\xbb\xbf") if line == 1 else chunk
-        while body:
-            head, _, body = body.partition(b"\n")
-            line += 1
-            if head.strip():
-                return _names(path, head, delimiter), body, line
-    raise DataError(f"{path} is empty; its first line must name the columns")
-
-
-def _names(path: Path, head: bytes, delimiter: str) -> tuple[str, ...]:
-    try:
-        cells = next(csv.reader([head.decode().rstrip("\r")], delimiter=delimiter, strict=True))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: the header is not readable: {error}") from None
-    names = tuple(cell.strip() for cell in cells)
-    if all(map(_is_number, names)):
-        message = "holds numbers, but the first line must name the columns: add such a line"
-        raise DataError(f"{path}: the header {message}")
-    return names
-
-
 def _split(chunk: bytes) -> list[bytes]:
     return chunk.split(b"\n")[:-1]
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _number(column: str, text: str) -> float:

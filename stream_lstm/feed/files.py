@@ -24,7 +24,7 @@ from ..tables import OnBad
 from .csv_reader import CsvReader, csv_columns
 from .keys import Keys
 from .npy_reader import NpyReader, npy_columns
-from .reader import RawRows, Reader, check_readable
+from .reader import NOT_FINITE, WRITE, RawRows, Reader, check_readable
 from .table_reader import TableReader, table_columns
 from .times import UNITS, TimeUnit
 
@@ -106,6 +106,7 @@ class FileSource(Closing):
         self._limit = limit
         self._chunk_rows = chunk_rows
         self._on_refusal = on_refusal
+        self._first_refusal = ""
 
     @property
     def bytes_read(self) -> int:
@@ -134,7 +135,8 @@ class FileSource(Closing):
             if self._is_full():
                 return
         if not self.rows_read:
-            raise DataError(f"{self.path}: none of its {self.rows_refused} rows can be used")
+            none = f"none of its {self.rows_refused} rows can be used"
+            raise DataError(f"{self.path}: {none}; {self._first_refusal}")
 
     def _is_full(self) -> bool:
         return self._limit is not None and self.rows_read >= self._limit
@@ -152,7 +154,18 @@ class FileSource(Closing):
         if chunk.bad and not self._is_full():
             at, reason = chunk.bad[0]
             place = f"{self.path}, {self._reader.row_word} {chunk.rows[at]}"
-            raise DataError(f"{place}: {reason} (--on-bad-row skip leaves such rows out)")
+            raise DataError(f"{place}: {reason}{self._advice(chunk)}")
+
+    def _advice(self, chunk: RawRows) -> str:
+        """Return what to do about the first bad row of a run."""
+        count, reason = len(chunk.rows), chunk.bad[0].reason
+        if self.rows_read or len(chunk.bad) < count or count == 1:
+            return "" if WRITE in reason else " (--on-bad-row skip leaves such rows out)"
+        column = reason.partition(":")[0]
+        same = all(bad.reason.startswith(column) for bad in chunk.bad)
+        if same and NOT_FINITE in reason and WRITE not in reason:
+            return f"; {column} holds no number in any of the first {count:,} rows"
+        return f"; none of the first {count:,} rows can be used"
 
     def _skip(self, chunk: RawRows) -> Iterator[TickBlock]:
         good = np.ones(len(chunk.rows), np.bool_)
@@ -165,6 +178,7 @@ class FileSource(Closing):
             if at < end:
                 self.rows_refused += 1
                 where = self._where(chunk, at)
+                self._first_refusal = self._first_refusal or f"{where}: {reason}"
                 self._on_refusal(Refusal(stream="", kind="tick", reason=reason, where=where))
         yield from self._give(chunk, taken if chunk.bad else slice(len(taken)))
 

@@ -12,6 +12,9 @@ from ..errors import DataError, OutputError
 MAX_LINE_BYTES = 1 << 20
 """A longer line is no table of numbers; this bounds what is held while looking for its end."""
 
+MARKS = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd", "": b""}
+"""What a file begins with, by its compression."""
+
 
 class LineChunks:
     """Iterate over runs of whole lines, each line closed by a newline, the last one too.
@@ -27,6 +30,7 @@ class LineChunks:
         self.lines_given = 0
         self.bytes_total = path.stat().st_size
         self._read_bytes = read_bytes
+        self._compression = compression
         self._closed_at = 0
         self._raw = pa.OSFile(str(path))
         self._stream = (
@@ -64,11 +68,21 @@ class LineChunks:
             # Arrow sets errno for the operating system's errors only, not for its decoders'
             if error.errno:
                 raise OutputError(f"cannot read {self.path}: {error}") from None
+            if not self.lines_given and (name := self._other_kind()):
+                raise DataError(
+                    f"{self.path} is no {name} file, though it is called one"
+                ) from None
             message = (
                 f"{self.path} is damaged or cut short behind line {self.lines_given}: {error}"
             )
             raise DataError(message) from None
         return data
+
+    def _other_kind(self) -> str:
+        """Return the compression that the file should have where it has not even its mark."""
+        with self.path.open("rb") as file:
+            begins = file.read(4)
+        return "" if begins.startswith(MARKS[self._compression]) else self._compression
 
     def close(self) -> None:
         """Close the file."""

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from ..errors import ConfigurationError, DataError
 from .reader import BadRow, RawRows, check_names, not_finite, numeric_columns, usable
-from .times import TimeColumn, TimeUnit
+from .times import FORMS, TimeColumn, TimeUnit
 
 
 class NpyReader:
@@ -104,7 +104,8 @@ class NpyReader:
             if not np.isfinite(value) and not (np.isnan(value) and name in self._optional):
                 return not_finite(name, str(value))
         assert self._time is not None
-        return f"column {self._time!r}: {str(self._fields[self._time][at])!r} is not a time"
+        cell = str(self._fields[self._time][at])
+        return f"column {self._time!r}: {cell!r} is not a time: {FORMS}"
 
 
 def npy_columns(path: Path) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ decide, once for all formats.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -123,8 +124,32 @@ def usable(
     return np.asarray(good.all(axis=1))
 
 
+NOT_FINITE = "is not a finite number"
+WRITE = ": write "
+"""In the reason of a cell whose number only has to be written in another way."""
+
+_THOUSANDS = re.compile(r"[-+]?\d{1,3}(?:([,' \u00a0\u202f])\d{3})(?:\1\d{3})*(\.\d*)?")
+_DECIMAL_COMMA = re.compile(r"[-+]?(?:\d+|\d{1,3}(?:[.' \u00a0\u202f]\d{3})+),\d+")
+
+
 def not_finite(column: str, text: str) -> str:
     """Return the reason why a cell cannot be used."""
-    if not text.strip():
+    text = text.strip()
+    if not text:
         return f"column {column!r} is empty"
-    return f"column {column!r}: {text.strip()[:40]!r} is not a finite number"
+    return f"column {column!r}: {text[:40]!r} {NOT_FINITE}{rewritten(text[:40])}"
+
+
+def rewritten(text: str) -> str:
+    """Return how a number with thousands separators or a decimal comma is written, else ""."""
+    thousands = _THOUSANDS.fullmatch(text)
+    if _DECIMAL_COMMA.fullmatch(text):
+        whole, _, part = text.partition(",")
+        plain = f"{re.sub(r'[^-+0-9]', '', whole)}.{part}"
+        if thousands:
+            return f"; with a comma it is ambiguous{WRITE}{text.replace(',', '')} or {plain}"
+        return f"; it has a decimal comma{WRITE}{plain}"
+    if thousands:
+        plain = re.sub(r"[^-+.0-9]", "", text)
+        return f"; it has a thousands separator{WRITE}{plain}"
+    return ""

@@ -14,7 +14,7 @@ import pyarrow.parquet
 from ..errors import ConfigurationError, DataError
 from .keys import check_key, fault, keys_of
 from .reader import BadRow, RawRows, check_names, not_finite, numeric_columns, usable
-from .times import TimeColumn, TimeUnit
+from .times import FORMS, TimeColumn, TimeUnit
 
 TableKind: TypeAlias = Literal["parquet", "arrow"]
 
@@ -140,7 +140,8 @@ class TableReader:
                 return not_finite(name, _text(batch.column(name)[at]))
         if self._key is not None and (why := fault(_text(batch.column(self._key)[at]))):
             return f"column {self._key!r}: {why}"
-        return f"column {self._time!r}: {_text(batch.column(self._time)[at])!r} is not a time"
+        cell = _text(batch.column(self._time)[at])
+        return f"column {self._time!r}: {cell!r} is not a time: {FORMS}"
 
 
 def table_columns(path: Path, kind: TableKind) -> tuple[str, ...]:

@@ -28,6 +28,9 @@ UNITS: tuple[TimeUnit, ...] = get_args(TimeUnit)
 DIGITS = {"s": 9, "ms": 6, "us": 3, "ns": 0}
 """Decimal digits between each unit and the nanosecond."""
 
+FORMS = "a number, or ISO 8601 such as 2024-03-01T09:30:00.5Z"
+"""What a cell with a time may hold."""
+
 _LIMITS: tuple[tuple[TimeUnit, float], ...] = (
     ("s", 1e11),
     ("ms", 1e14),
@@ -148,7 +151,7 @@ def _parse_iso(text: str) -> tuple[int, bool]:
     """Return nanoseconds since 1970, and whether the text names a time zone."""
     match = _ISO.fullmatch(text.strip())
     if match is None:
-        raise ValueError(f"{text.strip()[:40]!r} is not a time: a number or ISO 8601 text")
+        raise ValueError(f"{text.strip()[:40]!r} is not a time: {FORMS}")
     zone, fraction = match["zone"], match["fraction"] or ""
     clock = (match["time"] or "00").replace(",", ".").split(".")[0]
     try:

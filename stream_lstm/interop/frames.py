@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time as clocks
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,7 +21,8 @@ from ..core.summary import summarize
 from ..errors import DataError
 from ..events import Output, Prediction, Refusal, Score, Ticks
 from ..feed.table_reader import floats, is_numeric
-from ..feed.times import TimeColumn, TimeUnit
+from ..feed.time_order import TimeOrder
+from ..feed.times import FORMS, TimeColumn, TimeUnit
 from ..store.output import row_of
 from ..store.rows import table_of
 
@@ -27,6 +30,9 @@ STREAM = "series"
 
 CHUNK = 65_536
 """Rows that are pushed at a time."""
+
+_UNNAMED = re.compile(r"__index_level_\d+__")
+"""What Arrow calls an index of pandas that has no name."""
 
 
 class Replayed(msgspec.Struct):
@@ -58,10 +64,11 @@ def replay_frame(
 
     frame: an Arrow table or record batch, a DataFrame of pandas or Polars, a mapping of names to
     arrays, or whatever else `pyarrow.table` takes. features: expressions over its columns, the
-    first being the target. time: its column of times, if there is one; time_unit: of numbers in
-    it. stream: its name. skip_bad: pass over rows with a cell that is empty or not finite.
-    weights, scaler: to start from, as in `Predictor`. settings: any key of the configuration's
-    tables stream, model, scaling, learning and scoring.
+    first being the target. time: its column of times, if there is one, or the name of its index in
+    pandas; an index without a name is not looked at. time_unit: of numbers in it. stream: the name
+    of the stream. skip_bad: pass over rows with a cell that is empty or not finite. weights,
+    scaler: to start from, as in `Predictor`. settings: any key of the configuration's
+    tables stream, model, scaling, learning and scoring. Warns (UserWarning) of times that go back.
 
     The predictions are those of `stream-lstm replay` of the same rows, to the last bit, and the
     digest is the same for a `stream` that is called like the file without its suffix. Raises
@@ -72,6 +79,7 @@ def replay_frame(
     named = [features] if isinstance(features, str) else list(features)
     columns = columns_of(named)
     values, t_ns = _values(table, columns), _times(table, time, time_unit)
+    _warn_of_order(t_ns)
     predictions: list[Prediction] = []
     scores: dict[int, Score] = {}
     refused: list[Refusal] = []
@@ -102,11 +110,25 @@ def replay_frame(
     return Replayed(table_of(rows), summarize(session, digest, **times), len(refused))
 
 
+def _warn_of_order(t_ns: npt.NDArray[np.int64]) -> None:
+    order = TimeOrder()
+    order.look(t_ns, np.arange(len(t_ns)))
+    if line := order.warning(f"row {order.first} (counted from 0)"):
+        warnings.warn(line, stacklevel=3)
+
+
 def _table(frame: Any) -> pa.Table:
     try:
         table = pa.table(frame)
     except (pa.ArrowException, TypeError, ValueError) as error:
-        raise DataError(f"no table can be made of {type(frame).__name__}: {error}") from None
+        kind = type(frame).__name__
+        if hasattr(frame, "to_frame"):
+            why = "a series has no columns: give a frame, s.to_frame('x')"
+        elif isinstance(frame, np.ndarray | pa.Array | pa.ChunkedArray):
+            why = 'an array has no names: give {"x": array}, with one entry for each column'
+        else:
+            why = str(error)
+        raise DataError(f"no table can be made of {kind}: {why}") from None
     if not table.num_rows:
         raise DataError("the table has no rows")
     return table
@@ -114,7 +136,8 @@ def _table(frame: Any) -> pa.Table:
 
 def _column(table: pa.Table, name: str) -> pa.Array:
     if name not in table.column_names:
-        raise DataError(f"there is no column {name!r} (there are {', '.join(table.column_names)})")
+        known = [other for other in table.column_names if not _UNNAMED.fullmatch(other)]
+        raise DataError(f"there is no column {name!r} (there are {', '.join(known)})")
     return table.column(name).combine_chunks()
 
 
@@ -136,5 +159,7 @@ def _times(table: pa.Table, name: str | None, unit: TimeUnit) -> npt.NDArray[np.
     except ValueError as error:
         raise DataError(f"column {name!r}: {error}") from None
     if not good.all():
-        raise DataError(f"column {name!r}, row {int(np.argmin(good))}: that is no time")
+        row = int(np.argmin(good))
+        cell = _column(table, name)[row].as_py()
+        raise DataError(f"column {name!r}, row {row}: {cell!r} is not a time: {FORMS}")
     return t_ns

@@ -8,12 +8,13 @@ is made when there is a River to make it for.
 from __future__ import annotations
 
 import functools
+import math
 from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..core.predictor import Predictor
-from ..errors import UsageError
+from ..errors import DataError, UsageError
 from .extras import installed
 
 WINDOW = 50
@@ -25,7 +26,8 @@ Key = tuple[Any, ...]
 class Examples:
     """The methods of a classifier of examples x, mappings of names to numbers, in their order.
 
-    features: expressions over the names in x. settings: any key of the configuration's tables
+    features: expressions over the names in x; a name with spaces or signs is written in double
+    quotes of its own, '"Close Price (USD)"'. settings: any key of the configuration's tables
     stream, model, scaling, learning and scoring; `stride` is 1, since every x is to be predicted,
     `window` is 50 and `learn` is True unless they are said.
 
@@ -49,6 +51,7 @@ class Examples:
         self._asked: Any = None
         self._p: float | None = None
         self._labels = self._positives = 0
+        self._threshold = given.get("threshold")
         self._room = int(given.get("max_pending", 1000))
         self._count = 0
 
@@ -67,6 +70,7 @@ class Examples:
 
     def learn_one(self, x: Mapping[str, float], y: bool | int) -> None:
         """Take the label of an x."""
+        positive = self._class_of(y)
         key = self._key(x)
         if key not in self._waiting:
             self._carry(x)
@@ -79,7 +83,7 @@ class Examples:
         if n is not None:
             self.predictor.learn(y, n)
         self._labels += 1
-        self._positives += bool(y)
+        self._positives += positive
 
     def clone(self, *_: Any, **__: Any) -> Any:
         """Return a classifier of the same settings that has seen nothing."""
@@ -94,6 +98,19 @@ class Examples:
         self._count += 1
         if self._count > self._room:
             self._forget()
+
+    def _class_of(self, y: Any) -> bool:
+        """Return whether a label is positive; DataError for what is no label."""
+        try:
+            number = float(y)
+        except (TypeError, ValueError):
+            number = math.nan
+        if self._threshold is not None and math.isfinite(number):
+            return number > float(self._threshold)
+        if self._threshold is not None or number not in (0, 1):
+            wanted = "a bool, 0 or 1" if self._threshold is None else "a finite number"
+            raise DataError(f"a label is {wanted}, not {y!r}")
+        return number == 1
 
     def _forget(self) -> None:
         """Forget the x that waits first of those whose values were asked about first."""

@@ -197,6 +197,8 @@ def connect_reader(path: Path) -> sqlite3.Connection:
 
     Raises InputMissingError where there is none, and else what `connect` raises.
     """
+    if path.is_dir():
+        raise InputMissingError(f"{path} is a directory; name a file")
     if not path.is_file():
         raise InputMissingError(f"no such store: {path}")
     try:

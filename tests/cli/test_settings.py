@@ -55,3 +55,16 @@ def test_each_source_is_blamed_for_its_own_mistakes(monkeypatch, tmp_path):
     with pytest.raises(ConfigurationError, match="did you mean 'hidden'"):
         read_environment({"STREAM_LSTM_HIDEN": "3"})
     assert read_environment({"STREAM_LSTM_DATA": "/somewhere", "OTHER": "1"}) == {}
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--hidden=abc", "--hidden is a whole number, not 'abc'"),
+        ("--window=1.5", "--window is a whole number, not '1.5'"),
+        ("--learning-rate=fast", "--learning-rate is a number, not 'fast'"),
+    ],
+)
+def test_a_flag_that_is_no_number_is_named_with_its_value(cli, flag, words):
+    done = cli("replay", "x.csv", flag)
+    assert (done.code, done.err) == (2, f"stream-lstm: {words}\n")

@@ -5,6 +5,7 @@ import asyncio
 import numpy as np
 import pytest
 
+from stream_lstm.errors import StreamLSTMError
 from stream_lstm.events import End, SessionStart, Ticks
 from stream_lstm.feed import bridge as bridge_module
 from stream_lstm.feed.bridge import SourceTick, bridge
@@ -81,3 +82,23 @@ def test_an_error_of_the_source_passes_through_and_is_no_end(publisher, subscrib
     while subscriber.counters.ticks < 2:
         events += subscriber.receive(WAIT_S)
     assert not any(isinstance(event, End) for event in events)
+
+
+@pytest.mark.parametrize(
+    ("tick", "words"),
+    [
+        (("a", 1, (1.0, 2.0)), "tick 1 is no SourceTick, but tuple"),
+        (SourceTick("a", 1.5e18, (1.0, 2.0)), r"tick 1 .* 'a': the time 1\.5e\+18 is not a whole"),
+        (SourceTick("a", 2**63, (1.0, 2.0)), "outside the years 1677 to 2262"),
+        (SourceTick("a", 1, (1.0, "x")), "tick 1 .* 'a': its values are not numbers: .*'x'"),
+        (SourceTick("a", 1, (1.0, [2.0])), "its values are not numbers"),
+        (SourceTick("a", 1, None), "'a': values of shape .* not of the columns"),
+    ],
+)
+def test_what_is_no_tick_is_told_with_its_place(publisher, tick, words):
+    async def source():
+        yield SourceTick("a", np.int64(0), [1, 2])
+        yield tick
+
+    with pytest.raises(StreamLSTMError, match=words):
+        asyncio.run(bridge(source(), publisher))

@@ -24,6 +24,7 @@ from stream_lstm.errors import (
 )
 from stream_lstm.feed import line_chunks
 from stream_lstm.feed.files import file_columns, open_file
+from stream_lstm.feed.reader import rewritten
 
 T0 = 1_398_902_401_787_000_001  # odd nanoseconds: float64 cannot hold them
 
@@ -313,14 +314,58 @@ def test_a_bad_time_is_refused_with_its_place(tmp_path, cell, unit, reason):
 
 
 def test_a_column_without_times_is_refused_at_once(tmp_path):
-    path = text_file(tmp_path, "t,x\nlunch,1\n")
-    with pytest.raises(DataError, match="no time in column 't': 'lunch' is not a time"):
+    path = text_file(tmp_path, "t,x\n,1\n\nlunch,2\ndinner,3\n")
+    words = "no time in column 't': line 4: 'lunch' is not a time: a number, or ISO 8601 such as "
+    with pytest.raises(DataError, match=words):
         open_file(path, columns=["x"], time="t", on_refusal=print)
 
 
 # ---------------------------------------------------------------- bad rows
 
 BAD_CELLS = ["", "  ", "n/a", "NULL", "nan", "inf", "-Infinity", "1_000", "1,5,6", '"1', "--3"]
+
+
+@pytest.mark.parametrize(
+    ("cell", "hint"),
+    [
+        ("1,234.5", "thousands separator: write 1234.5"),
+        ("-1,234,567", "thousands separator: write -1234567"),
+        ("1'234.5", "thousands separator: write 1234.5"),
+        ("1.234,5", "decimal comma: write 1234.5"),
+        ("1 234,5", "decimal comma: write 1234.5"),
+        ("0,25", "decimal comma: write 0.25"),
+        ("1,234", "ambiguous: write 1234 or 1.234"),
+    ],
+)
+def test_a_number_written_otherwise_is_told_how_to_write_it(tmp_path, cell, hint):
+    path = text_file(tmp_path, f'i,x\n1,2\n2,"{cell}"\n')
+    with pytest.raises(DataError, match=rf"line 3: column 'x': {cell!r} is not .*{hint}$"):
+        load(path, columns=["x"])
+    path = text_file(tmp_path, f'x,y\n"{cell}",n\n')
+    with pytest.raises(
+        DataError, match=rf"no column of numbers; 'x' holds {cell!r} \(.*{hint}\); 'y'"
+    ):
+        load(path)
+
+
+@pytest.mark.parametrize("text", ["sell", "1.2.3", "1,23,4.5", "12,", "01-02-2024"])
+def test_what_is_no_number_is_told_no_way_to_write_it(text):
+    assert not rewritten(text)
+
+
+@pytest.mark.parametrize(
+    ("cells", "words"),
+    [
+        ("buy sell", "'buy' is not a finite number; column 'x' holds no number in any of the fir"),
+        ("1.234,5 2.234,5", "write 1234.5; none of the first 2 rows can be used"),
+    ],
+)
+def test_where_every_row_is_bad_nobody_is_told_to_leave_them_out(tmp_path, cells, words):
+    rows = "".join(f'"{cell}"\n' for cell in cells.split())
+    path = text_file(tmp_path, f"x\n{rows}")
+    with pytest.raises(DataError, match=words) as caught:
+        load(path, columns=["x"])
+    assert "--on-bad-row" not in str(caught.value)
 
 
 def cell_name(cell):
@@ -378,7 +423,7 @@ def test_a_bad_cell_in_a_column_that_is_not_wanted_is_no_fault(tmp_path):
 
 def test_nothing_left_is_an_error(tmp_path):
     path = text_file(tmp_path, "a,b\n1,x\n2,\n")
-    with pytest.raises(DataError, match="none of its 2 rows can be used"):
+    with pytest.raises(DataError, match=r"none of its 2 rows can be used; \S+:2: column"):
         load(path, columns=["b"], on_bad_row="skip")
 
 
@@ -531,14 +576,67 @@ def test_an_unknown_column_names_those_there_are(tmp_path, name):
         ("\n\n", "is empty"),
         ("a,b\n", "a header and no rows"),
         ("a,b\n\n \n", "a header and no rows"),
-        ("1,2\n3,4\n", "holds numbers, but the first line must name the columns"),
+        ("1,2\n3,4\n", r"first line looks like data \('1', '2'\), but it must name the columns"),
+        ("2024-01-01 09:00:00,1\n2024-01-01 09:00:01,2\n", "first line looks like data"),
         ("a,b\nx,y\n", "no column of numbers"),
-        (b"\xff\xfe\x00\n1\n", "header is not readable"),
+        ("bid,ask\n1,2\n".encode("utf-16"), "not UTF-8, but UTF-16; .* iconv -f UTF-16 -t UTF-8"),
+        ("bid,ask\n1,2\n".encode("utf-16-be"), "not UTF-8, but UTF-16"),
+        (
+            "prix (\xe9)\n1\n".encode("latin-1"),
+            "not UTF-8, but Latin-1, .*iconv -f CP1252 -t UTF-8",
+        ),
     ],
 )
 def test_csv_without_header_or_rows(tmp_path, text, message):
     with pytest.raises(DataError, match=message):
         load(text_file(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "message"),
+    [
+        ("t.csv", "time;bid;ask", r"separated by ';'; only ',' is read, and tabs in \.tsv: conv"),
+        ("t.csv.gz", "time;bid;ask", "separated by ';'"),
+        ("t.csv", "time|bid|ask", r"separated by '\|'.*delimiter='\|'"),
+        ("t.csv", "time\tbid\task", r"separated by tabs: call the file \.tsv"),
+        ("t.tsv", "time,bid,ask", r"separated by ',': call the file \.csv"),
+    ],
+)
+def test_a_file_with_another_separator_says_so(tmp_path, name, header, message):
+    text = f"{header}\n2024-01-01;1,5;1,6\n".encode()
+    path = text_file(tmp_path, gzip.compress(text) if name.endswith("gz") else text, name)
+    for wanted in ({"columns": ["bid"]}, {"time": "time"}, {"columns": None}):
+        with pytest.raises(DataError, match=rf"{name}: its fields seem to be {message}"):
+            load(path, **wanted)
+
+
+@pytest.mark.parametrize(
+    "wanted", [{"columns": ["price"]}, {"columns": [], "time": "at"}, {"columns": None}]
+)
+def test_a_file_without_a_header_says_so(tmp_path, wanted):
+    path = text_file(tmp_path, "2024-03-01 09:00:00,1234.5,3031,sell\n" * 2)
+    words = r"first line looks like data \('2024-03-01 09:00:00', '1234\.5', '3031', 'sell'\)"
+    with pytest.raises(DataError, match=words):
+        load(path, **wanted)
+
+
+def test_names_may_be_numbers_where_they_are_asked_for_or_whole(tmp_path):
+    path = text_file(tmp_path, "name,2019,2020\nx,1,2\n")
+    assert load(path)[1].tolist() == load(path, columns=["2019", "2020"])[1].tolist() == [[1, 2]]
+    path = text_file(tmp_path, "name,0.5,0.9\nx,1,2\n")
+    assert load(path, columns=["0.9"])[1].tolist() == [[2]]
+
+
+@pytest.mark.parametrize(("suffix", "kind"), [("gz", "gzip"), ("zst", "zstd")])
+def test_what_is_not_compressed_says_so(tmp_path, suffix, kind):
+    path = text_file(tmp_path, "a,b\n1,2\n", f"t.csv.{suffix}")
+    with pytest.raises(DataError, match=rf"t\.csv\.{suffix} is no {kind} file"):
+        load(path)
+
+
+def test_the_names_of_a_header_may_hold_separators(tmp_path):
+    path = text_file(tmp_path, "a;b\n1\n")
+    assert load(path)[1].tolist() == load(path, columns=["a;b"])[1].tolist() == [[1]]
 
 
 @pytest.mark.parametrize("name", [name for name in TABLES if name.endswith((".gz", ".zst"))])

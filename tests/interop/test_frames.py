@@ -71,6 +71,25 @@ def test_times_of_pandas_are_read(columns):
     assert table["t_ns"][0].as_py() == frame["at"][11].value
 
 
+def test_a_series_of_pandas_is_to_be_a_frame_and_its_unnamed_index_is_no_column():
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    series = pandas.Series([1.0, 2.0], index=pandas.date_range("2026-01-01", periods=2), name="y")
+    with pytest.raises(DataError, match=r"made of Series: .* give a frame, s\.to_frame\('x'\)"):
+        replay_frame(series, "y")
+    with pytest.raises(DataError, match=r"no column 'x' \(there are y\)"):
+        replay_frame(series.to_frame(), "x")
+    found = replay_frame(series.rename_axis("at").to_frame(), "y", time="at", **SMALL)
+    assert found.summary["elements"] == 2
+
+
+def test_times_that_go_back_are_warned_of_and_change_no_bit(columns, replayed):
+    frame = {**columns, "at": columns["at"][::-1]}
+    with pytest.warns(UserWarning, match=r"row 1 \(counted from 0\): .* in 299 rows") as caught:
+        found = replay_frame(frame, FEATURE, time="at", time_unit="ns", learn=True, **SMALL)
+    assert caught[0].filename == __file__
+    assert found.table["p"] == replayed.table["p"]
+
+
 def test_nothing_depends_on_where_the_rows_are_cut(columns, replayed, monkeypatch):
     monkeypatch.setattr(sys.modules["stream_lstm.interop.frames"], "CHUNK", 7)
     assert CHUNK > 300
@@ -87,19 +106,32 @@ def test_a_bad_row_is_told_of_or_passed_over(columns):
     assert (found.skipped, found.summary["elements"]) == (1, 39)
 
 
-def test_without_a_prediction_the_table_is_empty():
-    assert replay_frame({"x": np.ones(3)}, "x", **SMALL).table.schema == SCHEMA
+@pytest.mark.parametrize("rows", [1, 3, 12])
+def test_a_series_shorter_than_the_warm_up_gives_an_empty_table_and_says_why(rows):
+    found = replay_frame({"x": np.arange(rows) + 1.0}, "log_return(x)", learn=True, **SMALL)
+    assert (found.table.schema, found.table.num_rows) == (SCHEMA, 0)
+    why = f"no predictions: the series has {rows - 1} element"
+    assert found.summary["verdict"].startswith(why)
+    assert found.summary["verdict"].endswith("the warm-up is 12")
 
 
 @pytest.mark.parametrize(
     ("frame", "more", "error", "words"),
     [
         (3, {}, DataError, "no table can be made of int"),
+        (np.ones(3), {}, DataError, r'made of ndarray: .* give \{"x": array\}'),
+        (np.ones((3, 2)), {}, DataError, "array has no names"),
+        (pa.array([1.0]), {}, DataError, "array has no names"),
         ({"x": []}, {}, DataError, "no rows"),
         ({"y": [1.0]}, {}, DataError, r"no column 'x' \(there are y"),
         ({"x": ["a"]}, {}, DataError, "column 'x' holds string, not numbers"),
         ({"x": [1.0]}, {"time": "t"}, DataError, "no column 't'"),
-        ({"x": [1.0], "t": ["noon"]}, {"time": "t"}, DataError, "column 't'"),
+        (
+            {"x": [1.0], "t": ["noon"]},
+            {"time": "t"},
+            DataError,
+            "column 't', row 0: 'noon' is not a time",
+        ),
         ({"x": [1.0]}, {"hiden": 3}, ConfigurationError, "did you mean 'hidden'"),
     ],
 )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from stream_lstm import Predictor
-from stream_lstm.errors import DataError, UsageError
+from stream_lstm.errors import DataError, ExpressionError, UsageError
 from stream_lstm.interop.river import Examples, river_classifier
 
 SMALL = {"window": 6, "bptt": 5, "hidden": 4, "learning_rate": 0.01}
@@ -86,6 +86,32 @@ def test_mistakes_are_told():
         model.predict_one({"z": 1.0})
     with pytest.raises(UsageError, match="leave labels and horizon out"):
         Examples("x", labels="external")
+
+
+@pytest.mark.parametrize("y", [3, -1, 0.5, "yes", None, float("nan")])
+def test_what_is_no_label_is_refused_from_the_first_x_on_and_changes_nothing(y):
+    model = Examples("x", **SMALL)
+    model.predict_one({"x": 1.0})
+    with pytest.raises(DataError, match=f"a label is a bool, 0 or 1, not {y!r}"):
+        model.learn_one({"x": 1.0}, y)
+    model.learn_one({"x": 1.0}, np.True_)
+    assert (model._labels, model._positives, model._count) == (1, 1, 0)
+
+
+def test_measured_labels_are_compared_with_the_threshold():
+    model = Examples("x", threshold=2.0, **SMALL)
+    for y in (1.0, 3.0, 2.0, 5.0):
+        model.learn_one({"x": y}, y)
+    assert model.predict_proba_one({"x": 0.0})[True] == 2.5 / 5
+    with pytest.raises(DataError, match="a label is a finite number, not inf"):
+        model.learn_one({"x": 1.0}, math.inf)
+
+
+def test_an_odd_name_goes_in_quotes():
+    with pytest.raises(ExpressionError, match=r"found 'Price'; a column .* goes in double quotes"):
+        Examples(["Close Price (USD)"])
+    model = Examples(['"Close Price (USD)"'], **SMALL)
+    assert model.predict_one({"Close Price (USD)": 1.0}) is False
 
 
 def test_river_runs_it(rows):

@@ -1,0 +1,41 @@
+"""Rows that go back in time are counted, however the file is cut and whose rows they are."""
+
+import numpy as np
+import pytest
+
+from stream_lstm.feed.keys import keys_from
+from stream_lstm.feed.time_order import TimeOrder
+
+
+def looked(times, names=None, cut=100):
+    order, rows = TimeOrder(), np.arange(2, 2 + len(times))
+    for start in range(0, len(times), cut):
+        part = slice(start, start + cut)
+        keys = None if names is None else keys_from(names[part])
+        order.look(np.array(times[part], np.int64), rows[part], keys)
+    return order.count, order.first
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 100])
+def test_each_step_back_is_counted(cut):
+    assert looked([1, 2, 2, 3], cut=cut) == (0, 0)
+    assert looked([5, 4, 3], cut=cut) == (2, 3)
+    assert looked([1, 5, 2, 3, 4], cut=cut) == (1, 4)
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 100])
+def test_streams_that_take_turns_have_times_of_their_own(cut):
+    assert looked([9, 1, 10, 2], "abab", cut) == (0, 0)
+    assert looked([9, 1, 8, 2, 9, 1], "ababab", cut) == (2, 4)
+
+
+def test_nothing_is_said_of_rows_in_order():
+    order = TimeOrder()
+    order.look(np.zeros(3, np.int64), np.arange(3))
+    assert order.warning("here") == ""
+
+
+def test_one_row_is_told_as_one():
+    order = TimeOrder()
+    order.look(np.array([2, 1], np.int64), np.arange(2))
+    assert order.warning("f.csv:3").startswith("f.csv:3: the time goes back; rows are taken")
