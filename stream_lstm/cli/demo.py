@@ -3,14 +3,17 @@
 Another process publishes a seeded series over ZeroMQ on loopback. The daemon, the same that
 `stream-lstm run` starts, subscribes to it, predicts, learns and publishes. What it could have
 known at best is computed afterwards from the seed. Nothing leaves the machine and no file is
-read or written.
+read or written, but for the store that `--watch` shows, which is gone at the end.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Annotated, Any
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
@@ -27,6 +30,9 @@ from .input_file import JsonOption
 from .live_results import LiveResults
 from .live_table import REFRESH_S, LiveTable
 from .watch_option import WatchOption, need_page, page_process
+
+if TYPE_CHECKING:
+    from ..store.store import Store
 
 SPEED = 2000.0
 """Elements a second: a fifth of what two slow cores keep up with."""
@@ -65,7 +71,7 @@ def command(
         typer.echo(line)
 
 
-def configuration(endpoint: str) -> Config:
+def configuration(endpoint: str, store: Path | None = None) -> Config:
     """Return the demo's configuration: the defaults, learning, at loopback endpoints."""
     return build(
         {
@@ -74,6 +80,7 @@ def configuration(endpoint: str) -> Config:
             "connect": (endpoint,),
             "publish": "tcp://127.0.0.1:*",
             "idle_timeout": 30.0,
+            "store": None if store is None else str(store),
         }
     )
 
@@ -99,10 +106,16 @@ def _demo(seconds: float, seed: int, speed: float, watch: bool) -> dict[str, Any
 
         from ..serve.daemon import Daemon  # JAX is imported while the feed starts
 
-        config = configuration(feed.endpoint())
+        path, store = None, None
+        if watch:  # the page shows the series and the updates, which a store alone has
+            folder = stack.enter_context(TemporaryDirectory(prefix="stream-lstm-"))
+            path = Path(folder) / "demo.db"
+        config = configuration(feed.endpoint(), path)
+        if path is not None:
+            store = stack.enter_context(_store(path, config, pipe.put))
         observers = (results, keep, table, refused)
         daemon = stack.enter_context(
-            Daemon(config, HiddenLevel.columns, stop=stop, observers=observers)
+            Daemon(config, HiddenLevel.columns, stop=stop, observers=observers, store=store)
         )
         daemon.every(REFRESH_S, table.refresh)
         daemon.every(seconds + OVERTIME_S, stop.set)
@@ -126,6 +139,14 @@ def _demo(seconds: float, seed: int, speed: float, watch: bool) -> dict[str, Any
         "series": {"name": HiddenLevel.name, "seed": seed, "speed": speed, "count": count},
         "forecasters": compare(scores, HiddenLevel(seed)),
     }
+
+
+def _store(path: Path, config: Config, say: Callable[[str], object]) -> Store:
+    from ..store.setup import Setup
+    from ..store.store import Store
+
+    setup = Setup(config, HiddenLevel.columns)
+    return Store(path, setup, config.store, command="demo", blocking=False, say=say)
 
 
 def _opening(seconds: float, speed: float, seed: int) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import socket
 import subprocess
 import sys
 import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -81,3 +84,25 @@ def test_a_mistake_is_told_in_one_sentence(cli, arguments, code, told):
     assert outcome.code == code
     assert told in outcome.err
     assert outcome.err.count("\n") == 1
+
+
+def test_a_demo_that_is_watched_has_a_store_for_its_page_that_is_gone_at_the_end(tmp_path):
+    command = Path(sys.executable).with_name("stream-lstm")
+    with subprocess.Popen(
+        [command, "demo", "--seconds", "3", "--watch", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+    ) as process:
+        line = ""
+        while "live page: " not in line:
+            line = process.stderr.readline()
+            assert line
+        assert list(tmp_path.glob("stream-lstm-*/demo.db"))
+        with urllib.request.urlopen(line.split("live page: ")[1].strip(), timeout=30) as answer:
+            assert answer.status == 200
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert json.loads(out)["elements"] == 6000
+    assert not list(tmp_path.glob("stream-lstm-*"))
