@@ -21,7 +21,8 @@ class Commands(TyperGroup):
             unknown: Any = error
             if hasattr(error, "possibilities") and hasattr(error, "option_name"):
                 own = _options(unknown.ctx.command)
-                unknown.message += self._hint(unknown.option_name, own)
+                name = unknown.option_name
+                unknown.message = f"No such option: {name}{self._hint(name, own)}"
                 unknown.possibilities = None
             raise
 
