@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -53,7 +55,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", type=_whole, default=7, help="of the twin and of Keras (7)")
     group.add_argument("--epochs", type=_whole, default=5, help="of the recipe in Keras (5)")
     group.add_argument(
-        "--only", type=_subjects, default=list(SUBJECTS), help=f"of {','.join(SUBJECTS)} (all)"
+        "--only",
+        type=_subjects,
+        default=list(SUBJECTS),
+        help="of plain (base rate and last label), asked and scaled (Keras), window and carry "
+        "(online, one network), bank (online, --bank default), train (all)",
     )
     group.add_argument("--twin", action="store_true", help="the synthetic series in any case")
 
@@ -102,7 +108,11 @@ def run(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
         (folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
 
         def subject(which: str) -> dict[str, Any]:
-            return fresh("bench.question_subjects", which, name)
+            began = time.monotonic()
+            found = fresh("bench.question_subjects", which, name)
+            # a minute and more each: a run of all must not look as if it hung
+            print(f"question: {which}: {time.monotonic() - began:.0f} s", file=sys.stderr)
+            return found
 
         # Two at a time only where seconds are not looked at.
         with ThreadPoolExecutor(2 if quick else 1) as pool:
