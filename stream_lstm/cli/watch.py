@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ..errors import InputMissingError
 from ..tables import SecurityConfig
 
 
@@ -70,6 +71,11 @@ def watch(
     security = Security(config)
     security.check_connect(endpoint)
     if store is not None:
+        if not store.exists():
+            raise InputMissingError(
+                f"no such store: {store}; run --store makes it, and watch can begin once that is "
+                "ready"
+            )
         History(store).close()  # what is wrong with it is told before anything is opened
     subscriber = PredictionSubscriber(endpoint, streams=streams, security=security)
     with Watcher(subscriber, endpoint, store, streams) as watcher:

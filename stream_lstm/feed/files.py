@@ -263,4 +263,7 @@ def _format(path: Path) -> _Format:
     for suffix, format_ in FORMATS.items():
         if name.endswith(suffix):
             return format_
-    raise UsageError(f"{path}: cannot tell what this is; known are {', '.join(FORMATS)}")
+    raise UsageError(
+        f"{path}: cannot tell what this is; known are {', '.join(FORMATS)}: a text table is called "
+        ".csv, or .tsv where tabs separate it"
+    )

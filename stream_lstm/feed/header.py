@@ -58,7 +58,7 @@ def _text(head: bytes) -> str:
         pass
     encoding, what = ("UTF-16", "but UTF-16") if wide else ("CP1252", "but Latin-1, perhaps")
     raise ValueError(
-        f"it is not UTF-8, {what}; convert it with iconv -f {encoding} -t UTF-8 FILE > NEW"
+        f"it is not UTF-8, {what}; convert it with iconv -f {encoding} -t UTF-8 FILE > NEW.csv"
     )
 
 

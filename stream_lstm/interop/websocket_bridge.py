@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -32,7 +32,11 @@ FAULTS = (msgspec.MsgspecError, ValueError, TypeError, ArithmeticError)
 SAY_S = 5.0
 """Between two lines about messages that hold no tick."""
 
-SHOWN = 8
+REASONS = 5
+"""Different ones that are told of at once: answers to a subscription come first, and are no
+ticks."""
+
+SHOWN = 12
 """Fields of a message that are named where one is missing."""
 
 
@@ -42,13 +46,14 @@ class WebSocketSource:
     url: `ws://` or `wss://`. columns: names of the values of a tick. stream_field: the name whose
     text is the stream; without one all ticks are of the stream `websocket`. time_field: the name
     of the time, a number or ISO 8601; its unit follows from its size. A name with dots leads into
-    objects. subscribe: text to send. attempts: connections that may fail in a row. delays_s: the
-    first wait between two, which doubles, and the longest. say: takes lines for people.
+    objects. subscribe: text to send. attempts: connections that may fail before the first one
+    succeeds; a feed that was there is waited for. delays_s: the first wait between two, which
+    doubles, and the longest. say: takes lines for people.
 
     `ticks` counts those given, `refused` the objects that held none, `last_refusal` says why the
     last did not, `connections` is how often it was connected, and `connected` whether it is now.
     Raises UsageError where the package websockets is missing, and EndpointError from the iteration
-    when too many connections have failed.
+    when it could never be connected to.
     """
 
     def __init__(
@@ -70,6 +75,7 @@ class WebSocketSource:
         self.connected = False
         self._say, self._clock = say, clock
         self._say_at, self._unsaid = -float("inf"), 0
+        self._reasons: set[str] = set()
         self._fields = stream_field, time_field
         self._subscribe, self._attempts, self._delays_s = subscribe, attempts, delays_s
         self._client: Any = installed("websockets.asyncio.client")
@@ -104,7 +110,7 @@ class WebSocketSource:
                 raise EndpointError(f"cannot connect to {self.url!r}: {error}") from None
             except (OSError, faults.WebSocketException) as error:
                 lost, failed = self.connected, failed + 1
-                if failed >= self._attempts:
+                if failed >= self._attempts and not self.connections:
                     raise EndpointError(
                         f"cannot connect to {self.url}: {error} ({failed} times in a row)"
                     ) from None
@@ -136,8 +142,9 @@ class WebSocketSource:
         self.refused += 1
         self._unsaid += 1
         self.last_refusal = reason
-        now = self._clock()
-        if now >= self._say_at:
+        now, new = self._clock(), len(self._reasons) < REASONS and reason not in self._reasons
+        if new or now >= self._say_at:
+            self._reasons.add(reason)
             more = f" ({self._unsaid:,} since the last such line)" if self._unsaid > 1 else ""
             self._say(f"refused a message of {self.url}: {reason}{more}")
             self._say_at, self._unsaid = now + SAY_S, 0
@@ -148,8 +155,9 @@ class WebSocketSource:
         name = DEFAULT_STREAM if stream is None else _name(stream, field(found, stream))
         if time is None:
             return SourceTick(name, 0, values)
+        at = field(found, time)
         try:
-            return SourceTick(name, time_ns(field(found, time)), values)
+            return SourceTick(name, time_ns(at), values)
         except FAULTS as error:
             raise ValueError(f"field {time!r}: {error}") from None
 
@@ -171,14 +179,21 @@ def field(found: Any, name: str) -> Any:
 
 def _fields(found: Any) -> str:
     """Return the names of a message's fields, of objects inside it with dots."""
-    names: list[str] = []
-    for key, value in found.items() if isinstance(found, dict) else ():
-        inner = [f"{key}.{name}" for name in value] if isinstance(value, dict) else [key]
-        names += inner
+    names = list(_leaves(found, ""))
     return ", ".join([*names[:SHOWN], *(["..."] if len(names) > SHOWN else [])])
 
 
+def _leaves(found: Any, prefix: str) -> Iterator[str]:
+    for key, value in found.items() if isinstance(found, dict) else ():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
 def _name(field: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"field {field!r}: {value!r:.60} is not a text")
     try:
         return check_name(value)
     except FAULTS as error:

@@ -132,6 +132,8 @@ def test_a_name_with_dots_leads_into_objects():
         (quote(1, symbol="a/b"), "field 'symbol': "),
         (quote(1, ts="noon"), "field 'ts': "),
         ([[1]], "no field 'bid'; it has none"),
+        ({"d": {"best": {"b": 1}, "e": {}}}, "no field 'bid'; it has d.best.b, d.e"),
+        (quote(1, symbol={"s": 1}), "field 'symbol': {'s': 1} is not a text"),
     ],
 )
 def test_why_a_message_holds_no_tick_is_said_once_in_a_while(bad, reason):
@@ -140,9 +142,30 @@ def test_why_a_message_holds_no_tick_is_said_once_in_a_while(bad, reason):
     assert (made.refused, len(said)) == (3, 1)
     assert reason in said[0]
     assert reason in made.last_refusal
+    made._refuse("another reason")
+    assert said[1].endswith("another reason (3 since the last such line)")
+    for k in range(9):
+        made._refuse(str(k))
+    assert len(said) == websocket_bridge.REASONS
     now[0] += websocket_bridge.SAY_S
-    made._refuse("again")
-    assert said[1].endswith("again (3 since the last such line)")
+    made._refuse(reason)
+    assert len(said) == websocket_bridge.REASONS + 1
+
+
+def test_a_server_that_was_there_is_waited_for():
+    async def take():
+        async with serving(([quote(1)], 1011)) as (url, _):
+            made = source(url, attempts=1, delays_s=(0.001, 0.001))
+            ticks = made.__aiter__()
+            first = await anext(ticks)
+            waiting = asyncio.ensure_future(anext(ticks))
+        said = asyncio.Event()
+        made._say = lambda line: said.set() if "cannot connect" in line else None
+        await said.wait()
+        waiting.cancel()
+        return first
+
+    assert asyncio.run(take()).values[0] == 1
 
 
 def test_a_feed_without_its_source_sends_no_heartbeats_and_is_seen_to_be_silent(monkeypatch):
