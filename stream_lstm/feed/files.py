@@ -264,6 +264,6 @@ def _format(path: Path) -> _Format:
         if name.endswith(suffix):
             return format_
     raise UsageError(
-        f"{path}: cannot tell what this is; known are {', '.join(FORMATS)}: a text table is called "
+        f"{path}: cannot tell what this is; known are {', '.join(FORMATS)}: call a table of text "
         ".csv, or .tsv where tabs separate it"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -89,7 +90,7 @@ def test_a_mistake_is_told_in_one_sentence(cli, arguments, code, told):
 def test_a_demo_that_is_watched_has_a_store_for_its_page_that_is_gone_at_the_end(tmp_path):
     command = Path(sys.executable).with_name("stream-lstm")
     with subprocess.Popen(
-        [command, "demo", "--seconds", "3", "--watch", "--json"],
+        [command, "demo", "--seconds", "300", "--watch", "--json"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -100,9 +101,10 @@ def test_a_demo_that_is_watched_has_a_store_for_its_page_that_is_gone_at_the_end
             line = process.stderr.readline()
             assert line
         assert list(tmp_path.glob("stream-lstm-*/demo.db"))
-        with urllib.request.urlopen(line.split("live page: ")[1].strip(), timeout=30) as answer:
+        with urllib.request.urlopen(line.split("live page: ")[1].strip(), timeout=60) as answer:
             assert answer.status == 200
+        process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
-    assert json.loads(out)["elements"] == 6000
+    assert json.loads(out)["interrupted"] is True
     assert not list(tmp_path.glob("stream-lstm-*"))
