@@ -104,6 +104,8 @@ def command(
         print_summary(summary)
         _print_feed(summary["feed"])
         print_refused_peers(summary["refused_peers"])
+    if isinstance(failure, ConfigurationError):
+        failure = settings.blame(failure)
     if failure is not None:
         raise told(settings.config.serve, failure)
 
@@ -204,7 +206,7 @@ def _run(
         began = time.perf_counter()
         try:
             daemon.run(until_end=until_end)
-        except EndpointError as error:
+        except (EndpointError, ConfigurationError) as error:
             failure = error  # what came until then is still worth its summary
         wall_s = time.perf_counter() - began
         failure = failure or _nothing_taken(daemon.subscriber.counters)

@@ -13,12 +13,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
-from ..errors import DataError
+from ..errors import DataError, EndpointError
 from ..feed.pace import Pacer
 from ..feed.publisher import LINGER_S, Publisher
 from ..serve.refusals import RefusalLog
 from ..serve.signals import stop_on_signals
 from ..serve.stop import StopSwitch
+from .peers import PERIOD_S, PeerLog, refused_peers
 from .process import warn
 from .progress import file_progress
 
@@ -74,9 +75,7 @@ def send_file(
             asked = f", what is lost at {lost}" if lost else ""
             warn(f"publishing {file.stream} ({names}) at {publisher.endpoint}{asked}")
         if publication.subscribers:
-            publisher.wait_for_subscribers(
-                publication.subscribers, publication.wait_timeout_s, stream=file.stream
-            )
+            _wait(publication, publisher)
         start = time.monotonic()
         sender = Sender(publication, publisher)
         with StopSwitch() as stop, stop_on_signals(stop):
@@ -102,6 +101,19 @@ def send_file(
         }
 
 
+def _wait(publication: Publication, publisher: Publisher) -> None:
+    """Wait for subscribers; who was refused is told of where they do not come."""
+    try:
+        publisher.wait_for_subscribers(
+            publication.subscribers, publication.wait_timeout_s, stream=publication.file.stream
+        )
+    except EndpointError as error:
+        refused = refused_peers(publisher.security.counts())
+        raise EndpointError(
+            f"{error}; peers refused: {refused}" if refused else str(error)
+        ) from None
+
+
 class Sender:
     """Sends the blocks of a file, each record at its time; `ticks` counts what was sent."""
 
@@ -111,6 +123,8 @@ class Sender:
         self.interrupted = False
         self._publication = publication
         self._publisher = publisher
+        self._peers = PeerLog(publisher.security, warn)
+        self._look_at = 0.0
 
     def run(self, source: FileSource, stop: StopSwitch) -> None:
         """Send until the file ends or `stop` is requested, and then END."""
@@ -125,7 +139,7 @@ class Sender:
 
     def _run(self, source: FileSource, stop: StopSwitch) -> None:
         def idle() -> bool:
-            self._publisher.heartbeat()
+            self._tend()
             return stop.requested
 
         pacer = Pacer(
@@ -151,8 +165,15 @@ class Sender:
     def stay(self, stop: StopSwitch) -> None:
         """Answer who still asks for lost ticks, until nobody does or `stop` is requested."""
         while not stop.requested and self._publisher.still_asked(self._publication.send_timeout_s):
-            self._publisher.heartbeat()
+            self._tend()
             _nap(stop, STAY_S)
+
+    def _tend(self) -> None:
+        """Send what heartbeats are due, and say now and then who was refused."""
+        self._publisher.heartbeat()
+        if time.monotonic() >= self._look_at:
+            self._look_at = time.monotonic() + PERIOD_S
+            self._peers.flush()
 
 
 def _nap(stop: StopSwitch, seconds: float) -> None:

@@ -158,7 +158,10 @@ class Intake:
                 drain.add(message)
             case Heartbeat():
                 self._compare(message)
-                self._heartbeat(message, drain, frames, held)
+                if message.session not in self._names.refused:
+                    self._heartbeat(message, drain, frames, held)
+                elif message.end:
+                    self._end(message, drain)
 
     def _learn_route(self, frames: list[bytes], ticks: Ticks) -> None:
         """Let the next tick of this topic take the short way, if this could have."""
@@ -183,7 +186,14 @@ class Intake:
         return self._records.decode(frames[0], frames[1])
 
     def _compare(self, told: Heartbeat | Welcome) -> None:
+        """Take no more of a session whose columns are not ours.
+
+        Raises ConfigurationError where some of it was taken, having come before any heartbeat.
+        """
         if self._names.compare(told.session, told.columns):
+            if any(state.session == told.session for state in self._streams.values()):
+                why = self._names.refused[told.session]
+                raise ConfigurationError(f"{why}; ticks were taken already", key="columns")
             self._routes.clear()
 
     def _refuse(self, drain: Drain, cause: Cause, stream: str, reason: str, where: str) -> None:
@@ -239,8 +249,10 @@ class Intake:
         self.counters.heartbeats += item is not beat and not beat.announces
         verdict = state.heartbeat(beat.session, beat.seq)
         self._judge(beat.stream, beat.session, beat.seq, verdict, drain)
-        if not beat.end or verdict.late_session:
-            return
+        if beat.end and not verdict.late_session:
+            self._end(beat, drain)
+
+    def _end(self, beat: Heartbeat, drain: Drain) -> None:
         if self._ended.get(beat.stream) != beat.session:
             self._ended[beat.stream] = beat.session
             drain.add(End(beat.stream, beat.session))

@@ -2,7 +2,8 @@
 
 import pytest
 
-from stream_lstm.events import Refusal
+from stream_lstm.errors import ConfigurationError
+from stream_lstm.events import End, Refusal
 from stream_lstm.feed.drain import Drain
 from stream_lstm.feed.encode import encode_heartbeat, encode_ticks
 from stream_lstm.feed.intake import Intake
@@ -43,15 +44,24 @@ def test_ticks_of_a_session_with_other_columns_are_refused(theirs, taken):
     assert all(f"--columns {','.join(theirs)}" in refusal.reason for refusal in told)
 
 
-def test_another_session_with_our_columns_is_taken_and_a_late_heartbeat_stops_ticks():
+def test_another_session_with_our_columns_is_taken_and_the_end_of_a_refused_one_is_said():
+    intake, drain = Intake(FeedConfig(connect=("inproc://x",), columns=("bid", "ask"))), Drain()
+    ticks = [encode_ticks("a", k, [1.0, 2.0], session="s", seq=k) for k in (1, 2, 3)]
+    end = encode_heartbeat(Heartbeat("a", 4, "s", end=True, columns=("ask", "bid")))
+    other = encode_ticks("b", 4, [1.0, 2.0], session="t", seq=1)
+    for frames in (beat(("ask", "bid")), *ticks, end, beat(("bid", "ask"), "t"), other):
+        intake.take(list(frames), drain)
+    events = drain.finish()
+    assert [event for event in events if isinstance(event, End)] == [End("a", "s")]
+    assert (intake.counters.ticks, intake.counters.refused, intake.counters.gaps) == (1, 3, 0)
+
+
+def test_who_came_late_and_has_taken_ticks_in_another_order_ends():
     intake = Intake(FeedConfig(connect=("inproc://x",), columns=("bid", "ask")))
-    one = [encode_ticks("a", k, [1.0, 2.0], session="s", seq=k) for k in (1, 2, 3)]
-    other = encode_ticks("a", 4, [1.0, 2.0], session="t", seq=1)
-    refusals(intake, one[0], one[1])
-    assert intake.counters.ticks == 2
-    assert refusals(intake, beat(("ask", "bid")), one[2])
-    assert not refusals(intake, beat(("bid", "ask"), "t"), other)
-    assert intake.counters.ticks == 3
+    refusals(intake, encode_ticks("a", 5, [1.0, 2.0], session="s", seq=5))
+    with pytest.raises(ConfigurationError, match=r"--columns ask,bid; ticks were taken") as told:
+        refusals(intake, beat(("ask", "bid")))
+    assert told.value.key == "columns"
 
 
 def test_sessions_that_are_refused_are_forgotten_in_the_end(monkeypatch):
