@@ -43,7 +43,7 @@ def command(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Field that names the stream of a message.",
+            help="Field that names the stream of a message; EUR/USD becomes EUR-USD.",
             show_default="all are of the stream websocket",
         ),
     ] = None,

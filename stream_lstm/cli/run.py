@@ -210,6 +210,11 @@ def _run(
             failure = error  # what came until then is still worth its summary
         wall_s = time.perf_counter() - began
         failure = failure or _nothing_taken(daemon.subscriber.counters)
+        try:
+            if store is not None:
+                store.close()
+        except StreamLSTMError as error:
+            failure = failure or error  # the same: the disk may be full
         if monitor is not None:
             monitor.health.leave()
         service.stopping()

@@ -44,11 +44,11 @@ class WebSocketSource:
     """The ticks of a WebSocket that sends JSON; a `feed.bridge.Source`.
 
     url: `ws://` or `wss://`. columns: names of the values of a tick. stream_field: the name whose
-    text is the stream; without one all ticks are of the stream `websocket`. time_field: the name
-    of the time, a number or ISO 8601; its unit follows from its size. A name with dots leads into
-    objects. subscribe: text to send. attempts: connections that may fail before the first one
-    succeeds; a feed that was there is waited for. delays_s: the first wait between two, which
-    doubles, and the longest. say: takes lines for people.
+    text is the stream, with "-" for each "/"; without one all ticks are of the stream
+    `websocket`. time_field: the name of the time, a number or ISO 8601; its unit follows from its
+    size. A name with dots leads into objects. subscribe: text to send. attempts: connections that
+    may fail before the first one succeeds; a feed that was there is waited for. delays_s: the
+    first wait between two, which doubles, and the longest. say: takes lines for people.
 
     `ticks` counts those given, `refused` the objects that held none, `last_refusal` says why the
     last did not, `connections` is how often it was connected, and `connected` whether it is now.
@@ -195,7 +195,8 @@ def _name(field: str, value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"field {field!r}: {value!r:.60} is not a text")
     try:
-        return check_name(value)
+        # pairs such as EUR/USD are what many feeds have, and what a topic cannot hold
+        return check_name(value.replace("/", "-"))
     except FAULTS as error:
         raise ValueError(f"field {field!r}: {error}") from None
 

@@ -12,9 +12,11 @@ import pytest
 
 from stream_lstm.core.digest import Digest
 from stream_lstm.core.session import Session
+from stream_lstm.errors import OutputError
 from stream_lstm.events import End, Prediction, Ticks
 from stream_lstm.feed.predictions import PredictionSubscriber
 from stream_lstm.feed.publisher import Publisher
+from stream_lstm.store.store import Store
 from stream_lstm.store.weights import load_weights
 
 from ..engines import engine_for, settings
@@ -110,6 +112,25 @@ def test_a_feed_whose_columns_stand_elsewhere_is_refused_and_the_end_says_so(cli
     assert (done.json()["ticks"], done.json()["feed"]["refused"]) == (0, 1)
     assert "here they are ask, bid: name them in the feed's order, --columns bid,ask" in done.err
     assert "no tick was taken: 1 refused messages" in done.err.splitlines()[-1]
+
+
+def test_the_summary_comes_out_where_the_store_cannot_be_written_to_its_end(
+    cli, feed, tmp_path, monkeypatch
+):
+    ended = Store.close
+
+    def full(store, *, whole=True):
+        before = store._closed
+        ended(store, whole=whole)
+        if not before:
+            raise OutputError("the store s.db could not be written to the end")
+
+    monkeypatch.setattr(Store, "close", full)
+    words = "--store", tmp_path / "s.db", "--until-end", "--json", *SMALL
+    done = cli("run", "--connect", feed(series(40)), *words)
+    assert done.code == 74
+    assert done.json()["elements"] == 40
+    assert "could not be written to the end" in done.err.splitlines()[-1]
 
 
 def test_it_asks_for_what_was_published_before_it_came(cli):

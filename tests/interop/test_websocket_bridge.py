@@ -64,6 +64,11 @@ async def taken(*connections, **more):
         return [tick async for tick in made], made, heard
 
 
+def test_a_pair_is_a_stream():
+    ticks, _, _ = asyncio.run(taken(([quote(1, symbol="EUR/USD")], 1000)))
+    assert ticks[0].stream == "EUR-USD"
+
+
 def test_objects_and_arrays_of_them_are_ticks():
     ticks, made, heard = asyncio.run(taken(([quote(1), [quote(2), quote(3)]], 1000)))
     assert [(t.stream, t.t_ns, *t.values) for t in ticks] == [
@@ -83,7 +88,7 @@ def test_objects_and_arrays_of_them_are_ticks():
         quote(1, bid=None),
         quote(1, bid="x"),
         quote(1, bid=True),
-        quote(1, symbol="a/b"),
+        quote(1, symbol=""),
         quote(1, symbol=7),
         quote(1, ts="noon"),
     ],
@@ -129,7 +134,7 @@ def test_a_name_with_dots_leads_into_objects():
         ("{", "no JSON"),
         ({"data": {"b": 1, "a": 2}, "n": 7}, "no field 'bid'; it has data.b, data.a, n"),
         (quote(1, bid="x"), "field 'bid': 'x' is not a number"),
-        (quote(1, symbol="a/b"), "field 'symbol': "),
+        (quote(1, symbol=""), "field 'symbol': "),
         (quote(1, ts="noon"), "field 'ts': "),
         ([[1]], "no field 'bid'; it has none"),
         ({"d": {"best": {"b": 1}, "e": {}}}, "no field 'bid'; it has d.best.b, d.e"),
