@@ -23,7 +23,6 @@ from pathlib import Path
 from stream_lstm.cli.feed_process import FeedProcess
 from stream_lstm.feed.synthetic import HiddenLevel
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
 SIZES = {"desk": (1280, 800), "phone": (390, 844)}
 SPEED, SECONDS = 200.0, 600.0
 PATIENCE_MS = 180_000
@@ -42,7 +41,9 @@ def take(out: Path, *, labels: int, size: str, theme: str) -> None:
     """Write the picture; the page is of a stream with so many labels."""
     from playwright.sync_api import sync_playwright
 
-    browser_path = next(filter(None, map(shutil.which, NAMES)), None)
+    from stream_lstm.view.pictures import BROWSERS
+
+    browser_path = next(filter(None, map(shutil.which, BROWSERS)), None)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         feed = stack.enter_context(

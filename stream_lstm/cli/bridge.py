@@ -16,7 +16,8 @@ from .input_file import JsonOption, one_of
 from .options import configured
 from .peers import print_refused_peers
 from .process import warn
-from .publish import RING, RecoveryOption, RingOption
+from .publish import RING, EncodingOption, RecoveryOption, RingOption
+from .sending import opening
 from .settings import Settings, split_list
 
 if TYPE_CHECKING:
@@ -58,9 +59,7 @@ def command(
     subscribe: Annotated[
         str | None, typer.Option(metavar="TEXT", help="Text to send on connecting.")
     ] = None,
-    encoding: Annotated[
-        str, typer.Option(metavar="msgpack|json", help="Of the records.")
-    ] = "msgpack",
+    encoding: EncodingOption = "msgpack",
     recovery: RecoveryOption = None,
     ring: RingOption = RING,
     as_json: JsonOption = False,
@@ -96,16 +95,14 @@ def command(
         ring=ring,
         security=security,
     ) as publisher:
-        lost = publisher.recovery_endpoint
-        asked = f", what is lost at {lost}" if lost else ""
-        warn(f"publishing {url} ({', '.join(names)}) at {publisher.endpoint}{asked}")
+        warn(opening(url, publisher))
         interrupted = _carry(source, publisher)
         told: dict[str, Any] = {
             "version": __version__,
             "url": url,
             "session": publisher.session,
             "endpoint": publisher.endpoint,
-            "recovery": lost,
+            "recovery": publisher.recovery_endpoint,
             "columns": names,
             "ticks": source.ticks,
             "refused_messages": source.refused,

@@ -36,6 +36,7 @@ RING = 100_000
 """Ticks that a publisher keeps of each stream, as `feed.ring` has it."""
 
 
+EncodingOption = Annotated[str, typer.Option(metavar="msgpack|json", help="Of the records.")]
 RecoveryOption = Annotated[
     str | None,
     typer.Option(
@@ -102,9 +103,7 @@ def command(
     block: Annotated[
         int, typer.Option(min=1, max=MAX_BLOCK, metavar="N", help="Ticks in one record.")
     ] = 1,
-    encoding: Annotated[
-        str, typer.Option(metavar="msgpack|json", help="Of the records.")
-    ] = "msgpack",
+    encoding: EncodingOption = "msgpack",
     recovery: RecoveryOption = None,
     ring: RingOption = RING,
     limit: LimitOption = None,

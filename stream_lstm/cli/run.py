@@ -210,14 +210,14 @@ def _run(
             failure = error  # what came until then is still worth its summary
         wall_s = time.perf_counter() - began
         failure = failure or _nothing_taken(daemon.subscriber.counters)
+        if monitor is not None:
+            monitor.health.leave()
+        service.stopping()
         try:
             if store is not None:
                 store.close()
         except StreamLSTMError as error:
             failure = failure or error  # the same: the disk may be full
-        if monitor is not None:
-            monitor.health.leave()
-        service.stopping()
         watched.flush()
         if log.form == "json":
             log.say("stopped", "the daemon has stopped", **ended(daemon, wall_s))

@@ -70,10 +70,7 @@ def send_file(
         if announce is not None:
             announce(publisher.endpoint)
         else:
-            names = ", ".join(source.value_columns)
-            lost = publisher.recovery_endpoint
-            asked = f", what is lost at {lost}" if lost else ""
-            warn(f"publishing {file.stream} ({names}) at {publisher.endpoint}{asked}")
+            warn(opening(file.stream, publisher))
         if publication.subscribers:
             _wait(publication, publisher)
         start = time.monotonic()
@@ -99,6 +96,13 @@ def send_file(
             "refused_peers": publisher.security.counts(),
             "interrupted": sender.interrupted,
         }
+
+
+def opening(what: str, publisher: Publisher) -> str:
+    """Return the line that says what is published, and where."""
+    lost = publisher.recovery_endpoint
+    asked = f", what is lost at {lost}" if lost else ""
+    return f"publishing {what} ({', '.join(publisher.columns)}) at {publisher.endpoint}{asked}"
 
 
 def _wait(publication: Publication, publisher: Publisher) -> None:

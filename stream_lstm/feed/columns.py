@@ -15,6 +15,7 @@ class Columns:
     def __init__(self, ours: tuple[str, ...]) -> None:
         self.refused: dict[str, str] = {}
         self._ours = ours
+        self._places = {name: place for place, name in enumerate(ours)}
 
     def compare(self, session: str, theirs: tuple[str, ...]) -> bool:
         """Hold what a session calls its values against ours; return whether it is newly refused.
@@ -24,8 +25,10 @@ class Columns:
         ours = self._ours
         if not theirs:
             return False
-        same = [name for name in theirs if name in ours]
-        if len(theirs) == len(ours) and all(theirs.index(n) == ours.index(n) for n in same):
+        if theirs == ours or (
+            len(theirs) == len(ours)
+            and all(self._places.get(name, place) == place for place, name in enumerate(theirs))
+        ):
             self.refused.pop(session, None)
             return False
         if session in self.refused:

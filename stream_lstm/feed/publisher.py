@@ -74,7 +74,8 @@ class Publisher(Closing):
     security: keys, and who may connect; None has none, and binds only what this machine alone can
     reach.
 
-    Raises EndpointError if an endpoint cannot be bound, and ConfigurationError if it must not be.
+    Raises EndpointError if an endpoint cannot be bound, and ConfigurationError if it must not be,
+    or for columns without names of their own.
     """
 
     def __init__(
@@ -95,6 +96,9 @@ class Publisher(Closing):
     ) -> None:
         if not columns:
             raise ConfigurationError("columns is empty: name the values", key="columns")
+        if len(set(columns)) < len(columns):
+            twice = ", ".join(columns)
+            raise ConfigurationError(f"columns names a value twice: {twice}", key="columns")
         if ring < 1:
             raise ConfigurationError(f"ring={ring}: keep one tick of each stream, or more")
         self.columns = tuple(columns)

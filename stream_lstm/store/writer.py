@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-import sys
 import threading
 import time
 from collections import deque
@@ -22,6 +21,7 @@ from collections.abc import Callable
 
 from ..errors import OutputError, StreamLSTMError
 from ..events import Ticks
+from ..serve.switches import quick_switches
 from .journal import Journal
 from .units import Hole, Note, Saved, Step, Unit
 
@@ -33,10 +33,6 @@ BATCH_BYTES = 4 * 2**20
 
 PAUSE_S = 0.02
 """Between two groups at least: what a commit takes beside its rows would disturb a fast feed."""
-
-SWITCH_S = 0.0002
-"""That the thread of the feed waits at most for this one to let go of the interpreter; Python's
-own 5 ms would be the longest wait of a tick."""
 
 UNIT_BYTES = 200
 """What a unit or an output takes beside its arrays, roughly."""
@@ -89,9 +85,9 @@ class Writer:
         self._connected = False
         self._batch: list[Unit] = []
         self._batch_bytes = 0
-        self._interval_s = sys.getswitchinterval()
+        self._switches = contextlib.ExitStack()
         if not blocking:
-            sys.setswitchinterval(SWITCH_S)
+            self._switches.enter_context(quick_switches())
         self._thread = threading.Thread(target=self._work, name="store", daemon=True)
         self._thread.start()
 
@@ -150,7 +146,7 @@ class Writer:
         self._closing.set()
         self._wake.set()
         self._thread.join()
-        sys.setswitchinterval(self._interval_s)
+        self._switches.close()
         return len(self._batch) + len(self._queue)
 
     # ---- in the thread ----------------------------------------------------------------

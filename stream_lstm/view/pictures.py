@@ -191,5 +191,4 @@ def _places(keys: tuple[Key, ...], width: int) -> tuple[list[tuple[Key, int, int
 
 
 def _first_line(error: Error) -> str:
-
     return (error.message.splitlines() or ["it ended"])[0]

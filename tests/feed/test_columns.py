@@ -7,6 +7,7 @@ from stream_lstm.events import End, Refusal
 from stream_lstm.feed.drain import Drain
 from stream_lstm.feed.encode import encode_heartbeat, encode_ticks
 from stream_lstm.feed.intake import Intake
+from stream_lstm.feed.publisher import Publisher
 from stream_lstm.feed.records import Heartbeat
 from stream_lstm.tables import FeedConfig
 
@@ -62,6 +63,11 @@ def test_who_came_late_and_has_taken_ticks_in_another_order_ends():
     with pytest.raises(ConfigurationError, match=r"--columns ask,bid; ticks were taken") as told:
         refusals(intake, beat(("ask", "bid")))
     assert told.value.key == "columns"
+
+
+def test_a_publisher_calls_no_two_values_alike():
+    with pytest.raises(ConfigurationError, match="twice: bid, bid"):
+        Publisher("tcp://127.0.0.1:*", columns=["bid", "bid"])
 
 
 def test_sessions_that_are_refused_are_forgotten_in_the_end(monkeypatch):
