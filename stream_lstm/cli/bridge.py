@@ -17,7 +17,6 @@ from .options import configured
 from .peers import print_refused_peers
 from .process import warn
 from .publish import RING, EncodingOption, RecoveryOption, RingOption
-from .sending import opening
 from .settings import Settings, split_list
 
 if TYPE_CHECKING:
@@ -75,6 +74,7 @@ def command(
     from ..feed.publisher import Publisher
     from ..feed.security import Security
     from ..interop.websocket_bridge import WebSocketSource
+    from .sending import opening
 
     security = Security(settings.config.security)
     names = split_list(columns)
