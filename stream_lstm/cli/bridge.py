@@ -14,7 +14,7 @@ from ..errors import DataError, UsageError
 from ..tables import Encoding
 from .input_file import JsonOption, one_of
 from .options import configured
-from .peers import print_refused_peers
+from .peers import PERIOD_S, PeerLog, print_refused_peers
 from .process import warn
 from .publish import RING, EncodingOption, RecoveryOption, RingOption
 from .settings import Settings, split_list
@@ -142,6 +142,7 @@ async def _until(stop: StopSwitch, source: WebSocketSource, publisher: Publisher
     from ..feed.bridge import bridge
 
     carrying = asyncio.ensure_future(bridge(source, publisher))
+    telling = asyncio.ensure_future(_tell(PeerLog(publisher.security, warn)))
 
     def look() -> None:
         if stop.requested:
@@ -154,4 +155,12 @@ async def _until(stop: StopSwitch, source: WebSocketSource, publisher: Publisher
         if not stop.requested:
             raise
     finally:
+        telling.cancel()
         asyncio.get_running_loop().remove_reader(stop.fileno())
+
+
+async def _tell(peers: PeerLog) -> None:
+    """Say now and then who was refused."""
+    while True:
+        await asyncio.sleep(PERIOD_S)
+        peers.tend()

@@ -48,7 +48,7 @@ def command(
     seconds: Annotated[
         float, typer.Option(min=0.1, max=MAX_SECONDS, metavar="S", help="How long the feed runs.")
     ] = 25.0,
-    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of the series.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the series.")] = 1,
     speed: Annotated[
         float, typer.Option(min=1, max=MAX_SPEED, metavar="N", help="Elements a second.")
     ] = SPEED,

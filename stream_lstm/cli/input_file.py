@@ -51,7 +51,11 @@ TimeOption: TypeAlias = Annotated[
 ]
 TimeUnitOption: TypeAlias = Annotated[
     str,
-    typer.Option("--time-unit", metavar="auto|ns|us|ms|s|iso", help="What its numbers count."),
+    typer.Option(
+        "--time-unit",
+        metavar="auto|ns|us|ms|s|iso",
+        help="What the numbers of --time-column count.",
+    ),
 ]
 OnBadRowOption: TypeAlias = Annotated[
     str,

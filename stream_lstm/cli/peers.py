@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import typer
 
+from ..core.verdict import count as count_of
+from ..serve.refusals import Spacing
+
 if TYPE_CHECKING:
     from ..feed.security import Security
 
 PERIOD_S = 1.0
+
+NOT_ADMITTED = "not_admitted"
 
 
 def refused_peers(counts: Mapping[str, int]) -> str:
@@ -25,18 +31,42 @@ def print_refused_peers(counts: Mapping[str, int]) -> None:
 
 
 class PeerLog:
-    """Tells of peers that were refused since it last did; `flush` is called once a second."""
+    """Tells of peers that were refused, and of those that refused us.
 
-    def __init__(self, security: Security, write: Callable[[str], object]) -> None:
+    write: takes a line. clock: seconds, monotonic. `tend` is called once a second.
+    """
+
+    def __init__(
+        self,
+        security: Security,
+        write: Callable[[str], object],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._security = security
         self._write = write
+        self._spacing = Spacing(clock)
         self._told: dict[str, int] = {}
 
+    def tend(self) -> None:
+        """Write what is new of the reasons that are due."""
+        self._tell(self._spacing.due)
+
     def flush(self) -> None:
-        """Write a line if more were refused."""
-        counts = self._security.counts()
-        new = {reason: n - self._told.get(reason, 0) for reason, n in counts.items()}
-        self._told = counts
-        if any(new.values()):
-            told = {reason: count for reason, count in new.items() if count}
-            self._write(f"peers refused: {refused_peers(told)}")
+        """Write all that is new."""
+        self._tell(lambda _: True)
+
+    def _tell(self, due: Callable[[str], bool]) -> None:
+        new = {
+            reason: count - self._told.get(reason, 0)
+            for reason, count in self._security.counts().items()
+            if count > self._told.get(reason, 0) and due(reason)
+        }
+        for reason, count in new.items():
+            self._spacing.told(reason)
+            self._told[reason] = self._told.get(reason, 0) + count
+        admitted = {reason: count for reason, count in new.items() if reason != NOT_ADMITTED}
+        if admitted:
+            self._write(f"peers refused: {refused_peers(admitted)}")
+        if NOT_ADMITTED in new:
+            times = count_of(new[NOT_ADMITTED], "times")
+            self._write(f"not let in by whom we connect to, {times}: {self._security.advice}")

@@ -53,7 +53,7 @@ def command(
         int, typer.Option(min=1, metavar="N", help="Places at which the future is changed.")
     ] = 200,
     trial_seed: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Of the places and of the other futures.")
+        int, typer.Option(min=0, metavar="N", help="Seed of the places and of the other futures.")
     ] = 0,
     synthetic: SyntheticOption = None,
     series_seed: SeriesSeedOption = None,

@@ -36,7 +36,9 @@ RING = 100_000
 """Ticks that a publisher keeps of each stream, as `feed.ring` has it."""
 
 
-EncodingOption = Annotated[str, typer.Option(metavar="msgpack|json", help="Of the records.")]
+EncodingOption = Annotated[
+    str, typer.Option(metavar="msgpack|json", help="Encoding of the records.")
+]
 RecoveryOption = Annotated[
     str | None,
     typer.Option(

@@ -47,7 +47,7 @@ def command(
         typer.Option("--stream", metavar="NAME", help="Show this stream; may be repeated."),
     ] = None,
     title: Annotated[
-        str, typer.Option("--title", metavar="TEXT", help="What stands at its top.")
+        str, typer.Option("--title", metavar="TEXT", help="What stands at the top of the report.")
     ] = "stream-lstm report",
     figure: Annotated[
         str | None,
@@ -63,7 +63,7 @@ def command(
             min=400,
             max=4000,
             metavar="PIXELS",
-            help="Of a picture; a .png has twice as many.",
+            help="Width of a picture in pixels; a .png has twice as many.",
             show_default="1280, of a figure 640",
         ),
     ] = None,

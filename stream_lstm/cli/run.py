@@ -191,7 +191,7 @@ def _run(
             timeline.daemon(daemon)
         if monitor is not None:
             monitor.attend(daemon)
-        daemon.every(PERIOD_S, watched.flush)
+        daemon.every(PERIOD_S, watched.tend)
         daemon.every(REFRESH_S, table.refresh)
         for line in fallbacks(daemon.session):
             log.say("fallback", line, level="warning")

@@ -177,7 +177,7 @@ class Sender:
         self._publisher.heartbeat()
         if time.monotonic() >= self._look_at:
             self._look_at = time.monotonic() + PERIOD_S
-            self._peers.flush()
+            self._peers.tend()
 
 
 def _nap(stop: StopSwitch, seconds: float) -> None:

@@ -66,7 +66,7 @@ class Service:
         self._supervisor.stopping()
 
     def _tend(self, daemon: Daemon) -> None:
-        self._peers.flush()
+        self._peers.tend()
         if self._hung_up:
             self._hung_up = False
             self._supervisor.reloading()

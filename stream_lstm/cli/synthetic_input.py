@@ -36,7 +36,7 @@ SyntheticOption: TypeAlias = Annotated[
 SeriesSeedOption: TypeAlias = Annotated[
     int | None,
     typer.Option(
-        "--series-seed", min=0, metavar="N", help="Of the synthetic stream.", show_default="0"
+        "--series-seed", min=0, metavar="N", help="Seed of the synthetic series.", show_default="0"
     ),
 ]
 

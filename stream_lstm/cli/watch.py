@@ -32,7 +32,10 @@ def command(
     port: Annotated[
         int,
         typer.Option(
-            min=0, max=65_535, metavar="N", help="Of the page, on loopback; 0 takes a free one."
+            min=0,
+            max=65_535,
+            metavar="N",
+            help="Port of the page, on loopback; 0 takes a free one.",
         ),
     ] = 5006,
     curve_dir: Annotated[

@@ -130,7 +130,7 @@ class PredictionSubscriber(Closing):
 
     `heard` counts messages, heartbeats included, and `refused` those that could not be read;
     `stale` says whether the daemon's feed had fallen silent by its last heartbeat. security: keys;
-    None has none.
+    None has none. `security` counts how often we were not let in.
 
     Raises EndpointError for an endpoint that cannot be.
     """
@@ -146,6 +146,7 @@ class PredictionSubscriber(Closing):
         self.heard = 0
         self.refused = 0
         self.stale = False
+        self.security = security or Security()
         self._context: zmq.Context[Any] = zmq.Context()
         self._inbound = Inbound(MAX_MESSAGE_BYTES)
         try:
@@ -153,7 +154,7 @@ class PredictionSubscriber(Closing):
                 self._context, zmq.SUB, receive_hwm=receive_hwm, max_frame_bytes=MAX_FRAME_BYTES
             )
             self._subscribe(tuple(streams))
-            connect(self._socket, [endpoint], security or Security(), self._inbound)
+            connect(self._socket, [endpoint], self.security, self._inbound)
         except BaseException:
             self._context.destroy(linger=0)
             raise

@@ -83,6 +83,16 @@ class Security:
         """Whether there are keys."""
         return self._folder is not None
 
+    @property
+    def advice(self) -> str:
+        """What to do about a peer that does not let us in."""
+        if self._folder is None:
+            return "it may want keys: name the folder with ours by --curve-dir DIR"
+        return (
+            f"its owner puts {self._folder / 'client.key'} on the list of clients, and the key "
+            "that we have of it has to be its own"
+        )
+
     def reload(self, config: SecurityConfig) -> None:
         """Read the list of clients again, and take new limits; ConfigurationError changes nothing.
 

@@ -220,18 +220,19 @@ class EventLog:
 
 
 class Watch(NamedTuple):
-    """Observers that say what happens, and what is to be done once a second."""
+    """Observers that say what happens; what is to be done once a second, and at the end."""
 
     observers: tuple[Callable[[object], None], ...]
+    tend: Callable[[], None]
     flush: Callable[[], None]
 
 
 def watch(log: Log, clock: Callable[[], float] = time.monotonic) -> Watch:
     """Return what says to `log` what comes in and out of a daemon."""
     if log.form == "json":
-        return Watch((EventLog(log),), lambda: None)
+        return Watch((EventLog(log),), lambda: None, lambda: None)
     refused = RefusalLog(log.named("refused", "warning"), clock)
-    return Watch((refused, SilenceLog(log.named("feed"))), refused.flush)
+    return Watch((refused, SilenceLog(log.named("feed"))), refused.tend, refused.flush)
 
 
 def _short(value: Any) -> Any:

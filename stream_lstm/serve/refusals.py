@@ -1,23 +1,50 @@
 """Refusals and roll-backs for people to read, at a limited rate.
 
-A peer that sends rubbish as fast as it can must not fill a disk with what we say of it: of each
-kind one line a second is written, and how many more there were. All of them are counted.
+A peer that sends rubbish as fast as it can, or for days, must not fill a disk with what we say of
+it: of each kind one line is written in a second, where it does not stop ever more rarely, and how
+many more there were. All of them are counted.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 
 from ..events import Refusal, Rollback
 
 PERIOD_S = 1.0
-"""Between two lines of one kind."""
+"""Between the first two lines of one kind."""
+
+MAX_PERIOD_S = 60.0
+"""Between two lines of one kind that has not stopped for long."""
 
 MAX_LINE = 300
 """Characters of a line; a reason can quote what a peer sent."""
 
 ROLLBACK = "roll-back"
+
+
+class Spacing:
+    """When what goes on and on is to be told: after a second, then two, up to a minute.
+
+    What was still for as long again begins anew. clock: seconds, monotonic.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._periods: dict[str, tuple[float, float]] = {}  # until when nothing is told, how long
+
+    def due(self, kind: str) -> bool:
+        """Return whether a kind may be told now."""
+        return self._clock() >= self._periods.get(kind, (-math.inf, 0.0))[0]
+
+    def told(self, kind: str) -> None:
+        """Note that a kind was told."""
+        now = self._clock()
+        until, period = self._periods.get(kind, (-math.inf, 0.0))
+        period = min(2 * period, MAX_PERIOD_S) if now < until + period else PERIOD_S
+        self._periods[kind] = now + period, period
 
 
 class RefusalLog:
@@ -29,8 +56,7 @@ class RefusalLog:
     def __init__(self, write: Callable[[str], object], clock: Callable[[], float]) -> None:
         self.total: Counter[str] = Counter()
         self._write = write
-        self._clock = clock
-        self._quiet_until: dict[str, float] = {}
+        self._spacing = Spacing(clock)
         self._unsaid: Counter[str] = Counter()
 
     def __call__(self, event: object) -> None:
@@ -42,13 +68,19 @@ class RefusalLog:
 
     def _say(self, kind: str, line: str) -> None:
         self.total[kind] += 1
-        now = self._clock()
-        if now < self._quiet_until.get(kind, now):
+        if not self._spacing.due(kind):
             self._unsaid[kind] += 1
             return
         self._say_unsaid(kind)
-        self._quiet_until[kind] = now + PERIOD_S
+        self._spacing.told(kind)
         self._write(line)
+
+    def tend(self) -> None:
+        """Say how many were passed over in silence, where that is due; called now and then."""
+        for kind in list(self._unsaid):
+            if self._spacing.due(kind):
+                self._say_unsaid(kind)
+                self._spacing.told(kind)
 
     def flush(self) -> None:
         """Say how many were passed over in silence."""

@@ -14,11 +14,15 @@ S = 1e9
 
 
 class Status(NamedTuple):
-    """A sentence; `bad` where what is shown is not of now. `silent` asks for a band."""
+    """A sentence; `bad` where what is shown is not of now. `silent` asks for a band.
+
+    `unheard` says that it is the daemon of which nothing comes.
+    """
 
     text: str
     bad: bool
     silent: bool = False
+    unheard: bool = False
 
 
 class Liveness:
@@ -54,7 +58,8 @@ class Liveness:
         if not self._heard_ns:
             waited = _seconds(now_ns - self._began_ns)
             text = f"Nothing has come from {self._endpoint} yet, for {waited}: is a daemon there?"
-            return Status(text, bad=now_ns - self._began_ns > SILENT_S * S)
+            unheard = now_ns - self._began_ns > SILENT_S * S
+            return Status(text, bad=unheard, unheard=unheard)
         predicted = self._predicted_ns.get(stream, 0)
         last = f"the last prediction came at {moment(predicted)}" if predicted else ""
         ended = self._ended_ns.get(stream)
@@ -64,7 +69,7 @@ class Liveness:
         if quiet_ns > SILENT_S * S:
             text = f"No data since {moment(self._heard_ns)}, for {_seconds(quiet_ns)}: the daemon "
             text += f"at {self._endpoint} is not heard"
-            return Status(_joined(text, last), bad=True, silent=True)
+            return Status(_joined(text, last), bad=True, silent=True, unheard=True)
         if self._stale_since_ns:
             text = "The daemon runs and its feed is silent: no data since "
             text += f"{moment(self._stale_since_ns)} or before"

@@ -10,6 +10,7 @@ from types import TracebackType
 
 import numpy as np
 
+from ..core.verdict import count
 from ..errors import StreamLSTMError
 from ..events import End, Prediction, Score
 from ..feed.predictions import Output, PredictionSubscriber
@@ -60,6 +61,9 @@ class Watcher:
         """Return how it stands with a stream now."""
         status = self._liveness.status(stream, time.time_ns())
         more = [f"{len(self.left_out):,} more streams are not kept."] if self.left_out else []
+        security = self._subscriber.security
+        if not_let_in := status.unheard and security.counts().get("not_admitted"):
+            more.append(f"It has not let us in, {count(not_let_in, 'times')}: {security.advice}.")
         more += [f"The store cannot be read: {self.trouble}"] if self.trouble else []
         return status._replace(
             text=" ".join([status.text, *more]), bad=status.bad or bool(self.trouble)

@@ -82,6 +82,8 @@ def evidence(track: Track) -> Fact:
 
 def verdict(track: Track, **known: int) -> str:
     """Return what `core.verdict` says; known: of its counts, those that a track has not."""
+    if not (track.predictions or known):
+        return "no predictions yet"
     return told(
         {
             "ticks": 1,

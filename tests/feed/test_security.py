@@ -314,6 +314,16 @@ def test_a_publisher_without_keys_is_not_believed(keys):
         assert into.receive(0.0) == []
 
 
+def test_who_has_no_keys_learns_that_they_may_be_wanted(keys):
+    ours = Security()
+    with (
+        Publisher(ANY_PORT, columns=["x"], security=secured(keys)) as out,
+        subscriber(out.endpoint, ours),
+    ):
+        counted(ours, "not_admitted")
+    assert "--curve-dir" in ours.advice
+
+
 def test_a_server_may_have_a_key_of_its_own(keys, tmp_path):
     make_keys(tmp_path / "feed")
     with Publisher(ANY_PORT, columns=["x"], security=secured(tmp_path / "feed")) as out:

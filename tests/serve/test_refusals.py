@@ -1,7 +1,7 @@
-"""Refusals for people: one line a second of each kind, however fast a peer sends rubbish."""
+"""Refusals for people: few lines of each kind, however fast and long a peer sends rubbish."""
 
 from stream_lstm.events import Prediction, Refusal, Rollback
-from stream_lstm.serve.refusals import MAX_LINE, RefusalLog
+from stream_lstm.serve.refusals import MAX_LINE, MAX_PERIOD_S, RefusalLog
 
 
 class Time:
@@ -22,6 +22,41 @@ def test_the_first_is_written_and_the_rest_of_the_second_is_counted():
     refused(Refusal("a", "message", "bad again"))
     assert lines[1:] == ["refused: 999 more messages", "refused a message (stream 'a'): bad again"]
     assert refused.total == {"message": 1001}
+
+
+def test_what_does_not_stop_is_told_ever_more_rarely():
+    refused, lines, clock = log()
+    told_at, told = [], 0
+    for second in range(400):
+        clock.now = 100.0 + second
+        refused(Refusal("a", "message", "bad"))
+        refused.tend()
+        if len(lines) > told:
+            told_at.append(second)
+            told = len(lines)
+    assert told_at == [0, 1, 3, 7, 15, 31, 63, 123, 183, 243, 303, 363]
+    assert lines[-2] == f"refused: {MAX_PERIOD_S - 1:.0f} more messages"
+    assert refused.total == {"message": 400}
+
+
+def test_what_had_stopped_is_told_at_once_and_again_after_a_second():
+    refused, lines, clock = log()
+    for second in (0, 1, 3, 7, 100, 101):
+        clock.now = 100.0 + second
+        refused(Refusal("a", "message", f"bad {second}"))
+    assert [line.split("bad ")[1] for line in lines] == ["0", "1", "3", "7", "100", "101"]
+
+
+def test_the_last_of_a_run_is_told_when_it_is_due():
+    refused, lines, clock = log()
+    for _ in range(3):
+        refused(Refusal("a", "label", "late"))
+    refused.tend()
+    assert len(lines) == 1
+    clock.now += 1.0
+    refused.tend()
+    refused.tend()
+    assert lines[1:] == ["refused: 2 more labels"]
 
 
 def test_kinds_do_not_silence_each_other():

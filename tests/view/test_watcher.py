@@ -7,7 +7,11 @@ import threading
 import pytest
 
 from stream_lstm.events import Prediction, Score
+from stream_lstm.feed.key_files import make_keys
 from stream_lstm.feed.predictions import PredictionPublisher, PredictionSubscriber
+from stream_lstm.feed.security import Security
+from stream_lstm.tables import SecurityConfig
+from stream_lstm.view import liveness
 from stream_lstm.view.watcher import Watcher
 
 S = 10**9
@@ -72,3 +76,15 @@ def test_an_end_is_told(published, watcher):
     send(published, "a", 100, 3, S)
     published.end("a", 121)
     wait(lambda: "The stream ended" in watcher.status("a").text)
+
+
+def test_a_daemon_that_wants_keys_is_told_of(tmp_path, monkeypatch):
+    monkeypatch.setattr(liveness, "SILENT_S", 0.0)
+    make_keys(tmp_path / "keys")
+    keyed = Security(SecurityConfig(curve_dir=str(tmp_path / "keys")))
+    with (
+        PredictionPublisher("tcp://127.0.0.1:*", security=keyed) as published,
+        Watcher(PredictionSubscriber(published.endpoint), published.endpoint) as watcher,
+    ):
+        wait(lambda: "It has not let us in" in watcher.status("a").text)
+        assert "--curve-dir" in watcher.status("a").text
