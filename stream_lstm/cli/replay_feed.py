@@ -10,15 +10,14 @@ import numpy.typing as npt
 
 from ..errors import DataError
 from ..events import Label, Ticks
-from ..feed.time_order import TimeOrder
 from ..serve.signals import stop_on_signals
 from ..serve.stop import StopSwitch
 from ..store.units import Position, Settle
 from .input_file import InputFile
 from .label_column import LabelColumn
-from .process import warn
 from .progress import file_progress
 from .replay_results import ReplayResults
+from .row_order import row_order
 from .stored_part import StoredPart
 
 if TYPE_CHECKING:
@@ -91,10 +90,11 @@ class ReplayFeed:
 
         Raises DataError where the store holds other ticks than the file begins with.
         """
-        done, interrupted, order = 0, False, TimeOrder()
+        done, interrupted = 0, False
         with (
             StopSwitch() as stop,
             stop_on_signals(stop),
+            row_order(file) as look,
             file_progress(source, file.limit) as report,
         ):
             pieces = self._pieces(source)
@@ -104,14 +104,11 @@ class ReplayFeed:
                 done = known.ticks
             for piece in pieces:
                 self._push(file.stream, piece)
-                if file.time is not None:
-                    order.look(piece.t_ns, piece.rows, piece.keys)
+                look(piece.t_ns, piece.rows, piece.keys)
                 done += len(piece.values)
                 report(done)
                 if interrupted := stop.requested:
                     break
-        if line := order.warning(f"{file.path}:{order.first}"):
-            warn(line)
         if interrupted:
             return True
         self._session.settle()

@@ -22,6 +22,7 @@ from ..serve.stop import StopSwitch
 from .peers import PERIOD_S, PeerLog, refused_peers
 from .process import warn
 from .progress import file_progress
+from .row_order import row_order
 
 if TYPE_CHECKING:
     from ..feed.files import FileSource
@@ -152,16 +153,17 @@ class Sender:
             nap=lambda seconds: _nap(stop, seconds),
             idle=idle,
         )
-        step, stream = self._publication.block, self._publication.file.stream
-        with file_progress(source, self._publication.file.limit) as report:
+        file, step = self._publication.file, self._publication.block
+        with row_order(file) as look, file_progress(source, file.limit) as report:
             for block in source.blocks():
+                look(block.t_ns, block.rows, block.keys)
                 for start in range(0, len(block.values), step):
                     t_ns, values = (a[start : start + step] for a in (block.t_ns, block.values))
                     due = pacer.wait(self.ticks + len(t_ns) - 1, int(t_ns[-1]))
                     if not due or stop.requested:
                         self.interrupted = True
                         return
-                    self._publisher.publish(stream, t_ns, values)
+                    self._publisher.publish(file.stream, t_ns, values)
                     self.ticks += len(t_ns)
                     self.messages += 1
                     report(self.ticks)

@@ -20,6 +20,7 @@ from ..tables import OnBad
 from .input_file import InputFile
 from .process import warn
 from .progress import file_progress
+from .row_order import row_order
 
 
 class Reading:
@@ -50,9 +51,11 @@ class Reading:
         memory, runs = Memory.empty(len(self._columns)), [np.zeros((0, len(maker)), np.float32)]
         with (
             file.open(self._columns, self._log) as source,
+            row_order(file) as look,
             file_progress(source, file.limit) as report,
         ):
             for block in source.blocks():
+                look(block.t_ns, block.rows, block.keys)
                 refused = self._refused(file, block.rows)
                 made = maker.make(memory, block.t_ns, block.values, refused)
                 runs += [elements.copy() for _, elements in made]

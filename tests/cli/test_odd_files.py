@@ -36,6 +36,17 @@ def test_a_replay_tells_once_of_times_that_go_back(cli, tmp_path):
         assert timed.json()[key] == plain.json()[key]
 
 
+def test_what_is_published_or_trained_on_tells_of_times_that_go_back(cli, tmp_path):
+    path = tmp_path / "newest_first.csv"
+    path.write_text("t,x\n" + "".join(f"{900 - k},{k % 3 - 1}\n" for k in range(400)))
+    sent = cli("publish", path, "--time", "t", "--bind", "tcp://127.0.0.1:*", "--speed", "max")
+    small = ("--feature", "x", "--hidden", 2, "--window", 5, "--bptt", 5, "--epochs", 1)
+    trained = cli("train", path, "--time", "t", *small, "--out", tmp_path / "w.safetensors")
+    for done in (sent, trained):
+        assert done.code == 0, done.err
+        assert "newest_first.csv:3: the time goes back, as it does in 399 rows in all" in done.err
+
+
 @pytest.mark.parametrize("command", ["replay", "doctor", "publish", "inspect", "verify"])
 @pytest.mark.parametrize("name", [".", "folder"])
 def test_a_directory_is_told_as_one(cli, tmp_path, monkeypatch, command, name):

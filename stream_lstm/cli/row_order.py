@@ -1,0 +1,31 @@
+"""A warning where the times of a file go back, after it was read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from ..feed.time_order import TimeOrder
+from .input_file import InputFile
+from .process import warn
+
+if TYPE_CHECKING:
+    from ..feed.keys import Keys
+
+Look: TypeAlias = "Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64], Keys | None], None]"
+
+
+@contextmanager
+def row_order(file: InputFile) -> Iterator[Look]:
+    """Give a function that looks at rows in turn: times (m,), numbers (m,) and streams.
+
+    What it saw is told at the end.
+    """
+    order = TimeOrder()
+    yield (lambda *_: None) if file.time is None else order.look
+    if line := order.warning(f"{file.path}:{order.first}"):
+        warn(line)
