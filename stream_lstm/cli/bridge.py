@@ -58,6 +58,16 @@ def command(
     subscribe: Annotated[
         str | None, typer.Option(metavar="TEXT", help="Text to send on connecting.")
     ] = None,
+    silent_after: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1,
+            metavar="S",
+            help="Connect anew where nothing comes for S seconds; until something does, "
+            "the daemon sees a silent feed.",
+            show_default="never",
+        ),
+    ] = None,
     encoding: EncodingOption = "msgpack",
     recovery: RecoveryOption = None,
     ring: RingOption = RING,
@@ -84,6 +94,7 @@ def command(
         stream_field=stream_field,
         time_field=time_field,
         subscribe=subscribe,
+        silent_s=silent_after,
         say=warn,
     )
     began = time.monotonic()

@@ -48,10 +48,13 @@ class WebSocketSource:
     `websocket`. time_field: the name of the time, a number or ISO 8601; its unit follows from its
     size. A name with dots leads into objects. subscribe: text to send. attempts: connections that
     may fail before the first one succeeds; a feed that was there is waited for. delays_s: the
-    first wait between two, which doubles, and the longest. say: takes lines for people.
+    first wait between two, which doubles until a message comes, and the longest. silent_s: seconds
+    without a message after which a connection counts as lost; None waits for ever. say: takes
+    lines for people.
 
     `ticks` counts those given, `refused` the objects that held none, `last_refusal` says why the
-    last did not, `connections` is how often it was connected, and `connected` whether it is now.
+    last did not, `connections` is how often it was connected, and `connected` whether it is now;
+    after a silence it is so from the first message on.
     Raises UsageError where the package websockets is missing, and EndpointError from the iteration
     when it could never be connected to.
     """
@@ -66,6 +69,7 @@ class WebSocketSource:
         subscribe: str | None = None,
         attempts: int = 10,
         delays_s: tuple[float, float] = (0.5, 30.0),
+        silent_s: float | None = None,
         say: Callable[[str], object] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -78,6 +82,7 @@ class WebSocketSource:
         self._reasons: set[str] = set()
         self._fields = stream_field, time_field
         self._subscribe, self._attempts, self._delays_s = subscribe, attempts, delays_s
+        self._silent_s, self._was_silent = silent_s, False
         self._client: Any = installed("websockets.asyncio.client")
         if self._client is None:
             raise UsageError(
@@ -93,13 +98,13 @@ class WebSocketSource:
             try:
                 async with self._client.connect(self.url) as socket:
                     self.connections += 1
-                    self.connected = True
+                    self.connected = not self._was_silent
                     if failed or self.connections > 1:
                         self._say(f"connected to {self.url} again")
-                    failed, delay_s = 0, self._delays_s[0]
                     if self._subscribe is not None:
                         await socket.send(self._subscribe)
-                    async for message in socket:
+                    while (message := await self._message(socket, faults)) is not None:
+                        failed, delay_s = 0, self._delays_s[0]
                         for tick in self._ticks(message):
                             self.ticks += 1
                             yield tick
@@ -109,7 +114,7 @@ class WebSocketSource:
             except faults.InvalidURI as error:
                 raise EndpointError(f"cannot connect to {self.url!r}: {error}") from None
             except (OSError, faults.WebSocketException) as error:
-                lost, failed = self.connected, failed + 1
+                lost, failed = self.connected or self._was_silent, failed + 1
                 if failed >= self._attempts and not self.connections:
                     raise EndpointError(
                         f"cannot connect to {self.url}: {error} ({failed} times in a row)"
@@ -121,6 +126,24 @@ class WebSocketSource:
             self._say(f"{trouble}; trying again in {delay_s:g} s")
             await asyncio.sleep(delay_s)
             delay_s = min(2 * delay_s, self._delays_s[1])
+
+    async def _message(self, socket: Any, faults: Any) -> str | bytes | None:
+        """Return the next message, None where the server has closed in order.
+
+        Raises OSError where nothing comes for too long.
+        """
+        try:
+            async with asyncio.timeout(self._silent_s):
+                message: str | bytes = await socket.recv()
+        except faults.ConnectionClosedOK:
+            return None
+        except TimeoutError:
+            self._was_silent = True
+            self.connected = False  # closing takes a while too, of a peer that does not answer
+            raise OSError(f"nothing has come for {self._silent_s:g} s") from None
+        self._was_silent = False
+        self.connected = True
+        return message
 
     def _ticks(self, message: str | bytes) -> list[SourceTick]:
         """Return the ticks of a message; what is none is counted."""

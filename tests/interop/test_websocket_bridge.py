@@ -111,6 +111,37 @@ def test_a_connection_that_is_lost_is_made_anew():
     assert len(lost) == len([line for line in said if line.endswith(" again")]) == 2
 
 
+def test_a_connection_of_which_nothing_comes_is_made_anew():
+    """The third connection has something again; until then it does not count as connected."""
+    said, states = [], []
+
+    async def take():
+        silent, left = asyncio.Event(), [[quote(1)], [], [quote(2), quote(3)]]
+
+        async def handle(socket):
+            states.append(made.connected)
+            messages = left.pop(0)
+            for message in messages:
+                await socket.send(json.dumps(message))
+            if left:
+                await silent.wait()
+            await socket.close()
+
+        async with server.serve(handle, "127.0.0.1", 0) as listening:
+            port = listening.sockets[0].getsockname()[1]
+            url = f"ws://127.0.0.1:{port}"
+            made = source(url, subscribe=None, silent_s=0.2, say=said.append)
+            ticks = [(tick.values[0], made.connected) async for tick in made]
+            silent.set()
+            return ticks, made
+
+    ticks, made = asyncio.run(take())
+    assert ticks == [(1, True), (2, True), (3, True)]
+    assert made.connections == 3
+    assert states[1:] == [False, False]
+    assert len([line for line in said if "nothing has come for 0.2 s; trying again" in line]) == 2
+
+
 def test_a_name_with_dots_leads_into_objects():
     nested = {"stream": "x", "data": {"s": "BTC", "E": 1_700_000_000_000, "b": "1.5", "a": 2}}
     flat = {"data.s": "ETH", "data.E": 1_700_000_000, "data.b": 3, "data.a": 4}
