@@ -34,6 +34,10 @@ BATCH_BYTES = 4 * 2**20
 PAUSE_S = 0.02
 """Between two groups at least: what a commit takes beside its rows would disturb a fast feed."""
 
+SETTLE_S = 0.003
+"""From waking to writing: what wakes it is often a prediction, which is on its way to its readers
+at that moment. Where cores are few, they go first."""
+
 UNIT_BYTES = 200
 """What a unit or an output takes beside its arrays, roughly."""
 
@@ -156,7 +160,7 @@ class Writer:
         try:
             while True:
                 self._wake.wait(self._commit_s)
-                self._closing.wait(begun + PAUSE_S - time.monotonic())
+                self._closing.wait(max(begun + PAUSE_S - time.monotonic(), SETTLE_S))
                 begun = time.monotonic()
                 self._wake.clear()
                 last = self._closing.is_set()
