@@ -30,8 +30,11 @@ MOST_ROWS = 2_000_000
 TOLD = 3
 """Reasons that are kept for rows that cannot be read."""
 
-TIMES = ("time", "timestamp", "ts")
-"""Names of a column of times, or what such a name has in it."""
+TIMES = ("ts", "t_ns")
+"""Names of a column of times."""
+
+WITHIN = ("time", "date")
+"""What such a name has in it."""
 
 
 def implied(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,7 +89,7 @@ def _times(file: InputFile) -> str | None:
 
     for name in file_columns(file.path):
         word = name.lower()
-        if word not in TIMES and "time" not in word:
+        if word not in TIMES and not any(part in word for part in WITHIN):
             continue
         probe = msgspec.structs.replace(file, time=name, on_bad_row="fail", limit=100)
         try:

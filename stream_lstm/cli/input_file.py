@@ -54,7 +54,7 @@ TimeUnitOption: TypeAlias = Annotated[
     typer.Option(
         "--time-unit",
         metavar="auto|ns|us|ms|s|iso",
-        help="What the numbers of --time-column count.",
+        help="What the numbers of --time count.",
     ),
 ]
 OnBadRowOption: TypeAlias = Annotated[

@@ -40,9 +40,11 @@ class LiveResults:
         """Return the closing record: that of a replay, and what the feed counted."""
         from ..core.summary import summarize
 
-        kept = {} if daemon.store is None else {"store": daemon.store.figures()}
+        store, took = daemon.store, {"wall_s": wall_s, "compile_s": daemon.compile_s}
+        kept = {} if store is None else {"store": store.figures()}
+        held = 0 if store is None else store.held
         return {
-            **summarize(daemon.session, self.digest, wall_s=wall_s, compile_s=daemon.compile_s),
+            **summarize(daemon.session, self.digest, **took, held=held),
             "feed": msgspec.structs.asdict(daemon.subscriber.counters),
             **kept,
             "refused_peers": daemon.security.counts(),

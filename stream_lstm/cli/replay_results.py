@@ -95,7 +95,9 @@ class ReplayResults:
         from ..core.summary import summarize
         from ..core.verdict import verdict
 
-        summary = summarize(session, self.digest, wall_s=wall_s, compile_s=compile_s)
+        held = 0 if self._store is None else self._store.held
+        took = {"wall_s": wall_s, "compile_s": compile_s}
+        summary = summarize(session, self.digest, **took, held=held)
         summary["ticks"] += rows_refused
         summary["refused_ticks"] += rows_refused
         summary["verdict"] = verdict(summary)

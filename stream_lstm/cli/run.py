@@ -104,8 +104,6 @@ def command(
         print_summary(summary)
         _print_feed(summary["feed"])
         print_refused_peers(summary["refused_peers"])
-    if isinstance(failure, ConfigurationError):
-        failure = settings.blame(failure)
     if failure is not None:
         raise told(settings.config.serve, failure)
 
@@ -199,7 +197,8 @@ def _run(
             page = stack.enter_context(page_process(daemon.publisher.endpoint, config))
             log.say("page", f"live page: {page.endpoint()}", plain=True)
         ready = _ready(daemon, monitor)
-        log.say("ready", ready, plain=True, version=__version__)
+        if not stop.requested:
+            log.say("ready", ready, plain=True, version=__version__)
         service.attend(daemon, ready)
         if log.form == "text":
             table.show(daemon.session)

@@ -142,6 +142,9 @@ def details(summary: dict[str, Any]) -> list[str]:
         lines.append(f"gaps: {summary['gaps']:,}, {summary['missed']:,} ticks missed")
     if summary["expired"]:
         lines.append(f"predictions that expired without a label: {summary['expired']:,}")
+    if held := summary.get("store", {}).get("held_elements"):
+        new = summary["elements"] - held
+        lines.append(f"the store held {count(held, 'elements')} of them, {new:,} are new")
     rate = summary["elements_per_s"]
     speed = f", {rate:,.0f} elements/s" if rate else ""
     lines.append(f"{summary['wall_s']:.2f} s{speed}; compiled in {summary['compile_s']:.2f} s")

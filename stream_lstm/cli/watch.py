@@ -10,6 +10,8 @@ import typer
 
 from ..errors import InputMissingError
 from ..tables import SecurityConfig
+from .peers import PeerLog
+from .process import warn
 
 
 def command(
@@ -81,8 +83,9 @@ def watch(
             )
         History(store).close()  # what is wrong with it is told before anything is opened
     subscriber = PredictionSubscriber(endpoint, streams=streams, security=security)
+    peers = PeerLog(security, warn)
     with Watcher(subscriber, endpoint, store, streams) as watcher:
-        serve(watcher, endpoint, port, ready)
+        serve(watcher, endpoint, port, ready, peers.tend)
 
 
 def _ready(address: str) -> None:

@@ -23,12 +23,13 @@ from .verdict import verdict
 
 
 def summarize(
-    session: AnySession, digest: Digest, *, wall_s: float, compile_s: float
+    session: AnySession, digest: Digest, *, wall_s: float, compile_s: float, held: int = 0
 ) -> dict[str, Any]:
     """Return the counts and scores of all streams of a session together.
 
     wall_s: seconds spent on reading and stepping; compile_s: seconds spent before that, on
-    making the session. `elements_per_s` is None where `wall_s` is 0.
+    making the session; held: elements of an earlier run, which took none of that. `elements_per_s`
+    is None where `wall_s` is 0.
     """
     scores, counters, expired, elements = (
         totals(session) if isinstance(session, Fleet) else _merged(session)
@@ -54,7 +55,7 @@ def summarize(
         "learn": config.learning.learn,
         "wall_s": wall_s,
         "compile_s": compile_s,
-        "elements_per_s": elements / wall_s if wall_s > 0 else None,
+        "elements_per_s": (elements - held) / wall_s if wall_s > 0 else None,
         "digest": digest.hexdigest(),
     }
     return summary | {"verdict": verdict(summary)}

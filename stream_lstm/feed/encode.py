@@ -50,7 +50,13 @@ def encode_ticks(
     Raises UsageError for shapes that do not fit, and for a block of more than MAX_BLOCK_ROWS.
     """
     rows = np.atleast_2d(np.asarray(values, np.float64))
-    times = np.atleast_1d(np.asarray(t_ns, np.int64))
+    times = np.atleast_1d(np.asarray(t_ns))
+    if times.dtype.kind not in "iu":
+        raise UsageError(
+            f"ticks of {stream!r}: t_ns is whole nanoseconds since 1970, such as time.time_ns(), "
+            f"not {t_ns!r:.60}"
+        )
+    times = times.astype(np.int64, copy=False)
     if rows.ndim != 2 or 0 in rows.shape or times.shape not in ((1,), rows.shape[:1]):
         raise UsageError(
             f"ticks of {stream!r}: values must be (C,) or (n, C) and t_ns a number or (n,), "

@@ -193,7 +193,9 @@ class Intake:
         if self._names.compare(told.session, told.columns):
             if any(state.session == told.session for state in self._streams.values()):
                 why = self._names.refused[told.session]
-                raise ConfigurationError(f"{why}; ticks were taken already", key="columns")
+                raise ConfigurationError(
+                    f"{why}, and a new file for --store: ticks were taken already", key="columns"
+                )
             self._routes.clear()
 
     def _refuse(self, drain: Drain, cause: Cause, stream: str, reason: str, where: str) -> None:

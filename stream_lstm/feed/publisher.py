@@ -158,7 +158,13 @@ class Publisher(Closing):
         of the first tick. Raises UsageError for a wrong shape or name, and EndpointError when a
         subscriber takes nothing for `send_timeout_s`; then nothing was sent or numbered.
         """
-        values = np.asarray(values, np.float64)
+        try:
+            values = np.asarray(values, np.float64)
+        except (TypeError, ValueError) as error:
+            raise UsageError(
+                f"ticks of {stream!r}: values are numbers in the order of the columns "
+                f"{', '.join(self.columns)}: {error}"
+            ) from None
         shape = values.shape
         if not shape or shape[-1] != len(self.columns):
             raise UsageError(
@@ -211,7 +217,11 @@ class Publisher(Closing):
             self._subscriptions.drain()
         try:
             self._socket.send_multipart(frames)
-        except zmq.Again:
+        except zmq.ZMQError as error:
+            if self._socket.closed:
+                raise UsageError("the publisher is closed: nothing more can be sent") from None
+            if error.errno != zmq.EAGAIN:
+                raise
             raise EndpointError(
                 f"a subscriber of {self.endpoint} took nothing for {self._send_timeout_s:g} s: "
                 "stop it, or raise the send timeout"

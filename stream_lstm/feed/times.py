@@ -59,16 +59,17 @@ class TimeColumn:
         """Take `text` as the first time of the column; ValueError if it is none."""
         number = _number(text) if self.unit != "iso" else None
         if number is not None:
-            self._settle_unit(abs(float(number)))
+            self._settle_unit(float(number))
         elif self.unit in DIGITS:
             raise ValueError(f"{text.strip()!r} is not a number of {self.unit}")
         else:
             _, self.zoned = _parse_iso(text)
             self.unit = "iso"
 
-    def _settle_unit(self, size: float) -> None:
+    def _settle_unit(self, number: float) -> None:
         if self.unit == "auto":
-            self.unit = next(unit for unit, limit in _LIMITS if size < limit)
+            _check_no_date(number)
+            self.unit = next(unit for unit, limit in _LIMITS if abs(number) < limit)
 
     @property
     def arrow_type(self) -> Any:
@@ -118,7 +119,7 @@ class TimeColumn:
             finite = numbers[np.isfinite(numbers)]
             if not len(finite):
                 return np.zeros(len(array), np.int64), np.zeros(len(array), np.bool_)
-            self._settle_unit(abs(float(finite[0])))
+            self._settle_unit(float(finite[0]))
         factor = 10 ** DIGITS[self.unit]
         return _whole(array, factor) if pa.types.is_integer(array.type) else _real(array, factor)
 
@@ -134,6 +135,21 @@ class TimeColumn:
             except ValueError:
                 continue
         return t_ns, ok
+
+
+def _check_no_date(number: float) -> None:
+    """Raise ValueError for what is a date without dashes: as seconds it would be of 1970."""
+    digits = f"{number:.0f}"
+    if number != int(number) or len(digits) != 8 or digits[:2] not in ("19", "20"):
+        return
+    try:
+        date = datetime.date.fromisoformat(digits)
+    except ValueError:
+        return
+    raise ValueError(
+        f"{digits} is no time but a date without dashes, as it seems: write {date}, or say that "
+        "it counts seconds with the unit s (--time-unit s)"
+    )
 
 
 def _number(text: str) -> decimal.Decimal | None:

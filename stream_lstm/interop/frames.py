@@ -106,8 +106,9 @@ def replay_frame(
             raise DataError(f"row {row} (counted from 0): {reason}; skip_bad=True passes over it")
     session.settle()
     rows = [row_of(prediction, scores.get(prediction.n)) for prediction in predictions]
-    times = {"wall_s": clocks.perf_counter() - compiled, "compile_s": compiled - started}
-    return Replayed(table_of(rows), summarize(session, digest, **times), len(refused))
+    wall_s, compile_s = clocks.perf_counter() - compiled, compiled - started
+    summary = summarize(session, digest, wall_s=wall_s, compile_s=compile_s)
+    return Replayed(table_of(rows), summary, len(refused))
 
 
 def _warn_of_order(t_ns: npt.NDArray[np.int64]) -> None:

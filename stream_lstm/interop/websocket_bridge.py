@@ -10,6 +10,7 @@ server closes as done (code 1000).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
@@ -26,6 +27,15 @@ DEFAULT_STREAM = "websocket"
 
 DONE = 1000
 """The code with which a server closes that has no more to send."""
+
+LEAVING = 1001
+"""The code of a client that goes away, which is no fault."""
+
+GOODBYE_S = 1.0
+"""For the server to answer that."""
+
+HINT_S = 10.0
+"""Without any message after connecting, before it is said."""
 
 FAULTS = (msgspec.MsgspecError, ValueError, TypeError, ArithmeticError)
 
@@ -82,7 +92,7 @@ class WebSocketSource:
         self._reasons: set[str] = set()
         self._fields = stream_field, time_field
         self._subscribe, self._attempts, self._delays_s = subscribe, attempts, delays_s
-        self._silent_s, self._was_silent = silent_s, False
+        self._silent_s, self._was_silent, self._heard = silent_s, False, False
         self._client: Any = installed("websockets.asyncio.client")
         if self._client is None:
             raise UsageError(
@@ -99,14 +109,16 @@ class WebSocketSource:
                 async with self._client.connect(self.url) as socket:
                     self.connections += 1
                     self.connected = not self._was_silent
-                    if failed or self.connections > 1:
-                        self._say(f"connected to {self.url} again")
+                    again = " again" if failed or self.connections > 1 else ""
+                    self._say(f"connected to {self.url}{again}")
                     if self._subscribe is not None:
                         await socket.send(self._subscribe)
                     while (message := await self._message(socket, faults)) is not None:
                         failed, delay_s = 0, self._delays_s[0]
                         for tick in self._ticks(message):
                             self.ticks += 1
+                            if self.ticks == 1:
+                                self._say(f"the first tick came, of the stream {tick.stream}")
                             yield tick
                     if socket.close_code == DONE:
                         return
@@ -134,9 +146,15 @@ class WebSocketSource:
         """
         try:
             async with asyncio.timeout(self._silent_s):
-                message: str | bytes = await socket.recv()
+                message = await self._awaited(socket)
         except faults.ConnectionClosedOK:
             return None
+        except asyncio.CancelledError:
+            # left to the client's own end, the server would be told of an internal error
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(GOODBYE_S):
+                    await socket.close(LEAVING)
+            raise
         except TimeoutError:
             self._was_silent = True
             self.connected = False  # closing takes a while too, of a peer that does not answer
@@ -144,6 +162,21 @@ class WebSocketSource:
         self._was_silent = False
         self.connected = True
         return message
+
+    async def _awaited(self, socket: Any) -> str | bytes:
+        """Return the next message; where the first does not come, say what there may be to do."""
+        while not self._heard:
+            try:
+                async with asyncio.timeout(HINT_S):
+                    message: str | bytes = await socket.recv()
+            except TimeoutError:
+                hint = "" if self._subscribe else ": does it want a text first (--subscribe)?"
+                self._say(f"nothing has come from {self.url} for {HINT_S:g} s{hint}")
+                break
+            self._heard = True
+            return message
+        later: str | bytes = await socket.recv()
+        return later
 
     def _ticks(self, message: str | bytes) -> list[SourceTick]:
         """Return the ticks of a message; what is none is counted."""

@@ -1,4 +1,4 @@
-"""Refusals and roll-backs for people to read, at a limited rate.
+"""Refusals, gaps and roll-backs for people to read, at a limited rate.
 
 A peer that sends rubbish as fast as it can, or for days, must not fill a disk with what we say of
 it: of each kind one line is written in a second, where it does not stop ever more rarely, and how
@@ -11,7 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 
-from ..events import Refusal, Rollback
+from ..events import Gap, Refusal, Rollback
 
 PERIOD_S = 1.0
 """Between the first two lines of one kind."""
@@ -22,7 +22,7 @@ MAX_PERIOD_S = 60.0
 MAX_LINE = 300
 """Characters of a line; a reason can quote what a peer sent."""
 
-ROLLBACK = "roll-back"
+ROLLBACK, GAP = "roll-back", "gap"
 
 
 class Spacing:
@@ -48,7 +48,7 @@ class Spacing:
 
 
 class RefusalLog:
-    """Writes the refusals and the roll-backs among the events given to it.
+    """Writes the refusals, the gaps and the roll-backs among the events given to it.
 
     write: takes a line without its end. clock: seconds, monotonic. `total` counts by kind.
     """
@@ -65,6 +65,8 @@ class RefusalLog:
             self._say(event.kind, _line(event))
         elif isinstance(event, Rollback):
             self._say(ROLLBACK, _rolled_back(event))
+        elif isinstance(event, Gap):
+            self._say(GAP, _lost(event))
 
     def _say(self, kind: str, line: str) -> None:
         self.total[kind] += 1
@@ -90,7 +92,7 @@ class RefusalLog:
     def _say_unsaid(self, kind: str) -> None:
         count = self._unsaid.pop(kind, 0)
         if count:
-            what = "" if kind == ROLLBACK else "refused: "
+            what = "" if kind in (ROLLBACK, GAP) else "refused: "
             self._write(f"{what}{count} more {kind}{'s' if count > 1 else ''}")
 
 
@@ -99,8 +101,12 @@ def _line(refusal: Refusal) -> str:
     row = f", row {refusal.index}" if refusal.index > 0 else ""
     place = f" ({where}{row})" if where and where not in refusal.reason else ""
     text = f"refused a {refusal.kind}{place}: {refusal.reason}"
-    # What a peer sent may be quoted, and it must not drive the terminal.
-    return "".join(c if c.isprintable() else "?" for c in text)[:MAX_LINE]
+    return _printable(text)
+
+
+def _lost(gap: Gap) -> str:
+    ticks = f"{gap.missed:,} tick{'s' if gap.missed > 1 else ''}"
+    return _printable(f"gap: {ticks} of the stream {gap.stream!r} were lost before seq {gap.seq}")
 
 
 def _rolled_back(event: Rollback) -> str:
@@ -117,4 +123,9 @@ def _rolled_back(event: Rollback) -> str:
         f"learning rolled back to {to} (stream {event.stream!r}, n={event.n}): {why}; "
         f"it rests for {event.frozen} labels"
     )
+    return _printable(text)
+
+
+def _printable(text: str) -> str:
+    """Return a line of it; what a peer sent may be quoted, and must not drive the terminal."""
     return "".join(c if c.isprintable() else "?" for c in text)[:MAX_LINE]

@@ -67,7 +67,8 @@ class Store:
     people. clock: seconds, monotonic.
 
     `setup` is what the session is to be made of: what the store was begun with. `begin` follows,
-    then a call for each event. An error inside the `with` closes it without a last snapshot.
+    then a call for each event; `held` is how many elements there were before. An error inside the
+    `with` closes it without a last snapshot.
 
     Raises LockedError, ConfigurationError where it was begun with something else, StoreError and
     OutputError.
@@ -88,6 +89,7 @@ class Store:
         self.setup = setup
         self.positions: dict[str, Position] = {}
         self.resumed: Resumed | None = None
+        self.held = 0
         self._options, self._command, self._blocking = options, command, blocking
         self._say, self._clock = say, clock
         self._writer: Writer | None = None
@@ -147,6 +149,7 @@ class Store:
             connection.close()
         self._session = session
         self._elements = {name: stream.n for name, stream in session.streams.items()}
+        self.held = sum(self._elements.values())
         self._resets = {name: s.counters.resets for name, s in session.streams.items()}
         # a snapshot at the end, unless the one that was restored is where the journal ends
         self._since_snapshot = 1 if self.resumed is not None and self.resumed.inputs else 0
@@ -332,6 +335,7 @@ class Store:
         return {
             "path": str(self.path),
             "resumed": resumed is not None,
+            "held_elements": self.held,
             "replayed_inputs": 0 if resumed is None else resumed.inputs,
             "snapshots_set_aside": 0 if resumed is None else len(resumed.set_aside),
             "inputs_left_out": self._left_out,

@@ -182,7 +182,7 @@ def _results(path: Path) -> Iterator[Any]:
     except pa.ArrowInvalid:
         raise DataError(
             f"{path} is neither a store nor a Parquet file: a report is made of those that "
-            "--store and --out of run and replay write"
+            "--store FILE and --out FILE.parquet of run and replay write"
         ) from None
     except OSError as error:
         raise OutputError(f"cannot read {path}: {error}") from None

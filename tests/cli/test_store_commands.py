@@ -211,6 +211,7 @@ def test_a_run_keeps_a_store(cli, tmp_path):
     assert silent.json()["store"] == {
         "path": str(store),
         "resumed": False,
+        "held_elements": 0,
         "replayed_inputs": 0,
         "snapshots_set_aside": 0,
         "inputs_left_out": 0,

@@ -16,7 +16,10 @@ import pytest
 from stream_lstm.cli.watch_option import page_process
 from stream_lstm.config import build
 from stream_lstm.errors import EndpointError
+from stream_lstm.feed.key_files import make_keys
 from stream_lstm.feed.predictions import PredictionPublisher
+from stream_lstm.feed.security import Security
+from stream_lstm.tables import SecurityConfig
 
 pytest.importorskip("bokeh", reason="bokeh is not installed")
 
@@ -38,6 +41,19 @@ def test_the_page_of_a_daemon_is_served_on_loopback_and_goes_with_it(published):
     assert "<h3>Rolling accuracy</h3>" in html
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(address, timeout=30)
+
+
+def test_a_daemon_that_does_not_let_it_in_is_told_of(tmp_path):
+    make_keys(tmp_path / "keys")
+    keyed = Security(SecurityConfig(curve_dir=str(tmp_path / "keys")))
+    command = Path(sys.executable).with_name("stream-lstm")
+    with PredictionPublisher("tcp://127.0.0.1:*", security=keyed) as published:
+        words = [command, "watch", "--connect", published.endpoint, "--port", "0"]
+        with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr is not None
+            line = next(line for line in process.stderr if not line.startswith("ready"))
+            process.terminate()
+    assert "--curve-dir" in line
 
 
 def test_a_page_that_cannot_be_served_is_told(tmp_path):

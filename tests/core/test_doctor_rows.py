@@ -27,9 +27,15 @@ def test_rows_as_they_should_be_are_let_be():
 
 def test_without_times_nothing_is_said_of_them():
     bare = table(noise())._replace(t_ns=None)
-    for check in (time_order, repeated_rows, time_gaps):
+    for check in (repeated_rows, time_gaps):
         assert check(bare).level == "ok"
         assert "--time COLUMN" in check(bare).evidence
+
+
+def test_without_times_nobody_knows_which_row_comes_first():
+    found = time_order(table(noise())._replace(t_ns=None))
+    assert found.level == "note"
+    assert "--time COLUMN" in found.remedy
 
 
 def test_a_file_with_its_newest_row_first_is_named():

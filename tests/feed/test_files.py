@@ -313,6 +313,18 @@ def test_a_bad_time_is_refused_with_its_place(tmp_path, cell, unit, reason):
         load(path, columns=["x"], time="t", time_unit=unit)
 
 
+def test_a_date_without_dashes_is_not_taken_for_seconds(tmp_path):
+    text = text_file(tmp_path, "t,x\n20240301,1\n20240302,2\n")
+    typed = write_table(tmp_path / "t.parquet", pa.table({"t": [20240301, 20240302], "x": [1, 2]}))
+    for path in (text, typed):
+        with pytest.raises(DataError, match=r"20240301 is .* a date without dashes.* 2024-03-01"):
+            load(path, columns=["x"], time="t")
+        t_ns, _, _, _ = load(path, columns=["x"], time="t", time_unit="s")
+        assert t_ns.tolist() == [20240301 * 10**9, 20240302 * 10**9]
+    t_ns, _, _, _ = load(text_file(tmp_path, "t,x\n20241301,1\n"), columns=["x"], time="t")
+    assert t_ns.tolist() == [20241301 * 10**9]
+
+
 def test_a_column_without_times_is_refused_at_once(tmp_path):
     path = text_file(tmp_path, "t,x\n,1\n\nlunch,2\ndinner,3\n")
     words = "no time in column 't': line 4: 'lunch' is not a time: a number, or ISO 8601 such as "

@@ -142,6 +142,57 @@ def test_a_connection_of_which_nothing_comes_is_made_anew():
     assert len([line for line in said if "nothing has come for 0.2 s; trying again" in line]) == 2
 
 
+def test_where_nothing_comes_at_first_it_says_what_may_be_wanted(monkeypatch):
+    monkeypatch.setattr(websocket_bridge, "HINT_S", 0.05)
+
+    async def take(**more):
+        said, told = [], asyncio.Event()
+
+        def say(line):
+            said.append(line)
+            if "nothing has come" in line:
+                told.set()
+
+        async def handle(socket):
+            await told.wait()
+            await socket.send(json.dumps(quote(1)))
+            await socket.close()
+
+        async with server.serve(handle, "127.0.0.1", 0) as listening:
+            url = f"ws://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+            assert [tick.values[0] async for tick in source(url, say=say, **more)] == [1]
+        return said
+
+    said = asyncio.run(take(subscribe=None))
+    assert said[0].startswith("connected to ws://")
+    assert said[1].endswith("for 0.05 s: does it want a text first (--subscribe)?")
+    assert said[2:] == ["the first tick came, of the stream EURUSD"]
+    assert asyncio.run(take())[1].endswith("for 0.05 s")
+
+
+def test_who_leaves_tells_the_server_that_it_goes_away():
+    async def leave():
+        code = asyncio.get_running_loop().create_future()
+
+        async def handle(socket):
+            await socket.send(json.dumps(quote(1)))
+            await socket.wait_closed()
+            code.set_result(socket.close_code)
+
+        async with server.serve(handle, "127.0.0.1", 0) as listening:
+            url = f"ws://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+            ticks = aiter(source(url, subscribe=None))
+            await anext(ticks)
+            waiting = asyncio.ensure_future(anext(ticks))
+            await asyncio.sleep(0)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            return await code
+
+    assert asyncio.run(leave()) == websocket_bridge.LEAVING
+
+
 def test_a_name_with_dots_leads_into_objects():
     nested = {"stream": "x", "data": {"s": "BTC", "E": 1_700_000_000_000, "b": "1.5", "a": 2}}
     flat = {"data.s": "ETH", "data.E": 1_700_000_000, "data.b": 3, "data.a": 4}
@@ -175,6 +226,7 @@ def test_a_name_with_dots_leads_into_objects():
 def test_why_a_message_holds_no_tick_is_said_once_in_a_while(bad, reason):
     said, now = [], [0.0]
     _, made, _ = asyncio.run(taken(([bad, bad, bad], 1000), say=said.append, clock=lambda: now[0]))
+    assert said.pop(0).startswith("connected to ws://")
     assert (made.refused, len(said)) == (3, 1)
     assert reason in said[0]
     assert reason in made.last_refusal

@@ -1,6 +1,6 @@
 """Refusals for people: few lines of each kind, however fast and long a peer sends rubbish."""
 
-from stream_lstm.events import Prediction, Refusal, Rollback
+from stream_lstm.events import Gap, Prediction, Refusal, Rollback
 from stream_lstm.serve.refusals import MAX_LINE, MAX_PERIOD_S, RefusalLog
 
 
@@ -91,6 +91,14 @@ def test_a_peer_cannot_drive_the_terminal_or_flood_a_line():
     assert "\x1b" not in lines[0]
     assert "\n" not in lines[0]
     assert len(lines[0]) == MAX_LINE
+
+
+def test_a_gap_is_told():
+    told, lines, _ = log()
+    told(Gap("a", 41, 40))
+    told(Gap("a", 90, 1))
+    told.flush()
+    assert lines == ["gap: 40 ticks of the stream 'a' were lost before seq 41", "1 more gap"]
 
 
 def test_a_roll_back_is_told_with_its_reason():
