@@ -29,6 +29,10 @@ SWAPPED = ("idle_timeout", "max_streams", "max_subscriptions")
 """Keys that may change while the daemon runs."""
 
 
+HINT_S = 10
+"""Without any message after the start, before it is said."""
+
+
 class Service:
     """A context manager around the life of a daemon, within `stop_on_signals`.
 
@@ -46,6 +50,7 @@ class Service:
         self._security = security
         self._stop = stop
         self._log = log
+        self._unheard = 0
         self._peers = PeerLog(security, log.named("peers_refused", "warning"))
         self._supervisor = Supervisor()
         self._hung_up = False
@@ -67,6 +72,7 @@ class Service:
 
     def _tend(self, daemon: Daemon) -> None:
         self._peers.tend()
+        self._hint(daemon)
         if self._hung_up:
             self._hung_up = False
             self._supervisor.reloading()
@@ -76,6 +82,20 @@ class Service:
                 told = f"not reloaded, nothing has changed: {error}"
                 self._log.say("not_reloaded", told, level="error")
             self._supervisor.ready(self._status)
+
+    def _hint(self, daemon: Daemon) -> None:
+        """Say once what may be wrong where nothing has come in the first seconds."""
+        feed = daemon.config.feed
+        self._unheard = HINT_S + 1 if daemon.subscriber.counters.messages else self._unheard + 1
+        if self._unheard == HINT_S:
+            streams = ", ".join(feed.streams)
+            sends = f", and does it send {streams}" if streams else ""
+            self._log.say(
+                "nothing_heard",
+                f"nothing has come from {', '.join(feed.connect)} for {HINT_S} s: is a publisher "
+                f"there{sends}? going on to wait",
+                level="warning",
+            )
 
     def _reload(self, daemon: Daemon) -> str:
         """Swap what can be swapped, and return what was; an error has changed nothing."""

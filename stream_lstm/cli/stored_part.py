@@ -45,7 +45,13 @@ class StoredPart:
             self._times = zlib.crc32(_raw(piece.t_ns, "<i8"), self._times)
             self._fields = zlib.crc32(_raw(piece.values, "<f8"), self._fields)
             yield piece
-        if (self._times, self._fields) != (self._known.times_crc, self._known.fields_crc):
+        fields_agree = self._fields == self._known.fields_crc
+        if fields_agree and self._times != self._known.times_crc:
+            raise DataError(
+                f"{self._file} begins with the values that the store holds, and their times are "
+                "others: name the column of times as before (--time), or another store"
+            )
+        if not fields_agree:
             raise DataError(
                 f"{self._file} does not begin with the {self._known.ticks:,} ticks of its stream "
                 "that the store holds: replay the file that it was begun with, or name another "

@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from stream_lstm.cli import service
 from stream_lstm.core.digest import Digest
 from stream_lstm.core.session import Session
 from stream_lstm.errors import OutputError
@@ -112,6 +113,16 @@ def test_a_feed_whose_columns_stand_elsewhere_is_refused_and_the_end_says_so(cli
     assert (done.json()["ticks"], done.json()["feed"]["refused"]) == (0, 1)
     assert "here they are ask, bid: name them in the feed's order, --columns bid,ask" in done.err
     assert "no tick was taken: 1 refused messages" in done.err.splitlines()[-1]
+
+
+def test_where_nothing_comes_it_says_once_what_may_be_wrong(cli, monkeypatch):
+    monkeypatch.setattr(service, "HINT_S", 1)
+    words = ("--connect", "tcp://127.0.0.1:1", "--stream", "a", "--idle-timeout", "2.5", *SMALL)
+    done = cli("run", *words)
+    assert done.code == 69
+    hints = [line for line in done.err.splitlines() if "nothing has come from" in line]
+    assert hints[0].endswith("for 1 s: is a publisher there, and does it send a? going on to wait")
+    assert len(hints) == 2  # the other is the end's
 
 
 def test_the_summary_comes_out_where_the_store_cannot_be_written_to_its_end(

@@ -117,6 +117,9 @@ def test_another_file_is_refused(cli, walk, tmp_path):
     other = cli("replay", write(folder / "walk.csv", 900, seed=4), *SMALL, "--store", store)
     assert other.code == 65
     assert "does not begin with the 900 ticks" in other.err
+    timed = cli("replay", walk, *SMALL, "--time", "t", "--store", store)
+    assert timed.code == 65
+    assert "their times are others: name the column of times as before" in timed.err
     second = cli("replay", folder / "walk.csv", *SMALL, "--store", store, "--stream", "second")
     assert second.code == 0
     assert count(store, "SELECT count(*) FROM streams") == 2
