@@ -14,14 +14,11 @@ from hypothesis import settings
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
-# Most of the time would go to compiling what another test has compiled. All workers share a cache,
-# and so do the processes that they start. JAX does not write to it atomically: who reads what is
-# half written compiles it anew, with a warning that the configuration of pytest passes over.
-SHARED = "TESTS_OF_STREAM_LSTM_CACHE"
-MADE = None if SHARED in os.environ else tempfile.mkdtemp(prefix="stream-lstm-tests-")
-os.environ.setdefault(SHARED, MADE or "")
+# Most of the time would go to compiling what another test has compiled. Each worker has a cache of
+# its own, since JAX does not write to one atomically; the processes that it starts share it.
+CACHE = tempfile.mkdtemp(prefix="stream-lstm-tests-")
 os.environ |= {
-    "JAX_COMPILATION_CACHE_DIR": os.environ[SHARED],
+    "JAX_COMPILATION_CACHE_DIR": CACHE,
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
 }
@@ -45,8 +42,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_unconfigure() -> None:
-    if MADE is not None:
-        shutil.rmtree(MADE, ignore_errors=True)
+    shutil.rmtree(CACHE, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -53,8 +53,13 @@ class Service:
             text=True,
             env={**os.environ, "NOTIFY_SOCKET": str(folder / "notify"), **environment},
         )
-        self.ready = self.process.stderr.readline()
-        assert self.ready.startswith("ready: "), self.ready + self.process.stderr.read()
+        before = []
+        for self.ready in self.process.stderr:
+            if self.ready.startswith("ready: "):
+                break
+            before.append(self.ready)  # such as of a compiled executable that was half written
+        else:
+            pytest.fail(f"it ended before it was ready: {''.join(before)}")
 
     def heard(self, wanted):
         """Wait until the manager hears `wanted`; return all of that message."""
