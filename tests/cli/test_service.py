@@ -53,13 +53,10 @@ class Service:
             text=True,
             env={**os.environ, "NOTIFY_SOCKET": str(folder / "notify"), **environment},
         )
-        before = []
-        for self.ready in self.process.stderr:
-            if self.ready.startswith("ready: "):
-                break
-            before.append(self.ready)  # such as of a compiled executable that was half written
-        else:
-            pytest.fail(f"it ended before it was ready: {''.join(before)}")
+        # before it may stand a warning, such as of a compiled executable that was half written
+        lines = iter(self.process.stderr.readline, "")
+        self.ready = next((line for line in lines if line.startswith("ready: ")), "")
+        assert self.ready, "it ended before it was ready"
 
     def heard(self, wanted):
         """Wait until the manager hears `wanted`; return all of that message."""

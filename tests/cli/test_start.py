@@ -39,6 +39,6 @@ def test_otherwise_it_is_the_command_line_with_interrupts_as_python_has_them():
     code = "from stream_lstm.cli.start import main; main()"
     done = ran(code, "--version")
     assert (done.returncode, done.stdout.split()[0]) == (0, "stream-lstm")
-    handler = "import signal; print(signal.getsignal(signal.SIGINT).__name__)"
-    kept = f"import atexit; atexit.register(lambda: exec({handler!r})); {code}"
+    told = "lambda: print(signal.getsignal(signal.SIGINT).__name__)"
+    kept = f"import atexit; atexit.register({told}); {code}"
     assert ran(kept, "--version").stdout.splitlines()[-1] == "default_int_handler"
