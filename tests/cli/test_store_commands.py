@@ -159,6 +159,17 @@ def test_a_bad_row_ends_a_replay_and_once_it_is_mended_it_goes_on(cli, walk, tmp
     assert figures(done) == figures(cli("replay", walk, *SMALL, "--learn", "--json"))
 
 
+def test_the_speed_of_a_resumed_replay_is_that_of_what_is_new(cli, walk, tmp_path):
+    store = tmp_path / "s.db"
+    assert cli("replay", walk, *SMALL, "--store", store, "--limit", 400).code == 0
+    rest = cli("replay", walk, *SMALL, "--store", store, "--json").json()
+    assert (rest["elements"], rest["store"]["held_elements"]) == (900, 400)
+    assert rest["elements_per_s"] * rest["wall_s"] == pytest.approx(500)
+    again = cli("replay", walk, *SMALL, "--store", store)
+    assert "the store held 900 elements of them, 0 are new" in again.out
+    assert "elements/s" not in again.out
+
+
 def test_the_commands_on_a_store(cli, walk, tmp_path):
     one, two = tmp_path / "one.db", tmp_path / "two.db"
     assert cli("replay", walk, *SMALL, "--store", one).code == 0

@@ -60,7 +60,7 @@ def test_another_session_with_our_columns_is_taken_and_the_end_of_a_refused_one_
 def test_who_came_late_and_has_taken_ticks_in_another_order_ends():
     intake = Intake(FeedConfig(connect=("inproc://x",), columns=("bid", "ask")))
     refusals(intake, encode_ticks("a", 5, [1.0, 2.0], session="s", seq=5))
-    with pytest.raises(ConfigurationError, match=r"--columns ask,bid; ticks were taken") as told:
+    with pytest.raises(ConfigurationError, match=r"--columns ask,bid, and a new file") as told:
         refusals(intake, beat(("ask", "bid")))
     assert told.value.key == "columns"
 
