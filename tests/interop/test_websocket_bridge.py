@@ -115,11 +115,18 @@ def test_a_connection_of_which_nothing_comes_is_made_anew():
     """The third connection has something again; until then it does not count as connected."""
     said, states = [], []
 
+    def say(line):
+        said.append(line)
+        if line.startswith("connected"):
+            states.append(made.connected)
+
+    made = None
+
     async def take():
+        nonlocal made
         silent, left = asyncio.Event(), [[quote(1)], [], [quote(2), quote(3)]]
 
         async def handle(socket):
-            states.append(made.connected)
             messages = left.pop(0)
             for message in messages:
                 await socket.send(json.dumps(message))
@@ -130,15 +137,14 @@ def test_a_connection_of_which_nothing_comes_is_made_anew():
         async with server.serve(handle, "127.0.0.1", 0) as listening:
             port = listening.sockets[0].getsockname()[1]
             url = f"ws://127.0.0.1:{port}"
-            made = source(url, subscribe=None, silent_s=0.2, say=said.append)
+            made = source(url, subscribe=None, silent_s=0.2, say=say)
             ticks = [(tick.values[0], made.connected) async for tick in made]
             silent.set()
-            return ticks, made
+            return ticks
 
-    ticks, made = asyncio.run(take())
-    assert ticks == [(1, True), (2, True), (3, True)]
+    assert asyncio.run(take()) == [(1, True), (2, True), (3, True)]
     assert made.connections == 3
-    assert states[1:] == [False, False]
+    assert states == [True, False, False]
     assert len([line for line in said if "nothing has come for 0.2 s; trying again" in line]) == 2
 
 
