@@ -52,6 +52,7 @@ from .trace_option import TraceOption
 if TYPE_CHECKING:
     from ..core.session import Session
     from ..core.state_check import StateCheck
+    from ..store.store import Store
 
 
 @configured(
@@ -196,6 +197,7 @@ def _replay(
         start = clocks.perf_counter()
         if store is not None and alone is not None and store.begin(alone) is not None:
             results.take_over(store)
+            _tell_of_others(store, file)
         feed = ReplayFeed(session, results, check, labels, store)
         interrupted = feed.run(file, source)
         wall_s = clocks.perf_counter() - start
@@ -215,6 +217,16 @@ def _replay(
     column = file.stream_column
     named = {"stream": file.stream} if column is None else {"stream_column": column}
     return {**named, **summary, "interrupted": interrupted}
+
+
+def _tell_of_others(store: Store, file: InputFile) -> None:
+    """Say where a stream comes into a store beside those that it holds."""
+    known = sorted(store.positions)
+    if known and file.stream_column is None and file.stream not in known:
+        warn(
+            f"the store {store.path} holds {', '.join(known)}: {file.stream} is added to it and "
+            "goes on with its weights (--stream names the series, or take another store)"
+        )
 
 
 def _state_check(session: Session, file: InputFile, scaler: Any) -> StateCheck:

@@ -83,6 +83,8 @@ def send_file(
             publisher.linger_s = LINGER_S
         wall_s = time.monotonic() - start
         refused.flush()
+        if not sender.heard:
+            warn("nobody was listening at the end: --wait-subscribers 1 waits for who is to come")
         return {
             "version": __version__,
             "stream": file.stream,
@@ -125,7 +127,7 @@ class Sender:
     def __init__(self, publication: Publication, publisher: Publisher) -> None:
         self.ticks = 0
         self.messages = 0
-        self.interrupted = False
+        self.interrupted, self.heard = False, True
         self._publication = publication
         self._publisher = publisher
         self._peers = PeerLog(publisher.security, warn)
@@ -140,6 +142,8 @@ class Sender:
             # Subscribers are to know that no more will come, whatever the reason.
             self._publisher.end(stream)
             raise
+        # asked for before the end, at which who listens may leave
+        self.heard = self._publisher.wait_for_subscribers(0, 0.0, stream=stream) > 0
         self._publisher.end(stream)
 
     def _run(self, source: FileSource, stop: StopSwitch) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from ..config import flatten
 from ..errors import ConfigurationError, StreamLSTMError
 from ..serve.logs import Log
+from ..serve.refusals import printable
 from ..serve.signals import note_hangups
 from ..serve.stop import StopSwitch
 from ..serve.supervisor import Supervisor
@@ -51,6 +52,7 @@ class Service:
         self._stop = stop
         self._log = log
         self._unheard = 0
+        self._others: tuple[str, ...] = ()
         self._peers = PeerLog(security, log.named("peers_refused", "warning"))
         self._supervisor = Supervisor()
         self._hung_up = False
@@ -73,6 +75,7 @@ class Service:
     def _tend(self, daemon: Daemon) -> None:
         self._peers.tend()
         self._hint(daemon)
+        self._tell_names(daemon)
         if self._hung_up:
             self._hung_up = False
             self._supervisor.reloading()
@@ -94,6 +97,21 @@ class Service:
                 "nothing_heard",
                 f"nothing has come from {', '.join(feed.connect)} for {HINT_S} s: is a publisher "
                 f"there{sends}? going on to wait",
+                level="warning",
+            )
+
+    def _tell_names(self, daemon: Daemon) -> None:
+        """Say where values are taken by their place, since the feed calls them otherwise."""
+        names = daemon.subscriber.intake.names
+        others, ours = names.others, ", ".join(names.ours)
+        if others != self._others:
+            self._others = others
+            self._log.say(
+                "columns_by_place",
+                printable(
+                    f"the feed calls its values {', '.join(others)}; they are taken by their "
+                    f"place, as {ours}"
+                ),
                 level="warning",
             )
 

@@ -9,12 +9,14 @@ MAX_SESSIONS = 1000
 class Columns:
     """The names of our columns, and the publishers' sessions whose ticks must not be taken.
 
-    ours: names in their order. `refused` has the sessions, and why.
+    ours: names in their order. `refused` has the sessions, and why; `others` are names that
+    are not ours and were taken by their place.
     """
 
     def __init__(self, ours: tuple[str, ...]) -> None:
         self.refused: dict[str, str] = {}
-        self._ours = ours
+        self.others: tuple[str, ...] = ()
+        self.ours = ours
         self._places = {name: place for place, name in enumerate(ours)}
 
     def compare(self, session: str, theirs: tuple[str, ...]) -> bool:
@@ -22,7 +24,7 @@ class Columns:
 
         Ours may have other names, but not the same ones elsewhere, nor more or fewer.
         """
-        ours = self._ours
+        ours = self.ours
         if not theirs:
             return False
         if theirs == ours or (
@@ -30,6 +32,8 @@ class Columns:
             and all(self._places.get(name, place) == place for place, name in enumerate(theirs))
         ):
             self.refused.pop(session, None)
+            if theirs != ours:
+                self.others = theirs
             return False
         if session in self.refused:
             return False

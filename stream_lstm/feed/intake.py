@@ -88,7 +88,7 @@ class Intake:
         self._routes: dict[bytes, _Route] = {}
         self._streams: dict[str, StreamSequence] = {}
         self._ended: dict[str, str] = {}
-        self._names = Columns(config.columns)
+        self.names = Columns(config.columns)
 
     def resume(self, stream: str, session: str, next_seq: int | None) -> None:
         """Go on where an earlier process stopped; see `Subscriber.resume`."""
@@ -148,7 +148,7 @@ class Intake:
             self._refuse(drain, error.cause, "", str(error), _shown(frames))
             return
         match message:
-            case Ticks() if why := self._names.refused.get(message.session):
+            case Ticks() if why := self.names.refused.get(message.session):
                 self._refuse(drain, "columns", message.stream, why, message.where)
             case Ticks():
                 if self._ticks(message, drain, frames, held) and held is None:
@@ -158,7 +158,7 @@ class Intake:
                 drain.add(message)
             case Heartbeat():
                 self._compare(message)
-                if message.session not in self._names.refused:
+                if message.session not in self.names.refused:
                     self._heartbeat(message, drain, frames, held)
                 elif message.end:
                     self._end(message, drain)
@@ -190,9 +190,9 @@ class Intake:
 
         Raises ConfigurationError where some of it was taken, having come before any heartbeat.
         """
-        if self._names.compare(told.session, told.columns):
+        if self.names.compare(told.session, told.columns):
             if any(state.session == told.session for state in self._streams.values()):
-                why = self._names.refused[told.session]
+                why = self.names.refused[told.session]
                 raise ConfigurationError(
                     f"{why}, and a new file for --store: ticks were taken already", key="columns"
                 )
@@ -334,7 +334,7 @@ class Intake:
         self, recovery: Recovery, endpoint: int, block: Block, drain: Drain, now: float
     ) -> None:
         stretch = recovery.asked_for(block.stream, block.session)
-        if stretch is None or block.session in self._names.refused:
+        if stretch is None or block.session in self.names.refused:
             return  # it was given up, had come from elsewhere, or is not to be taken
         due, last = stretch.due, stretch.last
         start, stop = due - block.seq, min(block.rows, last + 1 - block.seq)

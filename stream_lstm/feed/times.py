@@ -12,6 +12,7 @@ int64 for nanoseconds, decimals whose unscaled integers are nanoseconds for the 
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import decimal
 import re
@@ -46,6 +47,8 @@ _ISO = re.compile(
     r"(?:[T ](?P<time>\d\d(?::?\d\d(?::?\d\d(?:[.,](?P<fraction>\d+))?)?)?)"
     r" ?(?P<zone>[Zz]|[+-]\d\d(?::?\d\d)?)?)?"
 )
+
+_LOCAL = re.compile(r"(\d{1,2})[/.-](\d{1,2})[/.-](\d{4})\b")
 
 
 class TimeColumn:
@@ -167,7 +170,7 @@ def _parse_iso(text: str) -> tuple[int, bool]:
     """Return nanoseconds since 1970, and whether the text names a time zone."""
     match = _ISO.fullmatch(text.strip())
     if match is None:
-        raise ValueError(f"{text.strip()[:40]!r} is not a time: {FORMS}")
+        raise ValueError(f"{text.strip()[:40]!r} is not a time: {_rewritten(text) or FORMS}")
     zone, fraction = match["zone"], match["fraction"] or ""
     clock = (match["time"] or "00").replace(",", ".").split(".")[0]
     try:
@@ -175,6 +178,19 @@ def _parse_iso(text: str) -> tuple[int, bool]:
     except ValueError as error:
         raise ValueError(f"{text.strip()!r} is not a time: {error}") from None
     return (at - _EPOCH) // _MICROSECOND * 1000 + int(fraction[:9].ljust(9, "0")), bool(zone)
+
+
+def _rewritten(text: str) -> str:
+    """Return how a date such as 3/1/2024 is to be written, "" for what is none."""
+    match = _LOCAL.match(text.strip())
+    if match is None:
+        return ""
+    one, two, year = (int(part) for part in match.groups())
+    forms = []
+    for order, month, day in (("month", one, two), ("day", two, one)):
+        with contextlib.suppress(ValueError):
+            forms.append(f"{datetime.date(year, month, day)} where the {order} comes first")
+    return f"write {' or '.join(forms)}" if forms else ""
 
 
 def _whole(array: Any, factor: int) -> Converted:

@@ -101,12 +101,12 @@ def _line(refusal: Refusal) -> str:
     row = f", row {refusal.index}" if refusal.index > 0 else ""
     place = f" ({where}{row})" if where and where not in refusal.reason else ""
     text = f"refused a {refusal.kind}{place}: {refusal.reason}"
-    return _printable(text)
+    return printable(text)
 
 
 def _lost(gap: Gap) -> str:
     ticks = f"{gap.missed:,} tick{'s' if gap.missed > 1 else ''}"
-    return _printable(f"gap: {ticks} of the stream {gap.stream!r} were lost before seq {gap.seq}")
+    return printable(f"gap: {ticks} of the stream {gap.stream!r} were lost before seq {gap.seq}")
 
 
 def _rolled_back(event: Rollback) -> str:
@@ -123,9 +123,9 @@ def _rolled_back(event: Rollback) -> str:
         f"learning rolled back to {to} (stream {event.stream!r}, n={event.n}): {why}; "
         f"it rests for {event.frozen} labels"
     )
-    return _printable(text)
+    return printable(text)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Return a line of it; what a peer sent may be quoted, and must not drive the terminal."""
     return "".join(c if c.isprintable() else "?" for c in text)[:MAX_LINE]

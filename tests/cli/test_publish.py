@@ -175,8 +175,10 @@ def test_a_record_of_several_ticks_waits_for_its_last(cli, tmp_path, sent, speed
 
 
 def test_without_times_ticks_go_out_at_full_speed(cli, tmp_path, sent):
-    cli("publish", write_ticks(tmp_path / "fx.csv", 10), "--bind", ANY_PORT, "--limit", 8)
+    path = write_ticks(tmp_path / "fx.csv", 10)
+    done = cli("publish", path, "--bind", ANY_PORT, "--limit", 8)
     assert [at for at, _, _ in sent] == [0.0] * 8
+    assert "nobody was listening at the end: --wait-subscribers 1" in done.err
 
 
 def test_a_signal_ends_the_feed_in_order(cli, tmp_path, endpoint, listener, monkeypatch):

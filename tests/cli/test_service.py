@@ -183,6 +183,19 @@ def test_a_daemon_with_keys_counts_who_was_refused(keys, tmp_path):
     assert summary["refused_peers"] in ({"no_key": 1}, {"left": 1})
 
 
+def test_a_feed_that_calls_its_values_otherwise_is_told_of_once(tmp_path):
+    with (
+        Publisher(ANY_PORT, columns=("price",)) as out,
+        Service(tmp_path, "--connect", out.endpoint) as service,
+    ):
+        out.wait_for_subscribers(1, WAIT_S)
+        out.publish("a", np.arange(40), np.ones((40, 1)))
+        line = service.process.stderr.readline()
+        assert service.end()["elements"] == 40
+    words = "the feed calls its values price; they are taken by their place, as x"
+    assert line == f"stream-lstm: {words}\n"
+
+
 # ---- systemd ------------------------------------------------------------------------------
 
 

@@ -122,6 +122,7 @@ def test_another_file_is_refused(cli, walk, tmp_path):
     assert "their times are others: name the column of times as before" in timed.err
     second = cli("replay", folder / "walk.csv", *SMALL, "--store", store, "--stream", "second")
     assert second.code == 0
+    assert "holds walk: second is added to it and goes on with its weights" in second.err
     assert count(store, "SELECT count(*) FROM streams") == 2
 
 

@@ -65,6 +65,14 @@ def test_who_came_late_and_has_taken_ticks_in_another_order_ends():
     assert told.value.key == "columns"
 
 
+def test_names_that_have_nothing_in_common_are_taken_by_place_and_kept_to_be_told():
+    intake = Intake(FeedConfig(connect=("inproc://x",), columns=("bid", "ask")))
+    assert refusals(intake, beat(("bid", "ask"))) == []
+    assert intake.names.others == ()
+    assert refusals(intake, beat(("b", "a"))) == []
+    assert intake.names.others == ("b", "a")
+
+
 def test_a_publisher_calls_no_two_values_alike():
     with pytest.raises(ConfigurationError, match="twice: bid, bid"):
         Publisher("tcp://127.0.0.1:*", columns=["bid", "bid"])
@@ -74,4 +82,4 @@ def test_sessions_that_are_refused_are_forgotten_in_the_end(monkeypatch):
     monkeypatch.setattr("stream_lstm.feed.columns.MAX_SESSIONS", 3)
     intake = Intake(FeedConfig(connect=("inproc://x",), columns=("bid", "ask")))
     refusals(intake, *(beat(("ask", "bid"), f"s{k}") for k in range(9)))
-    assert list(intake._names.refused) == ["s6", "s7", "s8"]
+    assert list(intake.names.refused) == ["s6", "s7", "s8"]

@@ -297,6 +297,9 @@ def test_coarser_typed_times_are_scaled(tmp_path):
     [
         ("", "auto", "is not a time"),
         ("yesterday", "auto", "'yesterday' is not a time"),
+        ("3/1/2024", "auto", "write 2024-03-01 where the month .* or 2024-01-03 where the day"),
+        ("31.12.2024 09:30", "auto", "write 2024-12-31 where the day comes first"),
+        ("31/13/2024", "auto", "is not a time: a number, or ISO 8601"),
         ("2014-13-01", "auto", "month must be in 1..12"),
         ("2014-05-01", "ns", "is not a number of ns"),
         ("1e40", "s", "is not a number of s"),
