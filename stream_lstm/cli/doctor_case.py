@@ -31,10 +31,7 @@ TOLD = 3
 """Reasons that are kept for rows that cannot be read."""
 
 TIMES = ("ts", "t_ns")
-"""Names of a column of times."""
-
-WITHIN = ("time", "date")
-"""What such a name has in it."""
+"""Names of a column of times; so is what has `time` in it, and `date` where it is text."""
 
 
 def implied(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,9 +86,13 @@ def _times(file: InputFile) -> str | None:
 
     for name in file_columns(file.path):
         word = name.lower()
-        if word not in TIMES and not any(part in word for part in WITHIN):
-            continue
-        probe = msgspec.structs.replace(file, time=name, on_bad_row="fail", limit=100)
+        unit = file.time_unit
+        if word not in TIMES and "time" not in word:
+            if "date" not in word:
+                continue
+            unit = "iso"  # numbers by that name are as often shares of a year, or days
+        form = {"time": name, "time_unit": unit}
+        probe = msgspec.structs.replace(file, **form, on_bad_row="fail", limit=100)
         try:
             with probe.open(()) as source:
                 blocks = [block.t_ns for block in source.blocks()]

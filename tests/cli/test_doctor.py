@@ -143,3 +143,18 @@ def test_times_are_not_guessed_from_a_column_that_holds_none(cli, tmp_path):
     path = tmp_path / "odd.csv"
     path.write_text("overtime,x\n" + "\n".join(f"never,{x!r}" for x in rows.tolist()))
     assert cli("doctor", path, *X, *SMALL, "--json").json()["time_column"] is None
+    # a share of a year
+    path.write_text("date,x\n" + "\n".join(f"{k / 15},{x!r}" for k, x in enumerate(rows.tolist())))
+    assert cli("doctor", path, *X, *SMALL, "--json").json()["time_column"] is None
+
+
+def test_dates_are_times_and_those_of_the_newest_row_first_are_told(cli, tmp_path):
+    rows = np.random.default_rng(1).normal(size=28).tolist()
+    lines = [f"2024-02-{28 - k:02},{x!r}" for k, x in enumerate(rows)]
+    path = tmp_path / "newest.csv"
+    path.write_text("\n".join(["Date,x", *lines]))
+    found = cli("doctor", path, *X, *SMALL, "--json").json()
+    assert found["time_column"] == "Date"
+    (order,) = (one for one in found["findings"] if one["name"] == "time_order")
+    assert order["level"] == "fault"
+    assert "the newest row comes first" in order["evidence"]
