@@ -51,7 +51,9 @@ def encode_ticks(
     """
     rows = np.atleast_2d(np.asarray(values, np.float64))
     times = np.atleast_1d(np.asarray(t_ns))
-    if times.dtype.kind not in "iu":
+    # what an int64 cannot hold would come out as another time
+    kind = times.dtype.kind
+    if kind not in "iu" or (kind == "u" and (times > np.iinfo(np.int64).max).any()):
         raise UsageError(
             f"ticks of {stream!r}: t_ns is whole nanoseconds since 1970, such as time.time_ns(), "
             f"not {t_ns!r:.60}"

@@ -619,12 +619,13 @@ def test_wrong_values_and_names_are_the_callers_fault():
 
 def test_what_is_no_time_or_no_value_is_told_so():
     with publisher() as out:
-        for t_ns in (1.7e9, "noon", None, [1.5]):
+        for t_ns in (1.7e9, "noon", None, [1.5], 2**63, 2**70):
             with pytest.raises(UsageError, match=r"t_ns is whole nanoseconds.*time\.time_ns"):
                 out.publish("A", t_ns, [1.0, 2.0])
         with pytest.raises(UsageError, match="values are numbers in the order of the columns"):
             out.publish("A", 0, {"bid": 1.0, "ask": 2.0})
         assert out.publish("A", np.int64(7), [1.0, 2.0]) == 1
+        assert out.publish("A", np.uint64(8), [1.0, 2.0]) == 2
     with pytest.raises(UsageError, match="the publisher is closed"):
         out.publish("A", 0, [1.0, 2.0])
 
