@@ -5,18 +5,36 @@ files, and code behind it trusts them. Outputs are `Prediction`, `Score`, `Updat
 `Expiry` and `Refusal`. `Stale` and `Fresh` are of the feed alone, and no session sees them. Time
 is data: `t_ns` (nanoseconds since 1970, int64) comes in with the tick, and nothing below the shell
 reads a clock.
+
+Each output is declared here alone. The wire, the store, the files of results and the tables of
+`replay_frame` derive their fields from the declaration, see `records`. A new field stands last and
+has a default.
 """
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec import Meta
 
 NO_TIME = 0
 """`t_ns` of a tick whose source has no time."""
+
+MAX_SESSION_CHARS = 64
+"""A UUID has 36; one is kept for every stream."""
+
+MAX_SEQ = 2**62
+"""Leaves room to add a block's length within int64."""
+
+Session: TypeAlias = Annotated[str, Meta(max_length=MAX_SESSION_CHARS)]
+Seq: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_SEQ)]
+Time: TypeAlias = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+Bit: TypeAlias = Annotated[int, Meta(ge=0, le=1, extra={"arrow": "int8"})]
+Probability: TypeAlias = Annotated[float, Meta(extra={"sql": "REAL NOT NULL", "arrow": "float32"})]
+"""What the model gives: a float32 value, always finite."""
 
 
 class Ticks(msgspec.Struct, frozen=True):
@@ -94,10 +112,10 @@ class Prediction(msgspec.Struct, frozen=True):
     """
 
     stream: str
-    n: int
-    t_ns: int
-    p: float
-    session: str = ""
+    n: Seq
+    t_ns: Time
+    p: Probability
+    session: Session = ""
     gaps_visible: bool = True
     after_gap: bool = False
     experts: tuple[Expert, ...] = ()
@@ -120,14 +138,14 @@ class Score(msgspec.Struct, frozen=True):
     """
 
     stream: str
-    n: int
-    t_ns: int
-    p: float
-    label: int
+    n: Seq
+    t_ns: Time
+    p: Probability
+    label: Bit
     log_loss: float
     base_rate_p: float
     last_label_p: float
-    session: str = ""
+    session: Session = ""
     coin_evidence: float = 0.0
     base_rate_evidence: float = 0.0
     last_label_evidence: float = 0.0

@@ -12,7 +12,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "stream_lstm"
 MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 
 LAYERS = ("vocabulary", "numerics", "core", "shell")
-VOCABULARY = {"closing.py", "errors.py", "events.py", "tables.py", "config.py", "members.py"}
+VOCABULARY = {"closing.py", "errors.py", "events.py", "records.py", "tables.py", "config.py",
+              "members.py"}  # fmt: skip
 LIBRARIES = {
     "vocabulary": {"numpy", "msgspec"},
     "numerics": {"numpy", "msgspec", "jax", "flax", "optax"},

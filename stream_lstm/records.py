@@ -1,0 +1,207 @@
+"""The declared fields of a record, and many records as columns.
+
+The Structs of `events` declare each record once. What follows from a declaration (wire records,
+SQL columns, Arrow columns) is derived from `fields_of`:
+
+| annotation | column of a `Batch` | SQL | Arrow |
+|---|---|---|---|
+| `str`, a `Literal` of text | object | `TEXT NOT NULL` | string |
+| `int` | int64 | `INTEGER NOT NULL` | int64 |
+| `bool` | bool | `INTEGER NOT NULL` | bool |
+| `float` | float64 | `REAL`: SQLite stores NaN as NULL | float64 |
+| `float` or None | float64, NaN for None | `REAL` | float64 |
+| `tuple[...]` | object | `TEXT`, as JSON, NULL where empty | none |
+
+The metadata of a field, `Meta(extra={"sql": ..., "arrow": ...})`, overrides the last two.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from typing import (
+    Annotated,
+    Any,
+    Generic,
+    Literal,
+    NamedTuple,
+    TypeAlias,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+)
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from msgspec import NODEFAULT
+
+R = TypeVar("R", bound=msgspec.Struct)
+Column: TypeAlias = npt.NDArray[Any]
+Rows: TypeAlias = npt.NDArray[np.integer[Any]] | npt.NDArray[np.bool_] | slice
+
+_COLUMNS: dict[Any, tuple[Any, str, str]] = {
+    str: (object, "TEXT NOT NULL", "string"),
+    int: (np.int64, "INTEGER NOT NULL", "int64"),
+    bool: (np.bool_, "INTEGER NOT NULL", "bool"),
+    float: (np.float64, "REAL", "float64"),
+    tuple: (object, "TEXT", ""),
+}
+
+
+class Field(NamedTuple):
+    """A declared field.
+
+    `hint` is its annotation; `arrow` names its Arrow type, "" where it has none; `nullable` says
+    that it may be None; `default` is `msgspec.NODEFAULT` where it has none.
+    """
+
+    name: str
+    hint: Any
+    dtype: np.dtype[Any]
+    sql: str
+    arrow: str
+    nullable: bool
+    default: Any
+
+    @property
+    def required(self) -> bool:
+        """Whether it has no default."""
+        return self.default is NODEFAULT
+
+    @property
+    def nested(self) -> bool:
+        """Whether its values are tuples."""
+        return self.dtype == object and not self.arrow
+
+
+@cache
+def fields_of(kind: type[msgspec.Struct]) -> tuple[Field, ...]:
+    """Return the fields of a record in declared order.
+
+    Raises TypeError for a field whose type has no column.
+    """
+    return tuple(_field(kind, info) for info in msgspec.structs.fields(kind))
+
+
+def _field(kind: type[msgspec.Struct], info: msgspec.structs.FieldInfo) -> Field:
+    base, nullable, extra = _parse(info.type)
+    if base not in _COLUMNS or (nullable and base is not float):
+        raise TypeError(f"{kind.__name__}.{info.name}: {info.type} has no column")
+    dtype, sql, arrow = _COLUMNS[base]
+    sql, arrow = extra.get("sql", sql), extra.get("arrow", arrow)
+    return Field(info.name, info.type, np.dtype(dtype), sql, arrow, nullable, info.default)
+
+
+def _parse(hint: Any) -> tuple[Any, bool, dict[str, str]]:
+    """Return the plain type of an annotation, whether it may be None, and its metadata."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        base, nullable, extra = _parse(arguments[0])
+        return base, nullable, extra | (arguments[1].extra or {})
+    if origin in (Union, types.UnionType) and type(None) in arguments and len(arguments) == 2:
+        base, _, extra = _parse(next(part for part in arguments if part is not type(None)))
+        return base, True, extra
+    if origin is Literal:
+        return type(arguments[0]), False, {}
+    return origin or hint, False, {}
+
+
+class Batch(Generic[R]):
+    """Many records of one kind, in order, as columns.
+
+    kind: the Struct of a record. columns: arrays (n,) by field; text and tuples are object arrays,
+    and a missing number is NaN. A field that has a default may be left out: its column is made
+    when it is first read. Arrays of the right dtype are not copied.
+
+    Raises ValueError for a column that is unknown, missing or of another length, and TypeError
+    for one whose values would change in the dtype of its field.
+    """
+
+    __slots__ = ("_columns", "_length", "kind")
+
+    def __init__(self, kind: type[R], columns: Mapping[str, Column]) -> None:
+        fields = {field.name: field for field in fields_of(kind)}
+        required = {name for name, field in fields.items() if field.required}
+        if wrong := (columns.keys() - fields) | (required - columns.keys()):
+            raise ValueError(f"columns of {kind.__name__}: {sorted(wrong)} unknown or missing")
+        shapes = {np.shape(column) for column in columns.values()}
+        if len(shapes) != 1 or len(shape := next(iter(shapes))) != 1:
+            raise ValueError(f"columns of {kind.__name__}: lengths differ: {sorted(shapes)}")
+        self.kind = kind
+        self._length: int = shape[0]
+        self._columns = {
+            name: column.astype(fields[name].dtype, casting="same_kind", copy=False)
+            for name, column in columns.items()
+        }
+
+    @classmethod
+    def of(cls, kind: type[R], events: Sequence[R]) -> Batch[R]:
+        """Return records as columns."""
+        names = [field.name for field in fields_of(kind)]
+        return cls.from_rows(kind, names, map(msgspec.structs.astuple, events))
+
+    @classmethod
+    def from_rows(
+        cls, kind: type[R], names: Sequence[str], rows: Iterable[Sequence[Any]]
+    ) -> Batch[R]:
+        """Return rows of Python values as columns; `names` are the fields of a row, in order."""
+        fields = {field.name: field for field in fields_of(kind)}
+        cells = list(zip(*rows, strict=True)) or [()] * len(names)
+        named = zip(names, cells, strict=True)
+        return cls(kind, {name: _column(fields[name], values) for name, values in named})
+
+    @classmethod
+    def join(cls, kind: type[R], parts: Sequence[Batch[R]]) -> Batch[R]:
+        """Return the records of all parts, in order."""
+        if len(parts) == 1:
+            return parts[0]
+        given = {name for part in parts for name in part._columns}
+        if not given:
+            return cls.of(kind, [])
+        return cls(kind, {name: np.concatenate([part[name] for part in parts]) for name in given})
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, name: str) -> Column:
+        column = self._columns.get(name)
+        if column is None:
+            field = next((field for field in fields_of(self.kind) if field.name == name), None)
+            if field is None:
+                raise KeyError(name)
+            column = np.empty(self._length, field.dtype)
+            column.fill(np.nan if field.default is None else field.default)
+            self._columns[name] = column
+        return column
+
+    def take(self, rows: Rows) -> Batch[R]:
+        """Return some of the records: those of an index, a mask or a slice, in its order."""
+        return Batch(self.kind, {name: column[rows] for name, column in self._columns.items()})
+
+    def rows(self) -> list[tuple[Any, ...]]:
+        """Return each record as a tuple of Python values in declared order."""
+        cells = [_values(field, self[field.name]) for field in fields_of(self.kind)]
+        return list(zip(*cells, strict=True))
+
+    def events(self) -> list[R]:
+        """Return the records; raises ValueError for one that is invalid."""
+        return [self.kind(*row) for row in self.rows()]
+
+
+def _column(field: Field, cells: Sequence[Any]) -> Column:
+    """Return Python values as a column; None is a number that is missing."""
+    if field.dtype == object:
+        return np.fromiter(cells, object, len(cells))  # np.array would look into tuples
+    return np.array(cells, field.dtype)
+
+
+def _values(field: Field, column: Column) -> list[Any]:
+    missing = np.isnan(column) if field.nullable else None
+    if missing is not None and missing.any():
+        column = column.astype(object)
+        column[missing] = None
+    values: list[Any] = column.tolist()
+    return values

@@ -1,0 +1,114 @@
+"""Records as columns: what a declaration implies, and that nothing is lost on the way."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream_lstm.events import Expert, Expiry, Prediction, Rollback, Score, Update
+from stream_lstm.records import Batch, fields_of
+
+KINDS = (Prediction, Score, Update, Rollback, Expiry)
+
+ints = st.integers(-(2**63), 2**63 - 1)
+floats = st.floats(allow_nan=False)
+unit = st.floats(0, 1)
+experts = st.builds(Expert, st.text(), floats, unit)
+predictions = st.builds(
+    Prediction, st.text(), ints, ints, unit, st.text(), st.booleans(), st.booleans(),
+    st.lists(experts, max_size=3).map(tuple),
+)  # fmt: skip
+scores = st.builds(
+    Score, st.text(), ints, ints, unit, st.integers(0, 1), *[floats] * 3, st.text(),
+    *[floats] * 3, *[st.none() | floats] * 3,
+)  # fmt: skip
+updates = st.builds(
+    Update, st.text(), ints, floats, floats, st.booleans(), st.sampled_from(["", "not-finite"])
+)
+rollbacks = st.builds(
+    Rollback, st.text(), ints, st.sampled_from(["refusals", "base-rate"]), st.just("last-good"),
+    ints, floats, floats, st.none() | floats,
+)  # fmt: skip
+expiries = st.builds(Expiry, st.text(), ints)
+lists = st.one_of(*map(st.lists, (predictions, scores, updates, rollbacks, expiries)))
+
+
+def batch(**columns):
+    given = {"stream": ["a", "b"], "n": [1, 2], "t_ns": [3, 4], "p": [0.25, 0.5]} | columns
+    arrays = {name: np.array(column) for name, column in given.items() if column is not None}
+    return Batch(Prediction, arrays | {"stream": np.array(given["stream"], object)})
+
+
+@given(lists)
+def test_records_come_back_from_columns(events):
+    kind = type(events[0]) if events else Score
+    made = Batch.of(kind, events)
+    assert len(made) == len(events)
+    assert made.events() == events
+    assert made.rows() == [msgspec.structs.astuple(event) for event in events]
+
+
+@given(st.lists(st.lists(scores, max_size=4), max_size=4))
+def test_parts_are_joined_and_taken_in_order(parts):
+    whole = [event for part in parts for event in part]
+    joined = Batch.join(Score, [Batch.of(Score, part) for part in parts])
+    assert joined.events() == whole
+    assert joined.take(slice(None, None, -1)).events() == whole[::-1]
+    odd = np.arange(len(whole)) % 2 == 1
+    assert joined.take(odd).events() == joined.take(np.flatnonzero(odd)).events() == whole[1::2]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_field_has_a_column(kind):
+    made, names = Batch.of(kind, []), kind.__struct_fields__
+    assert tuple(field.name for field in fields_of(kind)) == names
+    assert [made[field.name].dtype for field in fields_of(kind)] == [
+        field.dtype for field in fields_of(kind)
+    ]
+
+
+def test_metadata_goes_before_what_the_type_implies():
+    fields = {field.name: field for field in fields_of(Score)}
+    assert (fields["p"].sql, fields["p"].arrow) == ("REAL NOT NULL", "float32")
+    assert (fields["label"].sql, fields["label"].arrow) == ("INTEGER NOT NULL", "int8")
+    assert (fields["raw_p"].sql, fields["raw_p"].nullable) == ("REAL", True)
+    assert fields["log_loss"].required
+    assert not fields["raw_p"].required
+
+
+def test_columns_that_are_left_out_have_the_defaults():
+    made = Batch.join(Prediction, [batch(), batch(after_gap=[True, False])])
+    assert made["after_gap"].tolist() == [False, False, True, False]
+    assert made["experts"].tolist() == [()] * 4
+    assert [event.gaps_visible for event in made.events()] == [True] * 4
+    with pytest.raises(KeyError, match="other"):
+        made["other"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "error"),
+    [
+        ({"p": None}, ValueError),
+        ({"other": [1, 2]}, ValueError),
+        ({"n": [1, 2, 3]}, ValueError),
+        ({"n": [[1], [2]]}, ValueError),
+        ({"n": [1.5, 2.5]}, TypeError),
+    ],
+)
+def test_columns_that_do_not_fit_are_refused(columns, error):
+    with pytest.raises(error):
+        batch(**columns)
+
+
+def test_records_are_validated_when_they_are_made():
+    with pytest.raises(ValueError, match=r"p=2\.0 is not in"):
+        batch(p=[0.5, 2.0]).events()
+
+
+def test_a_type_without_a_column_is_refused():
+    odd = msgspec.defstruct("Odd", [("x", int | None)])
+    with pytest.raises(TypeError, match=r"Odd\.x"):
+        fields_of(odd)
