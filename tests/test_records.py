@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_lstm.events import Expert, Expiry, Prediction, Rollback, Score, Update
+from stream_lstm.feed.encode import encode_prediction, encode_score
 from stream_lstm.records import Batch, fields_of
 
 KINDS = (Prediction, Score, Update, Rollback, Expiry)
@@ -112,3 +113,16 @@ def test_a_type_without_a_column_is_refused():
     odd = msgspec.defstruct("Odd", [("x", int | None)])
     with pytest.raises(TypeError, match=r"Odd\.x"):
         fields_of(odd)
+
+
+def test_the_wire_has_the_declared_fields_in_order():
+    plain = Prediction("a", 1, 2, 0.25)
+    assert encode_prediction(plain, "json")[1] == (
+        b'{"v":1,"n":1,"t_ns":2,"p":0.25,"session":"","gaps_visible":true,"after_gap":false}'
+    )
+    score = Score("a", 1, 2, 0.25, 1, 0.5, 0.5, 0.5, "s", 1.0, 2.0, 3.0, None, 0.0)
+    assert encode_score(score, "json")[1] == (
+        b'{"v":1,"n":1,"t_ns":2,"p":0.25,"label":1,"log_loss":0.5,"base_rate_p":0.5,'
+        b'"last_label_p":0.5,"session":"s","coin_evidence":1.0,"base_rate_evidence":2.0,'
+        b'"last_label_evidence":3.0,"frozen_p":0.0}'
+    )

@@ -93,41 +93,18 @@ def encode_label(label: Label, encoding: Encoding = "msgpack") -> Frames:
 
 def encode_prediction(made: Prediction, encoding: Encoding = "msgpack") -> Frames:
     """Return the frames of a prediction."""
-    record = PredictionRecord(
-        PROTOCOL_VERSION,
-        made.n,
-        made.t_ns,
-        made.p,
-        made.session,
-        made.gaps_visible,
-        made.after_gap,
-        made.experts or msgspec.UNSET,
-    )
-    return make_topic("prediction", made.stream), _ENCODE[encoding](record)
+    return make_topic("prediction", made.stream), _encode_output(PredictionRecord, made, encoding)
 
 
 def encode_score(score: Score, encoding: Encoding = "msgpack") -> Frames:
     """Return the frames of a score."""
-    record = ScoreRecord(
-        PROTOCOL_VERSION,
-        score.n,
-        score.t_ns,
-        score.p,
-        score.label,
-        score.log_loss,
-        score.base_rate_p,
-        score.last_label_p,
-        score.session,
-        score.coin_evidence,
-        score.base_rate_evidence,
-        score.last_label_evidence,
-        *(msgspec.UNSET if p is None else p for p in _others(score)),
-    )
-    return make_topic("score", score.stream), _ENCODE[encoding](record)
+    return make_topic("score", score.stream), _encode_output(ScoreRecord, score, encoding)
 
 
-def _others(score: Score) -> tuple[float | None, ...]:
-    return score.raw_p, score.frozen_p, score.stateless_p
+def _encode_output(record: Any, event: Prediction | Score, encoding: Encoding) -> bytes:
+    _, *values = msgspec.structs.astuple(event)
+    said = [msgspec.UNSET if value is None or value == () else value for value in values]
+    return _ENCODE[encoding](record(PROTOCOL_VERSION, *said))
 
 
 def encode_heartbeat(beat: Heartbeat, encoding: Encoding = "msgpack") -> Frames:

@@ -13,10 +13,8 @@ socket.send_multipart([b"tick/AAPL/", msgpack.packb({"v": 1, "values": {"price":
 |---|---|
 | `tick/NAME/` | `values`; optional `session`, `seq`, `t_ns`, `rows` |
 | `label/NAME/` | `n`, `y` (0 or 1; a number where there is a threshold); optional `t_ns` |
-| `prediction/NAME/` | `n`, `t_ns`, `p`, `session`, `gaps_visible`, `after_gap`, `experts` |
-| `score/NAME/` | `n`, `t_ns`, `p`, `label`, `log_loss`, `base_rate_p`, `last_label_p`, |
-| | `session`, `coin_evidence`, `base_rate_evidence`, `last_label_evidence`; optional |
-| | `raw_p`, `frozen_p`, `stateless_p` |
+| `prediction/NAME/` | those of `events.Prediction` but for `stream`, in order |
+| `score/NAME/` | those of `events.Score` but for `stream`, in order |
 | `heartbeat/NAME/` | `seq` (the NEXT one); optional `session`, `t_ns`, `end`, `stale` |
 
 `values` is one tick (an array in the order of the columns, or a map of names to numbers) or a
@@ -33,12 +31,13 @@ the ring no longer has what the range begins with. BUSY means later.
 
 from __future__ import annotations
 
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 from msgspec import Meta
 
-from ..events import NO_TIME, Expert
+from ..events import NO_TIME, Prediction, Score, Seq, Session, Time
+from ..records import fields_of
 
 PROTOCOL_VERSION = 1
 
@@ -62,20 +61,10 @@ MAX_NAME_BYTES = 200
 
 MAX_TOPIC_BYTES = len("prediction//") + MAX_NAME_BYTES
 
-MAX_SESSION_CHARS = 64
-"""A UUID has 36; one is kept for every stream."""
-
-MAX_SEQ = 2**62
-"""Leaves room to add a block's length within int64."""
-
 MAX_SNAPSHOT_STREAMS = 100_000
 """As many streams as a subscriber may take; see `max_streams`."""
 
-Session: TypeAlias = Annotated[str, Meta(max_length=MAX_SESSION_CHARS)]
-Seq: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_SEQ)]
-Time: TypeAlias = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Rows: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_BLOCK_ROWS)]
-Bit: TypeAlias = Annotated[int, Meta(ge=0, le=1)]
 Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_BYTES)]
 
 Number: TypeAlias = float | None
@@ -102,37 +91,25 @@ class LabelRecord(msgspec.Struct):
     t_ns: Time = NO_TIME
 
 
-class PredictionRecord(msgspec.Struct):
-    """The fields of `events.Prediction`."""
+def wire_record(kind: type[Prediction | Score]) -> type[msgspec.Struct]:
+    """Return how an output travels: `v` and its declared fields but for the stream.
 
-    v: int
-    n: Seq
-    t_ns: Time
-    p: float
-    session: Session = ""
-    gaps_visible: bool = True
-    after_gap: bool = False
-    experts: tuple[Expert, ...] | msgspec.UnsetType = msgspec.UNSET
+    A value that is None or () is left out.
+    """
+    _, *rest = fields_of(kind)
+    fields: list[tuple[str, Any] | tuple[str, Any, Any]] = [("v", int)]
+    for field in rest:
+        if field.required:
+            fields.append((field.name, field.hint))
+        elif field.nullable or field.nested:
+            fields.append((field.name, field.hint | msgspec.UnsetType, msgspec.UNSET))
+        else:
+            fields.append((field.name, field.hint, field.default))
+    return msgspec.defstruct(f"{kind.__name__}Record", fields)
 
 
-class ScoreRecord(msgspec.Struct):
-    """The fields of `events.Score`; forecasts that there are none of are left out."""
-
-    v: int
-    n: Seq
-    t_ns: Time
-    p: float
-    label: Bit
-    log_loss: float
-    base_rate_p: float
-    last_label_p: float
-    session: Session = ""
-    coin_evidence: float = 0.0
-    base_rate_evidence: float = 0.0
-    last_label_evidence: float = 0.0
-    raw_p: float | msgspec.UnsetType | None = msgspec.UNSET
-    frozen_p: float | msgspec.UnsetType | None = msgspec.UNSET
-    stateless_p: float | msgspec.UnsetType | None = msgspec.UNSET
+PredictionRecord: Any = wire_record(Prediction)
+ScoreRecord: Any = wire_record(Score)
 
 
 class HeartbeatRecord(msgspec.Struct):

@@ -15,9 +15,9 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from ..errors import DecodeError
+from ..events import MAX_SEQ
 from .encode import encode_side
 from .records import (
-    MAX_SEQ,
     Block,
     Busy,
     Gone,

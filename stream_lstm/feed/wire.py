@@ -24,7 +24,7 @@ import numpy.typing as npt
 from msgspec import Meta
 
 from ..errors import ConfigurationError, DecodeError
-from ..events import NO_TIME, Label, Prediction, Score, Ticks
+from ..events import NO_TIME, Label, Prediction, Score, Seq, Session, Ticks, Time
 from .records import (
     MAX_BLOCK_ROWS,
     MAX_PAYLOAD_BYTES,
@@ -38,9 +38,6 @@ from .records import (
     Request,
     Rows,
     ScoreRecord,
-    Seq,
-    Session,
-    Time,
     Times,
 )
 from .topics import parse_topic
@@ -52,6 +49,7 @@ Message: TypeAlias = Ticks | Label | Prediction | Score | Heartbeat
 Column: TypeAlias = Annotated[list[Number], Meta(max_length=MAX_BLOCK_ROWS)]
 Ticked: TypeAlias = Annotated[list[list[Number] | Number], Meta(max_length=MAX_BLOCK_ROWS)]
 T = TypeVar("T")
+E = TypeVar("E", Prediction, Score)
 
 
 class _Versioned(msgspec.Struct):
@@ -289,8 +287,8 @@ def decode_message(topic: bytes, payload: bytes, columns: Sequence[str]) -> Mess
 
 
 _LABELS: RecordDecoder[LabelRecord] = RecordDecoder(LabelRecord)
-_PREDICTIONS: RecordDecoder[PredictionRecord] = RecordDecoder(PredictionRecord)
-_SCORES: RecordDecoder[ScoreRecord] = RecordDecoder(ScoreRecord)
+_PREDICTIONS: RecordDecoder[Any] = RecordDecoder(PredictionRecord)
+_SCORES: RecordDecoder[Any] = RecordDecoder(ScoreRecord)
 _HEARTBEATS: RecordDecoder[HeartbeatRecord] = RecordDecoder(HeartbeatRecord)
 _REQUESTS: RecordDecoder[Request] = RecordDecoder(Request)
 _REPLIES: RecordDecoder[Reply] = RecordDecoder(Reply)
@@ -305,32 +303,24 @@ def decode_label(topic: bytes, payload: bytes) -> Label:
 
 def decode_prediction(topic: bytes, payload: bytes) -> Prediction:
     """Return the prediction of a message; raises DecodeError."""
-    parsed = parse_topic(topic)
-    record = _PREDICTIONS.decode(parsed.text, payload)
-    try:
-        return Prediction(
-            parsed.stream,
-            record.n,
-            record.t_ns,
-            record.p,
-            check_session(record.session),
-            record.gaps_visible,
-            record.after_gap,
-            () if isinstance(record.experts, msgspec.UnsetType) else record.experts,
-        )
-    except ValueError as error:
-        raise DecodeError(f"{parsed.text}: {error}") from None
+    return _decode_output(Prediction, _PREDICTIONS, topic, payload)
 
 
 def decode_score(topic: bytes, payload: bytes) -> Score:
     """Return the score of a message; raises DecodeError."""
+    return _decode_output(Score, _SCORES, topic, payload)
+
+
+def _decode_output(kind: type[E], decoder: RecordDecoder[Any], topic: bytes, payload: bytes) -> E:
     parsed = parse_topic(topic)
-    record = _SCORES.decode(parsed.text, payload)
-    fields = msgspec.structs.asdict(record)
+    fields = msgspec.structs.asdict(decoder.decode(parsed.text, payload))
     del fields["v"]
-    for name in ("raw_p", "frozen_p", "stateless_p"):
-        fields[name] = None if fields[name] is msgspec.UNSET else fields[name]
-    return Score(parsed.stream, **fields)
+    said = {name: value for name, value in fields.items() if value is not msgspec.UNSET}
+    try:
+        check_session(said["session"])
+        return kind(parsed.stream, **said)
+    except ValueError as error:
+        raise DecodeError(f"{parsed.text}: {error}") from None
 
 
 def decode_heartbeat(topic: bytes, payload: bytes) -> Heartbeat:

@@ -8,13 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_lstm.errors import ConfigurationError
-from stream_lstm.events import Gap, Label, Refusal
+from stream_lstm.events import MAX_SEQ, Gap, Label, Refusal
 from stream_lstm.feed import recovery as recovery_module
 from stream_lstm.feed.drain import Drain
 from stream_lstm.feed.encode import encode_heartbeat, encode_label, encode_side, encode_ticks
 from stream_lstm.feed.intake import Intake
 from stream_lstm.feed.records import (
-    MAX_SEQ,
     Block,
     Busy,
     Gone,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from stream_lstm.errors import ConfigurationError, DecodeError, UsageError
-from stream_lstm.events import Expert, Label, Prediction, Score
+from stream_lstm.events import MAX_SEQ, Expert, Label, Prediction, Score
 from stream_lstm.feed import encode, records, wire
 from stream_lstm.feed.foreign import ForeignDecoder, time_ns
 from stream_lstm.feed.topics import make_topic, parse_topic
@@ -22,7 +22,7 @@ COLUMNS = ("bid", "ask")
 DECODER = wire.TickDecoder(COLUMNS)
 
 int64s = st.integers(-(2**63), 2**63 - 1)
-seqs = st.integers(1, records.MAX_SEQ)
+seqs = st.integers(1, MAX_SEQ)
 names = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1).filter(
     lambda name: "/" not in name and len(name.encode()) <= records.MAX_NAME_BYTES
 )
