@@ -18,7 +18,7 @@ The metadata of a field, `Meta(extra={"sql": ..., "arrow": ...})`, overrides the
 from __future__ import annotations
 
 import types
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import (
     Annotated,
@@ -141,17 +141,14 @@ class Batch(Generic[R]):
     def of(cls, kind: type[R], events: Sequence[R]) -> Batch[R]:
         """Return records as columns."""
         names = [field.name for field in fields_of(kind)]
-        return cls.from_rows(kind, names, map(msgspec.structs.astuple, events))
+        cells = list(zip(*map(msgspec.structs.astuple, events), strict=True))
+        return cls.from_lists(kind, dict(zip(names, cells or [()] * len(names), strict=True)))
 
     @classmethod
-    def from_rows(
-        cls, kind: type[R], names: Sequence[str], rows: Iterable[Sequence[Any]]
-    ) -> Batch[R]:
-        """Return rows of Python values as columns; `names` are the fields of a row, in order."""
-        fields = {field.name: field for field in fields_of(kind)}
-        cells = list(zip(*rows, strict=True)) or [()] * len(names)
-        named = zip(names, cells, strict=True)
-        return cls(kind, {name: _column(fields[name], values) for name, values in named})
+    def from_lists(cls, kind: type[R], lists: Mapping[str, Sequence[Any]]) -> Batch[R]:
+        """Return columns of Python values, None for a missing number; ignores unknown ones."""
+        fields = [field for field in fields_of(kind) if field.name in lists]
+        return cls(kind, {field.name: _column(field, lists[field.name]) for field in fields})
 
     @classmethod
     def join(cls, kind: type[R], parts: Sequence[Batch[R]]) -> Batch[R]:
@@ -181,14 +178,58 @@ class Batch(Generic[R]):
         """Return some of the records: those of an index, a mask or a slice, in its order."""
         return Batch(self.kind, {name: column[rows] for name, column in self._columns.items()})
 
+    def cells(self, field: Field) -> list[Any]:
+        """Return a column as Python values, None for what is missing."""
+        column = self[field.name]
+        missing = np.isnan(column) if field.nullable else None
+        if missing is not None and missing.any():
+            column = column.astype(object)
+            column[missing] = None
+        values: list[Any] = column.tolist()
+        return values
+
     def rows(self) -> list[tuple[Any, ...]]:
         """Return each record as a tuple of Python values in declared order."""
-        cells = [_values(field, self[field.name]) for field in fields_of(self.kind)]
-        return list(zip(*cells, strict=True))
+        return list(zip(*map(self.cells, fields_of(self.kind)), strict=True))
 
     def events(self) -> list[R]:
         """Return the records; raises ValueError for one that is invalid."""
         return [self.kind(*row) for row in self.rows()]
+
+
+class Gathered(Generic[R]):
+    """Records of one kind that come singly or as batches, in order."""
+
+    def __init__(self, kind: type[R]) -> None:
+        self._kind = kind
+        self._parts: list[Batch[R]] = []
+        self._single: list[R] = []
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def add(self, event: R) -> None:
+        """Take a record."""
+        self._single.append(event)
+        self._length += 1
+
+    def extend(self, batch: Batch[R]) -> None:
+        """Take records."""
+        self._end_singles()
+        self._parts.append(batch)
+        self._length += len(batch)
+
+    def join(self) -> Batch[R]:
+        """Return all records."""
+        self._end_singles()
+        self._parts = [Batch.join(self._kind, self._parts)]
+        return self._parts[0]
+
+    def _end_singles(self) -> None:
+        if self._single:
+            self._parts.append(Batch.of(self._kind, self._single))
+            self._single = []
 
 
 def _column(field: Field, cells: Sequence[Any]) -> Column:
@@ -196,12 +237,3 @@ def _column(field: Field, cells: Sequence[Any]) -> Column:
     if field.dtype == object:
         return np.fromiter(cells, object, len(cells))  # np.array would look into tuples
     return np.array(cells, field.dtype)
-
-
-def _values(field: Field, column: Column) -> list[Any]:
-    missing = np.isnan(column) if field.nullable else None
-    if missing is not None and missing.any():
-        column = column.astype(object)
-        column[missing] = None
-    values: list[Any] = column.tolist()
-    return values

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
+
 import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_lstm.events import Expert, Expiry, Prediction, Rollback, Score, Update
+from stream_lstm.events import Expert, Expiry, Label, Prediction, Rollback, Score, Update
 from stream_lstm.feed.encode import encode_prediction, encode_score
 from stream_lstm.records import Batch, fields_of
+from stream_lstm.store.journal import Journal
+from stream_lstm.store.reading import outputs
+from stream_lstm.store.schema import TABLES
+from stream_lstm.store.units import Step
 
 KINDS = (Prediction, Score, Update, Rollback, Expiry)
 
 ints = st.integers(-(2**63), 2**63 - 1)
 floats = st.floats(allow_nan=False)
 unit = st.floats(0, 1)
-experts = st.builds(Expert, st.text(), floats, unit)
+experts = st.builds(Expert, st.text(), unit, unit)
 predictions = st.builds(
     Prediction, st.text(), ints, ints, unit, st.text(), st.booleans(), st.booleans(),
     st.lists(experts, max_size=3).map(tuple),
@@ -126,3 +133,25 @@ def test_the_wire_has_the_declared_fields_in_order():
         b'"last_label_p":0.5,"session":"s","coin_evidence":1.0,"base_rate_evidence":2.0,'
         b'"last_label_evidence":3.0,"frozen_p":0.0}'
     )
+
+
+@given(
+    st.lists(
+        st.one_of(predictions, scores, updates),
+        max_size=6,
+        unique_by=lambda e: (type(e), e.stream, e.n),
+    ),
+    st.booleans(),
+)
+def test_a_store_returns_what_it_took_singly_or_as_a_batch(events, batched):
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    connection.executescript(TABLES)
+    connection.execute("INSERT INTO runs VALUES (1, 0, 0, '', 0, '', '', '')")
+    kinds = (Prediction, Score, Update)
+    told = {kind: [event for event in events if type(event) is kind] for kind in kinds}
+    given = [Batch.of(kind, told[kind]) for kind in kinds] if batched else events
+    with contextlib.closing(connection):
+        Journal(connection, 1).write([Step(Label("a", 1, 1.0), 0, 0, given)])
+        for kind, made in told.items():
+            found = [event for _, event in outputs(connection, kind)]
+            assert sorted(found, key=repr) == sorted(made, key=repr)

@@ -11,26 +11,17 @@ import sqlite3
 import time
 import zlib
 from collections.abc import Callable, Iterable, Sequence
-from itertools import chain
+from itertools import chain, repeat
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from ..events import (
-    End,
-    Expiry,
-    Gap,
-    Label,
-    Prediction,
-    Rollback,
-    Score,
-    SessionStart,
-    Ticks,
-    Update,
-)
+from ..events import End, Expiry, Gap, Label, Rollback, SessionStart, Ticks
+from ..records import Batch, Gathered
+from .outputs import OUTPUTS, insertion, rows_of
 from .trim import LOOK_EVERY, trim, used_bytes
-from .units import Note, Position, Saved, Settle, Step, Unit
+from .units import Note, Position, Result, Saved, Settle, Step, Unit
 
 MAX_ROW_TICKS = 65_536
 """Ticks of one row at most: what a reader must hold at once."""
@@ -41,8 +32,8 @@ KEPT = 3
 Row = tuple[Any, ...]
 
 
-TABLES = ("ticks", "labels", "predictions", "scores", "updates", "events")
-"""Tables that a batch brings rows of."""
+TABLES = ("ticks", "labels", "events")
+"""Tables that a batch brings rows of, beside those of outputs."""
 
 GROUPS = (64, 8, 1)
 """Rows of one statement: the interpreter's lock is let go of once for each, and not for each row,
@@ -95,6 +86,9 @@ class Journal:
         try:
             for table, rows in batch.rows.items():
                 self._insert(table, rows)
+            for kind, (gathered, pos) in batch.outputs.items():
+                if pos:
+                    self._insert(insertion(kind), rows_of(gathered.join(), pos))
             for row in batch.snapshots:
                 self._snapshot(row)
             for stream, position in batch.touched.items():
@@ -171,6 +165,9 @@ class _Batch:
     def __init__(self, run: int, pos: int, positions: dict[str, Position], now: int) -> None:
         self.pos = pos
         self.rows: dict[str, list[Row]] = {table: [] for table in TABLES}
+        self.outputs: dict[Any, tuple[Gathered[Any], list[int]]] = {
+            kind: (Gathered(kind), []) for kind in OUTPUTS.values()
+        }
         self.snapshots: list[Row] = []
         self.touched: dict[str, Position] = {}
         self._run, self._known, self._now = run, positions, now
@@ -271,24 +268,23 @@ class _Batch:
 
     # ---- outputs ----------------------------------------------------------------------
 
-    def _output(self, event: Prediction | Score | Update | Rollback | Expiry) -> None:
-        if isinstance(event, Prediction):
-            row = msgspec.structs.astuple(event)
-            said = msgspec.json.encode(event.experts).decode() if event.experts else None
-            stream, n, t_ns, p, session, visible, after, _ = row
-            self.rows["predictions"].append(
-                (stream, n, t_ns, p, session, visible, after, said, self.pos)
-            )
-        elif isinstance(event, Score):
-            self.rows["scores"].append((*msgspec.structs.astuple(event), self.pos))
-        elif isinstance(event, Update):
-            *told, reason = msgspec.structs.astuple(event)
-            self.rows["updates"].append((*told, self.pos, reason))
-        elif isinstance(event, Rollback):
-            why = f"{event.reason} to {event.to}, rests for {event.frozen} labels"
-            self._event(0, "rollback", event.stream, "", None, event.n, 1, why)
+    def _output(self, output: Result | Batch[Any]) -> None:
+        if isinstance(output, Rollback):
+            why = f"{output.reason} to {output.to}, rests for {output.frozen} labels"
+            self._event(0, "rollback", output.stream, "", None, output.n, 1, why)
+        elif isinstance(output, Expiry):
+            self._event(0, "expiry", output.stream, "", None, output.n, 1, "")
+        elif not isinstance(output, Batch):
+            gathered, pos = self.outputs[type(output)]
+            gathered.add(output)
+            pos.append(self.pos)
+        elif output.kind in self.outputs:
+            gathered, pos = self.outputs[output.kind]
+            gathered.extend(output)
+            pos.extend(repeat(self.pos, len(output)))
         else:
-            self._event(0, "expiry", event.stream, "", None, event.n, 1, "")
+            for event in output.events():
+                self._output(event)
 
     def _event(
         self,

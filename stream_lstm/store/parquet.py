@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from ..errors import OutputError, StoreError
+from .outputs import OUTPUTS
 from .schema import NAMES, connect_reader, failure
 
 ROWS = 65_536
@@ -72,7 +73,7 @@ def _export(connection: sqlite3.Connection, table: str, target: Path) -> Iterato
 def _table(connection: sqlite3.Connection, table: str) -> tuple[Any, Iterator[Any]]:
     described = connection.execute(f"PRAGMA table_info({table})").fetchall()
     schema = pa.schema([pa.field(name, TYPES[kind]) for _, name, kind, *_ in described])
-    order = "pos, n" if table in ("predictions", "scores", "updates") else "1"
+    order = "pos, n" if table in OUTPUTS else "1"
 
     def batches() -> Iterator[Any]:
         cursor = connection.execute(f"SELECT * FROM {table} ORDER BY {order}")  # noqa: S608 - ours

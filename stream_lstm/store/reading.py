@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from operator import itemgetter
 from typing import Any, NamedTuple, TypeAlias
 
-import msgspec
 import numpy as np
 
 from ..core.session import Session
 from ..errors import StoreError
-from ..events import End, Expert, Gap, Label, Prediction, Score, SessionStart, Ticks
+from ..events import End, Gap, Label, Prediction, Score, SessionStart, Ticks
 from .journal import checksum
+from .outputs import R, read
 from .trim import first_pos
 from .units import Settle
 
@@ -130,47 +130,31 @@ def _rows(cursor: sqlite3.Cursor) -> Iterator[tuple[Any, ...]]:
 
 # ---- what came out ----------------------------------------------------------------------
 
-PREDICTION = "stream, n, t_ns, p, session, gaps_visible, after_gap, experts"
-
 
 def history(connection: sqlite3.Connection) -> Iterator[Prediction | Score]:
     """Yield predictions and scores in the order in which they came to be."""
-    # Ordered without the blobs of ticks: what an input brought has its position.
-    made = connection.execute(
-        f"SELECT pos, {PREDICTION} FROM predictions ORDER BY pos, n"  # noqa: S608 - our names
+    merged: Iterator[tuple[int, int, Prediction | Score]] = heapq.merge(
+        ((pos, 0, made) for pos, made in outputs(connection, Prediction)),
+        ((pos, 1, score) for pos, score in outputs(connection, Score)),
+        key=itemgetter(0, 1),
     )
-    scored = connection.execute("SELECT pos, * FROM scores ORDER BY pos, n")
-    predictions = (((pos, 0), _prediction(row)) for pos, *row in _rows(made))
-    scores = (((pos, 1), _score(row[:-1])) for pos, *row in _rows(scored))
-    merged: Iterator[tuple[tuple[int, int], Prediction | Score]]
-    merged = heapq.merge(predictions, scores, key=itemgetter(0))
-    for _, event in merged:
+    for _, _, event in merged:
         yield event
 
 
-def rows_of(cursor: sqlite3.Cursor) -> Iterator[tuple[int, Prediction]]:
-    """Yield (pos, prediction) of a query for `pos` and the columns of `PREDICTION`."""
-    for pos, *row in _rows(cursor):
-        yield pos, _prediction(row)
-
-
-def _prediction(row: list[Any]) -> Prediction:
-    stream, n, t_ns, p, session, visible, after, said = row
-    experts = msgspec.json.decode(said, type=tuple[Expert, ...]) if said else ()
-    return Prediction(stream, n, t_ns, p, session, bool(visible), bool(after), experts)
-
-
-def _score(row: list[Any]) -> Score:
-    return Score(*row)
+def outputs(
+    connection: sqlite3.Connection, kind: type[R], after: int = 0
+) -> Iterator[tuple[int, R]]:
+    """Yield (pos, record) of each that came of an input behind a position, in order."""
+    for pos, batch in read(connection, kind, "WHERE pos > ? ORDER BY pos, n", after):
+        yield from zip(pos, batch.events(), strict=True)
 
 
 def stored_prediction(connection: sqlite3.Connection, stream: str, n: int) -> Prediction | None:
     """Return the prediction n of a stream, None where there is none."""
-    found = connection.execute(
-        f"SELECT {PREDICTION} FROM predictions WHERE stream = ? AND n = ?",  # noqa: S608
-        (stream, n),
-    ).fetchone()
-    return None if found is None else _prediction(found)
+    for _, batch in read(connection, Prediction, "WHERE stream = ? AND n = ?", stream, n):
+        return batch.events()[0]
+    return None
 
 
 # ---- snapshots --------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import sqlite3
 from pathlib import Path
 
 from ..errors import ConfigurationError, InputMissingError, OutputError, StoreError
+from .outputs import create_tables, missing_columns
 
 APPLICATION_ID = 0x534C5354
 """`SLST`; `file` and SQLite show it."""
@@ -23,7 +24,7 @@ MAGIC = b"SQLite format 3\0"
 BUSY_MS = 5_000
 """A reader of ours or of the user's may be at a checkpoint."""
 
-TABLES = """
+TABLES = f"""
 CREATE TABLE runs (
     run INTEGER PRIMARY KEY,
     started_ns INTEGER NOT NULL,
@@ -75,50 +76,7 @@ CREATE TABLE labels (
     y REAL,
     t_ns INTEGER NOT NULL
 ) STRICT;
-
-CREATE TABLE predictions (
-    stream TEXT NOT NULL,
-    n INTEGER NOT NULL,
-    t_ns INTEGER NOT NULL,
-    p REAL NOT NULL,
-    session TEXT NOT NULL,
-    gaps_visible INTEGER NOT NULL,
-    after_gap INTEGER NOT NULL,
-    experts TEXT,
-    pos INTEGER NOT NULL,
-    PRIMARY KEY (stream, n)
-) STRICT, WITHOUT ROWID;
-
-CREATE TABLE scores (
-    stream TEXT NOT NULL,
-    n INTEGER NOT NULL,
-    t_ns INTEGER NOT NULL,
-    p REAL NOT NULL,
-    label INTEGER NOT NULL,
-    log_loss REAL,
-    base_rate_p REAL,
-    last_label_p REAL,
-    session TEXT NOT NULL,
-    coin_evidence REAL,
-    base_rate_evidence REAL,
-    last_label_evidence REAL,
-    raw_p REAL,
-    frozen_p REAL,
-    stateless_p REAL,
-    pos INTEGER NOT NULL,
-    PRIMARY KEY (stream, n)
-) STRICT, WITHOUT ROWID;
-
-CREATE TABLE updates (
-    stream TEXT NOT NULL,
-    n INTEGER NOT NULL,
-    loss REAL,
-    grad_norm REAL,
-    accepted INTEGER NOT NULL,
-    pos INTEGER NOT NULL,
-    reason TEXT NOT NULL DEFAULT '',
-    PRIMARY KEY (stream, n)
-) STRICT, WITHOUT ROWID;
+{create_tables()}
 
 CREATE TABLE events (
     event INTEGER PRIMARY KEY,
@@ -156,9 +114,10 @@ NAMES = ("runs", "setup", "streams", "ticks", "labels", "predictions", "scores",
 """Every table."""
 
 MIGRATIONS: dict[int, str] = {
-    1: "ALTER TABLE updates ADD COLUMN reason TEXT NOT NULL DEFAULT '';",
+    1: "",  # a reason for updates
 }
-"""The statements that make version v + 1 of version v, for each released v."""
+"""The statements that make version v + 1 of version v, for each released v, but for those that add
+the declared fields of outputs."""
 
 
 def is_store(path: Path) -> bool:
@@ -249,13 +208,15 @@ def _version(connection: sqlite3.Connection, path: Path) -> int:
 
 def _bring_up_to_date(connection: sqlite3.Connection, path: Path) -> None:
     version = _version(connection, path)
-    if version == VERSION:
+    if version == VERSION and not missing_columns(connection):
         return
     steps = [TABLES] if version == 0 else [MIGRATIONS[v] for v in range(version, VERSION)]
     connection.execute("BEGIN IMMEDIATE")
     for step in steps:
         for statement in filter(str.strip, step.split(";")):
             connection.execute(statement)
+    for statement in missing_columns(connection):
+        connection.execute(statement)
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {VERSION}")
     connection.execute("COMMIT")

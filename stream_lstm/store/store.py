@@ -38,6 +38,7 @@ from ..events import (
     Ticks,
     Update,
 )
+from ..records import Batch
 from ..tables import StoreConfig
 from . import schema
 from .journal import last_pos, read_positions
@@ -46,7 +47,7 @@ from .reading import history
 from .resume import Resumed, resume
 from .runtime import held_weights, runtime
 from .setup import Setup, check_setup, read_setup, write_setup
-from .units import Hole, Note, Position, Saved, Settle, Step
+from .units import Hole, Note, Position, Result, Saved, Settle, Step
 from .writer import Writer
 
 TEND_S = 1.0
@@ -55,7 +56,7 @@ TEND_S = 1.0
 MAX_REFUSALS = 100
 """Rows about refusals within that time; a peer can invent streams to be refused."""
 
-OUTPUTS = (Prediction, Score, Update, Rollback, Expiry)
+RESULTS = (Prediction, Score, Update, Rollback, Expiry, Batch)
 
 
 class Store:
@@ -94,7 +95,7 @@ class Store:
         self._say, self._clock = say, clock
         self._writer: Writer | None = None
         self._session: Session | None = None
-        self._outputs: list[Prediction | Score | Update | Rollback | Expiry] = []
+        self._outputs: list[Result | Batch[Any]] = []
         self._refusals: dict[tuple[str, str], tuple[Refusal, int]] = {}
         self._elements: dict[str, int] = {}
         self._resets: dict[str, int] = {}
@@ -201,12 +202,12 @@ class Store:
 
     # ---- every event ------------------------------------------------------------------
 
-    def __call__(self, event: Input | Output | Settle) -> None:
-        """Take an output, or the input that brought those before it.
+    def __call__(self, event: Input | Output | Settle | Batch[Any]) -> None:
+        """Take an output or many, or the input that brought those before it.
 
         Raises what ended the writer.
         """
-        if isinstance(event, OUTPUTS):
+        if isinstance(event, RESULTS):
             self._outputs.append(event)
         elif isinstance(event, Refusal):
             first, count = self._refusals.get((event.kind, event.stream), (event, 0))

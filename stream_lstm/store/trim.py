@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import sqlite3
 
+from .outputs import OUTPUTS
+
 POSITIONS = 2_000
 """Rows of the journal that go with one commit: a few milliseconds."""
 
@@ -48,7 +50,7 @@ def trim(connection: sqlite3.Connection, run: int, now_ns: int) -> int:
     reached = connection.execute(
         "SELECT stream, max(n_after) FROM ticks WHERE pos <= ? GROUP BY stream", (until,)
     ).fetchall()
-    for table in ("predictions", "scores", "updates"):
+    for table in OUTPUTS:
         connection.executemany(
             f"DELETE FROM {table} WHERE stream = ? AND n <= ?",  # noqa: S608 - our names
             reached,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeAlias
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -18,6 +19,9 @@ from ..events import (
     Ticks,
     Update,
 )
+from ..records import Batch
+
+Result: TypeAlias = Prediction | Score | Update | Rollback | Expiry
 
 
 class Settle(msgspec.Struct, frozen=True):
@@ -59,7 +63,7 @@ class Step(NamedTuple):
     event: Ticks | Label | Gap | SessionStart | End | Settle
     before: int
     after: int
-    outputs: list[Prediction | Score | Update | Rollback | Expiry]
+    outputs: Sequence[Result | Batch[Any]]
 
 
 class Saved(NamedTuple):

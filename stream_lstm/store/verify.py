@@ -12,7 +12,7 @@ each snapshot and of each start of a run, so that of a difference can be said wh
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import zip_longest
 from typing import Literal, TypeAlias
 
@@ -24,7 +24,7 @@ from ..core.session import Session
 from ..errors import SnapshotError, StoreError
 from ..events import Output, Prediction
 from .journal import last_pos
-from .reading import PREDICTION, SnapshotRow, drive, entries, rows_of, snapshot_state, snapshots
+from .reading import SnapshotRow, drive, entries, outputs, snapshot_state, snapshots
 from .resume import same
 from .runtime import held_weights, runtime
 from .trim import first_pos
@@ -128,7 +128,7 @@ class Verification:
 
     def _segment(self, start: int, report: Progress) -> int | None:
         """Replay from a position; return that of the hole that ends it."""
-        stored = self._stored(start)
+        stored = outputs(self._connection, Prediction, start)
         row = next(stored, None)
         self._check_weights(start)
         for entry in entries(self._connection, start):
@@ -152,14 +152,6 @@ class Verification:
             self._check_weights(entry.pos)
             report(entry.pos, self._end)
         return None
-
-    def _stored(self, after: int) -> Iterator[tuple[int, Prediction]]:
-        cursor = self._connection.execute(
-            f"SELECT pos, {PREDICTION} FROM predictions WHERE pos > ? "  # noqa: S608 - our names
-            "ORDER BY pos, n",
-            (after,),
-        )
-        return rows_of(cursor)
 
     # ---- why --------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from collections.abc import Callable
 
 from ..errors import OutputError, StreamLSTMError
 from ..events import Ticks
+from ..records import Batch
 from ..serve.switches import quick_switches
 from .journal import Journal
 from .units import Hole, Note, Saved, Step, Unit
@@ -231,7 +232,7 @@ class Writer:
 def _bytes(unit: Unit) -> int:
     """Return what a unit takes, roughly."""
     if isinstance(unit, Step):
-        size = UNIT_BYTES * (1 + len(unit.outputs))
+        size = UNIT_BYTES * (1 + sum(len(o) if isinstance(o, Batch) else 1 for o in unit.outputs))
         if isinstance(unit.event, Ticks):
             size += unit.event.t_ns.nbytes + unit.event.values.nbytes
         return size
