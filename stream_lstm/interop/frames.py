@@ -23,7 +23,7 @@ from ..events import Output, Prediction, Refusal, Score, Ticks
 from ..feed.table_reader import floats, is_numeric
 from ..feed.time_order import TimeOrder
 from ..feed.times import FORMS, TimeColumn, TimeUnit
-from ..store.output import row_of
+from ..records import Batch
 from ..store.rows import table_of
 
 STREAM = "series"
@@ -81,7 +81,7 @@ def replay_frame(
     values, t_ns = _values(table, columns), _times(table, time, time_unit)
     _warn_of_order(t_ns)
     predictions: list[Prediction] = []
-    scores: dict[int, Score] = {}
+    scores: list[Score] = []
     refused: list[Refusal] = []
     digest = Digest()
 
@@ -90,7 +90,7 @@ def replay_frame(
             predictions.append(event)
             digest.add(event)
         elif isinstance(event, Score):
-            scores[event.n] = event
+            scores.append(event)
         elif isinstance(event, Refusal):
             refused.append(event)
 
@@ -105,10 +105,12 @@ def replay_frame(
             row, reason = start + refused[0].index, refused[0].reason
             raise DataError(f"row {row} (counted from 0): {reason}; skip_bad=True passes over it")
     session.settle()
-    rows = [row_of(prediction, scores.get(prediction.n)) for prediction in predictions]
+    number = {score.n: k for k, score in enumerate(scores)}
+    scored = np.array([number.get(prediction.n, -1) for prediction in predictions], np.int64)
+    out = table_of(Batch.of(Prediction, predictions), Batch.of(Score, scores), scored)
     wall_s, compile_s = clocks.perf_counter() - compiled, compiled - started
     summary = summarize(session, digest, wall_s=wall_s, compile_s=compile_s)
-    return Replayed(table_of(rows), summary, len(refused))
+    return Replayed(out, summary, len(refused))
 
 
 def _warn_of_order(t_ns: npt.NDArray[np.int64]) -> None:

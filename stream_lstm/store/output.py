@@ -10,25 +10,25 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
+from itertools import count, islice
 from pathlib import Path
 from types import TracebackType
 from typing import TypeAlias
 
+import numpy as np
 import pyarrow as pa
 
-from ..core.tally import log_loss
 from ..errors import OutputError, UsageError
 from ..events import Prediction, Score
-from .rows import ENCODERS, Row
+from ..records import Batch, Gathered
+from .rows import ENCODERS, table_of
 
 MAX_WAITING = 100_000
 """Predictions that may wait for their scores; far above any delay of labels in use, 20 MB."""
 
 BATCH_ROWS = 8192
 """Rows written at a time: one Parquet row group, or about a megabyte of text."""
-
-_UNKNOWN: Row = (None,) * 12
-"""The cells of a prediction without a label."""
 
 Identity: TypeAlias = tuple[str, str, int]
 
@@ -47,8 +47,9 @@ class PredictionWriter:
         self.partial = path.with_name(path.name + ".partial")
         self.rows_written = 0
         self.scores_unmatched = 0
-        self._waiting: dict[Identity, Prediction] = {}
-        self._batch: list[Row] = []
+        self._book, self._scores = Gathered(Prediction), Gathered(Score)
+        self._waiting: dict[Identity, int] = {}  # rows of the book
+        self._due: list[tuple[int, int]] = []  # rows of the book and of the scores, -1 for none
         self._closed = False
         try:
             self._file = self.partial.open("wb")
@@ -75,10 +76,9 @@ class PredictionWriter:
 
         Raises OutputError where the operating system will not write.
         """
-        self._waiting[prediction.session, prediction.stream, prediction.n] = prediction
-        if len(self._waiting) > MAX_WAITING:
-            oldest = next(iter(self._waiting))
-            self._append(self._waiting.pop(oldest), None)
+        self._waiting[prediction.session, prediction.stream, prediction.n] = len(self._book)
+        self._book.add(prediction)
+        self._settle()
 
     def score(self, score: Score) -> None:
         """Take the score of a prediction and write its row.
@@ -86,11 +86,28 @@ class PredictionWriter:
         A score whose prediction is not waiting is counted and dropped: its row has gone out
         without label, or was never here. Raises OutputError as `write` does.
         """
-        prediction = self._waiting.pop((score.session, score.stream, score.n), None)
-        if prediction is None:
+        row = self._waiting.pop((score.session, score.stream, score.n), None)
+        if row is None:
             self.scores_unmatched += 1
-        else:
-            self._append(prediction, score)
+            return
+        self._due.append((row, len(self._scores)))
+        self._scores.add(score)
+        self._settle()
+
+    def write_batch(self, predictions: Batch[Prediction], scores: Batch[Score]) -> None:
+        """Take predictions, then scores, as `write` and `score` do.
+
+        The oldest leave a full book only after the scores of the batch are matched.
+        """
+        self._waiting.update(zip(_identities(predictions), count(len(self._book)), strict=False))
+        self._book.extend(predictions)
+        rows = [self._waiting.pop(identity, -1) for identity in _identities(scores)]
+        self._due += [
+            (row, score) for score, row in enumerate(rows, len(self._scores)) if row >= 0
+        ]
+        self._scores.extend(scores)
+        self.scores_unmatched += rows.count(-1)
+        self._settle()
 
     def close(self) -> None:
         """Write what still waits, and give the file its name; closing twice is no mistake.
@@ -115,8 +132,7 @@ class PredictionWriter:
             return
         self._closed = True
         try:
-            for prediction in self._waiting.values():
-                self._append(prediction, None)
+            self._due += [(row, -1) for row in self._waiting.values()]
             self._flush()
             self._rows.finish()
             self._file.flush()
@@ -129,24 +145,40 @@ class PredictionWriter:
             with contextlib.suppress(OSError):
                 self._file.close()
 
-    def _append(self, prediction: Prediction, score: Score | None) -> None:
-        self._batch.append(row_of(prediction, score))
-        if len(self._batch) >= BATCH_ROWS:
+    def _settle(self) -> None:
+        """Let the oldest go where too many wait, and write where enough rows are due."""
+        if len(self._waiting) > MAX_WAITING:
+            for identity in list(islice(self._waiting, len(self._waiting) - MAX_WAITING)):
+                self._due.append((self._waiting.pop(identity), -1))
+        if len(self._due) >= BATCH_ROWS:
             self._flush()
 
     def _flush(self) -> None:
-        if not self._batch:
+        """Write the rows that are due."""
+        if not self._due:
             return
+        predictions, scores = self._book.join(), self._scores.join()
+        due = np.array(self._due, np.int64)
         try:
-            self._rows.write(self._batch)
+            for part in np.array_split(due, max(len(due) // BATCH_ROWS, 1)):
+                self._rows.write(table_of(predictions.take(part[:, 0]), scores, part[:, 1]))
+                self.rows_written += len(part)
         except (OSError, pa.ArrowException) as error:
             raise self._failure(error) from None
-        self.rows_written += len(self._batch)
-        self._batch.clear()
+        self._due.clear()
+        self._scores = Gathered(Score)
+        if len(self._book) > 2 * len(self._waiting):
+            self._book = Gathered(Prediction)
+            self._book.extend(predictions.take(np.array([*self._waiting.values()], np.int64)))
+            self._waiting = dict(zip(self._waiting, count(), strict=False))
 
     def _failure(self, error: Exception) -> OutputError:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         return OutputError(f"cannot write {self.path}: {reason}")
+
+
+def _identities(batch: Batch[Prediction] | Batch[Score]) -> Iterator[Identity]:
+    return zip(*(batch[name].tolist() for name in ("session", "stream", "n")), strict=True)
 
 
 def open_output(path: str | Path) -> PredictionWriter:
@@ -164,33 +196,3 @@ def open_output(path: str | Path) -> PredictionWriter:
     if path.is_dir():
         raise OutputError(f"cannot write {path}: it is a directory")
     return PredictionWriter(path)
-
-
-def row_of(prediction: Prediction, score: Score | None) -> Row:
-    """Return the cells of `rows.COLUMNS`; `score` is None where no label has come."""
-    truth, more = (_UNKNOWN[:4], _UNKNOWN[4:]) if score is None else _truth(score)
-    return (
-        prediction.stream,
-        prediction.n,
-        prediction.t_ns,
-        prediction.p,
-        *truth,
-        prediction.session,
-        prediction.gaps_visible,
-        prediction.after_gap,
-        *more,
-    )
-
-
-def _truth(score: Score) -> tuple[Row, Row]:
-    """Return the cells that a score brings, in two parts; losses are in nats."""
-    return (score.label, score.log_loss, score.base_rate_p, score.last_label_p), (
-        log_loss(score.base_rate_p, score.label),
-        log_loss(score.last_label_p, score.label),
-        score.coin_evidence,
-        score.base_rate_evidence,
-        score.last_label_evidence,
-        score.raw_p,
-        score.frozen_p,
-        score.stateless_p,
-    )

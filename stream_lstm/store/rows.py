@@ -1,7 +1,8 @@
 """Encoders of result rows: Parquet, CSV and JSON lines, behind one small interface.
 
-`COLUMNS` and `SCHEMA` are the one place that says what a row is. A probability is a float32;
-the text formats print the shortest text that reads back as the same float32.
+A row is a prediction and, where its label has come, its score: `SCHEMA` follows from the fields
+of both. A probability is a float32; the text formats print the shortest text that reads back as
+the same float32.
 """
 
 from __future__ import annotations
@@ -13,52 +14,81 @@ from typing import BinaryIO, Protocol, TypeAlias
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet
 
-SCHEMA = pa.schema(
-    [
-        pa.field("stream", pa.string(), nullable=False),
-        pa.field("n", pa.int64(), nullable=False),
-        pa.field("t_ns", pa.int64(), nullable=False),
-        pa.field("p", pa.float32(), nullable=False),
-        pa.field("label", pa.int8()),
-        pa.field("log_loss", pa.float64()),
-        pa.field("base_rate_p", pa.float64()),
-        pa.field("last_label_p", pa.float64()),
-        pa.field("session", pa.string(), nullable=False),
-        pa.field("gaps_visible", pa.bool_(), nullable=False),
-        pa.field("after_gap", pa.bool_(), nullable=False),
-        pa.field("base_rate_log_loss", pa.float64()),
-        pa.field("last_label_log_loss", pa.float64()),
-        pa.field("coin_evidence", pa.float64()),
-        pa.field("base_rate_evidence", pa.float64()),
-        pa.field("last_label_evidence", pa.float64()),
-        pa.field("raw_p", pa.float64()),
-        pa.field("frozen_p", pa.float64()),
-        pa.field("stateless_p", pa.float64()),
-    ]
-)
+from ..core.tally import log_losses
+from ..events import Prediction, Score
+from ..records import Batch, Column, fields_of
+
+_LOSSES = {"base_rate_log_loss": "base_rate_p", "last_label_log_loss": "last_label_p"}
+"""Columns that are the log loss in nats of a plain forecast, by that forecast."""
+
+_EARLY = ("session", "gaps_visible", "after_gap", *_LOSSES)
+"""Columns that stand between the fields that every record has and those with a default."""
+
+_MADE = {field.name: field for field in fields_of(Prediction) if field.arrow}
+_TRUTH = {
+    field.name: field for field in fields_of(Score) if field.arrow and field.name not in _MADE
+}
+
+
+def _schema() -> pa.Schema:
+    fields = [*_MADE.values(), *_TRUTH.values()]
+    required = [field.name for field in fields if field.required]
+    types = dict.fromkeys(_LOSSES, "float64") | {field.name: field.arrow for field in fields}
+    return pa.schema(
+        [
+            pa.field(name, pa.type_for_alias(types[name]), nullable=name not in _MADE)
+            for name in dict.fromkeys([*required, *_EARLY, *_TRUTH, *_MADE])
+        ]
+    )
+
+
+SCHEMA = _schema()
 COLUMNS: tuple[str, ...] = tuple(SCHEMA.names)
 
 Cell: TypeAlias = str | int | float | bool | None
-Row: TypeAlias = Sequence[Cell]
-"""One cell for each of `COLUMNS`."""
-
-_P = COLUMNS.index("p")
 
 
-def table_of(rows: Sequence[Row]) -> pa.Table:
-    """Return rows as an Arrow table of `SCHEMA`."""
-    columns = zip(*rows, strict=True) if rows else [()] * len(SCHEMA)
-    arrays = [pa.array(cells, type_) for cells, type_ in zip(columns, SCHEMA.types, strict=True)]
-    return pa.Table.from_arrays(arrays, schema=SCHEMA)
+def table_of(
+    predictions: Batch[Prediction], scores: Batch[Score], scored: npt.NDArray[np.int64]
+) -> pa.Table:
+    """Return an Arrow table of `SCHEMA` with a row for each prediction.
+
+    scored: int64 (n,), which of the scores is that of each prediction, -1 for none.
+    """
+    if not len(scores):
+        scores, scored = NO_SCORE, scored * 0 - 1
+    known = scored >= 0
+    truth = scores.take(np.where(known, scored, 0))
+
+    def array(name: str) -> pa.Array:
+        if field := _MADE.get(name):
+            return _array(predictions[name], field.arrow, None)
+        if field := _TRUTH.get(name):
+            missing = ~known | np.isnan(truth[name]) if field.nullable else ~known
+            return _array(truth[name], field.arrow, missing)
+        losses = log_losses(truth[_LOSSES[name]], truth["label"] == 1)
+        return _array(losses, "float64", ~known)
+
+    return pa.Table.from_arrays([array(name) for name in COLUMNS], schema=SCHEMA)
+
+
+NO_SCORE = Batch.of(Score, [Score("", 0, 0, 0.5, 0, 0.0, 0.5, 0.5)])
+"""For tables in which no prediction has a score."""
+
+
+def _array(column: Column, kind: str, missing: npt.NDArray[np.bool_] | None) -> pa.Array:
+    dtype = object if kind == "string" else kind
+    return pa.array(column.astype(dtype, copy=False), pa.type_for_alias(kind), mask=missing)
 
 
 class RowEncoder(Protocol):
-    """Writes batches of rows to an open binary file."""
+    """Writes tables of `SCHEMA` to an open binary file."""
 
-    def write(self, rows: Sequence[Row]) -> None:
+    def write(self, table: pa.Table) -> None:
         """Write the rows."""
         ...
 
@@ -68,14 +98,14 @@ class RowEncoder(Protocol):
 
 
 class ParquetRows:
-    """One row group for each batch."""
+    """One row group for each table."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._writer = pyarrow.parquet.ParquetWriter(file, SCHEMA)
 
-    def write(self, rows: Sequence[Row]) -> None:
+    def write(self, table: pa.Table) -> None:
         """Write the rows as a row group."""
-        self._writer.write_table(table_of(rows))
+        self._writer.write_table(table)
 
     def finish(self) -> None:
         """Write the footer."""
@@ -89,14 +119,14 @@ class CsvRows:
         self._file = file
         self._lines([COLUMNS])
 
-    def write(self, rows: Sequence[Row]) -> None:
+    def write(self, table: pa.Table) -> None:
         """Write a line for each row."""
-        self._lines([_csv_cell(cell) for cell in _with_short_p(row)] for row in rows)
+        self._lines(zip(*map(_csv_cells, _columns(table)), strict=True))
 
     def finish(self) -> None:
         """Do nothing: text has no end mark."""
 
-    def _lines(self, rows: Iterable[Row]) -> None:
+    def _lines(self, rows: Iterable[Sequence[Cell]]) -> None:
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows(rows)
         self._file.write(text.getvalue().encode())
@@ -109,9 +139,10 @@ class JsonRows:
         self._file = file
         self._encoder = msgspec.json.Encoder()
 
-    def write(self, rows: Sequence[Row]) -> None:
+    def write(self, table: pa.Table) -> None:
         """Write a line for each row."""
-        objects = [dict(zip(COLUMNS, _with_short_p(row), strict=True)) for row in rows]
+        rows = zip(*_columns(table), strict=True)
+        objects = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
         self._file.write(self._encoder.encode_lines(objects))
 
     def finish(self) -> None:
@@ -126,12 +157,15 @@ ENCODERS: Mapping[str, Callable[[BinaryIO], RowEncoder]] = {
 """The formats, by suffix."""
 
 
-def _with_short_p(row: Row) -> list[Cell]:
-    """Return the row with the float64 whose shortest text is that of the float32 `p`."""
-    cells = list(row)
-    cells[_P] = float(str(np.float32(cells[_P])))
-    return cells
+def _columns(table: pa.Table) -> list[list[Cell]]:
+    """Return columns as cells; for a float32 the float64 that has the same shortest text."""
+    return [
+        [float(str(cell)) for cell in column.to_numpy()]
+        if pa.types.is_float32(column.type)
+        else column.to_pylist()
+        for column in table.columns
+    ]
 
 
-def _csv_cell(cell: Cell) -> Cell:
-    return str(cell).lower() if isinstance(cell, bool) else cell
+def _csv_cells(cells: list[Cell]) -> list[Cell]:
+    return [str(cell).lower() if isinstance(cell, bool) else cell for cell in cells]

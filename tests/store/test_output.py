@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from stream_lstm.errors import OutputError, UsageError
 from stream_lstm.events import Prediction, Score
+from stream_lstm.records import Batch
 from stream_lstm.store import output
 from stream_lstm.store.output import open_output
 from stream_lstm.store.rows import COLUMNS, SCHEMA
@@ -237,3 +238,37 @@ def test_rows_are_written_in_batches_as_they_come(tmp_path, monkeypatch):
             writer.score(score(n, label=0))
         assert writer.rows_written == 6
     assert pyarrow.parquet.ParquetFile(tmp_path / "out.parquet").num_row_groups == 3
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_batches_give_the_rows_of_single_records(tmp_path, suffix, monkeypatch):
+    monkeypatch.setattr(output, "BATCH_ROWS", 7)
+    single, batch = tmp_path / f"single{suffix}", tmp_path / f"batch{suffix}"
+    blocks = [
+        (
+            [prediction(n, stream) for n in range(first, first + 3) for stream in "ab"],
+            [score(n - 2, n % 2, stream) for n in range(first, first + 2) for stream in "ba"],
+        )
+        for first in range(1, 40, 3)
+    ]
+    with open_output(single) as one, open_output(batch) as many:
+        for made, scored in blocks:
+            for event in made:
+                one.write(event)
+            for event in scored:
+                one.score(event)
+            many.write_batch(Batch.of(Prediction, made), Batch.of(Score, scored))
+    assert one.scores_unmatched == many.scores_unmatched > 0
+    assert read(single) == read(batch)
+    assert one.rows_written == many.rows_written == 78
+
+
+def test_a_batch_larger_than_the_book_loses_no_scores(tmp_path, monkeypatch):
+    monkeypatch.setattr(output, "MAX_WAITING", 5)
+    path = tmp_path / "out.jsonl"
+    made = Batch.of(Prediction, [prediction(n) for n in range(1, 21)])
+    with open_output(path) as writer:
+        writer.write_batch(made, Batch.of(Score, [score(n, 1) for n in range(1, 11)]))
+        assert len(writer._waiting) == 5
+    rows = [(row["n"], row["label"]) for row in read(path)]
+    assert rows == [(n, 1 if n <= 10 else None) for n in range(1, 21)]
