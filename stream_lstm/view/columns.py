@@ -1,8 +1,7 @@
-"""Records of one stream as columns, the form in which a track takes them, many at a time."""
+"""What a track takes beside predictions and scores, as columns, and the fields that it shows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,71 +9,29 @@ import numpy.typing as npt
 
 from ..core.tally import Bools, Doubles
 from ..events import Prediction, Score
+from ..records import Batch, fields_of
 
 Ints = npt.NDArray[np.int64]
 
 
-class Predictions(NamedTuple):
-    """n predictions in their order; `flagged` says that ticks were lost shortly before."""
+FORECASTS = ("p", "base_rate_p", "last_label_p")
+"""Fields of a score that are forecasts: of model, base rate and last label."""
 
-    n: Ints
-    t_ns: Ints
-    p: Doubles
-    flagged: Bools
+EVIDENCE = ("coin_evidence", "base_rate_evidence", "last_label_evidence")
+"""Fields of a score that are log W in nats, against coin, base rate and last label."""
 
-    @classmethod
-    def of(cls, events: Sequence[Prediction]) -> Predictions:
-        """Return records of one stream as columns."""
-        return cls(
-            np.array([event.n for event in events], np.int64),
-            np.array([event.t_ns for event in events], np.int64),
-            np.array([event.p for event in events], np.float64),
-            np.array([event.after_gap for event in events], np.bool_),
-        )
-
-    def at(self, rows: Bools | slice) -> Predictions:
-        """Return some of the rows."""
-        return Predictions(self.n[rows], self.t_ns[rows], self.p[rows], self.flagged[rows])
+NEEDED = tuple(
+    dict.fromkeys(
+        [field.name for kind in (Prediction, Score) for field in fields_of(kind) if field.required]
+        + ["after_gap", *EVIDENCE]
+    )
+)
+"""Fields without which there are no figures."""
 
 
-class Scores(NamedTuple):
-    """n scores in the order of their labels.
-
-    `p` is float64 (3, n), of model, base rate and last label; `evidence` float64 (n, 3), the log W
-    against coin, base rate and last label in nats.
-    """
-
-    n: Ints
-    t_ns: Ints
-    label: npt.NDArray[np.int8]
-    p: Doubles
-    evidence: Doubles
-
-    @classmethod
-    def of(cls, events: Sequence[Score]) -> Scores:
-        """Return records of one stream as columns."""
-        p = [(event.p, event.base_rate_p, event.last_label_p) for event in events]
-        evidence = [
-            (event.coin_evidence, event.base_rate_evidence, event.last_label_evidence)
-            for event in events
-        ]
-        return cls(
-            np.array([event.n for event in events], np.int64),
-            np.array([event.t_ns for event in events], np.int64),
-            np.array([event.label for event in events], np.int8),
-            np.array(p, np.float64).reshape(-1, 3).T,
-            np.array(evidence, np.float64).reshape(-1, 3),
-        )
-
-    def at(self, rows: Bools | slice) -> Scores:
-        """Return some of the rows."""
-        return Scores(
-            self.n[rows],
-            self.t_ns[rows],
-            self.label[rows],
-            self.p[:, rows],
-            self.evidence[rows],
-        )
+def forecasts(scores: Batch[Score]) -> Doubles:
+    """Return the `FORECASTS` of n scores, float64 (3, n)."""
+    return np.stack([scores[name] for name in FORECASTS])
 
 
 class Updates(NamedTuple):

@@ -15,22 +15,18 @@ from ..closing import Closing
 from ..config import Config
 from ..core.features import FeatureSet
 from ..errors import ConfigurationError
+from ..events import Prediction, Score
+from ..records import Batch
 from ..store.journal import read_positions
+from ..store.outputs import OUTPUTS, R, read
 from ..store.schema import connect_reader, failure
 from ..store.setup import read_setup
 from ..store.units import Position
-from .columns import Predictions, Scores, Targets, Updates
+from .columns import Targets, Updates
 from .track import MARKS, TARGETS, Spell, Track
 
 ROWS = 65_536
 """Fetched at a time."""
-
-
-COUNTS = (
-    "SELECT count(*) FROM predictions WHERE stream = ?",
-    "SELECT count(*) FROM scores WHERE stream = ?",
-    "SELECT count(*) FROM updates WHERE stream = ?",
-)
 
 
 class _Read(msgspec.Struct):
@@ -87,8 +83,11 @@ class History(Closing):
         return sum(
             count
             for stream in streams
-            for sql in COUNTS
-            for (count,) in self._connection.execute(sql, (stream,))
+            for table in OUTPUTS
+            for (count,) in self._connection.execute(
+                f"SELECT count(*) FROM {table} WHERE stream = ?",  # noqa: S608 - our names
+                (stream,),
+            )
         )
 
     def runs(self) -> list[tuple[int, str, str]]:
@@ -106,24 +105,12 @@ class History(Closing):
 
     def read(self, track: Track) -> None:
         """Take all that there is of a stream."""
-        stream = track.stream
-        made = "SELECT n, t_ns, p, after_gap, pos FROM predictions WHERE stream = ? ORDER BY n"
         silences = _Silences(self._silent())
-        for rows in self._blocks(made, stream):
-            n, t_ns, p, flagged, pos = zip(*rows, strict=True)
-            came = Predictions(_ints(n), _ints(t_ns), _floats(p), np.array(flagged, np.bool_))
-            track.predict(came)
-            silences.take(came, _ints(pos))
-        scored = (
-            "SELECT n, t_ns, label, p, base_rate_p, last_label_p, coin_evidence, "
-            "base_rate_evidence, last_label_evidence FROM scores WHERE stream = ? ORDER BY n"
-        )
-        for rows in self._blocks(scored, stream):
-            n, t_ns, label, *rest = zip(*rows, strict=True)
-            numbers = np.array([_floats(column) for column in rest])
-            track.score(
-                Scores(_ints(n), _ints(t_ns), np.array(label, np.int8), numbers[:3], numbers[3:].T)
-            )
+        for pos, made in self._outputs(Prediction, track.stream):
+            track.predict(made)
+            silences.take(made, pos)
+        for _, scored in self._outputs(Score, track.stream):
+            track.score(scored)
         track.spells.extend(silences.spells())
         self.follow(track)
 
@@ -198,6 +185,14 @@ class History(Closing):
         read.tick = blocks[0][0]
         return told
 
+    def _outputs(self, kind: type[R], stream: str) -> Iterator[tuple[tuple[int, ...], Batch[R]]]:
+        try:
+            for pos, batch in read(self._connection, kind, "WHERE stream = ? ORDER BY n", stream):
+                yield pos, batch
+                self._came(len(batch))
+        except sqlite3.Error as error:
+            raise failure(self.path, error) from None
+
     def _blocks(self, sql: str, *arguments: Any) -> Iterator[list[tuple[Any, ...]]]:
         try:
             cursor = self._connection.execute(sql, arguments)
@@ -227,9 +222,9 @@ class _Silences:
         self._found: list[Spell] = []
         self._last: tuple[int, int] | None = None
 
-    def take(self, came: Predictions, pos: Any) -> None:
-        """Take the predictions that come next, with their positions in the journal, int64 (n,)."""
-        where = list(zip(came.n.tolist(), came.t_ns.tolist(), strict=True))
+    def take(self, came: Batch[Prediction], pos: Sequence[int]) -> None:
+        """Take the predictions that come next, with their positions in the journal."""
+        where = list(zip(came["n"].tolist(), came["t_ns"].tolist(), strict=True))
         ends = np.searchsorted(pos, self._begun, side="right").tolist()
         for end in ends:
             before = where[end - 1] if end else self._last

@@ -7,27 +7,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
 from ..config import flatten
-from ..core.tally import Bools
 from ..core.verdict import count
 from ..errors import DataError, InputMissingError, OutputError, UsageError, nearest
+from ..events import Prediction, Score
 from ..feed.table_reader import open_parquet
+from ..records import Batch, fields_of
+from ..store.outputs import R
 from ..store.schema import is_store
-from .columns import Predictions, Scores
+from .columns import NEEDED
 from .history import History
 from .track import Track
 from .words import moment, verdict
 
 MAX_RUNS = 12
 """Each has eight figures, and a browser draws a hundred of them in some seconds."""
-
-NEEDED = ("stream", "n", "t_ns", "p", "label", "base_rate_p", "last_label_p", "after_gap",
-          "coin_evidence", "base_rate_evidence", "last_label_evidence")  # fmt: skip
-
 
 Progress: TypeAlias = Callable[[int, int], object]
 """Takes the rows that were read, and of how many."""
@@ -191,19 +188,13 @@ def _results(path: Path) -> Iterator[Any]:
 def _take(track: Track, rows: Any) -> None:
     """Give a track rows of results."""
 
-    def column(name: str, missing: float = np.nan) -> Any:
-        return rows.column(name).fill_null(missing).to_numpy(zero_copy_only=False)
+    def batch(kind: type[R], rows: Any) -> Batch[R]:
+        known = [field.name for field in fields_of(kind) if field.name in rows.schema.names]
+        columns = {name: rows.column(name).to_numpy(zero_copy_only=False) for name in known}
+        return Batch(kind, columns)
 
-    n, t_ns, flagged = (
-        rows.column(name).to_numpy(zero_copy_only=False) for name in ("n", "t_ns", "after_gap")
-    )
-    p = column("p").astype(np.float64)
-    track.predict(Predictions(n, t_ns, p, flagged))
-    label = column("label", -1)
-    scored: Bools = label >= 0
-    given = np.stack([p, column("base_rate_p"), column("last_label_p")])
-    evidence = np.stack([column(name) for name in NEEDED[-3:]], axis=1)
-    track.score(Scores(n, t_ns, label.astype(np.int8), given, evidence).at(scored))
+    track.predict(batch(Prediction, rows))
+    track.score(batch(Score, rows.filter(rows.column("label").is_valid())))
 
 
 def _span(track: Track) -> list[tuple[str, str]]:

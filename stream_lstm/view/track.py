@@ -21,7 +21,9 @@ import numpy as np
 
 from ..core.scoring import Scoreboard
 from ..core.tally import Doubles, log_losses
-from .columns import Predictions, Scores, Targets, Updates
+from ..events import Prediction, Score
+from ..records import Batch
+from .columns import EVIDENCE, Targets, Updates, forecasts
 
 WINDOW = 1000
 """Labels of a rolling figure, as `score_window` has by default."""
@@ -155,19 +157,19 @@ class Track:
 
     # ---- what comes in ------------------------------------------------------------------
 
-    def predict(self, came: Predictions) -> None:
+    def predict(self, came: Batch[Prediction]) -> None:
         """Take predictions; those up to the last one that was taken are repetitions."""
-        came = came.at(came.n > self.last[0])
-        if not len(came.n):
+        came = came.take(came["n"] > self.last[0])
+        if not len(came):
             return
         if not self.predictions:
-            self.first_t_ns = int(came.t_ns[0])
+            self.first_t_ns = int(came["t_ns"][0])
         self._follow_flags(came)
-        self.predictions += len(came.n)
-        self.last = int(came.n[-1]), int(came.t_ns[-1])
+        self.predictions += len(came)
+        self.last = int(came["n"][-1]), int(came["t_ns"][-1])
         self._end_silence()
-        tail = came.at(slice(-RECENT, None))
-        for n, t_ns, p in zip(tail.n.tolist(), tail.t_ns.tolist(), tail.p.tolist(), strict=True):
+        tail = came.take(slice(-RECENT, None))
+        for n, t_ns, p in zip(*(tail[name].tolist() for name in ("n", "t_ns", "p")), strict=True):
             self._recent[n] = Shown(n, t_ns, p, None)
         while len(self._recent) > RECENT:
             del self._recent[next(iter(self._recent))]
@@ -184,42 +186,44 @@ class Track:
         known = self._seen.get(n) if shown is None else shown.p
         return known != p and (not self.by_time or t_ns > self.last[1])
 
-    def _follow_flags(self, came: Predictions) -> None:
+    def _follow_flags(self, came: Batch[Prediction]) -> None:
         """Note the spells of predictions that are flagged as following a loss."""
-        before = np.concatenate([[self._flagged], came.flagged[:-1]])
-        where = list(zip(came.n.tolist(), came.t_ns.tolist(), strict=True))
-        for k in np.flatnonzero(before != came.flagged).tolist():
+        flagged = came["after_gap"]
+        before = np.concatenate([[self._flagged], flagged[:-1]])
+        where = list(zip(came["n"].tolist(), came["t_ns"].tolist(), strict=True))
+        for k in np.flatnonzero(before != flagged).tolist():
             previous = where[k - 1] if k else self.last
-            if came.flagged[k]:
+            if flagged[k]:
                 self.spells.append(Spell("gap", previous if previous[0] else where[k], None))
             else:
                 self._close("gap", previous)
-        self._flagged = bool(came.flagged[-1])
+        self._flagged = bool(flagged[-1])
 
-    def score(self, came: Scores) -> None:
+    def score(self, came: Batch[Score]) -> None:
         """Take scores; one that was taken before is a repetition."""
-        new = [n not in self._seen for n in came.n.tolist()]
+        new = [n not in self._seen for n in came["n"].tolist()]
         if not all(new):
-            came = came.at(np.array(new))
-        if not len(came.n):
+            came = came.take(np.array(new))
+        if not len(came):
             return
-        self._seen.update(zip(came.n[-SEEN:].tolist(), came.p[0, -SEEN:].tolist(), strict=True))
+        n, p, label = came["n"], forecasts(came), came["label"].astype(np.int8)
+        self._seen.update(zip(n[-SEEN:].tolist(), p[0, -SEEN:].tolist(), strict=True))
         if len(self._seen) > 2 * SEEN:
             # not one by one: the place of what went first is passed at every look for the next
             self._seen = dict(islice(self._seen.items(), len(self._seen) - SEEN, None))
-        positive = came.label == 1
-        losses = log_losses(came.p, positive)
-        calls = came.p > 0.5
+        positive = label == 1
+        losses = log_losses(p, positive)
+        calls = p > 0.5
         right = calls == positive
-        self.scores.extend(came.label, calls[2].astype(np.int8), came.p)
+        self.scores.extend(label, calls[2].astype(np.int8), p)
         means = self._rolling.extend(np.concatenate([right.astype(np.float64), losses]).T)
         labels = self.scores.labels
-        at = np.stack([came.n, came.t_ns], axis=1)
-        look = np.arange(labels - len(came.n) + 1, labels + 1)[:, None]
-        self.lines.extend(np.concatenate([at, means, came.evidence, look], axis=1))
-        for n, label in zip(came.n[-RECENT:].tolist(), came.label[-RECENT:].tolist(), strict=True):
-            if n in self._recent:
-                self._recent[n] = self._recent[n]._replace(label=label)
+        at, evidence = (np.stack([came[x] for x in of], 1) for of in (("n", "t_ns"), EVIDENCE))
+        look = np.arange(labels - len(n) + 1, labels + 1)[:, None]
+        self.lines.extend(np.concatenate([at, means, evidence, look], axis=1))
+        for one, truth in zip(n[-RECENT:].tolist(), label[-RECENT:].tolist(), strict=True):
+            if one in self._recent:
+                self._recent[one] = self._recent[one]._replace(label=truth)
 
     def update(self, came: Updates) -> None:
         """Take optimiser updates."""

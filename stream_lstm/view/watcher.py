@@ -14,7 +14,7 @@ from ..core.verdict import count
 from ..errors import StreamLSTMError
 from ..events import End, Prediction, Score
 from ..feed.predictions import Output, PredictionSubscriber
-from .columns import Predictions, Scores
+from ..records import Batch
 from .history import History
 from .liveness import Liveness, Status
 from .track import Track
@@ -148,12 +148,14 @@ class Watcher:
             self.restarts += 1
             track = self.tracks[stream] = Track(stream)
         if made:
-            columns = Predictions.of(made)
+            columns = Batch.of(Prediction, made)
             track.predict(columns)
-            timed = columns.t_ns[columns.t_ns > 0]
+            t_ns = columns["t_ns"]
+            timed = t_ns[t_ns > 0]
             track.arrive((now_ns - timed).astype(np.float64) / 1e9)
             self._liveness.predict(stream, now_ns)
-        track.score(Scores.of([event for event in came if isinstance(event, Score)]))
+        scored = [event for event in came if isinstance(event, Score)]
+        track.score(Batch.of(Score, scored))
 
     # ---- its life -----------------------------------------------------------------------
 

@@ -10,24 +10,32 @@ import pytest
 from stream_lstm.core.skill import ALPHA, accuracy_band, window_half_width
 from stream_lstm.core.tally import log_losses
 from stream_lstm.events import Prediction, Score
-from stream_lstm.view.columns import Predictions, Scores, Targets, Updates
+from stream_lstm.records import Batch
+from stream_lstm.view.columns import EVIDENCE, FORECASTS, Targets, Updates, forecasts
 from stream_lstm.view.track import MARKS, POINTS, RECENT, Rolling, Spell, Thinned, Track
 
 SECOND = 10**9
 
 
-def predictions(count: int, first: int = 100, flagged: tuple[int, ...] = ()) -> Predictions:
+def predictions(
+    count: int, first: int = 100, flagged: tuple[int, ...] = (), second: int = SECOND
+) -> Batch[Prediction]:
     n = np.arange(first, first + 10 * count, 10)
-    flags = np.isin(n, flagged)
-    return Predictions(n, n * SECOND, np.linspace(0.1, 0.9, count), flags)
+    columns = {"n": n, "t_ns": n * second, "p": np.linspace(0.1, 0.9, count)}
+    stream = np.full(count, "a", object)
+    return Batch(Prediction, columns | {"stream": stream, "after_gap": np.isin(n, flagged)})
 
 
-def scores(count: int, first: int = 100, seed: int = 1) -> Scores:
+def scores(count: int, first: int = 100, seed: int = 1) -> Batch[Score]:
     random = np.random.default_rng(seed)
     n = np.arange(first, first + 10 * count, 10)
     label = (random.random(count) < 0.6).astype(np.int8)
-    p = random.random((3, count))
-    return Scores(n, (n + 1) * SECOND, label, p, np.cumsum(random.normal(size=(count, 3)), axis=0))
+    p = dict(zip(FORECASTS, random.random((3, count)), strict=True))
+    evidence = np.cumsum(random.normal(size=(count, 3)), axis=0)
+    columns = {"n": n, "t_ns": (n + 1) * SECOND, "label": label, "log_loss": np.zeros(count)}
+    stream = np.full(count, "a", object)
+    told = dict(zip(EVIDENCE, evidence.T, strict=True))
+    return Batch(Score, columns | p | told | {"stream": stream})
 
 
 def updates(norms: list[float], accepted: list[bool], first: int = 100) -> Updates:
@@ -41,14 +49,15 @@ def test_rolling_figures_are_means_over_the_last_labels() -> None:
     track, came = Track("a", window=50), scores(300)
     track.score(came)
     line = track.lines.rows()
-    right = (came.p > 0.5) == (came.label == 1)
-    losses = log_losses(came.p, came.label == 1)
+    positive = came["label"] == 1
+    right = (forecasts(came) > 0.5) == positive
+    losses = log_losses(forecasts(came), positive)
     for k in (0, 10, 49, 50, 299):
         part = slice(max(k - 49, 0), k + 1)
         assert line[k, 2:5] == pytest.approx(right[:, part].mean(axis=1))
         assert line[k, 5:8] == pytest.approx(losses[:, part].mean(axis=1))
-    assert line[:, 0].tolist() == came.n.tolist()
-    assert line[:, 8:11].tolist() == came.evidence.tolist()
+    assert line[:, 0].tolist() == came["n"].tolist()
+    assert line[:, 8:11].T.tolist() == [came[name].tolist() for name in EVIDENCE]
 
 
 def test_blocks_of_any_size_give_the_same_figures() -> None:
@@ -57,8 +66,8 @@ def test_blocks_of_any_size_give_the_same_figures() -> None:
     whole.predict(made)
     whole.score(came)
     for low, high in ((0, 1), (1, 40), (40, 41), (41, 640), (640, 900)):
-        parts.predict(made.at(slice(low, high)))
-        parts.score(came.at(slice(low, high)))
+        parts.predict(made.take(slice(low, high)))
+        parts.score(came.take(slice(low, high)))
     assert parts.lines.rows() == pytest.approx(whole.lines.rows())
     assert parts.scores.figures() == whole.scores.figures()
     assert parts.recent() == whole.recent()
@@ -130,7 +139,7 @@ def test_a_silence_lasts_until_the_next_prediction() -> None:
 def test_figures_go_by_time_where_there_are_times_that_go_on() -> None:
     timed, untimed = Track("a"), Track("b")
     timed.predict(predictions(5))
-    untimed.predict(predictions(5)._replace(t_ns=np.zeros(5, np.int64)))
+    untimed.predict(predictions(5, second=0))
     assert timed.x(140, 140 * SECOND) == 140_000.0
     assert untimed.x(140, 0) == 140.0
 
@@ -144,16 +153,6 @@ def test_latencies_of_another_day_are_not_told() -> None:
     p50, _, p999 = track.latency_quantiles()
     assert p50 == 0.002
     assert 0.002 < p999 <= 0.5
-
-
-def test_events_become_columns() -> None:
-    made = Predictions.of([Prediction("a", 100, 5, 0.25, after_gap=True)])
-    assert [column.tolist() for column in made] == [[100], [5], [0.25], [True]]
-    score = Score("a", 100, 5, 0.25, 1, 1.4, 0.5, 0.6, "", 1.0, 2.0, 3.0)
-    came = Scores.of([score])
-    assert came.p.tolist() == [[0.25], [0.5], [0.6]]
-    assert came.evidence.tolist() == [[1.0, 2.0, 3.0]]
-    assert Scores.of([]).p.shape == (3, 0)
 
 
 def test_rolling_means_keep_no_trace_of_what_has_left() -> None:
