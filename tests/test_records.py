@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import sqlite3
+import subprocess
+import sys
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -11,12 +16,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import stream_lstm
 from stream_lstm.events import Expert, Expiry, Label, Prediction, Rollback, Score, Update
 from stream_lstm.feed.encode import encode_prediction, encode_score
 from stream_lstm.records import Batch, fields_of
 from stream_lstm.store.journal import Journal
 from stream_lstm.store.reading import outputs
-from stream_lstm.store.schema import TABLES
+from stream_lstm.store.schema import TABLES, connect
 from stream_lstm.store.units import Step
 
 KINDS = (Prediction, Score, Update, Rollback, Expiry)
@@ -155,3 +161,70 @@ def test_a_store_returns_what_it_took_singly_or_as_a_batch(events, batched):
         for kind, made in told.items():
             found = [event for _, event in outputs(connection, kind)]
             assert sorted(found, key=repr) == sorted(made, key=repr)
+
+
+LAST_FIELD = "    stateless_p: float | None = None\n"
+
+PROGRAM = """
+import json, sqlite3
+from pathlib import Path
+
+import numpy as np
+
+from stream_lstm.events import Label, Prediction, Score
+from stream_lstm.feed.encode import encode_score
+from stream_lstm.feed.wire import decode_score
+from stream_lstm.interop.frames import replay_frame
+from stream_lstm.store import schema
+from stream_lstm.store.journal import Journal
+from stream_lstm.store.output import open_output
+from stream_lstm.store.reading import outputs
+from stream_lstm.store.units import Step
+
+score = Score("a", 2, 3, 0.5, 1, 0.7, 0.5, 0.5, surprise=0.25)
+frames = encode_score(score, "json")
+assert json.loads(frames[1])["surprise"] == 0.25
+assert decode_score(*frames) == score
+
+connection = schema.connect(Path("old.db"))
+Journal(connection, 1).write([Step(Label("a", 2, 1.0), 0, 0, [score])])
+found = connection.execute("SELECT n, surprise FROM scores ORDER BY n").fetchall()
+assert found == [(1, 0.5), (2, 0.25)], found
+assert [one.surprise for _, one in outputs(connection, Score)] == [0.5, 0.25]
+connection.close()
+connection = schema.connect(Path("new.db"))
+assert "surprise" in [row[1] for row in connection.execute("PRAGMA table_info(scores)")]
+connection.close()
+
+with open_output("out.csv") as writer:
+    writer.write(Prediction("a", 2, 3, 0.5))
+    writer.score(score)
+header, row = Path("out.csv").read_text().splitlines()
+assert header.endswith(",stateless_p,surprise") and row.endswith(",0.25")
+
+table = replay_frame({"x": np.random.default_rng(1).normal(size=200)}, "x").table
+assert table.column_names[-1] == "surprise"
+assert set(table["surprise"].to_pylist()) == {0.5, None}
+"""
+
+
+def test_a_new_field_of_a_score_arrives_everywhere_from_its_declaration(tmp_path):
+    connection = connect(tmp_path / "old.db")
+    connection.execute("INSERT INTO runs VALUES (1, 0, 0, '', 0, '', '', '')")
+    score = Score("a", 1, 2, 0.5, 1, 0.7, 0.5, 0.5)
+    Journal(connection, 1).write([Step(Label("a", 1, 1.0), 0, 0, [score])])
+    connection.close()
+    shutil.copytree(Path(stream_lstm.__file__).parent, tmp_path / "stream_lstm")
+    declaration = tmp_path / "stream_lstm" / "events.py"
+    text = declaration.read_text()
+    assert text.count(LAST_FIELD) == 1
+    declaration.write_text(text.replace(LAST_FIELD, f"{LAST_FIELD}    surprise: float = 0.5\n"))
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
