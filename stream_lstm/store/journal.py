@@ -11,15 +11,15 @@ import sqlite3
 import time
 import zlib
 from collections.abc import Callable, Iterable, Sequence
-from itertools import chain, repeat
+from itertools import chain
 from typing import Any
 
 import msgspec
 import numpy as np
 
 from ..events import End, Expiry, Gap, Label, Rollback, SessionStart, Ticks
-from ..records import Batch, Gathered
-from .outputs import OUTPUTS, insertion, rows_of
+from ..records import Batch
+from .outputs import INTO, row_of, rows_of
 from .trim import LOOK_EVERY, trim, used_bytes
 from .units import Note, Position, Result, Saved, Settle, Step, Unit
 
@@ -29,11 +29,11 @@ MAX_ROW_TICKS = 65_536
 KEPT = 3
 """Snapshots kept, the newest."""
 
-Row = tuple[Any, ...]
+Row = Sequence[Any]
 
 
-TABLES = ("ticks", "labels", "events")
-"""Tables that a batch brings rows of, beside those of outputs."""
+TABLES = ("ticks", "labels", *INTO.values(), "events")
+"""Tables that a batch brings rows of, with their columns where these follow from a record."""
 
 GROUPS = (64, 8, 1)
 """Rows of one statement: the interpreter's lock is let go of once for each, and not for each row,
@@ -86,9 +86,6 @@ class Journal:
         try:
             for table, rows in batch.rows.items():
                 self._insert(table, rows)
-            for kind, (gathered, pos) in batch.outputs.items():
-                if pos:
-                    self._insert(insertion(kind), rows_of(gathered.join(), pos))
             for row in batch.snapshots:
                 self._snapshot(row)
             for stream, position in batch.touched.items():
@@ -165,9 +162,6 @@ class _Batch:
     def __init__(self, run: int, pos: int, positions: dict[str, Position], now: int) -> None:
         self.pos = pos
         self.rows: dict[str, list[Row]] = {table: [] for table in TABLES}
-        self.outputs: dict[Any, tuple[Gathered[Any], list[int]]] = {
-            kind: (Gathered(kind), []) for kind in OUTPUTS.values()
-        }
         self.snapshots: list[Row] = []
         self.touched: dict[str, Position] = {}
         self._run, self._known, self._now = run, positions, now
@@ -275,13 +269,9 @@ class _Batch:
         elif isinstance(output, Expiry):
             self._event(0, "expiry", output.stream, "", None, output.n, 1, "")
         elif not isinstance(output, Batch):
-            gathered, pos = self.outputs[type(output)]
-            gathered.add(output)
-            pos.append(self.pos)
-        elif output.kind in self.outputs:
-            gathered, pos = self.outputs[output.kind]
-            gathered.extend(output)
-            pos.extend(repeat(self.pos, len(output)))
+            self.rows[INTO[type(output)]].append(row_of(output, self.pos))
+        elif output.kind in INTO:
+            self.rows[INTO[output.kind]].extend(rows_of(output, self.pos))
         else:
             for event in output.events():
                 self._output(event)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import repeat
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -23,6 +24,16 @@ OUTPUTS: Mapping[str, type[Prediction | Score | Update]] = MappingProxyType(
     {"predictions": Prediction, "scores": Score, "updates": Update}
 )
 TABLE_OF = {kind: table for table, kind in OUTPUTS.items()}
+INTO = {
+    kind: f"{table} ({', '.join(field.name for field in fields_of(kind))}, pos)"
+    for kind, table in TABLE_OF.items()
+}
+"""Table and columns of a row that is inserted."""
+
+_NESTED = {
+    kind: [place for place, field in enumerate(fields_of(kind)) if field.nested]
+    for kind in TABLE_OF
+}
 
 ADDED = {"updates": ("reason",)}
 """Fields that a released version added to a table of an earlier one."""
@@ -64,21 +75,24 @@ def missing_columns(connection: sqlite3.Connection) -> list[str]:
     ]
 
 
-def insertion(kind: type[R]) -> str:
-    """Return the table and the columns of the rows that `rows_of` returns."""
-    return f"{TABLE_OF[kind]} ({', '.join(field.name for field in fields_of(kind))}, pos)"
+def row_of(event: Prediction | Score | Update, pos: int) -> Sequence[Any]:
+    """Return a record as a row for `INTO`."""
+    row = [*msgspec.structs.astuple(event), pos]
+    for place in _NESTED[type(event)]:
+        row[place] = _text(row[place])
+    return row
 
 
-def rows_of(batch: Batch[R], pos: Sequence[int]) -> list[tuple[Any, ...]]:
-    """Return records as rows of their table; `pos` has the position of each."""
-    columns = [_cells(field, batch.cells(field)) for field in fields_of(batch.kind)]
-    return list(zip(*columns, pos, strict=True))
+def rows_of(batch: Batch[R], pos: int) -> Iterator[Sequence[Any]]:
+    """Return records that came of one input as rows for `INTO`."""
+    cells = [batch.cells(field) for field in fields_of(batch.kind)]
+    for place in _NESTED[batch.kind]:
+        cells[place] = [_text(value) for value in cells[place]]
+    return zip(*cells, repeat(pos, len(batch)), strict=True)
 
 
-def _cells(field: Field, values: list[Any]) -> list[Any]:
-    if not field.nested:
-        return values
-    return [msgspec.json.encode(value).decode() if value else None for value in values]
+def _text(value: tuple[Any, ...]) -> str | None:
+    return msgspec.json.encode(value).decode() if value else None
 
 
 def read(

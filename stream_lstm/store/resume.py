@@ -9,6 +9,8 @@ from __future__ import annotations
 import sqlite3
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from ..core import snapshot
 from ..core.session import Session
 from ..errors import SnapshotError, StoreError, StreamLSTMError
@@ -117,7 +119,4 @@ class _Again:
 
 def same(stored: Prediction | None, made: Prediction) -> bool:
     """Return whether two predictions are the same but for what was said of experts."""
-    return stored is not None and (
-        (stored.p, stored.t_ns, stored.session, stored.gaps_visible, stored.after_gap)
-        == (made.p, made.t_ns, made.session, made.gaps_visible, made.after_gap)
-    )
+    return stored is not None and replace(stored, experts=()) == replace(made, experts=())
