@@ -16,7 +16,7 @@ VOCABULARY = {"closing.py", "errors.py", "events.py", "records.py", "tables.py",
               "members.py"}  # fmt: skip
 LIBRARIES = {
     "vocabulary": {"numpy", "msgspec"},
-    "numerics": {"numpy", "msgspec", "jax", "flax", "optax"},
+    "numerics": {"numpy", "msgspec", "jax", "flax", "optax", "scipy"},
     "core": {"numpy", "msgspec", "jax"},
 }
 WORLD = {

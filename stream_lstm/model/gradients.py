@@ -28,9 +28,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax.numpy as jnp
+import numpy as np
 
 from ..errors import ConfigurationError
 from ..tables import Gradient as GradientName
@@ -55,7 +56,7 @@ class Gradient(NamedTuple):
     like the weights with a leading axis of M.
     """
 
-    init: Callable[[], Array]
+    init: Callable[[], Any]
     observe: Observe
 
 
@@ -80,7 +81,7 @@ def gradient_method(name: GradientName, shape: Shape, *, count: int) -> Gradient
             key="gradient",
         )
     methods = {"bptt": _bptt, "snap1": _snap1, "hybrid": _hybrid, "rtrl": _rtrl}
-    return Gradient(lambda: jnp.zeros((size,), jnp.float32), methods[name](shape, count))
+    return Gradient(lambda: np.zeros((size,), np.float32), methods[name](shape, count))
 
 
 def _weights(shape: Shape) -> int:

@@ -32,6 +32,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 
@@ -99,9 +100,12 @@ def dekf(*, p0: float = 1.0, q: float = 1e-6) -> optax.GradientTransformationExt
 
 
 def _initial(leaf: Array, p0: float) -> Array:
+    """Return the covariance of a leaf, made with NumPy: nothing has to be compiled for it."""
     size = leaf.shape[0]
-    eye = p0 * jnp.eye(size, dtype=leaf.dtype)
-    return eye if leaf.ndim == 1 else jnp.tile(eye[:, :, None], (1, 1, leaf.shape[1]))
+    eye = np.float32(p0) * np.eye(size, dtype=leaf.dtype)
+    whole = eye if leaf.ndim == 1 else np.tile(eye[:, :, None], (1, 1, leaf.shape[1]))
+    made: Array = jax.device_put(whole)
+    return made
 
 
 def _observe(

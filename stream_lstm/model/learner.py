@@ -112,7 +112,8 @@ def network_learner(
 
         return _guarded(caps, weights, state, step, moved, value, gradient)
 
-    return Learner(optimizer.init, update, tape, trace)
+    # As one program: eagerly, each array of the state would be compiled for.
+    return Learner(jax.jit(optimizer.init), update, tape, trace)
 
 
 def _kalman_learner(

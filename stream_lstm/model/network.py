@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..errors import ConfigurationError
+from . import draws, start
 from .cell import Array, PackedLSTMCell
 
 Weights: TypeAlias = dict[str, dict[str, Array]]
@@ -80,7 +81,7 @@ class Network(nn.Module):
 
 
 def init_weights(shape: Shape, *, key: Array, horizon: float | None = None) -> Weights:
-    """Return random weights for `shape`, drawn with `key`.
+    """Return random weights for `shape`, drawn with `key`: those of `Network.init`, bit for bit.
 
     With a `horizon` T the biases are those of chrono initialisation: a unit's forget bias is the
     logarithm of a number drawn from U(1, T - 1), its input bias the negative of that, so that its
@@ -88,17 +89,13 @@ def init_weights(shape: Shape, *, key: Array, horizon: float | None = None) -> W
 
     Source: Tallec and Ollivier, "Can recurrent neural networks warp time?", 2018.
     """
-    zeros = jnp.zeros((shape.state,)), jnp.zeros((shape.features,))
-    variables: Any = Network(shape).init(key, *zeros)
-    weights = cast("Weights", variables["params"])
-    if horizon is None:
-        return weights
-    for layer, drawn in enumerate(jax.random.split(jax.random.fold_in(key, 1), shape.layers)):
-        forget = jnp.log(jax.random.uniform(drawn, (shape.hidden,), minval=1, maxval=horizon - 1))
-        bias = jnp.concatenate([-forget, forget, jnp.zeros((2 * shape.hidden,))])
-        kernel = weights[f"layer_{layer}"]["kernel"]
-        weights[f"layer_{layer}"] = {"kernel": kernel.at[-1].set(bias)}
-    return weights
+    root = np.asarray(jax.random.key_data(key))
+    weights = start.network(root, shape.weights())
+    if horizon is not None:
+        for layer, drawn in enumerate(draws.split(draws.fold_in(root, 1), shape.layers)):
+            weights[f"layer_{layer}"][-1] = start.chrono_bias(drawn, shape.hidden, horizon)
+    # `jnp.asarray` would compile a copy for each shape.
+    return {name: {"kernel": jax.device_put(kernel)} for name, kernel in weights.items()}
 
 
 def apply(shape: Shape, weights: Weights, state: Array, x: Array) -> tuple[Array, Array]:
@@ -129,9 +126,12 @@ def check_weights(shape: Shape, weights: Mapping[str, Mapping[str, Any]]) -> Wei
         raise ConfigurationError(
             f"the weights of {bad[0]} are not all finite in float32", key="weights"
         )
-    return {name: {"kernel": jnp.asarray(kernel)} for name, kernel in single.items()}
+    # Copied, since what is given may be written to later.
+    return {k: {"kernel": jax.device_put(np.array(kernel))} for k, kernel in single.items()}
 
 
 def seed_key(seed: int) -> Array:
     """Return the random key of a seed."""
-    return jax.random.key(seed)
+    made: Any = jax.random.wrap_key_data
+    key: Array = made(draws.seeded(seed), impl="threefry2x32")
+    return key

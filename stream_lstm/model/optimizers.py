@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from ..config import nearest
@@ -133,9 +134,10 @@ def _arguments(
 
 
 def _probe(name: str, optimizer: optax.GradientTransformation) -> None:
-    tree: Any = {"layer_0": {"kernel": jnp.ones((2, 4))}, "head": {"kernel": jnp.ones((2,))}}
+    """Raise ConfigurationError where an update wants more than gradients; nothing is computed."""
+    tree: Any = {"layer_0": {"kernel": np.ones((2, 4))}, "head": {"kernel": np.ones((2,))}}
     try:
-        optimizer.update(tree, optimizer.init(tree), tree)
+        jax.eval_shape(lambda t: optimizer.update(t, optimizer.init(t), t), tree)
     except (TypeError, ValueError) as error:
         raise ConfigurationError(
             f"optimizer = {name!r} cannot learn from gradients alone ({error}); use another",

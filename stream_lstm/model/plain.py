@@ -25,6 +25,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..errors import ConfigurationError
 from ..members import MAX_WIDE, LogisticMember, RegimeMember, TableMember
@@ -63,8 +64,8 @@ def table(member: TableMember, count: int) -> Forecaster:
     """Return the table; an update brings `count` labels."""
     signs, cells = member.signs, 2**member.signs
     keep = math.exp(-1.0 / member.fade) if member.fade else 1.0
-    powers = 2.0 ** jnp.arange(signs)
-    ages = keep ** jnp.arange(count - 1, -1, -1, dtype=jnp.float32)
+    powers = 2.0 ** np.arange(signs, dtype=np.float32)
+    ages = _ages(keep, count)
 
     def cell(register: Array) -> Array:
         return jnp.sum((register > 0) * powers, axis=-1).astype(jnp.int32)
@@ -89,7 +90,7 @@ def table(member: TableMember, count: int) -> Forecaster:
         labels = targets[-count:].astype(jnp.int32)
         p = (counts[at, 1] + 0.5) / (counts[at, 0] + counts[at, 1] + 1.0)
         loss = -jnp.mean(jnp.log(jnp.where(labels > 0, p, 1.0 - p)))
-        new = (counts * keep**count).at[at, labels].add(ages * share[-count:])
+        new = (jnp.asarray(counts) * keep**count).at[at, labels].add(ages * share[-count:])
         accepted = all_finite(loss, new, xs)
         info = jnp.stack([loss, jnp.zeros(()), accepted.astype(jnp.float32)])
         return choose(accepted, new, counts), optimizer, trace, info
@@ -100,12 +101,24 @@ def table(member: TableMember, count: int) -> Forecaster:
         state=signs,
         tape=tape,
         offsets=(tape,),
-        init=lambda: jnp.zeros((cells, 2), jnp.float32),
+        init=lambda: np.zeros((cells, 2), np.float32),
         init_optimizer=lambda _: (),
-        init_trace=lambda: jnp.zeros((0,), jnp.float32),
+        init_trace=_no_trace,
         step=step,
         update=update,
     )
+
+
+def _no_trace() -> Any:
+    """Return what is carried from update to update beside the state: nothing, (0,)."""
+    return np.zeros((0,), np.float32)
+
+
+def _ages(keep: float, count: int) -> Any:
+    """Return what each of `count` labels of an update weighs, the newest last, (count,)."""
+    if keep == 1.0 or count == 1:
+        return np.ones((count,), np.float32)
+    return keep ** jnp.arange(count - 1, -1, -1, dtype=jnp.float32)
 
 
 def logistic(member: LogisticMember, features: int, count: int, caps: Caps) -> Forecaster:
@@ -159,9 +172,9 @@ def logistic(member: LogisticMember, features: int, count: int, caps: Caps) -> F
         state=size * wide,
         tape=tape,
         offsets=(tape,),
-        init=lambda: jnp.zeros((lags * wide + member.signs + 1,), jnp.float32),
+        init=lambda: np.zeros((lags * wide + member.signs + 1,), np.float32),
         init_optimizer=filtered.init,
-        init_trace=lambda: jnp.zeros((0,), jnp.float32),
+        init_trace=_no_trace,
         step=step,
         update=update,
     )
@@ -225,9 +238,9 @@ def regime(member: RegimeMember) -> Forecaster:
         state=size,
         tape=1,
         offsets=(1,),
-        init=lambda: jnp.array([0.5, LEAN * LEAN_PRIOR, LEAN_PRIOR], jnp.float32),
+        init=lambda: np.array([0.5, LEAN * LEAN_PRIOR, LEAN_PRIOR], np.float32),
         init_optimizer=lambda _: (),
-        init_trace=lambda: jnp.zeros((0,), jnp.float32),
+        init_trace=_no_trace,
         step=step,
         update=update,
     )

@@ -20,7 +20,7 @@ Source: West, "Updating mean and variance estimates", 1979.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
@@ -54,8 +54,8 @@ def hypot(a: Array, b: Array) -> Array:
 def causal_scaler(features: int, config: ScalingConfig) -> Scaler:
     """Return the scaler for F features."""
 
-    def init() -> Array:
-        return jnp.zeros((1 + 2 * features,), jnp.float32)
+    def init() -> Any:
+        return np.zeros((1 + 2 * features,), np.float32)
 
     def step(state: Array, x: Array) -> tuple[Array, Array]:
         count, mean, sd = state[:1], state[1 : 1 + features], state[1 + features :]
