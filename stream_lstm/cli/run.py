@@ -167,6 +167,7 @@ def _run(
         from ..core.session import Session  # JAX is imported here and not before
         from ..core.sessions import fallbacks
         from ..serve.daemon import Daemon
+        from ..serve.memory import release_unused
 
         timeline = None if trace is None else stack.enter_context(Trace(trace, "stream-lstm run"))
         kept = results if timeline is None else timeline.timed("store", results)
@@ -185,6 +186,7 @@ def _run(
                 security=security,
             )
         )
+        release_unused()  # what compiling took is not needed again
         if timeline is not None:
             timeline.daemon(daemon)
         if monitor is not None:
