@@ -10,11 +10,11 @@ import msgspec
 
 from ..core.digest import Digest
 from ..events import Input, Notice, Output, Prediction, Score
-from ..store.output import PredictionWriter, open_output
 from .process import peak_rss_bytes
 
 if TYPE_CHECKING:
     from ..serve.daemon import Daemon
+    from ..store.output import PredictionWriter
 
 
 class LiveResults:
@@ -25,7 +25,11 @@ class LiveResults:
 
     def __init__(self, out: Path | None = None) -> None:
         self.digest = Digest()
-        self._writer: PredictionWriter | None = None if out is None else open_output(out)
+        self._writer: PredictionWriter | None = None
+        if out is not None:
+            from ..store.output import open_output  # Arrow is imported here and not before
+
+            self._writer = open_output(out)
 
     def __call__(self, event: Input | Output | Notice) -> None:
         """Take an event."""

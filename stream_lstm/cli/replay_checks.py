@@ -9,7 +9,6 @@ from ..config import Config
 from ..core.expressions import Column, columns_of
 from ..core.features import FeatureSet
 from ..errors import UsageError
-from ..feed.files import file_columns
 from ..store.weights import check_target
 from .input_file import InputFile
 
@@ -63,6 +62,8 @@ def check_features(file: InputFile, config: Config) -> tuple[str, ...]:
 
 
 def _which_features(file: InputFile) -> str:
+    from ..feed.files import file_columns
+
     names = ", ".join(file_columns(file.path))
     with file.open(columns=None) as source:
         example = feature_example(source.value_columns)

@@ -20,7 +20,6 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 TimeUnit: TypeAlias = Literal["auto", "ns", "us", "ms", "s", "iso"]
 Converted: TypeAlias = tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]
@@ -77,6 +76,8 @@ class TimeColumn:
     @property
     def arrow_type(self) -> Any:
         """The type as which Arrow parses the column's text; the unit must be settled."""
+        import pyarrow as pa  # here, so that a daemon without files starts without Arrow
+
         if self.unit == "iso":
             return pa.timestamp("ns", tz="UTC" if self.zoned else None)
         digits = DIGITS[self.unit]
@@ -100,6 +101,8 @@ class TimeColumn:
 
         Raises ValueError for a type that holds no times, and for dates outside 1677 to 2262.
         """
+        import pyarrow as pa
+
         kind = array.type
         if pa.types.is_dictionary(kind):
             return self.convert(array.dictionary_decode())
@@ -115,6 +118,8 @@ class TimeColumn:
         raise ValueError(f"a column of type {kind} holds no times")
 
     def _numbers(self, array: Any) -> Converted:
+        import pyarrow as pa
+
         if self.unit == "iso":
             raise ValueError(f"a column of type {array.type} holds no ISO 8601 text")
         if self.unit == "auto":

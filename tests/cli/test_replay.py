@@ -314,7 +314,7 @@ try:
     app(["replay", "--help"])
 except SystemExit:
     pass
-print([name for name in ("jax", "flax", "optax") if name in sys.modules])
+print([name for name in ("jax", "flax", "optax", "pyarrow") if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "--save-weights" in done.stdout
