@@ -67,7 +67,7 @@ UNITS = {
     "learn": "microseconds an update, and seconds for a file",
     "train": "seconds an epoch",
     "streams": "elements a second, and bytes",
-    "start": "seconds",
+    "start": "seconds, and megabytes of resident memory",
     "sustained": "ticks a second",
     "question": "the last tenth, and all predictions",
     "learning": "nats, and shares of labels",

@@ -2,9 +2,11 @@
 
 `session` is a process that imports and makes a session: `python_s` until its first line runs,
 `import_s` for JAX and this project, `compile_s` for the session, in which everything is compiled
-and checked, and `ready_s` for all of that. `daemon` is `stream-lstm run` from its start to its
-line `ready`, its sockets open. Each is a fresh process. `cached` starts with executables that an
-earlier start of the same kept (`--compile-cache`); without it nothing is kept.
+and checked, and `ready_s` for all of that. `programs` lists what is compiled: the name, the
+seconds and the resident megabytes that it adds, in order; a cached one is read instead. `daemon`
+is `stream-lstm run` from its start to its line `ready`, its sockets open, with its processor time
+and its resident memory. Each is a fresh process. `cached` starts with executables that an earlier
+start of the same kept (`--compile-cache`); without it nothing is kept.
 
     python -m bench start --repeats 5
 """
@@ -13,14 +15,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from .report import medians
+from .report import medians, table
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "learning off": {},
@@ -30,6 +34,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 FEATURE, COLUMNS = "log_return(mid(bid, ask))", ("bid", "ask")
 COMMAND = "from stream_lstm.cli.main import main; main()"
+COMPILED = "/jax/core/compile/backend_compile_duration"
+"""The event of JAX for a program that is compiled, or read from the cache."""
+
 NOBODY = "tcp://127.0.0.1:9"
 """An endpoint that nobody binds: ready does not wait for a publisher."""
 
@@ -61,11 +68,25 @@ def run(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
                     session(name, cache)  # fills the cache
                 for kind, start in (("session", session), ("daemon", daemon)):
                     runs = [start(name, cache) for _ in range(options.repeats)]
-                    rows[f"{kind}, {name}, {how}"] = medians(runs)
+                    lists = [run.pop("programs", None) for run in runs]
+                    row = rows[f"{kind}, {name}, {how}"] = medians(runs)
+                    if lists[0] is not None:
+                        row["programs"] = lists[0]
     return rows
 
 
-def session(name: str, cache: str) -> dict[str, float]:
+def show(rows: dict[str, dict[str, Any]]) -> str:
+    """Return the table of starts, and one of the programs of each session."""
+    plain = {name: {k: v for k, v in row.items() if k != "programs"} for name, row in rows.items()}
+    parts = [table(plain)]
+    for name, row in rows.items():
+        if "programs" in row:
+            lines = [f"{p['name']:<24}{p['s']:8.3f} s{p['mb']:8.1f} MB" for p in row["programs"]]
+            parts.append("\n".join([f"{name}: programs", *lines]))
+    return "\n\n".join(parts)
+
+
+def session(name: str, cache: str) -> dict[str, Any]:
     """Start a process that makes a session, and return its seconds."""
     begin = time.perf_counter()
     line = [sys.executable, "-m", "bench.start", name, cache]
@@ -77,6 +98,9 @@ def session(name: str, cache: str) -> dict[str, float]:
         "python_s": round(python - begin, 3),
         "import_s": round(imported - python, 3),
         "compile_s": round(compiled - imported, 3),
+        "compilations": len(told["programs"]),
+        "rss_mb": told["rss_mb"],
+        "programs": told["programs"],
     }
 
 
@@ -90,10 +114,23 @@ def daemon(name: str, cache: str) -> dict[str, float]:
         assert process.stderr is not None
         told = next((said for said in process.stderr if "ready" in said), "")
         seconds = time.perf_counter() - begin
+        memory, cpu = resident_mb(process.pid), processor_s(process.pid)
         process.kill()
     if not told:
         raise RuntimeError("the daemon ended before it was ready")
-    return {"ready_s": round(seconds, 3)}
+    return {"ready_s": round(seconds, 3), "cpu_s": round(cpu, 2), "rss_mb": memory}
+
+
+def resident_mb(process: int | str = "self") -> float:
+    """Return the resident memory of a process in megabytes."""
+    pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
+    return round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 1)
+
+
+def processor_s(process: int) -> float:
+    """Return the processor time of a process, its own and the system's for it."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def flags(name: str) -> Sequence[str]:
@@ -106,16 +143,32 @@ def flags(name: str) -> Sequence[str]:
 def main(name: str, cache: str) -> None:
     """Make a session, and print when Python ran, had imported, and was done."""
     python = time.perf_counter()
+    import jax
+
     from stream_lstm.cli.compile_cache import keep_compiled
     from stream_lstm.config import build
     from stream_lstm.core.session import Session
 
     if cache:
         keep_compiled(cache)
+    programs: list[dict[str, Any]] = []
+    last = resident_mb()
+
+    def listen(event: str, seconds: float, **about: Any) -> None:
+        nonlocal last
+        if event != COMPILED:
+            return
+        now = resident_mb()
+        entry = {"name": str(about.get("fun_name", "")), "s": round(seconds, 3)}
+        programs.append(entry | {"mb": round(now - last, 1)})
+        last = now
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
     imported = time.perf_counter()
     config = build({"features": [FEATURE], **SETTINGS[name]})
     Session(config, COLUMNS, lambda _event: None)
-    print(json.dumps({"at": [python, imported, time.perf_counter()]}))
+    at = [python, imported, time.perf_counter()]
+    print(json.dumps({"at": at, "rss_mb": resident_mb(), "programs": programs}))
 
 
 if __name__ == "__main__":

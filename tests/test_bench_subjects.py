@@ -223,6 +223,9 @@ def test_a_start_is_split_into_its_parts(bench: Any) -> None:
     parts = found["python_s"] + found["import_s"] + found["compile_s"]
     assert found["ready_s"] == pytest.approx(parts, abs=0.01)
     assert found["compile_s"] > 0
+    assert found["compilations"] == len(found["programs"]) > 2
+    assert all(program["s"] >= 0 for program in found["programs"])
+    assert sum(program["mb"] for program in found["programs"]) < found["rss_mb"]
 
 
 def test_what_is_started_is_checked(bench: Any) -> None:
