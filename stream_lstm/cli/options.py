@@ -45,14 +45,26 @@ def key_help(key: str) -> str:
 
 def key_default(key: str) -> str:
     """Return the default of a key as people write it."""
-    default = {f.name: f for f in msgspec.structs.fields(TABLES[KEYS[key]])}[key].default
+    default = _field(key).default
     if default is None or default == ():
         return "none"
     return str(default).lower() if isinstance(default, bool) else str(default)
 
 
+def _field(key: str) -> Any:
+    """Return what the struct of a key declares for it."""
+    return _fields(KEYS[key])[key]
+
+
+@functools.cache
+def _fields(table: str) -> dict[str, Any]:
+    # msgspec evaluates all annotations of a struct anew at each call.
+    return {field.name: field for field in msgspec.structs.fields(TABLES[table])}
+
+
+@functools.cache
 def _option(key: str) -> inspect.Parameter:
-    field = {f.name: f for f in msgspec.structs.fields(TABLES[KEYS[key]])}[key]
+    field = _field(key)
     kind, names, metavar = _type(key, field.type)
     option = typer.Option(
         *names,
