@@ -1,4 +1,4 @@
-"""A Flax LSTM cell whose weights are one packed kernel.
+"""An LSTM cell whose weights are one packed kernel; `flax_network` has it as a Flax module.
 
 ```
 z = [x, h, 1] @ kernel             kernel is (I + H + 1, 4H), gate order i, f, g, o
@@ -16,10 +16,8 @@ Schmidhuber and Cummins, 2000.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TypeAlias
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,7 +25,6 @@ import numpy as np
 from . import runtime as runtime
 
 Array: TypeAlias = jax.Array
-Initializer: TypeAlias = Callable[..., Array]
 
 FORGET_BIAS = 1.0
 """Jozefowicz, Zaremba and Sutskever 2015: a cell that starts by remembering learns to."""
@@ -49,42 +46,3 @@ def lstm(kernel: Array, x: Array, h: Array, c: Array) -> tuple[Array, Array]:
     i, f, g, o = gates(z)
     c = f * c + i * g
     return o * jnp.tanh(c), c
-
-
-def packed_init(inputs: int, hidden: int) -> Initializer:
-    """Return an initialiser of a packed kernel (inputs + hidden + 1, 4 hidden).
-
-    Input rows are Glorot uniform and recurrent rows orthogonal, each gate on its own; the bias
-    row is zero but for the forget gate's, which is `FORGET_BIAS`.
-    """
-    glorot, orthogonal = nn.initializers.glorot_uniform(), nn.initializers.orthogonal()
-
-    def init(key: Array, shape: tuple[int, int], dtype: type = jnp.float32) -> Array:
-        if shape != (inputs + hidden + 1, 4 * hidden):
-            raise ValueError(
-                f"a packed kernel is {(inputs + hidden + 1, 4 * hidden)}, not {shape}"
-            )
-        keys = jax.random.split(key, 8)
-        top = [glorot(k, (inputs, hidden), dtype) for k in keys[:4]]
-        middle = [orthogonal(k, (hidden, hidden), dtype) for k in keys[4:]]
-        bias = jnp.zeros((4, hidden), dtype).at[1].set(FORGET_BIAS).reshape(1, -1)
-        return jnp.concatenate(
-            [jnp.concatenate(top, axis=1), jnp.concatenate(middle, axis=1), bias]
-        )
-
-    return init
-
-
-class PackedLSTMCell(nn.Module):
-    """One LSTM layer; `hidden` is H. Its only parameter is `kernel` (I + H + 1, 4H)."""
-
-    hidden: int
-
-    @nn.compact
-    def __call__(self, state: tuple[Array, Array], x: Array) -> tuple[tuple[Array, Array], Array]:
-        """Return ((h', c'), h') for state (h, c), each (H,), and input x (I,)."""
-        inputs = x.shape[-1]
-        shape = (inputs + self.hidden + 1, 4 * self.hidden)
-        kernel = self.param("kernel", packed_init(inputs, self.hidden), shape)
-        h, c = lstm(kernel, x, *state)
-        return (h, c), h

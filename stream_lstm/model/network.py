@@ -12,16 +12,15 @@ The weights are a pytree of float32 arrays:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ..errors import ConfigurationError
 from . import draws, start
-from .cell import Array, PackedLSTMCell
+from .cell import Array, lstm
 
 Weights: TypeAlias = dict[str, dict[str, Array]]
 
@@ -48,40 +47,10 @@ class Shape(NamedTuple):
         return shapes | {"head": (self.hidden + 1,)}
 
 
-def head_init(key: Array, shape: tuple[int], dtype: type = jnp.float32) -> Array:
-    """Return a head (H + 1,): Glorot uniform weights and a bias of zero."""
-    body = nn.initializers.glorot_uniform()(key, (shape[0] - 1, 1), dtype)
-    return jnp.concatenate([body[:, 0], jnp.zeros((1,), dtype)])
-
-
-class Head(nn.Module):
-    """A linear head; its only parameter is `kernel` (H + 1,)."""
-
-    @nn.compact
-    def __call__(self, h: Array) -> Array:
-        """Return the logit () of h (H,)."""
-        kernel = self.param("kernel", head_init, (h.shape[-1] + 1,))
-        return h @ kernel[:-1] + kernel[-1]
-
-
-class Network(nn.Module):
-    """The whole network, for one element."""
-
-    shape: Shape
-
-    @nn.compact
-    def __call__(self, state: Array, x: Array) -> tuple[Array, Array]:
-        """Return (state' (2 L H,), logit ()) for state (2 L H,) and input x (F,)."""
-        hidden, parts = self.shape.hidden, []
-        for layer in range(self.shape.layers):
-            h, c = jnp.split(state[2 * hidden * layer : 2 * hidden * (layer + 1)], 2)
-            (h, c), x = PackedLSTMCell(hidden, name=f"layer_{layer}")((h, c), x)
-            parts += [h, c]
-        return jnp.concatenate(parts), Head(name="head")(x)
-
-
 def init_weights(shape: Shape, *, key: Array, horizon: float | None = None) -> Weights:
-    """Return random weights for `shape`, drawn with `key`: those of `Network.init`, bit for bit.
+    """Return random weights for `shape`, drawn with `key`.
+
+    They are those of `flax_network.Network.init`, bit for bit.
 
     With a `horizon` T the biases are those of chrono initialisation: a unit's forget bias is the
     logarithm of a number drawn from U(1, T - 1), its input bias the negative of that, so that its
@@ -100,8 +69,14 @@ def init_weights(shape: Shape, *, key: Array, horizon: float | None = None) -> W
 
 def apply(shape: Shape, weights: Weights, state: Array, x: Array) -> tuple[Array, Array]:
     """Return (state' (2 L H,), logit ()): one pure step."""
-    out: Any = Network(shape).apply({"params": weights}, state, x)
-    return cast("tuple[Array, Array]", out)
+    hidden, parts = shape.hidden, []
+    for layer in range(shape.layers):
+        h, c = jnp.split(state[2 * hidden * layer : 2 * hidden * (layer + 1)], 2)
+        h, c = lstm(weights[f"layer_{layer}"]["kernel"], x, h, c)
+        x = h
+        parts += [h, c]
+    kernel = weights["head"]["kernel"]
+    return jnp.concatenate(parts), x @ kernel[:-1] + kernel[-1]
 
 
 def check_weights(shape: Shape, weights: Mapping[str, Mapping[str, Any]]) -> Weights:

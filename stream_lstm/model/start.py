@@ -1,6 +1,6 @@
 """The random weights that a network starts from, as NumPy arrays.
 
-They are what `network.Network.init` of Flax draws, bit for bit, without the programs of one
+They are what `flax_network.Network.init` draws, bit for bit, without the programs of one
 operation that JAX would compile for it. XLA rounds two functions in a way of its own, and computes
 them here too: the logarithm of chrono biases, and the inverse error function, which is compiled
 once, for `CHUNK` numbers, and serves networks of every size. The QR decomposition is LAPACK's of
@@ -47,7 +47,7 @@ def _named(key: Key, name: str) -> Key:
 
 
 def _kernel(key: Key, shape: tuple[int, ...]) -> Floats:
-    """Return a packed kernel (I + H + 1, 4H) as `cell.packed_init`, or a head (H + 1,)."""
+    """Return a packed kernel (I + H + 1, 4H) as `flax_network.packed_init`, or a head (H + 1,)."""
     if len(shape) == 1:
         return np.append(_glorot(key, (shape[0] - 1, 1))[:, 0], np.float32(0.0))
     hidden = shape[1] // 4

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from stream_lstm.interop.flax_cell import from_flax, to_flax
-from stream_lstm.model.cell import PackedLSTMCell
+from stream_lstm.model.flax_network import PackedLSTMCell
 
 
 @pytest.mark.parametrize(("inputs", "hidden"), [(1, 1), (3, 8)])

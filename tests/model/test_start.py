@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stream_lstm.model.network import Network, Shape, init_weights, seed_key
+from stream_lstm.model.flax_network import Network
+from stream_lstm.model.network import Shape, apply, init_weights, seed_key
 
 SHAPES = [Shape(1, 1, 1), Shape(3, 3, 2), Shape(1, 32, 1), Shape(2, 33, 3), Shape(1, 64, 1)]
 
@@ -38,3 +39,15 @@ def test_chrono_biases_are_those_of_the_generator_of_jax(hidden: int) -> None:
         times = jax.random.uniform(drawn, (hidden,), minval=1, maxval=horizon - 1)
         bias = np.asarray(weights[f"layer_{layer}"]["kernel"])[-1]
         assert bias[hidden : 2 * hidden].tobytes() == np.asarray(jnp.log(times)).tobytes()
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_a_step_is_that_of_the_flax_network(shape: Shape) -> None:
+    rng = np.random.default_rng(0)
+    weights = init_weights(shape, key=seed_key(3))
+    state = rng.normal(size=shape.state).astype(np.float32)
+    x = rng.normal(size=shape.features).astype(np.float32)
+    ours = jax.jit(lambda *given: apply(shape, *given))(weights, state, x)
+    theirs: Any = jax.jit(lambda w, *given: Network(shape).apply({"params": w}, *given))
+    for one, two in zip(ours, theirs(weights, state, x), strict=True):
+        assert np.asarray(one).tobytes() == np.asarray(two).tobytes()
