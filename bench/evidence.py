@@ -25,8 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from stream_lstm.core.scoring import Scoreboard
-from stream_lstm.core.skill import Bet, DifferenceBand, Evidence, accuracy_band, labels_needed
+from stream_lstm.core.evidence import Bet, accuracy_band, labels_needed
+from stream_lstm.core.scores import Scores
 
 from .report import fresh, medians
 
@@ -71,13 +71,12 @@ def coin(chance: random.Random) -> Iterator[tuple[Bet, bool]]:
 
 def forecaster(chance: random.Random) -> Iterator[tuple[Bet, bool]]:
     """Yield after each label the bet, and whether the band leaves out 0."""
-    bet, band = Bet(), DifferenceBand()
+    bet = Bet()
     for _ in range(LABELS):
         d = min(max(chance.gauss(0.0, 0.4), -1.0), 1.0)  # the logit of p, and that of 1 - p
         d = d if chance.random() < 0.5 else -d
         bet.add(d)
-        band.add(d)
-        low, high = band.interval() or (-1.0, 1.0)
+        low, high = bet.interval() or (-1.0, 1.0)
         yield bet, not low <= 0.0 <= high
 
 
@@ -119,14 +118,27 @@ def timed(labels: int) -> dict[str, float]:
     rng = np.random.default_rng(SEED)
     truth, last = rng.integers(0, 2, (2, labels)).tolist()
     p, base, repeat = (0.5 + rng.normal(0, 0.02, (3, labels))).astype(np.float32).tolist()
-    rows = list(zip(truth, last, p, base, repeat, strict=True))
+    rows = list(zip([0] * labels, truth, last, p, base, repeat, strict=True))
     pairs = zip(p, truth, strict=True)
-    losses = [(q > 0.5, abs(q - y), abs(0.5 - y), 0.7) for q, y in pairs]
+    offs = [abs(q - y) for q, y in pairs]
+    gains = [(1.0 if off < 0.5 else -1.0, 0.5 - off, 0.7 - off) for off in offs]
     return {
-        "us": _spent(Scoreboard.empty(1000).add, rows),
-        "us without a window": _spent(Scoreboard.empty().add, rows),
-        "us of evidence": _spent(Evidence().add, losses),
+        "us": _spent(Scores(1000).add, rows),
+        "us without a window": _spent(Scores().add, rows),
+        "us of evidence": _spent(played(), gains),
     }
+
+
+def played() -> Callable[[float, float, float], None]:
+    """Return the call that plays a label against a coin, the base rate and the last label."""
+    coin, base, last = Bet(), Bet(), Bet()
+
+    def add(one: float, two: float, three: float) -> None:
+        coin.add(one)
+        base.add(two)
+        last.add(three)
+
+    return add
 
 
 def _spent(add: Callable[..., object], rows: list[Any]) -> float:

@@ -160,7 +160,9 @@ def kills(count: int, seed: int = 0) -> dict[str, Any]:
 def compared(store: Path, values: list[float], listener: Listener) -> dict[str, int]:
     """Compare what is stored, and what was heard, with one uninterrupted session."""
     connection = schema.connect_reader(store)
-    stored = {e.n: e.p for e in history(connection) if isinstance(e, Prediction)}
+    stored: dict[int, float] = {}
+    for made, _ in history(connection):
+        stored |= zip(made["n"].tolist(), made["p"].tolist(), strict=True)
     connection.close()
     expected = uninterrupted(values)
     return {

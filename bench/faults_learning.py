@@ -23,8 +23,8 @@ import jax
 import numpy as np
 
 from stream_lstm.config import Config, build
+from stream_lstm.core.losses import log_loss
 from stream_lstm.core.session import Session
-from stream_lstm.core.tally import log_loss
 from stream_lstm.events import Label, Output, Prediction, Rollback, Score, Ticks, Update
 from stream_lstm.feed.synthetic import HiddenLevel
 
@@ -95,7 +95,8 @@ class Run:
             self.session.push(Ticks("a", np.zeros(len(part), np.int64), part))
             done = n
             if self._attack.label is not None:
-                (said,) = (e for e in self.events[-2:] if isinstance(e, Prediction) and e.n == n)
+                said = next(e for e in reversed(self.events) if isinstance(e, Prediction))
+                assert said.n == n
                 truth = int(x[n, 0] > 0)
                 k = (n - self.first_bad) // STRIDE
                 y = self._attack.label(k, truth, said.p) if k > 0 else truth

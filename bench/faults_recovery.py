@@ -11,7 +11,7 @@ import random
 from collections import Counter
 from typing import Any
 
-from stream_lstm.events import End, Ticks
+from stream_lstm.events import End, Run, Ticks
 from stream_lstm.feed.publisher import Publisher
 from stream_lstm.feed.subscriber import Subscriber
 from stream_lstm.tables import FeedConfig
@@ -69,8 +69,9 @@ def late_join(instant: int, ticks: int, chance: random.Random) -> tuple[list[int
                 if sent == ticks:
                     out.end()
                 for event in into.receive(0.01):
-                    if isinstance(event, Ticks):
-                        got += [int(x) for x in event.values[:, 0]]
+                    if isinstance(event, Ticks | Run):
+                        ticks_ = event.block() if isinstance(event, Run) else event
+                        got += [int(x) for x in ticks_.values[:, 0]]
                     ended = ended or isinstance(event, End)
                 if ended:
                     break

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from stream_lstm.events import End, Gap, Label, Refusal, SessionStart, Ticks
+from stream_lstm.events import End, Gap, Label, Refusal, Run, SessionStart, Ticks
 from stream_lstm.feed.drain import Drain
 from stream_lstm.feed.encode import encode_heartbeat, encode_label, encode_side, encode_ticks
 from stream_lstm.feed.intake import Intake
@@ -307,6 +307,7 @@ class Schedule:
 
     def _note(self, drain: Drain) -> None:
         for event in drain.finish():
+            event = event.block() if isinstance(event, Run) else event
             if event.stream in self.came:
                 self.came[event.stream] += list(plain(event))
 

@@ -244,7 +244,7 @@ def main(path: Path, steps: int = STEPS) -> dict[str, Any]:
         times = np.zeros(ROWS, np.int64)
         ticks = Ticks("a", times, numbers(start, start + ROWS), "s", start + 1)
         made = Prediction("a", start + ROWS, 0, 0.5, "s")
-        writer.put(Step(ticks, start, start + ROWS, [made]))
+        writer.put([Step(ticks, ROWS, [made])])
         if k % 8 == 7:
             writer.put(Saved(bytes(9000), 1, "", start + ROWS))
             handed += 1

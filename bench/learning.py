@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from stream_lstm.config import build
-from stream_lstm.core.scoring import EPSILON
+from stream_lstm.core.losses import EPSILON
 from stream_lstm.core.session import Session
 from stream_lstm.events import Output, Prediction, Score, Ticks
 from stream_lstm.feed.graded import SOURCES

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from stream_lstm.config import Config, build
+from stream_lstm.model.buffers import Shared, aligned
 from stream_lstm.model.engine import Engine
 
 from .peers.given import CHECKED, HIDDEN, SEED, Given, series
@@ -34,24 +35,19 @@ def given() -> Given:
 
 
 def together(engine: Engine) -> tuple[Callable[[np.ndarray], Any], ...]:
-    """Return the calls of `stepped` and `blocked`, and one that reads no p, around one carry."""
-    weights, carry = engine.pack(engine.init_weights()), engine.init_carry()
+    """Return the calls of `stepped` and `blocked` around one carry."""
+    weights, carry = engine.pack(engine.init_weights()), Shared(aligned((engine.width,)))
+    carry.host[:] = engine.init_carry()
+    at = engine.scaler_size  # the last element leaves its p there
 
     def step(x: np.ndarray) -> float:
-        nonlocal carry
-        carry = engine.step(weights, carry, x)
-        return engine.p(carry)
+        engine.advance_in_place(weights, carry, x[None])
+        return float(carry.host[at])
 
     def block(xs: np.ndarray) -> np.ndarray:
-        nonlocal carry
-        carry, rows = engine.block(weights, carry, xs)
-        return engine.rows(rows, len(xs))[:, 0]
+        return engine.rows(engine.advance_in_place(weights, carry, xs), len(xs))[:, 0]
 
-    def skip(xs: np.ndarray) -> None:
-        nonlocal carry
-        carry, _ = engine.block(weights, carry, xs)
-
-    return step, block, skip
+    return step, block
 
 
 def stepped(engine: Engine) -> Callable[[np.ndarray], float]:

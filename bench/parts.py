@@ -1,9 +1,9 @@
 """Where the time of a tick goes: the call into JAX, the network, features, scores, the rest.
 
 The call is that of an empty jitted function with the same inputs, the network what ours costs
-above it. Features (`bid` and `ask` of one tick to one element) and scores (one label) are timed
-alone, in a process of their own; the rest is what else a session does: it is what is left, so it
-carries the noise of all the others. All are microseconds, with hot caches.
+above it. Features (the check of a tick, and its part of making elements) and scores (one label)
+are timed alone, in a process of their own; the rest is what else a session does: it is what is
+left, so it carries the noise of all the others. All are microseconds, with hot caches.
 """
 
 from __future__ import annotations
@@ -43,33 +43,36 @@ def explained(
     }
 
 
-def features_call(feature: str, columns: tuple[str, ...]) -> Callable[[int], object]:
-    """Return the call that makes the element of one tick."""
-    from stream_lstm.core.elements import ElementMaker, Memory
+def features_call(feature: str, columns: tuple[str, ...], stride: int) -> Callable[[int], object]:
+    """Return the call that checks one tick, and makes the elements of a stride with its last."""
+    from stream_lstm.core.features import FeatureSet
 
-    maker, memory = ElementMaker((feature,), columns), Memory.empty(len(columns))
-    times = np.zeros(CALLS, np.int64)
-    values = np.random.default_rng(0).uniform(1.0, 1.1, (CALLS, len(columns)))
-
-    def refused(_index: int, reason: str) -> None:
-        raise AssertionError(reason)
+    features = FeatureSet((feature,), columns)
+    lag, times = features.lag, np.zeros(CALLS + features.lag, np.int64)
+    values = np.random.default_rng(0).uniform(1.0, 1.1, (len(times), len(columns)))
+    v: Any = memoryview(values).cast("B").cast("d")
+    t: Any = memoryview(times)
 
     def call(k: int) -> object:
-        return list(maker.make(memory, times[k : k + 1], values[k : k + 1], refused))
+        good = features.good(v, t, lag + k)
+        if (k + 1) % stride:
+            return good
+        part = slice(k + 1 - stride, lag + k + 1)
+        return features.evaluate(times[part], values[part])
 
     return call
 
 
 def scores_call() -> Callable[[int], object]:
     """Return the call that scores one label."""
-    from stream_lstm.core.scoring import Scoreboard
+    from stream_lstm.core.scores import Scores
 
-    board = Scoreboard.empty(1000)
+    scores = Scores(1000)
     labels = np.random.default_rng(0).integers(0, 2, CALLS).tolist()
 
     def call(k: int) -> object:
-        base, last = board.base_rate_p(), board.last_label_p(labels[k - 1])
-        return board.add(labels[k], labels[k - 1], 0.51, base, last)
+        base, last = scores.plain(0, labels[k - 1])
+        return scores.add(0, labels[k], labels[k - 1], 0.51, base, last)
 
     return call
 
@@ -79,7 +82,7 @@ TIMED = ("features", "scores")
 
 def main(columns: str) -> None:
     quotes = columns == "quotes"
-    made = features_call(FEATURE, COLUMNS) if quotes else features_call("x", ("x",))
+    made = features_call(FEATURE, COLUMNS, 1) if quotes else features_call("x", ("x",), 10)
     found = {}
     for name, call in zip(TIMED, (made, scores_call()), strict=True):
         batches = []

@@ -88,23 +88,24 @@ def engine_cost(**settings: Any) -> dict[str, Any]:
     """Return what a prediction of this project costs from one element to the next."""
     from stream_lstm.config import build
     from stream_lstm.members import DEFAULT_BANK
+    from stream_lstm.model.buffers import Shared, aligned
     from stream_lstm.model.engine import Engine
 
     config = build({"features": ["x"], "hidden": HIDDEN} | settings)
     members = DEFAULT_BANK if config.learning.bank == "default" else None
     engine = Engine(config, 1, members)
-    held, x = engine.init_carry(), np.ones(1, np.float32)
+    held, x = Shared(aligned((engine.width,))), np.ones((1, 1), np.float32)
+    held.host[:] = engine.init_carry()
     weights = engine.pack(engine.init_weights())
     window = np.ones((WINDOW, 1), np.float32)
     carried = engine.stepper.scaler_size + engine.stepper.state
     state = 4 * carried + (window.nbytes if config.model.mode == "window" else 0)
 
     def predict() -> object:
-        nonlocal held
-        held = engine.step(weights, held, x)
+        out = engine.advance_in_place(weights, held, x)
         if config.model.mode == "window":
             return engine.window(weights, window)
-        return engine.row_of(held)
+        return engine.rows(out, 1)
 
     return {"state_bytes": state, "us_per_prediction": median_us(predict)}
 

@@ -53,21 +53,24 @@ def subject_engine(given: Given, options: dict[str, Any]) -> dict[str, Any]:
 
 def subject_session(given: Given, options: dict[str, Any]) -> dict[str, Any]:
     """Time blocks of raw ticks through the whole session, learning off."""
+    from stream_lstm.core.outcome import Outcome
+    from stream_lstm.core.replay import send
     from stream_lstm.core.session import Session
-    from stream_lstm.events import Output, Prediction, Ticks
+    from stream_lstm.events import Ticks
 
     from .ours import blocked, check, config
 
     p: dict[int, float] = {}
 
-    def emit(event: Output) -> None:
-        if isinstance(event, Prediction) and event.n <= CHECKED:
-            p[event.n] = event.p
+    def deliver(outcome: Outcome) -> None:
+        made = outcome.predictions
+        if len(made) and made["n"][0] <= CHECKED:
+            p.update(zip(made["n"].tolist(), made["p"].tolist(), strict=True))
 
-    session = Session(config(), ("x",), emit)
+    session = Session(config(), ("x",), deliver=deliver, scored=False)
 
     def block(xs: np.ndarray) -> None:
-        session.push(Ticks("s", np.zeros(len(xs), np.int64), xs.astype(np.float64)))
+        send(session, Ticks("s", np.zeros(len(xs), np.int64), xs.astype(np.float64)))
 
     block(given.xs)
     expected = blocked(session.engine)(given.xs)

@@ -76,21 +76,22 @@ def empty_call(engine: Any) -> Callable[[np.ndarray], float]:
     """Return a call with the inputs and the read-back of a step that computes next to nothing."""
     import jax
 
-    from stream_lstm.model.buffers import Window
+    from stream_lstm.model.buffers import Shared, aligned, move, settle
 
-    weights, held = engine.pack(engine.init_weights()), jax.device_put(engine.init_carry())
-    window = Window((1,))
+    weights, window = engine.pack(engine.init_weights()), Shared(aligned((1,)))
+    carry, at = Shared(aligned((engine.width,))), engine.scaler_size
 
     def nothing(_weights: Any, carry: Any, x: Any) -> Any:
         return carry + x[0]
 
-    compiled = jax.jit(nothing, donate_argnums=1, keep_unused=True)
+    compiled = jax.jit(nothing, keep_unused=True)
 
     def empty(x: np.ndarray) -> float:
-        nonlocal held
         window.host[:] = x
-        held = compiled(weights, held, window.device)
-        return engine.p(held)
+        out = compiled(weights, carry.device, window.device)
+        settle(out)
+        move(out, carry, engine.width)
+        return float(carry.host[at])
 
     return empty
 
@@ -98,7 +99,7 @@ def empty_call(engine: Any) -> Callable[[np.ndarray], float]:
 def subject_session(given: Given, options: dict[str, Any]) -> dict[str, Any]:
     """Time the whole path of a raw tick, learning off, a prediction due at each."""
     from stream_lstm.core.session import Session
-    from stream_lstm.events import Output, Prediction, Ticks
+    from stream_lstm.events import Output, Prediction
 
     from .ours import blocked, check, config
 
@@ -112,12 +113,12 @@ def subject_session(given: Given, options: dict[str, Any]) -> dict[str, Any]:
     settings = config(features=["log_return(mid(bid, ask))"], stride=1)
     session = Session(settings, ("bid", "ask"), emit)
     values = quotes(options["count"])
-    t_ns, at = np.arange(len(values), dtype=np.int64), -1
+    rows, at = values.tolist(), -1
 
     def tick(_x: np.ndarray) -> float:
         nonlocal at
-        at = (at + 1) % len(values)
-        session.push(Ticks("s", t_ns[at : at + 1], values[at : at + 1]))
+        at = (at + 1) % len(rows)
+        session.tick("s", at, rows[at])
         return last
 
     p = [tick(x) for x in given.xs]

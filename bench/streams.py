@@ -1,10 +1,10 @@
 """Many streams in one process, learning off: elements a second, and the memory of a stream.
 
-`tables` is the fleet, which takes arrivals of any streams in one compiled call: here in random
-order, 4,000 at a time. `one session` keeps an object for each stream and is pushed ten ticks of
-one stream at a time, which is bounded to 10,000 streams for time. Warm-up and stride are ten, and
-every stream gets at least 21 elements: two predictions and a score. The first ten of each open
-the streams and are not timed. Weights are shared.
+`columns` gives a session arrivals of any streams in one call: here in random order, 4,000 at a
+time. `runs` pushes ten ticks of one stream at a time. `learning, shared` and `learning, per
+stream` are `runs` with K = 10, over as many streams as --learners says. Warm-up and
+stride are ten, and every stream gets at least 21 elements: two predictions and a score. The first
+ten of each open the streams and are not timed. Weights are shared but in the last of them.
 
 `rss_per_stream` is how much the resident set grew over the whole run, `traced_per_stream` what
 Python's allocator and NumPy hold at its end above what they held before the first stream,
@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import argparse
 import gc
-import importlib.util
 import json
 import os
 import sys
 import time
 import tracemalloc
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,10 +34,9 @@ SEED = 7
 LEAST = 21
 BLOCK = 4_000
 STRIDE = 10
-MOST_SESSION = 10_000
 TOLD_FROM = 100
-
-MISSING = "this version has no tables of streams (stream_lstm.core.fleet)"
+LEARNING = 10_000
+LEARNERS = ("learning, shared", "learning, per stream")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +44,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--counts", type=_counts, default=COUNTS, help=f"of streams ({COUNTS})")
     parser.add_argument(
         "--arrivals", type=int, default=ELEMENTS, help=f"at least, of streams ({ELEMENTS:,})"
+    )
+    parser.add_argument(
+        "--learners",
+        type=int,
+        default=LEARNING,
+        help=f"streams that learn, 0 for none ({LEARNING:,})",
     )
 
 
@@ -61,11 +66,11 @@ def run(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Return {number of streams and subject: figures}."""
     rows: dict[str, dict[str, Any]] = {}
     for count in options.counts:
-        for name in SUBJECTS:
-            if name == "tables" and importlib.util.find_spec("stream_lstm.core.fleet") is None:
-                rows["tables"] = {"note": MISSING}
-            elif name == "tables" or count <= MOST_SESSION:
-                rows[f"{count:,} streams, {name}"] = measured(name, count, options)
+        for name in ("columns", "runs"):
+            rows[f"{count:,} streams, {name}"] = measured(name, count, options)
+    for name in LEARNERS if options.learners else ():
+        options.arrivals = 0  # the least that each stream gets: updates are what takes the time
+        rows[f"{options.learners:,} streams, {name}"] = measured(name, options.learners, options)
     return rows
 
 
@@ -108,39 +113,36 @@ class Subject(NamedTuple):
     engine: Any
 
 
-def config() -> Any:
+def config(**more: Any) -> Any:
     """Return the configuration of every stream."""
     from .ours import config
 
-    return config(window=STRIDE, stride=STRIDE)
+    return config(window=STRIDE, stride=STRIDE, **more)
 
 
-def tables(count: int, engine: Any = None) -> Subject:
-    """Return the fleet, which takes arrivals in any order."""
-    from stream_lstm.core.fleet import Arrivals, Fleet
+def columns(count: int, engine: Any = None) -> Subject:
+    """Return a session that takes arrivals in any order."""
+    from stream_lstm.core.session import Arrivals, Session
 
-    fleet = Fleet(config(), ("x",), capacity=count, engine=engine)
+    session = Session(config(), ("x",), deliver=_nothing, engine=engine)
     times = np.zeros(BLOCK, np.int64)
     places = np.zeros(count, np.int64)
 
     def opened() -> None:
-        places[:] = [fleet.place(f"s{k}") for k in range(count)]
+        places[:] = [session.place(f"s{k}") for k in range(count)]
 
-    def push(which: np.ndarray, values: np.ndarray) -> object:
-        return fleet.push(Arrivals(places[which], times[: len(which)], values))
+    def push(which: np.ndarray, values: np.ndarray) -> None:
+        session.arrive(Arrivals(places[which], times[: len(which)], values))
 
-    return Subject(push, opened, fleet.table_engine)
+    return Subject(push, opened, session.engine)
 
 
-def one_session(_count: int, engine: Any = None) -> Subject:
-    """Return a session, which takes ten ticks of one stream at a time."""
+def runs(_count: int, engine: Any = None, **more: Any) -> Subject:
+    """Return a session that takes ten ticks of one stream at a time."""
     from stream_lstm.core.session import Session
-    from stream_lstm.events import Output, Ticks
+    from stream_lstm.events import Ticks
 
-    def emit(_event: Output) -> None:
-        """Take an event and keep nothing."""
-
-    session = Session(config(), ("x",), emit, engine=engine)
+    session = Session(config(**more), ("x",), deliver=_nothing, engine=engine)
     times = np.zeros(STRIDE, np.int64)
 
     def push(which: np.ndarray, values: np.ndarray) -> None:
@@ -151,7 +153,16 @@ def one_session(_count: int, engine: Any = None) -> Subject:
     return Subject(push, lambda: None, session.engine)
 
 
-SUBJECTS = {"tables": tables, "one session": one_session}
+def _nothing(_outcome: object) -> None:
+    """Take what came out, and keep nothing."""
+
+
+SUBJECTS: dict[str, Callable[..., Subject]] = {
+    "columns": columns,
+    "runs": runs,
+    "learning, shared": partial(runs, learn=True, bptt=STRIDE),
+    "learning, per stream": partial(runs, learn=True, bptt=STRIDE, sharing="per-stream"),
+}
 
 
 def resident() -> int:
@@ -163,8 +174,10 @@ def resident() -> int:
 def one(name: str, count: int, elements: int, *, traced: bool) -> dict[str, Any]:
     """Return the figures of one run: its speed, or what its streams hold."""
     make = SUBJECTS[name]
-    first, timed = arrivals(count, elements, together=name == "one session")
+    first, timed = arrivals(count, elements, together=name != "columns")
     engine = make(1).engine  # what is compiled is no stream's memory
+    if name == "columns":
+        assert engine.table.size
     gc.collect()
     if traced:
         tracemalloc.start()

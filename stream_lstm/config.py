@@ -48,8 +48,6 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         method, window = self.gradient(), self.stream.window
         self._check_labels()
         self._check_twins()
-        if self.stream.table and (fault := self.table_fault()):
-            raise ValueError(fault)
         if not self.learning.learn:
             if self.learning.bank != "none":
                 raise ValueError(f"bank={self.learning.bank} learns: say learn too")
@@ -95,19 +93,6 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
         if "stateless" in twins and self.model.mode == "window":
             raise ValueError("twins=stateless is the model itself in mode=window")
-
-    def table_fault(self) -> str:
-        """Return why streams cannot be kept in tables with these settings, "" if they can."""
-        wrong = {
-            "learn": self.learning.learn,
-            "mode=window": self.model.mode == "window",
-            "labels=external": self.stream.labels == "external",
-            "twins": bool(self.scoring.twins),
-            "calibrate": self.scoring.calibrate,
-        }
-        found = " and ".join(name for name, is_set in wrong.items() if is_set)
-        kept = "streams that carry their state and take their labels from the series"
-        return f"table=true keeps {kept}, and does not learn: leave out {found}" if found else ""
 
     def gradient(self) -> Gradient:
         """Return the gradient method that `auto` stands for."""

@@ -1,10 +1,10 @@
 """What goes into the core and what comes out of it, as frozen records.
 
-Inputs are `Ticks`, `Label`, `Gap`, `SessionStart` and `End`: the feed makes them from bytes or
-files, and code behind it trusts them. Outputs are `Prediction`, `Score`, `Update`, `Rollback`,
-`Expiry` and `Refusal`. `Stale` and `Fresh` are of the feed alone, and no session sees them. Time
-is data: `t_ns` (nanoseconds since 1970, int64) comes in with the tick, and nothing below the shell
-reads a clock.
+Inputs are `Ticks` or a short `Run` of them, `Label`, `Gap`, `SessionStart` and `End`: the feed
+makes them from bytes or files, and code behind it trusts them. Outputs are `Prediction`, `Score`,
+`Update`, `Rollback`, `Expiry` and `Refusal`. `Stale` and `Fresh` are of the feed alone, and no
+session sees them. Time is data: `t_ns` (nanoseconds since 1970, int64) comes in with the tick, and
+nothing below the shell reads a clock.
 
 Each output is declared here alone. The wire, the store, the files of results and the tables of
 `replay_frame` derive their fields from the declaration, see `records`. A new field stands last and
@@ -13,6 +13,8 @@ has a default.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import chain
 from typing import Annotated, Literal, TypeAlias
 
 import msgspec
@@ -58,6 +60,29 @@ class Ticks(msgspec.Struct, frozen=True):
                 f"ticks of {self.stream!r}: values must be (n, C) and t_ns (n,), "
                 f"not {self.values.shape} and {self.t_ns.shape}"
             )
+
+
+class Run:
+    """A few ticks of one stream that follow each other, as Python numbers.
+
+    `times` are their `t_ns`, `rows` their values in the order of the columns, None for one that
+    lacks; the rest is that of `Ticks`. An array of a few numbers takes longer to make than their
+    ticks take to step, so single messages come as runs; a feed adds to a run until it hands it on.
+    """
+
+    __slots__ = ("rows", "seq", "session", "stream", "times", "where")
+
+    def __init__(self, stream: str, session: str, seq: int | None, where: str) -> None:
+        self.stream, self.session, self.seq, self.where = stream, session, seq, where
+        self.times: list[int] = []
+        self.rows: list[Sequence[float | None]] = []
+
+    def block(self) -> Ticks:
+        """Return them as arrays."""
+        t_ns = np.array(self.times, np.int64)
+        flat = np.array(list(chain.from_iterable(self.rows)), np.float64)
+        values = flat.reshape(len(t_ns), -1)
+        return Ticks(self.stream, t_ns, values, self.session, self.seq, self.where)
 
 
 class Label(msgspec.Struct, frozen=True):
@@ -133,7 +158,7 @@ class Score(msgspec.Struct, frozen=True):
     `t_ns` is the time of the element that brought the label. `base_rate_p` and `last_label_p`
     are what the two plain forecasters gave for the same label, known when `p` was. The three
     kinds of evidence are log W in nats after this label, that the model is better: see
-    `core.skill`. `raw_p`, `frozen_p` and `stateless_p` are further forecasts of the same label,
+    `core.evidence`. `raw_p`, `frozen_p` and `stateless_p` are further forecasts of the same label,
     where there are such.
     """
 
@@ -231,6 +256,6 @@ class Fresh(msgspec.Struct, frozen=True):
     silent_s: float
 
 
-Input: TypeAlias = Ticks | Label | Gap | SessionStart | End
+Input: TypeAlias = Ticks | Run | Label | Gap | SessionStart | End
 Notice: TypeAlias = Stale | Fresh
 Output: TypeAlias = Prediction | Score | Update | Rollback | Expiry | Refusal

@@ -56,7 +56,7 @@ class StreamConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     revisions: of several labels for a prediction the `first` counts, or the `last` to come.
     label_hold: with `last`, elements for which a label may be revised before it counts.
     on_gap: `continue` flags predictions after lost ticks, `reset` also starts a fresh carry.
-    table: keep the streams in tables, for up to 100,000 of them, without learning.
+    table: does nothing, and will go: every stream is kept in a table.
     """
 
     features: tuple[str, ...] = ()
@@ -99,6 +99,11 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sharing: Sharing = "shared"
     weights: str | None = None
     compile_cache: str | None = None
+
+
+LIMIT = 2.0**123
+"""Inputs stay below this magnitude, about 1e37: a difference of two must be finite in float32.
+A power of two is the same number in float32 and float64."""
 
 
 class ScalingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

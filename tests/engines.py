@@ -32,19 +32,23 @@ def settings(**values: Any) -> Config:
 def engine_for(config: Config, features: int = 1, members: Members | None = None) -> Engine:
     """An engine for `config`, compiled once for all configurations that lead to the same code.
 
-    Horizon, policies, scoring, `learn_until`, `share`, `publish_experts` and roll-backs are the
-    session's business, and the window sets the length of arrays in mode `window` alone. Stride and
-    labels set the tape and what it brings, but for an optimiser that reaches back by `bptt`: there
-    the stride sets the size of a block alone.
+    Policies, scoring, `learn_until`, `share`, `publish_experts` and roll-backs are the session's
+    business, and the window sets the length of arrays in mode `window` alone. Stride, horizon and
+    labels set the tape and what it brings, but for an optimiser that reaches back by `bptt` from
+    every element.
     """
     learn, window_mode = config.learning.learn, config.model.mode == "window"
     by_tape = config.gradient() == "bptt" and config.learning.optimizer != "dekf"
+    by_tape &= config.learning.targets != "published"
     windows = window_mode or "stateless" in config.scoring.twins
     exact = windows or config.stream.stride > config.stream.window
     window = config.stream.window if exact else max(100, config.stream.stride)
     if learn and (members is not None or not by_tape):
         stream = StreamConfig(
-            window=window, stride=config.stream.stride, labels=config.stream.labels
+            window=window,
+            stride=config.stream.stride,
+            labels=config.stream.labels,
+            horizon=config.stream.horizon,
         )
     else:
         stream = StreamConfig(window=window, stride=max(config.stream.stride, 16) if learn else 10)

@@ -131,8 +131,7 @@ def test_the_plain_forecasters_are_those_of_a_session(modules: Any, tmp_path: Pa
     config = settings(features=["x"], window=100, stride=10)
     session = Session(config, ("x",), lambda _event: None, engine=engine_for(config))
     session.push(Ticks("s", np.arange(3000), elements[:, None].astype(np.float64)))
-    stream = session.stream("s")
-    assert stream is not None
+    stream = session.streams["s"]
     told = stream.scores.figures()
     found = modules.subjects.subject_plain(tmp_path, elements)
     for row, prefix in (("base rate so far", "base_rate_"), ("last label again", "last_label_")):

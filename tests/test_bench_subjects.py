@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import itertools
 import os
 import signal
 import socket
@@ -47,35 +46,16 @@ def options(bench: Any, *words: str) -> argparse.Namespace:
 # ---- stride -------------------------------------------------------------------------
 
 
-def test_a_stride_is_timed_under_each_policy(bench: Any, given: Any) -> None:
+def test_a_stride_is_timed_tick_by_tick_and_in_one_call(bench: Any, given: Any) -> None:
     stride = bench("stride")
     found = stride.subject_engine(given, FEW)
-    assert list(found) == ["", "each alone", "all at once"]
-    assert set(found[""]) == {"ours", "two empty calls"}
+    assert list(found) == ["", "each alone"]
+    assert set(found[""]) == {"ours", "an empty call"}
     session = stride.subject_session(given, FEW)
     for rows in [*found.values(), *session.values()]:
         for figures in rows.values():
             assert figures["us_per_element"] > 0
             assert figures["last_p50"] > 0
-
-
-def test_every_policy_steps_over_ten_elements_once_and_in_order(bench: Any) -> None:
-    seen: list[tuple[str, list[float]]] = []
-
-    def step(x: np.ndarray) -> None:
-        seen.append(("step", np.ravel(x).tolist()))
-
-    def block(xs: np.ndarray) -> None:
-        seen.append(("block", np.ravel(xs).tolist()))
-
-    xs = np.arange(10.0)[:, None]
-    calls = []
-    for call in bench("stride").policies(step, block, block).values():
-        seen.clear()
-        assert call(xs) >= 0
-        assert list(itertools.chain(*(part for _, part in seen))) == list(range(10))
-        calls.append([(kind, len(part)) for kind, part in seen])
-    assert calls == [[("block", 9), ("step", 1)], [("step", 1)] * 10, [("block", 10)]]
 
 
 def test_the_warm_up_of_rounds_is_not_counted(bench: Any) -> None:
@@ -118,7 +98,8 @@ def test_features_and_scores_are_timed_alone(
     monkeypatch.setattr(parts, "BATCH", 10)
     parts.main("quotes")
     assert '"features"' in capsys.readouterr().out
-    assert len(parts.features_call("x", ("x",))(0)) == 1
+    assert parts.features_call("x", ("x",), 1)(0).shape == (1, 1)
+    assert parts.features_call("x", ("x",), 10)(0) is True
 
 
 # ---- learn --------------------------------------------------------------------------
@@ -199,11 +180,9 @@ def test_every_stream_gets_as_many_arrivals_as_any_other(bench: Any) -> None:
     assert (which.reshape(-1, 10) == which[::10, None]).all(), "ten of a stream stand together"
 
 
-@pytest.mark.parametrize("name", ["one session", "tables"])
+@pytest.mark.parametrize("name", ["runs", "columns"])
 def test_streams_are_stepped_and_weighed(bench: Any, name: str) -> None:
     streams = bench("streams")
-    if name == "tables":
-        pytest.importorskip("stream_lstm.core.fleet", reason="there are no tables of streams")
     assert streams.one(name, 3, 60, traced=False)["elements_per_s"] > 0
     assert streams.one(name, 3, 60, traced=True)["traced_per_stream"] > 100
 
@@ -223,7 +202,7 @@ def test_a_start_is_split_into_its_parts(bench: Any) -> None:
     parts = found["python_s"] + found["import_s"] + found["compile_s"]
     assert found["ready_s"] == pytest.approx(parts, abs=0.01)
     assert found["compile_s"] > 0
-    assert found["compilations"] == len(found["programs"]) > 2
+    assert found["compilations"] == len(found["programs"]) >= 2
     assert all(program["s"] >= 0 for program in found["programs"])
     assert sum(program["mb"] for program in found["programs"]) < found["rss_mb"]
 

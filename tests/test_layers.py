@@ -31,7 +31,7 @@ ALLOWED = {("model/runtime.py", "os"), ("model/buffers.py", "threading")}
 
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__"}
-MAX_LINES = 400
+MAX_LINES = 700
 
 
 def layer_of(module: str) -> str:
@@ -139,7 +139,7 @@ def test_a_module_keeps_to_its_layer(module: str) -> None:
         ("store/rows.py", "from pickle import loads"),
         ("store/rows.py", "eval('1')"),
         ("serve/daemon.py", "import time\ntime.sleep(1)"),
-        ("serve/daemon.py", "\n" * 401),
+        ("serve/daemon.py", "\n" * 701),
     ],
 )
 def test_the_check_sees_a_module_that_does_not(module: str, source: str) -> None:

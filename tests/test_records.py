@@ -157,7 +157,7 @@ def test_a_store_returns_what_it_took_singly_or_as_a_batch(events, batched):
     told = {kind: [event for event in events if type(event) is kind] for kind in kinds}
     given = [Batch.of(kind, told[kind]) for kind in kinds] if batched else events
     with contextlib.closing(connection):
-        Journal(connection, 1).write([Step(Label("a", 1, 1.0), 0, 0, given)])
+        Journal(connection, 1).write([[Step(Label("a", 1, 1.0), 0, given)]])
         for kind, made in told.items():
             found = [event for _, event in outputs(connection, kind)]
             assert sorted(found, key=repr) == sorted(made, key=repr)
@@ -187,7 +187,7 @@ assert json.loads(frames[1])["surprise"] == 0.25
 assert decode_score(*frames) == score
 
 connection = schema.connect(Path("old.db"))
-Journal(connection, 1).write([Step(Label("a", 2, 1.0), 0, 0, [score])])
+Journal(connection, 1).write([[Step(Label("a", 2, 1.0), 0, [score])]])
 found = connection.execute("SELECT n, surprise FROM scores ORDER BY n").fetchall()
 assert found == [(1, 0.5), (2, 0.25)], found
 assert [one.surprise for _, one in outputs(connection, Score)] == [0.5, 0.25]
@@ -212,7 +212,7 @@ def test_a_new_field_of_a_score_arrives_everywhere_from_its_declaration(tmp_path
     connection = connect(tmp_path / "old.db")
     connection.execute("INSERT INTO runs VALUES (1, 0, 0, '', 0, '', '', '')")
     score = Score("a", 1, 2, 0.5, 1, 0.7, 0.5, 0.5)
-    Journal(connection, 1).write([Step(Label("a", 1, 1.0), 0, 0, [score])])
+    Journal(connection, 1).write([[Step(Label("a", 1, 1.0), 0, [score])]])
     connection.close()
     shutil.copytree(Path(stream_lstm.__file__).parent, tmp_path / "stream_lstm")
     declaration = tmp_path / "stream_lstm" / "events.py"

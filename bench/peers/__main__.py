@@ -54,7 +54,7 @@ def strides(calls: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         policies["each alone"] = timing.one_by_one(calls["step"])
     if "sequence" in calls:
         policies["all at once"] = timing.at_once(calls["sequence"])
-    return timing.rounds(policies, **options)
+    return timing.rounds(policies, length=options["length"], count=options["count"])
 
 
 def learning(module: ModuleType, options: dict[str, Any]) -> dict[str, Any]:

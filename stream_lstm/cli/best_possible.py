@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ..config import Config
-from ..core.scoring import EPSILON
+from ..core.losses import EPSILON
 from ..errors import StreamLSTMError
-from ..events import Output, Score
+from ..events import Score
 from ..feed.synthetic import Floats, Source
+from ..records import Batch
 
 
 class BestPossible:
@@ -30,12 +31,11 @@ class BestPossible:
         self._source = source
         self._n, self._label, self._p = array("q"), array("b"), array("d")
 
-    def emit(self, event: Output) -> None:
-        """Take an event of the session."""
-        if isinstance(event, Score):
-            self._n.append(event.n)
-            self._label.append(event.label)
-            self._p.append(event.p)
+    def add(self, scores: Batch[Score]) -> None:
+        """Take scores."""
+        self._n.frombytes(scores["n"].tobytes())
+        self._label.frombytes(scores["label"].astype(np.int8).tobytes())
+        self._p.frombytes(scores["p"].tobytes())
 
     def figures(self, config: Config, summary: dict[str, Any]) -> dict[str, Any]:
         """Return `best_accuracy`, `best_log_loss` (nats) and what is known of the queries.

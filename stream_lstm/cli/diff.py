@@ -37,6 +37,12 @@ def command(
     if found.difference is not None:
         first = found.difference
         p, other_p = ("none" if p is None else repr(p) for p in (first.p, first.other_p))
+        if found.older is not None:
+            raise DataError(
+                f"{found.older} was made by 0.1, and the order of work changed in 0.2 (publish "
+                f"first, learn afterwards): predictions differ from {first.n:,} of "
+                f"{first.stream!r} on, which is no fault"
+            )
         raise DataError(
             f"prediction {first.n:,} of {first.stream!r} is {p} in {store}, and {other_p} in "
             f"{other}"

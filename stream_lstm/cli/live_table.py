@@ -13,7 +13,7 @@ import itertools
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +25,8 @@ from ..serve.switches import quick_switches
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ..core.fleet_view import FleetStream
-    from ..core.sessions import AnySession
-    from ..core.stream import StreamState
+    from ..core.session import Session
+    from ..core.view import StreamView
 
 REFRESH_S = 0.25
 
@@ -69,11 +68,11 @@ class LiveTable(Closing):
         self._pipe = pipe
         self._p: dict[str, float] = {}
         self._counted: deque[tuple[float, dict[str, int]]] = deque(maxlen=RATE_SAMPLES)
-        self._session: AnySession | None = None
+        self._session: Session | None = None
         self._live: Any = None
         self._stack = ExitStack()
 
-    def show(self, session: AnySession) -> None:
+    def show(self, session: Session) -> None:
         """Begin to draw the table of a session, on a terminal."""
         if not sys.stderr.isatty() or os.environ.get("TERM", "dumb") == "dumb":
             return
@@ -109,13 +108,13 @@ class LiveTable(Closing):
             self._session = None
         self._stack.close()
 
-    def _rows(self, session: AnySession) -> list[list[str]]:
+    def _rows(self, session: Session) -> list[list[str]]:
         """Return the cells of the streams that are shown, and how many more there are."""
-        streams: Iterable[StreamState | FleetStream] = session.streams.values()
-        shown = list(itertools.islice(streams, MAX_ROWS))
+        streams = session.streams
+        shown = list(itertools.islice(streams.values(), MAX_ROWS))
         rates = self._rates({stream.name: stream.n for stream in shown})
         rows = [row(stream, self._p.get(stream.name), rates[stream.name]) for stream in shown]
-        if more := len(session.streams) - len(shown):
+        if more := len(streams) - len(shown):
             rows.append([f"{more} more"])
         return rows
 
@@ -168,7 +167,7 @@ def laid_out(rows: Sequence[Sequence[str]]) -> Table:
     return table
 
 
-def row(stream: StreamState | FleetStream, p: float | None, rate: float) -> list[str]:
+def row(stream: StreamView, p: float | None, rate: float) -> list[str]:
     """Return the cells of a stream, for TITLES."""
     scores, counters = stream.scores.means(), stream.counters
     return [

@@ -43,10 +43,12 @@ def told(config: ServeConfig, error: StreamLSTMError) -> typer.Exit:
 
 def ended(daemon: Daemon, wall_s: float) -> dict[str, Any]:
     """Return what the last line of a log says of a run."""
-    streams = daemon.session.streams
+    from ..serve.totals import totals
+
+    total = totals(daemon.session)
     return {
-        "streams": len(streams),
-        "elements": sum(stream.n for stream in streams.values()),
+        "streams": total.streams,
+        "elements": total.elements,
         "seconds": round(wall_s, 3),
         "interrupted": daemon.stop.requested,
     }

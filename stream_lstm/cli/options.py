@@ -19,6 +19,7 @@ import typer
 
 from ..config import KEYS, TABLES
 from ..errors import UsageError
+from .process import warn
 from .settings import Settings, resolve, split_list
 
 FLAGS = {"features": "--feature", "streams": "--stream", "twins": "--twin"}
@@ -141,6 +142,10 @@ def configured(
             said = {key: _listed(key, value) for key, value in flags.items() if value is not None}
             given = implied(arguments | said) | said
             settings: Settings = resolve(given, arguments.pop("config"))
+            if "table" in settings.origins:
+                warn(
+                    "table does nothing any more, as every stream is kept in a table: leave it out"
+                )
             command(settings=settings, **arguments)
 
         own = inspect.signature(command, eval_str=True).parameters

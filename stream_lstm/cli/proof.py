@@ -14,7 +14,8 @@ from .input_file import InputFile
 from .settings import Settings
 
 if TYPE_CHECKING:
-    from ..core.session import Emit, Session
+    from ..core.outcome import Deliver
+    from ..core.session import Session
     from ..members import Members
     from ..model.engine import Engine
 
@@ -29,14 +30,14 @@ class Subject(NamedTuple):
     scaler: Any
     members: Members | None
 
-    def session(self, emit: Emit, engine: Engine | None = None) -> Session:
+    def session(self, deliver: Deliver | None = None, engine: Engine | None = None) -> Session:
         """Return a fresh session, which compiles unless it is given an engine."""
         from ..core.session import Session  # JAX is imported here and not before
 
         return Session(
             self.config,
             self.columns,
-            emit,
+            deliver=deliver,
             weights=self.weights,
             scaler=self.scaler,
             members=self.members,

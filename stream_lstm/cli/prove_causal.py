@@ -107,15 +107,17 @@ def prove(about: Subject, trials: int, seed: int) -> dict[str, Any]:
 
     file, config = about.file, about.config
     start = clocks.perf_counter()
-    engine = about.session(lambda _: None).engine
+    other = about.session()
     compile_s = clocks.perf_counter() - start
     start = clocks.perf_counter()
     with ReplayResults(str(file.path), file.on_bad_row) as results:
-        check = CausalCheck(lambda emit: about.session(emit, engine), results.emit, seed=seed)
+        main = about.session(results.deliver, other.engine)
+        check = CausalCheck(main, other, seed=seed)
         with file.open(about.columns, results.refused) as source:
             for first, block in _pieces(source, shift):
                 results.rows = block.rows
                 _push(check, Ticks(file.stream, block.t_ns, block.values), first, places)
+        main.settle()
         digest = results.digest.hexdigest()
     record = check.record()
     if not record["predictions_compared"]:

@@ -17,7 +17,6 @@ import msgspec
 from .. import __version__
 from ..config import build, flatten
 from ..errors import ConfigurationError, DataError, StreamLSTMError
-from ..events import Output, Ticks
 from .input_file import (
     FileArgument,
     JsonOption,
@@ -31,9 +30,6 @@ from .options import configured
 from .proof import Subject, blame, subject, tell
 from .settings import Settings
 from .synthetic_input import SeriesSeedOption, SyntheticOption, chosen_input
-
-PIECE = 4096
-"""Ticks of a block of the replay."""
 
 IDLE_TIMEOUT_S = 60.0
 """Without a message from a feed on this machine: it has died."""
@@ -115,31 +111,32 @@ def prove(about: Subject) -> dict[str, Any]:
 
 def _replay(about: Subject) -> Any:
     """Return the recording of a replay."""
+    from ..core.outcome import Outcome
     from ..core.recording import Recording
+    from ..core.replay import Replay, Rows
     from .replay_results import ReplayResults
 
     file, recording = about.file, Recording()
     with ReplayResults(str(file.path), file.on_bad_row) as results:
 
-        def emit(event: Output) -> None:
-            results.emit(event)
-            recording(event)
+        def deliver(outcome: Outcome) -> None:
+            results.deliver(outcome)
+            recording.deliver(outcome)
 
-        session = about.session(emit)
+        def begin(piece: Rows) -> None:
+            results.rows = piece.numbers
+
+        session = about.session(deliver)
         recording.watch(session)
         with file.open(about.columns, results.refused) as source:
-            for block in source.blocks():
-                for start in range(0, len(block.rows), PIECE):
-                    part = slice(start, start + PIECE)
-                    results.rows = block.rows[part]
-                    session.push(Ticks(file.stream, block.t_ns[part], block.values[part]))
+            blocks = (Rows(block.t_ns, block.values, block.rows) for block in source.blocks())
+            Replay(session, file.stream, before=begin).run(blocks)
     return recording
 
 
 def _live(about: Subject) -> tuple[Any, dict[str, int]]:
     """Return the recording of the live daemon, and what its feed counted."""
     from ..core.recording import Recording
-    from ..core.session import Session
     from ..serve.daemon import Daemon
     from ..serve.stop import StopSwitch
     from .feed_process import FeedProcess
@@ -148,7 +145,7 @@ def _live(about: Subject) -> tuple[Any, dict[str, int]]:
     asked = msgspec.json.encode(FileFeed.of(about.file, about.columns)).decode()
     recording = Recording()
     with StopSwitch() as stop, FeedProcess("stream_lstm.cli.file_feed", asked) as feed:
-        more = {"connect": (feed.endpoint(),), "streams": (about.file.stream,), "table": False}
+        more: dict[str, Any] = {"connect": (feed.endpoint(),), "streams": (about.file.stream,)}
         more |= {"idle_timeout": IDLE_TIMEOUT_S, "curve_dir": None}  # the feed is our own child
         flat = {**flatten(about.config), **more}
         daemon = Daemon(
@@ -161,7 +158,6 @@ def _live(about: Subject) -> tuple[Any, dict[str, int]]:
             members=about.members,
         )
         with daemon:
-            assert isinstance(daemon.session, Session)
             recording.watch(daemon.session)
             daemon.run(until_end=True)
             counted = msgspec.structs.asdict(daemon.subscriber.counters)

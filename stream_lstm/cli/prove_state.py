@@ -122,7 +122,7 @@ def _feed(about: Subject, check: StateCheck, results: Any) -> int:
     file, done = about.file, 0
 
     def refused(index: int, reason: str) -> None:
-        results.emit(Refusal(file.stream, "tick", reason, index))
+        results.take(Refusal(file.stream, "tick", reason, index))
 
     with (
         file.open(about.columns, results.refused) as source,

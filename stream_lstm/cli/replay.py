@@ -145,7 +145,6 @@ def _replay(
     from .bank_file import check_bank, read_bank
     from .best_possible import BestPossible
     from .replay_checks import check_features, check_targets
-    from .replay_feed import ReplayFeed
     from .replay_results import ReplayResults
     from .store_option import open_store
     from .warm_start import keep_weights, warm_start
@@ -180,29 +179,34 @@ def _replay(
         title = "stream-lstm replay"
         timeline = None if trace is None else stack.enter_context(Trace(trace, title))
 
-        from ..core.session import Session  # JAX is imported here and not before
-        from ..core.sessions import fallbacks, session_for
+        from ..core.session import Session, fallbacks  # JAX is imported here and not before
+        from .replay_feed import ReplayFeed
 
         start = clocks.perf_counter()
-        session = session_for(
-            config, columns, results.emit, weights=weights, scaler=scaler, members=members
+        session = Session(
+            config,
+            columns,
+            deliver=results.deliver,
+            scored=results.scored,
+            weights=weights,
+            scaler=scaler,
+            members=members,
         )
         for line in fallbacks(session):
             warn(line)
-        alone = session if isinstance(session, Session) else None
-        if timeline is not None and alone is not None:
-            timeline.session(alone)
-        check = _state_check(alone, file, scaler) if state_check and alone else None
+        if timeline is not None:
+            timeline.session(session)
+        check = _state_check(session, file, scaler) if state_check else None
         compile_s = clocks.perf_counter() - start
         start = clocks.perf_counter()
-        if store is not None and alone is not None and store.begin(alone) is not None:
+        if store is not None and store.begin(session) is not None:
             results.take_over(store)
             _tell_of_others(store, file)
         feed = ReplayFeed(session, results, check, labels, store)
         interrupted = feed.run(file, source)
         wall_s = clocks.perf_counter() - start
-    if save_weights is not None and alone is not None:
-        keep_weights(save_weights, alone, file.stream)
+    if save_weights is not None:
+        keep_weights(save_weights, session, file.stream)
     summary = results.summary(session, source.rows_refused, wall_s=wall_s, compile_s=compile_s)
     if store is not None:
         summary["store"] = store.figures()

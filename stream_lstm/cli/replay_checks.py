@@ -27,18 +27,12 @@ def check_targets(file: Path, out: Path | None, save_weights: Path | None) -> No
 BY_COLUMN = ("--stream", "--synthetic", "--label-column", "--state-check", "--store")
 """Flags that are of one stream."""
 
-IN_TABLES = ("--state-check", "--save-weights", "--store")
-"""Flags that need a session of objects."""
-
 
 def check_many(config: Config, column: str | None, flags: Sequence[str]) -> None:
-    """Raise UsageError for flags that do not go with many streams, or with streams in tables."""
+    """Raise UsageError for flags that do not go with many streams."""
     wrong = [flag for flag in flags if flag in BY_COLUMN] if column is not None else []
     if wrong:
         raise UsageError(f"{wrong[0]} is of one stream: leave it or --stream-column out")
-    wrong = [flag for flag in flags if flag in IN_TABLES] if config.stream.table else []
-    if wrong:
-        raise UsageError(f"{wrong[0]} is not for streams in tables: leave it or table=true out")
     if column and "--save-weights" in flags and config.model.sharing == "per-stream":
         raise UsageError(
             "--save-weights writes one set of weights, and with sharing = 'per-stream' there "

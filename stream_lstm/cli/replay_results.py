@@ -1,4 +1,4 @@
-"""Where a replay's events go: the digest, the file of results, standard error, the summary."""
+"""Where the results of a replay go: digest, file of results, standard error, summary, store."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import msgspec
 from ..core.digest import Digest
 from ..errors import DataError
 from ..events import Output, Prediction, Refusal, Rollback, Score
+from ..records import Batch
 from ..serve.refusals import RefusalLog
 from ..store.output import PredictionWriter, open_output
 from ..tables import OnBad
@@ -20,12 +21,13 @@ from .best_possible import BestPossible
 from .process import peak_rss_bytes, warn
 
 if TYPE_CHECKING:
-    from ..core.sessions import AnySession
+    from ..core.outcome import Outcome
+    from ..core.session import Session
     from ..store.store import Store
 
 
 class ReplayResults:
-    """Takes the events of one replay; a context manager that ends the file of results.
+    """Takes what comes of one replay; a context manager that ends the file of results.
 
     path: of the file that is replayed, for messages. on_bad_row: `fail` raises DataError for a
     tick that the session refuses, `skip` logs and counts it. `rows` holds the row
@@ -48,13 +50,13 @@ class ReplayResults:
         self._writer = open_output(path)
 
     def keep_in(self, store: Store) -> None:
-        """Hand every event on to a store."""
+        """Hand everything on to a store."""
         self._store = store
 
     def take_over(self, store: Store) -> None:
         """Take what an earlier run came to, so that this one's results are of both."""
-        for event in store.history():
-            self._take(event)
+        for predictions, scores in store.history():
+            self._take(predictions, scores)
 
     def compare_with(self, best: BestPossible) -> None:
         """Add to the summary how far the model came towards the best possible."""
@@ -64,23 +66,33 @@ class ReplayResults:
         """Take note that the ticks that are pushed now begin at `start` of `rows`."""
         self._start = start
 
-    def emit(self, event: Output) -> None:
-        """Take an event of the session."""
-        self._take(event)
-        if self._store is not None:
-            self._store(event)
+    @property
+    def scored(self) -> bool:
+        """Whether anything here takes scores as they come."""
+        return any(one is not None for one in (self._writer, self._best, self._store))
 
-    def _take(self, event: Output) -> None:
-        if isinstance(event, Prediction):
-            self.digest.add(event)
-            if self._writer is not None:
-                self._writer.write(event)
-        elif isinstance(event, Score):
-            if self._writer is not None:
-                self._writer.score(event)
-            if self._best is not None:
-                self._best.emit(event)
-        elif isinstance(event, Rollback) or (isinstance(event, Refusal) and event.kind == "label"):
+    def deliver(self, outcome: Outcome) -> None:
+        """Take what came out of the session."""
+        self._take(outcome.predictions, outcome.scores)
+        for event in outcome.others:
+            self.take(event)
+        if self._store is not None:
+            for part in (outcome.predictions, outcome.scores):
+                if len(part):
+                    self._store(part)
+            for event in outcome.others:
+                self._store(event)
+
+    def _take(self, predictions: Batch[Prediction], scores: Batch[Score]) -> None:
+        self.digest.add_batch(predictions)
+        if self._writer is not None:
+            self._writer.write_batch(predictions, scores)
+        if self._best is not None:
+            self._best.add(scores)
+
+    def take(self, event: Output) -> None:
+        """Log and count a refusal or a roll-back; DataError for a tick, where that ends it."""
+        if isinstance(event, Rollback) or (isinstance(event, Refusal) and event.kind == "label"):
             self.refused(event)
         elif isinstance(event, Refusal):
             where = f"{self._path}:{self.rows[self._start + event.index]}"
@@ -89,7 +101,7 @@ class ReplayResults:
             self.refused(msgspec.structs.replace(event, where=where, index=-1))
 
     def summary(
-        self, session: AnySession, rows_refused: int, *, wall_s: float, compile_s: float
+        self, session: Session, rows_refused: int, *, wall_s: float, compile_s: float
     ) -> dict[str, Any]:
         """Return the closing record; `rows_refused` are rows that never reached the session."""
         from ..core.summary import summarize

@@ -164,8 +164,7 @@ def _run(
             stack.enter_context(store)
             weights, scaler = store.setup.weights, store.setup.scaler
 
-        from ..core.session import Session  # JAX is imported here and not before
-        from ..core.sessions import fallbacks
+        from ..core.session import fallbacks  # JAX is imported here and not before
         from ..serve.daemon import Daemon
         from ..serve.memory import release_unused
 
@@ -223,9 +222,9 @@ def _run(
         if log.form == "json":
             log.say("stopped", "the daemon has stopped", **ended(daemon, wall_s))
     session = daemon.session
-    if save_weights is not None and isinstance(session, Session):
-        only = list(session.streams)[:1] if len(session.streams) == 1 else [""]
-        keep_weights(save_weights, session, only[0])
+    if save_weights is not None:
+        names = session.table.names
+        keep_weights(save_weights, session, names[0] if len(names) == 1 else "")
     summary = results.summary(daemon, wall_s=wall_s)
     return summary | {"log_lines_dropped": pipe.dropped}, failure
 
@@ -260,17 +259,7 @@ def _check(config: Config, save_weights: Path | None) -> tuple[str, ...]:
                 "--save-weights writes one set of weights, and with sharing = 'per-stream' there "
                 "is one for each stream: leave one of the two out"
             )
-        if config.stream.table:
-            raise UsageError(
-                "--save-weights writes what was learnt, and streams in tables do not learn: leave "
-                "it or table=true out"
-            )
         check_target(save_weights)
-    if config.stream.table and config.store.store is not None:
-        raise UsageError(
-            "--store keeps what streams with sessions of their own hold, and streams in tables "
-            "have none: leave it or table=true out"
-        )
     return columns
 
 

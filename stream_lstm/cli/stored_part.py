@@ -13,7 +13,7 @@ from ..errors import DataError
 from ..store.units import Position
 
 if TYPE_CHECKING:
-    from .replay_feed import Piece
+    from ..core.replay import Rows
 
 
 class StoredPart:
@@ -23,12 +23,12 @@ class StoredPart:
     where the store ends. Raises DataError at the end where the ticks are not those of the store.
     """
 
-    def __init__(self, known: Position, pieces: Iterator[Piece], file: str) -> None:
+    def __init__(self, known: Position, pieces: Iterator[Rows], file: str) -> None:
         self._known, self._pieces, self._file = known, pieces, file
-        self._cut: list[Piece] = []
+        self._cut: list[Rows] = []
         self._times = self._fields = 0
 
-    def __iter__(self) -> Iterator[Piece]:
+    def __iter__(self) -> Iterator[Rows]:
         left = self._known.ticks
         while left:
             piece = next(self._pieces, None)
@@ -39,8 +39,8 @@ class StoredPart:
                     "name another store or --stream"
                 )
             if len(piece.values) > left:
-                self._cut = [part(piece, slice(left, None))]
-                piece = part(piece, slice(0, left))
+                self._cut = [piece.part(slice(left, None))]
+                piece = piece.part(slice(0, left))
             left -= len(piece.values)
             self._times = zlib.crc32(_raw(piece.t_ns, "<i8"), self._times)
             self._fields = zlib.crc32(_raw(piece.values, "<f8"), self._fields)
@@ -58,19 +58,9 @@ class StoredPart:
                 "store or --stream"
             )
 
-    def rest(self) -> Iterator[Piece]:
+    def rest(self) -> Iterator[Rows]:
         """Return the pieces that the store does not hold."""
         return chain(self._cut, self._pieces)
-
-
-def part(piece: Piece, rows: slice) -> Piece:
-    """Return some of the rows of a piece of one stream."""
-    return piece._replace(
-        rows=piece.rows[rows],
-        t_ns=piece.t_ns[rows],
-        values=piece.values[rows],
-        labels=piece.labels[rows],
-    )
 
 
 def _raw(array: np.ndarray, dtype: str) -> bytes:

@@ -54,10 +54,10 @@ def command(
 
 def verify(store: Path, begin: int | None) -> Verified:
     """Return what a verification finds; raises what reading a store raises."""
-    from ..store.schema import connect_reader, failure
+    from ..store.schema import VERSION, connect_reader, failure
     from ..store.setup import read_setup
 
-    connection = connect_reader(store)
+    connection = connect_reader(store, oldest=VERSION)
     try:
         setup = read_setup(connection)
         if setup is None:
@@ -68,7 +68,6 @@ def verify(store: Path, begin: int | None) -> Verified:
         session = Session(
             setup.config,
             setup.columns,
-            lambda _: None,
             weights=setup.weights,
             scaler=setup.scaler,
             members=setup.members,

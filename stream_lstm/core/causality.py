@@ -14,19 +14,17 @@ one in the first in the order of `STAGES`: what comes later takes from it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
 
-from ..events import Output, Ticks
+from ..events import Ticks
 from .futures import FUTURES
 from .session import Session
 from .snapshot import restore, take
-from .witness import STAGES, Books, Entry, Witness
-
-OpenSession: TypeAlias = Callable[[Callable[[Output], None]], Session]
+from .witness import BOOKS, STAGES, Books, Entry, Witness
 
 AS_IT_WAS = "as it was"
 """The run over the whole series, whose block goes on behind the place."""
@@ -49,24 +47,18 @@ class Leak(msgspec.Struct, frozen=True):
 class CausalCheck:
     """The check of one series.
 
-    open_session: makes a session that emits to what it is given; called twice, and best with a
-    shared engine. emit: takes the events of the run over the whole series. seed: of the futures.
+    main: the session that runs over the whole series; it may deliver to a listener. other: an
+    equal one, which goes through the trials, best with the same engine. seed: of the futures.
     """
 
-    def __init__(
-        self,
-        open_session: OpenSession,
-        emit: Callable[[Output], None] = lambda _: None,
-        *,
-        seed: int = 0,
-    ) -> None:
-        self.main = Witness(open_session(_nobody), emit)
+    def __init__(self, main: Session, other: Session, *, seed: int = 0) -> None:
+        self.main = Witness(main)
         self.leak: Leak | None = None
         self.trials = self.comparisons = 0
         self.compared = dict.fromkeys(STAGES, 0)
         self.differing = dict.fromkeys(STAGES, 0)
         self.predictions = 0
-        self._other = Witness(open_session(_nobody))
+        self._other = Witness(other)
         self._seed = seed
         self._ticks = 0
 
@@ -120,14 +112,16 @@ class CausalCheck:
         last = {"scaler": (state[0], scaler), "predictions": (state[1], network)}
         found: list[tuple[int, int]] = []
         for index, stage in enumerate(STAGES):
-            wanted = known[stage]
             one, other = last.get(stage, (b"", b""))
-            self.compared[stage] += sum(len(entry.data) for entry in wanted) + len(one)
-            n = _first_difference(wanted, witness.books[stage])
-            if n is None and one == other:
-                continue
-            self.differing[stage] += 1
-            found.append((at if n is None else n, index))
+            places = [] if one == other else [at]
+            self.compared[stage] += len(one)
+            for name in BOOKS[stage]:
+                self.compared[stage] += sum(len(entry.data) for entry in known[name])
+                n = _first_difference(known[name], witness.books[name])
+                places += [] if n is None else [n]
+            if places:
+                self.differing[stage] += 1
+                found.append((min(places), index))
         if found and self.leak is None:
             n, index = min(found)
             self.leak = Leak(STAGES[index], self._ticks + place, at, n, future)
@@ -154,7 +148,3 @@ def _first_difference(wanted: list[Entry], found: list[Entry]) -> int | None:
         if k >= len(found) or found[k].data != entry.data:
             return entry.n
     return None
-
-
-def _nobody(_: Output) -> None:
-    """Take an event, and leave it."""

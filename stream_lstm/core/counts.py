@@ -1,123 +1,348 @@
-"""What of a label need not be known at once, counted for many labels in one go.
+"""What is counted once for all streams of a session: reliability, ranking and the last labels.
 
-All forecasters are counted together: those of `rolling.PLAIN`, and the further ones, whose
-probabilities are NaN where they lack. Every sum is float64 in the order of the labels, so it
-has the same bits however many labels are counted at a time.
+Labels wait as rows of bytes and are counted in batches, in the order of arrival. Every sum
+continues from label to label, so it has the same bits whatever the batches, and a look may count
+what waits in a copy.
+
+**Reliability**: labels by the probability given, in 15 equal bins. The expected calibration error
+is the mean, over the labels, of how far the share of positive labels of their bin is from the mean
+probability there. It is never below what chance alone makes of it: some sqrt(15 / labels) / 4 for
+forecasts spread over all bins.
+
+**Ranking**: the area under the ROC curve is the chance that a positive label had the higher
+probability than a negative one, ties counting half. Labels are counted by class in narrow bins of
+the logit, and those in one bin are ties: so it is off by no more than half the share of such
+pairs. Bins are 2e-6 wide near a logit of 0, where weak forecasts crowd, and wider in proportion
+from 1e-3 on, 1e-3 at a logit of 1. There are 21,000 at most, and only those in use are kept.
+
+**Agreement**: Cohen's kappa is the accuracy above that of calls dealt out blindly in the same
+shares, as a part of what was left above it; kappa-temporal is the same above a repetition of the
+last label. Both are 1 for perfect calls and 0 for what needs no skill.
+
+**Last labels**: figures over the last `window` labels of all streams, from a ring of their rows.
+They are exact: nothing is taken off a running sum, and the area is that of the very probabilities.
+
+Sources: Naeini, Cooper and Hauskrecht, "Obtaining well calibrated probabilities using Bayesian
+binning", 2015; Murphy and Winkler, "Reliability of subjective probability forecasts", 1977;
+Cohen, "A coefficient of agreement for nominal scales", 1960; Zliobaite et al., "Evaluation methods
+and decision theory for classification of streaming data", 2015.
 """
 
 from __future__ import annotations
 
+import struct
+from operator import mul
 from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from .grades import Aside, Grades
-from .ranking import Ranking, keys_of
-from .reliability import BINS, Reliability, bins_of
-from .rolling import PLAIN, Ring
-from .tally import Bools, Doubles
+from .losses import EPSILON, Bools, Doubles, means
 
-TERMS = 4
-"""Of each forecaster: labels, right calls, calls of 1, squared errors."""
+Labels = npt.NDArray[np.int8]
+Longs = npt.NDArray[np.int64]
 
-WIDTH = TERMS + 3 * BINS
-"""Those and, of each bin, labels, positive labels and probabilities."""
+FORECASTERS = ("", "base_rate_", "last_label_")
+"""Prefixes of the figures of the model and the plain forecasters, in the order of every axis."""
+
+PLAIN = len(FORECASTERS)
+
+ROWS = tuple(struct.Struct(f"<bb{PLAIN + others}d") for others in range(4))
+"""The layout of a row, by its number of further forecasts: label, last label, forecasts."""
+
+BATCH = 128
+"""Labels that are counted in one go."""
+
+BINS = 15
+"""Bins of the reliability."""
+
+FINE = 1e-3
+"""Logits below which bins of the ranking are of one width."""
+
+CERTAIN = 1.0 - EPSILON
+
+BINS_A_FACTOR = 1024.0
+"""Bins of the ranking to a factor of e beyond that."""
+
+MIDDLE = 10_700
+"""The number of the bin of 1/2 where the lowest has the number 0."""
+
+KEYS = 4 * MIDDLE
+"""Keys of a bin and a class: twice the number of the bin, and 1 more for positive labels."""
+
+FRESH = 1024
+"""Labels that wait as they came, at 2 bytes each, until a table is made of them."""
+
+
+class Ranking(msgspec.Struct, gc=False):
+    """How many labels each bin has, by class.
+
+    `keys` (uint16, ascending) and `counts` (int64) are a table of labels, `fresh` (uint16) the
+    keys of those since. Their values are never changed in place, so copies may share them.
+    """
+
+    keys: bytes = b""
+    counts: bytes = b""
+    fresh: bytes = b""
+
+    def extend(self, keys: npt.NDArray[np.uint16]) -> None:
+        """Count labels by their `keys_of`."""
+        fresh = self.fresh + keys.tobytes()
+        whole = len(fresh) // (2 * FRESH) * (2 * FRESH)
+        self.fresh = fresh[whole:]
+        if whole:
+            dense = self._dense(fresh[:whole])
+            used = np.flatnonzero(dense != 0)  # five times as fast as of the numbers themselves
+            self.keys, self.counts = used.astype(np.uint16).tobytes(), dense[used].tobytes()
+
+    def auc(self) -> float | None:
+        """Return the area; None where a class has no label."""
+        negative, positive = self._classes()
+        pairs = int(positive.sum()) * int(negative.sum())
+        if not pairs:
+            return None
+        beaten = 2 * np.cumsum(negative) - negative
+        # Whole numbers without bound: exact whatever the count.
+        twice: int = sum(map(mul, positive.tolist(), beaten.tolist()))
+        return twice / (2 * pairs)
+
+    def tied(self) -> float:
+        """Return the share of pairs that are in one bin: twice the most that `auc` is off."""
+        negative, positive = self._classes()
+        pairs = int(positive.sum()) * int(negative.sum())
+        same: int = sum(map(mul, positive.tolist(), negative.tolist()))
+        return same / pairs if pairs else 0.0
+
+    def _classes(self) -> tuple[Longs, Longs]:
+        """Return the labels of either class in the bins that have any, in ascending order."""
+        counts = self._dense(self.fresh).reshape(-1, 2)
+        counts = counts[counts.any(axis=1)]
+        return counts[:, 0], counts[:, 1]
+
+    def _dense(self, fresh: bytes) -> Longs:
+        """Return the counts (KEYS,) of the table and of further keys."""
+        dense = np.bincount(np.frombuffer(fresh, np.uint16), minlength=KEYS)
+        dense[np.frombuffer(self.keys, np.uint16).astype(np.intp)] += np.frombuffer(
+            self.counts, np.int64
+        )
+        return dense
+
+
+def keys_of(p: Doubles, positive: Bools) -> npt.NDArray[np.uint16]:
+    """Return the keys (..., n) of probabilities (..., n) for labels (n,)."""
+    p = np.minimum(np.maximum(p, EPSILON), CERTAIN)
+    bins = np.floor(np.arcsinh(np.log(p / (1.0 - p)) / FINE) * BINS_A_FACTOR)
+    return (2.0 * (bins + MIDDLE) + positive).astype(np.uint16)
 
 
 class Counts(msgspec.Struct, gc=False):
-    """The sums over `labels` labels, float64 (forecasters, WIDTH), and what is kept of each.
+    """The counts of `labels` labels; further ones wait in `waiting`, laid out as `ROWS`.
 
-    Whole numbers are exact in them up to 2^53.
+    `bins` float64 (forecasters, 3, BINS) are labels, positive labels and the sum of the
+    probabilities given, of `PLAIN` forecasters and the further ones. `last` is the ring of the
+    last `window` rows.
     """
 
-    sums: bytearray
+    window: int
+    bins: np.ndarray
     rankings: list[Ranking]
-    recent: Ring
     labels: int = 0
+    last: bytearray = msgspec.field(default_factory=bytearray)
+    waiting: bytearray = msgspec.field(default_factory=bytearray)
 
     @classmethod
     def empty(cls, window: int, others: int) -> Counts:
         """Return counts without labels, with `others` further forecasters."""
-        sums = bytearray(8 * WIDTH * (PLAIN + others))
-        return cls(sums, [Ranking() for _ in range(PLAIN)], Ring(window))
+        bins = np.zeros((PLAIN + others, 3, BINS))
+        return cls(window, bins, [Ranking() for _ in range(PLAIN)])
+
+    @property
+    def row_size(self) -> int:
+        """Bytes of a row."""
+        return 2 + 8 * len(self.bins)
 
     def copy(self) -> Counts:
         """Return counts that change apart from these."""
         rankings = [Ranking(r.keys, r.counts, r.fresh) for r in self.rankings]
-        recent = Ring(self.recent.window, self.recent.slot, bytearray(self.recent.rows))
-        return Counts(bytearray(self.sums), rankings, recent, self.labels)
+        rows = bytearray(self.last), bytearray(self.waiting)
+        return Counts(self.window, self.bins.copy(), rankings, self.labels, *rows)
 
-    def extend(self, table: npt.NDArray[Any]) -> None:
-        """Count the labels of a `rolling.table_of`, of which there is one at least."""
+    def extend(self, labels: Labels, lasts: Labels, p: Doubles) -> None:
+        """Take n labels in order of arrival; p (forecasters, n), NaN for one that lacks."""
+        table = np.empty(len(labels), _layout(len(p)))
+        table["label"], table["last"], table["p"] = labels, lasts, p.T
+        self.waiting += table.tobytes()
+        if len(self.waiting) >= BATCH * self.row_size:
+            self.settle()
+
+    def settle(self) -> None:
+        """Count the labels that wait."""
+        if not self.waiting:
+            return
+        table = np.frombuffer(bytes(self.waiting), _layout(len(self.bins)))
         label, p = table["label"] == 1, np.array(table["p"].T, order="C")
-        self.labels += len(label)
-        self.recent.extend(table.tobytes(), table.itemsize)
         for ranking, keys in zip(self.rankings, keys_of(p[:PLAIN], label), strict=True):
             ranking.extend(keys)
-        lacks = np.isnan(p)
-        p[lacks] = 0.0
-        right = (p > 0.5) == label
-        right[PLAIN - 1] = np.maximum(table["last"], 0) == label
-        terms = np.empty((TERMS, *p.shape))
-        terms[0], terms[1], terms[2], terms[3] = 1.0, right, right == label, np.square(p - label)
-        terms[:, lacks] = 0.0
-        sums = self._sums()
-        terms[:, :, 0] += sums[:, :TERMS].T
-        sums[:, :TERMS] = np.cumsum(terms, axis=2)[:, :, -1].T
-        self._bin(p, lacks, label)
+        self._bin(p, label)
+        self._roll()
+        self.labels += len(label)
+        self.waiting = bytearray()
 
-    def _bin(self, p: Doubles, lacks: Bools, label: Bools) -> None:
-        sums = self._sums()[:, TERMS:].reshape(-1, 3, BINS)
+    def _bin(self, p: Doubles, label: Bools) -> None:
+        lacks = np.isnan(p)
+        p = np.where(lacks, 0.0, p)
         beyond = BINS * len(p)
-        bins = bins_of(p) + BINS * np.arange(len(p))[:, None]
+        bins = _bins_of(p) + BINS * np.arange(len(p))[:, None]
         bins[lacks] = beyond
         by_class = np.bincount((2 * bins + label).ravel(), minlength=2 * beyond)[: 2 * beyond]
         negative, positive = by_class.reshape(len(p), BINS, 2).transpose(2, 0, 1)
-        sums[:, 0] += negative + positive
-        sums[:, 1] += positive
-        # What is there comes first, so that sums go on in the order of the labels.
+        self.bins[:, 0] += negative + positive
+        self.bins[:, 1] += positive
+        # The present sums come first, so that sums continue in the order of the labels.
         bins = np.concatenate([np.arange(beyond), bins.ravel()])
-        given = np.concatenate([sums[:, 2].ravel(), p.ravel()])
-        sums[:, 2] = np.bincount(bins, given)[:beyond].reshape(-1, BINS)
+        given = np.concatenate([self.bins[:, 2].ravel(), p.ravel()])
+        self.bins[:, 2] = np.bincount(bins, given)[:beyond].reshape(-1, BINS)
 
-    def merge(self, other: Counts) -> None:
-        """Add the counts of another stream."""
-        self.labels += other.labels
-        self._sums()[:] += other._sums()
-        for ranking, more in zip(self.rankings, other.rankings, strict=True):
-            ranking.merge(more)
-        self.recent.merge(other.recent)
+    def _roll(self) -> None:
+        """Put the rows that wait into the ring, the row of label k at place k % window."""
+        width = self.window * self.row_size
+        if not width:
+            return
+        rows, at = memoryview(self.waiting), self.labels * self.row_size % width
+        while rows:
+            part, rows = rows[: width - at], rows[width - at :]
+            self.last[at : at + len(part)] = part
+            at = 0
 
-    def _sums(self) -> Doubles:
-        """Return the sums as an array that writes into them."""
-        return np.frombuffer(self.sums, np.float64).reshape(-1, WIDTH)
+    def calibration_error(self, forecaster: int) -> float | None:
+        """Return the expected calibration error; None without labels."""
+        labels, positives, given = self.bins[forecaster].tolist()
+        if not any(labels):
+            return None
+        pairs = zip(positives, given, strict=True)
+        error: float = sum(abs(positive - p) for positive, p in pairs) / sum(labels)
+        return error
 
-    def grades(self, losses: list[float]) -> list[Grades]:
-        """Return what is scored of model, base rate and last label, with their log losses."""
-        rows = zip(self._sums().tolist(), losses, self.rankings, strict=False)
+    def reliability(self) -> list[dict[str, float | int | None]] | None:
+        """Return each bin's bounds, labels, mean probability and share of positive labels.
+
+        They are those of the model. The mean and the share of a bin without labels are None;
+        without any label so is the list.
+        """
+        if not self.bins[0, 0].any():
+            return None
         return [
-            Grades(
-                int(right),
-                loss,
-                brier,
-                calls=int(calls),
-                ranking=ranking,
-                reliability=_reliability(bins),
+            {
+                "low": k / BINS,
+                "high": (k + 1) / BINS,
+                "labels": int(n),
+                "mean_p": given / n if n else None,
+                "positive": positives / n if n else None,
+            }
+            for k, (n, positives, given) in enumerate(self.bins[0].T.tolist())
+        ]
+
+    def rolling(self, names: tuple[str, ...]) -> dict[str, Any] | None:
+        """Return the figures over the last labels; None without any."""
+        if not self.last:
+            return None
+        table = np.frombuffer(bytes(self.last), _layout(len(self.bins)))
+        label, p = table["label"] == 1, table["p"].T
+        repeated = np.maximum(table["last"], 0) == table["label"]
+        calls = p[0] > 0.5, p[1] > 0.5, repeated == label
+        figures: dict[str, Any] = {"window": self.window, "labels": len(table)}
+        for prefix, given, call in zip(FORECASTERS, p, calls, strict=False):
+            figures |= grades(
+                len(label),
+                int(label.sum()),
+                int(repeated.sum()),
+                int(call.sum()),
+                *_sums(given, label, call == label),
+                prefix=prefix,
+                auc=auc(given, label),
+                ece=calibration_error(given, label),
             )
-            for (_, right, calls, brier, *bins), loss, ranking in rows
-        ]
+            if not prefix:
+                figures["base_rate"] = float(label.mean())
+        for name, given in zip(names, p[PLAIN:], strict=True):
+            there = ~np.isnan(given)
+            given, truth = given[there], label[there]
+            sums = _sums(given, truth, (given > 0.5) == truth)
+            figures |= means(len(truth), *sums, name + "_")
+            if name == "raw":
+                figures["raw_ece"] = calibration_error(given, truth)
+        return figures
 
-    def asides(self, losses: list[float]) -> list[Aside]:
-        """Return what is scored of the further forecasters, with their log losses."""
-        rows = zip(self._sums()[PLAIN:].tolist(), losses, strict=True)
-        return [
-            Aside(int(right), loss, brier, labels=int(labels), reliability=_reliability(bins))
-            for (labels, right, _, brier, *bins), loss in rows
-        ]
+
+def _layout(forecasters: int) -> npt.DTypeLike:
+    """Return that of `ROWS` for NumPy, with the forecasts as `p`."""
+    return [("label", "i1"), ("last", "i1"), ("p", "<f8", (forecasters,))]
 
 
-def _reliability(bins: list[float]) -> Reliability:
-    labels, positives, given = bins[:BINS], bins[BINS : 2 * BINS], bins[2 * BINS :]
-    return Reliability([int(n) for n in labels], [int(n) for n in positives], given)
+def _sums(p: Doubles, label: Bools, right: Bools) -> tuple[int, float, float]:
+    """Return right calls, and the sums of log losses (nats) and squared errors."""
+    losses = np.abs(np.log(np.maximum(np.where(label, p, 1.0 - p), EPSILON)))
+    return int(right.sum()), float(losses.sum()), float(((p - label) ** 2).sum())
+
+
+def grades(
+    labels: int,
+    positives: int,
+    repeated: int,
+    calls: int,
+    correct: int,
+    log_loss: float,
+    brier: float,
+    *,
+    prefix: str,
+    auc: float | None,
+    ece: float | None,
+) -> dict[str, float | None]:
+    """Return {prefix + name: figure} of one forecaster.
+
+    calls: how often it called 1; repeated: labels that a repetition of the last one got right;
+    log_loss (nats) and brier are sums.
+    """
+    return {
+        **means(labels, correct, log_loss, brier, prefix),
+        prefix + "auc": auc,
+        prefix + "kappa": kappa(correct, blind(calls, positives, labels), labels),
+        prefix + "kappa_temporal": kappa(correct, repeated, labels),
+        prefix + "ece": ece,
+    }
+
+
+def blind(calls: int, positives: int, labels: int) -> float:
+    """Return how many of the labels that many calls of 1 would hit if dealt out blindly."""
+    if not labels:
+        return 0.0
+    return (calls * positives + (labels - calls) * (labels - positives)) / labels
+
+
+def kappa(correct: int, without: float, labels: int) -> float | None:
+    """Return the part of what was left that was gained; None where nothing was left."""
+    return (correct - without) / (labels - without) if without < labels else None
+
+
+def auc(p: Doubles, label: Bools) -> float | None:
+    """Return the area under the ROC curve, ties counting half; None where a class lacks."""
+    _, rank = np.unique(p, return_inverse=True)
+    negative, positive = np.bincount(2 * rank + label, minlength=2 * len(p)).reshape(-1, 2).T
+    pairs = int(label.sum()) * int((~label).sum())
+    if not pairs:
+        return None
+    twice = positive * (2 * np.cumsum(negative) - negative)
+    return float(twice.sum() / (2 * pairs))
+
+
+def calibration_error(p: Doubles, label: Bools) -> float | None:
+    """Return the expected calibration error over equal bins; None without labels."""
+    if not len(p):
+        return None
+    return float(np.abs(np.bincount(_bins_of(p), label - p)).sum() / len(p))
+
+
+def _bins_of(p: Doubles) -> Longs:
+    """Return the bin of each probability."""
+    return np.minimum((p * BINS).astype(np.int64), BINS - 1)

@@ -12,7 +12,10 @@ import hashlib
 import struct
 from typing import Any
 
+import numpy as np
+
 from ..events import Prediction
+from ..records import Batch
 
 _PAIR = struct.Struct("<qf")
 
@@ -25,11 +28,33 @@ class Digest:
 
     def add(self, prediction: Prediction) -> None:
         """Count one prediction in."""
-        running = self._hashes.get(prediction.stream)
-        if running is None:
-            running = self._hashes[prediction.stream] = hashlib.sha256()
-        running.update(prediction.stream.encode())
-        running.update(_PAIR.pack(prediction.n, prediction.p))
+        self._add(prediction.stream, prediction.n, prediction.p)
+
+    def _add(self, stream: str, n: int, p: float) -> None:
+        running = self._hash(stream)
+        running.update(stream.encode())
+        running.update(_PAIR.pack(n, p))
+
+    def add_batch(self, predictions: Batch[Prediction]) -> None:
+        """Count predictions in, as `add` does one by one."""
+        streams = predictions["stream"].tolist()
+        if len(set(streams)) > 1:
+            rows = zip(streams, predictions["n"].tolist(), predictions["p"].tolist(), strict=True)
+            for row in rows:
+                self._add(*row)
+        elif streams:
+            name = streams[0].encode()
+            packed = np.empty(
+                len(streams), [("name", f"V{len(name)}"), ("n", "<i8"), ("p", "<f4")]
+            )
+            packed["name"] = np.void(name)
+            packed["n"], packed["p"] = predictions["n"], predictions["p"]
+            self._hash(streams[0]).update(packed.tobytes())
+
+    def _hash(self, stream: str) -> Any:
+        if stream not in self._hashes:
+            self._hashes[stream] = hashlib.sha256()
+        return self._hashes[stream]
 
     def hexdigest(self) -> str:
         """Return the digest so far, in hexadecimal."""

@@ -11,10 +11,10 @@ from ..config import Config
 from ..events import Ticks
 from .doctor_series import Bools, Series
 from .elements import ElementMaker
+from .evidence import labels_needed
 from .expressions import Column
 from .finding import Finding, Level, percent
 from .foreknowledge import Foreknowledge
-from .skill import labels_needed
 from .verdict import count
 
 RARE, SELDOM = 0.05, 0.2

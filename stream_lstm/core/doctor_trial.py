@@ -16,10 +16,11 @@ import numpy.typing as npt
 from ..config import Config
 from ..events import Output, Prediction, Rollback, Score, Ticks, Update
 from ..members import LogisticMember, Members, TableMember
+from .evidence import PROVEN, Bet
 from .late_labels import LateLabels
-from .scoring import log_loss
+from .losses import log_loss
+from .replay import Replay, Rows
 from .session import Session
-from .skill import PROVEN, Bet, cut
 
 Doubles = npt.NDArray[np.float64]
 
@@ -28,9 +29,6 @@ Progress: TypeAlias = Callable[[int, int], None]
 
 Make: TypeAlias = Callable[[Callable[[Output], None]], Session]
 """Makes a session that emits to what it is given."""
-
-PIECE = 4096
-"""Ticks between two reports."""
 
 TRIED, BANK_TRIED = 8_000, 2_000
 """Labels of a trial of one small network, and of a bank: some seconds."""
@@ -97,15 +95,10 @@ class Trial:
     ) -> Trial:
         """Push ticks, with the labels of their rows where they come from outside."""
         late = None if labels is None else LateLabels(self.session, **(delays or {}))
-        for start in range(0, len(ticks.values), PIECE):
-            rows = slice(start, start + PIECE)
-            piece = Ticks(ticks.stream, ticks.t_ns[rows], ticks.values[rows])
-            if late is None or labels is None:
-                self.session.push(piece)
-            else:
-                late.push(piece, labels[rows])
-            progress(min(start + PIECE, len(ticks.values)), len(ticks.values))
-        self.session.settle()
+        rows, count = Rows(ticks.t_ns, ticks.values, labels=labels), len(ticks.values)
+        Replay(self.session, ticks.stream, late=late).run(
+            [rows], lambda done: progress(done, count)
+        )
         return self
 
     def forecast(self, name: str, *, skip: float = 0.0) -> Forecast | None:
@@ -129,7 +122,7 @@ def _forecast(name: str, ps: list[float], scores: list[Score]) -> Forecast | Non
     bet, loss, base, right = Bet(), 0.0, 0.0, 0
     for p, score in zip(ps, scores, strict=True):
         own, theirs = log_loss(p, score.label), log_loss(score.base_rate_p, score.label)
-        bet.add(cut(theirs - own))
+        bet.add(theirs - own)
         loss, base, right = loss + own, base + theirs, right + ((p > 0.5) == score.label)
     count = len(scores)
     highest = bet.better.highest, bet.worse.highest

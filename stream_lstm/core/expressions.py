@@ -15,29 +15,18 @@ values; equal trees are equal work, which `features` uses to compute what they s
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple, TypeAlias
 
 from ..config import nearest
 from ..errors import ExpressionError
+from .functions import FUNCTIONS
 
 MAX_LENGTH = 1000
 """Characters of one expression; the longest sensible ones are under 200."""
 
 MAX_DEPTH = 16
 """Functions inside functions: keeps the recursion small and the memory of earlier ticks short."""
-
-ARITIES: Mapping[str, int] = {
-    "diff": 1,
-    "elapsed": 0,
-    "imbalance": 2,
-    "lag": 1,
-    "log1p": 1,
-    "log_return": 1,
-    "mid": 2,
-    "spread": 2,
-}
-"""The functions there are, and how many arguments each takes."""
 
 QUOTE = "; a column with an odd name goes in double quotes"
 
@@ -56,7 +45,7 @@ class Column:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Call:
-    """A function of `ARITIES` applied to its arguments."""
+    """A function of `FUNCTIONS` applied to its arguments."""
 
     function: str
     arguments: tuple[Expression, ...]
@@ -191,13 +180,13 @@ class _Parser:
         return self.call(name, depth)
 
     def call(self, name: _Token, depth: int) -> Call:
-        if name.text not in ARITIES:
-            hint = nearest(name.text, ARITIES)
-            known = ", ".join(sorted(ARITIES))
+        if name.text not in FUNCTIONS:
+            hint = nearest(name.text, FUNCTIONS)
+            known = ", ".join(sorted(FUNCTIONS))
             message = f"unknown function {name.text!r}{hint} (there are {known})"
             raise self.fail(message if hint else message + QUOTE, name)
         arguments = self.arguments(depth)
-        wanted = ARITIES[name.text]
+        wanted = FUNCTIONS[name.text].arity
         if len(arguments) != wanted:
             takes = f"takes {wanted or 'no'} argument{'' if wanted == 1 else 's'}"
             raise self.fail(f"{name.text} {takes}, not {len(arguments)}", name)

@@ -4,87 +4,31 @@ An expression of lag k needs the k ticks before its own: over m ticks it has m -
 trees are flattened once into steps that read and write numbered slots; slot 0 holds the values
 and slot 1 the times, and an expression that occurs twice has one slot. Where a function takes
 arguments of different lag, the longer one loses its first values.
-
-Block invariance rests on two facts: every step works element by element, and the only functions
-that IEEE 754 does not pin down to the last bit (log, log1p) always see contiguous float64
-arrays, so that NumPy takes the same code path for one element as for a thousand.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from ..config import nearest
 from ..errors import ConfigurationError
-from .expressions import ARITIES, Column, Expression, columns_in, parse
+from .check import checker
+from .expressions import Column, Expression, columns_in, parse
+from .functions import FUNCTIONS
 
 Float64: TypeAlias = npt.NDArray[np.float64]
 Slots: TypeAlias = list[Any]
 Step: TypeAlias = Callable[[Slots], None]
 
-NS_PER_S = 1e9
-_HALF = np.array(0.5)  # an array, since NumPy takes longer to convert a Python number
+TINY = float(np.finfo(np.float32).smallest_normal)
+"""What is nearer to zero is made zero: compiled code takes it for zero, and NumPy does not, so
+that they would disagree about its sign."""
+
 _VALUES, _TIMES = 0, 1
-
-
-def _mid(a: Float64, b: Float64) -> Float64:
-    total = a + b
-    total *= _HALF
-    return total
-
-
-def _spread(a: Float64, b: Float64) -> Float64:
-    return b - a
-
-
-def _imbalance(a: Float64, b: Float64) -> Float64:
-    total = a + b
-    return np.divide(a - b, total, np.zeros_like(total), where=total != 0)
-
-
-def _diff(x: Float64) -> Float64:
-    return x[1:] - x[:-1]
-
-
-def _lag(x: Float64) -> Float64:
-    return x[:-1]
-
-
-def _log_return(x: Float64) -> Float64:
-    now = x[1:]
-    ratio = now / x[:-1]
-    # Two negative values have a positive ratio, and no logarithm of their own.
-    np.copysign(ratio, now, ratio)
-    return np.log(ratio, ratio)
-
-
-def _log1p(x: Float64) -> Float64:
-    return np.log1p(x if x.flags.c_contiguous else x.copy())
-
-
-def _elapsed(t_ns: npt.NDArray[np.int64]) -> Float64:
-    return (t_ns[1:] - t_ns[:-1]) / NS_PER_S
-
-
-class _Kernel(NamedTuple):
-    compute: Callable[..., Float64]
-    lag: int  # ticks that it adds above its arguments
-
-
-KERNELS: Mapping[str, _Kernel] = {
-    "diff": _Kernel(_diff, 1),
-    "elapsed": _Kernel(_elapsed, 1),
-    "imbalance": _Kernel(_imbalance, 0),
-    "lag": _Kernel(_lag, 1),
-    "log1p": _Kernel(_log1p, 0),
-    "log_return": _Kernel(_log_return, 1),
-    "mid": _Kernel(_mid, 0),
-    "spread": _Kernel(_spread, 0),
-}
 
 
 class FeatureSet:
@@ -95,7 +39,7 @@ class FeatureSet:
 
     Attributes: `names`, the expressions with their spaces put in order; `columns_used`, the
     columns that any of them reads; `lag`, the earlier ticks that an element needs; `uses_time`,
-    whether times are read.
+    whether times are read; `good`, the check of a single tick (see `check`).
 
     Raises ExpressionError for an expression that is wrong, and ConfigurationError for a column
     that is not there or where there are no expressions.
@@ -113,6 +57,7 @@ class FeatureSet:
         compiled = [plan.compile(tree) for tree in trees]
         self.lag = max(plan.lags[slot] for slot in compiled)
         self.uses_time = plan.uses_time
+        self.good = checker(trees, columns, self.lag)
         self._outputs = tuple(enumerate(plan.cut(slot, self.lag) for slot in compiled))
         self._steps = tuple(plan.steps)
         self._spare = [None] * (len(plan.lags) - 2)
@@ -133,6 +78,7 @@ class FeatureSet:
         elements = np.empty((max(len(values) - self.lag, 0), len(self.names)), np.float32)
         for index, slot in self._outputs:
             elements[:, index] = slots[slot]
+        elements[np.abs(elements) < TINY] = 0.0
         return elements
 
 
@@ -142,7 +88,7 @@ def check_columns(wanted: Sequence[str], columns: Sequence[str]) -> None:
         if name not in columns:
             known = ", ".join(str(Column(column)) for column in columns) or "none"
             hint = nearest(name, columns)
-            if not hint and name in ARITIES:
+            if not hint and name in FUNCTIONS:
                 hint = f"; the function is written with parentheses: {name}(...)"
             message = f"unknown column {name!r}{hint} (there are {known})"
             raise ConfigurationError(message, key="features")
@@ -180,14 +126,14 @@ class _Plan:
         return self._add(lambda values: values[:, index], (_VALUES,), 0)
 
     def _call(self, call: Any) -> int:
-        kernel = KERNELS[call.function]
-        if call.function == "elapsed":
+        function = FUNCTIONS[call.function]
+        if not function.arity:
             self.uses_time = True
-            return self._add(kernel.compute, (_TIMES,), kernel.lag)
+            return self._add(function.block, (_TIMES,), function.lag)
         arguments = [self.compile(argument) for argument in call.arguments]
         lag = max(self.lags[slot] for slot in arguments)
         aligned = tuple(self.cut(slot, lag) for slot in arguments)
-        return self._add(kernel.compute, aligned, lag + kernel.lag)
+        return self._add(function.block, aligned, lag + function.lag)
 
     def _add(self, compute: Callable[..., Any], sources: tuple[int, ...], lag: int) -> int:
         target = len(self.lags)

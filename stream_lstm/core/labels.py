@@ -28,7 +28,7 @@ import numpy.typing as npt
 from ..events import Label
 from ..tables import StreamConfig
 from .ledger import EXPIRED, Held, Pending, Truth
-from .stream import StreamState
+from .stream import Stream
 
 NS_PER_S = 1_000_000_000
 
@@ -48,12 +48,12 @@ class LabelPolicy:
 
     # ---- a label comes ----------------------------------------------------------------
 
-    def receive(self, stream: StreamState, label: Label) -> str:
+    def receive(self, stream: Stream, label: Label) -> str:
         """Enter a label; return why it is refused, nothing where it is taken."""
         y = self._class_of(label.y)
-        counters, ledger = stream.counters, stream.ledger
+        ledger = stream.ledger
         if y is None:
-            counters.labels_bad += 1
+            stream.count("labels_bad")
             return self._bad(label.y)
         truth, n = Truth(y, label.t_ns), label.n
         if n in ledger.waiting:
@@ -65,7 +65,7 @@ class LabelPolicy:
             return self._again(stream, n, y)
         if n >= stream.next_due and self._is_due(n):
             return self._early(stream, n, truth)
-        counters.labels_unknown += 1
+        stream.count("labels_unknown")
         return self._unknown(n)
 
     def _class_of(self, y: float) -> int | None:
@@ -80,24 +80,24 @@ class LabelPolicy:
             return f"a label is 0 or 1, not {y:g}{hint}"
         return f"a label is a finite number, not {y:g}"
 
-    def _revise(self, stream: StreamState, n: int, truth: Truth) -> str:
+    def _revise(self, stream: Stream, n: int, truth: Truth) -> str:
         held = stream.ledger.held[n]
         if held.truth.label == truth.label:
-            stream.counters.labels_repeated += 1
+            stream.count("labels_repeated")
             return f"prediction {n} has this label already"
-        stream.counters.labels_revised += 1
+        stream.count("labels_revised")
         held.truth = truth
         return ""
 
-    def _again(self, stream: StreamState, n: int, y: int) -> str:
+    def _again(self, stream: Stream, n: int, y: int) -> str:
         known = stream.ledger.closed[n]
         if known == EXPIRED:
-            stream.counters.labels_late += 1
+            stream.count("labels_late")
             return f"prediction {n} has expired before its label came: raise {self._limits()}"
         if known == y:
-            stream.counters.labels_repeated += 1
+            stream.count("labels_repeated")
             return f"prediction {n} has this label already"
-        stream.counters.labels_disagreeing += 1
+        stream.count("labels_disagreeing")
         return f"prediction {n} was scored with label {known}, and a second label says {y}"
 
     def _limits(self) -> str:
@@ -109,21 +109,21 @@ class LabelPolicy:
         }
         return " or ".join(name for name, is_set in limits.items() if is_set)
 
-    def _early(self, stream: StreamState, n: int, truth: Truth) -> str:
-        early, counters = stream.ledger.early, stream.counters
+    def _early(self, stream: Stream, n: int, truth: Truth) -> str:
+        early = stream.ledger.early
         known = early.get(n)
         if known is not None and known.label == truth.label:
-            counters.labels_repeated += 1
+            stream.count("labels_repeated")
             return f"the prediction to come of n={n} has this label already"
         if known is not None and not self._hold:
-            counters.labels_disagreeing += 1
+            stream.count("labels_disagreeing")
             told = f"has label {known.label}, and a second label says {truth.label}"
             return f"the prediction to come of n={n} {told}"
         if known is None and len(early) >= self.limit:
-            counters.labels_unknown += 1
+            stream.count("labels_unknown")
             return f"{self.limit:,} labels wait for predictions that are not there yet, the limit"
-        counters.labels_early += known is None
-        counters.labels_revised += known is not None
+        stream.count("labels_early", known is None)
+        stream.count("labels_revised", known is not None)
         early[n] = truth
         return ""
 
@@ -140,7 +140,7 @@ class LabelPolicy:
 
     # ---- a prediction is made ----------------------------------------------------------
 
-    def predicted(self, stream: StreamState, n: int) -> list[int]:
+    def predicted(self, stream: Stream, n: int) -> list[int]:
         """Give prediction `n`, just entered, the label that came before it, if one did.
 
         Returns the n of early labels whose prediction was never made, which are struck out.
@@ -154,12 +154,12 @@ class LabelPolicy:
         missed = [other for other in early if other < n]
         for other in missed:
             del early[other]
-            stream.counters.labels_unknown += 1
+            stream.count("labels_unknown")
         return missed
 
     # ---- time passes ------------------------------------------------------------------
 
-    def uncut(self, stream: StreamState, size: int, t_ns: Times) -> int:
+    def uncut(self, stream: Stream, size: int, t_ns: Times) -> int:
         """Return how many of the next elements, at `t_ns`, come before something falls due."""
         ledger, n = stream.ledger, stream.n
         if ledger.held:
@@ -187,7 +187,7 @@ class LabelPolicy:
         over = t_ns[begin:] >= made + self._expiry_ns
         return begin + int(over.argmax()) + 1 if over.any() else len(t_ns)
 
-    def expired(self, stream: StreamState, t_ns: int) -> Iterator[Pending]:
+    def expired(self, stream: Stream, t_ns: int) -> Iterator[Pending]:
         """Strike out and yield what has waited too long after the element at `t_ns`."""
         waiting = stream.ledger.waiting
         while waiting:
@@ -200,7 +200,7 @@ class LabelPolicy:
         by_count = self._expiry > 0 and n >= pending.n + self._expiry
         return by_count or (self._expiry_ns > 0 and t_ns >= pending.t_ns + self._expiry_ns)
 
-    def settled(self, stream: StreamState, *, all_of_them: bool = False) -> Iterator[Held]:
+    def settled(self, stream: Stream, *, all_of_them: bool = False) -> Iterator[Held]:
         """Strike out and yield the labelled predictions whose labels count now."""
         due = None if all_of_them else stream.n
         while (held := stream.ledger.settle(due, self.limit)) is not None:

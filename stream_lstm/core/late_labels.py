@@ -145,7 +145,7 @@ class LateLabels:
     # ---- going on where an earlier run stopped -------------------------------------------
 
     def rehearse(
-        self, pieces: Iterable[tuple[Ticks, npt.NDArray[np.float64]]], given: int
+        self, pieces: Iterable[tuple[Ticks, npt.NDArray[np.float64] | None]], given: int
     ) -> None:
         """Pass over ticks and labels that the session has had, `given` of the labels.
 
@@ -157,6 +157,7 @@ class LateLabels:
         self._on_piece, self._on_input = _unmoved, _unmoved
         try:
             for ticks, labels in pieces:
+                assert labels is not None
                 self.push(ticks, labels)
         finally:
             self._session, self._on_piece, self._on_input = session, on_piece, on_input

@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..events import Expert
-from .scoring import EPSILON
+from .losses import EPSILON
 
 Doubles = npt.NDArray[np.float64]
 

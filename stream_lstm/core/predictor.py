@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ..config import build
 from ..errors import ConfigurationError, DataError, UsageError
-from ..events import NO_TIME, Label, Output, Prediction, Refusal, Score, Ticks, Update
+from ..events import NO_TIME, Label, Output, Prediction, Refusal, Score, Update
 from . import snapshot
 from .expressions import columns_of
 from .session import Session
@@ -75,13 +75,15 @@ class Predictor:
         Raises DataError for a tick that is not let in (a field that is missing or not a number,
         a feature that is not finite); the predictor is then as it was before.
         """
-        values = np.array([self._row(fields)], np.float64)
+        values = self._row(fields)
         try:
-            time = np.array([operator.index(t_ns)], np.int64)
-        except (TypeError, OverflowError) as error:
+            time = operator.index(t_ns)
+        except TypeError as error:
             raise DataError(f"t_ns is a whole number of nanoseconds: {error}") from None
+        if not -(2**63) <= time < 2**63:
+            raise DataError(f"t_ns is a whole number of nanoseconds: {time} takes over 64 bits")
         self._prediction = self._refusal = None
-        self._session.push(Ticks(STREAM, time, values, seq=0))
+        self._session.tick(STREAM, time, values, seq=0)
         if self._refusal is not None:
             raise DataError(f"the tick is refused: {self._refusal.reason}")
         return self._prediction
@@ -107,9 +109,9 @@ class Predictor:
             y = float(label)
         except (TypeError, ValueError):
             raise DataError(f"the label is refused: {label!r} is not a number") from None
-        stream = self._session.stream(STREAM)
-        assert stream is not None
-        wanted = stream.ledger.oldest() if n is None else n
+        stream = self._session.streams.get(STREAM)
+        oldest = None if stream is None else stream.ledger.oldest()
+        wanted = oldest if n is None else n
         if wanted is None:
             raise DataError("no prediction waits for a label")
         self._refusal = None
@@ -125,9 +127,9 @@ class Predictor:
 
     def scores(self) -> dict[str, Any]:
         """Return the figures so far (log loss in nats), beside base rate and last label."""
-        stream = self._session.stream(STREAM)
-        assert stream is not None
-        return {"labels": stream.scores.labels, **stream.scores.figures()}
+        self._session.look()
+        scores = self._session.scores.total()
+        return {"labels": scores.labels, **scores.figures()}
 
     def weights(self) -> dict[str, dict[str, np.ndarray]]:
         """Return copies of the current weights, {layer: {"kernel": float32 array}}."""

@@ -28,7 +28,7 @@ import math
 import msgspec
 import numpy as np
 
-from .tally import EPSILON
+from .losses import EPSILON
 
 P0 = 0.01
 """A slope within 0.2 of 1 and an offset within 0.2 of 0, before anything is known."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -12,25 +11,28 @@ import numpy.typing as npt
 
 from ..events import Input, Notice, Output, Prediction, Refusal, Update
 from .digest import Digest
+from .outcome import Outcome
 from .session import SHARED, Session
 
 
 class Recording:
-    """A listener of one session and one stream, and what stands before its element maker.
+    """Observes a session of one stream, and listens to it.
 
-    Ticks take 8 (C + 1) bytes each, a prediction 16. `refused` holds the indexes of ticks that
-    made no element, `complaints` the reasons of refused messages.
+    Ticks take 8 (C + 1) bytes each, a prediction 12. `refused_ticks` holds the indexes of ticks
+    that made no element, `complaints` the reasons of refused messages, `updates` (n, loss, norm
+    of the gradient, accepted) of each.
     """
 
     def __init__(self) -> None:
         self.digest = Digest()
         self.weights = ""
-        self.refused: list[int] = []
+        self.refused_ticks: list[int] = []
         self.complaints: list[str] = []
         self.updates: list[tuple[int, float, float, bool]] = []
         self.ticks = self.lag = 0
         self.uses_time = False
         self.columns: tuple[str, ...] = ()
+        self._begin = 0
         self._n: list[int] = []
         self._p: list[float] = []
         self._t_ns: list[npt.NDArray[np.int64]] = []
@@ -41,7 +43,7 @@ class Recording:
         self.weights = weights_digest(session.weights_for(SHARED))
         features = session.maker.features
         self.columns, self.lag, self.uses_time = session.columns, features.lag, features.uses_time
-        session.maker = _Maker(session.maker, self)  # type: ignore[assignment]
+        session.watch(self)
 
     def __call__(self, event: Input | Output | Notice) -> None:
         """Take an event."""
@@ -54,11 +56,36 @@ class Recording:
         elif isinstance(event, Refusal) and event.kind != "tick":
             self.complaints.append(event.reason)
 
+    def deliver(self, outcome: Outcome) -> None:
+        """Take what came of some ticks."""
+        self.digest.add_batch(outcome.predictions)
+        self._n += outcome.predictions["n"].tolist()
+        self._p += outcome.predictions["p"].tolist()
+        for event in outcome.others:
+            self(event)
+
     def took(self, t_ns: npt.NDArray[np.int64], values: npt.NDArray[np.float64]) -> None:
         """Take ticks that came in."""
         self._t_ns.append(t_ns.copy())
         self._values.append(values.copy())
-        self.ticks += len(values)
+        self._begin, self.ticks = self.ticks, self.ticks + len(values)
+
+    def refused(self, index: int, reason: str) -> None:
+        """Take note of a tick that made no element."""
+        del reason
+        self.refused_ticks.append(self._begin + index)
+
+    def made(self, elements: Any) -> None:
+        """Leave elements to the digest of what came of them, as all that follows."""
+
+    def stepped(self, before: int, weights: Any, carry: Any, xs: Any, rows: Any) -> None:
+        """Leave a step."""
+
+    def windowed(self, n: int, p: float) -> None:
+        """Leave a window."""
+
+    def updated(self, n: int, given: Any, weights: Any, info: Any) -> None:
+        """Leave an update, whose event says what is compared."""
 
     def values(self) -> npt.NDArray[np.float64]:
         """Return the ticks' values (m, C)."""
@@ -74,7 +101,7 @@ class Recording:
 
     def elements_of(self, ticks: int) -> int:
         """Return how many elements the first so many ticks made."""
-        return max(ticks - self.lag - sum(index < ticks for index in self.refused), 0)
+        return max(ticks - self.lag - sum(index < ticks for index in self.refused_ticks), 0)
 
 
 def weights_digest(weights: Any) -> str:
@@ -83,28 +110,3 @@ def weights_digest(weights: Any) -> str:
     for leaf in jax.tree.leaves(weights):
         hashed.update(np.asarray(leaf).tobytes())
     return hashed.hexdigest()
-
-
-class _Maker:
-    """An element maker that tells of its ticks."""
-
-    def __init__(self, maker: Any, recording: Recording) -> None:
-        self._maker, self._recording = maker, recording
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._maker, name)
-
-    def __len__(self) -> int:
-        return len(self._maker)
-
-    def make(
-        self, memory: Any, t_ns: Any, values: Any, refused: Callable[[int, str], None]
-    ) -> Iterator[Any]:
-        before = self._recording.ticks
-        self._recording.took(t_ns, values)
-
-        def told(index: int, reason: str) -> None:
-            self._recording.refused.append(before + index)
-            refused(index, reason)
-
-        return self._maker.make(memory, t_ns, values, told)  # type: ignore[no-any-return]

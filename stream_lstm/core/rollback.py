@@ -26,7 +26,7 @@ look never falls within a call over several strides, which ends where the next l
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -41,7 +41,7 @@ from ..model.forecaster import Params, constant
 from ..model.guard import Caps
 from ..model.packing import Packed
 from ..model.runtime import to_host
-from .stream import StreamState
+from .stream import Stream
 from .trees import leaves, rebuild
 
 SPELL = 16
@@ -162,7 +162,7 @@ class Guard:
         return Watch(good) if self.on else None
 
     def look(
-        self, learned: Learned, streams: Mapping[str, StreamState], stream: StreamState, n: int
+        self, learned: Learned, streams: Iterable[Stream], stream: Stream, n: int
     ) -> Rollback | None:
         """Look at a whole spell whose last label is that of prediction n; roll back if need be.
 
@@ -182,8 +182,8 @@ class Guard:
             return None
         reason = self._harm(watch, GOOD_ENOUGH if rested else 1.0)
         if reason is not None:
-            stream.counters.rollbacks += 1
-            for user in streams.values() if self._shared else (stream,):
+            stream.count("rollbacks")
+            for user in streams if self._shared else (stream,):
                 self._start_state(user)
             return self._roll_back(learned, reason, rested, (stream.name, n))
         if rested:
@@ -269,12 +269,12 @@ class Guard:
             return fresh
         return to_host(rebuild(fresh, _copies(kept.optimizer)))
 
-    def _start_state(self, stream: StreamState) -> None:
+    def _start_state(self, stream: Stream) -> None:
         """Start the network's state afresh: weights that are gone made it. The scaler's stays."""
-        start = self._engine.init_carry()
-        scaler = self._engine.stepper.scaler_size
-        stream.carry = np.concatenate([np.asarray(stream.carry)[:scaler], start[scaler:]])
-        stream.trace = self._engine.init_trace()
+        scaler = self._engine.scaler_size
+        stream.carry.host[scaler:] = self._engine.init_carry()[scaler:]
+        assert stream.side is not None
+        stream.side.trace = self._engine.init_trace()
 
 
 def _check_start(weights: Params, most: float) -> None:

@@ -1,17 +1,26 @@
-"""The sans-IO state machine: ticks, labels and gaps in, frozen events out.
+"""The sans-IO state machine: ticks, labels and gaps in, records out.
 
 No clock, socket, file or thread is known here: the same calls serve a live feed and a replay.
-Events go to the `emit` callback at the moment they come to be, so that a prediction is out
-before the update that its predecessor's label causes.
 
-At element n + h, in this order: it is checked; the prediction made after element n is scored
-with it; the network steps; a prediction is emitted if due; then, if learning is on, one update
-is made from the tape that ends with element n. The new weights serve from element n + h + 1 on.
+A stream is a row of a table (see `table`). At element n, in this order: it is checked; the
+predictions whose labels it brings are scored; the network steps; a prediction is published if due;
+then, if learning is on, the updates are made for all labels that have become known since the
+stream's last publication, in the order in which they came. So an update is never between a tick
+and the prediction that it leads to, and the new weights serve from element n + 1 on.
+
+A tick that publishes nothing is checked when it comes and waits: it is stepped together with the
+publishing tick in one call, or by `catch_up`. However ticks are cut into blocks, and whenever they
+are stepped, the bits are the same (see `outcome` for the order of what comes out).
+
+There are two ways through a block, held together by tests: `_walk` for one stream, with plain
+Python numbers around each call into the network, and `many` for the ticks of many streams, in
+columns. The second is for streams that do not learn and whose labels come from the series.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import struct
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -19,50 +28,63 @@ import numpy.typing as npt
 
 from ..config import Config
 from ..errors import ConfigurationError
-from ..events import (
-    Expiry,
-    Gap,
-    Label,
-    Output,
-    Prediction,
-    Refusal,
-    Score,
-    SessionStart,
-    Ticks,
-)
+from ..events import Expiry, Gap, Label, Prediction, Refusal, SessionStart, Ticks
 from ..members import Members, bank_members
+from ..model.buffers import Shared, aligned
 from ..model.engine import Engine
-from ..model.forecaster import Params
+from ..model.forecaster import Params, slack
+from ..model.scaling import check_scaler
 from .elements import ElementMaker
 from .labels import LabelPolicy
-from .ledger import Pending
-from .opening import Opening
-from .rollback import SPELL, Learned
-from .stepping import Stepping
-from .stream import StreamState
-from .twins import NO_FORECASTS, Forecasts, Twins
-from .updates import Given, Updates
+from .learning import Learning
+from .many import Arrivals, Many
+from .mixture import Mixture
+from .observer import Observer
+from .outcome import Deliver, Emit, Labelled, Outlet
+from .recalibration import Recalibration
+from .rollback import Learned
+from .scores import Scores
+from .sided import SidedStreams
+from .stream import ROOM as MOST_WAITING
+from .stream import Side, Stream, Waiting
+from .table import COUNTED, FLAG_UNTIL, MAX_STREAMS, StreamTable
+from .tape import Tape
+from .twins import Twins, names
+from .view import Streams
 
-Emit: TypeAlias = Callable[[Output], None]
 Floats: TypeAlias = npt.NDArray[np.float32]
-Bools: TypeAlias = npt.NDArray[np.bool_]
 Times: TypeAlias = npt.NDArray[np.int64]
-
-MAX_STREAMS = 100_000
-"""Streams of one session: a bound on what a feed that invents names can take."""
 
 SHARED = ""
 """Name under which shared weights are held."""
 
+MOST_ACTIVE = 4096
+"""Streams that can be worked on tick by tick at a time; each takes some 2 KB beside its row."""
 
-class Session:
+
+TAPE_BLOCK = 16
+"""Elements that a tape is usually grown by; it is moved to its beginning every few of them."""
+
+LAST_KNOWN = Waiting._fields.index("last_label")
+"""Where a waiting prediction has the last label that was known."""
+
+_new = tuple.__new__
+"""Makes named tuples in half the time that their own constructors take."""
+
+FROM_SERIES = "labels come from the series itself; set labels = 'external' to send them"
+
+
+class Session(Outlet):
     """The state machine of a daemon or a replay.
 
     config: what to do. columns: names of the values of a tick, in order. emit: called with each
-    event. weights: what to start from instead of random weights. scaler: the state (1 + 2F,) that
-    the scaler of each new stream starts from, as `model.scaling` lays it out. members: those of
-    the bank, where the configuration names a file for them. engine: what was compiled for an
-    equal configuration before; it holds no state, so sessions may share it.
+    record. deliver: called with an `Outcome` for each block, for those who want columns; scored
+    says whether it wants scores as they come. publish: called with a prediction before anything
+    else is done with it. weights: what to start from instead of random weights. scaler: the state
+    (1 + 2F,) that the scaler of each new stream starts from, as `model.scaling` lays it out.
+    members: those of the bank, where the configuration names a file for them. engine: what was
+    compiled for an equal configuration before; it holds no state, so sessions may share it. limit:
+    streams at most.
 
     Everything is compiled on construction. Raises ConfigurationError (ExpressionError) for
     features that do not fit, an unknown optimiser, or weights or a scaler of another shape.
@@ -72,325 +94,550 @@ class Session:
         self,
         config: Config,
         columns: Sequence[str],
-        emit: Emit,
+        emit: Emit | None = None,
         *,
+        deliver: Deliver | None = None,
+        scored: bool = True,
+        publish: Callable[[Prediction], object] | None = None,
         weights: Mapping[str, Mapping[str, Any]] | None = None,
         scaler: npt.ArrayLike | None = None,
         members: Members | None = None,
         engine: Engine | None = None,
+        limit: int = MAX_STREAMS,
     ) -> None:
         self.config = config
         self.columns = tuple(columns)
-        self.emit = emit
         self.maker = ElementMaker(config.stream.features, columns)
         self.members = bank_members(config, members)
         self.engine = engine or Engine(config, len(self.maker), self.members)
-        self.streams: dict[str, StreamState] = {}
         self.learned: dict[str, Learned] = {}
-        self._initial = None if weights is None else self.engine.check_weights(weights)
-        self._external = config.stream.labels == "external"
-        self._labels = LabelPolicy(config.stream)
         self.stray_labels = 0
-        self.updates = Updates(config, self.engine, self._initial)
-        self._opening = Opening(config, self.engine, self.columns, scaler)
+        self.first = 0  # where the ticks that are pushed begin in what messages count by
+        self._initial = None if weights is None else self.engine.check_weights(weights)
+        self.learning = Learning(config, self.engine, self._initial)
         self.twins = Twins(config, self.engine, self._initial)
-        self._stepping = Stepping(
-            config,
-            learns=self.updates.length > 0,
-            labels=self._labels if self._external else None,
-            alone=not config.scoring.twins,
-        )
-        self._window = config.stream.window if config.model.mode == "window" else 0
-        if config.model.sharing == "shared":
+        self.labels = LabelPolicy(config.stream)
+        self.external = config.stream.labels == "external"
+        self.shared = config.model.sharing == "shared"
+        self._stride, self._horizon = config.stream.stride, config.stream.horizon
+        learns, scoring = self.learning.length > 0, config.scoring
+        needs = learns or self.external or self.members is not None or self.engine.windowed
+        self.plain = not (needs or scoring.calibrate or scoring.twins)
+        start = self.engine.init_carry()
+        if scaler is not None:
+            known = check_scaler(self.engine.shape.features, scaler)
+            start[: len(known)] = known
+        self._start = start
+        own = None
+        if self.plain and not self.shared:
+            (own,) = self.engine.weights.host_pack(self._initial or self.engine.init_weights())
+        lag = self.maker.features.lag
+        self.table = StreamTable(config, start, lag, len(columns), own=own, limit=limit)
+        self.sides: dict[int, Side] = {}
+        scores = Scores(scoring.score_window, names(config), self.table.capacity)
+        super().__init__(scores, emit, deliver=deliver, scored=scored, publish=publish)
+        self.active: dict[str, Stream] = {}
+        self._behind: dict[Stream, None] = {}
+        self._many, self._sided = Many(self), SidedStreams(self)
+        self._pack = struct.Struct(f"{len(columns)}d").pack_into
+        self._tick_bytes = 8 * len(columns)
+        self._good = self.maker.features.good
+        self.observer: Observer | None = None
+        if self.shared:
             self.learned_for(SHARED)
 
-    # ---- what comes in ----------------------------------------------------------------
+    # ---- ticks ------------------------------------------------------------------------
 
-    def push(self, ticks: Ticks) -> None:
-        """Take a block of ticks of one stream."""
+    def tick(
+        self,
+        name: str,
+        t_ns: int,
+        values: Sequence[float | None],
+        session: str = "",
+        seq: int | None = None,
+        where: str = "",
+    ) -> int:
+        """Take one tick of one stream; return how many elements it made, 0 or 1.
+
+        values: one number for each column, None for one that lacks. session: the publisher's run.
+        """
+        stream = self.active.get(name) or self._activate(name)
+        if stream is None:
+            self._refuse_stream(name, where)
+            return 0
+        if session != stream.source or (seq is not None) != stream.visible:
+            stream.sent_by(session, numbered=seq is not None)
+        at = stream.lag + stream.k
+        try:
+            self._pack(stream.buffer, at * self._tick_bytes, *values)
+            stream.t[at] = t_ns
+            good = stream.held == stream.lag and self._good(stream.v, stream.t, at)
+        except (ArithmeticError, ValueError, TypeError, struct.error):
+            good = False
+        if not good:
+            return self._odd_tick(stream, t_ns, values, where)
+        stream.k += 1
+        if stream.k == 1:
+            self._behind[stream] = None
+        if stream.k >= stream.left:
+            self.flush(stream)
+            self.hand_over()
+        return 1
+
+    def push(self, ticks: Ticks) -> int:
+        """Take a block of ticks of one stream; return how many elements it made."""
+        count = len(ticks.t_ns)
         if ticks.values.shape[1] != len(self.columns):
             raise ConfigurationError(
                 f"ticks of {ticks.stream!r} have {ticks.values.shape[1]} values, "
                 f"the session has columns {', '.join(self.columns)}"
             )
-        stream = self.stream(ticks.stream)
+        if count == 1:
+            t_ns, values = int(ticks.t_ns[0]), ticks.values[0].tolist()
+            return self.tick(ticks.stream, t_ns, values, ticks.session, ticks.seq, ticks.where)
+        stream = self.active.get(ticks.stream) or self._activate(ticks.stream)
         if stream is None:
-            self._refuse_stream(ticks)
-            return
-        stream.session, stream.gaps_visible = ticks.session, ticks.seq is not None
-        stream.counters.ticks += len(ticks.values)
+            self._refuse_stream(ticks.stream, ticks.where)
+            return 0
+        self.flush(stream)
+        stream.sent_by(ticks.session, numbered=ticks.seq is not None)
+        stream.count("ticks", count)
+        made = self._make(stream, ticks.t_ns, ticks.values, ticks.where)
+        self.hand_over()
+        return made
+
+    def arrive(self, arrivals: Arrivals) -> None:
+        """Take ticks of any streams, in the order of their arrival.
+
+        Raises ConfigurationError for values that are not the session's columns, and IndexError for
+        a row that no stream has.
+        """
+        self._many.arrive(arrivals)
+
+    def _odd_tick(
+        self, stream: Stream, t_ns: int, values: Sequence[float | None], where: str
+    ) -> int:
+        """Take a tick that is not surely good, or that has too few before it."""
+        self.flush(stream)
+        stream.count("ticks")
+        row = np.array([[np.nan if value is None else value for value in values]], np.float64)
+        made = self._make(stream, np.array([t_ns], np.int64), row, where)
+        self.hand_over()
+        return made
+
+    def _make(
+        self, stream: Stream, t_ns: Times, values: npt.NDArray[np.float64], where: str
+    ) -> int:
+        """Make elements of ticks and step over them; return how many."""
+        made, memory = 0, stream.memory()
+        if self.observer is not None:
+            self.observer.took(t_ns, values)
 
         def refused(index: int, reason: str) -> None:
-            stream.counters.refused_ticks += 1
-            self.emit(Refusal(stream.name, "tick", reason, index, ticks.where))
+            if self.observer is not None:
+                self.observer.refused(index, reason)
+            stream.count("refused_ticks")
+            self.out.append(Refusal(stream.name, "tick", reason, self.first + index, where))
 
-        for t_ns, elements in self.maker.make(stream.memory, ticks.t_ns, ticks.values, refused):
-            self._advance(stream, t_ns, elements)
+        for run_t, elements in self.maker.make(memory, t_ns, values, refused):
+            stream.remember(memory)
+            if self.observer is not None:
+                self.observer.made(elements)
+            self._walk(stream, run_t, elements)
+            made += len(elements)
+        stream.remember(memory)
+        return made
+
+    def catch_up(self) -> None:
+        """Step over all ticks that wait."""
+        if self._behind:
+            behind = list(self._behind)
+            self._behind.clear()
+            for stream in behind:
+                self.flush(stream)
+        self.hand_over()
+
+    # ---- labels and gaps --------------------------------------------------------------
 
     def label(self, label: Label) -> None:
         """Take the truth for a published prediction, where labels come from outside."""
-        stream = self.streams.get(label.stream)
-        if stream is None:
+        if label.stream not in self.table.places:
             self.stray_labels += 1
-            self._refuse_label(label, f"there is no stream {label.stream!r}")
+            self.refuse_label(label, f"there is no stream {label.stream!r}")
+            self.hand_over()
             return
-        reason = (
-            self._labels.receive(stream, label)
-            if self._external
-            else "labels come from the series itself; set labels = 'external' to send them"
-        )
+        stream = self._stream(label.stream)
+        assert stream is not None
+        self.flush(stream)
+        reason = self.labels.receive(stream, label) if self.external else FROM_SERIES
         if reason:
-            stream.counters.refused_labels += 1
-            self._refuse_label(label, reason)
-        self._settle(stream)
+            stream.count("refused_labels")
+            self.refuse_label(label, reason)
+        self._sided.settle(stream)
+        self.hand_over()
 
     def settle(self) -> None:
-        """Let the labels that may still be revised count now, for there will be no more."""
-        for stream in self.streams.values():
-            self._settle(stream, all_of_them=True)
+        """Let labels that may be revised count now, and learn from all that are known."""
+        self.catch_up()
+        for stream in [] if self.plain else list(self.active.values()):
+            self._sided.settle(stream, all_of_them=True)
+            self._sided.learn(stream)
+        self.hand_over()
 
     def gap(self, gap: Gap) -> None:
         """Take notice of lost ticks: predictions are flagged, and the policy applies."""
-        stream = self.stream(gap.stream)
+        stream = self._stream(gap.stream)
         if stream is not None:
-            stream.counters.gaps += 1
-            stream.counters.missed += gap.missed
+            self.flush(stream)
+            stream.count("gaps")
+            stream.count("missed", gap.missed)
             self._interrupt(stream)
+            self.hand_over()
 
     def session_start(self, start: SessionStart) -> None:
         """Take notice of a publisher's restart: labels may be lost, and no prediction waits on."""
-        stream = self.stream(start.stream)
-        if stream is None or stream.session == start.session:
+        stream = self._stream(start.stream)
+        if stream is None or stream.source == start.session:
             return
-        restarted, stream.session = stream.n > 0, start.session
-        if restarted:
+        self.flush(stream)
+        stream.sent_by(start.session, numbered=stream.visible)
+        if stream.n > 0:
             self._interrupt(stream, restarted=True)
+        self.hand_over()
 
     # ---- what it holds ----------------------------------------------------------------
 
-    def stream(self, name: str) -> StreamState | None:
-        """Return the state of a stream, opened if it is new; None where there are too many."""
-        found = self.streams.get(name)
-        if found is None and len(self.streams) < MAX_STREAMS:
-            found = self.streams[name] = self._opening.open(name)
-        return found
+    @property
+    def streams(self) -> Streams:
+        """The streams by name, as they are now: ticks that wait are stepped."""
+        self.look()
+        return Streams(self)
+
+    def look(self) -> None:
+        """Step and score all that waits, and write all of it to the table."""
+        self.catch_up()
+        self.score_later()
+        for stream in self.active.values():
+            stream.store()
 
     def weights_for(self, name: str) -> Params:
         """Return copies of the weights that a stream uses."""
+        self.catch_up()
         return self.engine.weights.host_unpack(self.learned_for(name).weights)
 
     def learned_for(self, name: str) -> Learned:
         """Return what a stream uses and learns into, made if it is the first to need it."""
-        key = SHARED if self.config.model.sharing == "shared" else name
+        if self.plain and not self.shared:
+            row = self.table.open(name)
+            return Learned((self._own_weights(row),), None)
+        key = SHARED if self.shared else name
         found = self.learned.get(key)
         if found is None:
             weights: Params = self._initial or self.engine.init_weights()
-            optimizer = self.engine.init_optimizer(weights) if self.updates.length else None
+            learns = self.learning.length > 0
+            optimizer = self.engine.init_optimizer(weights) if learns else None
             packed = self.engine.pack(weights)
-            found = self.learned[key] = Learned(packed, optimizer, self.updates.guard.watch())
+            found = self.learned[key] = Learned(packed, optimizer, self.learning.guard.watch())
         return found
+
+    def _own_weights(self, row: int) -> Any:
+        width = sum(self.engine.weights.sizes.values())
+        return Shared(self.table.own[row, :width]).device
+
+    def set_weights(self, name: str, weights: Mapping[str, Mapping[str, Any]]) -> None:
+        """Give a stream weights of its own, opening it if it is new.
+
+        Raises ConfigurationError for weights that do not fit, where weights are shared, and
+        where there are too many streams.
+        """
+        if self.shared:
+            raise ConfigurationError(
+                "a stream has weights of its own with sharing=per-stream alone", key="sharing"
+            )
+        stream = self._stream(name)
+        if stream is None:
+            raise ConfigurationError(self._too_many(), key="streams")
+        self.flush(stream)
+        packed = self.engine.pack(self.engine.check_weights(weights))
+        if self.plain:
+            self.table.own[stream.row, : len(packed[0])] = np.asarray(packed[0])
+        else:
+            stream.learned.weights = packed
 
     def scaler_of(self, name: str) -> Floats | None:
         """Return the state (1 + 2F,) of a stream's scaler, None where there is no such stream."""
-        stream = self.streams.get(name)
-        size = 1 + 2 * self.engine.shape.features
-        return None if stream is None else np.array(stream.carry[:size], np.float32)
+        self.catch_up()
+        row = self.table.places.get(name)
+        return None if row is None else self.table.carry[row, : self.engine.scaler_size].copy()
+
+    def place(self, name: str) -> int:
+        """Return the row of a stream, opened if it is new; -1 where there are too many."""
+        capacity = self.table.capacity
+        row = self.table.open(name)
+        if self.table.capacity != capacity:
+            self._rebind()
+        return row
+
+    # ---- streams at work --------------------------------------------------------------
+
+    def _stream(self, name: str) -> Stream | None:
+        return self.active.get(name) or self._activate(name)
+
+    def _activate(self, name: str) -> Stream | None:
+        """Return a stream to work on; None where there are too many."""
+        if self.plain and len(self.active) >= MOST_ACTIVE:
+            self.release([stream.row for stream in self.active.values()])
+        row = self.place(name)
+        if row < 0:
+            return None
+        side = None if self.plain else self.sides.get(row)
+        if side is None and not self.plain:
+            side = self.sides[row] = self._new_side()
+        stream = Stream(self.table, row, self.maker.features.lag, len(self.columns), side)
+        stream.learned = self.learned_for(name)
+        if side is not None and side.twin is not None:
+            stream.twin = Shared(aligned((self.engine.width,)))
+            stream.twin.host[:] = side.twin
+        self.active[name] = stream
+        return stream
+
+    def release(self, rows: Sequence[int]) -> None:
+        """Step over what waits of some streams, and leave them to their rows alone."""
+        active, names = self.active, self.table.names
+        found = [active[name] for row in rows if (name := names[row]) in active]
+        for stream in found:
+            self.flush(stream)
+            stream.store()
+            self._behind.pop(stream, None)
+            if self.plain:
+                del active[stream.name]
+        self.hand_over()
+
+    def reload(self) -> None:
+        """Begin anew from a table and sides that were restored."""
+        self.active.clear()
+        self._behind.clear()
+        self.forget()
+        for name in [] if self.plain else list(self.table.names):
+            self._activate(name)
+
+    def _rebind(self) -> None:
+        self.scores.grow(self.table.capacity)
+        for stream in self.active.values():
+            stream.bind()
+            if self.plain and not self.shared:
+                stream.learned = self.learned_for(stream.name)
+
+    def _new_side(self) -> Side:
+        members = None
+        if self.members is not None:
+            members = Mixture.uniform(len(self.engine.names), self.config.learning.share)
+        return Side(
+            tape=self._new_tape(0),
+            trace=self.engine.init_trace() if self.learning.length else None,
+            mixture=members,
+            twin=self._start.copy() if self.twins.carried else None,
+            recalibration=Recalibration() if self.config.scoring.calibrate else None,
+        )
+
+    def _new_tape(self, n: int) -> Tape | None:
+        window = self.config.stream.window if self.engine.windowed else 0
+        length = max(self.learning.length, window)
+        if not length:
+            return None
+        return Tape.start(
+            n,
+            keep=length + (0 if self.external else self._horizon) + slack(self.config) + 1,
+            block=TAPE_BLOCK,
+            features=self.engine.shape.features,
+            state=0 if self.config.model.mode == "window" else self.engine.state,
+        )
 
     # ---- stepping ---------------------------------------------------------------------
 
-    def _advance(self, stream: StreamState, t_ns: npt.NDArray[np.int64], elements: Floats) -> None:
+    def flush(self, stream: Stream) -> None:
+        """Step over the ticks of a stream that wait."""
+        k = stream.k
+        if not k:
+            return
+        lag, values, times = stream.lag, stream.values, stream.times
+        end = lag + k
+        elements = self.maker.features.evaluate(times[:end], values[:end])
+        t_ns = times[lag:end].copy()
+        stream.k = 0
+        if lag:
+            values[:lag], times[:lag] = values[k:end].copy(), times[k:end].copy()
+        if self.plain:
+            self._chunk(stream, t_ns.tolist(), elements, k)
+        else:
+            stream.count("ticks", k)
+            self._walk(stream, t_ns, elements)
+
+    def _walk(self, stream: Stream, t_ns: Times, elements: Floats) -> None:
+        """Step over elements (m, F) at times (m,), cut where something falls due."""
         start, count = 0, len(elements)
-        positive = elements[:, 0] > 0
         while start < count:
-            strides = self._stepping.strides(self.engine, stream, count - start)
-            if strides and (watch := self.learned_for(stream.name).watch):
-                strides = min(strides, watch.room)
+            strides = 0 if self.plain else self._sided.whole_strides(stream, count - start)
             if strides:
-                stop = start + strides * self.config.stream.stride
-                part = slice(start, stop)
-                self._advance_strides(stream, t_ns[part], elements[part], positive[part])
+                stop = start + strides * self._stride
+                self._sided.chunk_of_strides(
+                    stream, t_ns[start:stop].tolist(), elements[start:stop]
+                )
             else:
-                stop = start + self._stepping.uncut(self.engine, stream, t_ns[start:])
-                part = slice(start, stop)
-                self._advance_chunk(stream, t_ns[part], elements[part], positive[part])
+                size = min(self.engine.block, count - start)
+                if not self.plain:
+                    size = min(size, stream.due - stream.n)
+                if self.external:
+                    size = self.labels.uncut(stream, size, t_ns[start:])
+                stop = start + size
+                self._chunk(stream, t_ns[start:stop].tolist(), elements[start:stop])
             start = stop
 
-    def _advance_chunk(
-        self, stream: StreamState, t_ns: Times, chunk: Floats, positive: Bools
-    ) -> None:
-        twin = self.twins.step(stream, chunk)
-        learned = self.learned_for(stream.name)
-        p = self._stepping.step(self.engine, learned, stream, chunk, positive)
-        self._report(stream, t_ns, positive, p, twin, None)
-        if self._external:
-            for pending in self._labels.expired(stream, int(t_ns[-1])):
-                self.emit(Expiry(stream.name, pending.n))
-            self._settle(stream)
+    def _chunk(self, stream: Stream, times: list[int], xs: Floats, ticks: int = 0) -> None:
+        """Step over elements with one set of weights, and report what falls due."""
+        out = self._advance(stream, xs)
+        before, count = stream.n, len(xs)
+        stream.n = after = before + count
+        positive = (xs[:, 0] > 0).tolist()
+        if stream.side is not None:
+            self._sided.report_chunk(stream, before, times, positive, out, xs)
+            return
+        made = self._report(stream, before, times, positive, out)
+        stream.moved(ticks, made)
+        left = stream.due - after
+        stream.left = left if left < MOST_WAITING else MOST_WAITING
 
-    def _advance_strides(
-        self, stream: StreamState, t_ns: Times, elements: Floats, positive: Bools
-    ) -> None:
-        learned, stride = self.learned_for(stream.name), self.config.stream.stride
-        p, infos = self._stepping.step_strides(self.engine, learned, stream, elements, positive)
-        for k, info in enumerate(infos):
-            part = slice(k * stride, (k + 1) * stride)
-            self._report(stream, t_ns[part], positive[part], p[part], None, info)
-
-    def _probability(self, stream: StreamState, p: Floats | None, n: int, k: int) -> float:
-        """Return the p of element n, which is entry k of the chunk just stepped."""
-        if p is not None:
-            return float(p[k, 0]) if stream.mixture is None else stream.mixture.mix(p[k])
-        assert stream.tape is not None
-        weights = self.learned_for(stream.name).weights
-        return self.engine.window(weights, stream.tape.inputs(n, self._window))
+    def _advance(self, stream: Stream, xs: Floats) -> Any:
+        """Step a stream over elements xs (m, F); return what `Engine.rows` reads."""
+        weights = stream.learned.weights
+        if self.observer is None:
+            return self.engine.advance_in_place(weights, stream.carry, xs)
+        carry = stream.carry.host.copy()
+        out = self.engine.advance_in_place(weights, stream.carry, xs)
+        rows = self.engine.rows(out, len(xs))
+        self.observer.stepped(stream.n, weights, carry, xs.copy(), rows)
+        return out
 
     def _report(
-        self,
-        stream: StreamState,
-        t_ns: npt.NDArray[np.int64],
-        positive: npt.NDArray[np.bool_],
-        p: Floats | None,
-        twin: Floats | None,
-        info: Floats | None,
-    ) -> None:
-        """Score and predict over a chunk just stepped, then learn where a label ended it.
+        self, stream: Stream, before: int, times: list[int], positive: list[bool], out: Any
+    ) -> int:
+        """Give labels to predictions and make those that are due; return how many were made.
 
-        info: what came of the update (3,) where it has been made already.
+        One loop over both, in the order of elements, on local numbers: it is what a block costs
+        beside the network.
         """
-        before, after = stream.n, stream.n + len(positive)
-        stream.n = after
-        oldest = stream.ledger.oldest()
-        waits = oldest is None or self._external or oldest + self.config.stream.horizon > after
-        if waits and stream.next_due > after:
-            return
-        labelled = -1
-        while stream.next_due <= after:
-            due = stream.next_due
-            for n, k in self._labelled(stream, before, due):
-                labelled = self._score_series(stream, n, int(positive[k]), int(t_ns[k]))
+        after, due, stride, horizon = stream.n, stream.due, self._stride, self._horizon
+        name, source, visible = stream.name, stream.source, stream.visible
+        labels, positives, repeats = stream.labels, stream.positives, stream.repeats
+        waiting, gathered, publish = stream.waiting, self.out, self.publish
+        listens = self.emit is not None or self.deliver is not None
+        ps: list[float] = []
+        if due < after:
+            ps = self.engine.rows(out, after - before)[:, 0].tolist()
+        elif due == after:  # the last element left its p in the carry
+            ps = [float(stream.carry.host[self.engine.scaler_size])]
+        first = after - before - len(ps)
+        flagged, made = stream.view[stream.row, FLAG_UNTIL], 0
+        labelled = waiting[0].n + horizon if waiting else after + 1
+        while True:
+            if labelled <= due and labelled <= after:
+                one, k = waiting.popleft(), labelled - before - 1
+                label = 1 if positive[k] else 0
+                labels += 1
+                positives += label
+                repeats += label == one[LAST_KNOWN]
+                gathered.append(_new(Labelled, (stream.row, name, times[k], label, one)))
+                labelled = waiting[0].n + horizon if waiting else due + horizon
+                continue
+            if due > after:
+                break
             k = due - before - 1
-            known = self._probability(stream, p, due, k)
-            experts = None if stream.mixture is None or p is None else p[k]
-            aside = NO_FORECASTS
-            if self.config.scoring.twins:
-                weights = self.learned_for(stream.name).weights
-                aside = self.twins.forecasts(stream, weights, twin, due, k)
-            self._predict(stream, due, known, int(positive[k]), int(t_ns[k]), experts, aside)
-            stream.next_due += self.config.stream.stride
-        for n, k in self._labelled(stream, before, after):
-            labelled = self._score_series(stream, n, int(positive[k]), int(t_ns[k]))
-        if info is not None:
-            self._update(stream, labelled, info)
-        elif labelled > 0 and self.updates.due(stream):
-            self._update(stream, labelled, self.updates.from_series(stream, labelled))
+            p = ps[k - first]
+            if not 0.0 <= p <= 1.0:
+                raise ValueError(f"prediction {due} of {name!r}: p={p} is not in [0, 1]")
+            last = 1 if positive[k] else 0
+            repeat = (repeats + 0.5) / (labels + 1.0)
+            base_p = (positives + 0.5) / (labels + 1.0)
+            last_p = repeat if last else 1.0 - repeat
+            if not waiting:
+                labelled = due + horizon
+            waiting.append(
+                _new(Waiting, (due, p, base_p, last_p, last, source, None, None, None, None))
+            )
+            item: Any = (name, due, times[k], p, source, visible, due <= flagged, ())
+            if publish is not None:
+                item = Prediction(*item)
+                publish(item)
+            if listens:
+                gathered.append(item)
+            due += stride
+            made += 1
+        stream.due, stream.labels = due, labels
+        stream.positives, stream.repeats = positives, repeats
+        return made
 
-    def _labelled(self, stream: StreamState, before: int, until: int) -> Iterator[tuple[int, int]]:
-        """Yield (n, index in the chunk of its label) of predictions labelled up to `until`."""
-        if self._external:
-            return
-        horizon = self.config.stream.horizon
-        while (n := stream.ledger.oldest()) is not None and n + horizon <= until:
-            yield n, n + horizon - before - 1
+    # ---- gaps and refusals ------------------------------------------------------------
 
-    def _predict(
-        self,
-        stream: StreamState,
-        n: int,
-        p: float,
-        positive: int,
-        t_ns: int,
-        experts: Floats | None,
-        aside: Forecasts,
-    ) -> None:
-        raw = None
-        if stream.recalibration is not None:
-            raw, p = p, stream.recalibration.apply(p)
-        last = stream.last_label if self._external else positive
-        scores = stream.scores
-        plain = scores.base_rate_p(), scores.last_label_p(last), last
-        pending = Pending(n, p, *plain, stream.session, t_ns, raw, *aside)
-        if experts is not None:
-            pending.experts = experts.copy()
-        if self._external and self.updates.length and stream.tape is not None:
-            pending.inputs, pending.state = self.updates.tape(stream, n)
-        expired = stream.ledger.add(
-            pending, self.config.stream.max_pending if self._external else n
-        )
-        if expired is not None:
-            self.emit(Expiry(stream.name, expired.n))
-        stream.counters.predictions += 1
-        flags = stream.gaps_visible, n <= stream.flag_until
-        mixture = stream.mixture if self.config.learning.publish_experts else None
-        said = (
-            mixture.experts(self.engine.names, experts) if mixture and experts is not None else ()
-        )
-        self.emit(Prediction(stream.name, n, t_ns, p, stream.session, *flags, said))
-        for missed in self._labels.predicted(stream, n) if self._external else ():
-            reason = "no prediction was made there: it fell into a gap"
-            self._refuse_label(Label(stream.name, missed, 0), reason)
-
-    # ---- labels -----------------------------------------------------------------------
-
-    def _score_series(self, stream: StreamState, n: int, label: int, t_ns: int) -> int:
-        pending = stream.ledger.take(n)
-        assert pending is not None
-        self._score(stream, pending, label, t_ns)
-        return n
-
-    def _score(self, stream: StreamState, pending: Pending, label: int, t_ns: int) -> None:
-        base_p, last_p = pending.base_rate_p, pending.last_label_p
-        if stream.mixture is not None and pending.experts is not None and self.updates.due(stream):
-            stream.mixture.update(pending.experts, label)
-        aside = pending.raw_p, pending.frozen_p, pending.stateless_p
-        others = tuple(p for p in aside if p is not None)
-        loss = stream.scores.add(label, pending.last_label, pending.p, base_p, last_p, others)
-        if self.updates.length:
-            self.updates.scored(self.learned_for(stream.name), stream, label, loss, base_p)
-        if stream.recalibration is not None and pending.raw_p is not None:
-            stream.recalibration.update(pending.raw_p, label)
-        plain = base_p, last_p, pending.session, *stream.scores.evidence.log_e(), *aside
-        self.emit(Score(stream.name, pending.n, t_ns, pending.p, label, loss, *plain))
-
-    def _settle(self, stream: StreamState, *, all_of_them: bool = False) -> None:
-        """Score, and learn from, the labels from outside that count now."""
-        for held in self._labels.settled(stream, all_of_them=all_of_them):
-            pending, truth = held.pending, held.truth
-            stream.last_label = truth.label
-            self._score(stream, pending, truth.label, truth.t_ns)
-            if pending.inputs is not None and pending.state is not None:
-                tape = pending.inputs, pending.state
-                if self.updates.due(stream):
-                    given = self.updates.from_label(*tape, truth.label)
-                    self._update(stream, pending.n, given)
-
-    def _refuse_label(self, label: Label, reason: str) -> None:
-        self.emit(Refusal(label.stream, "label", reason, where=f"n={label.n}"))
-
-    # ---- learning ---------------------------------------------------------------------
-
-    def _update(self, stream: StreamState, n: int, made: Given | Floats) -> None:
-        """Learn from the label of prediction n; see `Updates.make`."""
-        learned = self.learned_for(stream.name)
-        if told := self.updates.make(self.engine, learned, stream, n, made):
-            self.emit(told)
-        if learned.watch is None or learned.watch.count < SPELL:
-            return
-        if back := self.updates.guard.look(learned, self.streams, stream, n):
-            self.emit(back)
-
-    # ---- gaps -------------------------------------------------------------------------
-
-    def _interrupt(self, stream: StreamState, *, restarted: bool = False) -> None:
-        stream.flag_until = stream.n + self.config.stream.window
+    def _interrupt(self, stream: Stream, *, restarted: bool = False) -> None:
+        window = self.config.stream.window
         resets = self.config.stream.on_gap == "reset"
+        stream.interrupted(window)
         if resets or restarted:
-            self._settle(stream, all_of_them=True)
-            for expired in stream.ledger.expire_all(self._labels.limit):
-                self.emit(Expiry(stream.name, expired.n))
-        if resets:
-            stream.counters.resets += 1
-            self._opening.reset(stream)
+            self._sided.settle(stream, all_of_them=True)
+            self._expire(stream)
+        if not resets:
+            stream.plan()
+            return
+        self._sided.learn(stream)
+        stream.count("resets")
+        stream.carry.host[:] = self._start
+        if stream.twin is not None:
+            stream.twin.host[:] = self._start
+        stream.restart()
+        if stream.side is not None:
+            stream.side.tape = self._new_tape(stream.n)
+            stream.side.trace = self.engine.init_trace() if self.learning.length else None
 
-    def _refuse_stream(self, ticks: Ticks) -> None:
-        reason = f"{MAX_STREAMS} streams are open, which is the limit"
-        self.emit(Refusal(ticks.stream, "tick", reason, 0, ticks.where))
+    def _expire(self, stream: Stream) -> None:
+        """Let all predictions of a stream that wait go without a label."""
+        while stream.waiting:
+            one = stream.waiting.popleft()
+            stream.expired(one.n + self._stride)
+            self.out.append(Expiry(stream.name, one.n))
+        if self.external:
+            for expired in stream.ledger.expire_all(self.labels.limit):
+                self.out.append(Expiry(stream.name, expired.n))
+
+    def _too_many(self) -> str:
+        return f"{self.table.limit} streams are open, which is the limit"
+
+    def _refuse_stream(self, name: str, where: str) -> None:
+        self.out.append(Refusal(name, "tick", self._too_many(), 0, where))
+        self.hand_over()
+
+    def refuse_label(self, label: Label, reason: str) -> None:
+        """Report a label that is refused."""
+        self.out.append(Refusal(label.stream, "label", reason, where=f"n={label.n}"))
+
+    def watch(self, observer: Observer) -> None:
+        """Tell an observer of each stage from now on, of ticks that wait as well."""
+        self.observer = self.learning.observer = observer
+        self._good = _not_surely
+
+
+def _not_surely(*_: Any) -> bool:
+    """Leave it to the element maker whether a tick is good."""
+    return False
+
+
+def fallbacks(session: Session) -> list[str]:
+    """Return what is slower than it could be, since compiled code gave other bits; mostly none."""
+    engine, out = session.engine, []
+    if engine.learning and not engine.windowed and not engine.exact_strides:
+        out.append("strides are stepped and learned from call by call: one call gave other bits")
+    if not engine.exact_table:
+        out.append("streams are stepped one by one: the loop over tables gave other bits")
+    return out
+
+
+__all__ = ["COUNTED", "MAX_STREAMS", "SHARED", "Arrivals", "Session", "fallbacks"]

@@ -23,12 +23,14 @@ from ..config import Config
 from ..errors import SnapshotError
 from ..members import Members
 from .rollback import Learned, Watch, check_kept
+from .scores import ScoresState
 from .session import Session
-from .stream import StreamState
+from .stream import Side
+from .table import TableState
 from .trees import leaves, rebuild
 
 MAGIC = b"SLSTM"
-VERSION = 4
+VERSION = 5
 HEADER = len(MAGIC) + 1 + hashlib.sha256().digest_size
 
 DTYPES = ("<f4", "<f8", "<i4", "<i8", "<u4", "|b1")
@@ -66,7 +68,9 @@ class Snapshot(msgspec.Struct, frozen=True):
 
     fingerprint: str
     learned: dict[str, LearnedRecord]
-    streams: list[StreamState]
+    table: TableState
+    sides: dict[int, Side]
+    scores: ScoresState
     frozen: list[np.ndarray] = []
 
 
@@ -78,7 +82,8 @@ def fingerprint(config: Config, columns: tuple[str, ...], members: Members | Non
     """
     model = msgspec.structs.replace(config.model, weights=None, compile_cache=None)
     learning = msgspec.structs.replace(config.learning, publish_experts=False)
-    tables = (config.stream, model, config.scaling, learning, config.scoring)
+    stream = msgspec.structs.replace(config.stream, table=False)
+    tables = (stream, model, config.scaling, learning, config.scoring)
     chosen = {
         field.name: getattr(table, field.name)
         for table in tables
@@ -98,12 +103,15 @@ def _fingerprint(session: Session) -> str:
 
 def take(session: Session) -> bytes:
     """Return the whole state of a session."""
+    session.look()
     learned = {
         name: LearnedRecord(_arrays(held.weights), leaves(held.optimizer), held.watch)
         for name, held in session.learned.items()
     }
+    table = session.table.state()
+    scores = session.scores.state(len(session.table))
     frozen = _arrays(session.twins.frozen)
-    state = Snapshot(_fingerprint(session), learned, list(session.streams.values()), frozen)
+    state = Snapshot(_fingerprint(session), learned, table, session.sides, scores, frozen)
     body = msgspec.msgpack.encode(state, enc_hook=_plain)
     return MAGIC + bytes([VERSION]) + hashlib.sha256(body).digest() + body
 
@@ -129,16 +137,22 @@ def restore(session: Session, data: bytes) -> None:
         name: Learned(
             tuple(rebuild(weights, held.weights)),
             rebuild(optimizer, held.optimizer),
-            held.watch or session.updates.guard.watch(held.weights, held.optimizer),
+            held.watch or session.learning.guard.watch(held.weights, held.optimizer),
         )
         for name, held in state.learned.items()
     }
     for held in state.learned.values():
         check_kept(held.watch, weights, optimizer)
+    try:
+        session.table.restore(state.table)
+        session.scores.restore(state.scores)
+        session.scores.grow(session.table.capacity)
+    except ValueError as error:
+        raise SnapshotError(f"the snapshot does not fit this session: {error}") from None
     if session.twins.frozen is not None:
         session.twins.frozen = rebuild(weights, state.frozen)
-    session.learned = learned
-    session.streams = {stream.name: stream for stream in state.streams}
+    session.learned, session.sides = learned, state.sides
+    session.reload()
 
 
 def weights_of(data: bytes) -> dict[str, list[np.ndarray]]:
@@ -154,8 +168,10 @@ def _decode(data: bytes) -> Snapshot:
         raise SnapshotError("this is not a snapshot, or only the beginning of one")
     version = data[len(MAGIC)]
     if version != VERSION:
+        made = "made by version 0.1, and " if version < VERSION else ""
         raise SnapshotError(
-            f"the snapshot has format version {version}, this program reads {VERSION}"
+            f"the snapshot has format version {version}, this program reads {VERSION}: it was "
+            f"{made}the order of work changed in 0.2 (publish first, learn afterwards)"
         )
     body = data[HEADER:]
     if hashlib.sha256(body).digest() != data[len(MAGIC) + 1 : HEADER]:

@@ -30,8 +30,8 @@ from ..model.network import Shape, Weights
 from ..model.probe import Probe
 from ..model.scaling import causal_scaler
 from .elements import ElementMaker, Memory, OnRefused
-from .scoring import Tally, log_loss
-from .skill import DifferenceBand
+from .evidence import Bet
+from .losses import Tally, log_loss
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 
@@ -80,8 +80,8 @@ class Sums(msgspec.Struct):
     carried: Tally = msgspec.field(default_factory=Tally)
     windowed: Tally = msgspec.field(default_factory=Tally)
     fresh: Tally = msgspec.field(default_factory=Tally)
-    windowed_more: DifferenceBand = msgspec.field(default_factory=DifferenceBand)
-    fresh_more: DifferenceBand = msgspec.field(default_factory=DifferenceBand)
+    windowed_more: Bet = msgspec.field(default_factory=Bet)
+    fresh_more: Bet = msgspec.field(default_factory=Bet)
     abs_dp: float = 0.0
     max_dp: float = 0.0
     max_dp_n: int | None = None

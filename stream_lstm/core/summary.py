@@ -13,17 +13,13 @@ import msgspec
 
 from .. import __version__
 from .digest import Digest
-from .fleet import Fleet
-from .fleet_view import totals
-from .scoring import Scoreboard
 from .session import Session
-from .sessions import AnySession
-from .stream import Counters
+from .table import EXPIRED, N
 from .verdict import verdict
 
 
 def summarize(
-    session: AnySession, digest: Digest, *, wall_s: float, compile_s: float, held: int = 0
+    session: Session, digest: Digest, *, wall_s: float, compile_s: float, held: int = 0
 ) -> dict[str, Any]:
     """Return the counts and scores of all streams of a session together.
 
@@ -31,18 +27,18 @@ def summarize(
     making the session; held: elements of an earlier run, which took none of that. `elements_per_s`
     is None where `wall_s` is 0.
     """
-    scores, counters, expired, elements = (
-        totals(session) if isinstance(session, Fleet) else _merged(session)
-    )
+    session.look()
+    table, scores = session.table, session.scores.total()
+    counters, count = table.totals(), len(table)
+    elements, expired = (int(table.ints[:count, column].sum()) for column in (N, EXPIRED))
+    expired += sum(side.ledger.expired for side in session.sides.values())
     counters.refused_labels += session.stray_labels
     counters.labels_unknown += session.stray_labels
     config = session.config
-    experts: dict[str, Any] = {}
-    if isinstance(session, Session) and session.members is not None:
-        experts = {"experts": _experts(session)}
+    experts = {} if session.members is None else {"experts": _experts(session)}
     summary = {
         "version": __version__,
-        "streams": len(session.streams),
+        "streams": count,
         "elements": elements,
         **msgspec.structs.asdict(counters),
         "labels": scores.labels,
@@ -61,20 +57,9 @@ def summarize(
     return summary | {"verdict": verdict(summary)}
 
 
-def _merged(session: Session) -> tuple[Scoreboard, Counters, int, int]:
-    """Return scores, counters, expired predictions and elements of all streams together."""
-    scores, counters, expired, elements = Scoreboard(), Counters(), 0, 0
-    for stream in session.streams.values():
-        scores.merge(stream.scores)
-        counters.merge(stream.counters)
-        expired += stream.ledger.expired
-        elements += stream.n
-    return scores, counters, expired, elements
-
-
 def _experts(session: Session) -> dict[str, dict[str, float | None]]:
     """Return {member: weight, averaged over the streams, and mean log loss (nats)} of a bank."""
-    mixtures = [s.mixture for s in session.streams.values() if s.mixture is not None]
+    mixtures = [side.mixture for side in session.sides.values() if side.mixture is not None]
     labels = sum(mixture.labels for mixture in mixtures)
     return {
         name: {

@@ -18,7 +18,7 @@ from ..config import Config
 from ..model.engine import Engine
 from ..model.forecaster import Params
 from ..model.packing import Packed
-from .stream import StreamState
+from .stream import Stream
 
 Floats = npt.NDArray[np.float32]
 
@@ -53,34 +53,26 @@ class Twins:
         """Whether a second state is carried."""
         return self.frozen is not None and not self._windowed
 
-    def step(self, stream: StreamState, chunk: Floats) -> Floats | None:
-        """Carry the frozen twin over a chunk (m, F); return its p (m,) if one may be asked for."""
-        if not self.carried or self.frozen is None:
+    def step(self, stream: Stream, xs: Floats) -> float | None:
+        """Carry the frozen twin over elements xs (m, F); return its p, None without one."""
+        if stream.twin is None or self.frozen is None:
             return None
-        if len(chunk) == 1:
-            stream.twin = self._engine.step(self.frozen, stream.twin, chunk[0])
-            rows = self._engine.row_of(stream.twin)[None]
-        else:
-            stream.twin, out = self._engine.block(self.frozen, stream.twin, chunk)
-            rows = self._engine.rows(out, len(chunk))
-        return rows[:, 0]
+        self._engine.advance_in_place(self.frozen, stream.twin, xs)
+        return float(stream.twin.host[self._engine.scaler_size])
 
-    def forecasts(
-        self, stream: StreamState, weights: Packed, p: Floats | None, n: int, k: int
-    ) -> Forecasts:
-        """Return what the twins give after element n, entry k of the chunk just stepped."""
-        frozen = stateless = None
-        if p is not None:
-            frozen = float(p[k])
-        elif self.frozen is not None:
+    def forecasts(self, stream: Stream, weights: Packed, p: float | None, n: int) -> Forecasts:
+        """Return what the twins give after element n; p: what the frozen one carried gave."""
+        frozen, stateless = p, None
+        if frozen is None and self.frozen is not None:
             frozen = self._over_window(stream, self.frozen, n)
         if self._stateless:
             stateless = self._over_window(stream, weights, n)
         return Forecasts(frozen, stateless)
 
-    def _over_window(self, stream: StreamState, weights: Packed, n: int) -> float:
-        assert stream.tape is not None
-        return self._engine.window(weights, stream.tape.inputs(n, self._window))
+    def _over_window(self, stream: Stream, weights: Packed, n: int) -> float:
+        assert stream.side is not None
+        assert stream.side.tape is not None
+        return self._engine.window(weights, stream.side.tape.inputs(n, self._window))
 
 
 def names(config: Config) -> tuple[str, ...]:

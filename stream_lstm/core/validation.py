@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..tables import StreamConfig
-from .scoring import EPSILON
+from .losses import EPSILON
 from .series import Series
 
 Probabilities = Sequence[npt.NDArray[Any]]

@@ -1,7 +1,7 @@
 """What the figures of a summary say, in one plain sentence: for tables, JSON and reports alike.
 
 Only what holds however often one looks is called better or worse: evidence of 20 : 1 at some
-label, which is then there to stay. See `skill`.
+label, which is then there to stay. See `evidence`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from .skill import PROVEN, labels_needed
+from .evidence import PROVEN, labels_needed
 
 EDGES = (0.51, 0.505, 0.502, 0.501, 0.5005, 0.5002, 0.5001)
 """Accuracies worth finding, of which the first that these labels could not show is told."""

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from ..errors import UsageError
 from ..events import NO_TIME, Label, Prediction, Score
+from ..records import fields_of
 from ..tables import Encoding
 from .records import (
     MAX_BLOCK_ROWS,
@@ -31,6 +32,11 @@ Frames: TypeAlias = tuple[bytes, bytes]
 
 _MSGPACK = msgspec.msgpack.Encoder()
 _JSON = msgspec.json.Encoder()
+_OPTIONAL = {
+    kind: min(k for k, field in enumerate(fields_of(kind)) if field.nullable or field.nested)
+    for kind in (Prediction, Score)
+}
+"""From where on fields of a record may be left out."""
 _ENCODE: dict[str, Callable[[Any], bytes]] = {"msgpack": _MSGPACK.encode, "json": _JSON.encode}
 
 
@@ -102,9 +108,9 @@ def encode_score(score: Score, encoding: Encoding = "msgpack") -> Frames:
 
 
 def _encode_output(record: Any, event: Prediction | Score, encoding: Encoding) -> bytes:
-    _, *values = msgspec.structs.astuple(event)
-    said = [msgspec.UNSET if value is None or value == () else value for value in values]
-    return _ENCODE[encoding](record(PROTOCOL_VERSION, *said))
+    values, first = msgspec.structs.astuple(event), _OPTIONAL[type(event)]
+    said = [msgspec.UNSET if value is None or value == () else value for value in values[first:]]
+    return _ENCODE[encoding](record(PROTOCOL_VERSION, *values[1:first], *said))
 
 
 def encode_heartbeat(beat: Heartbeat, encoding: Encoding = "msgpack") -> Frames:

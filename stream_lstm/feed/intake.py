@@ -116,8 +116,9 @@ class Intake:
             return False
         if seq is not None:
             sequence.next_seq = seq + 1
-        self.counters.messages += 1
-        self.counters.ticks += 1
+        counters = self.counters
+        counters.messages += 1
+        counters.ticks += 1
         drain.add_one(route.stream, session, seq, route.where, t_ns, values)
         return True
 

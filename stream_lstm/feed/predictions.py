@@ -31,6 +31,8 @@ from .wire import decode_heartbeat, decode_prediction, decode_score
 MAX_DRAIN = 4096
 """Messages taken at once: the caller gets to look at its clock every 20 ms at the latest."""
 
+_EVENTS, _POLLIN, _SNDMORE = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.SNDMORE)
+
 Output: TypeAlias = Prediction | Score | End
 
 
@@ -54,6 +56,7 @@ class PredictionPublisher(Closing):
     ) -> None:
         self._encoding = encoding
         self._sends = 0
+        self._scores = False
         self._context: zmq.Context[Any] = zmq.Context()
         try:
             self._socket = open_socket(
@@ -63,6 +66,9 @@ class PredictionPublisher(Closing):
                 linger_s=LINGER_S,
                 receive_buffer=ASKING_BUFFER,
             )
+            # Past the layer of pyzmq that is for routing, tracking and enumerations.
+            self._send_frame: Any = super(zmq.Socket, self._socket).send
+            self._get: Any = super(zmq.Socket, self._socket).get
             self._subscriptions = Subscriptions(self._socket)
             self._binding = Binding(self._socket, bind, security or Security())
         except BaseException:
@@ -75,8 +81,16 @@ class PredictionPublisher(Closing):
         self._send(encode_prediction(prediction, self._encoding))
 
     def publish_score(self, score: Score) -> None:
-        """Send a score."""
-        self._send(encode_score(score, self._encoding))
+        """Send a score, if a subscriber wants scores: most want predictions alone."""
+        if self._get(_EVENTS) & _POLLIN:
+            self._look()
+        if self._scores:
+            self._send(encode_score(score, self._encoding))
+
+    def _look(self) -> None:
+        """See who subscribed."""
+        self._subscriptions.drain()
+        self._scores = self._subscriptions.wanted(b"score/")
 
     def heartbeat(
         self,
@@ -103,10 +117,11 @@ class PredictionPublisher(Closing):
     def _send(self, frames: tuple[bytes, bytes]) -> None:
         self._sends += 1
         if self._sends % DRAIN_EVERY == 0:
-            self._subscriptions.drain()
+            self._look()
         # Two sends cost a third of `send_multipart`, which looks at its frames first.
-        self._socket.send(frames[0], zmq.SNDMORE)
-        self._socket.send(frames[1])
+        send = self._send_frame
+        send(frames[0], _SNDMORE)
+        send(frames[1])
 
     def wait_for_subscribers(
         self, count: int, timeout_s: float, *, stream: str | None = None
@@ -116,7 +131,10 @@ class PredictionPublisher(Closing):
         Returns how many do. Raises EndpointError after `timeout_s` seconds.
         """
         topic = b"prediction/" if stream is None else make_topic("prediction", stream)
-        return self._subscriptions.wait(topic, count, timeout_s)
+        try:
+            return self._subscriptions.wait(topic, count, timeout_s)
+        finally:
+            self._look()
 
     def close(self) -> None:
         """Close the socket; what was sent has LINGER_S seconds to leave."""

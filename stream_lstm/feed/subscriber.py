@@ -82,6 +82,8 @@ class Subscriber(Closing):
         try:
             room = {"receive_hwm": config.receive_hwm, "max_frame_bytes": MAX_FRAME_BYTES}
             self._socket = open_socket(self._context, zmq.SUB, **room)
+            # Past the layer of pyzmq that makes an enumeration of it.
+            self._get: Any = super(zmq.Socket, self._socket).get
             for topic in _subscriptions(config):
                 self._socket.setsockopt(zmq.SUBSCRIBE, topic)
             security = security or Security()
@@ -175,8 +177,7 @@ class Subscriber(Closing):
     @property
     def waiting(self) -> bool:
         """Whether a message waits to be received."""
-        # by number: the name would cost as much as the question
-        return bool(int(self._socket.get(_EVENTS)) & _POLLIN)
+        return bool(self._get(_EVENTS) & _POLLIN)
 
     def _wait(self, timeout_s: float) -> bool:
         """Return whether a message came in time, after a spell without sleeping if asked."""
@@ -200,26 +201,41 @@ class Subscriber(Closing):
         began = self.taken_at = self._clock()
         self.queue_age_s = 0.0 if awaited else began - self._emptied_at
         recv, take_next, taken = self._socket.recv, self.intake.take_next, 0
-        while taken < most and drain.size < MAX_DRAIN_BYTES:
+        size, room = 0, MAX_DRAIN_BYTES - drain.size
+        while taken < most and size < room:
             try:
                 # A frame knows whether more belongs to its message; asking the socket is dearer.
-                frame = recv(_NOBLOCK, False)
+                topic = recv(_NOBLOCK, False)
             except zmq.Again:
                 break
-            frames = [frame.bytes]
-            while frame.more:
-                frame = recv(_NOBLOCK, False)
-                frames.append(frame.bytes)
-            drain.size += len(frames[-1])
-            if not (len(frames) == 2 and take_next(frames[0], frames[1], drain)):
-                self.intake.take(frames, drain)
             taken += 1
+            if topic.more:
+                frame = recv(_NOBLOCK, False)
+                payload = frame.bytes
+                if not frame.more and take_next(topic.bytes, payload, drain):
+                    size += len(payload)
+                else:
+                    self._take_long(topic, frame, drain)
+                    room = MAX_DRAIN_BYTES - drain.size
+            else:
+                self._take_long(topic, topic, drain)
+                room = MAX_DRAIN_BYTES - drain.size
             # Asking is cheaper than the exception of an empty socket, which ends a backlog once.
             if taken == 1 < most and not self.waiting:
                 break
         if awaited or taken < most:
             self._emptied_at = began
+        drain.size += size
         return taken
+
+    def _take_long(self, topic: Any, frame: Any, drain: Drain) -> None:
+        """Take a message of any kind, read up to `frame`, with what belongs to it."""
+        frames = [topic.bytes] if frame is topic else [topic.bytes, frame.bytes]
+        while frame.more:
+            frame = self._socket.recv(_NOBLOCK, False)
+            frames.append(frame.bytes)
+        drain.size += len(frames[-1])
+        self.intake.take(frames, drain)
 
     def close(self) -> None:
         """Close the sockets."""

@@ -59,6 +59,10 @@ class Subscriptions:
             if topic.startswith(prefix) or (topic.count(b"/") == 1 and prefix.startswith(topic))
         )
 
+    def wanted(self, topic: bytes) -> bool:
+        """Return whether a subscription matches a topic, or may where too many are open."""
+        return len(self._open) >= MAX_PREFIXES or self.count(topic) > 0
+
     def wait(self, topic: bytes, count: int, timeout_s: float) -> int:
         """Wait until `count` subscriptions match a topic and return how many do.
 

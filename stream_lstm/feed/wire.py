@@ -52,6 +52,9 @@ T = TypeVar("T")
 E = TypeVar("E", Prediction, Score)
 
 
+_BRACE = ord("{")
+
+
 class _Versioned(msgspec.Struct):
     v: int
 
@@ -141,8 +144,8 @@ class OneTickDecoder:
         if len(payload) > MAX_PAYLOAD_BYTES:
             return None
         try:
-            record = self._json(payload) if payload[:1] == b"{" else self._msgpack(payload)
-        except FAULTS:
+            record = self._json(payload) if payload[0] == _BRACE else self._msgpack(payload)
+        except (*FAULTS, IndexError):
             return None
         values = record.values
         if type(values) is not tuple:

@@ -16,20 +16,19 @@ import pyarrow as pa
 from ..config import build
 from ..core.digest import Digest
 from ..core.expressions import columns_of
+from ..core.outcome import Outcome
+from ..core.replay import Replay, Rows
 from ..core.session import Session
 from ..core.summary import summarize
 from ..errors import DataError
-from ..events import Output, Prediction, Refusal, Score, Ticks
+from ..events import Prediction, Refusal, Score
 from ..feed.table_reader import floats, is_numeric
 from ..feed.time_order import TimeOrder
 from ..feed.times import FORMS, TimeColumn, TimeUnit
-from ..records import Batch
+from ..records import Gathered
 from ..store.rows import table_of
 
 STREAM = "series"
-
-CHUNK = 65_536
-"""Rows that are pushed at a time."""
 
 _UNNAMED = re.compile(r"__index_level_\d+__")
 """What Arrow calls an index of pandas that has no name."""
@@ -80,34 +79,34 @@ def replay_frame(
     columns = columns_of(named)
     values, t_ns = _values(table, columns), _times(table, time, time_unit)
     _warn_of_order(t_ns)
-    predictions: list[Prediction] = []
-    scores: list[Score] = []
-    refused: list[Refusal] = []
-    digest = Digest()
+    predictions, scores, refused = Gathered(Prediction), Gathered(Score), list[Refusal]()
+    digest, done = Digest(), 0
 
-    def take(event: Output) -> None:
-        if isinstance(event, Prediction):
-            predictions.append(event)
-            digest.add(event)
-        elif isinstance(event, Score):
-            scores.append(event)
-        elif isinstance(event, Refusal):
+    def take(outcome: Outcome) -> None:
+        predictions.extend(outcome.predictions)
+        scores.extend(outcome.scores)
+        digest.add_batch(outcome.predictions)
+        for event in outcome.others:
+            if not isinstance(event, Refusal):
+                continue
+            if not skip_bad:
+                row = f"row {done + event.index} (counted from 0)"
+                raise DataError(f"{row}: {event.reason}; skip_bad=True passes over it")
             refused.append(event)
+
+    def piece_done(rows: Rows) -> None:
+        nonlocal done
+        done += len(rows.t_ns)
 
     started = clocks.perf_counter()
     config = build({"features": named, **settings})
-    session = Session(config, columns, take, weights=weights, scaler=scaler)
+    session = Session(config, columns, deliver=take, weights=weights, scaler=scaler)
     compiled = clocks.perf_counter()
-    for start in range(0, len(values), CHUNK):
-        part = slice(start, start + CHUNK)
-        session.push(Ticks(stream, t_ns[part], values[part], seq=start))
-        if refused and not skip_bad:
-            row, reason = start + refused[0].index, refused[0].reason
-            raise DataError(f"row {row} (counted from 0): {reason}; skip_bad=True passes over it")
-    session.settle()
-    number = {score.n: k for k, score in enumerate(scores)}
-    scored = np.array([number.get(prediction.n, -1) for prediction in predictions], np.int64)
-    out = table_of(Batch.of(Prediction, predictions), Batch.of(Score, scores), scored)
+    Replay(session, stream, numbered=True, after=piece_done).run([Rows(t_ns, values)])
+    made, judged = predictions.join(), scores.join()
+    number = {n: k for k, n in enumerate(judged["n"].tolist())}
+    scored = np.array([number.get(n, -1) for n in made["n"].tolist()], np.int64)
+    out = table_of(made, judged, scored)
     wall_s, compile_s = clocks.perf_counter() - compiled, compiled - started
     summary = summarize(session, digest, wall_s=wall_s, compile_s=compile_s)
     return Replayed(out, summary, len(refused))

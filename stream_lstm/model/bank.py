@@ -16,7 +16,7 @@ from ..members import (
     TableMember,
     check_members,
 )
-from .forecaster import Forecaster, network, side_by_side
+from .forecaster import Ensemble, Forecaster, network, side_by_side, slack
 from .guard import Caps
 from .plain import logistic, regime, table
 
@@ -33,7 +33,7 @@ LEARNING_KEYS = (
 )
 
 
-def bank(config: Config, features: int, members: Sequence[Member]) -> Forecaster:
+def bank(config: Config, features: int, members: Sequence[Member]) -> Ensemble:
     """Return the members side by side.
 
     Raises ConfigurationError naming the member that cannot be, and for a mode that a bank cannot
@@ -42,7 +42,8 @@ def bank(config: Config, features: int, members: Sequence[Member]) -> Forecaster
     check_members(members)
     if config.model.mode == "window":
         raise ConfigurationError("a bank carries its states: use it with mode=carry", key="bank")
-    return side_by_side([_member(config, features, member) for member in members])
+    made = [_member(config, features, member) for member in members]
+    return side_by_side(made, slack(config))
 
 
 def _member(config: Config, features: int, member: Member) -> Forecaster:

@@ -1,16 +1,17 @@
 """Memory that Python writes and compiled functions read, and the other way round, as it stands.
 
 NumPy's arrays are copied at each call, and JAX's are wrapped before NumPy sees them: both take
-longer than a step. A `Window` is memory that is an array of NumPy and of JAX at once, so that
-handing it over costs nothing. `InPlace` reads numbers at their address.
+longer than a step. `Shared` is memory that is an array of NumPy and of JAX at the same time, so
+that handing it over costs nothing. `read` and `move` take results from their address.
 
-Both are for a CPU alone, and right once the call has ended that reads or writes the memory:
-`settle` sees to that.
+Sharing is for a CPU alone, and right once the call that reads or writes the memory has ended:
+`settle` waits for that.
 """
 
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
 import threading
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -19,49 +20,63 @@ import jax
 import numpy as np
 import numpy.typing as npt
 
+from . import runtime as runtime
+
 Floats: TypeAlias = npt.NDArray[np.float32]
 
 ALIGNMENT = 64
 """Bytes; XLA copies what is not aligned so."""
 
+LINE = ALIGNMENT // 4
+"""Float32 numbers of an aligned line."""
 
-class Window:
-    """One piece of memory for float32: `host` is written, `device` is handed over.
+_FLOAT = ctypes.c_float
 
-    Where memory cannot be shared, `device` is `host` itself, and is copied at each call.
+
+def aligned(shape: tuple[int, ...]) -> Any:
+    """Return aligned zeros, float32; rows are aligned where a row is a multiple of `LINE`."""
+    size = 4 * math.prod(shape)
+    raw = np.zeros(size + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + size].view(np.float32).reshape(shape)
+
+
+class Shared:
+    """One piece of float32 memory: `host` is read and written, `device` is handed over.
+
+    array: aligned and contiguous. Where memory cannot be shared, `device` is `host` itself, which
+    is copied at each call.
     """
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        size = 4 * math.prod(shape)
-        raw = np.zeros(size + ALIGNMENT, np.uint8)
-        start = -raw.ctypes.data % ALIGNMENT
-        self.host: Any = raw[start : start + size].view(np.float32).reshape(shape)
-        self.device: Any = self.host
-        shared = jax.dlpack.from_dlpack(self.host)
-        if _on_cpu(shared) and shared.unsafe_buffer_pointer() == self.host.ctypes.data:
-            self.device = shared
+    __slots__ = ("address", "device", "host")
 
-    @property
-    def shared(self) -> bool:
-        """Whether nothing is copied."""
-        return self.device is not self.host
+    def __init__(self, array: Any) -> None:
+        self.host: Any = array
+        self.address: int = array.ctypes.data
+        self.device: Any = array
+        if in_place():
+            self.device = jax.dlpack.from_dlpack(array)
 
 
 class Windows(threading.local):
-    """Windows of the shapes that are given, as attributes; each thread has its own."""
+    """Shared memory of the shapes that are given, as attributes; each thread has its own."""
 
     def __init__(self, **shapes: tuple[int, ...]) -> None:
         for name, shape in shapes.items():
-            setattr(self, name, Window(shape))
+            setattr(self, name, Shared(aligned(shape)))
 
     if TYPE_CHECKING:
 
-        def __getattr__(self, name: str) -> Window: ...
+        def __getattr__(self, name: str) -> Shared: ...
 
 
+@functools.cache
 def in_place() -> bool:
     """Return whether memory can be shared with compiled functions here: on a CPU."""
-    return Window((1,)).shared
+    host = aligned((1,))
+    shared = jax.dlpack.from_dlpack(host)
+    on_cpu = all(device.platform == "cpu" for device in shared.devices())
+    return on_cpu and bool(shared.unsafe_buffer_pointer() == host.ctypes.data)
 
 
 def settle(array: Any) -> None:
@@ -73,32 +88,17 @@ def settle(array: Any) -> None:
         array.block_until_ready()
 
 
-class InPlace:
-    """Reads float32 arrays of JAX where they lie, which must be there: see `settle`."""
-
-    def one(self, array: Any, offset: int) -> float:
-        """Return the number at `offset`."""
-        address = array.unsafe_buffer_pointer() + 4 * offset
-        value: float = ctypes.c_float.from_address(address).value
-        return value
-
-    def some(self, array: Any, offset: int, count: int) -> Floats:
-        """Return a copy of `count` numbers from `offset` on, in C order."""
-        address = array.unsafe_buffer_pointer() + 4 * offset
-        return np.array((ctypes.c_float * count).from_address(address))
-
-
-class Copied:
-    """Reads arrays of any kind, wherever they are."""
-
-    def one(self, array: Any, offset: int) -> float:
-        """Return the number at `offset`."""
-        return float(np.asarray(array).reshape(-1)[offset])
-
-    def some(self, array: Any, offset: int, count: int) -> Floats:
-        """Return a copy of `count` numbers from `offset` on, in C order."""
+def read(array: Any, offset: int, count: int) -> Floats:
+    """Return a copy of `count` numbers of a settled result from `offset` on, in C order."""
+    if not in_place():
         return np.array(np.asarray(array).reshape(-1)[offset : offset + count])
+    address = array.unsafe_buffer_pointer() + 4 * offset
+    return np.array((_FLOAT * count).from_address(address))
 
 
-def _on_cpu(array: Any) -> bool:
-    return all(device.platform == "cpu" for device in array.devices())
+def move(array: Any, target: Shared, count: int) -> None:
+    """Copy the first `count` numbers of a settled result to the beginning of `target`."""
+    if in_place():
+        ctypes.memmove(target.address, array.unsafe_buffer_pointer(), 4 * count)
+    else:
+        target.host[:count] = np.asarray(array).reshape(-1)[:count]

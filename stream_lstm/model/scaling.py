@@ -30,10 +30,6 @@ from ..errors import ConfigurationError
 from ..tables import ScalingConfig
 from .cell import Array
 
-LIMIT = 2.0**123
-"""Inputs stay below this magnitude, about 1e37: a difference of two must be finite in float32.
-A power of two is the same number in float32 and float64."""
-
 StepFn: TypeAlias = Callable[[Array, Array], tuple[Array, Array]]
 
 

@@ -20,11 +20,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
 from jax import lax
 
 from ..tables import Mode
 from .cell import Array
-from .forecaster import Forecaster, Params
+from .forecaster import Ensemble, Params
 from .network import Shape, Weights
 from .runtime import seam
 from .scaling import Scaler
@@ -36,7 +38,7 @@ class Stepper(NamedTuple):
 
     shape: Shape
     scaler: Scaler
-    forecaster: Forecaster
+    forecaster: Ensemble
     mode: Mode
     tape: bool
 
@@ -61,20 +63,27 @@ class Stepper(NamedTuple):
         whole = self.members + self.shape.features + self.state
         return whole if self.tape or self.mode == "window" else self.members
 
-    def init(self) -> Array:
+    @property
+    def size(self) -> int:
+        """Length of a carry."""
+        return self.scaler_size + self.members + self.shape.features + self.state
+
+    def init(self) -> npt.NDArray[np.float32]:
         """Return the carry before the first element."""
-        rest = self.members + self.shape.features + self.state
-        return jnp.concatenate([self.scaler.init(), jnp.zeros((rest,), jnp.float32)])
+        carry = np.zeros(self.size, np.float32)
+        carry[: self.scaler_size] = self.scaler.init()
+        return carry
 
     def step(self, weights: Params, carry: Array, x: Array) -> Array:
-        """Return the carry after element x (F,)."""
+        """Return the carry after element x (F,); what pads a carry stays behind it."""
         scaler, scaled = self.scaler.step(carry[: self.scaler_size], x)
+        padding = carry[self.size :]
         if self.mode == "window":
-            return jnp.concatenate([scaler, scaled])
-        state = carry[len(carry) - self.state :]
+            return jnp.concatenate([scaler, scaled, padding])
+        state = carry[self.size - self.state : self.size]
         state, p = self.forecaster.step(weights, state, scaled)
         # An exponential rounds in another way where it is fused with what follows.
-        return jnp.concatenate([scaler, seam(p), scaled, state])
+        return jnp.concatenate([scaler, seam(p), scaled, state, padding])
 
     def row_of(self, carry: Array) -> Array:
         """Return the row (R,) of the element that left `carry`."""

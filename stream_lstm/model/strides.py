@@ -1,16 +1,17 @@
 """Several strides with the updates at their ends, in one compiled loop.
 
-A stride begins behind an update and ends with the element that brings the next label:
+A stride begins behind an update and ends with the element after which a prediction is published:
 
 ```
 step S elements with the weights of the moment
-update from the tape that ends h elements earlier, where the label's prediction was made
+update from the tape that ends h elements earlier, with the newest element whose target is known
 ```
 
-It is what a live session does call by call, the tape included, without coming back to Python for
-it. All lengths but K are data: the stride S, the horizon h and the number of strides. An update on
-its own is one stride of no elements. So the updates of a replay and of a live feed are the same
-machine code, and need not be trusted to round alike.
+It is what a live session does call by call, the tape included, without returning to Python. All
+lengths but K are data: the stride S, the horizon h, the number of strides, and how many elements
+the tape ends behind the labelled prediction. An update on its own is one stride of no elements.
+So the updates of a replay and of a live feed are the same machine code and need not be trusted to
+round alike.
 
 What comes out beside the state is one array, the sheet: `past` lines of elements before, which
 are given, and `ROOM` lines of new ones, which are filled in.
@@ -19,10 +20,10 @@ are given, and `ROOM` lines of new ones, which are filled in.
 p (M) | scaled x (F) | state (N) | 1 where the target is positive | share | info (3)
 ```
 
-Infos stand in the lines of the elements whose labels they come from. New elements are given in an
-array of their own, since what is read and written in one loop is copied at each turn; its first
-line holds S, h and the number of strides. So little is left to do around the loop (eight steps)
-that XLA does all in the calling thread; waking another one takes as long as an update.
+Infos stand in the lines of the publishing elements. New elements are given in an array of their
+own, since what is read and written in one loop is copied at each turn; its first line holds the
+lengths. So little is left to do around the loop (eight steps) that XLA does all in the calling
+thread; waking another one takes as long as an update.
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ copies all of its room."""
 
 FARTHEST = 64
 """Longest horizon; further back the tape of a call does not reach."""
+
+LENGTHS = ("stride", "horizon", "strides", "back")
+"""The lengths of a call, in the order in which they are given."""
 
 INFO = 3
 """Numbers that an update tells of itself."""
@@ -88,7 +92,7 @@ class Strides(NamedTuple):
     @property
     def elements(self) -> tuple[int, int]:
         """The shape of the array of new elements."""
-        return 1 + ROOM, max(self.stepper.shape.features, 3)
+        return 1 + ROOM, max(self.stepper.shape.features, len(LENGTHS))
 
     def run(
         self, weights: Packed, optimizer: Any, trace: Array, carry: Array, sheet: Array, xs: Array
@@ -121,12 +125,12 @@ class Strides(NamedTuple):
                 return carry, lax.dynamic_update_slice(sheet, line, at_line)
 
             carry, sheet = lax.fori_loop(0, steps, step, (carry, sheet))
-            end = self.past + before + steps  # one behind the label's element
-            last = end - number(1, j)  # one behind the prediction's
+            end = self.past + before + steps  # one behind the publishing element
+            last, back = end - number(1, j), number(3, j)  # one behind the tape's last element
             at_inputs = last - length, self.inputs.start
             inputs = lax.dynamic_slice(sheet, at_inputs, (length, features))
             told = lax.dynamic_slice(sheet, (end - length, self.positive), (length, 2))
-            given = inputs, self._starts(sheet, last), told[:, 0], told[:, 1]
+            given = inputs, self._starts(sheet, last, back), told[:, 0], told[:, 1], back
             params, optimizer, trace, info = stepper.forecaster.update(
                 params, optimizer, trace, *given
             )
@@ -140,14 +144,14 @@ class Strides(NamedTuple):
         optimizer, trace, carry, sheet = rest
         return self.weights.pack(params), optimizer, trace, carry, sheet
 
-    def _starts(self, sheet: Array, last: Array) -> Array:
+    def _starts(self, sheet: Array, last: Array, back: Array) -> Array:
         """Return the states (D, N) that an update starts from; zero ones in mode `window`."""
         forecaster = self.stepper.forecaster
         if not self.stepper.state:
             return jnp.zeros((len(forecaster.offsets), forecaster.state), jnp.float32)
         size = 1, self.stepper.state
         parts = [
-            lax.dynamic_slice(sheet, (last - 1 - back, self.inputs.stop), size)
-            for back in forecaster.offsets
+            lax.dynamic_slice(sheet, (last - 1 - offset.before(back), self.inputs.stop), size)
+            for offset in forecaster.offsets
         ]
         return jnp.concatenate(parts)

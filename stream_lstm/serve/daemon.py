@@ -1,15 +1,21 @@
 """The loop of the live service, which joins feed, session and prediction publisher.
 
-What the feed gives goes into the session; what comes out of it goes to the publisher at once, and
-then to the observers. One thread does everything. The session calls back with each event as it
-comes to be, so that a prediction has left before the update runs that its predecessor's label
-causes. Observers are for counting and showing: they are called in the loop and must be quick.
+What the feed gives goes into the session. A prediction leaves for its subscribers before anything
+else is done with it; scores follow, and observers get every record in order. One thread does
+everything. Observers are for counting and showing: they are called in the loop and must be quick.
 What takes longer, such as drawing a table, is a chore, done between two messages at its period.
 Garbage is collected where nothing is waiting; see `collector`.
 
+A tick that publishes nothing waits in the session. The session catches up with what waits when
+nothing came for `PAUSE_S`, when `MOST_HELD` ticks are waiting, before chores and at the end; only
+then does the store get these ticks, with all that came of them.
+
+Single ticks of many streams that came together are handed over in columns, where the session can
+work them off so; long runs of one stream as blocks. The result is the same to the bit.
+
 After a stop nothing more is taken from the socket, and what had been taken is worked off for as
 long as `GRACE_S` allows: a backlog with large weights could take minutes. For the same reason a
-block is pushed in pieces, which change no bit of the result.
+block is pushed in pieces.
 
 It ends when the stop switch is set, when every stream has ended (if asked to), or with an
 EndpointError when nothing has come for `idle_timeout` seconds. In every case an end is published
@@ -20,17 +26,19 @@ from __future__ import annotations
 
 import contextlib
 import math
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any, TypeAlias
 
 import msgspec
+import numpy as np
 
 from ..closing import Closing
 from ..config import Config
-from ..core.fleet import Fleet
-from ..core.session import Session
-from ..core.sessions import session_for
+from ..core.session import Arrivals, Session
+from ..core.table import N
 from ..errors import EndpointError
 from ..events import (
     End,
@@ -39,8 +47,8 @@ from ..events import (
     Label,
     Notice,
     Output,
-    Prediction,
     Refusal,
+    Run,
     Score,
     SessionStart,
     Stale,
@@ -61,8 +69,18 @@ from .heartbeats import PERIOD_S, Heartbeats
 from .staleness import Staleness
 from .stop import StopSwitch
 
-PIECE = 512
-"""Rows pushed at a time: with learning some 20 ms, so that a stop is prompt."""
+PIECE, PLAIN_PIECE = 512, 4096
+"""Rows pushed at a time: with learning some 20 ms, without it 5 ms, so that a stop is prompt."""
+
+MOST_HELD = 4096
+"""Ticks that may wait to be stepped and stored while more are in the socket: 20 ms of work."""
+
+PAUSE_S = 0.001
+"""Without a message before ticks that wait are stepped, the least that a poll can wait: the tick
+that publishes is often right behind them, and steps all of them in one call."""
+
+TOGETHER = 32
+"""Streams whose ticks are worth handing over in columns, when they came together."""
 
 GRACE_S = 2.0
 """For what is in hand at a stop; sending the last messages may take two more of the five."""
@@ -115,7 +133,7 @@ class Daemon(Closing):
         self._stop_by: float | None = None
         self.chores = Chores()
         started = clock()
-        self.session = session_for(
+        self.session = Session(
             config,
             columns,
             self._emit,
@@ -124,11 +142,12 @@ class Daemon(Closing):
             members=members,
             engine=engine,
         )
+        self._compiling: threading.Thread | None = None
+        if len(config.feed.streams) >= TOGETHER and self.session.plain:
+            self._compile_together().join()
         self.compile_s = clock() - started
-        resumed = None
-        if store is not None:
-            assert isinstance(self.session, Session)
-            resumed = store.begin(self.session)
+        self._held = 0
+        resumed = None if store is None else store.begin(self.session)
         self._again = resumed.predictions if resumed is not None and republish else []
         self.security = security or Security(config.security)
         self.publisher: PredictionPublisher | None = None
@@ -137,6 +156,7 @@ class Daemon(Closing):
             self.publisher = PredictionPublisher(
                 config.publish.publish, config.publish.encoding, security=self.security
             )
+            self.session.publish = self.publisher.publish
             self._heartbeats = Heartbeats(self.publisher, self.session, self._is_stale)
             self.every(PERIOD_S, self._heartbeats.beat)
         feed = msgspec.structs.replace(config.feed, columns=tuple(columns))
@@ -158,6 +178,22 @@ class Daemon(Closing):
         self.every(self.staleness.period_s, self.staleness.look)
         if store is not None:
             self.every(TEND_S, store.tend)
+
+    def _compile_together(self) -> threading.Thread:
+        """Compile what works off ticks of many streams in columns: most daemons never need it."""
+        session = self.session
+        self._compiling = threading.Thread(target=lambda: session.engine.table, name="compile")
+        self._compiling.start()
+        return self._compiling
+
+    @property
+    def together(self) -> bool:
+        """Whether ticks of many streams are worked off in columns, once there are so many."""
+        if self._compiling is None:
+            if not self.session.plain or len(self.session.table) < TOGETHER:
+                return False
+            self._compile_together()
+        return self._compiling is not None and not self._compiling.is_alive()
 
     def _resume_feed(self) -> None:
         """Have what was missed since the store ends asked for, or else count as missed."""
@@ -208,36 +244,44 @@ class Daemon(Closing):
         """Let the labels that may be revised count now."""
         self.session.settle()
         if self.store is not None:
-            self.store(Settle())
+            self.store.hold(Settle())
+            self.store.hand_over()
 
     def _loop(self, until_end: bool, collector: Collector) -> bool:
         """Work until the switch is set; return whether the streams' end came before."""
         receive, clock, chores = self.subscriber.receive, self._clock, self.chores
         while not self.stop.requested:
             events = receive(self._wait_s())
-            if isinstance(self.session, Fleet):
-                self._take_together(self.session, events)
-            else:
-                for event in events:
-                    if self._must_leave():
-                        break
-                    self._take(event)
+            self._take_all(events)
+            if self._held and (not events or self._held >= MOST_HELD):
+                self._catch_up()
             now = clock()
             if now >= chores.due:
+                self._catch_up()
                 chores.run(now)
             if events:
                 if until_end and self._all_ended():
+                    self._catch_up()
                     return True
             elif self._idle_left_s() <= 0:
                 raise EndpointError(self._idle_message())
             collector.turn(self._pausing)
+        self._catch_up()
         return False
+
+    def _catch_up(self) -> None:
+        """Step over what waits in the session, and have it stored."""
+        self.session.catch_up()
+        if self.store is not None:
+            self.store.hand_over()
+        self._held = 0
 
     def _pausing(self) -> bool:
         return not self.subscriber.waiting
 
     def _wait_s(self) -> float:
-        wait_s = min(self.chores.due - self._clock(), LONGEST_WAIT_S, self._idle_left_s())
+        longest_s = PAUSE_S if self._held else LONGEST_WAIT_S
+        wait_s = min(self.chores.due - self._clock(), longest_s, self._idle_left_s())
         return max(wait_s, 0.0)
 
     def _idle_left_s(self) -> float:
@@ -254,11 +298,23 @@ class Daemon(Closing):
 
     # ---- what comes in ----------------------------------------------------------------
 
-    def _take(self, event: Input | Refusal) -> None:
-        if isinstance(event, Ticks):
-            self._push(event)
+    def _take_all(self, events: Sequence[Received]) -> None:
+        if len(events) >= TOGETHER and self.together:
+            self._take_together(events)
+            return
+        for event in events:
+            if self._must_leave():
+                return
+            self._take(event)
+
+    def _take(self, event: Received) -> None:
+        if isinstance(event, Run):
+            self._tick(event)
             return
         match event:
+            case Ticks():
+                self._push(event)
+                return
             case Label():
                 self.session.label(event)
             case Gap():
@@ -268,40 +324,80 @@ class Daemon(Closing):
                 self.session.session_start(event)
             case End():
                 self._ended.add(event.stream)
-        self._observe(event)
+        if isinstance(event, Refusal):
+            self._observe(event)
+            return
+        self._hold(event, 1)
+        for observer in self._observers:
+            observer(event)
 
-    def _take_together(self, fleet: Fleet, events: Sequence[Received]) -> None:
-        """Take events; ticks that follow each other, of whatever streams, become one block."""
-        waiting: list[Ticks] = []
-        for event in events:
-            if isinstance(event, Ticks):
-                waiting.append(event)
-                continue
-            fleet.ticks(waiting)
-            waiting = []
-            self._take(event)
-        fleet.ticks(waiting)
+    def _hold(self, event: Input, ticks: int, made: int = 0) -> None:
+        """Remember that an input is to be stored once the session has caught up with it."""
+        self._held += ticks
+        if self.store is not None:
+            self.store.hold(event, made)
+
+    def _tick(self, run: Run) -> None:
+        """Give the session a few ticks, one by one."""
+        tick, made = self.session.tick, 0
+        for t_ns, values in zip(run.times, run.rows, strict=True):
+            made += tick(run.stream, t_ns, values, run.session, run.seq, run.where)
+        self._hold(run, len(run.times), made)
 
     def _push(self, ticks: Ticks) -> None:
-        session = self.session
-        if isinstance(session, Fleet):
-            session.ticks([ticks])
-            return
-        if len(ticks.t_ns) <= PIECE:
-            self._push_piece(session, ticks)
-            return
-        for start in range(0, len(ticks.t_ns), PIECE):
+        count, size = len(ticks.t_ns), PLAIN_PIECE if self.session.plain else PIECE
+        for start in range(0, count, size):
             if self._must_leave():
                 return
-            self._push_piece(session, _piece(ticks, start))
+            part = ticks if count <= size else _piece(ticks, start, size)
+            self._hold(part, len(part.t_ns), self.session.push(part))
+            if self._held >= MOST_HELD:
+                self._catch_up()
 
-    def _push_piece(self, session: Session, ticks: Ticks) -> None:
-        session.push(ticks)
+    def _take_together(self, events: Sequence[Received]) -> None:
+        """Take events; runs of different streams that follow each other are one call."""
+        group: dict[str, Run] = {}
+        for event in events:
+            if self._must_leave():
+                return
+            if isinstance(event, Run):
+                if event.stream in group:
+                    self._arrive(group)
+                    group = {}
+                group[event.stream] = event
+                continue
+            self._arrive(group)
+            group = {}
+            self._take(event)
+        self._arrive(group)
+
+    def _arrive(self, group: Mapping[str, Run]) -> None:
+        """Give the session runs of different streams, in columns where that is faster."""
+        session, runs = self.session, list(group.values())
+        sent = {(run.session, run.seq is None) for run in runs}
+        rows = [session.place(run.stream) for run in runs] if len(runs) >= TOGETHER else []
+        if not rows or len(sent) > 1 or min(rows) < 0:
+            for run in runs:
+                self._tick(run)
+            return
+        self._catch_up()
+        counts = [len(run.times) for run in runs]
+        starts = np.cumsum([0, *counts[:-1]]).tolist()
+        origins = [(start, run.where) for start, run in zip(starts, runs, strict=True)]
+        t_ns = np.array(list(chain.from_iterable([run.times for run in runs])), np.int64)
+        flat = list(chain.from_iterable(chain.from_iterable([run.rows for run in runs])))
+        values = np.array(flat, np.float64).reshape(len(t_ns), -1)
+        numbered, places = runs[0].seq is not None, np.array(rows)
+        before = session.table.ints[places, N]
+        session.arrive(
+            Arrivals(np.repeat(places, counts), t_ns, values, runs[0].session, numbered, origins)
+        )
         if self.store is not None:
-            self.store(ticks)
+            self.store.hold_together(runs, (session.table.ints[places, N] - before).tolist())
+        self._held += len(t_ns)
 
     def _all_ended(self) -> bool:
-        wanted = self.config.feed.streams or self.session.streams
+        wanted = self.config.feed.streams or self.session.table.names
         return bool(self._ended) and self._ended.issuperset(wanted)
 
     def _idle_message(self) -> str:
@@ -316,14 +412,11 @@ class Daemon(Closing):
     # ---- what goes out ----------------------------------------------------------------
 
     def _emit(self, event: Output) -> None:
-        if self.publisher is not None:
-            if isinstance(event, Prediction):
-                self.publisher.publish(event)
-            elif isinstance(event, Score):
-                self.publisher.publish_score(event)
+        if self.publisher is not None and type(event) is Score:
+            self.publisher.publish_score(event)
         self._observe(event)
 
-    def _observe(self, event: Input | Output) -> None:
+    def _observe(self, event: Output) -> None:
         if self.store is not None:
             self.store(event)
         for observer in self._observers:
@@ -348,14 +441,16 @@ class Daemon(Closing):
 
     def close(self) -> None:
         """Close the sockets; what was published has two seconds to leave."""
+        if self._compiling is not None:
+            self._compiling.join()
         self.subscriber.close()
         self._close_publisher()
 
 
-def _piece(ticks: Ticks, start: int) -> Ticks:
+def _piece(ticks: Ticks, start: int, size: int) -> Ticks:
     return msgspec.structs.replace(
         ticks,
-        t_ns=ticks.t_ns[start : start + PIECE],
-        values=ticks.values[start : start + PIECE],
+        t_ns=ticks.t_ns[start : start + size],
+        values=ticks.values[start : start + size],
         seq=None if ticks.seq is None else ticks.seq + start,
     )

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..core.sessions import AnySession
+from ..core.session import Session
+from ..core.table import N
 from ..feed.predictions import PredictionPublisher
 
 PERIOD_S = 1.0
@@ -25,7 +26,7 @@ class Heartbeats:
     """
 
     def __init__(
-        self, publisher: PredictionPublisher, session: AnySession, stale: Callable[[], bool]
+        self, publisher: PredictionPublisher, session: Session, stale: Callable[[], bool]
     ) -> None:
         self._publisher = publisher
         self._session = session
@@ -33,16 +34,25 @@ class Heartbeats:
         self._turn: list[str] = []
 
     def beat(self) -> None:
-        """Send the heartbeats of the streams whose turn it is."""
+        """Send the heartbeats of the streams whose turn it is, ticks that waited included."""
+        self._session.catch_up()
         if not self._turn:
-            self._turn = list(self._session.streams)[::-1]
+            self._turn = self._session.table.names[::-1]
         stale = self._stale()
         for name in self._turn[: -STREAMS_A_BEAT - 1 : -1]:
-            stream = self._session.streams[name]
-            self._publisher.heartbeat(name, stream.n + 1, session=stream.session, stale=stale)
+            n, session = self._reached(name)
+            self._publisher.heartbeat(name, n + 1, session=session, stale=stale)
         del self._turn[-STREAMS_A_BEAT:]
 
     def end(self) -> None:
         """Say of every stream that nothing more will come."""
-        for name, stream in self._session.streams.items():
-            self._publisher.end(name, stream.n + 1, session=stream.session)
+        self._session.catch_up()
+        for name in self._session.table.names:
+            n, session = self._reached(name)
+            self._publisher.end(name, n + 1, session=session)
+
+    def _reached(self, name: str) -> tuple[int, str]:
+        """Return the elements of a stream and its publisher's run."""
+        table = self._session.table
+        row = table.places[name]
+        return int(table.view[row, N]), table.sources[row]

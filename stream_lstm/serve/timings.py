@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 SAMPLE_S = 0.1
 """Between two calls of a kind that are timed."""
 
-CALLS = {"step": "step", "block": "block", "window": "window", "run_strides": "strides"}
+CALLS = {"advance_in_place": "step", "window": "window", "run_strides": "strides"}
 """Calls of an engine that are timed now and then, and what they are called."""
 
 TABLE_CALLS = {"step": "table"}
-"""The same of the engine of streams in tables."""
+"""The same of its loop over many streams, where the daemon uses it."""
 
 
 class Timings:
@@ -41,23 +41,22 @@ class Timings:
         self.tick_to_publish, self.queue_age = LogHistogram(), LogHistogram()
         self.update = LogHistogram()
         self.step = {kind: LogHistogram() for kind in (*CALLS.values(), *TABLE_CALLS.values())}
+        self._daemon: Daemon | None = None
         self._targets: list[tuple[Any, str, LogHistogram]] = []
         self._set: list[tuple[Any, str, Any, Any]] = []
 
     def attach(self, daemon: Daemon, clock: Callable[[], float]) -> None:
         """Begin to time; `clock` is the daemon's, in seconds."""
-        session = daemon.session
-        tables = getattr(session, "table_engine", None)
-        owner, calls = (session.engine, CALLS) if tables is None else (tables, TABLE_CALLS)
-        self._targets = [(owner, name, self.step[kind]) for name, kind in calls.items()]
-        if tables is None:
-            self._put(owner, "update", self._timed(owner.update, self.update))
-        if (publisher := daemon.publisher) is not None:
-            self._put(publisher, "publish", self._published(daemon, publisher.publish, clock))
+        self._daemon = daemon
+        session, engine = daemon.session, daemon.session.engine
+        self._targets = [(engine, name, self.step[kind]) for name, kind in CALLS.items()]
+        self._put(engine, "update", self._timed(engine.update, self.update))
+        if session.publish is not None:
+            self._put(session, "publish", self._published(daemon, session.publish, clock))
         daemon.every(SAMPLE_S, self.sample)
 
     def _published(
-        self, daemon: Daemon, publish: Callable[[Any], None], clock: Callable[[], float]
+        self, daemon: Daemon, publish: Callable[[Any], object], clock: Callable[[], float]
     ) -> Any:
         subscriber = daemon.subscriber
         took, waited = self.tick_to_publish.add, self.queue_age.add
@@ -82,6 +81,9 @@ class Timings:
 
     def sample(self) -> None:
         """Have the next call of each kind timed."""
+        if self._daemon is not None and self._daemon.together:
+            table, self._daemon = self._daemon.session.engine.table, None
+            self._targets += [(table, name, self.step[kind]) for name, kind in TABLE_CALLS.items()]
         for owner, name, into in self._targets:
             if not any(target is owner and known == name for target, known, *_ in self._set):
                 self._put(owner, name, self._once(owner, name, into))

@@ -1,38 +1,41 @@
 """What a running session has counted, over all its streams, for a thread that only looks.
 
-Nothing here changes anything or holds up the loop: whole numbers and sums are read as they are at
-that moment, and those of different moments may stand side by side. The scores' own figures are not
-asked for, since what they count meanwhile belongs to the loop's thread.
+Nothing here changes anything or holds up the loop: the columns of the tables of streams and of
+scores are summed as they are at that moment, and numbers of different moments may stand together.
+Ticks that wait in the session are not counted yet.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TypeAlias
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
-from ..core.fleet import Fleet
-from ..core.fleet_tables import WAYS
-from ..core.fleet_view import COUNTED
-from ..core.scoring import Scoreboard
+from ..core.scores import BOARD, WAYS
 from ..core.session import Session
-from ..core.stream import Counters, StreamState
+from ..core.table import EXPIRED, FRESH, Counters, N
 
 FORECASTS = ("model", "base_rate", "last_label")
-"""Whose log losses are summed, in the order in which a scoreboard has them."""
+"""Whose log losses are summed, in the order of `scores.WAYS`."""
 
 MOST_STREAMS = 100
-"""Streams that are told of one by one."""
+"""Streams whose own figures are given."""
+
+COUNTS = [BOARD.index(name) for name in ("labels", "positives", "model_correct")]
+LOSSES = [BOARD.index(f"{way}_log_loss") for way in WAYS]
+LOG_E = [BOARD.index(f"{bet}_better") for bet in ("coin", "base", "last")]
+"""Log W of the bets that the model is better."""
 
 
 class Scored(msgspec.Struct):
     """Labels, positive ones and right calls of the model; log losses of FORECASTS, in nats."""
 
-    labels: int = 0
-    positives: int = 0
-    correct: int = 0
-    losses: tuple[float, ...] = (0.0, 0.0, 0.0)
+    labels: int
+    positives: int
+    correct: int
+    losses: tuple[float, ...]
 
 
 class Totals(msgspec.Struct):
@@ -53,96 +56,57 @@ class OneStream(msgspec.Struct):
     elements: int
     warm: bool
     scored: Scored
-    evidence: tuple[float, float, float]
+    evidence: tuple[float, ...]
 
 
-AnySession: TypeAlias = Session | Fleet
-
-
-def totals(session: AnySession) -> Totals:
+def totals(session: Session) -> Totals:
     """Return the sums over all streams of a session."""
-    if isinstance(session, Fleet):
-        return _fleet_totals(session)
-    streams, counters = list(session.streams.values()), Counters()
-    for stream in streams:
-        counters.merge(stream.counters)
+    names, ints, board = _rows(session)
+    counters = session.table.totals()
     counters.labels_unknown += session.stray_labels
     counters.refused_labels += session.stray_labels
-    scored = [_scored(stream.scores) for stream in streams]
+    expired = sum(side.ledger.expired for side in list(session.sides.values()))
     return Totals(
-        len(streams),
-        sum(_is_warm(session, stream) for stream in streams),
-        sum(stream.n for stream in streams),
-        sum(stream.ledger.expired for stream in streams),
+        len(names),
+        int(_warm(session, ints).sum()),
+        int(ints[:, N].sum()),
+        int(ints[:, EXPIRED].sum()) + expired,
         counters,
-        _sum(scored),
+        _scored(board.sum(axis=0)),
     )
 
 
-def _scored(scores: Scoreboard) -> Scored:
-    bets, losses = scores.bets, tuple(scores.losses[: len(FORECASTS)])
-    correct = 0 if bets is None else round((bets.coin.labels + bets.coin.total) / 2)
-    return Scored(scores.labels, scores.positives, correct, losses)
+def _rows(
+    session: Session, most: int | None = None
+) -> tuple[Sequence[str], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Return the names of the streams, and their rows of the two tables, which may just grow."""
+    names, ints, board = session.table.names[:most], session.table.ints, session.scores.board
+    count = min(len(names), len(ints), len(board))
+    return names[:count], ints[:count], board[:count]
 
 
-def _sum(scored: Iterable[Scored]) -> Scored:
-    total = Scored()
-    for one in scored:
-        total.labels += one.labels
-        total.positives += one.positives
-        total.correct += one.correct
-        total.losses = tuple(a + b for a, b in zip(total.losses, one.losses, strict=True))
-    return total
+def _warm(session: Session, ints: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    warm: npt.NDArray[np.bool_] = ints[:, N] - ints[:, FRESH] >= session.config.stream.window
+    return warm
 
 
-def _is_warm(session: Session, stream: StreamState) -> bool:
-    return stream.n - stream.fresh >= session.config.stream.window
+def _scored(row: npt.NDArray[np.float64]) -> Scored:
+    labels, positives, correct = (int(count) for count in row[COUNTS].tolist())
+    return Scored(labels, positives, correct, tuple(row[LOSSES].tolist()))
 
 
-def _fleet_totals(fleet: Fleet) -> Totals:
-    count = len(fleet.names)
-    places, board = fleet.place_table.rows[:count], fleet.book.scores.board.rows[:count]
-    losses = tuple(float(board[way]["log_loss"].sum()) for way in WAYS)
-    counters = Counters(**{name: int(places[name].sum()) for name in COUNTED})
-    counters.labels_unknown = fleet.stray_labels
-    counters.refused_labels += fleet.stray_labels
-    scored = Scored(
-        int(board["labels"].sum()),
-        int(board["positives"].sum()),
-        int(board["model"]["correct"].sum()),
-        losses,
-    )
-    return Totals(
-        count,
-        int((places["predictions"] > 0).sum()),
-        int(places["n"].sum()),
-        int(places["expired"].sum()),
-        counters,
-        scored,
-    )
+def some_streams(session: Session) -> Iterator[OneStream]:
+    """Yield the first streams of a session: all of them may be too many to report."""
+    names, ints, board = _rows(session, MOST_STREAMS)
+    warm = _warm(session, ints).tolist()
+    for row, name in enumerate(names):
+        evidence = tuple(board[row, LOG_E].tolist())
+        yield OneStream(name, int(ints[row, N]), warm[row], _scored(board[row]), evidence)
 
 
-def some_streams(session: AnySession) -> Iterator[OneStream]:
-    """Yield the first streams of a session, of which there may be too many to tell of all."""
-    if isinstance(session, Fleet):
-        for name in list(session.names[:MOST_STREAMS]):
-            found = session.streams[name]
-            scores = found.scores
-            warm = found.counters.predictions > 0
-            yield OneStream(name, found.n, warm, _scored(scores), scores.evidence.log_e())
-        return
-    for stream in list(session.streams.values())[:MOST_STREAMS]:
-        bets = stream.scores.bets
-        evidence = (0.0, 0.0, 0.0) if bets is None else bets.log_e()
-        warm = _is_warm(session, stream)
-        yield OneStream(stream.name, stream.n, warm, _scored(stream.scores), evidence)
-
-
-def warm_streams(session: AnySession, wanted: Iterable[str]) -> tuple[int, list[str]]:
+def warm_streams(session: Session, wanted: Iterable[str]) -> tuple[int, list[str]]:
     """Return (streams that are warm, those of `wanted` that are not)."""
-    if isinstance(session, Fleet):
-        rows = session.place_table.rows[: len(session.names)]["predictions"] > 0
-        warm = {name for name in wanted if (k := session.find(name)) is not None and rows[k]}
-        return int(rows.sum()), [name for name in wanted if name not in warm]
-    named = {s.name for s in list(session.streams.values()) if _is_warm(session, s)}
-    return len(named), [name for name in wanted if name not in named]
+    _, ints, _ = _rows(session)
+    warm, places = _warm(session, ints).tolist(), session.table.places
+    rows = {name: places.get(name, len(warm)) for name in wanted}
+    return sum(warm), [name for name, row in rows.items() if not any(warm[row : row + 1])]

@@ -9,8 +9,10 @@ there to cost anything. Spans are kept in memory, the newest of them, and writte
 | receive | taking what waits in the socket, its decoding included | messages |
 | decode | bytes to ticks or to another event, one message | 1 |
 | push | a block through the session: the stages below, scoring and publishing | ticks |
-| features | ticks to elements | elements |
-| step, block | the network over one element, or over several | elements |
+| arrive | the same for ticks of many streams in columns | ticks |
+| wait | stepping over the ticks that waited for it, and their scores | 1 |
+| features | ticks of a block to elements | elements |
+| step | the network over elements of one stream | elements |
 | window | the network over a window from a zero state | elements |
 | publish | a prediction, or a score, to its bytes and to the socket | 1 |
 | strides | the network over whole strides, with the updates at their ends | elements |
@@ -76,7 +78,7 @@ class Trace:
         self.recorded = 0
         self._path, self._title, self._clock = path, title, clock
         self._origin = clock()
-        self._wrapped: list[tuple[object, str]] = []
+        self._wrapped: list[tuple[object, str, object]] = []
         self._collecting = 0
         self._partial = path.with_name(path.name + ".partial")
         if path.suffix != SUFFIX:
@@ -95,8 +97,9 @@ class Trace:
         gc.callbacks.append(self._collected)
         engine = session.engine
         self._wrap(session, "push", "push", lambda given, _: len(given[0].t_ns))
-        self._wrap(engine, "step", "step")
-        self._wrap(engine, "block", "block", lambda given, _: len(given[2]))
+        self._wrap(session, "arrive", "arrive", lambda given, _: len(given[0].t_ns))
+        self._wrap(session, "catch_up", "wait")
+        self._wrap(engine, "advance_in_place", "step", lambda given, _: len(given[2]))
         self._wrap(engine, "window", "window", lambda given, _: len(given[1]))
         self._wrap(engine, "run_strides", "strides", lambda given, _: len(given[3]))
         self._wrap(engine, "update", "learn")
@@ -104,17 +107,14 @@ class Trace:
 
     def daemon(self, daemon: Daemon) -> None:
         """Time the stages of a daemon, those of its session included."""
-        from ..core.session import Session  # with JAX, which the command line starts without
-
-        if isinstance(daemon.session, Session):
-            self.session(daemon.session)
+        self.session(daemon.session)
         subscriber = daemon.subscriber
         self._wrap(subscriber, "drain", "receive", lambda _, messages: messages)
         self._wrap(subscriber.intake, "decode", "decode")
         self._wrap(subscriber.intake.one_tick, "decode", "decode")
         self._wrap(daemon.chores, "run", "chores")
         if daemon.publisher is not None:
-            self._wrap(daemon.publisher, "publish", "publish")
+            self._wrap(daemon.session, "publish", "publish")
             self._wrap(daemon.publisher, "publish_score", "publish")
 
     def timed(self, stage: str, call: Callable[..., Any], count: Count = _one) -> Any:
@@ -149,8 +149,8 @@ class Trace:
         self._put(owner, name, self.timed(stage, getattr(owner, name), count))
 
     def _put(self, owner: object, name: str, proxy: object) -> None:
+        self._wrapped.append((owner, name, vars(owner).get(name)))
         setattr(owner, name, proxy)
-        self._wrapped.append((owner, name))
 
     def _collected(self, phase: str, about: dict[str, int]) -> None:
         """Take note of a collection; Python calls this before and after each."""
@@ -169,8 +169,11 @@ class Trace:
         """Take the proxies away and write the file; raises OutputError where that fails."""
         if self._collected in gc.callbacks:
             gc.callbacks.remove(self._collected)
-        for owner, name in self._wrapped:
-            delattr(owner, name)
+        for owner, name, before in self._wrapped[::-1]:
+            if before is None:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, before)
         try:
             with self._file as file:
                 file.writelines(self._lines())

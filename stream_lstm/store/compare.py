@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from .schema import connect_reader, failure
+from .schema import VERSION, connect_reader, failure
 
 
 class Unlike(msgspec.Struct, frozen=True):
@@ -20,12 +20,16 @@ class Unlike(msgspec.Struct, frozen=True):
 
 
 class Compared(msgspec.Struct, frozen=True):
-    """Predictions of each store, those that both have alike, and the first that differs."""
+    """Predictions of each store, those that both have alike, and the first that differs.
+
+    `older` says which one was made by a version with another order of work, if one of them was.
+    """
 
     predictions: int
     other_predictions: int
     alike: int
     difference: Unlike | None
+    older: str | None = None
 
 
 def compare(path: Path, other: Path) -> Compared:
@@ -38,7 +42,13 @@ def compare(path: Path, other: Path) -> Compared:
     connection = connect_reader(path)
     try:
         connection.execute("ATTACH ? AS other", (f"{other.resolve().as_uri()}?mode=ro",))
-        return _compare(connection)
+        found = _compare(connection)
+        ours, theirs = (
+            connection.execute(f"PRAGMA {name}.user_version").fetchone()[0] >= VERSION
+            for name in ("main", "other")
+        )
+        older = None if ours == theirs else str(other if ours else path)
+        return msgspec.structs.replace(found, older=older)
     except sqlite3.Error as error:
         raise failure(path, error) from None
     finally:

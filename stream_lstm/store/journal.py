@@ -10,18 +10,18 @@ import hashlib
 import sqlite3
 import time
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from ..events import End, Expiry, Gap, Label, Rollback, SessionStart, Ticks
+from ..events import End, Expiry, Gap, Label, Rollback, Run, SessionStart, Ticks
 from ..records import Batch
 from .outputs import INTO, row_of, rows_of
 from .trim import LOOK_EVERY, trim, used_bytes
-from .units import Note, Position, Result, Saved, Settle, Step, Unit
+from .units import Hole, Note, Position, Result, Saved, Settle, Step, Unit, count_of
 
 MAX_ROW_TICKS = 65_536
 """Ticks of one row at most: what a reader must hold at once."""
@@ -165,19 +165,20 @@ class _Batch:
         self.snapshots: list[Row] = []
         self.touched: dict[str, Position] = {}
         self._run, self._known, self._now = run, positions, now
-        self._parts: list[Ticks] = []
-        self._count = self._before = self._after = 0
+        self._parts: list[Ticks | Run] = []
+        self._count = self._made = 0
 
     def add(self, unit: Unit) -> None:
-        if isinstance(unit, Step):
-            self._step(unit)
+        if isinstance(unit, list):
+            for step in unit:
+                self._step(step)
         elif isinstance(unit, Note):
             told = unit.times, unit.reason
             self._event(0, unit.kind, unit.stream, unit.session, None, unit.n, *told)
         elif isinstance(unit, Saved):
             self.flush()
             self._saved(unit)
-        else:
+        elif isinstance(unit, Hole):
             self.flush()
             self.pos += 1
             self.touched.update(unit.positions)
@@ -193,14 +194,13 @@ class _Batch:
 
     def _step(self, unit: Step) -> None:
         event = unit.event
-        if isinstance(event, Ticks):
+        if isinstance(event, Ticks | Run):
             if not (self._parts and self._continues(event)):
                 self.flush()
                 self.pos += 1
-                self._before = unit.before
             self._parts.append(event)
-            self._count += len(event.t_ns)
-            self._after = unit.after
+            self._count += count_of(event)
+            self._made += unit.made
         else:
             self.flush()
             self.pos += 1
@@ -224,14 +224,14 @@ class _Batch:
         else:
             self._event(1, "settle", "", "", None, None, 1, "")
 
-    def _continues(self, ticks: Ticks) -> bool:
+    def _continues(self, ticks: Ticks | Run) -> bool:
         first = self._parts[0]
         due = None if first.seq is None else first.seq + self._count
         return (
             ticks.seq == due
             and ticks.stream == first.stream
             and ticks.session == first.session
-            and self._count + len(ticks.t_ns) <= MAX_ROW_TICKS
+            and self._count + count_of(ticks) <= MAX_ROW_TICKS
         )
 
     def flush(self) -> None:
@@ -239,18 +239,20 @@ class _Batch:
         if not self._parts:
             return
         first, count = self._parts[0], self._count
-        t_ns = _raw([ticks.t_ns for ticks in self._parts], "<i8")
-        fields = _raw([ticks.values for ticks in self._parts], "<f8")
+        parts = list(_blocks(self._parts))
+        t_ns = _raw([ticks.t_ns for ticks in parts], "<i8")
+        fields = _raw([ticks.values for ticks in parts], "<f8")
         position = self._position(first.stream)
         position.follow(self._parts[-1])
-        position.n = self._after
+        before = position.n
+        position.n = after = before + self._made
         position.ticks += count
         position.times_crc = zlib.crc32(t_ns, position.times_crc)
         position.fields_crc = zlib.crc32(fields, position.fields_crc)
         about = self.pos, self._run, first.stream, first.session, first.seq, count
         crc = checksum(t_ns, fields)
-        self.rows["ticks"].append((*about, self._before, self._after, t_ns, fields, crc))
-        self._parts, self._count = [], 0
+        self.rows["ticks"].append((*about, before, after, t_ns, fields, crc))
+        self._parts, self._count, self._made = [], 0, 0
 
     def _position(self, stream: str) -> Position:
         found = self.touched.get(stream)
@@ -294,6 +296,22 @@ class _Batch:
 def checksum(t_ns: bytes, fields: bytes) -> int:
     """Return what the column `crc` of ticks holds: CRC-32 over times, then fields."""
     return zlib.crc32(fields, zlib.crc32(t_ns))
+
+
+def _blocks(parts: Sequence[Ticks | Run]) -> Iterator[Ticks]:
+    """Yield ticks as arrays, one block for all runs that follow each other."""
+    whole = Run("", "", None, "")
+    for part in parts:
+        if isinstance(part, Run):
+            whole.times += part.times
+            whole.rows += part.rows
+            continue
+        if whole.times:
+            yield whole.block()
+            whole = Run("", "", None, "")
+        yield part
+    if whole.times:
+        yield whole.block()
 
 
 def _raw(parts: Sequence[np.ndarray], dtype: str) -> bytes:

@@ -7,14 +7,17 @@ import heapq
 import math
 import sqlite3
 from collections.abc import Iterator
+from itertools import islice
 from operator import itemgetter
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from ..core.replay import send
 from ..core.session import Session
 from ..errors import StoreError
 from ..events import End, Gap, Label, Prediction, Score, SessionStart, Ticks
+from ..records import Batch
 from .journal import checksum
 from .outputs import R, read
 from .trim import first_pos
@@ -24,6 +27,9 @@ Stored: TypeAlias = Ticks | Label | Gap | SessionStart | End | Settle
 
 NEXT = 1000
 """Rows fetched at a time where they are small."""
+
+HISTORY = 8192
+"""Predictions and scores that become columns at a time."""
 
 
 class Entry(NamedTuple):
@@ -63,7 +69,7 @@ def drive(session: Session, event: Stored) -> None:
     """Give a session an input again."""
     match event:
         case Ticks():
-            session.push(event)
+            send(session, event)
         case Label():
             session.label(event)
         case Gap():
@@ -131,15 +137,19 @@ def _rows(cursor: sqlite3.Cursor) -> Iterator[tuple[Any, ...]]:
 # ---- what came out ----------------------------------------------------------------------
 
 
-def history(connection: sqlite3.Connection) -> Iterator[Prediction | Score]:
-    """Yield predictions and scores in the order in which they came to be."""
+def history(
+    connection: sqlite3.Connection,
+) -> Iterator[tuple[Batch[Prediction], Batch[Score]]]:
+    """Yield predictions, and the scores that came about with them, in their order."""
     merged: Iterator[tuple[int, int, Prediction | Score]] = heapq.merge(
         ((pos, 0, made) for pos, made in outputs(connection, Prediction)),
         ((pos, 1, score) for pos, score in outputs(connection, Score)),
         key=itemgetter(0, 1),
     )
-    for _, _, event in merged:
-        yield event
+    while part := [event for _, _, event in islice(merged, HISTORY)]:
+        made = [event for event in part if isinstance(event, Prediction)]
+        scores = [event for event in part if isinstance(event, Score)]
+        yield Batch.of(Prediction, made), Batch.of(Score, scores)
 
 
 def outputs(

@@ -12,9 +12,10 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from ..core import snapshot
+from ..core.outcome import Outcome
 from ..core.session import Session
 from ..errors import SnapshotError, StoreError, StreamLSTMError
-from ..events import Output, Prediction
+from ..events import Prediction
 from .journal import last_pos
 from .reading import drive, entries, is_whole, snapshot_state, snapshots, stored_prediction
 
@@ -43,7 +44,8 @@ def resume(connection: sqlite3.Connection, session: Session, store: str) -> Resu
     set_aside: dict[int, str] = {}
     number, start = _restore(connection, session, end, set_aside, store)
     again = _Again(connection, store)
-    emit, session.emit = session.emit, again
+    listeners = session.emit, session.deliver
+    session.emit, session.deliver = None, again
     try:
         for entry in entries(connection, start):
             if not entry.intact:
@@ -53,8 +55,9 @@ def resume(connection: sqlite3.Connection, session: Session, store: str) -> Resu
                 )
             assert entry.event is not None
             drive(session, entry.event)
+        session.catch_up()  # what is stored was stored with all that came of it
     finally:
-        session.emit = emit
+        session.emit, session.deliver = listeners
     expected = connection.execute(
         "SELECT count(*) FROM predictions WHERE pos > ?", (start,)
     ).fetchone()[0]
@@ -96,15 +99,17 @@ def _restore(
 
 
 class _Again:
-    """Takes what a session emits, and holds each prediction against the one that is stored."""
+    """Takes what comes of a session, and compares each prediction with the one that is stored."""
 
     def __init__(self, connection: sqlite3.Connection, store: str) -> None:
         self.predictions: list[Prediction] = []
         self._connection, self._store = connection, store
 
-    def __call__(self, event: Output) -> None:
-        if not isinstance(event, Prediction):
-            return
+    def __call__(self, outcome: Outcome) -> None:
+        for prediction in outcome.predictions.events():
+            self._compare(prediction)
+
+    def _compare(self, event: Prediction) -> None:
         stored = stored_prediction(self._connection, event.stream, event.n)
         if not same(stored, event):
             was = "none" if stored is None else repr(stored.p)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet
 
-from ..core.tally import log_losses
+from ..core.losses import log_losses
 from ..events import Prediction, Score
 from ..records import Batch, Column, fields_of
 

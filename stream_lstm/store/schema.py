@@ -17,7 +17,11 @@ from .outputs import create_tables, missing_columns
 APPLICATION_ID = 0x534C5354
 """`SLST`; `file` and SQLite show it."""
 
-VERSION = 2
+VERSION = 3
+
+READABLE = 1
+"""The oldest version whose tables can be read. No session is brought back from versions 1 and 2:
+there the updates of a tick came before its prediction."""
 
 MAGIC = b"SQLite format 3\0"
 
@@ -113,12 +117,6 @@ NAMES = ("runs", "setup", "streams", "ticks", "labels", "predictions", "scores",
          "events", "snapshots")  # fmt: skip
 """Every table."""
 
-MIGRATIONS: dict[int, str] = {
-    1: "",  # a reason for updates
-}
-"""The statements that make version v + 1 of version v, for each released v, but for those that add
-the declared fields of outputs."""
-
 
 def is_store(path: Path) -> bool:
     """Return whether a file begins as a SQLite file does."""
@@ -132,7 +130,7 @@ def is_store(path: Path) -> bool:
 def connect(path: Path, *, sync: str = "normal") -> sqlite3.Connection:
     """Open a store for writing, made and brought up to date if need be.
 
-    Raises ConfigurationError for one of a newer version, StoreError for a file that is no store,
+    Raises ConfigurationError for one of another version, StoreError for a file that is no store,
     and OutputError where the operating system will not.
     """
     try:
@@ -151,10 +149,11 @@ def connect(path: Path, *, sync: str = "normal") -> sqlite3.Connection:
     return connection
 
 
-def connect_reader(path: Path) -> sqlite3.Connection:
+def connect_reader(path: Path, *, oldest: int = READABLE) -> sqlite3.Connection:
     """Open a store for reading alone, while it may be written to.
 
-    Raises InputMissingError where there is none, and else what `connect` raises.
+    oldest: the oldest version that serves. Raises InputMissingError where there is none, and else
+    what `connect` raises.
     """
     if path.is_dir():
         raise InputMissingError(f"{path} is a directory; name a file")
@@ -167,11 +166,10 @@ def connect_reader(path: Path) -> sqlite3.Connection:
         try:
             connection.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
             version = _version(connection, path)
-            if version < VERSION:
-                raise StoreError(
-                    f"{path} has schema version {version}, this program reads {VERSION}: start "
-                    "run or replay on it once, which brings it up to date"
-                )
+            if version == 0:
+                raise StoreError(f"{path} is empty: run and replay make a store of it")
+            if version < oldest:
+                raise _older(path, version)
         except BaseException:
             connection.close()
             raise
@@ -206,15 +204,23 @@ def _version(connection: sqlite3.Connection, path: Path) -> int:
     return version
 
 
+def _older(path: Path, version: int) -> ConfigurationError:
+    return ConfigurationError(
+        f"{path} has schema version {version}, and this program replays version {VERSION} alone: "
+        "predictions now come before the updates of their tick, so the journal would lead to "
+        f"others. Keep its contents with stream-lstm export {path} --out DIR, and name a new store"
+    )
+
+
 def _bring_up_to_date(connection: sqlite3.Connection, path: Path) -> None:
     version = _version(connection, path)
+    if 0 < version < VERSION:
+        raise _older(path, version)
     if version == VERSION and not missing_columns(connection):
         return
-    steps = [TABLES] if version == 0 else [MIGRATIONS[v] for v in range(version, VERSION)]
     connection.execute("BEGIN IMMEDIATE")
-    for step in steps:
-        for statement in filter(str.strip, step.split(";")):
-            connection.execute(statement)
+    for statement in filter(str.strip, TABLES.split(";") if version == 0 else ()):
+        connection.execute(statement)
     for statement in missing_columns(connection):
         connection.execute(statement)
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")

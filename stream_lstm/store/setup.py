@@ -22,7 +22,7 @@ from ..members import Members
 STATE = ("stream", "model", "scaling", "learning", "scoring")
 """Tables of the configuration that the state depends on."""
 
-FREE = ("weights", "publish_experts")
+FREE = ("weights", "publish_experts", "table")
 """Keys of those that it does not depend on; weights are compared as numbers."""
 
 SCALER = "scaler.state"

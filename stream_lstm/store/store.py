@@ -1,7 +1,9 @@
 """The store of a daemon or a replay: it is given every event, and brings a session back.
 
-It is called with each input after the session has taken it, and before that with what came out of
-it, in that order; all of that is one unit, and stored whole or not at all. Nothing here touches a
+It is called with what comes out of a session, and `hold` with each input after the session has
+taken it. What came out since the input before is what came of it. Ticks may wait in the session:
+once it has caught up with all of them, `hand_over` makes what was held one unit, which is stored
+whole or not at all, so that a stored tick is never without its outputs. Nothing here touches a
 file once it has begun: a thread writes.
 
 Where a live feed is faster than the disk, or the disk is full, inputs are left out. What comes
@@ -13,7 +15,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,17 +24,17 @@ import msgspec
 
 from ..core import snapshot
 from ..core.session import Session
+from ..core.table import AT, TICKS, N
 from ..errors import OutputError, StreamLSTMError
 from ..events import (
-    End,
     Expiry,
     Gap,
     Input,
-    Label,
     Output,
     Prediction,
     Refusal,
     Rollback,
+    Run,
     Score,
     SessionStart,
     Ticks,
@@ -47,7 +49,7 @@ from .reading import history
 from .resume import Resumed, resume
 from .runtime import held_weights, runtime
 from .setup import Setup, check_setup, read_setup, write_setup
-from .units import Hole, Note, Position, Result, Saved, Settle, Step
+from .units import Hole, Note, Position, Result, Saved, Settle, Step, Steps, Taken
 from .writer import Writer
 
 TEND_S = 1.0
@@ -55,6 +57,8 @@ TEND_S = 1.0
 
 MAX_REFUSALS = 100
 """Rows about refusals within that time; a peer can invent streams to be refused."""
+
+RESETS = AT["resets"]
 
 RESULTS = (Prediction, Score, Update, Rollback, Expiry, Batch)
 
@@ -68,7 +72,7 @@ class Store:
     people. clock: seconds, monotonic.
 
     `setup` is what the session is to be made of: what the store was begun with. `begin` follows,
-    then a call for each event; `held` is how many elements there were before. An error inside the
+    then calls for each event; `held` is how many elements there were before. An error inside the
     `with` closes it without a last snapshot.
 
     Raises LockedError, ConfigurationError where it was begun with something else, StoreError and
@@ -96,6 +100,7 @@ class Store:
         self._writer: Writer | None = None
         self._session: Session | None = None
         self._outputs: list[Result | Batch[Any]] = []
+        self._steps: Steps = []
         self._refusals: dict[tuple[str, str], tuple[Refusal, int]] = {}
         self._elements: dict[str, int] = {}
         self._resets: dict[str, int] = {}
@@ -149,9 +154,9 @@ class Store:
         finally:
             connection.close()
         self._session = session
-        self._elements = {name: stream.n for name, stream in session.streams.items()}
-        self.held = sum(self._elements.values())
-        self._resets = {name: s.counters.resets for name, s in session.streams.items()}
+        self.held = _elements(session)
+        self._elements = {name: self._column(name, N) for name in session.table.names}
+        self._resets = {name: self._column(name, RESETS) for name in session.table.names}
         # a snapshot at the end, unless the one that was restored is where the journal ends
         self._since_snapshot = 1 if self.resumed is not None and self.resumed.inputs else 0
         self._writer = Writer(
@@ -190,7 +195,7 @@ class Store:
         connection.execute("COMMIT")
         return run
 
-    def history(self) -> Iterator[Prediction | Score]:
+    def history(self) -> Iterator[tuple[Batch[Prediction], Batch[Score]]]:
         """Yield the predictions and scores that the store holds, in their order."""
         connection = schema.connect_reader(self.path)
         try:
@@ -205,7 +210,8 @@ class Store:
     def __call__(self, event: Input | Output | Settle | Batch[Any]) -> None:
         """Take an output or many, or the input that brought those before it.
 
-        Raises what ended the writer.
+        An input is stored together with what waits in the session, which catches up for that: a
+        caller that pushes single ticks uses `hold` and `hand_over`. Raises what ended the writer.
         """
         if isinstance(event, RESULTS):
             self._outputs.append(event)
@@ -214,29 +220,59 @@ class Store:
             if count or len(self._refusals) < MAX_REFUSALS:
                 self._refusals[event.kind, event.stream] = (first, count + 1)
         else:
-            self._input(event)
+            assert self._session is not None
+            self._session.catch_up()
+            made = 0
+            if isinstance(event, Ticks | Run):
+                before = self._elements.get(event.stream, 0)
+                self._elements[event.stream] = after = self._column(event.stream, N)
+                made = after - before
+            self.hold(event, made)
+            self.hand_over()
 
-    def _input(self, event: Ticks | Label | Gap | SessionStart | End | Settle) -> None:
-        assert self._session is not None
-        outputs, self._outputs = self._outputs, []
-        before = after = 0
-        if isinstance(event, Ticks):
-            stream = self._session.streams.get(event.stream)
-            before = self._elements.get(event.stream, 0)
-            after = before if stream is None else stream.n
-            self._elements[event.stream] = after
-            self._since_snapshot += after - before
-        step = Step(event, before, after, outputs)
-        if self._hole is not None or not self._put(step):
-            self._leave_out(event)
+    def hold(self, event: Taken, made: int = 0) -> None:
+        """Hold an input that made so many elements, with what came out since the one before."""
+        self._steps.append(Step(event, made, self._outputs))
+        self._outputs = []
+
+    def hold_together(self, runs: Sequence[Run], made: Sequence[int]) -> None:
+        """Hold runs of different streams that the session took at the same time."""
+        steps = {run.stream: Step(run, n, []) for run, n in zip(runs, made, strict=True)}
+        for output in self._outputs:
+            steps[output.stream].outputs.append(output)  # type: ignore[union-attr]
+        self._steps += steps.values()
+        self._outputs = []
+
+    def hand_over(self) -> None:
+        """Have what is held stored: the session has caught up with it.
+
+        Raises what ended the writer.
+        """
+        steps, self._steps = self._steps, []
+        if not steps:
+            return
+        if self._outputs:
+            steps[-1].outputs.extend(self._outputs)
+            self._outputs = []
+        for step in steps:
+            self._since_snapshot += step.made
+        if self._hole is not None or not self._put(steps):
+            self._leave_out(steps)
         elif self._since_snapshot >= self._options.snapshot_every:
             self.snapshot()
-        if isinstance(event, Gap | SessionStart):
-            self._note_reset(event)
+        for step in steps:
+            if isinstance(step.event, Gap | SessionStart):
+                self._note_reset(step.event.stream)
         if self._clock() >= self._tend_at:
             self.tend()
 
-    def _put(self, unit: Step | Saved | Note | Hole) -> bool:
+    def _column(self, stream: str, column: int) -> int:
+        assert self._session is not None
+        table = self._session.table
+        row = table.places.get(stream)
+        return 0 if row is None else int(table.view[row, column])
+
+    def _put(self, unit: Steps | Saved | Note | Hole) -> bool:
         assert self._writer is not None
         return self._writer.put(unit)
 
@@ -248,9 +284,8 @@ class Store:
     def _saved(self) -> Saved:
         session = self._session
         assert session is not None
-        elements = sum(stream.n for stream in session.streams.values())
         about = snapshot.fingerprint(session.config, session.columns, session.members)
-        return Saved(snapshot.take(session), snapshot.VERSION, about, elements)
+        return Saved(snapshot.take(session), snapshot.VERSION, about, _elements(session))
 
     def note(
         self, kind: str, stream: str = "", reason: str = "", *, times: int = 1, session: str = ""
@@ -258,25 +293,23 @@ class Store:
         """Store an event that is no input, such as a feed gone silent."""
         self._put(Note(kind, stream, reason, times, session))
 
-    def _note_reset(self, event: Gap | SessionStart) -> None:
-        assert self._session is not None
-        stream = self._session.streams.get(event.stream)
-        resets = 0 if stream is None else stream.counters.resets
-        if resets != self._resets.get(event.stream, 0):
-            self._resets[event.stream] = resets
-            self._put(Note("reset", event.stream, "", n=stream.n if stream else None))
+    def _note_reset(self, stream: str) -> None:
+        resets = self._column(stream, RESETS)
+        if resets != self._resets.get(stream, 0):
+            self._resets[stream] = resets
+            self._put(Note("reset", stream, "", n=self._column(stream, N)))
 
     # ---- what cannot be stored --------------------------------------------------------
 
-    def _leave_out(self, event: Ticks | Label | Gap | SessionStart | End | Settle) -> None:
-        """Leave an input out, and end the hole where there is room again."""
+    def _leave_out(self, steps: Steps) -> None:
+        """Leave inputs out, and end the hole where there is room again."""
         if self._hole is None:
             self._hole, self._dropped = {}, 0
-        self._dropped += 1
-        self._left_out += 1
-        if isinstance(event, Ticks | Gap | SessionStart):
-            known = self._hole.setdefault(event.stream, Position(ticks=1))
-            known.follow(event)
+        self._dropped += len(steps)
+        self._left_out += len(steps)
+        for event, _, _ in steps:
+            if isinstance(event, Ticks | Run | Gap | SessionStart):
+                self._hole.setdefault(event.stream, Position(ticks=1)).follow(event)
         assert self._writer is not None
         if self._writer.has_room():
             self._end_hole()
@@ -286,9 +319,8 @@ class Store:
         session = self._session
         assert session is not None
         for name, position in (self._hole or {}).items():
-            stream = session.streams.get(name)
-            if stream is not None:
-                position.n, position.ticks = stream.n, stream.counters.ticks
+            if name in session.table.places:
+                position.n, position.ticks = self._column(name, N), self._column(name, TICKS)
         reason = "the disk could not keep up, or could not be written to"
         hole = Hole(self._dropped, reason, self._hole or {}, self._saved())
         if not self._put(hole):
@@ -391,3 +423,8 @@ class Store:
         trace: TracebackType | None,
     ) -> None:
         self.close(whole=error is None)
+
+
+def _elements(session: Session) -> int:
+    """Return the elements of all streams."""
+    return int(session.table.ints[: len(session.table), N].sum())

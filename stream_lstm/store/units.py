@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
@@ -14,6 +13,7 @@ from ..events import (
     Label,
     Prediction,
     Rollback,
+    Run,
     Score,
     SessionStart,
     Ticks,
@@ -44,11 +44,11 @@ class Position(msgspec.Struct):
     times_crc: int = 0
     fields_crc: int = 0
 
-    def follow(self, event: Ticks | Gap | SessionStart) -> None:
+    def follow(self, event: Ticks | Run | Gap | SessionStart) -> None:
         """Go where an input leads: session and sequence number."""
-        if isinstance(event, Ticks):
+        if isinstance(event, Ticks | Run):
             self.session = event.session
-            self.next_seq = None if event.seq is None else event.seq + len(event.t_ns)
+            self.next_seq = None if event.seq is None else event.seq + count_of(event)
         elif isinstance(event, Gap):
             self.next_seq = event.seq
         else:
@@ -57,13 +57,25 @@ class Position(msgspec.Struct):
             self.session = event.session
 
 
-class Step(NamedTuple):
-    """An input, the stream's elements before and after it, and what came out of it."""
+Taken: TypeAlias = Ticks | Run | Label | Gap | SessionStart | End | Settle
+"""An input of a session."""
 
-    event: Ticks | Label | Gap | SessionStart | End | Settle
-    before: int
-    after: int
-    outputs: Sequence[Result | Batch[Any]]
+
+def count_of(ticks: Ticks | Run) -> int:
+    """Return how many ticks these are."""
+    return len(ticks.times) if isinstance(ticks, Run) else len(ticks.t_ns)
+
+
+class Step(NamedTuple):
+    """An input, how many elements it made, and what came out of it."""
+
+    event: Taken
+    made: int
+    outputs: list[Result | Batch[Any]]
+
+
+Steps: TypeAlias = list[Step]
+"""Inputs that the session has caught up with: only then are all of their outputs known."""
 
 
 class Saved(NamedTuple):
@@ -99,4 +111,4 @@ class Hole(NamedTuple):
     saved: Saved
 
 
-Unit: TypeAlias = Step | Saved | Note | Hole
+Unit: TypeAlias = Steps | Saved | Note | Hole

@@ -19,10 +19,11 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from ..core import snapshot
+from ..core.outcome import Outcome
 from ..core.recording import weights_digest
 from ..core.session import Session
 from ..errors import SnapshotError, StoreError
-from ..events import Output, Prediction
+from ..events import Prediction
 from .journal import last_pos
 from .reading import SnapshotRow, drive, entries, outputs, snapshot_state, snapshots
 from .resume import same
@@ -81,11 +82,10 @@ class Verification:
         self._suspicion: Difference | None = None
         self._found = Verified()
         self._good = [row for row in reversed(snapshots(connection)) if row.set_aside is None]
-        session.emit = self._emit
+        session.deliver, session.scored = self._deliver, False
 
-    def _emit(self, event: Output) -> None:
-        if isinstance(event, Prediction):
-            self._made.append(event)
+    def _deliver(self, outcome: Outcome) -> None:
+        self._made += outcome.predictions.events()
 
     def run(self, begin: int | None = None, report: Progress = lambda *_: None) -> Verified:
         """Replay from the journal's start, or from snapshot `begin`, as far as it goes.

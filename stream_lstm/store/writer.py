@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable
 
 from ..errors import OutputError, StreamLSTMError
-from ..events import Ticks
+from ..events import Run, Ticks
 from ..records import Batch
 from ..serve.switches import quick_switches
 from .journal import Journal
@@ -40,7 +40,7 @@ SETTLE_S = 0.003
 at that moment. Where cores are few, they go first."""
 
 UNIT_BYTES = 200
-"""What a unit or an output takes beside its arrays, roughly."""
+"""What a unit or an output takes beside its arrays, roughly; and a tick of a run."""
 
 RETRY_S, RETRY_MAX_S = 0.05, 5.0
 """Between attempts, the first and the longest."""
@@ -119,8 +119,8 @@ class Writer:
             self._wait_for_room(size)
         self._bytes_in += size
         self._queue.append((unit, size))
-        if isinstance(unit, Step):
-            self._elements += unit.after - unit.before
+        if isinstance(unit, list):
+            self._elements += sum([step.made for step in unit])
             if self._elements < self._commit_elements:
                 return True
         self._elements = 0
@@ -231,10 +231,17 @@ class Writer:
 
 def _bytes(unit: Unit) -> int:
     """Return what a unit takes, roughly."""
-    if isinstance(unit, Step):
-        size = UNIT_BYTES * (1 + sum(len(o) if isinstance(o, Batch) else 1 for o in unit.outputs))
-        if isinstance(unit.event, Ticks):
-            size += unit.event.t_ns.nbytes + unit.event.values.nbytes
-        return size
+    if isinstance(unit, list):
+        return sum(map(_step_bytes, unit))
     saved = unit.saved if isinstance(unit, Hole) else unit
     return UNIT_BYTES + (len(saved.state) if isinstance(saved, Saved) else 0)
+
+
+def _step_bytes(step: Step) -> int:
+    event, records = step.event, 1
+    for output in step.outputs:
+        records += len(output) if isinstance(output, Batch) else 1
+    if isinstance(event, Run):
+        return UNIT_BYTES * (records + len(event.times))
+    arrays = event.t_ns.nbytes + event.values.nbytes if isinstance(event, Ticks) else 0
+    return UNIT_BYTES * records + arrays

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..core.tally import Bools, Doubles
+from ..core.losses import Bools, Doubles
 from ..events import Prediction, Score
 from ..records import Batch, fields_of
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from bokeh.models import ColumnDataSource, Range1d
 
-from ..core.reliability import BINS
+from ..core.counts import BINS
 from .panel import Bands, Panel, has_labels, needs_labels, needs_store
 from .style import BLUE, DASHES, GREY, PURPLE, VERMILION, Key, hover, plot, set_axis, set_powers
 from .track import Track

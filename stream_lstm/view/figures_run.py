@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from bokeh.models import ColumnDataSource
 
-from ..core.skill import PROVEN, window_half_width
+from ..core.evidence import PROVEN, window_half_width
 from .panel import Bands, Panel, has_labels, needs_labels
 from .style import (
     BASE,

@@ -19,8 +19,9 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from ..core.scoring import Scoreboard
-from ..core.tally import Doubles, log_losses
+from ..core.losses import Doubles, log_losses
+from ..core.scores import Scoreboard
+from ..core.scores import Scores as ScoreTable
 from ..events import Prediction, Score
 from ..records import Batch
 from .columns import EVIDENCE, Targets, Updates, forecasts
@@ -127,17 +128,17 @@ class Track:
 
     window: labels of the rolling figures.
 
-    Attributes: `scores`, a `Scoreboard` of all labels that were taken; `predictions`, `missed`
-    (ticks), `updates`, `refused` (updates; `refused_for` by reason) and `rollbacks` are counts;
-    `last` is the position of the last prediction; `has_store` says that a store tells what is not
-    published. A row of `lines` is n, t_ns, the rolling accuracies of model, base rate and last
-    label, their log losses (nats), the log W against coin, base rate and last label (nats), and
-    the number of the label. A row of `norms` is n, t_ns, gradient norm and loss.
+    Attributes: `predictions`, `missed` (ticks), `updates`, `refused` (updates; `refused_for` by
+    reason) and `rollbacks` are counts; `last` is the position of the last prediction; `has_store`
+    says that a store contains what is not published. A row of `lines` is n, t_ns, the rolling
+    accuracies of model, base rate and last label, their log losses (nats), the log W against coin,
+    base rate and last label (nats), and the number of the label. A row of `norms` is n, t_ns,
+    gradient norm and loss.
     """
 
     def __init__(self, stream: str, window: int = WINDOW) -> None:
         self.stream, self.window = stream, window
-        self.scores = Scoreboard.empty(window)
+        self._scores = ScoreTable(window)
         self.predictions = self.missed = self.updates = self.refused = self.rollbacks = 0
         self.last: Position = (0, 0)
         self.first_t_ns = 0
@@ -215,9 +216,10 @@ class Track:
         losses = log_losses(p, positive)
         calls = p > 0.5
         right = calls == positive
-        self.scores.extend(label, calls[2].astype(np.int8), p)
+        rows = np.zeros(len(label), np.int64)
+        self._scores.extend(rows, label.astype(np.int8), calls[2].astype(np.int8), p)
         means = self._rolling.extend(np.concatenate([right.astype(np.float64), losses]).T)
-        labels = self.scores.labels
+        labels = int(self._scores.board[0, 0])
         at, evidence = (np.stack([came[x] for x in of], 1) for of in (("n", "t_ns"), EVIDENCE))
         look = np.arange(labels - len(n) + 1, labels + 1)[:, None]
         self.lines.extend(np.concatenate([at, means, evidence, look], axis=1))
@@ -268,6 +270,11 @@ class Track:
                 self.spells[k] = spell._replace(end=end)
 
     # ---- what is shown ------------------------------------------------------------------
+
+    @property
+    def scores(self) -> Scoreboard:
+        """The scores of all labels that were taken."""
+        return self._scores.of(0)
 
     @property
     def by_time(self) -> bool:

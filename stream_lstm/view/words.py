@@ -6,7 +6,7 @@ import math
 import time
 from typing import NamedTuple
 
-from ..core.skill import PROVEN
+from ..core.evidence import PROVEN
 from ..core.verdict import count, odds
 from ..core.verdict import verdict as told
 from .track import Track

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from stream_lstm.cli.live_table import MAX_ROWS, LiveTable, laid_out, short
 from stream_lstm.core.session import Session
+from stream_lstm.core.table import AT, N
 from stream_lstm.events import Gap, Prediction, Ticks
 from stream_lstm.serve.logs import QUEUE, Pipe
 
@@ -48,19 +49,20 @@ def test_a_row_has_the_figures_of_its_stream(session, pipe):
     table = LiveTable(lambda: now[0], pipe)
     table(Prediction("[red]:x:quotes", 42, 0, 0.625))
     drawn(table, session)
-    session.streams["[red]:x:quotes"].n += 30
+    session.push(Ticks("[red]:x:quotes", np.zeros(30, np.int64), np.ones((30, 1))))
     now[0] = 2.0
     title, row = drawn(table, session).splitlines()
     cells = dict(zip(title.split(), row.split(), strict=True))
     assert cells["stream"] == "[red]:x:q…"
-    assert (cells["elements"], cells["preds"], cells["p"]) == ("80", "4", "0.625")
+    assert (cells["elements"], cells["preds"], cells["p"]) == ("80", "7", "0.625")
     assert (cells["gaps"], cells["/s"]) == ("1", "15")
 
 
 def test_it_fits_into_80_columns_whatever_the_counts(session, pipe):
-    stream = session.streams["[red]:x:quotes"]
-    stream.n = 123_456_789_012
-    stream.counters.predictions = stream.counters.updates = stream.counters.refused_ticks = 10**10
+    row = session.table.ints[0]
+    row[N] = 123_456_789_012
+    for counter in ("predictions", "updates", "refused_ticks"):
+        row[AT[counter]] = 10**10
     text = drawn(LiveTable(lambda: 0.0, pipe), session)
     assert max(map(len, text.splitlines())) <= 80
     assert "123.5G" in text
@@ -115,7 +117,7 @@ def test_a_terminal_that_is_stopped_holds_up_nobody_and_then_shows_the_newest(
         with LiveTable(lambda: 0.0, pipe) as table:
             table.show(session)
             for n in range(2 * QUEUE):
-                session.streams["[red]:x:quotes"].n = 10_000 + n
+                session.table.ints[0, N] = 10_000 + n
                 table.refresh()
                 pipe.put(f"line {n}")
         os.write(terminal, CTRL_Q)

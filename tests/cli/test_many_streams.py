@@ -6,6 +6,8 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
+from stream_lstm.core.many import Many
+
 SMALL = ("--hidden", 4, "--window", 20, "--bptt", 10, "--feature", "log_return(price)")
 ALIKE = ("streams", "elements", "ticks", "predictions", "labels", "digest", "ece", "auc")
 
@@ -32,20 +34,26 @@ def summary(done):
     return done.json()
 
 
-def test_streams_in_tables_give_what_streams_of_their_own_give(cli, prices, tmp_path):
+def test_columns_of_streams_give_what_each_gives_alone(cli, prices, tmp_path, monkeypatch):
     by_column = ("--stream-column", "symbol", *SMALL, "--json")
     told = {}
-    for kind, flags in (("objects", ()), ("tables", ("--table",))):
+    for kind in ("columns", "alone"):
         out = tmp_path / f"{kind}.parquet"
-        told[kind] = summary(cli("replay", prices, *by_column, *flags, "--out", out))
-    one, two = told["objects"], told["tables"]
+        told[kind] = summary(cli("replay", prices, *by_column, "--out", out))
+        monkeypatch.setattr(Many, "arrive", in_runs)
+    one, two = told["columns"], told["alone"]
     assert {key: one[key] for key in ALIKE} == {key: two[key] for key in ALIKE}
     assert one["evidence"] == two["evidence"]
     assert one["streams"] == 7
     assert one["predictions"] > 60
     assert one["stream_column"] == "symbol"
     files = [pyarrow.parquet.read_table(tmp_path / f"{kind}.parquet") for kind in told]
-    assert files[0].equals(files[1])
+    order = [("stream", "ascending"), ("n", "ascending")]
+    assert files[0].sort_by(order).equals(files[1].sort_by(order))
+
+
+def in_runs(many, arrivals):
+    many._in_runs(arrivals, arrivals.streams)
 
 
 def test_a_replay_learns_from_many_streams(cli, prices):
@@ -54,15 +62,7 @@ def test_a_replay_learns_from_many_streams(cli, prices):
     assert math.isfinite(told["log_loss"])
 
 
-def test_a_table_serves_a_file_of_one_stream(cli, prices):
-    one, two = (
-        summary(cli("replay", prices, *SMALL, *flags, "--json")) for flags in ((), ("--table",))
-    )
-    assert one["digest"] == two["digest"]
-    assert one["log_loss"] == two["log_loss"]
-
-
-@pytest.mark.parametrize("flags", [(), ("--table",)])
+@pytest.mark.parametrize("flags", [(), ("--learn",)])
 def test_a_tick_that_is_not_let_in_is_named_by_its_line(cli, tmp_path, flags):
     path = write_prices(tmp_path / "prices.csv", bad=(400,))
     by_column = ("--stream-column", "symbol", *SMALL, *flags)
@@ -80,8 +80,6 @@ def test_a_tick_that_is_not_let_in_is_named_by_its_line(cli, tmp_path, flags):
         (("--stream-column", "symbl"), "did you mean 'symbol'"),
         (("--stream-column", "symbol", "--stream", "a"), "--stream is of one stream"),
         (("--stream-column", "symbol", "--state-check"), "--state-check is of one stream"),
-        (("--table", "--learn"), "leave out learn"),
-        (("--table", "--save-weights", "w.safetensors"), "--save-weights is not for streams"),
     ],
 )
 def test_what_does_not_go_together_is_said(cli, prices, flags, says):
@@ -90,17 +88,17 @@ def test_what_does_not_go_together_is_said(cli, prices, flags, says):
     assert says in done.err
 
 
-def test_more_streams_than_a_table_holds_are_said(cli, prices, monkeypatch):
-    from stream_lstm.core import fleet
+def test_more_streams_than_a_session_holds_are_said(cli, prices, monkeypatch):
+    from stream_lstm.core.session import Session
 
-    monkeypatch.setattr(
-        fleet.Fleet.__init__,
-        "__kwdefaults__",
-        {
-            **fleet.Fleet.__init__.__kwdefaults__,
-            "capacity": 3,
-        },
-    )
-    done = cli("replay", prices, "--stream-column", "symbol", *SMALL, "--table")
+    monkeypatch.setitem(Session.__init__.__kwdefaults__, "limit", 3)
+    done = cli("replay", prices, "--stream-column", "symbol", *SMALL)
     assert done.code == 65
     assert "3 streams are the most" in done.err
+
+
+def test_table_is_taken_for_one_more_release_and_warned_about_once(cli, prices):
+    plain, flagged = (cli("replay", prices, *SMALL, *f, "--json") for f in ((), ("--table",)))
+    assert summary(plain)["digest"] == summary(flagged)["digest"]
+    assert plain.err.count("table does nothing") == 0
+    assert flagged.err.count("table does nothing") == 1

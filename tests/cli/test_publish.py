@@ -13,6 +13,8 @@ from stream_lstm.feed.ring import RING_TICKS
 from stream_lstm.feed.subscriber import Subscriber
 from stream_lstm.tables import FeedConfig
 
+from ..feed.received import blocks
+
 S = 10**9
 WAIT_S = 20.0
 ANY_PORT = "tcp://127.0.0.1:*"
@@ -44,7 +46,7 @@ class Listener(threading.Thread):
                 received = self.subscriber.receive(WAIT_S)
                 if not received and self.subscriber.idle_s >= WAIT_S:
                     return
-                self.events.extend(received)
+                self.events.extend(blocks(received))
 
     def ended(self):
         self.join(WAIT_S)

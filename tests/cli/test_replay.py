@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
-from stream_lstm.cli import replay_feed
 from stream_lstm.cli.replay_checks import feature_example
 from stream_lstm.config import build
+from stream_lstm.core import replay
 from stream_lstm.core import session as session_module
 from stream_lstm.core.digest import Digest
 from stream_lstm.core.session import Session
@@ -49,6 +49,7 @@ def stepped_one_by_one(path, **settings):
     session = Session(build({"features": [FEATURE], **settings}), ("bid", "ask"), events.append)
     for row in rows:
         session.push(Ticks("eurusd", np.zeros(1, np.int64), np.array([row])))
+    session.settle()
     kinds = (Prediction, Score)
     return tuple([event for event in events if isinstance(event, kind)] for kind in kinds)
 
@@ -168,7 +169,7 @@ def test_a_tick_without_a_finite_feature_is_refused_by_its_line(cli, tmp_path):
 
 
 def test_a_signal_ends_the_replay_in_order(cli, quotes, tmp_path, monkeypatch):
-    monkeypatch.setattr(replay_feed, "PIECE", 100)
+    monkeypatch.setattr(replay, "PIECE", 100)
     push = Session.push
 
     def push_and_interrupt(session, ticks):

@@ -11,6 +11,8 @@ from stream_lstm.feed.graded import SOURCES
 from stream_lstm.feed.subscriber import Subscriber
 from stream_lstm.tables import FeedConfig
 
+from ..feed.received import blocks
+
 SMALL = ("--hidden", 4, "--window", 20, "--bptt", 10)
 FIGURES = (
     "best_accuracy",
@@ -103,7 +105,7 @@ def test_it_is_published_whole_and_then_its_end(cli, tmp_path):
         while not any(isinstance(event, End) for event in events):
             came = subscriber.receive(20.0)
             assert came
-            events += came
+            events += blocks(came)
     sent = np.concatenate([event.values for event in events if isinstance(event, Ticks)])
     assert sent.tobytes() == SOURCES["s2-regime"](5).block(count).tobytes()
 
@@ -143,10 +145,12 @@ def test_another_series_is_not_taken_for_it():
     from stream_lstm.config import build
     from stream_lstm.errors import StreamLSTMError
     from stream_lstm.events import Score
+    from stream_lstm.records import Batch
 
     best = BestPossible(SOURCES["s1-ar"](1))
-    for n, x in enumerate(SOURCES["s1-ar"](2).block(50)[1:, 0], 1):
-        best.emit(Score("s", n, 0, 0.5, int(x > 0), 0.7, 0.5, 0.5))
+    xs = SOURCES["s1-ar"](2).block(50)[1:, 0]
+    scores = [Score("s", n, 0, 0.5, int(x > 0), 0.7, 0.5, 0.5) for n, x in enumerate(xs, 1)]
+    best.add(Batch.of(Score, scores))
     with pytest.raises(StreamLSTMError, match="not the one"):
         best.figures(build({"features": ["x"]}), {"ticks": 50, "elements": 50})
 

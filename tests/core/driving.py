@@ -76,11 +76,20 @@ def open_session(
     return Session(config, ["x"], emit, members=members, engine=engine, **more)
 
 
-def push(session: Session, ticks: Sequence[Tick], stream: str = "a", publisher: str = "") -> None:
-    """Push ticks as one block."""
+def push(
+    session: Session,
+    ticks: Sequence[Tick],
+    stream: str = "a",
+    publisher: str = "",
+    *,
+    wait: bool = False,
+) -> None:
+    """Push ticks as one block; a silent tick waits for a later one only where it may."""
     xs, times = zip(*ticks, strict=True)
     values = np.array(xs, np.float64)[:, None]
     session.push(Ticks(stream, np.array(times, np.int64), values, session=publisher, seq=0))
+    if not wait:
+        session.catch_up()
 
 
 def drive(
@@ -102,7 +111,7 @@ def drive(
 
     def flush() -> None:
         if waiting:
-            push(session, waiting, publisher=publisher)
+            push(session, waiting, publisher=publisher, wait=True)
             waiting.clear()
 
     for index, action in enumerate(actions):
@@ -123,6 +132,7 @@ def drive(
             session.session_start(action)
             publisher = action.session
     flush()
+    session.catch_up()
     return Run(events, session)
 
 
@@ -138,7 +148,9 @@ def comparable(events: Sequence[Output]) -> list[Output]:
 
 def state_of(session: Session) -> Any:
     """Everything that a session holds, as plain values and bytes."""
-    return plain(session.streams), plain(session.learned)
+    return {name: plain(stream.state()) for name, stream in session.streams.items()}, plain(
+        session.learned
+    )
 
 
 def plain(value: Any) -> Any:

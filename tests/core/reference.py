@@ -14,7 +14,13 @@ import numpy as np
 
 from stream_lstm.config import Config
 from stream_lstm.events import Expiry, Gap, Label, Prediction, Refusal, Score, SessionStart, Update
-from stream_lstm.members import LogisticMember, Member, Members, TableMember
+from stream_lstm.members import (
+    LogisticMember,
+    Member,
+    Members,
+    RegimeMember,
+    TableMember,
+)
 from stream_lstm.model.engine import Engine
 
 from .driving import Action, Tick
@@ -43,6 +49,16 @@ def tape_length(config: Config, member: Member | None = None) -> int:
     return (own.get("bptt") or config.learning.bptt) if method == "bptt" else stride
 
 
+def published(config: Config, member: Member | None = None) -> bool:
+    """Whether a network or a member learns from the labels of published predictions alone."""
+    if isinstance(member, RegimeMember):
+        return True
+    if isinstance(member, TableMember | LogisticMember):
+        return member.targets == "published"
+    targets = (member and member.targets) or config.learning.targets
+    return targets == "published" and config.stream.labels == "series"
+
+
 class Reference:
     """One stream; `events` are tuples of the fields that matter."""
 
@@ -51,8 +67,13 @@ class Reference:
         self.window_mode = config.model.mode == "window"
         self.external = config.stream.labels == "external"
         self.learn = config.learning.learn
-        self.lengths = [tape_length(config, member) for member in members or [None]]
-        self.K = max(self.lengths)
+        series = config.stream.labels == "series"
+        slack = -config.stream.horizon % config.stream.stride if series else 0
+        self.tapes = [
+            (tape_length(config, member), published(config, member))
+            for member in members or [None]
+        ]
+        self.K = max(length + slack * late for length, late in self.tapes)
         self.names = [member.name for member in members or ()]
         self.mixture = [1.0 / len(self.names) for _ in self.names]
         self.weights = engine.pack(engine.init_weights())
@@ -67,6 +88,9 @@ class Reference:
         self.held: dict[int, list[Any]] = {}  # n -> [label, its time, when it counts, prediction]
         self.early: dict[int, tuple[int, int]] = {}
         self.told: dict[int, int] = {}  # every label that counted, -1 for predictions expired
+        self.owed: list[tuple[int, int, Any]] = []  # labels to learn from: n, label, tape
+        stream = config.stream
+        self.back = 0 if self.external else -stream.horizon % stream.stride
         self.reset()
 
     def reset(self) -> None:
@@ -102,6 +126,7 @@ class Reference:
             for n in list(self.waiting):
                 self.expire(n)
         if self.config.stream.on_gap == "reset":
+            self.learn_owed()
             self.reset()
 
     def tick(self, x: float, t_ns: int) -> None:
@@ -122,14 +147,13 @@ class Reference:
         labelled = not self.external and n - h in self.waiting
         if labelled:
             self.score(n - h, y, t_ns)
+            if self.learns():
+                self.owed.append((n - h, y, None))
         p = self.step(np.array([f], np.float32))
         W, S = self.config.stream.window, self.config.stream.stride
         if n - self.fresh >= W and (n - W) % S == 0:
             self.predict(p, t_ns)
-        if labelled and self.learns():
-            tape = range(n - h - self.K + 1, n - h + 1)
-            targets = [self.positive.get(m + h, 0) for m in tape]
-            self.update(n - h, *self.tape(n - h), targets, [1] * self.K)
+            self.learn_owed()
         if self.external:
             self.time_passes(t_ns)
 
@@ -200,8 +224,23 @@ class Reference:
             self.last_label = y
             self.score(n, y, t_ns, prediction)
             if self.learns():
+                self.owed.append((n, y, prediction[-1]))
+
+    # ---- learning -----------------------------------------------------------------------
+
+    def learn_owed(self) -> None:
+        """Learn from the labels that became known since the last publication."""
+        owed, self.owed = self.owed, []
+        for n, y, tape in owed:
+            if tape is not None:
                 last = [0] * (self.K - 1)
-                self.update(n, *prediction[-1], [*last, y], [*last, 1])
+                self.update(n, *tape, [*last, y], [*last, 1], 0)
+                continue
+            h = self.config.stream.horizon
+            end = self.n - h  # the newest element whose own next value is known
+            stretch = range(end - self.K + 1, end + 1)
+            targets = [self.positive.get(m + h, 0) for m in stretch]
+            self.update(n, *self.tape(end, end - n), targets, [1] * self.K, end - n)
 
     # ---- what follows from it -----------------------------------------------------------
 
@@ -210,8 +249,8 @@ class Reference:
         return self.learn and (until == 0 or self.n <= until)
 
     def step(self, f: np.ndarray) -> list[float] | None:
-        self.carry = self.engine.step(self.weights, self.carry, f)
-        row = self.engine.row_of(self.carry)
+        self.carry, rows = self.engine.advance(self.weights, self.carry, f[None])
+        row = rows[0]
         if self.window_mode:
             self.scaled[self.n] = row
             return None
@@ -274,14 +313,19 @@ class Reference:
         stretch = range(n - length + 1, n + 1)
         return np.array([self.scaled.get(m, nothing) for m in stretch], np.float32)
 
-    def tape(self, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """The inputs, and the states before the last of them, as many as each member asks for."""
+    def tape(self, n: int, back: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """The inputs, and the states before the last of them, as many as each member asks for.
+
+        A member that learns from published predictions alone counts from `back` elements earlier.
+        """
         zero = np.zeros(self.engine.state, np.float32)
-        backs = sorted(set(self.lengths))
-        starts = [zero if self.window_mode else self.state.get(n - k, zero) for k in backs]
+        before = [k + back * late for k, late in sorted(set(self.tapes))]
+        starts = [zero if self.window_mode else self.state.get(n - k, zero) for k in before]
         return self.inputs(n, self.K), np.array(starts, np.float32)
 
-    def update(self, n: int, xs: Any, starts: Any, targets: list[int], share: list[int]) -> None:
+    def update(
+        self, n: int, xs: Any, starts: Any, targets: list[int], share: list[int], back: int
+    ) -> None:
         self.weights, self.optimizer, self.trace, info = self.engine.update(
             self.weights,
             self.optimizer,
@@ -290,6 +334,7 @@ class Reference:
             starts,
             np.array(targets, np.float32),
             np.array(share, np.float32),
+            back,
         )
         self.events.append(("update", n, float(info[0]), float(info[1]), bool(info[2])))
 

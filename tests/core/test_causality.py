@@ -33,14 +33,24 @@ class Peeking(ElementMaker):
             yield t_ns, np.roll(rows, -1, axis=0)
 
 
+def cause(config: Config, event: Output) -> int:
+    """The element that brings an event about: an update comes with the publication after it."""
+    assert isinstance(event, Prediction | Score | Update)
+    if isinstance(event, Prediction):
+        return event.n
+    known = event.n + config.stream.horizon
+    return known if isinstance(event, Score) else published(config, known)
+
+
+def published(config: Config, n: int) -> int:
+    """The first publication at element n or after it."""
+    window, stride = config.stream.window, config.stream.stride
+    return max(window, n + (window - n) % stride)
+
+
 def known_at(config: Config, events: list[Output], n: int) -> list[Output]:
     """Events that element n had brought about."""
-    horizon = config.stream.horizon
-
-    def cause(event: Output) -> int:
-        return event.n if isinstance(event, Prediction) else event.n + horizon  # type: ignore[union-attr]
-
-    return [event for event in events if cause(event) <= n]
+    return [event for event in events if cause(config, event) <= n]
 
 
 def check(config: Config, xs: np.ndarray, other: np.ndarray, n: int, **more: Any) -> int:
@@ -101,6 +111,4 @@ def test_what_is_emitted_is_emitted_before_the_next_tick_is_asked_for(learn: boo
     push(open_session(config, whole.append), xs)
     assert whole == events
     for n, event in zip(when, events, strict=True):
-        late = 0 if isinstance(event, Prediction) else config.stream.horizon
-        assert isinstance(event, Prediction | Score | Update)
-        assert event.n + late == n
+        assert n == cause(config, event)

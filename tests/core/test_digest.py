@@ -9,6 +9,7 @@ import numpy as np
 
 from stream_lstm.core.digest import Digest
 from stream_lstm.events import Prediction
+from stream_lstm.records import Batch
 
 
 def digest(*predictions: Prediction) -> str:
@@ -44,3 +45,23 @@ def test_of_several_streams_only_the_order_within_each_one_shows() -> None:
     assert len({digest(a, later, b), digest(later, a, b), digest(a, later), digest(b)}) == 4
     both = b"".join(bytes.fromhex(digest(*part)) for part in ([a, later], [b]))
     assert digest(a, later, b) == hashlib.sha256(both).hexdigest()
+
+
+def test_a_batch_counts_as_its_predictions_one_by_one() -> None:
+    rng = np.random.default_rng(2)
+    made = [
+        Prediction(str(rng.choice(["a", "bö", "c"])), n, 0, float(np.float32(rng.random())), "")
+        for n in range(1, 300)
+    ]
+    one, other = Digest(), Digest()
+    for prediction in made:
+        one.add(prediction)
+    alone = [prediction for prediction in made if prediction.stream == "c"]
+    for part in (made[:1], [], made[1:200], made[200:]):
+        other.add_batch(Batch.of(Prediction, part))
+    assert one.hexdigest() == other.hexdigest()
+    one, other = Digest(), Digest()
+    for prediction in alone:
+        one.add(prediction)
+    other.add_batch(Batch.of(Prediction, alone))
+    assert one.hexdigest() == other.hexdigest()

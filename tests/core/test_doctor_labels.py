@@ -14,8 +14,8 @@ from stream_lstm.core.doctor_labels import (
     window_count,
     windows_of,
 )
+from stream_lstm.core.evidence import labels_needed
 from stream_lstm.core.session import Session
-from stream_lstm.core.skill import labels_needed
 from stream_lstm.events import Score, Ticks
 
 from ..engines import engine_for, settings

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_lstm.core.expressions import (
-    ARITIES,
     MAX_DEPTH,
     MAX_LENGTH,
     Call,
@@ -19,7 +18,8 @@ from stream_lstm.core.expressions import (
     columns_of,
     parse,
 )
-from stream_lstm.core.features import KERNELS, FeatureSet
+from stream_lstm.core.features import FeatureSet
+from stream_lstm.core.functions import FUNCTIONS
 from stream_lstm.errors import ConfigurationError, ExpressionError
 
 COLUMNS = ("bid", "ask", "odd name")
@@ -30,9 +30,9 @@ def trees(depth: int = 4) -> st.SearchStrategy:
 
     def calls(inner):
         def of(name):
-            return st.tuples(*[inner] * ARITIES[name]).map(lambda a: Call(name, a))
+            return st.tuples(*[inner] * FUNCTIONS[name].arity).map(lambda a: Call(name, a))
 
-        return st.sampled_from([n for n in ARITIES if ARITIES[n]]).flatmap(of)
+        return st.sampled_from([n for n in FUNCTIONS if FUNCTIONS[n].arity]).flatmap(of)
 
     return st.recursive(leaves, calls, max_leaves=depth)
 
@@ -126,8 +126,15 @@ def test_no_features_is_a_configuration_error():
         FeatureSet([], ["x"])
 
 
-def test_every_function_has_a_kernel():
-    assert set(KERNELS) == set(ARITIES)
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_both_ways_to_compute_a_function_agree(name):
+    function = FUNCTIONS[name]
+    given = np.random.default_rng(0).uniform(0.5, 2.0, size=(max(function.arity, 1), 50))
+    block = function.block(*given)
+    before = [[*row] for row in given[:, :-1].T] if function.lag else [[]] * 50
+    now = given[:, 1:].T if function.lag else given.T
+    one = [function.one(*a, *b) for a, b in zip(now, before, strict=True)]
+    np.testing.assert_allclose(block, one, rtol=1e-12)
 
 
 T_NS = np.array([10, 20, 1_500_000_020], np.int64)

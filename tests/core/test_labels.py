@@ -69,6 +69,7 @@ def test_nothing_is_learned_twice_and_every_label_is_accounted_for(delays: list[
     late = {n: n + delay for n, delay in zip(DUE, delays, strict=True)}
     twice = [a for action in story(late) for a in [action] * (1 + isinstance(action, Label))]
     run = drive(config, twice, cuts=())
+    run.session.settle()
     scored, updated = ([e.n for e in of(run.events, kind)] for kind in (Score, Update))
     assert len(scored) == len(set(scored))
     assert updated == scored
@@ -89,8 +90,10 @@ def test_a_late_label_learns_from_the_elements_and_the_carry_of_its_own_time() -
     at_once, late = (
         drive(configuration(**values), story({52: at}), cuts=()).session for at in (52, 160)
     )
+    late.settle()
     assert plain(at_once.learned) == plain(late.learned)
     other = drive(configuration(**values), story({57: 160}), cuts=()).session
+    other.settle()
     assert plain(other.learned) != plain(late.learned)
 
 

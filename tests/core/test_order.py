@@ -95,6 +95,7 @@ def test_no_label_is_counted_that_is_older_than_the_stream() -> None:
     members = (TableMember("every", targets="every"), *members_of(values)[3:])
     follows_reference(values, [*ticks_of(xs[:50]), Gap("a", 1, 1), *ticks_of(xs[50:])], members)
     ran = drive(configuration(**values), ticks_of(xs[:7]), members=members)
+    ran.session.settle()
     assert np.asarray(ran.session.weights_for("a")[0]).sum() == 6
 
 

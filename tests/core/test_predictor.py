@@ -74,14 +74,16 @@ def test_labels_from_outside(series: np.ndarray) -> None:
     score = predictor.learn(True, n=30)
     assert (score.n, score.label, score.p) == (30, 1, made[2].p)
     assert predictor.learn(0).n == 20
-    assert predictor.last_update is not None
+    assert predictor.last_update is None  # learned from after the next publication
+    drive(predictor, series[40:45])
+    assert predictor.last_update.n == 20
     with pytest.raises(DataError, match="has this label"):
         predictor.learn(1, n=30)
     with pytest.raises(DataError, match="0 or 1"):
         predictor.learn(2)
     with pytest.raises(DataError, match="not a number"):
         predictor.learn("one")
-    assert predictor.learn(1, n=45) is None  # its prediction is not there yet
+    assert predictor.learn(1, n=50) is None  # its prediction is not there yet
     assert predictor.scores()["labels"] == 2
     restored = Predictor("x", labels="external", learn=True, **SETTINGS)
     restored.restore(predictor.snapshot())

@@ -136,6 +136,7 @@ def session_of(**values: Any) -> tuple[Session, list[Output]]:
 
 def push(session: Session, xs: np.ndarray, stream: str = "a") -> None:
     session.push(Ticks(stream, np.zeros(len(xs), np.int64), np.asarray(xs, float)[:, None]))
+    session.catch_up()
 
 
 def test_a_run_of_refusals_brings_back_what_learning_began_with_and_rests_ever_longer() -> None:
@@ -159,15 +160,19 @@ def test_weights_that_no_longer_hold_give_way_to_the_base_rate_until_learning_go
     session, events = session_of(
         labels="external", learning_rate=0.03, freeze_labels=64, rollback_window=64
     )
-    rng, stand_in = np.random.default_rng(0), []
+    rng, stand_in, expected = np.random.default_rng(0), [], None
     push(session, rng.normal(size=12))
     for n in range(12, 2400, 2):
-        (said,) = [e for e in events[-2:] if isinstance(e, Prediction) and e.n == n]
+        said = next(e for e in reversed(events) if isinstance(e, Prediction))
+        assert said.n == n
+        if expected is not None:
+            stand_in.append((said.p, *expected))
+        session.label(Label("a", n, int(said.p <= 0.5)))
         watch = session.learned_for("a").watch
         assert watch is not None
-        if watch.based:
-            stand_in.append((said.p, (watch.positives + 0.5) / (watch.labels + 1), watch.count))
-        session.label(Label("a", n, int(said.p <= 0.5)))
+        # The weights of now make the next prediction, and are changed after it.
+        base = (watch.positives + 0.5) / (watch.labels + 1)
+        expected = (base, watch.count) if watch.based else None
         push(session, rng.normal(size=2))
     first = next(b for b in of(events, Rollback) if b.to == "base-rate")
     assert first.log_loss > first.base_rate_log_loss

@@ -5,9 +5,9 @@ import pytest
 
 from stream_lstm.core import state_check
 from stream_lstm.core.elements import ElementMaker
-from stream_lstm.core.scoring import log_loss
+from stream_lstm.core.evidence import Bet
+from stream_lstm.core.losses import log_loss
 from stream_lstm.core.session import Session
-from stream_lstm.core.skill import DifferenceBand
 from stream_lstm.core.state_check import BLOCK, StateCheck, forgetting
 from stream_lstm.events import Prediction, Ticks
 from stream_lstm.model.network import Shape, init_weights, seed_key
@@ -69,7 +69,7 @@ def test_both_columns_are_those_of_sessions_in_the_two_modes(horizon):
 def test_the_bands_are_of_the_differences_of_two_sessions():
     found = checked(SERIES)
     carried, windowed = (in_a_session(mode)[0] for mode in ("carry", "window"))
-    band = DifferenceBand()
+    band = Bet()
     for n in range(20, COUNT, 3):
         label = int(SERIES[n, 0] > 0)
         band.add(log_loss(windowed[n], label) - log_loss(carried[n], label))

@@ -13,7 +13,7 @@ from stream_lstm.core.session import Session
 from stream_lstm.events import Output, Update
 
 from ..engines import settings as configuration
-from .driving import Tick, drive, open_session, plain, push, series, state_of
+from .driving import Tick, drive, open_session, plain, push, series, state_of, ticks_of
 
 Story = dict[str, list[Tick]]
 
@@ -95,7 +95,8 @@ def test_per_stream_weights_start_alike_and_part() -> None:
 
 
 def test_per_stream_weights_are_held_for_streams_alone() -> None:
-    session = open_session(configuration(sharing="per-stream"), lambda event: None)
+    config = configuration(sharing="per-stream", learn=True)
+    session = open_session(config, lambda event: None)
     push(session, [Tick(1.0, 0)], stream="a")
     assert list(session.learned) == ["a"]
 
@@ -105,3 +106,22 @@ def test_state_of_a_session_tells_streams_apart() -> None:
     before = state_of(session)
     push(session, [Tick(1.0, 0)], stream="b")
     assert state_of(session) != before
+
+
+@pytest.mark.parametrize("sharing", ["shared", "per-stream"])
+def test_ticks_that_wait_are_stepped_with_the_weights_of_their_time(sharing: str) -> None:
+    """Another stream's updates come after them, however many are made in one call."""
+    config = configuration(learn=True, stride=5, learning_rate=0.1, sharing=sharing)
+    xs = np.random.default_rng(0).normal(size=(2, 300))
+    sessions = [open_session(config, lambda event: None) for _ in range(2)]
+    for size, session in zip((1, 300), sessions, strict=True):
+        # A block of `a` begins behind a publication, so that its strides are one call.
+        for begin, end in ((0, 102), (102, 300)):
+            for tick in ticks_of(xs[0][begin : begin + 14]):
+                push(session, [tick], stream="b", wait=True)  # the last of them wait
+            for k in range(begin, end, size):
+                part = xs[1][k : min(k + size, end)]
+                push(session, ticks_of(part, k), stream="a", wait=True)
+        push(session, ticks_of(xs[0][14:40], 14), stream="b", wait=True)
+    assert state_of(sessions[0]) == state_of(sessions[1])
+    assert sessions[0].streams["a"].counters.updates > 40

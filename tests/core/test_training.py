@@ -222,7 +222,6 @@ def test_a_session_starts_each_stream_with_the_scaler_it_is_given() -> None:
     state = np.float32([500, 0.0, 2.0])
     session = Session(config, ["x"], lambda _: None, scaler=state, engine=engine_for(config))
     for name in ("a", "b"):
-        stream = session.stream(name)
-        assert stream is not None
+        session.place(name)
         assert session.scaler_of(name).tolist() == state.tolist()
-        assert not np.asarray(stream.carry)[3:].any()
+        assert not session.streams[name].carry[3:].any()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_lstm.core.skill import Evidence
+from stream_lstm.core.evidence import Bet, Evidence
 from stream_lstm.core.verdict import comparison, odds, verdict
 
 COIN = {side: {"highest_log_e": 99.0} for side in ("better", "worse")}
@@ -86,10 +86,12 @@ def test_better_and_worse_are_said_where_they_are_proven(base, last, words):
 
 @pytest.mark.parametrize(("side", "sign"), [("better", 1), ("worse", -1)])
 def test_a_bet_that_was_won_once_is_held_against_the_mean_of_all(side, sign):
-    evidence = Evidence()
+    evidence = Evidence(Bet(), Bet(), Bet())
     for k in range(900):
-        evidence.add(True, 0.5, 0.5 + sign * (0.4 if k < 300 else -0.3), 0.5)
-    assert evidence.base_band.total * sign < 0
+        evidence.coin.add(1.0)
+        evidence.base.add(sign * (0.4 if k < 300 else -0.3))
+        evidence.last.add(0.0)
+    assert evidence.base.total * sign < 0
     figures = evidence.figures() or {}
     figures["base_rate"]["worse" if sign > 0 else "better"]["highest_log_e"] = 0.0
     assert comparison(figures, 900).startswith(
@@ -136,9 +138,10 @@ def test_one_class_alone_is_said(rate, words):
 
 
 def test_the_record_of_real_evidence_is_read():
-    evidence = Evidence()
+    evidence = Evidence(Bet(), Bet(), Bet())
     for _ in range(200):
-        evidence.add(True, 0.4, 0.7, 0.5)
+        for bet, d in zip(evidence, (1.0, 0.7 - 0.4, 0.5 - 0.4), strict=True):
+            bet.add(d)
     said = comparison(evidence.figures() or {}, 200)
     assert said.startswith("better than the base rate (evidence ")
     assert said.endswith("not shown to be better than repeating the last label")

@@ -13,6 +13,8 @@ from stream_lstm.feed.publisher import Publisher
 from stream_lstm.feed.subscriber import Subscriber
 from stream_lstm.tables import FeedConfig
 
+from .received import blocks
+
 ANY_PORT = "tcp://127.0.0.1:*"
 WAIT_S = 30.0
 
@@ -43,7 +45,7 @@ def received(subscriber, streams):
     while {event.stream for event in events if isinstance(event, End)} != streams:
         came = subscriber.receive(WAIT_S)
         assert came or subscriber.counters.heartbeats
-        events += came
+        events += blocks(came)
     return events
 
 
@@ -51,11 +53,11 @@ def test_a_generator_is_a_feed(publisher, subscriber):
     assert asyncio.run(bridge(counted(100), publisher)) == 100
     events = received(subscriber, {"a", "b"})
     assert {type(event) for event in events} == {SessionStart, Ticks, End}
-    blocks = [e for e in events if isinstance(e, Ticks) and e.stream == "b"]
-    np.testing.assert_array_equal(np.concatenate([b.t_ns for b in blocks]), range(1, 100, 2))
-    values = np.concatenate([b.values for b in blocks])
+    found = [e for e in events if isinstance(e, Ticks) and e.stream == "b"]
+    np.testing.assert_array_equal(np.concatenate([b.t_ns for b in found]), range(1, 100, 2))
+    values = np.concatenate([b.values for b in found])
     np.testing.assert_array_equal(values[:, 1], np.arange(1, 100, 2) + 0.5)
-    assert blocks[0].seq == 1
+    assert found[0].seq == 1
 
 
 def test_heartbeats_go_out_while_nothing_comes(publisher, subscriber, monkeypatch):

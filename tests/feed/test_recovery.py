@@ -28,6 +28,7 @@ from stream_lstm.feed.recovery import HELLO_S, MAX_HELD_BYTES, MAX_RETRY_S, TIME
 from stream_lstm.tables import FeedConfig
 
 from ..bench_modules import bench_module
+from .received import blocks
 
 schedules = bench_module("faults_recovery").schedules
 Schedule = bench_module("faults_schedule").Schedule
@@ -72,7 +73,7 @@ class Side:
         return self.said(drain)
 
     def said(self, drain):
-        return [said for event in drain.finish() for said in said_of(event)]
+        return [said for event in blocks(drain.finish()) for said in said_of(event)]
 
 
 def said_of(event):

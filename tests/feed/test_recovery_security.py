@@ -16,6 +16,7 @@ from stream_lstm.feed.subscriber import Subscriber
 from stream_lstm.tables import FeedConfig, SecurityConfig
 
 from ..bench_modules import bench_module
+from .received import blocks
 
 greet = bench_module("faults_security").greet
 
@@ -43,7 +44,7 @@ def test_lost_ticks_come_to_those_on_the_list(tmp_path):
             out.end()
             events = []
             while not any(isinstance(event, End) for event in events):
-                events += into.receive(0.1)
+                events += blocks(into.receive(0.1))
     assert sum(len(event.t_ns) for event in events if isinstance(event, Ticks)) == 5
 
 

@@ -19,6 +19,7 @@ from stream_lstm.feed.wire import decode_reply
 from stream_lstm.tables import FeedConfig
 
 from ..bench_modules import bench_module
+from .received import blocks
 
 late_joins = bench_module("faults_recovery").late_joins
 
@@ -44,7 +45,7 @@ def gather(into, done, idle=lambda: None):
     """Receive until `done(events)`, with `idle` called in between."""
     events = []
     for _ in range(ROUNDS):
-        events += into.receive(0.05)
+        events += blocks(into.receive(0.05))
         if done(events):
             return events
         idle()

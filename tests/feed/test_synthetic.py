@@ -15,6 +15,8 @@ from stream_lstm.feed.subscriber import Subscriber
 from stream_lstm.feed.synthetic import HiddenLevel, normal_cdf
 from stream_lstm.tables import FeedConfig
 
+from .received import blocks
+
 WAIT_S = 30.0
 
 
@@ -111,7 +113,7 @@ def test_the_feed_process_sends_the_series_and_its_end():
             while not any(isinstance(event, End) for event in events):
                 came = subscriber.receive(WAIT_S)
                 assert came
-                events += came
+                events += blocks(came)
     ticks = [event for event in events if isinstance(event, Ticks)]
     sent = np.concatenate([block.values for block in ticks])
     assert sent.tobytes() == HiddenLevel(4).block(300).tobytes()

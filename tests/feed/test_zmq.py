@@ -24,6 +24,8 @@ from stream_lstm.feed.records import MAX_PAYLOAD_BYTES
 from stream_lstm.feed.subscriber import Subscriber
 from stream_lstm.tables import FeedConfig
 
+from .received import blocks
+
 ANY_PORT = "tcp://127.0.0.1:*"
 COLUMNS = ("bid", "ask")
 WAIT_S = 20.0
@@ -44,7 +46,7 @@ def gather(receiver, done):
     while not done(events):
         came = receiver.receive(WAIT_S)
         assert came, f"nothing more came after {events}"
-        events += came
+        events += blocks(came)
     return events
 
 
@@ -132,7 +134,7 @@ def test_a_drain_joins_only_what_continues():
     drain.add_ticks(ticks("C", None, 1))
     shape = [
         (event.stream, event.seq, len(event.t_ns)) if isinstance(event, Ticks) else "end"
-        for event in drain.finish()
+        for event in blocks(drain.finish())
     ]
     assert shape == [
         ("A", 1, 3),
@@ -167,7 +169,7 @@ def test_streams_that_take_turns_become_a_block_each_where_they_are_apart():
         drain = subscriber_module.Drain(apart=apart)
         for stream, seq in (("A", 1), ("B", 1), ("A", 2), ("B", 2), ("A", 3)):
             one(drain, stream, seq)
-        assert shape(drain.finish()) == wanted
+        assert shape(blocks(drain.finish())) == wanted
 
 
 def test_nothing_of_a_stream_passes_an_event_of_it():
@@ -183,7 +185,7 @@ def test_nothing_of_a_stream_passes_an_event_of_it():
         one(drain, "A", seq)
         one(drain, "B", seq)
         drain.add(event)
-    assert shape(drain.finish()) == [
+    assert shape(blocks(drain.finish())) == [
         ("A", 1, 1),
         ("B", 1, 2),
         ("A", "Label"),
@@ -204,7 +206,7 @@ def test_what_could_not_be_read_keeps_its_place_among_all_streams():
         one(drain, "A", seq)
         one(drain, "B", seq)
         drain.add(Refusal("", "message", "rubbish"))
-    assert shape(drain.finish()) == [
+    assert shape(blocks(drain.finish())) == [
         ("A", 1, 1),
         ("B", 1, 1),
         ("", "Refusal"),
@@ -221,7 +223,7 @@ def test_single_ticks_and_blocks_join_in_their_order():
     block = np.array([[4.0, 5.0], [6.0, 7.0]])
     drain.add_ticks(Ticks("A", np.array([30, 40]), block, "s", 3))
     drain.add_one("A", "s", 5, "", 50, (8.0, 9.0))
-    (joined,) = drain.finish()
+    (joined,) = blocks(drain.finish())
     assert (joined.seq, joined.session, joined.t_ns.dtype) == (1, "s", np.int64)
     assert joined.t_ns.tolist() == [10, 20, 30, 40, 50]
     wanted = [[1, np.nan], [2, 3], [4, 5], [6, 7], [8, 9]]
@@ -233,7 +235,7 @@ def test_a_block_is_bounded_however_its_ticks_come(monkeypatch):
     drain = subscriber_module.Drain()
     for seq in range(1, 8):
         one(drain, "A", seq)
-    assert shape(drain.finish()) == [("A", 1, 3), ("A", 4, 3), ("A", 7, 1)]
+    assert shape(blocks(drain.finish())) == [("A", 1, 3), ("A", 4, 3), ("A", 7, 1)]
 
 
 FORMS = (
@@ -347,10 +349,10 @@ def test_a_full_subscriber_holds_the_publisher_back_and_loses_nothing():
                 sent += 1
             except EndpointError:
                 held += 1
-                events += into.receive(WAIT_S)
+                events += blocks(into.receive(WAIT_S))
             assert held < 10 * size
         while sum(len(ticks.t_ns) for ticks in of(Ticks, events)) < size * many:
-            events += into.receive(WAIT_S)
+            events += blocks(into.receive(WAIT_S))
     assert held > 0
     assert not of(Gap | Refusal, events)
     assert into.counters.ticks == size * many

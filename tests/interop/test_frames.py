@@ -10,8 +10,9 @@ import pyarrow.parquet
 import pytest
 
 from stream_lstm.cli.main import main
+from stream_lstm.core import replay
 from stream_lstm.errors import ConfigurationError, DataError
-from stream_lstm.interop.frames import CHUNK, replay_frame
+from stream_lstm.interop.frames import replay_frame
 from stream_lstm.store.rows import SCHEMA
 
 SMALL = {"hidden": 4, "window": 12, "bptt": 5}
@@ -91,8 +92,7 @@ def test_times_that_go_back_are_warned_of_and_change_no_bit(columns, replayed):
 
 
 def test_nothing_depends_on_where_the_rows_are_cut(columns, replayed, monkeypatch):
-    monkeypatch.setattr(sys.modules["stream_lstm.interop.frames"], "CHUNK", 7)
-    assert CHUNK > 300
+    monkeypatch.setattr(replay, "LEARN_PIECE", 7)
     found = replay_frame(pa.table(columns), FEATURE, learn=True, **SMALL)
     assert found.summary["digest"] == replayed.summary["digest"]
 

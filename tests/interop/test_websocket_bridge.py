@@ -21,6 +21,8 @@ from stream_lstm.interop import websocket_bridge
 from stream_lstm.interop.websocket_bridge import WebSocketSource
 from stream_lstm.tables import FeedConfig
 
+from ..feed.received import blocks
+
 server = pytest.importorskip(
     "websockets.asyncio.server", reason="the package websockets is not installed"
 )
@@ -402,7 +404,7 @@ def test_all_the_way_from_a_websocket_to_a_subscriber():
         with Subscriber(FeedConfig(connect=(endpoint,), columns=COLUMNS)) as subscriber:
             connected.set()
             while not any(isinstance(event, End) for event in events):
-                events.extend(subscriber.receive(WAIT_S))
+                events.extend(blocks(subscriber.receive(WAIT_S)))
 
     async def main(publisher):
         async with serving(([quote(k) for k in range(500)], 1000)) as (url, _):

@@ -141,4 +141,4 @@ def test_members_must_be_few_and_have_names() -> None:
 def test_the_default_bank_is_a_bank() -> None:
     made = bank(settings(learn=True, window=100), 1, DEFAULT_BANK)
     assert made.names == tuple(member.name for member in DEFAULT_BANK)
-    assert made.tape == 128  # the lags of far-lags
+    assert made.tape == 128 + 9  # the lags of far-lags, which learns from published labels

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from stream_lstm.config import Config
-from stream_lstm.core.session import Session
+from stream_lstm.core.many import Arrivals
+from stream_lstm.core.session import Session, fallbacks
 from stream_lstm.errors import ConfigurationError
 from stream_lstm.events import Gap, Label, Prediction, Ticks, Update
-from stream_lstm.model.engine import LEARN_BLOCK, LIVE_BLOCK, REPLAY_BLOCK, Engine
+from stream_lstm.model.engine import Engine
 
 from ..engines import SMALL_BANK, engine_for, settings
 
@@ -38,19 +39,15 @@ def engine_of(config: Config, features: int = 1) -> Engine:
 
 
 def through(engine: Engine, xs: np.ndarray, sizes: Iterator[int]) -> tuple[bytes, np.ndarray]:
-    """Carry bits and rows after xs in blocks of the given sizes; 1 means the single step."""
+    """Carry bits and rows after xs in calls of the given sizes."""
     weights, carry = engine.pack(engine.init_weights()), engine.init_carry()
     rows, start = [], 0
     while start < len(xs):
-        size = min(next(sizes), engine.block_size, len(xs) - start)
-        if size == 1:
-            carry = engine.step(weights, carry, xs[start])
-            rows.append(engine.row_of(carry)[None])
-        else:
-            carry, out = engine.block(weights, carry, xs[start : start + size])
-            rows.append(engine.rows(out, size))
+        size = min(next(sizes), len(xs) - start)
+        carry, out = engine.advance(weights, carry, xs[start : start + size])
+        rows.append(out)
         start += size
-    return np.asarray(carry).tobytes(), np.concatenate(rows)
+    return carry.tobytes(), np.concatenate(rows)
 
 
 def sizes_of(kind: str) -> Iterator[int]:
@@ -71,72 +68,91 @@ def test_steps_and_blocks_agree_in_every_bit(config: Config, features: int) -> N
     assert rows.shape == (STEPS, engine.row)
 
 
-def test_on_this_machine_the_fast_step_serves() -> None:
-    """Should this ever fail elsewhere, the fallback serves there: slower, and still exact."""
-    assert all(engine_of(config, features).exact_step for config, features in CONFIGS)
+def test_advancing_is_pure_and_what_pads_a_carry_stays_zero() -> None:
+    engine = engine_for(settings())
+    before, weights = engine.init_carry(), engine.pack(engine.init_weights())
+    after, _ = engine.advance(weights, before, np.ones((20, 1), np.float32))
+    assert before.tobytes() == engine.init_carry().tobytes()
+    assert after.any()
+    assert not after[engine.stepper.size :].any()
+    assert engine.width % 16 == 0
 
 
-def nudged(array: Any, at: int) -> Any:
-    """`array` with one entry a little larger."""
-    changed = np.array(array)
-    changed[at] = np.nextafter(changed[at], np.float32(1))
-    return jnp.asarray(changed)
+@pytest.mark.parametrize("per_stream", [False, True])
+def test_many_streams_in_one_loop_have_the_bits_of_each_alone(per_stream: bool) -> None:
+    engine = engine_for(settings(sharing="per-stream" if per_stream else "shared"), 2)
+    rng, count = np.random.default_rng(1), 300
+    index = rng.integers(0, 40, count).astype(np.int32)
+    xs = rng.normal(size=(count, 2)).astype(np.float32)
+    (row,) = engine.pack(engine.init_weights())
+    scales = 1 + np.arange(40, dtype=np.float32)[:, None] / 40
+    weights: Any = np.asarray(row) * scales if per_stream else (row,)
+    carries, alone = np.zeros((2, 40, engine.width), np.float32)
+    start, ps = 0, []
+    while start < count:
+        part = slice(start, start + int(rng.integers(1, 90)))
+        carries, p = engine.table.step(weights, carries, index[part], xs[part])
+        ps.append(p)
+        start = part.stop
+    assert engine.exact_table
+    wanted = []
+    for k, x in zip(index, xs, strict=True):
+        own = (jnp.asarray(weights[k]),) if per_stream else weights
+        alone[k], rows = engine.advance(own, alone[k], x[None])
+        wanted.append(rows[0])
+    assert carries.tobytes() == alone.tobytes()
+    assert np.concatenate(ps).tobytes() == np.array(wanted).tobytes()
 
 
-class Inexact(Engine):
-    """An engine whose single step rounds p in another way, as XLA would be free to."""
-
-    def _compile(self) -> dict[str, Any]:
-        functions = super()._compile()
-        step = functions["step"]
-        return functions | {"step": lambda *args: nudged(step(*args), 3)}
-
-
-def test_a_step_that_differs_from_the_block_is_not_used() -> None:
-    config = settings(hidden=8)
-    engine = Inexact(config, 1)
-    assert not engine.exact_step
-    xs = np.random.default_rng(0).normal(size=(200, 1)).astype(np.float32)
-    good = through(engine_for(config), xs, sizes_of("whole"))
-    got = through(engine, xs, sizes_of("single"))
-    assert got[0] == good[0]
-    assert got[1].tobytes() == good[1].tobytes()
+def test_a_loop_over_many_streams_that_differs_is_not_used() -> None:
+    """The session then steps them one by one, to the same bits."""
+    config = settings(stride=3)
+    inexact = Engine(config, 1)
+    step = inexact.table.step
+    inexact.table.step = lambda *given: (step(*given)[0], step(*given)[1] + 1)  # type: ignore[method-assign]
+    inexact.exact_table = inexact._table_parity(inexact.table)
+    assert not inexact.exact_table
+    events: list[list[Any]] = [[], []]
+    xs = np.random.default_rng(0).normal(size=(90, 1))
+    for out, engine in zip(events, (inexact, engine_for(config)), strict=True):
+        session = Session(config, ["x"], out.append, engine=engine)
+        rows = np.array([session.place(name) for name in "abc"])
+        session.arrive(Arrivals(np.tile(rows, 30), np.arange(90), xs))
+    assert events[0] == events[1]
+    assert "tables" in fallbacks(session_of(inexact))[0]
 
 
-def test_a_step_that_differs_in_the_carry_alone_is_not_used() -> None:
-    class Drifting(Engine):
-        def _compile(self) -> dict[str, Any]:
-            functions = super()._compile()
-            step = functions["step"]
-            return functions | {"step": lambda *args: nudged(step(*args), 1)}
-
-    assert not Drifting(settings(mode="window"), 1).exact_step
+def session_of(engine: Engine) -> Session:
+    return Session(settings(stride=3), ["x"], engine=engine)
 
 
 @pytest.mark.parametrize("output", ["carry", "sheet"])
 def test_strides_that_differ_from_steps_and_updates_are_not_used(output: str) -> None:
     class Drifting(Engine):
-        def _compile(self) -> dict[str, Any]:
-            functions = super()._compile()
-            strides = functions["strides"]
+        def _compile(self, name: str, call: Any, donated: Any = ()) -> Any:
+            compiled = super()._compile(name, call, donated)
 
             def other(*args: Any) -> Any:
-                out = list(strides(*args))
+                out = list(compiled(*args))
                 at = {"carry": 3, "sheet": 4}[output]
                 out[at] = out[at] + jnp.float32(1)
                 return out
 
-            return functions | {"strides": other}
+            return other if name == "strides" else compiled
 
     config = settings(hidden=3, learn=True, gradient="snap1", stride=5)
     assert Engine(config, 1).exact_strides
-    assert not Drifting(config, 1).exact_strides
+    drifting = Drifting(config, 1)
+    assert not drifting.exact_strides
+    assert "one call gave other bits" in fallbacks(Session(config, ["x"], engine=drifting))[0]
 
 
 def test_on_this_machine_strides_are_one_call() -> None:
     learning = [pair for pair in CONFIGS if pair[0].learning.learn]
     for config, features in learning:
-        assert engine_of(config, features).exact_strides == (config.model.mode == "carry")
+        engine = engine_of(config, features)
+        assert engine.exact_strides == (config.model.mode == "carry")
+        assert not fallbacks(Session(settings(), ["x"], engine=engine))
 
 
 def test_weights_of_another_shape_are_refused_with_both_shapes() -> None:
@@ -172,26 +188,6 @@ def test_same_seed_same_bits_other_seed_others() -> None:
         kernel(0)
         == np.asarray(Engine(settings(seed=0), 1).init_weights()["head"]["kernel"]).tobytes()
     )
-
-
-@pytest.mark.parametrize(
-    ("stride", "learn", "expected"),
-    [
-        (10, False, REPLAY_BLOCK),
-        (1, True, LIVE_BLOCK),
-        (16, True, 16),
-        (17, True, 32),
-        (10**6, True, LEARN_BLOCK),
-    ],
-)
-def test_block_size(stride: int, learn: bool, expected: int) -> None:
-    size = Engine._block_size(_With(learn), stride)  # type: ignore[arg-type]
-    assert size == expected
-
-
-class _With:
-    def __init__(self, learning: bool) -> None:
-        self.learning = learning
 
 
 @contextmanager

@@ -17,4 +17,5 @@ def test_without_flags_there_are_ours_alone():
 
 def test_the_loop_over_a_block_is_one_kernel():
     engine = Engine(build({"features": ["x"], "hidden": 8}), 1)
-    assert "xla_cpu_small_call" in engine.functions["block"].as_text()
+    text = engine._advance.lower(*engine._example("advance")).compile().as_text()
+    assert "xla_cpu_small_call" in text

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from jax import lax
 
-from stream_lstm.model.scaling import LIMIT, causal_scaler
-from stream_lstm.tables import ScalingConfig
+from stream_lstm.model.scaling import causal_scaler
+from stream_lstm.tables import LIMIT, ScalingConfig
 
 from . import oracle
 

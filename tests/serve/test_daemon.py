@@ -14,6 +14,7 @@ import pytest
 
 from stream_lstm.core.digest import Digest
 from stream_lstm.core.session import Session
+from stream_lstm.core.table import N
 from stream_lstm.errors import ConfigurationError, EndpointError
 from stream_lstm.events import (
     End,
@@ -64,6 +65,7 @@ def fed_directly(config, values, stream="a", cut=None):
     for start in range(0, len(values), cut or len(values)):
         part = values[start : start + (cut or len(values))]
         session.push(Ticks(stream, np.zeros(len(part), np.int64), part))
+    session.settle()
     return events
 
 
@@ -162,6 +164,7 @@ def test_streams_that_take_turns_give_the_bits_of_one_tick_at_a_time(publisher, 
     for k in range(120):
         for name in names:
             session.push(Ticks(name, np.zeros(1, np.int64), values[name][k : k + 1]))
+    session.settle()
     assert digest(events) == digest(direct)
     for kind, loss in ((Score, "log_loss"), (Update, "loss")):
         live, given = (
@@ -195,20 +198,99 @@ def test_a_prediction_leaves_before_the_update_that_its_predecessors_label_cause
 ):
     order = []
     daemon, _ = start(publish=ANY_PORT, learn=True, stride=1, observers=[order.append])
-    sent = daemon.publisher.publish
+    sent = daemon.session.publish
 
     def publish(prediction):
         order.append("sent")
         sent(prediction)
 
-    daemon.publisher.publish = publish
+    daemon.session.publish = publish
     publisher.publish("a", np.arange(40), series(40))
     publisher.end()
     daemon.run(until_end=True)
     kinds = [entry if entry == "sent" else type(entry).__name__ for entry in order]
     first = kinds.index("Update")
-    assert kinds[first - 3 : first] == ["Score", "sent", "Prediction"]
+    assert kinds[first - 2 : first + 1] == ["Score", "Prediction", "Update"]
+    assert order.index("sent") < kinds.index("Prediction")
     assert kinds.count("sent") == 29
+
+
+def waiting(daemon):
+    """How many elements the session has still to step."""
+    return sum(stream.k for stream in daemon.session.active.values())
+
+
+def test_a_tick_that_publishes_nothing_waits_until_nothing_more_comes(publisher, start):
+    daemon, _ = start()
+    elements = lambda: int(daemon.session.table.view[0, N])  # noqa: E731 - looks, and steps nothing
+    seen, sent = [], iter(range(1, 31))
+
+    def look():
+        if len(daemon.session.table):
+            seen.append((elements(), waiting(daemon)))
+        if (k := next(sent, None)) is not None:
+            publisher.publish("a", k, series(1, k)[0])
+        elif elements() == 30:
+            daemon.stop.set()
+
+    daemon.every(0.0, look)
+    daemon.run()
+    assert seen[-1] == (30, 0), "all are stepped, though the last published nothing"
+    assert {k for _, k in seen} == {0}, "before chores the session has caught up"
+
+
+def test_ticks_that_came_together_are_stepped_in_one_call(publisher, start):
+    daemon, _ = start(streams=["a"])
+    steps = []
+    advance = daemon.session.engine.advance_in_place
+    daemon.session.engine = Proxy(daemon.session.engine)
+    daemon.session.engine.advance_in_place = lambda *given: (
+        steps.append(len(given[2])) or advance(*given)
+    )
+    for k in range(12):
+        publisher.publish("a", k, series(1, k)[0])
+    publisher.end()
+    daemon.run(until_end=True)
+    assert sum(steps) == 12
+    assert len(steps) <= 3
+
+
+class Proxy:
+    """Another engine of the same calls, since engines are shared between tests."""
+
+    def __init__(self, engine):
+        self._engine = engine
+
+    def __getattr__(self, name):
+        return getattr(self._engine, name)
+
+
+def test_a_gap_and_a_stop_find_no_tick_waiting(publisher, stop, start):
+    daemon, events = start()
+    for seq in (1, 2, 3, 7, 8):
+        frames = encode_ticks("a", seq, series(1, seq)[0], session="s1", seq=seq)
+        publisher._socket.send_multipart(frames)
+    reached = []
+    daemon._observers = (
+        *daemon._observers,
+        lambda e: isinstance(e, Gap) and reached.append(int(daemon.session.table.view[0, N])),
+    )
+    daemon.every(0.0, lambda: daemon.subscriber.counters.ticks == 5 and stop.set())
+    daemon.run()
+    assert of(Gap, events) == [Gap("a", 7, 3)]
+    assert reached == [3]
+    assert int(daemon.session.table.view[0, N]) == 5
+
+
+def test_a_heartbeat_counts_the_ticks_that_waited(publisher, start):
+    daemon, _ = start(publish=ANY_PORT)
+    daemon.session.tick("a", 1, (1.0,), "s1", 1)
+    assert waiting(daemon) == 1
+    beats = []
+    daemon.publisher.heartbeat = lambda name, n, **_: beats.append((name, n))
+    daemon._heartbeats.beat()
+    assert beats == [("a", 2)]
+    assert waiting(daemon) == 0
 
 
 GARBAGE = [
@@ -442,7 +524,7 @@ def test_at_a_stop_what_is_in_hand_is_worked_off_while_time_allows(publisher, st
             clock.step = step
             stop.set()
 
-    daemon, _ = start(clock=clock, observers=[halt])
+    daemon, _ = start(clock=clock, observers=[halt], learn=True)
     publisher.publish("a", np.arange(BLOCK), series(BLOCK))
     daemon.run()
     elements = daemon.session.streams["a"].n

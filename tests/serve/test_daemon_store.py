@@ -204,3 +204,38 @@ def test_a_label_that_may_be_revised_still_may_be_after_a_restart(path, lives):
     with Kept(path, settings(**LEARNING, **rules)) as kept:
         kept.give(ticks(series(30), 101))
     assert [row[1::2] for row in scores(path)] == [(12, 0)]
+
+
+def test_a_stored_tick_has_its_outputs_though_it_waited(path, lives):
+    """Killed at any instant: what a restart goes on from is what it was sent, and complete."""
+    values = series(200)
+    rows = iter(range(1, 96))
+
+    def next_tick(daemon, feed):
+        if (k := next(rows, None)) is not None:
+            publish(feed, values[k - 1 : k], k)
+
+    with (
+        StopSwitch() as stop,
+        Publisher(ANY_PORT, columns=COLUMNS, session="s1") as feed,
+    ):
+        config = settings(connect=[feed.endpoint], **LEARNING)
+        options = StoreConfig(snapshot_every=1000, commit_elements=1, commit_ms=1)
+        store = Store(path, Setup(config, COLUMNS), options, command="run", blocking=False)
+        more = {"stop": stop, "store": store, "engine": engine_for(config)}
+        with Daemon(config, COLUMNS, **more) as daemon:
+            feed.wait_for_subscribers(1, WAIT_S)
+            daemon.every(LATE_S, stop.set)
+            daemon.every(0.0, lambda: next_tick(daemon, feed))
+            daemon.every(0.0, lambda: Life.count(daemon) == 95 and stop.set())
+            daemon.run()
+        store.close(whole=False)
+    held = query(path, "SELECT max(n_after) FROM ticks")[0][0]
+    assert held == 95
+    assert [n for _, n, *_ in predictions(path)] == list(range(12, held + 1, 10))
+    assert [n for _, n, *_ in scores(path)] == list(range(12, held, 10))
+    lives(lambda feed: publish(feed, values[held:], held + 1), 200)
+    with Kept(path.with_name("whole.db"), options=StoreConfig()) as whole:
+        whole.give(ticks(values))
+    assert predictions(path) == predictions(path.with_name("whole.db"))
+    assert scores(path) == scores(path.with_name("whole.db"))

@@ -15,6 +15,7 @@ from prometheus_client.openmetrics.parser import (
 from stream_lstm.core.digest import Digest
 from stream_lstm.errors import EndpointError
 from stream_lstm.events import Prediction
+from stream_lstm.serve.daemon import TOGETHER
 from stream_lstm.serve.dashboard import DAEMON, ROWS, dashboard
 from stream_lstm.serve.monitor import Monitor
 from stream_lstm.tables import ServeConfig
@@ -84,8 +85,8 @@ def test_every_count_is_the_daemons(watched, samples):
     losses = [sum(s.scores.losses[k] for s in streams) for k in range(3)]
     for k, name in enumerate(("model", "base_rate", "last_label")):
         assert samples[PREFIX + "log_loss_nats_total", name] == losses[k] > 0
-    grades = [s.scores.grades()[0].correct for s in streams if s.scores.labels]
-    assert samples[PREFIX + "correct_predictions_total",] == sum(grades)
+    right = sum(s.scores.ways[0].correct for s in streams)
+    assert samples[PREFIX + "correct_predictions_total",] == right
 
 
 def test_every_refusal_is_counted_by_its_reason(watched, samples):
@@ -140,16 +141,15 @@ def test_some_calls_into_the_network_are_timed_and_then_left_alone():
                     watched.stop.set()
                 return
             watched.monitor.timings.sample()
-            sampled.append("step" in vars(engine))
+            sampled.append("advance_in_place" in vars(engine))
             watched.publisher.publish("a", 1, value)
 
         watched.daemon.every(0.0, one_tick)
         watched.daemon.run()
         counted = watched.samples()
     assert all(sampled)
-    timed = [counted[PREFIX + "step_seconds_count", call] for call in ("step", "block")]
-    assert 0 < sum(timed) <= 40
-    assert vars(engine).keys().isdisjoint({"step", "block", "window", "run_strides", "update"})
+    assert 0 < counted[PREFIX + "step_seconds_count", "step"] <= 40
+    assert vars(engine).keys().isdisjoint({"advance_in_place", "window", "run_strides", "update"})
 
 
 def test_a_watched_daemon_gives_the_bits_of_one_that_is_not():
@@ -181,19 +181,20 @@ def test_a_watched_daemon_gives_the_bits_of_one_that_is_not():
     assert digests[0] == digests[1]
 
 
-def test_streams_in_tables_are_counted_too():
-    with Monitored(table=True) as watched:
-        for stream in ("a", "b"):
-            watched.ticks(series(60), 1, stream)
+def test_calls_for_many_streams_are_timed_too():
+    names = [f"s{k}" for k in range(2 * TOGETHER)]
+    with Monitored(streams=names) as watched:
+        for k in range(20):
+            for name in names:
+                watched.ticks(series(1, seed=k), k + 1, name)
         watched.monitor.timings.sample()
         watched.run()
         samples = watched.samples()
-    assert samples[PREFIX + "elements_total",] == 120
-    assert samples[PREFIX + "stream_elements_total", "b"] == 60
-    assert samples[PREFIX + "warm_streams",] == 2
-    assert samples[PREFIX + "labels_total",] == 2 * samples[PREFIX + "stream_labels_total", "a"]
-    assert samples[PREFIX + "log_loss_nats_total", "model"] > 0
-    assert samples[PREFIX + "step_seconds_count", "table"] == 1
+    assert samples[PREFIX + "elements_total",] == 20 * len(names)
+    assert samples[PREFIX + "stream_elements_total", "s1"] == 20
+    assert samples[PREFIX + "warm_streams",] == len(names)
+    assert samples[PREFIX + "labels_total",] == len(names)
+    assert samples[PREFIX + "step_seconds_count", "table"] >= 1
 
 
 # ---- the page -----------------------------------------------------------------------------

@@ -83,8 +83,8 @@ def test_the_counts_are_those_of_the_daemon(traced):
     alone, strided = stages["learn"], total(path, "strides") // 10
     assert alone + strided == counters.updates + counters.updates_refused
     assert stages["publish"] == counters.predictions + scored
-    assert total(path, "push") == total(path, "features") == TICKS
-    assert total(path, "block") + total(path, "step") + total(path, "strides") == TICKS
+    assert 0 < total(path, "features") <= total(path, "push") <= TICKS, "others came singly"
+    assert total(path, "step") + total(path, "strides") == TICKS
     assert total(path, "receive") == daemon.subscriber.counters.messages == TICKS + 2
     assert stages["decode"] == TICKS + 2, "and a heartbeat before and after"
     assert stages["store"] == len(events)
@@ -106,13 +106,13 @@ def test_stages_nest(traced):
     for outer, inner in (
         ("receive", "decode"),
         ("push", "features"),
-        ("push", "block"),
+        ("push", "step"),
         ("push", "publish"),
-        ("push", "learn"),
+        ("push", "strides"),
         ("push", "store"),
     ):
         assert (outer, inner) in inside
-    assert ("features", "learn") not in inside
+    assert ("features", "strides") not in inside
 
 
 def test_nothing_stays_behind(traced):
@@ -133,8 +133,8 @@ def test_only_the_newest_spans_are_kept_and_the_others_counted(tmp_path):
         for k in range(30):
             push(one, ticks[k : k + 1])
     assert len(spans(path)) == 5
-    assert [span["name"] for span in spans(path)][-3:] == ["features", "step", "push"]
-    assert read(path)["otherData"]["spans_dropped"] == trace.recorded - 5 >= 85
+    assert [span["name"] for span in spans(path)][-3:] == ["push", "push", "push"]
+    assert read(path)["otherData"]["spans_dropped"] == trace.recorded - 5 >= 25
 
 
 def test_times_are_microseconds_since_the_start(tmp_path):

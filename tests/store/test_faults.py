@@ -238,7 +238,7 @@ def test_a_commit_that_was_one_after_all_is_not_made_twice(path):
     from stream_lstm.store.units import Step
 
     thread = Writer(connect, 1, commit_elements=1, commit_s=0.01, blocking=False)
-    thread.put(Step(ticks(series(5), 31), 30, 35, []))
+    thread.put([Step(ticks(series(5), 31), 5, [])])
     wait_until(lambda: thread.written == 1)
     assert thread.close() == 0
     assert thread.retries == 1

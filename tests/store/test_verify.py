@@ -19,7 +19,7 @@ from stream_lstm.store import writer
 from stream_lstm.store.compare import compare
 from stream_lstm.store.contents import contents
 from stream_lstm.store.parquet import export_store
-from stream_lstm.store.schema import NAMES, connect_reader
+from stream_lstm.store.schema import NAMES, VERSION, connect_reader
 from stream_lstm.store.setup import read_setup
 from stream_lstm.store.verify import Verification
 
@@ -296,3 +296,17 @@ def test_learning_that_was_rolled_back_leads_to_the_same_bits(path):
     ]
     assert backs
     assert verified(path).difference is None
+
+
+def test_a_store_of_another_order_of_work_is_named_by_a_comparison(path, tmp_path):
+    other = tmp_path / "other.db"
+    for name, values in ((path, series(60)), (other, series(60) + 1e-3)):
+        with Kept(name) as kept:
+            kept.give(*cut(values, [20]))
+    assert compare(path, other).older is None
+    connection = sqlite3.connect(other)
+    connection.execute(f"PRAGMA user_version = {VERSION - 1}")
+    connection.close()
+    found = compare(path, other)
+    assert found.difference is not None
+    assert found.older == str(other)

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from stream_lstm.core.skill import ALPHA, accuracy_band, window_half_width
-from stream_lstm.core.tally import log_losses
+from stream_lstm.core.evidence import ALPHA, accuracy_band, window_half_width
+from stream_lstm.core.losses import log_losses
 from stream_lstm.events import Prediction, Score
 from stream_lstm.records import Batch
 from stream_lstm.view.columns import EVIDENCE, FORECASTS, Targets, Updates, forecasts

@@ -1,4 +1,4 @@
-"""Ranking, agreement and calibration, against plain definitions and scikit-learn."""
+"""What is counted once for all streams, against plain definitions and scikit-learn."""
 
 from __future__ import annotations
 
@@ -10,12 +10,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_lstm.core.grades import kappa
-from stream_lstm.core.ranking import KEYS, Ranking, keys_of
-from stream_lstm.core.reliability import BINS
-from stream_lstm.core.scoring import Scoreboard
+from stream_lstm.core.counts import (
+    BATCH,
+    BINS,
+    FRESH,
+    KEYS,
+    ROWS,
+    Counts,
+    Ranking,
+    auc,
+    kappa,
+    keys_of,
+)
+from stream_lstm.core.scores import Scores
 
-Rows = list[tuple[float, int, int]]
+from .scored import Rows, many, scored
 
 rows = st.lists(
     st.tuples(
@@ -28,13 +37,6 @@ rows = st.lists(
     min_size=1,
     max_size=60,
 )
-
-
-def scored(rows: Rows, window: int = 0) -> Scoreboard:
-    board = Scoreboard.empty(window)
-    for p, label, last in rows:
-        board.add(label, last, p, board.base_rate_p(), board.last_label_p(last))
-    return board
 
 
 def exact_auc(ps: list[float], labels: list[int]) -> Fraction | None:
@@ -55,12 +57,12 @@ def columns(rows: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 @given(rows)
 def test_the_area_is_off_by_no_more_than_half_of_what_is_tied(rows: Rows) -> None:
     ps, labels, _ = columns(rows)
-    board = scored(rows, window=len(rows))
+    board = scored(rows, Scores(len(rows))).total()
     found, exact = board.figures(), exact_auc(ps.tolist(), labels.tolist())
     if exact is None:
         assert found["auc"] is found["rolling"]["auc"] is None
         return
-    assert abs(found["auc"] - exact) <= board.grades()[0].ranking.tied() / 2 + 1e-15
+    assert abs(found["auc"] - exact) <= board.counts.rankings[0].tied() / 2 + 1e-15
     assert found["rolling"]["auc"] == pytest.approx(float(exact), abs=1e-15)
 
 
@@ -90,7 +92,7 @@ def test_bins_are_in_the_order_of_probabilities_and_few(p: float, q: float) -> N
 @given(rows)
 def test_kappas_are_those_of_their_definitions(rows: Rows) -> None:
     ps, labels, lasts = columns(rows)
-    calls, found = ps > 0.5, scored(rows).figures()
+    calls, found = ps > 0.5, scored(rows).total().figures()
     right = np.mean(calls == labels)
     blind = calls.mean() * labels.mean() + (1 - calls.mean()) * (1 - labels.mean())
     repeated = np.mean(np.maximum(lasts, 0) == labels)
@@ -113,7 +115,7 @@ def test_kappa_has_no_value_where_nothing_was_left_to_gain() -> None:
 def test_the_calibration_error_is_that_of_its_definition(rows: Rows) -> None:
     ps, labels, _ = columns(rows)
     k = np.minimum(np.floor(ps * BINS), BINS - 1)
-    error, figures = 0.0, scored(rows, window=len(rows)).figures()
+    error, figures = 0.0, scored(rows, Scores(len(rows))).total().figures()
     for at, row in enumerate(figures["reliability"]):
         inside = k == at
         assert row["labels"] == inside.sum()
@@ -129,20 +131,20 @@ def test_the_calibration_error_is_that_of_its_definition(rows: Rows) -> None:
 
 
 def test_calibrated_forecasts_have_little_error_and_others_what_they_are_off_by() -> None:
-    rng, honest, bold = np.random.default_rng(2), Scoreboard(), Scoreboard()
+    rng, honest, bold = np.random.default_rng(2), Scores(), Scores()
     for p in rng.uniform(0.3, 0.7, 20_000).tolist():
         label = int(rng.random() < p)
-        honest.add(label, -1, p, 0.5, 0.5)
-        bold.add(label, -1, min(p + 0.1, 1.0), 0.5, 0.5)
-    assert honest.figures()["ece"] < 0.02
-    assert bold.figures()["ece"] == pytest.approx(0.1, abs=0.02)
+        honest.add(0, label, -1, p, 0.5, 0.5)
+        bold.add(0, label, -1, min(p + 0.1, 1.0), 0.5, 0.5)
+    assert honest.total().figures()["ece"] < 0.02
+    assert bold.total().figures()["ece"] == pytest.approx(0.1, abs=0.02)
 
 
 @given(rows.filter(lambda rows: len({label for _, label, _ in rows}) == 2))
 def test_scores_are_those_of_scikit_learn(rows: Rows) -> None:
     metrics = pytest.importorskip("sklearn.metrics", reason="scikit-learn is not installed")
     ps, labels, _ = columns(rows)
-    board = scored(rows, window=len(rows))
+    board = scored(rows, Scores(len(rows))).total()
     held = np.clip(ps, 2.0**-24, 1 - 2.0**-24)
     wanted = {
         "accuracy": metrics.accuracy_score(labels, ps > 0.5),
@@ -156,5 +158,105 @@ def test_scores_are_those_of_scikit_learn(rows: Rows) -> None:
     area = metrics.roc_auc_score(labels, ps)
     assert board.figures()["rolling"]["auc"] == pytest.approx(area, abs=1e-12)
     assert board.figures()["auc"] == pytest.approx(
-        area, abs=board.grades()[0].ranking.tied() / 2 + 1e-12
+        area, abs=board.counts.rankings[0].tied() / 2 + 1e-12
     )
+
+
+# ---- the last labels --------------------------------------------------------------------
+
+Row = tuple[int, int, float, float, float, float | None]
+
+p = st.floats(0, 1, width=32)
+row = st.tuples(st.integers(0, 1), st.integers(-1, 1), p, p, p, p | st.none())
+raw_rows = st.lists(row, max_size=40)
+
+
+def taken(rows: list[Row], window: int = 0, streams: int = 1) -> Scores:
+    """Scores of labels that go to the streams in turn."""
+    found = Scores(window, ("raw",), streams)
+    for k, (*plain, raw) in enumerate(rows):
+        found.add(k % streams, *plain, (raw,))
+    return found
+
+
+@given(raw_rows, st.integers(1, 12), st.integers(1, 3))
+def test_the_last_labels_are_scored_as_if_there_had_been_no_others(
+    rows, window: int, streams: int
+) -> None:
+    rolling = taken(rows, window, streams).total().figures()["rolling"]
+    if not rows:
+        assert rolling is None
+        return
+    alone = taken(rows[-window:]).total()
+    wanted, prefixes = alone.figures(), ("", "base_rate_", "last_label_")
+    assert (rolling["labels"], rolling["window"]) == (len(rows[-window:]), window)
+    for name in ("accuracy_band", "evidence", "reliability", "rolling"):
+        del wanted[name]
+    assert set(rolling) == {"labels", "window", *wanted}
+    tied = [ranking.tied() for ranking in alone.counts.rankings]
+    areas = dict(zip((prefix + "auc" for prefix in prefixes), tied, strict=True))
+    for name, value in wanted.items():
+        close = areas.get(name, 0.0) / 2 + 1e-9
+        assert rolling[name] == (None if value is None else pytest.approx(value, abs=close)), name
+
+
+def test_the_ring_grows_with_the_labels_and_no_further() -> None:
+    counts, sizes = Counts.empty(3, 0), []
+    for k in range(8):
+        counts.waiting += ROWS[0].pack(1, -1, k / 8, 0.5, 0.5)
+        counts.settle()
+        sizes.append(len(counts.last))
+    assert sizes == [26, 52, *[78] * 6]
+    assert counts.rolling(())["brier"] == pytest.approx(
+        sum((1 - k / 8) ** 2 for k in (5, 6, 7)) / 3
+    )
+
+
+def test_no_window_keeps_nothing() -> None:
+    found = taken([(1, 0, 0.5, 0.5, 0.5, None)] * 9).total()
+    assert found.figures()["rolling"] is None
+    assert found.counts.last == b""
+
+
+def test_the_area_of_the_last_labels_counts_ties_half() -> None:
+    label = np.array([True, False, True, False])
+    assert auc(np.array([0.3, 0.3, 0.9, 0.1]), label) == 7 / 8
+    assert auc(np.full(4, 0.5), label) == 0.5
+    assert auc(np.full(2, 0.5), label[[0, 2]]) is None
+
+
+# ---- many labels ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [BATCH - 1, BATCH, BATCH + 1, FRESH + 3 * BATCH // 2])
+def test_bins_of_many_labels_have_the_bits_of_a_plain_loop(count: int) -> None:
+    labels, positives, given = [0] * BINS, [0] * BINS, [0.0] * BINS
+    rows = many(count)
+    counts = scored(rows).state(1).counts
+    for p, label, _ in rows:
+        k = int(p * BINS)
+        labels[k] += 1
+        positives[k] += label
+        given[k] += p
+    assert counts.bins[0].tolist() == [labels, positives, given]
+    assert counts.bins[:, 0].sum(axis=1).tolist() == [count] * 3
+    exact = exact_auc([p for p, *_ in rows], [label for _, label, _ in rows])
+    found = counts.rankings[0]
+    assert abs(found.auc() - exact) <= found.tied() / 2 + 1e-15
+    assert found.auc() == pytest.approx(5 / 6, abs=0.1)
+
+
+def test_a_ranking_is_the_same_however_its_labels_come() -> None:
+    rng = np.random.default_rng(8)
+    keys = rng.integers(0, KEYS, 3 * FRESH + 100).astype(np.uint16)
+    whole, parts = Ranking(), Ranking()
+    whole.extend(keys)
+    for part in np.split(keys, [1, 700, FRESH, 2 * FRESH + 9]):
+        parts.extend(part)
+    assert whole == parts
+    assert np.frombuffer(whole.counts, np.int64).sum() == 3 * FRESH
+
+
+def test_counts_stay_small() -> None:
+    counts = scored(many(FRESH + 7), Scores()).state(0).counts
+    assert sum(len(r.keys) + len(r.counts) + len(r.fresh) for r in counts.rankings) < 3 * 12_000

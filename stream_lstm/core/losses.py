@@ -1,7 +1,7 @@
-"""Sums over labels from which accuracy, log loss and Brier score are means.
+"""Log losses, and sums over labels from which accuracy, log loss and Brier score are means.
 
-A probability of exactly 0 or 1 has an infinite loss when wrong, so losses take probabilities
-within `EPSILON` of them for that.
+A probability of exactly 0 or 1 has an infinite loss when wrong. So a loss never takes less than
+`EPSILON` for the probability of what happened.
 """
 
 from __future__ import annotations
@@ -31,13 +31,16 @@ def log_losses(p: Doubles, positive: Bools) -> Doubles:
 
 
 def logs(x: Doubles) -> Doubles:
-    """Return logarithms of the C library: NumPy's own have other bits on other processors."""
+    """Return logarithms of the C library: NumPy's have other bits on other processors."""
     return np.fromiter(map(log, x.ravel().tolist()), np.float64, x.size).reshape(x.shape)
 
 
-def running(start: list[float], x: Doubles) -> Doubles:
-    """Return the sums (k, n + 1) from `start` (k,) on over x (k, n), added one after the other."""
-    return np.add.accumulate(np.concatenate([np.array(start)[:, None], x], axis=1), axis=1)
+def means(
+    labels: int, correct: int, log_loss: float, brier: float, prefix: str = ""
+) -> dict[str, float | None]:
+    """Return {prefix + name: mean} of sums over `labels` labels; None without any."""
+    sums = {"accuracy": correct, "log_loss": log_loss, "brier": brier}
+    return {prefix + k: (v / labels if labels else None) for k, v in sums.items()}
 
 
 class Tally(msgspec.Struct):
@@ -54,7 +57,6 @@ class Tally(msgspec.Struct):
         off = p - label
         self.brier += off * off
 
-    def means(self, labels: int, prefix: str = "") -> dict[str, float | None]:
+    def means(self, labels: int) -> dict[str, float | None]:
         """Return accuracy, log loss (nats) and Brier score over `labels`; None without any."""
-        sums = {"accuracy": self.correct, "log_loss": self.log_loss, "brier": self.brier}
-        return {prefix + k: (v / labels if labels else None) for k, v in sums.items()}
+        return means(labels, self.correct, self.log_loss, self.brier)

@@ -5,24 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_lstm.core.skill import (
+from stream_lstm.core.counts import PLAIN
+from stream_lstm.core.evidence import (
     ACCURACY_RHO,
+    BET,
     PROVEN,
     Bet,
-    DifferenceBand,
     Evidence,
     accuracy_band,
-    cut,
     labels_needed,
     stitched,
+    together,
+    window_half_width,
 )
+from stream_lstm.core.losses import log_loss
+from stream_lstm.core.scores import Scores
 
 Doubles = npt.NDArray[np.float64]
 
@@ -38,11 +41,14 @@ def played(ds: Iterable[float]) -> Bet:
     return bet
 
 
-def banded(ds: Iterable[float]) -> DifferenceBand:
-    band = DifferenceBand()
-    for d in ds:
-        band.add(d)
-    return band
+def cut(d: float) -> float:
+    return min(max(d, -1.0), 1.0)
+
+
+def merged(bets: list[Bet]) -> Bet:
+    """Return streams together."""
+    states = np.array([bet.state for bet in bets]).reshape(-1, len(BET))
+    return together(np.array([bet.labels for bet in bets], np.float64), states)
 
 
 def coins(rng: np.random.Generator) -> Doubles:
@@ -140,7 +146,7 @@ def test_the_band_of_the_accuracy_covers_it_at_every_look() -> None:
 
 
 def spreads(ds: Doubles) -> Doubles:
-    """The sums of squares of `DifferenceBand`, for rows (streams, labels) of differences."""
+    """The sums of squares of `Bet`, for rows (streams, labels) of differences."""
     n = np.arange(1, ds.shape[1] + 1)
     means = np.cumsum(ds, axis=1) / n
     before = np.concatenate([np.zeros((len(ds), 1)), means[:, :-1]], axis=1)
@@ -156,12 +162,22 @@ def test_the_band_of_a_difference_covers_it_at_every_look(null, shift: float) ->
     edge = np.array([stitched(v, 0.025) for v in np.linspace(0, LABELS, 20_001)])
     half = 2 * np.interp(spread / 4, np.linspace(0, LABELS, 20_001), edge) / n
     for k in (1, 99, LABELS - 1):
-        low, high = banded(ds[0, : k + 1].tolist()).interval() or (0, 0)
+        low, high = played(ds[0, : k + 1].tolist()).interval() or (0, 0)
         wanted = max(means[0, k] - half[0, k], -1), min(means[0, k] + half[0, k], 1)
         assert (low, high) == pytest.approx(wanted, rel=2e-3), "the band below is not the code's"
     assert (np.abs(means - shift) > half).any(axis=1).mean() <= 0.05
     if shift:
         assert (means - half > 0)[:, -1].mean() > 0.9, "and it is no wider than it must be"
+
+
+def test_the_band_of_an_accuracy_over_a_window_covers_it_at_every_look() -> None:
+    rng, window = np.random.default_rng(10), 100
+    right = np.cumsum(rng.random((400, 2000)) < 0.5, axis=1)
+    ends = np.arange(window, 2000)
+    half = np.array([window_half_width(window, int(end)) for end in ends])
+    means = (right[:, ends] - right[:, ends - window]) / window
+    assert (np.abs(means - 0.5) > half).any(axis=1).mean() <= 0.05
+    assert window_half_width(400, 50) == pytest.approx(window_half_width(100, 50) / 2)
 
 
 def test_the_stitched_boundary_is_that_of_the_authors() -> None:
@@ -175,7 +191,7 @@ def test_the_stitched_boundary_is_that_of_the_authors() -> None:
 
 @given(differences)
 def test_a_band_of_differences_is_that_of_what_was_cut(ds: list[float]) -> None:
-    band, held = banded(ds), [cut(d) for d in ds]
+    band, held = played(ds), [cut(d) for d in ds]
     assert band.cut == sum(abs(d) > 1 for d in ds)
     if not ds:
         assert (band.mean(), band.interval()) == (None, None)
@@ -187,63 +203,96 @@ def test_a_band_of_differences_is_that_of_what_was_cut(ds: list[float]) -> None:
     assert (band.mean() or 0.0) - 1e-12 <= high <= 1
 
 
-def evidence(rows: list[tuple[bool, float, float, float]]) -> Evidence:
-    found = Evidence()
-    for row in rows:
-        found.add(*row)
-    return found
+Row = tuple[int, float, float, float]
+
+chances = st.floats(0, 1)
+rows = st.lists(st.tuples(st.integers(0, 1), chances, chances, chances), max_size=40)
 
 
-losses = st.floats(0, 17)
-rows = st.lists(st.tuples(st.booleans(), losses, losses, losses), max_size=40)
+def evidence(*streams: list[Row]) -> Evidence:
+    """Return the evidence of the scores of streams together."""
+    scores = Scores(rows=len(streams))
+    for k, rows in enumerate(streams):
+        for label, *ps in rows:
+            scores.add(k, label, -1, *ps)
+    return scores.total().evidence
+
+
+def gains(rows: list[Row], other: int) -> list[float]:
+    """Return how much better the model did than forecaster `other`, 0 for a coin."""
+    if not other:
+        return [1.0 if (p > 0.5) == label else -1.0 for label, p, *_ in rows]
+    return [log_loss(row[1 + other], row[0]) - log_loss(row[1], row[0]) for row in rows]
 
 
 @given(rows)
-def test_evidence_plays_what_its_rows_say(rows: list[tuple[bool, float, float, float]]) -> None:
+def test_evidence_plays_what_its_labels_are_worth(rows: list[Row]) -> None:
     found = evidence(rows)
-    assert found.coin == played(1.0 if right else -1.0 for right, *_ in rows)
-    assert found.base == played(cut(base - loss) for _, loss, base, _ in rows)
-    assert found.last == played(cut(last - loss) for _, loss, _, last in rows)
-    assert found.base_band == banded(base - loss for _, loss, base, _ in rows)
-    assert found.last_band == banded(last - loss for _, loss, _, last in rows)
+    for k in range(PLAIN):
+        assert found[k] == played(gains(rows, k))
     assert (found.figures() is None) == (not rows)
-    assert msgspec.msgpack.decode(msgspec.msgpack.encode(found), type=Evidence) == found
+
+
+def test_one_label_and_many_are_one_game() -> None:
+    rng = np.random.default_rng(9)
+    ds, scores = rng.normal(0.1, 0.8, 900), Scores()
+    p = 1 / (1 + np.exp(-3 * ds)) * 0.98 + 0.01
+    ps = np.stack([p, np.full(900, 0.5), 1 - p])
+    _, log_e = scores.extend(np.zeros(900, np.int64), *np.ones((2, 900), np.int8), ps)
+    bets = [Bet() for _ in range(PLAIN)]
+    for row in ps.T.tolist():
+        for k, bet in enumerate(bets):
+            bet.add(gains([(1, *row)], k)[0])
+    assert scores.of(0).evidence == Evidence(*bets)
+    assert log_e[-1].tolist() == [bet.better.log_e for bet in bets]
+    assert bets[1].worse.reached > 0
+    assert bets[2].cut > 0
 
 
 @given(rows, rows, rows)
 def test_streams_together_are_the_mean_of_their_capitals(one, two, three) -> None:
-    parts = [evidence(part) for part in (one, two, three)]
-    together = Evidence()
-    for part in parts:
-        together.merge(part)
-    played = [part for part in parts if part.coin.labels]
+    found, parts = (
+        evidence(one, two, three).last,
+        [evidence(part).last for part in (one, two, three)],
+    )
+    played = [part for part in parts if part.labels]
     if not played:
-        assert together == Evidence()
+        assert found == Bet()
         return
-    capital = np.mean([math.exp(part.last.better.log_e) for part in played])
-    assert together.last.better.log_e == pytest.approx(math.log(capital), abs=1e-9)
-    highest = max(math.exp(part.last.better.highest) for part in played) / len(played)
-    assert together.last.better.highest == pytest.approx(math.log(max(highest, capital)), abs=1e-9)
-    assert together.last.streams == len(played)
-    assert together.base_band.labels == len(one) + len(two) + len(three)
-    assert together.base_band.spread == pytest.approx(sum(p.base_band.spread for p in parts))
+    for side in ("better", "worse"):
+        wealths = [getattr(part, side) for part in played]
+        capital = np.mean([math.exp(wealth.log_e) for wealth in wealths])
+        highest = max(math.exp(wealth.highest) for wealth in wealths) / len(played)
+        together = getattr(found, side)
+        assert together.log_e == pytest.approx(math.log(capital), abs=1e-9)
+        assert together.highest == pytest.approx(math.log(max(highest, capital)), abs=1e-9)
+        if len(played) > 1:
+            assert together.reached == (found.labels if together.proven else 0)
+    assert found.labels == len(one) + len(two) + len(three)
+    for name in ("total", "spread", "cut"):
+        assert getattr(found, name) == pytest.approx(
+            sum(getattr(p, name) for p in parts), abs=1e-9
+        )
 
 
 @given(rows.filter(bool))
-def test_one_stream_merged_with_nothing_is_itself(rows) -> None:
-    together = Evidence()
-    together.merge(evidence(rows))
-    together.merge(Evidence())
-    assert together == evidence(rows)
+def test_one_stream_beside_streams_without_labels_is_itself(rows) -> None:
+    assert evidence([], rows, []) == evidence(rows)
+
+
+def test_what_some_streams_prove_is_proven_at_the_labels_of_all() -> None:
+    proven, coin = played([1.0] * 90), played([-1.0, 1.0] * 50)
+    found = merged([proven, coin, proven])
+    assert found.better.reached == found.labels == 280
+    assert merged([proven]) == proven
+    assert merged([]) == Bet()
 
 
 def test_many_streams_that_are_coins_raise_few_alarms_together() -> None:
     rng, alarms = np.random.default_rng(5), 0
     for _ in range(200):
-        together = Bet()
-        for _ in range(5):
-            together.merge(played(rng.choice([-1.0, 1.0], 500).tolist()))
-        alarms += together.better.proven
+        bets = [played(rng.choice([-1.0, 1.0], 500).tolist()) for _ in range(5)]
+        alarms += merged(bets).better.proven
     assert alarms <= 0.05 * 200
 
 
