@@ -17,7 +17,8 @@ StreamLSTMError                    70  a promise of this program is broken
 ```
 
 `DataError` is the peer's mistake, `UsageError` and `ConfigurationError` are the user's, and
-the base class alone is ours. A message names what was wrong, where, and what to do.
+the base class alone is ours. A message names what was wrong, where, and what to do; what it
+quotes cannot drive a terminal, see `quoting`.
 """
 
 from __future__ import annotations
@@ -26,13 +27,24 @@ import difflib
 from collections.abc import Iterable
 from typing import ClassVar, Literal, TypeAlias
 
+from .quoting import printable
+
 DecodeCause: TypeAlias = Literal["frames", "topic", "size", "version", "payload"]
 
 
 class StreamLSTMError(Exception):
-    """Anything that this package raises on purpose."""
+    """Anything that this package raises on purpose; `lines` are those of its message."""
 
     exit_code: ClassVar[int] = 70
+
+    def __init__(self, *lines: str) -> None:
+        self.lines = tuple(map(printable, lines))
+        super().__init__("\n".join(self.lines))
+
+    def within(self, place: str) -> tuple[str, ...]:
+        """Return the lines with `place` before the first."""
+        first, *more = self.lines or ("",)
+        return place + first, *more
 
 
 class UsageError(StreamLSTMError):
@@ -46,8 +58,8 @@ class ConfigurationError(StreamLSTMError):
 
     exit_code: ClassVar[int] = 78
 
-    def __init__(self, message: str, *, key: str = "") -> None:
-        super().__init__(message)
+    def __init__(self, *lines: str, key: str = "") -> None:
+        super().__init__(*lines)
         self.key = key
 
 
@@ -55,7 +67,8 @@ class ExpressionError(ConfigurationError):
     """A feature expression is wrong; `position` counts characters from 0."""
 
     def __init__(self, message: str, *, expression: str, position: int) -> None:
-        super().__init__(f"{message}\n  {expression}\n  {' ' * position}^", key="features")
+        caret = " " * len(printable(expression[:position]))
+        super().__init__(message, f"  {printable(expression)}", f"  {caret}^", key="features")
         self.expression = expression
         self.position = position
 
@@ -69,8 +82,8 @@ class DataError(StreamLSTMError):
 class DecodeError(DataError):
     """Bytes that are not a record of the protocol; `cause` is a short name of what is wrong."""
 
-    def __init__(self, message: str, *, cause: DecodeCause = "payload") -> None:
-        super().__init__(message)
+    def __init__(self, *lines: str, cause: DecodeCause = "payload") -> None:
+        super().__init__(*lines)
         self.cause = cause
 
 

@@ -13,7 +13,7 @@ MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob(
 
 LAYERS = ("vocabulary", "numerics", "core", "shell")
 VOCABULARY = {"closing.py", "errors.py", "events.py", "records.py", "tables.py", "config.py",
-              "members.py"}  # fmt: skip
+              "members.py", "quoting.py"}  # fmt: skip
 LIBRARIES = {
     "vocabulary": {"numpy", "msgspec"},
     "numerics": {"numpy", "msgspec", "jax", "flax", "optax", "scipy"},

@@ -6,7 +6,6 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Annotated, Any
 
-import msgspec
 import typer
 
 from .. import __version__
@@ -15,7 +14,7 @@ from ..tables import Encoding
 from .input_file import JsonOption, one_of
 from .options import configured
 from .peers import PERIOD_S, PeerLog, print_refused_peers
-from .process import warn
+from .process import say, say_json, warn
 from .publish import RING, EncodingOption, RecoveryOption, RingOption
 from .settings import Settings, split_list
 
@@ -123,9 +122,9 @@ def command(
             "interrupted": interrupted,
         }
     if as_json:
-        typer.echo(msgspec.json.encode(told).decode())
+        say_json(told)
     else:
-        typer.echo(_sentence(told))
+        say(_sentence(told))
         print_refused_peers(told["refused_peers"])
     if source.refused and not source.ticks:
         raise DataError(f"no message of {url} held a tick; the last: {source.last_refusal}")

@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import msgspec
 import typer
 
 from ..config import KEYS, flatten
 from ..core.expressions import columns_of
 from ..core.features import FeatureSet
+from ..quoting import json_line
 from ..tables import LearningConfig
 from .bank_file import read_bank
+from .process import say, say_json
 from .settings import resolve
 
 
@@ -36,19 +37,19 @@ def command(
     if settings.config.learning.learn:
         _check_optimizer(settings.config.learning)
     if as_json:
-        typer.echo(msgspec.json.encode(values).decode())
+        say_json(values)
         return
     table = ""
     for key, value in values.items():
         if KEYS[key] != table:
             table = KEYS[key]
-            typer.echo(f"\n[{table}]")
+            say("", f"[{table}]")
         origin = settings.origins.get(key)
         note = f"  # from the {origin}" if origin else ""
         # TOML has no null: a setting that is not given stands as a comment.
         line = f"# {key} is not set" if value is None else f"{key} = {_toml(value)}"
-        typer.echo(line + note)
-    typer.echo(f"\n{file} is good.", err=True)
+        typer.echo(line + note)  # a value may be longer than a message
+    say("", f"{file} is good.", err=True)
 
 
 def _check_optimizer(config: LearningConfig) -> None:
@@ -59,4 +60,4 @@ def _check_optimizer(config: LearningConfig) -> None:
 
 
 def _toml(value: Any) -> str:
-    return msgspec.json.encode(value).decode()
+    return json_line(value)

@@ -8,9 +8,14 @@ from typing import Any
 
 from typer.core import TyperGroup
 
+from ..quoting import printable
+
 
 class Commands(TyperGroup):
-    """Tells of an option that a command does not have which commands have it."""
+    """Tells of an option that a command does not have which commands have it.
+
+    What an error quotes of the command line is made printable.
+    """
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; an error of an unknown option goes on with a hint."""
@@ -24,6 +29,15 @@ class Commands(TyperGroup):
                 name = unknown.option_name
                 unknown.message = f"No such option: {name}{self._hint(name, own)}"
                 unknown.possibilities = None
+            _make_printable(error)
+            raise
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the options that come before a command."""
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            _make_printable(error)
             raise
 
     def _hint(self, name: str, own: list[str]) -> str:
@@ -38,6 +52,11 @@ class Commands(TyperGroup):
         if close := difflib.get_close_matches(name, owners, n=1, cutoff=CLOSE):
             return f"; did you mean {close[0]}, an option of {_listed(owners[close[0]])}?"
         return ""
+
+
+def _make_printable(error: Any) -> None:
+    if isinstance(getattr(error, "message", None), str):
+        error.message = printable(error.message)
 
 
 CLOSE = 0.8

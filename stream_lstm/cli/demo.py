@@ -15,7 +15,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
-import msgspec
 import typer
 
 from ..config import Config, build
@@ -29,6 +28,7 @@ from .feed_process import FeedProcess
 from .input_file import JsonOption
 from .live_results import LiveResults
 from .live_table import REFRESH_S, LiveTable
+from .process import say, say_json
 from .watch_option import WatchOption, need_page, page_process
 
 if TYPE_CHECKING:
@@ -63,12 +63,12 @@ def command(
         need_page()
     summary = _demo(seconds, seed, speed, watch)
     if as_json:
-        typer.echo(msgspec.json.encode(summary).decode())
+        say_json(summary)
         return
     from .demo_report import lines
 
     for line in lines(summary["labels"], summary["forecasters"]):
-        typer.echo(line)
+        say(line)
 
 
 def configuration(endpoint: str, store: Path | None = None) -> Config:

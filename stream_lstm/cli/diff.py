@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 
 from ..errors import DataError
 from .input_file import JsonOption
+from .process import say, say_json
 
 
 def command(
@@ -28,9 +28,9 @@ def command(
 
     found = compare(store, other)
     if as_json:
-        typer.echo(msgspec.json.encode(found).decode())
+        say_json(found)
     else:
-        typer.echo(
+        say(
             f"{found.predictions:,} and {found.other_predictions:,} predictions, of which "
             f"{found.alike:,} are the same"
         )

@@ -17,6 +17,7 @@ from .input_file import JsonOption, LimitOption, StreamOption, TimeOption, TimeU
 from .label_column import LabelColumnOption, LabelDelayOption
 from .label_column import label_column as chosen_labels
 from .options import configured
+from .process import say, say_json
 from .progress import step_progress
 from .settings import Settings
 from .synthetic_input import SeriesSeedOption, SyntheticOption, chosen_input
@@ -119,12 +120,12 @@ def command(
         "wall_s": clocks.perf_counter() - start,
     }
     if as_json:
-        typer.echo(msgspec.json.encode(record).decode())
+        say_json(record)
     else:
         from .doctor_report import lines
 
         for line in lines(record):
-            typer.echo(line)
+            say(line)
     faults = [one.name for one in found.findings if one.level == "fault"]
     if strict and faults:
         raise DataError(f"--strict: {', '.join(faults)}")

@@ -12,6 +12,7 @@ from ..errors import OutputError, UsageError
 from ..store.schema import is_store
 from .conversion import OverwriteOption, check_free, parity_lines, parity_record
 from .input_file import JsonOption
+from .process import say, say_json
 from .progress import step_progress
 
 
@@ -63,12 +64,12 @@ def command(
             "features": msgspec.json.decode(done.features) if done.features else None,
             "parity": parity_record(done.parity, done.framework),
         }
-        typer.echo(msgspec.json.encode(record).decode())
+        say_json(record)
         return
     for line in parity_lines(done.parity, done.framework):
-        typer.echo(line)
-    typer.echo(f"written to {out}, layout {done.layout}.")
-    typer.echo("Scaling is not in the file: what goes in must be scaled as the network knows it.")
+        say(line)
+    say(f"written to {out}, layout {done.layout}.")
+    say("Scaling is not in the file: what goes in must be scaled as the network knows it.")
 
 
 def export_tables(
@@ -88,7 +89,7 @@ def export_tables(
     with step_progress(store.name, "rows") as progress:
         rows = export_store(store, out, progress)
     if as_json:
-        typer.echo(msgspec.json.encode({"out": str(out), "rows": rows}).decode())
+        say_json({"out": str(out), "rows": rows})
         return
     for name, count in rows.items():
-        typer.echo(f"{out / name}.parquet: {count:,} rows")
+        say(f"{out / name}.parquet: {count:,} rows")

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import typer
 
 from ..errors import StreamLSTMError
 from ..feed.pace import Speed
 from ..feed.parent import leave_with_parent
 from .input_file import InputFile
-from .process import warn
+from .process import say, warn
 from .publish import Publication
 from .sending import send_file
 from .synthetic_input import SyntheticInput
@@ -70,7 +69,7 @@ def main() -> None:
         send_timeout_s=WAIT_S,
     )
     try:
-        send_file(publication, typer.echo)
+        send_file(publication, say)
     except StreamLSTMError as error:
         warn(str(error))
         sys.exit(error.exit_code)

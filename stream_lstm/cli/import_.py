@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import msgspec
 import typer
 
 from ..errors import ConfigurationError, InputMissingError, UsageError
 from .conversion import OverwriteOption, check_free, parity_lines, parity_record
 from .input_file import JsonOption
+from .process import say, say_json
 
 if TYPE_CHECKING:
     from ..interop.importing import Imported
@@ -53,10 +53,10 @@ def command(
     imported = convert(model)
     keep(out, imported, features)
     if as_json:
-        typer.echo(msgspec.json.encode(_record(out, imported)).decode())
+        say_json(_record(out, imported))
         return
     for line in _lines(model, out, imported):
-        typer.echo(line)
+        say(line)
 
 
 def _features(expressions: list[str]) -> list[str]:
@@ -67,7 +67,7 @@ def _features(expressions: list[str]) -> list[str]:
     try:
         return list(FeatureSet(expressions, columns_of(expressions)).names) if expressions else []
     except ConfigurationError as error:
-        raise UsageError(f"--feature: {error}") from None
+        raise UsageError(*error.within("--feature: ")) from None
 
 
 def _record(out: Path, imported: Imported) -> dict[str, Any]:

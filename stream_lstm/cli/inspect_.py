@@ -6,10 +6,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import msgspec
-import typer
-
 from .input_file import JsonOption
+from .process import say, say_json
 from .verify import StoreArgument
 
 
@@ -22,10 +20,10 @@ def command(store: StoreArgument, *, as_json: JsonOption = False) -> None:
 
     found = contents(store)
     if as_json:
-        typer.echo(msgspec.json.encode(found).decode())
+        say_json(found)
         return
     for line in lines(found):
-        typer.echo(line)
+        say(line)
 
 
 def lines(found: dict[str, Any]) -> Iterator[str]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 
 from ..errors import ConfigurationError
 from .input_file import JsonOption
+from .process import say, say_json
 
 
 def command(
@@ -31,12 +31,13 @@ def command(
         raise ConfigurationError("this libzmq was built without CURVE and cannot make keys")
     files = [str(path) for path in make_keys(folder)]
     if as_json:
-        typer.echo(msgspec.json.encode({"files": files}).decode())
+        say_json({"files": files})
         return
     for path in files:
-        typer.echo(path)
-    typer.echo(
-        f"\nTake it with --curve-dir {folder}. A peer elsewhere needs its own folder: give it "
+        say(path)
+    say(
+        "",
+        f"Take it with --curve-dir {folder}. A peer elsewhere needs its own folder: give it "
         "server.key, and put its client.key into clients.",
         err=True,
     )

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..closing import Closing
 from ..events import Input, Notice, Output, Prediction
+from ..quoting import printable
 from ..serve.logs import Pipe, to_standard_error
 from ..serve.switches import quick_switches
 
@@ -171,7 +172,7 @@ def row(stream: StreamView, p: float | None, rate: float) -> list[str]:
     """Return the cells of a stream, for TITLES."""
     scores, counters = stream.scores.means(), stream.counters
     return [
-        stream.name if len(stream.name) <= NAME_WIDTH else stream.name[: NAME_WIDTH - 1] + "…",
+        printable(stream.name, NAME_WIDTH),
         short(stream.n),
         short(counters.predictions),
         "" if p is None else f"{p:.3f}",

@@ -36,6 +36,7 @@ from . import (
     watch,
 )
 from .commands import Commands
+from .process import warn
 
 app = typer.Typer(
     name="stream-lstm",
@@ -89,7 +90,7 @@ def main() -> None:
         with interrupt_at_once():
             app()
     except StreamLSTMError as error:
-        typer.echo(f"stream-lstm: {error}", err=True)
+        warn(*error.lines)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         # The reader of our output is gone; there is nobody left to tell.

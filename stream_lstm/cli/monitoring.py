@@ -37,7 +37,7 @@ def told(config: ServeConfig, error: StreamLSTMError) -> typer.Exit:
     """Say an error on the log, as far as somebody reads it; return what to raise then."""
     with Pipe() as pipe:
         log = Log(config.log_format, pipe.put)
-        log.say("failed", str(error), level="error", exit_code=error.exit_code)
+        log.say("failed", *error.lines, level="error", exit_code=error.exit_code)
     return typer.Exit(error.exit_code)
 
 

@@ -6,10 +6,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-import typer
-
 from ..core.verdict import count as count_of
 from ..serve.refusals import Spacing
+from .process import say
 
 if TYPE_CHECKING:
     from ..feed.security import Security
@@ -27,7 +26,7 @@ def refused_peers(counts: Mapping[str, int]) -> str:
 def print_refused_peers(counts: Mapping[str, int]) -> None:
     """Print how many peers were refused, if any were."""
     if counts:
-        typer.echo(f"peers refused: {refused_peers(counts)}")
+        say(f"peers refused: {refused_peers(counts)}")
 
 
 class PeerLog:

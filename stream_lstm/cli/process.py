@@ -4,13 +4,29 @@ from __future__ import annotations
 
 import resource
 import sys
+from typing import Any
 
 import typer
 
+from ..quoting import json_line, printable
 
-def warn(line: str) -> None:
+
+def say(*lines: str, err: bool = False) -> None:
+    """Print lines on standard output; whatever they quote cannot drive the terminal.
+
+    err: on standard error instead.
+    """
+    typer.echo("\n".join(map(printable, lines)), err=err)
+
+
+def say_json(value: Any) -> None:
+    """Print the one JSON object of a command."""
+    typer.echo(json_line(value))
+
+
+def warn(line: str, *more: str) -> None:
     """Print a line on standard error, in this program's name."""
-    typer.echo(f"stream-lstm: {line}", err=True)
+    say(f"stream-lstm: {line}", *more, err=True)
 
 
 def peak_rss_bytes() -> int:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeAlias
 
+from ..quoting import printable
+
 if TYPE_CHECKING:
     from ..feed.files import FileSource
 
@@ -59,7 +61,7 @@ def _bar(name: str, unit: str) -> Iterator[Callable[[int, float], None]]:
         transient=True,
     )
     with bar:
-        task = bar.add_task(escape(name), total=1.0, count=0, rate=0.0)
+        task = bar.add_task(escape(printable(name)), total=1.0, count=0, rate=0.0)
 
         def show(count: int, share: float) -> None:
             seconds = bar.tasks[0].elapsed or 0.0

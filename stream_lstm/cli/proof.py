@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import msgspec
-import typer
-
 from ..config import Config, build, flatten
 from ..errors import ConfigurationError, StreamLSTMError, UsageError
 from .input_file import InputFile
+from .process import say, say_json
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -71,7 +69,7 @@ def blame(settings: Settings, error: ConfigurationError) -> StreamLSTMError:
 def tell(summary: dict[str, Any], lines: Iterable[str], as_json: bool) -> None:
     """Print one JSON object, or the lines."""
     if as_json:
-        typer.echo(msgspec.json.encode(summary).decode())
+        say_json(summary)
         return
     for line in lines:
-        typer.echo(line)
+        say(line)

@@ -23,6 +23,7 @@ from .input_file import (
 )
 from .options import configured
 from .peers import print_refused_peers
+from .process import say, say_json
 from .settings import Settings
 from .synthetic_input import SeriesSeedOption, SyntheticOption, chosen_input
 
@@ -154,11 +155,11 @@ def command(
         sent = send_file(publication)
     except ConfigurationError as error:
         # Flags are all that configures this command; the file's reader cannot know that.
-        raise UsageError(str(error)) from None
+        raise UsageError(*error.lines) from None
     if as_json:
-        typer.echo(msgspec.json.encode(sent).decode())
+        say_json(sent)
     else:
-        typer.echo(_sentence(sent))
+        say(_sentence(sent))
         print_refused_peers(sent["refused_peers"])
 
 

@@ -37,7 +37,7 @@ from .label_column import (
 )
 from .label_column import label_column as chosen_labels
 from .options import configured
-from .process import warn
+from .process import say_json, warn
 from .replay_checks import check_many
 from .settings import Settings
 from .state_check import StateCheckOption, check_frozen, effect, queries_of, verdict
@@ -118,12 +118,12 @@ def command(
         summary = _replay(source, settings, labels, out, save_weights, state_check, trace)
     except ConfigurationError as error:
         if error.key in ("time", "stream_column"):
-            raise UsageError(f"--{error.key.replace('_', '-')}: {error}") from None
+            raise UsageError(*error.within(f"--{error.key.replace('_', '-')}: ")) from None
         if labels is not None and f"no column {labels.name!r}" in str(error):
             raise UsageError(f"--label-column: {error}") from None
         raise settings.blame(error) from None
     if as_json:
-        typer.echo(msgspec.json.encode(summary).decode())
+        say_json(summary)
     else:
         from .summary_table import print_summary
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
-import msgspec
 import typer
 
 from ..errors import OutputError, UsageError
 from .input_file import JsonOption
+from .process import say, say_json
 from .progress import step_progress
 
 if TYPE_CHECKING:
@@ -108,13 +108,13 @@ def command(
     _write(out, data)
     if as_json:
         told = [{"name": run.name, "verdict": run.verdict} for run in runs]
-        typer.echo(msgspec.json.encode({"out": str(out), "runs": told}).decode())
+        say_json({"out": str(out), "runs": told})
         return
     for run in runs:
-        typer.echo(f"{run.name}: {run.verdict}")
+        say(f"{run.name}: {run.verdict}")
     for line in left_out:
-        typer.echo(line)
-    typer.echo(f"written to {out}{'; open it in a browser' if form == 'html' else ''}")
+        say(line)
+    say(f"written to {out}{'; open it in a browser' if form == 'html' else ''}")
 
 
 def _read(sources: list[Path], streams: list[str] | None) -> tuple[list[Run], list[str]]:

@@ -11,7 +11,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import msgspec
 import typer
 
 from .. import __version__
@@ -37,6 +36,7 @@ from .live_table import REFRESH_S, LiveTable
 from .monitoring import ended, open_monitor, told
 from .options import configured
 from .peers import print_refused_peers
+from .process import say, say_json
 from .service import Service
 from .settings import Settings
 from .trace_option import TraceOption
@@ -97,7 +97,7 @@ def command(
     except StreamLSTMError as error:
         raise told(settings.config.serve, error) from None
     if as_json:
-        typer.echo(msgspec.json.encode(summary).decode())
+        say_json(summary)
     else:
         from .summary_table import print_summary
 
@@ -296,4 +296,4 @@ def _print_feed(feed: dict[str, int]) -> None:
         if (count := feed[key])
     ]
     if told:
-        typer.echo(f"feed: {', '.join(told)}")
+        say(f"feed: {', '.join(told)}")

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from ..config import flatten
 from ..errors import ConfigurationError, StreamLSTMError
 from ..serve.logs import Log
-from ..serve.refusals import printable
 from ..serve.signals import note_hangups
 from ..serve.stop import StopSwitch
 from ..serve.supervisor import Supervisor
@@ -82,8 +81,8 @@ class Service:
             try:
                 self._log.say("reloaded", self._reload(daemon))
             except StreamLSTMError as error:
-                told = f"not reloaded, nothing has changed: {error}"
-                self._log.say("not_reloaded", told, level="error")
+                told = error.within("not reloaded, nothing has changed: ")
+                self._log.say("not_reloaded", *told, level="error")
             self._supervisor.ready(self._status)
 
     def _hint(self, daemon: Daemon) -> None:
@@ -108,10 +107,8 @@ class Service:
             self._others = others
             self._log.say(
                 "columns_by_place",
-                printable(
-                    f"the feed calls its values {', '.join(others)}; they are taken by their "
-                    f"place, as {ours}"
-                ),
+                f"the feed calls its values {', '.join(others)}; they are taken by their place, "
+                f"as {ours}",
                 level="warning",
             )
 

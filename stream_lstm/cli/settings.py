@@ -44,7 +44,7 @@ class Settings(msgspec.Struct, frozen=True):
     def blame(self, error: ConfigurationError) -> ConfigurationError | UsageError:
         """Return `error`, as a usage error where the value to blame was a flag."""
         if error.key and self.origins.get(error.key) == "flag":
-            return UsageError(str(error))
+            return UsageError(*error.lines)
         return error
 
 
@@ -64,7 +64,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{path} is not valid TOML: {error}") from None
     except ConfigurationError as error:
-        raise ConfigurationError(f"{path}: {error}", key=error.key) from None
+        raise ConfigurationError(*error.within(f"{path}: "), key=error.key) from None
 
 
 def read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
@@ -120,9 +120,9 @@ def resolve(flags: Mapping[str, Any], file: Path | None) -> Settings:
         # Keys that do not go together have no single one to blame: a flag among them is.
         at_odds = any(f"{key}=" in str(error) for key in flags) and not error.key
         if at_odds or origins.get(error.key) == "flag":
-            raise UsageError(str(error)) from None
+            raise UsageError(*error.lines) from None
         if error.key and origins.get(error.key) == "environment":
-            message = f"the environment variable {PREFIX}{error.key.upper()}: {error}"
-            raise ConfigurationError(message, key=error.key) from None
+            place = f"the environment variable {PREFIX}{error.key.upper()}: "
+            raise ConfigurationError(*error.within(place), key=error.key) from None
         where = f"{file}: " if file and origins.get(error.key) == "file" else ""
-        raise ConfigurationError(f"{where}{error}", key=error.key) from None
+        raise ConfigurationError(*error.within(where), key=error.key) from None

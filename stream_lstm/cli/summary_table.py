@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..core.verdict import count
+from ..quoting import printable
 
 COLUMNS = {"model": "", "base rate": "base_rate_", "last label": "last_label_"}
 FIGURES = {
@@ -34,7 +35,7 @@ def print_summary(summary: dict[str, Any]) -> None:
     from .state_check import state_lines
 
     console = Console(highlight=False, soft_wrap=True, markup=False)
-    console.print(counts(summary))
+    console.print(printable(counts(summary)))
     if summary["labels"]:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         table.add_column("")
@@ -48,8 +49,8 @@ def print_summary(summary: dict[str, Any]) -> None:
         console.print(_experts_table(summary["experts"]), width=TABLE_WIDTH)
     check = state_lines(summary["state_check"]) if "state_check" in summary else ()
     for line in (*_more(summary), *best_lines(summary), *details(summary), *check):
-        console.print(line)
-    console.print(summary["verdict"])
+        console.print(printable(line))
+    console.print(printable(summary["verdict"]))
 
 
 def _cell(figure: float | None) -> str:
@@ -102,7 +103,7 @@ def _experts_table(experts: dict[str, dict[str, float]]) -> Any:
     for title in ("expert", "weight", "log loss (nats)"):
         table.add_column(title, justify="left" if title == "expert" else "right")
     for name, figures in sorted(experts.items(), key=lambda item: item[1]["log_loss"]):
-        table.add_row(name, f"{figures['weight']:.4f}", f"{figures['log_loss']:.4f}")
+        table.add_row(printable(name), f"{figures['weight']:.4f}", f"{figures['log_loss']:.4f}")
     return table
 
 

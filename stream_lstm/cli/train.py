@@ -12,7 +12,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import msgspec
 import typer
 
 from ..config import Config
@@ -26,7 +25,7 @@ from .input_file import (
     input_file,
 )
 from .options import configured
-from .process import peak_rss_bytes, warn
+from .process import peak_rss_bytes, say_json, warn
 from .settings import Settings
 from .training_job import UNUSED, Job
 
@@ -82,7 +81,7 @@ def command(
             raise UsageError(f"--time: {error}") from None
         raise settings.blame(error) from None
     if as_json:
-        typer.echo(msgspec.json.encode(summary).decode())
+        say_json(summary)
         return
     from .training_report import print_training
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
-import typer
-
 from ..core.training import Epoch, Training
+from ..quoting import printable
+from .process import say
 
 COIN = math.log(2.0)
 
@@ -86,9 +86,9 @@ class TrainingProgress:
         best = history[training.position.best_epoch - 1]
         line = epoch_line(history[-1], self._epochs, self._base_rate, best)
         if self._bar is not None:
-            self._bar.console.print(line, markup=False, soft_wrap=True)
+            self._bar.console.print(printable(line), markup=False, soft_wrap=True)
         else:
-            typer.echo(line, err=True)
+            say(line, err=True)
 
 
 def verdict(validation: dict[str, Any] | None) -> str:
@@ -120,21 +120,21 @@ def timing(history: Sequence[Epoch], trained: int) -> dict[str, float | None]:
 def print_training(summary: dict[str, Any]) -> None:
     """Print the summary on standard output, for people."""
     files = f"{len(summary['files'])} file{'s' * (len(summary['files']) != 1)}"
-    typer.echo(
+    say(
         f"{summary['elements']:,} elements of {files}, {summary['trained_elements']:,} trained on "
         f"in {summary['lanes']} lanes; {summary['epochs']} epochs, stopped by {summary['stopped']}"
     )
     if (held := summary["validation"]) is not None:
-        typer.echo(
+        say(
             f"validation, {held['labels']:,} labels: log loss {held['log_loss']:.4f} (coin "
             f"{COIN:.4f}, base rate {held['base_rate_log_loss']:.4f}), accuracy "
             f"{held['accuracy']:.4f} (base rate {held['base_rate_accuracy']:.4f}), weights of "
             f"epoch {summary['best_epoch']}"
         )
-        typer.echo(
+        say(
             f"{summary['seconds_per_epoch']:.2f} s an epoch, {summary['elements_per_s']:,.0f} "
             f"elements/s; compiled in {summary['compile_s']:.2f} s"
         )
     if summary["written"]:
-        typer.echo(f"weights: {summary['out']}")
-    typer.echo(summary["verdict"])
+        say(f"weights: {summary['out']}")
+    say(summary["verdict"])

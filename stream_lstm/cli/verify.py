@@ -6,11 +6,11 @@ import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import msgspec
 import typer
 
 from ..errors import StoreError, StreamLSTMError
 from .input_file import JsonOption
+from .process import say, say_json
 from .progress import step_progress
 
 if TYPE_CHECKING:
@@ -44,9 +44,9 @@ def command(
     """
     found = verify(store, begin)
     if as_json:
-        typer.echo(msgspec.json.encode(found).decode())
+        say_json(found)
     else:
-        typer.echo(told(found))
+        say(told(found))
     if found.difference is not None:
         kind = StreamLSTMError if found.difference.cause == "runtime" else StoreError
         raise kind(f"{store}: {_which(found.difference)}")

@@ -69,7 +69,8 @@ def warm_start(settings: Settings) -> WarmStart:
     try:
         config = build({**flatten(config), **missing})
     except ConfigurationError as error:
-        raise settings.blame(ConfigurationError(f"{path}: {error}", key="weights")) from None
+        blamed = ConfigurationError(*error.within(f"{path}: "), key="weights")
+        raise settings.blame(blamed) from None
     _warn_of_features(path, about["features"], config.stream.features)
     _warn_of_scaling(path, about, config.scaling)
     return WarmStart(config, weights, _scaler(path, config, load_scaler(path)))

@@ -11,7 +11,7 @@ import typer
 from ..errors import InputMissingError
 from ..tables import SecurityConfig
 from .peers import PeerLog
-from .process import warn
+from .process import say, warn
 
 
 def command(
@@ -89,4 +89,4 @@ def watch(
 
 
 def _ready(address: str) -> None:
-    typer.echo(f"ready: open {address} in a browser; Ctrl-C ends it", err=True)
+    say(f"ready: open {address} in a browser; Ctrl-C ends it", err=True)

@@ -24,6 +24,7 @@ from prometheus_client.core import (
 from .. import __version__
 from ..feed.counters import CAUSES
 from ..feed.security import Reason
+from ..quoting import label
 from .health import Health
 from .histogram import LogHistogram
 from .timings import Timings
@@ -201,7 +202,7 @@ def streams(daemon: Daemon) -> Iterator[Metric]:
         "stream_labels": ("Labels of a stream.", [s.scored.labels for s in told]),
         "stream_correct_predictions": ("Right calls.", [s.scored.correct for s in told]),
     }
-    names = [stream.name for stream in told]
+    names = [label(stream.name) for stream in told]
     for name, (words, values) in columns.items():
         yield by_label(name, words, "stream", _pairs(names, values))
     losses = CounterMetricFamily(
@@ -214,11 +215,11 @@ def streams(daemon: Daemon) -> Iterator[Metric]:
         "Logarithm of the evidence that the model is better.",
         labels=["stream", "against"],
     )
-    for stream in told:
+    for name, stream in zip(names, told, strict=True):
         for forecast, loss in zip(FORECASTS, stream.scored.losses, strict=True):
-            losses.add_metric([stream.name, forecast], loss)
+            losses.add_metric([name, forecast], loss)
         for against, log_e in zip(AGAINST, stream.evidence, strict=True):
-            evidence.add_metric([stream.name, against], log_e)
+            evidence.add_metric([name, against], log_e)
     yield losses
     yield evidence
 

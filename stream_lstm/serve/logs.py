@@ -24,6 +24,7 @@ import msgspec
 
 from ..closing import Closing
 from ..events import End, Fresh, Gap, Refusal, Rollback, SessionStart, Stale
+from ..quoting import json_line, printable
 from ..tables import LogFormat
 from .refusals import RefusalLog
 from .staleness import SilenceLog
@@ -148,14 +149,13 @@ class Log:
     def say(
         self,
         event: str,
-        message: str,
-        *,
+        *message: str,
         level: Level = "info",
         kind: str = "",
         plain: bool = False,
         **fields: Any,
     ) -> None:
-        """Say a message.
+        """Say a message of one line, or of more; what it and the fields quote is made printable.
 
         event: its stable name. kind: of those of one name, which are limited each by itself.
         plain: the text has no name before it. fields: of the JSON object, which alone has them.
@@ -163,9 +163,10 @@ class Log:
         if not self._may(key := f"{event} {kind}"):
             return
         left_out = self._unsaid.pop(key, 0)
+        text = "\n".join(map(printable, message))
         if self.form == "text":
             more = f" ({left_out} more left out)" if left_out else ""
-            self._write(f"{'' if plain else 'stream-lstm: '}{message}{more}")
+            self._write(f"{'' if plain else 'stream-lstm: '}{text}{more}")
             return
         told = {
             "time": datetime.fromtimestamp(self._now() / 1e9, UTC).isoformat(
@@ -173,12 +174,12 @@ class Log:
             ),
             "level": level,
             "event": event,
-            "message": message,
+            "message": text,
             **({"kind": kind} if kind else {}),
-            **fields,
+            **{key: _quoted(value) for key, value in fields.items()},
             **({"left_out": left_out} if left_out else {}),
         }
-        self._write(msgspec.json.encode(told).decode())
+        self._write(json_line(told))
 
     def named(self, event: str, level: Level = "info") -> Callable[[str], None]:
         """Return what says any message as `event`."""
@@ -211,7 +212,7 @@ class EventLog:
             return
         name, level = named
         fields = {
-            key: _short(value)
+            key: value
             for key, value in msgspec.structs.asdict(event).items()  # type: ignore[arg-type]
             if value not in ("", None, -1)
         }
@@ -235,8 +236,8 @@ def watch(log: Log, clock: Callable[[], float] = time.monotonic) -> Watch:
     return Watch((refused, SilenceLog(log.named("feed"))), refused.tend, refused.flush)
 
 
-def _short(value: Any) -> Any:
-    return value[:MAX_TEXT] if isinstance(value, str) else value
+def _quoted(value: Any) -> Any:
+    return printable(value, MAX_TEXT) if isinstance(value, str) else value
 
 
 _NAMES: dict[type, tuple[str, Level]] = {

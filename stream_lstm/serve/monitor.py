@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-import msgspec
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
 
 from ..closing import Closing
+from ..quoting import json_line
 from ..tables import ServeConfig
 from . import families
 from .health import Health, Verdict
@@ -117,5 +117,5 @@ class Monitor(Closing):
 
 
 def _page(verdict: Verdict) -> Page:
-    body = msgspec.json.encode(verdict.told) + b"\n"
+    body = json_line(verdict.told).encode() + b"\n"
     return Page(200 if verdict.well else 503, "application/json", body)

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from ..events import Gap, Refusal, Rollback
+from ..quoting import printable
 
 PERIOD_S = 1.0
 """Between the first two lines of one kind."""
@@ -101,12 +102,13 @@ def _line(refusal: Refusal) -> str:
     row = f", row {refusal.index}" if refusal.index > 0 else ""
     place = f" ({where}{row})" if where and where not in refusal.reason else ""
     text = f"refused a {refusal.kind}{place}: {refusal.reason}"
-    return printable(text)
+    return printable(text, MAX_LINE)
 
 
 def _lost(gap: Gap) -> str:
     ticks = f"{gap.missed:,} tick{'s' if gap.missed > 1 else ''}"
-    return printable(f"gap: {ticks} of the stream {gap.stream!r} were lost before seq {gap.seq}")
+    text = f"gap: {ticks} of the stream {gap.stream!r} were lost before seq {gap.seq}"
+    return printable(text, MAX_LINE)
 
 
 def _rolled_back(event: Rollback) -> str:
@@ -123,9 +125,4 @@ def _rolled_back(event: Rollback) -> str:
         f"learning rolled back to {to} (stream {event.stream!r}, n={event.n}): {why}; "
         f"it rests for {event.frozen} labels"
     )
-    return printable(text)
-
-
-def printable(text: str) -> str:
-    """Return a line of it; what a peer sent may be quoted, and must not drive the terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text)[:MAX_LINE]
+    return printable(text, MAX_LINE)

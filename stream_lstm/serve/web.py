@@ -21,6 +21,7 @@ import msgspec
 from ..closing import Closing
 from ..errors import ConfigurationError
 from ..feed.addresses import ip_of, is_local, refused_endpoint
+from ..quoting import printable
 
 PATIENCE_S = 5.0
 """For a client to ask, and to take the answer."""
@@ -229,7 +230,7 @@ class WebServer(Closing):
             return self._respond(path, headers) or _told(HTTPStatus.NOT_FOUND)
         except Exception as error:  # whatever it is, the next one may go better
             self._failed(error)
-            return _told(HTTPStatus.INTERNAL_SERVER_ERROR, repr(error))
+            return _told(HTTPStatus.INTERNAL_SERVER_ERROR, printable(repr(error)))
 
 
 def _told(status: HTTPStatus, more: str = "") -> Page:

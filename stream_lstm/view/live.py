@@ -9,6 +9,7 @@ from bokeh.models import InlineStyleSheet
 from bokeh.models.widgets import Div, Select
 
 from .. import __version__
+from ..quoting import label
 from .figures import panels
 from .page import card, facts_css, head_html, template
 from .track import Track
@@ -40,6 +41,7 @@ class LivePage:
     def __init__(self, document: Document, watcher: Watcher, endpoint: str) -> None:
         self._watcher = watcher
         self._shown: Any = None
+        self._streams: dict[str, str] = {}  # by what the page calls them
         self._head = Div(
             name="head",
             sizing_mode="stretch_width",
@@ -84,12 +86,14 @@ class LivePage:
         """Show what is known by now."""
         with self._watcher.lock:
             names = sorted(self._watcher.tracks)
-        if names and names != self._chooser.options:
-            self._chooser.options = _options(names)
-            if self._chooser.value not in names:
-                self._chooser.value = names[0]
+        self._streams = {label(name): name for name in names}
+        shown = list(self._streams)
+        if names and shown != self._chooser.options:
+            self._chooser.options = _options(shown)
+            if self._chooser.value not in shown:
+                self._chooser.value = shown[0]
         with self._watcher.lock:
-            stream = str(self._chooser.value)
+            stream = self._streams.get(str(self._chooser.value), str(self._chooser.value))
             track = self._watcher.tracks.get(stream) or Track(stream)
             status = self._watcher.status(stream)
             text = head_html(_sentence(verdict(track)), facts(track), status.text, bad=status.bad)

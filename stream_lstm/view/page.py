@@ -10,14 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, Template
+from markupsafe import Markup
 
+from ..quoting import printable
 from .panel import Panel
 from .track import Track
 from .words import Fact
 
 FOLDER = Path(__file__).parent
 
-_ENVIRONMENT = Environment(loader=FileSystemLoader(FOLDER), autoescape=True)
+
+def _shown(value: Any) -> Any:
+    """Return a value for the page: text that is not known to be HTML is made printable."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+_ENVIRONMENT = Environment(loader=FileSystemLoader(FOLDER), autoescape=True, finalize=_shown)
 
 FACTS = _ENVIRONMENT.from_string(
     """{% if status %}<p class="status{% if bad %} bad{% endif %}">{{ status }}</p>{% endif %}
