@@ -6,6 +6,7 @@ variable `STREAM_LSTM_BPTT` and the key `bptt` in the table `[learning]` are one
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin
 
@@ -162,6 +163,8 @@ def build(values: Mapping[str, Any]) -> Config:
             raise ConfigurationError(
                 f"{key} = {value!r}: {error}{_hint(field.type)}", key=key
             ) from None
+        if isinstance(converted, float) and not math.isfinite(converted):
+            raise ConfigurationError(f"{key} = {value!r}: write a finite number", key=key)
         tables.setdefault(KEYS[key], {})[key] = converted
     try:
         parts: dict[str, Any] = {name: TABLES[name](**body) for name, body in tables.items()}

@@ -6,6 +6,7 @@ network leaves out is taken from the tables `model` and `learning`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeAlias
 
@@ -197,6 +198,9 @@ def _member(k: int, table: dict[str, Any]) -> Member:
     for key in table:
         if key != "kind" and key not in fields:
             raise ConfigurationError(f"{where}: a {kind} has no key {key!r}{nearest(key, fields)}")
+    for key, value in table.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigurationError(f"{where}: {key} = {value!r}: write a finite number")
     try:
         return msgspec.convert(table, KINDS[kind])
     except msgspec.ValidationError as error:

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from stream_lstm.cli.options import flag, key_default, key_help
 from stream_lstm.config import KEYS, TABLES, Config, build, flatten, nearest, parse_tables
 from stream_lstm.errors import ConfigurationError
+from stream_lstm.members import parse_bank
+from stream_lstm.model.optimizers import build_optimizer
 from stream_lstm.tables import MAX_BLOCK
 
 DEFAULTS = flatten(Config())
@@ -212,3 +214,33 @@ def test_a_configuration_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
         config.stream.window = 3  # type: ignore[misc]
     assert hash(config) == hash(build({}))
+
+
+FLOATS = [
+    key
+    for table in TABLES.values()
+    for key, kind in table.__annotations__.items()
+    if "float" in str(kind) or "Positive" in str(kind)
+]
+
+
+@pytest.mark.parametrize("key", FLOATS)
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, "inf", "nan", "1e999"])
+def test_what_is_not_finite_is_refused_with_its_key(key, value):
+    with pytest.raises(ConfigurationError, match=f"^{key} = ") as refused:
+        build({key: value})
+    assert refused.value.key == key
+
+
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan"])
+def test_a_number_of_a_member_or_an_optimiser_is_finite(value):
+    bank = {"member": [{"kind": "logistic", "name": "a", "p0": float(value)}]}
+    with pytest.raises(ConfigurationError, match="p0"):
+        parse_bank(bank)
+    with pytest.raises(ConfigurationError, match=r"b1=.* is not a finite number"):
+        build_optimizer(build({"optimizer_args": [f"b1={value}"]}).learning)
+
+
+def test_every_number_that_is_no_integer_is_among_them():
+    assert len(FLOATS) > 20
+    assert {"learning_rate", "threshold", "max_gb", "live_after", "clip_norm"} <= set(FLOATS)

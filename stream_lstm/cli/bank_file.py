@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..config import Config
 from ..errors import ConfigurationError, InputMissingError, OutputError, UsageError
+from ..feed.plain_file import check_plain
 from ..members import BANKS, Members, parse_bank
 
 
@@ -19,6 +20,7 @@ def read_bank(config: Config) -> Members | None:
     if name in BANKS:
         return None
     path = Path(name)
+    check_plain(path, directories=False)
     try:
         return parse_bank(tomllib.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:

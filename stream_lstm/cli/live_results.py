@@ -20,16 +20,18 @@ if TYPE_CHECKING:
 class LiveResults:
     """An observer of a daemon, and a context manager that ends the file of results.
 
-    out: file of results, or None. Raises what `open_output` raises.
+    out: file of results, or None. spreadsheet: as `open_output` takes it.
+
+    Raises what `open_output` raises.
     """
 
-    def __init__(self, out: Path | None = None) -> None:
+    def __init__(self, out: Path | None = None, *, spreadsheet: bool = False) -> None:
         self.digest = Digest()
         self._writer: PredictionWriter | None = None
         if out is not None:
             from ..store.output import open_output  # Arrow is imported here and not before
 
-            self._writer = open_output(out)
+            self._writer = open_output(out, spreadsheet=spreadsheet)
 
     def __call__(self, event: Input | Output | Notice) -> None:
         """Take an event."""

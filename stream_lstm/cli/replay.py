@@ -40,6 +40,7 @@ from .options import configured
 from .process import say_json, warn
 from .replay_checks import check_many
 from .settings import Settings
+from .spreadsheet_option import SpreadsheetOption, check_spreadsheet
 from .state_check import StateCheckOption, check_frozen, effect, queries_of, verdict
 from .synthetic_input import (
     SeriesSeedOption,
@@ -80,6 +81,7 @@ def command(
             metavar="FILE.parquet|.csv|.jsonl", help="Write predictions and their scores here."
         ),
     ] = None,
+    spreadsheet: SpreadsheetOption = False,
     save_weights: Annotated[
         Path | None,
         typer.Option(metavar="FILE.safetensors", help="Write the weights as they are at the end."),
@@ -115,7 +117,9 @@ def command(
         source = msgspec.structs.replace(source, stream_column=stream_column)
     labels = chosen_labels(label_column, label_delay, config=settings.config, time=time)
     try:
-        summary = _replay(source, settings, labels, out, save_weights, state_check, trace)
+        summary = _replay(
+            source, settings, labels, out, spreadsheet, save_weights, state_check, trace
+        )
     except ConfigurationError as error:
         if error.key in ("time", "stream_column"):
             raise UsageError(*error.within(f"--{error.key.replace('_', '-')}: ")) from None
@@ -137,6 +141,7 @@ def _replay(
     settings: Settings,
     labels: LabelColumn | None,
     out: Path | None,
+    spreadsheet: bool,
     save_weights: Path | None,
     state_check: bool,
     trace: Path | None,
@@ -150,6 +155,7 @@ def _replay(
     from .warm_start import keep_weights, warm_start
 
     check_targets(file.path, out, save_weights)
+    check_spreadsheet(out, spreadsheet=spreadsheet)
     if state_check:
         check_frozen(settings.config)
         if settings.config.store.store is not None:
@@ -169,7 +175,7 @@ def _replay(
         optional = {} if labels is None else {"optional": (labels.name,)}
         source = stack.enter_context(file.open(read, results.refused, **optional))
         if out is not None:
-            results.write_to(out)
+            results.write_to(out, spreadsheet=spreadsheet)
         begin = begin._replace(config=config)
         store = open_store(begin, columns, members, command="replay", blocking=True, say=warn)
         if store is not None:

@@ -45,9 +45,9 @@ class ReplayResults:
         self._store: Store | None = None
         self.refused = RefusalLog(warn, time.monotonic)
 
-    def write_to(self, path: Path) -> None:
+    def write_to(self, path: Path, *, spreadsheet: bool = False) -> None:
         """Write predictions and scores to a file; raises what `open_output` raises."""
-        self._writer = open_output(path)
+        self._writer = open_output(path, spreadsheet=spreadsheet)
 
     def keep_in(self, store: Store) -> None:
         """Hand everything on to a store."""

@@ -39,6 +39,7 @@ from .peers import print_refused_peers
 from .process import say, say_json
 from .service import Service
 from .settings import Settings
+from .spreadsheet_option import SpreadsheetOption, check_spreadsheet
 from .trace_option import TraceOption
 from .watch_option import WatchOption, need_page, page_process
 
@@ -69,6 +70,7 @@ def command(
             metavar="FILE.parquet|.csv|.jsonl", help="Write predictions and their scores here."
         ),
     ] = None,
+    spreadsheet: SpreadsheetOption = False,
     save_weights: Annotated[
         Path | None,
         typer.Option(metavar="FILE.safetensors", help="Write the weights as they are at the end."),
@@ -91,7 +93,9 @@ def command(
     --feature 'log_return(mid(bid, ask))' --learn
     """
     try:
-        summary, failure = _run(settings, until_end, out, save_weights, trace, republish, watch)
+        summary, failure = _run(
+            settings, until_end, out, spreadsheet, save_weights, trace, republish, watch
+        )
     except ConfigurationError as error:
         raise told(settings.config.serve, settings.blame(error)) from None
     except StreamLSTMError as error:
@@ -112,6 +116,7 @@ def _run(
     settings: Settings,
     until_end: bool,
     out: Path | None,
+    spreadsheet: bool,
     save_weights: Path | None,
     trace: Path | None,
     republish: bool,
@@ -123,6 +128,7 @@ def _run(
     from .store_option import open_store
     from .warm_start import keep_weights, warm_start
 
+    check_spreadsheet(out, spreadsheet=spreadsheet)
     if republish and settings.config.store.store is None:
         raise UsageError("--republish is for a restart on a store: name it with --store")
     if watch:
@@ -143,7 +149,7 @@ def _run(
     with ExitStack() as stack:
         stop = stack.enter_context(StopSwitch())
         stack.enter_context(stop_on_signals(stop))
-        results = stack.enter_context(LiveResults(out))
+        results = stack.enter_context(LiveResults(out, spreadsheet=spreadsheet))
         pipe = stack.enter_context(Pipe())
         table = stack.enter_context(LiveTable(time.monotonic, pipe))
         log = Log(config.serve.log_format, pipe.put)

@@ -16,6 +16,7 @@ import msgspec
 
 from ..config import KEYS, TABLES, Config, build, nearest, parse_tables
 from ..errors import ConfigurationError, InputMissingError, OutputError, UsageError
+from ..feed.plain_file import check_plain
 
 PREFIX = "STREAM_LSTM_"
 
@@ -53,6 +54,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
     Raises InputMissingError, OutputError (unreadable) or ConfigurationError naming the file.
     """
+    check_plain(path, directories=False)
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:

@@ -25,6 +25,7 @@ from zmq.auth import load_certificate
 from zmq.utils import z85
 
 from ..errors import ConfigurationError, OutputError
+from .plain_file import other_kind
 
 PRIVATE = 0o600
 FOLDER = 0o700
@@ -139,6 +140,8 @@ def server_key_file(folder: Path, endpoint: str) -> Path:
 
 
 def _check_file(path: Path, *, readable_by_us_alone: bool) -> None:
+    if kind := other_kind(path):
+        raise ConfigurationError(f"{path} is {kind} and no file of keys: {_way_out(path.parent)}")
     try:
         found = path.stat()
         with path.open("rb"):

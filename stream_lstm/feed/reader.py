@@ -18,6 +18,7 @@ import numpy.typing as npt
 from ..config import nearest
 from ..errors import ConfigurationError, DataError, InputMissingError, OutputError
 from .keys import Keys
+from .plain_file import check_plain
 
 
 class BadRow(NamedTuple):
@@ -65,8 +66,7 @@ class Reader(Protocol):
 
 def check_readable(path: Path) -> None:
     """Raise InputMissingError where there is no such file, OutputError where it cannot be read."""
-    if path.is_dir():
-        raise InputMissingError(f"{path} is a directory; name a file")
+    check_plain(path)
     try:
         path.open("rb").close()
     except FileNotFoundError:

@@ -27,6 +27,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from ..errors import DataError, InputMissingError, OutputError
+from ..feed.plain_file import check_plain
 from .extras import need
 
 HDF5_SUFFIXES = (".h5", ".hdf5")
@@ -58,6 +59,7 @@ def read_keras(path: Path) -> KerasFile:
     missing, and DataError where it is damaged or holds weights without their layers.
     """
     h5py = need("h5py", "keras", path)
+    check_plain(path, directories=False)
     try:
         path.open("rb").close()
         read = _read_hdf5 if path.suffix.lower() in HDF5_SUFFIXES else _read_zip

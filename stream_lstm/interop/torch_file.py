@@ -15,6 +15,7 @@ import safetensors
 import safetensors.numpy
 
 from ..errors import DataError, InputMissingError, OutputError, UsageError
+from ..feed.plain_file import check_plain
 from ..store.weights import FORMAT
 from .extras import installed
 
@@ -30,6 +31,7 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     Raises UsageError for our own weights and where PyTorch is needed and missing,
     InputMissingError, OutputError, and DataError where it is damaged or holds more than tensors.
     """
+    check_plain(path, directories=False)
     try:
         path.open("rb").close()
         if path.suffix.lower() == ".safetensors":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -130,6 +131,10 @@ def _arguments(
                 f"optimizer_args: {argument}={value} is neither a number nor true or false",
                 key="optimizer_args",
             ) from None
+        if not math.isfinite(arguments[argument]):
+            raise ConfigurationError(
+                f"optimizer_args: {argument}={value} is not a finite number", key="optimizer_args"
+            )
     return arguments
 
 

@@ -62,7 +62,7 @@ class Monitor(Closing):
         self._stack = ExitStack()
         listener = bind(config.metrics, insecure=insecure)
         self._stack.enter_context(quick_switches())
-        self._server = WebServer(listener, self.respond, failed=self._failed)
+        self._server = WebServer(listener, self.respond, host=config.metrics, failed=self._failed)
         self._stack.enter_context(self._server)
         self.address = self._server.address
 

@@ -22,6 +22,7 @@ from ..closing import Closing
 from ..errors import ConfigurationError
 from ..feed.addresses import ip_of, is_local, refused_endpoint
 from ..quoting import printable
+from .hosts import is_served, refusal
 
 PATIENCE_S = 5.0
 """For a client to ask, and to take the answer."""
@@ -89,7 +90,8 @@ def bind(address: str, *, insecure: bool = False) -> socket.socket:
 class WebServer(Closing):
     """Serves what `respond` makes of a path, until `close`; a context manager.
 
-    listener: where to listen. failed: told of an error of `respond`. clock: seconds, monotonic.
+    listener: where to listen. host: the configured one, as `bind` takes it; see `hosts`.
+    failed: told of an error of `respond`. clock: seconds, monotonic.
     `address` is the actual one.
     """
 
@@ -98,11 +100,13 @@ class WebServer(Closing):
         listener: socket.socket,
         respond: Respond,
         *,
+        host: str = "",
         failed: Callable[[Exception], object] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        host, port = listener.getsockname()[:2]
-        self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        bound, port = listener.getsockname()[:2]
+        self.address = f"[{bound}]:{port}" if ":" in bound else f"{bound}:{port}"
+        self._hosts = (host or bound, self.address)
         self._listener, self._respond, self._failed = listener, respond, failed
         self._clock = clock
         self._closing = threading.Event()
@@ -226,6 +230,9 @@ class WebServer(Closing):
         return "\r\n".join(head).encode() + (b"" if words[:1] == ["HEAD"] else page.body)
 
     def _page(self, path: str, headers: Mapping[str, str]) -> Page:
+        asked = headers.get("host")
+        if not any(is_served(asked, host) for host in self._hosts):
+            return _told(HTTPStatus.FORBIDDEN, refusal(asked or "", self.address))
         try:
             return self._respond(path, headers) or _told(HTTPStatus.NOT_FOUND)
         except Exception as error:  # whatever it is, the next one may go better

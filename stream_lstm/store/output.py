@@ -22,7 +22,7 @@ import pyarrow as pa
 from ..errors import OutputError, UsageError
 from ..events import Prediction, Score
 from ..records import Batch, Gathered
-from .rows import ENCODERS, table_of
+from .rows import ENCODERS, RowEncoder, SheetRows, table_of
 
 MAX_WAITING = 100_000
 """Predictions that may wait for their scores; far above any delay of labels in use, 20 MB."""
@@ -42,7 +42,7 @@ class PredictionWriter:
     Attributes: `rows_written`; `scores_unmatched`, scores whose prediction was not waiting.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, spreadsheet: bool = False) -> None:
         self.path = path
         self.partial = path.with_name(path.name + ".partial")
         self.rows_written = 0
@@ -53,7 +53,8 @@ class PredictionWriter:
         self._closed = False
         try:
             self._file = self.partial.open("wb")
-            self._rows = ENCODERS[path.suffix.lower()](self._file)
+            encoder = SheetRows if spreadsheet else ENCODERS[path.suffix.lower()]
+            self._rows: RowEncoder = encoder(self._file)
         except (OSError, pa.ArrowException) as error:
             raise self._failure(error) from None
 
@@ -181,8 +182,10 @@ def _identities(batch: Batch[Prediction] | Batch[Score]) -> Iterator[Identity]:
     return zip(*(batch[name].tolist() for name in ("session", "stream", "n")), strict=True)
 
 
-def open_output(path: str | Path) -> PredictionWriter:
+def open_output(path: str | Path, *, spreadsheet: bool = False) -> PredictionWriter:
     """Open a `.parquet`, `.csv` or `.jsonl` file for results, replacing one of that name.
+
+    spreadsheet: of a `.csv` file, quote text that a spreadsheet would run as a formula.
 
     Raises UsageError for another suffix, and OutputError where the directory is missing or the
     operating system will not write there.
@@ -191,8 +194,10 @@ def open_output(path: str | Path) -> PredictionWriter:
     if path.suffix.lower() not in ENCODERS:
         known = ", ".join(ENCODERS)
         raise UsageError(f"{path}: cannot tell what to write; known are {known}")
+    if spreadsheet and path.suffix.lower() != ".csv":
+        raise UsageError(f"{path}: --spreadsheet is for a .csv file of --out")
     if not path.parent.is_dir():
         raise OutputError(f"cannot write {path}: there is no directory {path.parent}")
     if path.is_dir():
         raise OutputError(f"cannot write {path}: it is a directory")
-    return PredictionWriter(path)
+    return PredictionWriter(path, spreadsheet=spreadsheet)

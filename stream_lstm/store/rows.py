@@ -121,7 +121,7 @@ class CsvRows:
 
     def write(self, table: pa.Table) -> None:
         """Write a line for each row."""
-        self._lines(zip(*map(_csv_cells, _columns(table)), strict=True))
+        self._lines(zip(*map(self._cells, _columns(table)), strict=True))
 
     def finish(self) -> None:
         """Do nothing: text has no end mark."""
@@ -130,6 +130,28 @@ class CsvRows:
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows(rows)
         self._file.write(text.getvalue().encode())
+
+    def _cells(self, cells: list[Cell]) -> list[Cell]:
+        return [str(cell).lower() if isinstance(cell, bool) else cell for cell in cells]
+
+
+class SheetRows(CsvRows):
+    """CSV for a spreadsheet: a `'` comes before text that it would take for a formula and run."""
+
+    def _lines(self, rows: Iterable[Sequence[Cell]]) -> None:
+        text = io.StringIO()
+        for row in rows:
+            line = io.StringIO()
+            csv.writer(line).writerow(row)  # with CR and LF at its end it quotes both
+            text.write(line.getvalue().removesuffix("\r\n") + "\n")
+        self._file.write(text.getvalue().encode())
+
+    def _cells(self, cells: list[Cell]) -> list[Cell]:
+        plain = super()._cells(cells)
+        return [
+            f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
+            for cell in plain
+        ]
 
 
 class JsonRows:
@@ -149,6 +171,9 @@ class JsonRows:
         """Do nothing: text has no end mark."""
 
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What a formula of a spreadsheet begins with; numbers are cells of their own and stay."""
+
 ENCODERS: Mapping[str, Callable[[BinaryIO], RowEncoder]] = {
     ".parquet": ParquetRows,
     ".csv": CsvRows,
@@ -165,7 +190,3 @@ def _columns(table: pa.Table) -> list[list[Cell]]:
         else column.to_pylist()
         for column in table.columns
     ]
-
-
-def _csv_cells(cells: list[Cell]) -> list[Cell]:
-    return [str(cell).lower() if isinstance(cell, bool) else cell for cell in cells]

@@ -12,6 +12,7 @@ import sqlite3
 from pathlib import Path
 
 from ..errors import ConfigurationError, InputMissingError, OutputError, StoreError
+from ..feed.plain_file import check_plain, other_kind
 from .outputs import create_tables, missing_columns
 
 APPLICATION_ID = 0x534C5354
@@ -121,6 +122,8 @@ NAMES = ("runs", "setup", "streams", "ticks", "labels", "predictions", "scores",
 def is_store(path: Path) -> bool:
     """Return whether a file begins as a SQLite file does."""
     try:
+        if other_kind(path):
+            return False
         with path.open("rb") as file:
             return file.read(len(MAGIC)) == MAGIC
     except OSError:
@@ -155,8 +158,7 @@ def connect_reader(path: Path, *, oldest: int = READABLE) -> sqlite3.Connection:
     oldest: the oldest version that serves. Raises InputMissingError where there is none, and else
     what `connect` raises.
     """
-    if path.is_dir():
-        raise InputMissingError(f"{path} is a directory; name a file")
+    check_plain(path)
     if not path.is_file():
         raise InputMissingError(f"no such store: {path}")
     try:

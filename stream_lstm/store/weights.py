@@ -28,6 +28,7 @@ import safetensors
 import safetensors.numpy
 
 from ..errors import DataError, InputMissingError, OutputError, UsageError
+from ..feed.plain_file import check_plain
 
 FORMAT = "stream-lstm-weights"
 VERSION, WITH_SCALER = "1", "2"
@@ -129,6 +130,7 @@ def read_tensors(path: Path, what: str) -> tuple[dict[str, Any], dict[str, str]]
 
     Raises InputMissingError, OutputError (unreadable) or DataError (damaged).
     """
+    check_plain(path, directories=False)
     try:
         path.open("rb").close()  # the library reports a directory and a missing file alike
         with safetensors.safe_open(path, framework="numpy") as file:

@@ -14,6 +14,7 @@ from ..config import flatten
 from ..core.verdict import count
 from ..errors import DataError, InputMissingError, OutputError, UsageError, nearest
 from ..events import Prediction, Score
+from ..feed.plain_file import check_plain
 from ..feed.table_reader import open_parquet
 from ..records import Batch, fields_of
 from ..store.outputs import R
@@ -70,6 +71,7 @@ def read_runs(
     that is nowhere.
     """
     for path in paths:
+        check_plain(path)
         if not path.is_file():
             raise InputMissingError(f"no such file: {path}")
     rows = [_rows_of_store(p, streams) if is_store(p) else _rows_of_results(p) for p in paths]

@@ -10,12 +10,31 @@ from bokeh.application.handlers import FunctionHandler
 from bokeh.document import Document
 from bokeh.server.server import Server
 from tornado.ioloop import PeriodicCallback
+from tornado.web import RequestHandler
 
 from ..errors import EndpointError
+from ..serve.hosts import refusal
 from .live import EVERY_MS, LivePage
 from .watcher import Watcher
 
 HOST = "127.0.0.1"
+
+OTHER_HOSTS = r"(?!(localhost|127\.0\.0\.1)$).*"
+
+
+class _OtherHost(RequestHandler):
+    """Answers what asks for another host, whatever the path."""
+
+    def initialize(self, port: int) -> None:
+        """Take the port of the page."""
+        self._port = port
+
+    def prepare(self) -> None:
+        """Refuse before anything is done."""
+        self.set_status(403)
+        self.set_header("Content-Type", "text/plain; charset=utf-8")
+        told = refusal(self.request.host, f"{HOST}:{self._port}")
+        self.finish(f"403 Forbidden: {told}\n")
 
 
 def serve(
@@ -49,6 +68,8 @@ def serve(
             f"cannot serve the live page at {HOST}:{port}: {error.strerror or error}; choose "
             "another port with --port"
         ) from None
+    # nor are such whose name a foreign server points at this machine
+    server._tornado.add_handlers(OTHER_HOSTS, [(r".*", _OtherHost, {"port": server.port})])
     server.start()
     loop = server.io_loop
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -37,6 +38,13 @@ def test_the_page_of_a_daemon_is_served_on_loopback_and_goes_with_it(published):
         published.wait_for_subscribers(1, timeout_s=30)
         with urllib.request.urlopen(address, timeout=30) as answer:
             html = answer.read().decode()
+        for path in ("", "ws", "static/js/bokeh.min.js"):
+            asked = urllib.request.Request(address + path, headers={"Host": "evil.example"})
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(asked, timeout=30)
+            assert refused.value.code == 403
+            assert b"'evil.example' is not served here" in refused.value.read()
+            refused.value.close()
     assert published.endpoint in html
     assert "<h3>Rolling accuracy</h3>" in html
     with pytest.raises(OSError, match="refused"):

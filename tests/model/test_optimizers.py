@@ -120,8 +120,8 @@ def test_the_filter_takes_its_variances() -> None:
         ("dekf", "p0=-1", "not a variance"),
         ("dekf", "p0=true", "not a variance"),
         ("dekf", "q=-1e-9", "not a variance"),
-        ("dekf", "q=nan", "not a variance"),
-        ("dekf", "q=inf", "not a variance"),
+        ("dekf", "q=nan", "not a finite number"),
+        ("dekf", "q=inf", "not a finite number"),
         ("dekf", "q=1_x", "neither a number"),
     ],
 )

@@ -7,6 +7,7 @@ import json
 import math
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pyarrow.parquet
 import pytest
@@ -272,3 +273,28 @@ def test_a_batch_larger_than_the_book_loses_no_scores(tmp_path, monkeypatch):
         assert len(writer._waiting) == 5
     rows = [(row["n"], row["label"]) for row in read(path)]
     assert rows == [(n, 1 if n <= 10 else None) for n in range(1, 21)]
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
+def test_text_that_a_spreadsheet_would_run_is_quoted_on_request(tmp_path, start):
+    name = f"{start}HYPERLINK(A1)"
+    for spreadsheet in (False, True):
+        path = tmp_path / f"{spreadsheet}.csv"
+        with open_output(path, spreadsheet=spreadsheet) as writer:
+            made = msgspec.structs.replace(prediction(1), stream=name, session=name)
+            writer.write(made)
+            writer.score(msgspec.structs.replace(score(1, label=1), stream=name, session=name))
+        with path.open(newline="") as file:
+            row = next(csv.DictReader(file))
+        if not spreadsheet and start == "\r":
+            continue  # no stream and no session has one, and plain files do not quote it
+        shown = f"'{name}" if spreadsheet else name
+        assert (row["stream"], row["session"]) == (shown, shown)
+        assert float(row["base_rate_evidence"]) == -0.5, "numbers stay"
+        assert row["gaps_visible"] == "true"
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+def test_only_csv_is_for_spreadsheets(tmp_path, suffix):
+    with pytest.raises(UsageError, match=r"--spreadsheet is for a \.csv file"):
+        open_output(tmp_path / f"o{suffix}", spreadsheet=True)
