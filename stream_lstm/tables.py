@@ -28,7 +28,8 @@ Schedule: TypeAlias = Literal["cosine", "constant"]
 OnBad: TypeAlias = Literal["fail", "skip"]
 
 Count: TypeAlias = Annotated[int, Meta(ge=1)]
-Positive: TypeAlias = Annotated[float, Meta(gt=0)]
+Positive: TypeAlias = Annotated[float, Meta(gt=0, le=3e38)]
+"""Finite as a float32, too."""
 
 MAX_LAYERS = 4
 """Deeper stacks were never found to help on one series, and compile slowly."""
