@@ -26,7 +26,13 @@ Bools: TypeAlias = npt.NDArray[np.bool_]
 OnRefused: TypeAlias = Callable[[int, str], None]
 
 RUN = 4096
-"""Ticks evaluated at once: a refusal evaluates the rest of its run again."""
+"""Ticks evaluated at once."""
+
+SHORT = 64
+"""Ticks evaluated at once, at least, where it is hard to tell which are bad."""
+
+PASSES = 4
+"""Evaluations of a run with bad ticks in it, before the ticks behind them are looked at alone."""
 
 
 class Memory(msgspec.Struct):
@@ -41,6 +47,20 @@ class Memory(msgspec.Struct):
         return cls(np.zeros(0, np.int64), np.zeros((0, columns), np.float64))
 
 
+class Sifted(NamedTuple):
+    """What was made of some ticks of a stream, and which were refused.
+
+    `before` is what was remembered before them. `t_ns` (m,), `values` (m, C) and `elements`
+    (m, F) are of those accepted; `refused` has (accepted before it, index, reason) of the others.
+    """
+
+    before: Memory
+    t_ns: Times
+    values: Values
+    elements: Elements
+    refused: list[tuple[int, int, str]]
+
+
 class ElementMaker:
     """Makes elements of ticks with the given columns.
 
@@ -51,6 +71,7 @@ class ElementMaker:
         self.features = FeatureSet(expressions, columns)
         self.columns = tuple(columns)
         self._used = [self.columns.index(name) for name in self.features.columns_used]
+        self._no_elements = np.zeros((0, len(self.features)), np.float32)
 
     def __len__(self) -> int:
         return len(self.features)
@@ -63,61 +84,205 @@ class ElementMaker:
         `memory` is brought up to date before each run is yielded. `refused(index, reason)` is
         called for each tick that is not let in.
         """
-        lag, start = self.features.lag, 0
+        for sifted in self.sift(memory, t_ns, values):
+            start, whole = 0, Memory(memory.t_ns, memory.values)
+            seen_t = np.concatenate([sifted.before.t_ns, sifted.t_ns])
+            seen_v = np.concatenate([sifted.before.values, sifted.values])
+            for stop, index, reason in (*sifted.refused, (len(sifted.t_ns), -1, "")):
+                if start < stop:
+                    seen = len(sifted.before.t_ns) + stop
+                    self._hold(memory, seen_t[:seen], seen_v[:seen])
+                    yield sifted.t_ns[start:stop], sifted.elements[start:stop]
+                    start = stop
+                if index >= 0:
+                    refused(index, reason)
+            memory.t_ns, memory.values = whole.t_ns, whole.values
+
+    def sift(self, memory: Memory, t_ns: Times, values: Values) -> Iterator[Sifted]:
+        """Yield the ticks of each `RUN`, sifted; `memory` is brought up to date before each."""
+        lag, start, size = self.features.lag, 0, RUN
         while start < len(values):
             if len(memory.values) < lag:
-                self._remember_first(memory, t_ns, values, start, refused)
-                start += 1
+                before = Memory(memory.t_ns, memory.values)
+                start, refused = self._remember_first(memory, t_ns, values, start)
+                if refused:
+                    yield Sifted(before, t_ns[:0], values[:0], self._no_elements, refused)
                 continue
-            stop = min(start + RUN, len(values))
-            run_t, run_v = t_ns[start:stop], values[start:stop]
-            if lag:
-                run_t = np.concatenate([memory.t_ns, run_t])
-                run_v = np.concatenate([memory.values, run_v])
-            made = self.features.evaluate(run_t, run_v)
-            count = _good(made)
-            if count:
-                if lag:
-                    memory.t_ns = run_t[count : count + lag]
-                    memory.values = run_v[count : count + lag]
-                yield run_t[lag : lag + count], made[:count]
-            start += count
-            if count < len(made):
-                refused(start, self.reason(values[start], made[count]))
-                start += 1
+            part = slice(start, min(start + size, len(values)))
+            sifted, settled = self._sift(memory, t_ns[part], values[part], start)
+            # What could not be told in a few passes is left for the next, shorter run.
+            size = RUN if settled == part.stop - start else max(2 * settled, SHORT)
+            start += settled
+            yield sifted
+
+    def _sift(self, memory: Memory, t_ns: Times, values: Values, start: int) -> tuple[Sifted, int]:
+        """Return what was made of the first ticks of a run, and of how many."""
+        lag, count = self.features.lag, len(values)
+        before = Memory(memory.t_ns, memory.values)
+        every: Positions = np.arange(count)
+        kept, made = every, self._evaluate(before, t_ns, values, every)
+        good = _all_good(made)
+        refused: list[tuple[int, int, str]] = []
+        if good is not None and count == 1:
+            refused = [(0, start, self.reason(values[0], made[0]))]
+            t_ns, values, kept, made = t_ns[:0], values[:0], every[:0], made[:0]
+        elif good is not None:
+            kept, made, settled, bad, bad_made = self._settle(before, t_ns, values, made, good)
+            if settled < count:
+                count = settled
+                kept, made = _below(settled, kept, made)
+                bad, bad_made = _below(settled, bad, bad_made)
+            places = np.searchsorted(kept, bad).tolist()
+            refused = [
+                (place, start + at, self.reason(values[at], row))
+                for place, at, row in zip(places, bad.tolist(), bad_made, strict=True)
+            ]
+            t_ns, values = t_ns[kept], values[kept]
+        if lag and len(kept):
+            self._hold(
+                memory,
+                np.concatenate([before.t_ns, t_ns[-lag:]]),
+                np.concatenate([before.values, values[-lag:]]),
+            )
+        return Sifted(before, t_ns, values, made, refused), count
+
+    def _settle(
+        self, before: Memory, t_ns: Times, values: Values, made: Elements, good: Bools
+    ) -> tuple[Positions, Elements, int, Positions, Elements]:
+        """Tell good ticks from bad ones in a few passes over all of them.
+
+        Which ticks are bad is guessed, and the guess is checked: each tick that is kept must make
+        a good element behind the last ones kept, and each other one a bad one. Where all do, no
+        other choice would: the first tick has no choice, and so on. Up to the first tick that does
+        not, the guess is right, and at that tick the opposite is.
+
+        Returns what was kept with its elements, how many ticks are settled, and those that are
+        refused with the elements that they would have made.
+        """
+        keep: Bools = good | ~self._surely(values, good)
+        for _ in range(PASSES):
+            kept = np.flatnonzero(keep)
+            made = self._evaluate(before, t_ns, values, kept)
+            good = good_rows(made)
+            if good.all():
+                break
+            keep[kept[self._heads(~good)]] = False
+        else:
+            kept = np.flatnonzero(keep)
+            made = self._evaluate(before, t_ns, values, kept)
+            good = good_rows(made)
+        out = np.flatnonzero(~keep)
+        would = self._would_make(before, t_ns, values, kept, out)
+        wrong = [*kept[~good][:1].tolist(), *out[good_rows(would)][:1].tolist()]
+        if not wrong:
+            return kept, made, len(values), out, would
+        first = min(wrong)
+        if keep[first]:
+            at, low = int(np.searchsorted(kept, first)), int(np.searchsorted(out, first))
+            refused = np.append(out[:low], first), np.concatenate([would[:low], made[at : at + 1]])
+            return kept[:at], made[:at], first + 1, *refused
+        at, low = int(np.searchsorted(kept, first)), int(np.searchsorted(out, first))
+        taken = np.concatenate([made[:at], would[low : low + 1]])
+        return np.append(kept[:at], first), taken, first + 1, out[:low], would[:low]
+
+    def _evaluate(self, before: Memory, t_ns: Times, values: Values, at: Positions) -> Elements:
+        """Return the elements of the ticks `at`, one behind the other."""
+        if len(at) < len(values):
+            t_ns, values = t_ns[at], values[at]
+        if self.features.lag:
+            t_ns = np.concatenate([before.t_ns, t_ns])
+            values = np.concatenate([before.values, values])
+        return self.features.evaluate(t_ns, values)
+
+    def _would_make(
+        self, before: Memory, t_ns: Times, values: Values, kept: Positions, at: Positions
+    ) -> Elements:
+        """Return the elements of the ticks `at`, each behind the last ones kept before it."""
+        lag = self.features.lag
+        rows_t = np.concatenate([before.t_ns, t_ns[kept], t_ns[at]])
+        rows_v = np.concatenate([before.values, values[kept], values[at]])
+        behind = np.searchsorted(kept, at)[:, None] + np.arange(lag)
+        own = (lag + len(kept) + np.arange(len(at)))[:, None]
+        rows = np.concatenate([behind, own], axis=1).reshape(-1)
+        return self.features.evaluate(rows_t[rows], rows_v[rows])[:: lag + 1]
+
+    def _surely(self, values: Values, good: Bools) -> Bools:
+        """Return which ticks seem to be bad whatever comes before them, (m,); a guess."""
+        within: Bools = np.asarray((np.abs(values[:, self._used]) < LIMIT).all(axis=1))
+        fields: Bools = ~within
+        rest = np.flatnonzero(~good & ~fields)
+        alone = ~self._alone(values[rest])[1]
+        if not alone.all():
+            fields[rest[alone]] = True
+        return fields
+
+    def _heads(self, bad: Bools) -> Bools:
+        """Return the bad ones that follow only good ones, as far as they look back."""
+        so_far = np.concatenate([[0], np.cumsum(bad)])
+        at = np.arange(len(bad))
+        return np.asarray(bad & (so_far[at] == so_far[np.maximum(at - self.features.lag, 0)]))
+
+    def _alone(self, values: Values) -> tuple[Elements, Bools]:
+        """Return what each tick makes of itself repeated every second, and whether it is good."""
+        lag = self.features.lag
+        seconds = np.tile(np.arange(lag + 1, dtype=np.int64) * 1_000_000_000, len(values))
+        made = self.features.evaluate(seconds, np.repeat(values, lag + 1, axis=0))[:: lag + 1]
+        return made, good_rows(made)
+
+    def _hold(self, memory: Memory, t_ns: Times, values: Values) -> None:
+        """Remember the last ticks of these."""
+        if lag := self.features.lag:
+            memory.t_ns, memory.values = t_ns[-lag:], values[-lag:]
 
     def accepts(self, memory: Memory, t_ns: Times, values: Values) -> bool:
         """Return whether a tick, t_ns (1,) and values (1, C), would make an element now."""
         known = Memory(memory.t_ns, memory.values)  # what is remembered is replaced, not written
         return any(len(elements) for _, elements in self.make(known, t_ns, values, _nobody))
 
-    def _remember_first(
-        self, memory: Memory, t_ns: Times, values: Values, k: int, refused: OnRefused
-    ) -> None:
-        """Let tick `k` into a memory that is not full yet; it makes no element.
+    def first_good(self, values: Values) -> Bools:
+        """Return which ticks may be remembered where the memory is not full yet, (m,).
 
-        It must make one of itself repeated every second: a tick that nothing can be compared
-        with, such as a price of 0, would have every later tick refused.
+        Such a tick makes no element. It must make one of itself repeated every second: a tick
+        that nothing can be compared with, such as a price of 0, would have every later tick
+        refused.
         """
-        seconds = np.arange(self.features.lag + 1, dtype=np.int64) * 1_000_000_000
-        alone = np.repeat(values[k : k + 1], len(seconds), axis=0)
-        made = self.features.evaluate(seconds, alone)
-        if self._bad_field(values[k]) or not _good(made):
-            refused(k, self.reason(values[k], made[0]))
-            return
-        memory.t_ns = np.append(memory.t_ns, t_ns[k])
-        memory.values = np.concatenate([memory.values, values[k : k + 1]])
+        return self._first(values)[1]
+
+    def _first(self, values: Values) -> tuple[Elements, Bools]:
+        made, good = self._alone(values)
+        fields = (np.abs(values[:, self._used]) < LIMIT).all(axis=1)
+        return made, np.asarray(fields & good)
+
+    def _remember_first(
+        self, memory: Memory, t_ns: Times, values: Values, start: int
+    ) -> tuple[int, list[tuple[int, int, str]]]:
+        """Let ticks from `start` on into a memory that is not full yet.
+
+        Returns where the next tick is, and (0, index, reason) of those that were refused.
+        """
+        missing = self.features.lag - len(memory.values)
+        part = slice(start, start + min(RUN, max(missing, len(values) - start)))
+        if part.stop - start > SHORT and self._first(values[start : start + missing])[1].all():
+            part = slice(start, start + missing)
+        made, good = self._first(values[part])
+        full = np.flatnonzero(good)[:missing]
+        stop = int(full[-1]) + 1 if len(full) == missing else len(made)
+        memory.t_ns = np.append(memory.t_ns, t_ns[start + full])
+        memory.values = np.concatenate([memory.values, values[start + full]])
+        bad = np.flatnonzero(~good[:stop]).tolist()
+        reason = self.reason
+        return start + stop, [(0, start + k, reason(values[start + k], made[k])) for k in bad]
 
     def reason(self, row: Values, made: Elements) -> str:
         """Return why a tick of values `row` (C,) that made element `made` (F,) is not let in."""
-        bad = int(np.argmin(np.abs(made) < LIMIT))
-        fields = ", ".join(f"{self.columns[k]}={row[k]:g}" for k in self._used)
-        feature = f"feature {self.features.names[bad]} is {made[bad]:g} ({fields})"
-        return self._bad_field(row) or feature
-
-    def _bad_field(self, row: Values) -> str:
-        bad = [k for k in self._used if not abs(row[k]) < LIMIT]  # NaN too
-        return f"{self.columns[bad[0]]} is {row[bad[0]]:g}" if bad else ""
+        fields = row.tolist()
+        for k in self._used:
+            if not abs(fields[k]) < LIMIT:  # NaN too
+                return f"{self.columns[k]} is {fields[k]:g}"
+        numbers = made.tolist()
+        bad = next((k for k, number in enumerate(numbers) if not abs(number) < LIMIT), 0)
+        told = ", ".join(f"{self.columns[k]}={fields[k]:g}" for k in self._used)
+        return f"feature {self.features.names[bad]} is {numbers[bad]:g} ({told})"
 
 
 def _nobody(index: int, reason: str) -> None:
@@ -129,13 +294,20 @@ def good_rows(made: Elements) -> Bools:
     return np.asarray((np.abs(made) < LIMIT).all(axis=1))
 
 
-def _good(made: Elements) -> int:
-    """Return how many elements (m, F) come before the first that is not within the limit."""
+def _all_good(made: Elements) -> Bools | None:
+    """Return None where all elements (m, F) are within the limit, else which are."""
     if len(made) == 1:
         # The live path: Python looks at one row in a fifth of the time of NumPy's calls.
-        return int(all(-LIMIT < value < LIMIT for value in made[0].tolist()))
+        well = all(-LIMIT < value < LIMIT for value in made[0].tolist())
+        return None if well else np.zeros(1, np.bool_)
     good = good_rows(made)  # False for NaN too
-    return len(made) if good.all() else int(np.argmin(good))
+    return None if good.all() else good
+
+
+def _below(settled: int, at: Positions, rows: Elements) -> tuple[Positions, Elements]:
+    """Return those of `at` below `settled`, with their rows."""
+    count = int(np.searchsorted(at, settled))
+    return at[:count], rows[:count]
 
 
 class Block(NamedTuple):
@@ -247,7 +419,7 @@ class TableMaker:
             every.take(np.maximum(places - lag, 0), 0, made_of, mode="clip")
         good = good_rows(made_of)
         if not late.all():
-            good[~late] = self._first_good(values[block.order[~late]])
+            good[~late] = self.maker.first_good(values[block.order[~late]])
         made, elements = late, made_of
         if block.repeats:
             made, elements = np.empty_like(late), np.empty_like(made_of)
@@ -292,14 +464,6 @@ class TableMaker:
         run_t = np.concatenate([times, t_ns]).take(source)
         return run_t, np.concatenate([rows, values]).take(source, 0)
 
-    def _first_good(self, values: Values) -> Bools:
-        """Tell which first ticks may be remembered; see `ElementMaker`."""
-        lag = self.lag
-        seconds = np.tile(np.arange(lag + 1, dtype=np.int64) * 1_000_000_000, len(values))
-        alone = self.features.evaluate(seconds, np.repeat(values, lag + 1, axis=0))[:: lag + 1]
-        fields = (np.abs(values[:, self._used]) < LIMIT).all(axis=1)
-        return np.asarray(fields & good_rows(alone))
-
     def _spoilt(
         self,
         block: Block,
@@ -318,15 +482,10 @@ class TableMaker:
             row = block.streams[k]
             old_t, old_v = self.table.memory_t[row], self.table.memory_v[row]
             memory = Memory(old_t[: held[k]].copy(), old_v[: held[k]].copy())
-            bad: list[int] = []
-
-            def not_let_in(
-                index: int, reason: str, at: Positions = at, bad: list[int] = bad
-            ) -> None:
-                bad.append(index)
-                refused.append((int(at[index]), reason))
-
-            runs = [run for _, run in self.maker.make(memory, t_ns[at], values[at], not_let_in)]
+            sifted = list(self.maker.sift(memory, t_ns[at], values[at]))
+            bad = [index for one in sifted for _, index, _ in one.refused]
+            refused += [(int(at[index]), why) for one in sifted for _, index, why in one.refused]
+            runs = [one.elements for one in sifted if len(one.elements)]
             let_in = np.delete(at, bad)
             made[at] = False
             if runs:

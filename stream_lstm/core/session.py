@@ -230,23 +230,42 @@ class Session(Outlet):
     ) -> int:
         """Make elements of ticks and step over them; return how many."""
         made, memory = 0, stream.memory()
-        if self.observer is not None:
-            self.observer.took(t_ns, values)
+        if self.observer is None:
+            for sifted in self.maker.sift(memory, t_ns, values):
+                stream.remember(memory)
+                stream.late = [
+                    (stream.n + before, self._refused(stream, index, reason, where))
+                    for before, index, reason in reversed(sifted.refused)
+                ]
+                self._walk(stream, sifted.t_ns, sifted.elements)
+                self.reach(stream, stream.n + 1)
+                made += len(sifted.elements)
+            stream.remember(memory)
+            return made
+        observer = self.observer
+        observer.took(t_ns, values)
 
         def refused(index: int, reason: str) -> None:
-            if self.observer is not None:
-                self.observer.refused(index, reason)
-            stream.count("refused_ticks")
-            self.out.append(Refusal(stream.name, "tick", reason, self.first + index, where))
+            observer.refused(index, reason)
+            self.out.append(self._refused(stream, index, reason, where))
 
         for run_t, elements in self.maker.make(memory, t_ns, values, refused):
             stream.remember(memory)
-            if self.observer is not None:
-                self.observer.made(elements)
+            observer.made(elements)
             self._walk(stream, run_t, elements)
             made += len(elements)
         stream.remember(memory)
         return made
+
+    def _refused(self, stream: Stream, index: int, reason: str, where: str) -> Refusal:
+        stream.count("refused_ticks")
+        return Refusal(stream.name, "tick", reason, self.first + index, where)
+
+    def reach(self, stream: Stream, n: int) -> None:
+        """Report the ticks that were refused before element `n`, of which something comes now."""
+        late = stream.late
+        while late and late[-1][0] < n:
+            self.out.append(late.pop()[1])
 
     def catch_up(self) -> None:
         """Step over all ticks that wait."""
@@ -530,7 +549,7 @@ class Session(Outlet):
         name, source, visible = stream.name, stream.source, stream.visible
         labels, positives, repeats = stream.labels, stream.positives, stream.repeats
         waiting, gathered, publish = stream.waiting, self.out, self.publish
-        listens = self.emit is not None or self.deliver is not None
+        listens, late = self.emit is not None or self.deliver is not None, stream.late
         ps: list[float] = []
         if due < after:
             ps = self.engine.rows(out, after - before)[:, 0].tolist()
@@ -546,11 +565,15 @@ class Session(Outlet):
                 labels += 1
                 positives += label
                 repeats += label == one[LAST_KNOWN]
+                if late:
+                    self.reach(stream, labelled)
                 gathered.append(_new(Labelled, (stream.row, name, times[k], label, one)))
                 labelled = waiting[0].n + horizon if waiting else due + horizon
                 continue
             if due > after:
                 break
+            if late:
+                self.reach(stream, due)
             k = due - before - 1
             p = ps[k - first]
             if not 0.0 <= p <= 1.0:

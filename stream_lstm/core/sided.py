@@ -115,6 +115,7 @@ class SidedStreams:
         self._report(stream, before, times, positive, last, twin, None)
         if self.session.external:
             for pending in self.session.labels.expired(stream, times[-1]):
+                self.session.reach(stream, stream.n)
                 self.session.out.append(Expiry(stream.name, pending.n))
             self.settle(stream)
 
@@ -157,6 +158,8 @@ class SidedStreams:
             self._score(stream, one, label, times[k], one.n + horizon)
         if made and not self._publish_first:
             records = self._predict(stream, times[-1], 1 if positive[-1] else 0, p, twin)
+        if made:
+            self.session.reach(stream, stream.n)
         self.session.out += records
         if made:
             self.learn(stream, info)
@@ -247,6 +250,7 @@ class SidedStreams:
             side.owed.append(Owed(one.n, label, loss, base_loss, *tape))
         if side.recalibration is not None and one.raw_p is not None:
             side.recalibration.update(one.raw_p, label)
+        self.session.reach(stream, at)
         if self.session.wants_scores:
             self.session.out.append(score_of(stream.name, one, t_ns, label, loss, log_e))
 

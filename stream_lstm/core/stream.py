@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from ..events import Refusal
 from ..model.buffers import Shared
 from .elements import Memory
 from .ledger import Ledger
@@ -116,6 +117,7 @@ class Stream:
         "k",
         "labels",
         "lag",
+        "late",
         "learned",
         "left",
         "n",
@@ -149,6 +151,7 @@ class Stream:
         self.learned: Any = None
         self.twin: Shared | None = None
         self.k = 0
+        self.late: list[tuple[int, Refusal]] = []  # refused ticks to report before an element
         self.waiting: deque[Waiting] = deque()
         self.bind()
         self.load()

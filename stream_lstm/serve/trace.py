@@ -103,7 +103,7 @@ class Trace:
         self._wrap(engine, "window", "window", lambda given, _: len(given[1]))
         self._wrap(engine, "run_strides", "strides", lambda given, _: len(given[3]))
         self._wrap(engine, "update", "learn")
-        self._put(session.maker, "make", self._timed_runs("features", session.maker.make))
+        self._put(session.maker, "sift", self._timed_runs("features", session.maker.sift))
 
     def daemon(self, daemon: Daemon) -> None:
         """Time the stages of a daemon, those of its session included."""
@@ -140,7 +140,7 @@ class Trace:
                 run = next(runs, None)
                 if run is None:
                     return
-                add(stage, start, clock(), len(run[1]))
+                add(stage, start, clock(), len(run.elements))
                 yield run
 
         return timed

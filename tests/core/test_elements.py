@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_lstm.core import elements, functions
@@ -143,3 +143,109 @@ def test_a_first_tick_far_out_of_range_does_not_shut_the_stream_for_ever() -> No
     made, refusals, _ = make(maker, np.concatenate([[[1e300]], good]), set())
     assert len(made) == len(good) - 1
     assert len(refusals) == 1
+
+
+# ---- against a maker that knows nothing of blocks ----------------------------------------------
+
+PATTERNS = {
+    "plain": ["bid"],
+    "difference": ["diff(bid)"],
+    "return": ["log_return(mid(bid, ask))", "log1p(volume)"],
+    "deep": ["diff(diff(bid))", "lag(lag(lag(ask)))", "elapsed()"],
+    "before": ["lag(bid)", "imbalance(bid, ask)"],
+    "never alone": ["log_return(diff(bid))"],
+}
+
+LARGE = 9e36
+odd = st.sampled_from(
+    [math.nan, math.inf, -math.inf, 0.0, -0.0, -1.0, 1.0, 2.0, 1e300, LARGE, -LARGE, 5e-324]
+)
+
+
+@st.composite
+def hard_rows(draw: st.DrawFn) -> np.ndarray:
+    """Rows in which good and bad ones alternate, come in stretches, or depend on each other."""
+    size = draw(st.integers(1, 60))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rows = np.exp(rng.normal(size=(size, len(COLUMNS))))
+    for _ in range(draw(st.integers(0, 4))):
+        start, stop = sorted(draw(st.tuples(st.integers(0, size), st.integers(0, size))))
+        step, column = draw(st.integers(1, 4)), draw(st.integers(0, len(COLUMNS) - 1))
+        rows[start:stop:step, column] = draw(odd)
+    return rows
+
+
+def one_by_one(maker: ElementMaker, rows: np.ndarray) -> tuple[list[Element], Refusals, Memory]:
+    """What `make` is to give, by its definition: each tick behind the last ones accepted."""
+    lag, features, memory = maker.features.lag, maker.features, Memory.empty(len(maker.columns))
+    made: list[Element] = []
+    refusals: Refusals = []
+    for k, row in enumerate(rows):
+        t_ns, values = np.array([k * 10**9]), row[None]
+        first = len(memory.values) < lag
+        if first:
+            seconds = np.arange(lag + 1) * 10**9
+            one = features.evaluate(seconds, np.repeat(values, lag + 1, axis=0))[0]
+        else:
+            times = np.concatenate([memory.t_ns, t_ns])
+            one = features.evaluate(times, np.concatenate([memory.values, values]))[0]
+        good = bool((np.abs(one) < elements.LIMIT).all())
+        if first:
+            used = [maker.columns.index(name) for name in features.columns_used]
+            good = good and bool((np.abs(row[used]) < elements.LIMIT).all())
+        if not good:
+            refusals.append((k, maker.reason(row, one)))
+            continue
+        if not first:
+            made.append((k * 10**9, one.tobytes()))
+        if lag:
+            memory.t_ns = np.concatenate([memory.t_ns, t_ns])[-lag:]
+            memory.values = np.concatenate([memory.values, values])[-lag:]
+    return made, refusals, memory
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+@settings(max_examples=150, deadline=None)
+@given(
+    rows=hard_rows(),
+    cuts=st.sets(st.integers(1, 60), max_size=4),
+    run=st.integers(2, 70),
+    short=st.integers(1, 9),
+    passes=st.integers(1, 4),
+)
+def test_a_block_is_sifted_as_if_its_ticks_came_one_by_one(
+    name: str, rows: np.ndarray, cuts: set[int], run: int, short: int, passes: int
+) -> None:
+    """Elements, refusals with their reasons and order, and the memory: all to the bit."""
+    maker = ElementMaker(PATTERNS[name], COLUMNS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(elements, "RUN", run)
+        patch.setattr(elements, "SHORT", short)
+        patch.setattr(elements, "PASSES", passes)
+        made, refusals, memory = make(maker, rows, cuts)
+    known = one_by_one(maker, rows)
+    assert made == known[0]
+    assert refusals == known[1]
+    assert memory.values.tobytes() == known[2].values.tobytes()
+    assert memory.t_ns.tobytes() == known[2].t_ns.tobytes()
+
+
+@pytest.mark.parametrize("name", ["plain", "difference", "return", "deep"])
+@pytest.mark.parametrize("bad", [math.nan, 1e300, math.inf])
+def test_a_block_full_of_bad_ticks_costs_a_few_evaluations(name: str, bad: float) -> None:
+    """Every other tick, as a peer may send on purpose; one by one it took 32,768 calls."""
+    maker = ElementMaker(PATTERNS[name], COLUMNS)
+    evaluate, calls = maker.features.evaluate, []
+
+    def counting(t_ns: np.ndarray, values: np.ndarray) -> np.ndarray:
+        calls.append(len(values))
+        return evaluate(t_ns, values)
+
+    maker.features.evaluate = counting  # type: ignore[method-assign]
+    rows = np.exp(np.random.default_rng(0).normal(size=(65_536, len(COLUMNS))) / 100)
+    rows[1::2] = bad
+    _, refusals, _ = make(maker, rows, set())
+    taken = name == "return" and bad == 1e300  # its logarithm is an element like any other
+    assert [index for index, _ in refusals] == ([] if taken else list(range(1, 65_536, 2)))
+    assert len(calls) <= 6 * (len(rows) // elements.RUN + 1)
+    assert sum(calls) <= (3 + maker.features.lag) * len(rows)
