@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -215,3 +216,45 @@ def test_the_comparison_sees_a_change_in_the_last_digits() -> None:
     assert [e.n for e in runs[0].events] == [e.n for e in runs[1].events]
     with pytest.raises(AssertionError):
         assert_same(*runs)
+
+
+ODD = [
+    0.0, -0.0, 5e-324, -5e-324, 2.2250738585072014e-308, 1e-310, 1e-45, 1e-40, -1e-40,
+    1.1754943508222875e-38, 1.1754942106924411e-38, 1.0, float(np.nextafter(1.0, 2.0)),
+    float(np.nextafter(1.0, 0.0)), float(np.nextafter(0.0, 1.0)), 3.4028234663852886e38,
+    3.4028235677973366e38, -3.4028234663852886e38, 1.7976931348623157e308,
+    -1.7976931348623157e308, 1.063e37, 1.0633823966279327e37, -1.0633823966279327e37,
+]  # fmt: skip
+"""Signed zeros, subnormals, extremes of float32 and float64, the limit, and their neighbours."""
+
+
+@st.composite
+def odd_ticks(draw: st.DrawFn) -> list[Action]:
+    """Ticks of odd numbers and their neighbours, among some that are not."""
+    size = draw(st.integers(1, 60))
+    xs = np.random.default_rng(draw(st.integers(0, 2**32 - 1))).normal(size=size)
+    for at in draw(st.sets(st.integers(0, size - 1))):
+        x = draw(st.sampled_from(ODD))
+        xs[at] = draw(
+            st.sampled_from([x, math.nextafter(x, math.inf), math.nextafter(x, -math.inf)])
+        )
+    return list(ticks_of(xs))
+
+
+@pytest.mark.parametrize("features", [["x"], ["diff(x)"], ["log_return(x)"], ["log1p(x)", "x"]])
+@pytest.mark.parametrize("learn", [False, True])
+@settings(max_examples=25, deadline=None)
+@given(actions=odd_ticks(), one=cuts, two=cuts, break_at=st.none() | st.integers(0, 60))
+def test_odd_numbers_give_the_same_bits_live_replayed_and_resumed(
+    features: list[str],
+    learn: bool,
+    actions: list[Action],
+    one: set[int],
+    two: set[int],
+    break_at: int | None,
+) -> None:
+    config = configuration(features=features, learn=learn, stride=5)
+    live = drive(config, actions)
+    assert_same(live, drive(config, actions, cuts=()))
+    assert_same(live, drive(config, actions, one, break_at=break_at))
+    assert_same(live, drive(config, actions, two))

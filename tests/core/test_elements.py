@@ -158,8 +158,12 @@ PATTERNS = {
 
 LARGE = 9e36
 odd = st.sampled_from(
-    [math.nan, math.inf, -math.inf, 0.0, -0.0, -1.0, 1.0, 2.0, 1e300, LARGE, -LARGE, 5e-324]
-)
+    [math.nan, math.inf, -math.inf, 0.0, -0.0, -1.0, 1.0, 2.0, 1e300, LARGE, -LARGE]
+) | st.sampled_from(
+    [5e-324, -5e-324, 1e-310, 1e-45, -1e-40, 1.1754943508222875e-38, 1.1754942106924411e-38,
+     3.4028234663852886e38, -1.7976931348623157e308, math.nextafter(elements.LIMIT, 0.0),
+     elements.LIMIT, math.nextafter(-elements.LIMIT, -math.inf), math.nextafter(1.0, 2.0)]
+)  # fmt: skip
 
 
 @st.composite
