@@ -31,6 +31,9 @@ MAX_SESSION_CHARS = 64
 MAX_SEQ = 2**62
 """Leaves room to add a block's length within int64."""
 
+MAX_COUNT = 2**62
+"""Where a counter stops: sequence numbers from outside could otherwise take it beyond int64."""
+
 Session: TypeAlias = Annotated[str, Meta(max_length=MAX_SESSION_CHARS)]
 Seq: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_SEQ)]
 Time: TypeAlias = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from ..events import Refusal
+from ..events import MAX_COUNT, Refusal
 from ..model.buffers import Shared
 from .elements import Memory
 from .ledger import Ledger
@@ -215,8 +215,9 @@ class Stream:
         self.table.sources[self.row] = session
 
     def count(self, name: str, by: int = 1) -> None:
-        """Add to a counter."""
-        self.view[self.row, AT[name]] += by
+        """Add to a counter, which stops at MAX_COUNT."""
+        place = self.row, AT[name]
+        self.view[place] = min(self.view[place] + by, MAX_COUNT)
 
     def labelled(self, label: int, last: int) -> None:
         """Count a label that became known, for the plain forecasters; last: the one before it."""

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..config import Config
+from ..events import MAX_COUNT
 from ..model.buffers import aligned
 
 Int64s: TypeAlias = npt.NDArray[np.int64]
@@ -213,7 +214,10 @@ class StreamTable:
 
     def totals(self) -> Counters:
         """Return what happened on all streams."""
-        return Counters(*self.ints[: len(self), TICKS:].sum(axis=0).tolist())
+        counts = self.ints[: len(self), TICKS:]
+        # int64 wraps without a word, and float64 does not
+        beyond = counts.sum(axis=0, dtype=np.float64) >= MAX_COUNT
+        return Counters(*np.where(beyond, MAX_COUNT, counts.sum(axis=0)).tolist())
 
     @property
     def row_bytes(self) -> int:

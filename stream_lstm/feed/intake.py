@@ -20,7 +20,7 @@ from collections import Counter
 import numpy as np
 
 from ..errors import ConfigurationError, DecodeError
-from ..events import End, Gap, Label, Refusal, SessionStart, Ticks
+from ..events import MAX_COUNT, End, Gap, Label, Refusal, SessionStart, Ticks
 from ..tables import FeedConfig
 from .columns import Columns
 from .counters import Cause, FeedCounters
@@ -272,7 +272,7 @@ class Intake:
             drain.add(SessionStart(stream, session))
         if verdict.missed:
             self.counters.gaps += 1
-            self.counters.missed += verdict.missed
+            self.counters.missed = min(self.counters.missed + verdict.missed, MAX_COUNT)
             drain.add(Gap(stream, seq, verdict.missed))
         self.counters.repeats += verdict.repeats
         self.counters.overlaps += verdict.overlaps

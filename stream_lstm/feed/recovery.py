@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TypeAlias
 
+from ..events import MAX_COUNT
 from .counters import FeedCounters
 from .records import (
     Busy,
@@ -270,7 +271,7 @@ class Recovery:
     def _count_gone(self, stretch: Stretch, until: int) -> None:
         # What was before we came is not lost to us.
         if not stretch.joining:
-            self._counters.gone += until - stretch.due
+            self._counters.gone = min(self._counters.gone + until - stretch.due, MAX_COUNT)
 
     # ---- answers -----------------------------------------------------------------------
 

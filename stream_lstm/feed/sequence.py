@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections import deque
 from typing import NamedTuple
 
-from ..events import Refusal, Ticks
+from ..events import MAX_COUNT, Refusal, Ticks
 
 MAX_MISSED_RANGES = 64
 """Gaps remembered to tell overtaken ticks from repeats; those of older gaps count as repeats."""
@@ -175,7 +175,7 @@ class StreamSequence:
                 self._missing = deque(maxlen=MAX_MISSED_RANGES)
             self._missing.append((self.next_seq, seq))
             self.gaps += 1
-            self.missed += missed
+            self.missed = min(self.missed + missed, MAX_COUNT)
             self.next_seq = seq
         return missed
 

@@ -22,7 +22,7 @@ import numpy as np
 from ..core.losses import Doubles, log_losses
 from ..core.scores import Scoreboard
 from ..core.scores import Scores as ScoreTable
-from ..events import Prediction, Score
+from ..events import MAX_COUNT, Prediction, Score
 from ..records import Batch
 from .columns import EVIDENCE, Targets, Updates, forecasts
 
@@ -245,7 +245,7 @@ class Track:
 
     def lose(self, ticks: int) -> None:
         """Note that so many ticks were lost."""
-        self.missed += ticks
+        self.missed = min(self.missed + ticks, MAX_COUNT)
 
     def target(self, came: Targets) -> None:
         """Take the targets of elements."""

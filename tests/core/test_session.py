@@ -12,9 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_lstm.core.scores import Scores
+from stream_lstm.core.snapshot import restore, take
 from stream_lstm.core.table import Counters
 from stream_lstm.errors import ConfigurationError
 from stream_lstm.events import (
+    MAX_COUNT,
+    MAX_SEQ,
     Expiry,
     Gap,
     Label,
@@ -275,6 +278,18 @@ def test_continue_flags_until_a_warm_up_has_passed_and_changes_no_number() -> No
     assert flagged == {21, 24, 27, 30}, "elements 21 to 32 came in the warm-up after the gap"
     counters = gapped.session.streams["a"].counters
     assert (counters.gaps, counters.missed, counters.resets) == (1, 7, 0)
+
+
+def test_no_number_of_lost_ticks_makes_a_counter_overflow() -> None:
+    config = configuration(window=12, stride=3)
+    session = drive(config, [*ticks_of(XS[:20]), *[Gap("a", 21, MAX_SEQ)] * 6]).session
+    assert session.streams["a"].counters.missed == MAX_COUNT
+    for stream in "bcd":
+        session.gap(Gap(stream, 1, MAX_SEQ))
+    assert session.table.totals().missed == MAX_COUNT
+    again = open_session(config, [].append)
+    restore(again, take(session))
+    assert state_of(again) == state_of(session)
 
 
 @pytest.mark.parametrize("mode", ["carry", "window"])

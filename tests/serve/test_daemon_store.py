@@ -7,9 +7,10 @@ import pytest
 
 from stream_lstm.config import StoreConfig
 from stream_lstm.events import End, Gap, Label, Prediction, Score
-from stream_lstm.feed.encode import encode_label, encode_ticks
+from stream_lstm.feed.encode import encode_heartbeat, encode_label, encode_ticks
 from stream_lstm.feed.predictions import PredictionSubscriber
 from stream_lstm.feed.publisher import Publisher
+from stream_lstm.feed.records import Heartbeat
 from stream_lstm.serve.daemon import Daemon
 from stream_lstm.serve.stop import StopSwitch
 from stream_lstm.store.setup import Setup
@@ -99,6 +100,23 @@ class Life:
     def count(daemon):
         stream = daemon.session.streams.get("a")
         return 0 if stream is None else stream.n
+
+
+@pytest.mark.parametrize("beats", [6, 12])
+def test_a_daemon_outlives_numbers_that_are_as_large_as_may_be(path, beats):
+    values = series(100)
+
+    def send(publisher):
+        publish(publisher, values[:1], 1)
+        for k in range(beats):
+            publisher._socket.send_multipart(
+                encode_heartbeat(Heartbeat("y", 2**62, f"{publisher.session}-{k}"))
+            )
+        publish(publisher, values[1:], 2)
+
+    for session in ("s1", "s2"):
+        life = Life(path, send, 100, every=10, session=session)
+        assert of(Prediction, life.events)
 
 
 @pytest.fixture
