@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 MAX_SESSIONS = 1000
 """Sessions that are remembered for having other columns; a session is easily forged."""
+
+MAX_SHOWN = 1000
+"""Characters of the names that a reason quotes: one is kept for every refused session."""
 
 
 class Columns:
@@ -40,7 +45,13 @@ class Columns:
         if len(self.refused) >= MAX_SESSIONS:
             self.refused.pop(next(iter(self.refused)))
         self.refused[session] = (
-            f"the feed's columns are {', '.join(theirs)}, and here they are {', '.join(ours)}: "
-            f"name them in the feed's order, --columns {','.join(theirs)}"
+            f"the feed's columns are {_shown(theirs)}, and here they are {_shown(ours)}: "
+            f"name them in the feed's order, --columns {_shown(theirs, ',')}"
         )
         return True
+
+
+def _shown(names: Sequence[str], comma: str = ", ") -> str:
+    """Return names as one line, cut where it would be long."""
+    text = comma.join(names)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}... ({len(names)} in all)"

@@ -256,6 +256,9 @@ class Intake:
             self._end(beat, drain)
 
     def _end(self, beat: Heartbeat, drain: Drain) -> None:
+        known = beat.stream in self._streams or beat.stream in self._ended
+        if not known and len(self._ended) >= self.max_streams:
+            return
         if self._ended.get(beat.stream) != beat.session:
             self._ended[beat.stream] = beat.session
             drain.add(End(beat.stream, beat.session))

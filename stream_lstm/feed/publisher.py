@@ -30,7 +30,7 @@ from ..events import NO_TIME
 from ..tables import Encoding
 from .encode import Frames, encode_heartbeat, encode_ticks
 from .endpoints import ASKING_BUFFER, Binding, open_socket
-from .records import Heartbeat
+from .records import MAX_COLUMN_BYTES, MAX_COLUMNS, Heartbeat
 from .recovery_server import RecoveryServer
 from .ring import RING_TICKS, Ring
 from .security import Security
@@ -96,6 +96,11 @@ class Publisher(Closing):
     ) -> None:
         if not columns:
             raise ConfigurationError("columns is empty: name the values", key="columns")
+        if len(columns) > MAX_COLUMNS or any(len(c.encode()) > MAX_COLUMN_BYTES for c in columns):
+            raise ConfigurationError(
+                f"columns may be {MAX_COLUMNS:,} names of {MAX_COLUMN_BYTES} bytes each at most",
+                key="columns",
+            )
         if len(set(columns)) < len(columns):
             twice = ", ".join(columns)
             raise ConfigurationError(f"columns names a value twice: {twice}", key="columns")

@@ -61,11 +61,22 @@ MAX_NAME_BYTES = 200
 
 MAX_TOPIC_BYTES = len("prediction//") + MAX_NAME_BYTES
 
+MAX_COLUMNS = 4096
+"""Far more than a feed has; whoever has more numbers sends them on several streams."""
+
+MAX_COLUMN_BYTES = 250
+"""Of a column's name in UTF-8: it is printed, and is a key in every tick that names its values."""
+
+MAX_EXPERT_CHARS = 1000
+"""Of the name of a member of a bank, which each prediction may carry."""
+
 MAX_SNAPSHOT_STREAMS = 100_000
 """As many streams as a subscriber may take; see `max_streams`."""
 
 Rows: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_BLOCK_ROWS)]
 Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_BYTES)]
+Column: TypeAlias = Annotated[str, Meta(max_length=MAX_COLUMN_BYTES)]
+Columns: TypeAlias = Annotated[tuple[Column, ...], Meta(max_length=MAX_COLUMNS)]
 
 Number: TypeAlias = float | None
 Times: TypeAlias = Time | list[Time] | bytes
@@ -125,7 +136,7 @@ class HeartbeatRecord(msgspec.Struct):
     t_ns: Time = NO_TIME
     end: bool = False
     stale: bool | msgspec.UnsetType = msgspec.UNSET
-    columns: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    columns: Columns | msgspec.UnsetType = msgspec.UNSET
 
 
 class Heartbeat(msgspec.Struct, frozen=True):
@@ -176,7 +187,7 @@ class Welcome(msgspec.Struct, frozen=True, tag="welcome", tag_field="kind", kw_o
 
     v: int = PROTOCOL_VERSION
     session: Session
-    columns: tuple[str, ...]
+    columns: Columns
 
 
 class Snapshot(msgspec.Struct, frozen=True, tag="snapshot", tag_field="kind", kw_only=True):

@@ -24,9 +24,11 @@ import numpy.typing as npt
 from msgspec import Meta
 
 from ..errors import ConfigurationError, DecodeError
-from ..events import NO_TIME, Label, Prediction, Score, Seq, Session, Ticks, Time
+from ..events import NO_TIME, Expert, Label, Prediction, Score, Seq, Session, Ticks, Time
+from ..members import MAX_MEMBERS
 from .records import (
     MAX_BLOCK_ROWS,
+    MAX_EXPERT_CHARS,
     MAX_PAYLOAD_BYTES,
     PROTOCOL_VERSION,
     Heartbeat,
@@ -321,9 +323,19 @@ def _decode_output(kind: type[E], decoder: RecordDecoder[Any], topic: bytes, pay
     said = {name: value for name, value in fields.items() if value is not msgspec.UNSET}
     try:
         check_session(said["session"])
+        _check_experts(said.get("experts", ()))
         return kind(parsed.stream, **said)
     except ValueError as error:
         raise DecodeError(f"{parsed.text}: {error}") from None
+
+
+def _check_experts(experts: Sequence[Expert]) -> None:
+    """Raise ValueError for what no bank has: a viewer keeps the last predictions."""
+    if len(experts) > MAX_MEMBERS or any(len(e.name) > MAX_EXPERT_CHARS for e in experts):
+        raise ValueError(
+            f"there are more than {MAX_MEMBERS} experts, or a name has more than "
+            f"{MAX_EXPERT_CHARS} characters"
+        )
 
 
 def decode_heartbeat(topic: bytes, payload: bytes) -> Heartbeat:
