@@ -32,6 +32,10 @@ HANDSHAKE_S = 10.0
 RECONNECT_S = (0.1, 1.0)
 """A publisher that was away is dialled at least once a second."""
 
+ALL = 0
+"""The high-water mark of a SUB socket for what it sends, its subscriptions: libzmq drops those
+above one without a word, at every connection. There are no more of them than we asked for."""
+
 ASKING_BYTES = 1024
 """Of one frame from whoever connects to a publisher: a topic, or a step of the handshake."""
 

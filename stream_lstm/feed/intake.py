@@ -184,6 +184,8 @@ class Intake:
                 'of this protocol set payload = "json" or "float64"',
                 cause="frames",
             )
+        if self._wanted and parse_topic(frames[0]).stream not in self._wanted:
+            return None
         return self._records.decode(frames[0], frames[1])
 
     def _compare(self, told: Heartbeat | Welcome) -> None:

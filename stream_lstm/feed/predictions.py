@@ -19,13 +19,13 @@ from ..errors import DecodeError
 from ..events import NO_TIME, End, Prediction, Score
 from ..tables import Encoding
 from .encode import encode_heartbeat, encode_prediction, encode_score
-from .endpoints import ASKING_BUFFER, Binding, connect, open_socket
+from .endpoints import ALL, ASKING_BUFFER, Binding, connect, open_socket
 from .guard import Inbound
 from .publisher import DRAIN_EVERY, LINGER_S, SEND_HWM
 from .records import MAX_FRAME_BYTES, MAX_MESSAGE_BYTES, Heartbeat
 from .security import Security
 from .subscriptions import Subscriptions
-from .topics import make_topic, parse_topic
+from .topics import make_topic, parse_topic, prefixes
 from .wire import decode_heartbeat, decode_prediction, decode_score
 
 MAX_DRAIN = 4096
@@ -164,25 +164,26 @@ class PredictionSubscriber(Closing):
         self.heard = 0
         self.refused = 0
         self.stale = False
+        named = tuple(streams)
+        self._wanted = frozenset(named)
         self.security = security or Security()
         self._context: zmq.Context[Any] = zmq.Context()
         self._inbound = Inbound(MAX_MESSAGE_BYTES)
         try:
             self._socket = open_socket(
-                self._context, zmq.SUB, receive_hwm=receive_hwm, max_frame_bytes=MAX_FRAME_BYTES
+                self._context,
+                zmq.SUB,
+                send_hwm=ALL,
+                receive_hwm=receive_hwm,
+                max_frame_bytes=MAX_FRAME_BYTES,
             )
-            self._subscribe(tuple(streams))
+            # predictions last: who sees that subscription knows that the others are in place
+            for topic in prefixes(("heartbeat", "score", "prediction"), named):
+                self._socket.setsockopt(zmq.SUBSCRIBE, topic)
             connect(self._socket, [endpoint], self.security, self._inbound)
         except BaseException:
             self._context.destroy(linger=0)
             raise
-
-    def _subscribe(self, streams: tuple[str, ...]) -> None:
-        # predictions last: who sees that subscription knows that the others are in place
-        for kind in ("heartbeat", "score", "prediction"):
-            topics = [make_topic(kind, stream) for stream in streams] or [f"{kind}/".encode()]
-            for topic in topics:
-                self._socket.setsockopt(zmq.SUBSCRIBE, topic)
 
     def receive(self, timeout_s: float) -> list[Output]:
         """Wait for a message up to `timeout_s` seconds and return what came, in order.
@@ -222,7 +223,9 @@ class PredictionSubscriber(Closing):
         if len(frames) != 2:
             raise DecodeError(f"{len(frames)} frames, where topic and payload belong")
         topic, payload = frames
-        kind = parse_topic(topic).kind
+        kind, stream, _ = parse_topic(topic)
+        if self._wanted and stream not in self._wanted:
+            return None
         if kind == "prediction":
             return decode_prediction(topic, payload)
         if kind == "score":

@@ -25,14 +25,14 @@ from ..errors import ConfigurationError
 from ..tables import FeedConfig
 from .counters import FeedCounters
 from .drain import Drain, Received
-from .endpoints import connect, open_socket
+from .endpoints import ALL, connect, open_socket
 from .guard import Inbound
 from .intake import MAX_DRAIN_BYTES, Intake
 from .records import MAX_FRAME_BYTES, MAX_MESSAGE_BYTES
 from .recovery import Recovery
 from .recovery_link import RecoveryLink
 from .security import Security
-from .topics import make_topic
+from .topics import prefixes
 
 MAX_DRAIN = 1024
 """Messages taken at once: some 10 ms of single ticks, after which the caller may look around."""
@@ -80,8 +80,13 @@ class Subscriber(Closing):
         self._context: zmq.Context[Any] = zmq.Context()
         self._inbound = Inbound(MAX_MESSAGE_BYTES)
         try:
-            room = {"receive_hwm": config.receive_hwm, "max_frame_bytes": MAX_FRAME_BYTES}
-            self._socket = open_socket(self._context, zmq.SUB, **room)
+            self._socket = open_socket(
+                self._context,
+                zmq.SUB,
+                send_hwm=ALL,
+                receive_hwm=config.receive_hwm,
+                max_frame_bytes=MAX_FRAME_BYTES,
+            )
             # Past the layer of pyzmq that makes an enumeration of it.
             self._get: Any = super(zmq.Socket, self._socket).get
             for topic in _subscriptions(config):
@@ -246,7 +251,4 @@ def _subscriptions(config: FeedConfig) -> list[bytes]:
     """Return the prefixes to subscribe to, those of ticks last; see `subscriptions`."""
     if config.payload != "record":
         return [(config.topic or "").encode()]
-    kinds = ("label", "heartbeat", "tick")
-    if not config.streams:
-        return [f"{kind}/".encode() for kind in kinds]
-    return [make_topic(kind, stream) for kind in kinds for stream in config.streams]
+    return prefixes(("label", "heartbeat", "tick"), config.streams)

@@ -7,6 +7,7 @@ a stream's topic is looked at once and not with every tick.
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -17,6 +18,10 @@ KINDS = ("tick", "label", "prediction", "score", "heartbeat")
 
 TOPIC_CACHE = 16_384
 """Topics kept parsed: some 5 MB at most. More streams than that only cost time."""
+
+MOST_NAMED = 1000
+"""Streams that are subscribed to by name. With three kinds of topics each they are as many
+prefixes as our publisher grants one subscriber, and every connection sends them all again."""
 
 
 class Topic(NamedTuple):
@@ -66,3 +71,14 @@ def make_topic(kind: str, stream: str) -> bytes:
         return f"{kind}/{check_name(stream)}/".encode()
     except ValueError as error:
         raise UsageError(str(error)) from None
+
+
+def prefixes(kinds: Iterable[str], streams: Sequence[str]) -> list[bytes]:
+    """Return what to subscribe to for some kinds of topics, in their order.
+
+    Of no streams, or of more than MOST_NAMED, that is all of a kind: who subscribes then has to
+    pass over the others itself.
+    """
+    if not 0 < len(streams) <= MOST_NAMED:
+        return [f"{kind}/".encode() for kind in kinds]
+    return [make_topic(kind, stream) for kind in kinds for stream in streams]
