@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 PERIOD_S = 1.0
 
 NOT_ADMITTED = "not_admitted"
+GIVEN_UP = "given_up"
 
 
 def refused_peers(counts: Mapping[str, int]) -> str:
@@ -63,9 +64,13 @@ class PeerLog:
         for reason, count in new.items():
             self._spacing.told(reason)
             self._told[reason] = self._told.get(reason, 0) + count
-        admitted = {reason: count for reason, count in new.items() if reason != NOT_ADMITTED}
+        ours = NOT_ADMITTED, GIVEN_UP
+        admitted = {reason: count for reason, count in new.items() if reason not in ours}
         if admitted:
             self._write(f"peers refused: {refused_peers(admitted)}")
         if NOT_ADMITTED in new:
             times = count_of(new[NOT_ADMITTED], "times")
             self._write(f"not let in by whom we connect to, {times}: {self._security.advice}")
+        if GIVEN_UP in new:
+            for endpoint, why in self._security.take_given_up().items():
+                self._write(f"the connection to {endpoint} was given up: {why}")

@@ -1,7 +1,7 @@
 """Sockets: their options, binding and connecting, with errors that say which endpoint and why.
 
-Every socket is made by `open_socket`, and bound by `Binding` or connected by `connect`: options,
-keys and the guard against floods are set there and nowhere else.
+Every socket is made by `open_socket`, and bound by `Binding` or connected by `Connections`:
+options, keys and the guard against floods are set there and nowhere else.
 
 libzmq lets a second process bind an `ipc://` path and take it from the first without a word, so
 a lock on a file beside the path stands for it.
@@ -9,6 +9,7 @@ a lock on a file beside the path stands for it.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -17,8 +18,10 @@ from typing import Any
 
 import zmq
 
+from ..errors import StreamLSTMError
 from .addresses import refused_endpoint
 from .guard import Inbound, guard_of
+from .redial import Redial
 from .security import Security, Socket
 
 KEEPALIVE = {zmq.TCP_KEEPALIVE_IDLE: 10, zmq.TCP_KEEPALIVE_INTVL: 5, zmq.TCP_KEEPALIVE_CNT: 3}
@@ -28,6 +31,9 @@ MAX_PORT = 65_535
 
 HANDSHAKE_S = 10.0
 """For a peer to say who it is; a stopped one tries again when it goes on."""
+
+CONNECT_S = 5.0
+"""For a connection to be made; the kernel would try for two minutes."""
 
 RECONNECT_S = (0.1, 1.0)
 """A publisher that was away is dialled at least once a second."""
@@ -70,6 +76,7 @@ def open_socket(
         zmq.LINGER: int(linger_s * 1000),
         zmq.MAXMSGSIZE: max_frame_bytes,
         zmq.HANDSHAKE_IVL: int(HANDSHAKE_S * 1000),
+        zmq.CONNECT_TIMEOUT: int(CONNECT_S * 1000),
         zmq.RECONNECT_IVL: int(RECONNECT_S[0] * 1000),
         zmq.RECONNECT_IVL_MAX: int(RECONNECT_S[1] * 1000),
         zmq.HEARTBEAT_IVL: 0,
@@ -100,7 +107,7 @@ class Binding:
         security.serve(socket, endpoint)
         self._lock = _lock_path(endpoint)
         try:
-            guard_of(socket.context, security).watch(socket, inbound, bound=True)
+            guard_of(socket.context, security).watch(socket, inbound)
             socket.bind(endpoint)
         except (zmq.ZMQError, ValueError, TypeError) as error:
             self.close()
@@ -114,17 +121,39 @@ class Binding:
             self._lock = None
 
 
-def connect(
-    socket: Socket, endpoints: Iterable[str], security: Security, inbound: Inbound
-) -> None:
-    """Connect, now or whenever the peers appear; raises EndpointError if it never can.
+class Connections:
+    """The connections of a socket to some endpoints, made now or whenever the peers appear.
 
-    inbound: what the owner of the socket keeps up to date; see there. Raises ConfigurationError
+    inbound: what the owner of the socket keeps up to date; see there. The owner calls `tend` where
+    `restless` is set, and at least every PIECE_S seconds: an endpoint that libzmq has given up is
+    dialled again then.
+
+    Raises EndpointError for an endpoint that never can be connected to, and ConfigurationError
     where the key that a server must have cannot be read.
     """
-    guard_of(socket.context, security).watch(socket, inbound, bound=False)
-    for endpoint in endpoints:
-        _connect(socket, endpoint, security)
+
+    def __init__(
+        self, socket: Socket, endpoints: Iterable[str], security: Security, inbound: Inbound
+    ) -> None:
+        endpoints = tuple(endpoints)
+        self._socket, self._security = socket, security
+        self.redial = Redial(endpoints, security.give_up)
+        guard_of(socket.context, security).watch(socket, inbound, self.redial)
+        for endpoint in endpoints:
+            _connect(socket, endpoint, security)
+
+    def tend(self, now: float) -> bool:
+        """Dial what is due, and return whether something was; `now` is in seconds, monotonic."""
+        stale, due = self.redial.due(now)
+        for endpoint in stale:
+            with contextlib.suppress(zmq.ZMQError):
+                self._socket.disconnect(endpoint)
+        for endpoint in due:
+            try:
+                _connect(self._socket, endpoint, self._security)
+            except StreamLSTMError as error:
+                self.redial.failed(endpoint, str(error), now)
+        return bool(due)
 
 
 def _connect(socket: Socket, endpoint: str, security: Security) -> None:

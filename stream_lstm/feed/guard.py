@@ -32,6 +32,7 @@ import zmq
 from zmq.utils import z85
 from zmq.utils.monitor import recv_monitor_message
 
+from .redial import Redial
 from .security import Reason, Security, Socket
 
 LOOK_S = 0.1
@@ -65,11 +66,17 @@ EVENTS = (
     zmq.EVENT_ACCEPTED
     | zmq.EVENT_CONNECTED
     | zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_CONNECT_DELAYED
+    | zmq.EVENT_CONNECT_RETRIED
     | FAILED
     | PROTOCOL
     | AUTH
     | zmq.EVENT_MONITOR_STOPPED
 )
+
+
+TRIED = (zmq.EVENT_CONNECT_DELAYED, zmq.EVENT_CONNECT_RETRIED)
+"""Reports that libzmq has not given an endpoint up."""
 
 
 class Inbound:
@@ -90,6 +97,7 @@ class _Connection(msgspec.Struct):
 
     fd: int
     inode: int
+    address: str
     seen: int = 0
     unsettled: int = 0
     pressed: float = 0.0
@@ -98,10 +106,11 @@ class _Connection(msgspec.Struct):
 class _Door:
     """A socket that is watched."""
 
-    def __init__(self, monitor: Socket, rule: Inbound | None, bound: bool) -> None:
+    def __init__(self, monitor: Socket, rule: Inbound | None, redial: Redial | None) -> None:
         self.monitor = monitor
         self.rule = rule
-        self.bound = bound
+        self.redial = redial
+        self.bound = redial is None
         self.taken = 0
         self.connections: dict[int, _Connection] = {}
 
@@ -112,7 +121,7 @@ class Guard:
     def __init__(self, context: zmq.Context[Any], security: Security) -> None:
         self._security = security
         self._context: zmq.Context[Any] = zmq.Context.shadow(context.underlying)
-        self._new: queue.SimpleQueue[tuple[str, Inbound | None, bool, threading.Event]]
+        self._new: queue.SimpleQueue[tuple[str, Inbound | None, Redial | None, threading.Event]]
         self._new = queue.SimpleQueue()
         self._wake_read, self._wake_write = sockets.socketpair()
         self._wake_read.setblocking(False)
@@ -126,11 +135,15 @@ class Guard:
         self._thread.start()
         ready.wait(START_S)
 
-    def watch(self, socket: Socket, rule: Inbound | None, *, bound: bool) -> None:
-        """Watch a socket from now on, which is not bound or connected yet."""
+    def watch(self, socket: Socket, rule: Inbound | None, redial: Redial | None = None) -> None:
+        """Watch a socket from now on, which is not bound or connected yet.
+
+        redial: takes the reports on the endpoints of a socket that connects; None for one that is
+        to be bound.
+        """
         name, heard = f"inproc://guard.{socket.underlying}", threading.Event()
         socket.monitor(name, EVENTS)
-        self._new.put((name, rule, bound, heard))
+        self._new.put((name, rule, redial, heard))
         self._wake_write.send(b"\0")
         # libzmq stands still at the first report, with the interpreter's lock, until it is heard
         heard.wait(START_S)
@@ -187,13 +200,13 @@ class Guard:
 
     def _admit(self, poller: zmq.Poller) -> None:
         while not self._new.empty():
-            name, rule, bound, heard = self._new.get()
+            name, rule, redial, heard = self._new.get()
             monitor = self._context.socket(zmq.PAIR)
             # libzmq waits for room when it reports: its own thread must never
             monitor.setsockopt(zmq.RCVHWM, 0)
             monitor.setsockopt(zmq.LINGER, 0)
             monitor.connect(name)
-            self._doors[monitor] = _Door(monitor, rule, bound)
+            self._doors[monitor] = _Door(monitor, rule, redial)
             poller.register(monitor, zmq.POLLIN)
             heard.set()
 
@@ -201,8 +214,10 @@ class Guard:
         while door.monitor.poll(0):
             heard = recv_monitor_message(door.monitor)
             event, value = int(heard["event"]), int(heard["value"])
+            if door.redial is not None:
+                self._report(door.redial, event, value, heard["endpoint"])
             if event in (zmq.EVENT_ACCEPTED, zmq.EVENT_CONNECTED):
-                self._connected(door, value)
+                self._connected(door, value, heard["endpoint"].decode(errors="replace"))
             elif event == zmq.EVENT_DISCONNECTED:
                 door.connections.pop(value, None)
             elif event == zmq.EVENT_MONITOR_STOPPED:
@@ -210,8 +225,23 @@ class Guard:
                 del self._doors[door.monitor]
                 door.monitor.close(linger=0)
                 return
-            else:
+            elif event not in TRIED:
                 self._failed(door, event, value)
+
+    def _report(self, redial: Redial, event: int, value: int, endpoint: bytes) -> None:
+        address = endpoint.decode(errors="replace")
+        if event in TRIED:
+            redial.report("tried", address)
+        elif event == zmq.EVENT_CONNECTED:
+            redial.report("connected", address)
+        elif event == zmq.EVENT_DISCONNECTED:
+            redial.report("ended", address)
+        elif event == AUTH:
+            redial.report("refused", address, "it did not let us in")
+        elif event == PROTOCOL:
+            other = value == zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH
+            why = "one of us has keys and the other has not" if other else "its handshake failed"
+            redial.report("refused", address, why)
 
     def _failed(self, door: _Door, event: int, value: int) -> None:
         if not door.bound:
@@ -225,9 +255,9 @@ class Guard:
         elif event == FAILED:
             self._security.refuse("timeout" if value == errno.EAGAIN else "left")
 
-    def _connected(self, door: _Door, fd: int) -> None:
+    def _connected(self, door: _Door, fd: int, address: str) -> None:
         with contextlib.suppress(OSError):
-            connection = _Connection(fd, os.fstat(fd).st_ino)
+            connection = _Connection(fd, os.fstat(fd).st_ino, address)
             door.connections[fd] = connection
             if door.bound and len(door.connections) > MAX_PEERS:
                 self._cut(door, connection, "too_many_peers")
@@ -245,6 +275,9 @@ class Guard:
         for connection in list(door.connections.values()):
             brought = _bytes_received(connection)
             if brought is None:
+                if door.redial is not None and not _is_there(connection):
+                    del door.connections[connection.fd]
+                    door.redial.report("ended", connection.address)
                 continue
             new, connection.seen = brought - connection.seen, brought
             if isinstance(rule, Inbound):
@@ -289,6 +322,14 @@ def _held(connection: _Connection) -> Iterator[sockets.socket]:
         if os.fstat(held.fileno()).st_ino != connection.inode:
             raise OSError("the connection is gone")
         yield held
+
+
+def _is_there(connection: _Connection) -> bool:
+    """Return whether the connection is open: libzmq does not report one that it ends itself."""
+    try:
+        return os.fstat(connection.fd).st_ino == connection.inode
+    except OSError:
+        return False
 
 
 def _bytes_received(connection: _Connection) -> int | None:

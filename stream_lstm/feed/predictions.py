@@ -19,10 +19,11 @@ from ..errors import DecodeError
 from ..events import NO_TIME, End, Prediction, Score
 from ..tables import Encoding
 from .encode import encode_heartbeat, encode_prediction, encode_score
-from .endpoints import ALL, ASKING_BUFFER, Binding, connect, open_socket
+from .endpoints import ALL, ASKING_BUFFER, Binding, Connections, open_socket
 from .guard import Inbound
 from .publisher import DRAIN_EVERY, LINGER_S, SEND_HWM
 from .records import MAX_FRAME_BYTES, MAX_MESSAGE_BYTES, Heartbeat
+from .redial import PIECE_S
 from .security import Security
 from .subscriptions import Subscriptions
 from .topics import make_topic, parse_topic, prefixes
@@ -180,7 +181,7 @@ class PredictionSubscriber(Closing):
             # predictions last: who sees that subscription knows that the others are in place
             for topic in prefixes(("heartbeat", "score", "prediction"), named):
                 self._socket.setsockopt(zmq.SUBSCRIBE, topic)
-            connect(self._socket, [endpoint], self.security, self._inbound)
+            self._connections = Connections(self._socket, [endpoint], self.security, self._inbound)
         except BaseException:
             self._context.destroy(linger=0)
             raise
@@ -194,12 +195,15 @@ class PredictionSubscriber(Closing):
         deadline = time.monotonic() + timeout_s
         left_s = timeout_s
         while not out and left_s >= 0:
+            if self._connections.redial.restless:
+                self._connections.tend(time.monotonic())
             self._inbound.waiting = True
-            came = self._socket.poll(math.ceil(left_s * 1000), zmq.POLLIN)
+            came = self._socket.poll(math.ceil(min(left_s, PIECE_S) * 1000), zmq.POLLIN)
             self._inbound.waiting = False
-            if not came:
+            if came:
+                self._drain(out)
+            elif left_s <= PIECE_S:
                 break
-            self._drain(out)
             left_s = deadline - time.monotonic()
         return out
 

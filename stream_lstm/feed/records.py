@@ -46,8 +46,8 @@ MAX_PAYLOAD_BYTES = 8 * 2**20
 32-fold as Python floats, so that decoding one takes a quarter of a gigabyte at most."""
 
 MAX_FRAME_BYTES = 8 * MAX_PAYLOAD_BYTES
-"""What a socket takes in at all. libzmq drops a connection that sends more and never dials it
-again, so this lies far above what decoding refuses and counts: only an attack reaches it."""
+"""What a socket takes in at all. libzmq drops a connection that sends more, and what was underway
+with it, so this lies far above what decoding refuses and counts: only an attack reaches it."""
 
 MAX_MESSAGE_BYTES = MAX_FRAME_BYTES + MAX_PAYLOAD_BYTES
 """Of all frames of a message together: libzmq has no limit of its own, and the guard of a socket

@@ -282,6 +282,11 @@ class Recovery:
             self._silent.discard(endpoint)
             self._hello_at[endpoint] = NEVER
 
+    def greet(self, endpoint: int, now: float) -> None:
+        """Ask an endpoint who it is, since it was dialled afresh and what was sent is lost."""
+        self._introduced.discard(endpoint)
+        self._hello_at[endpoint] = now
+
     def welcome(self, endpoint: int, reply: Welcome) -> None:
         """Learn whose endpoint it is; of a new session it is asked where its streams stand."""
         if self._sessions[endpoint] != reply.session:

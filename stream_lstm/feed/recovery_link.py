@@ -14,7 +14,7 @@ from typing import Any
 import zmq
 
 from .encode import encode_side
-from .endpoints import connect, open_socket
+from .endpoints import Connections, open_socket
 from .guard import Inbound
 from .records import MAX_FRAME_BYTES, Request
 from .security import Security
@@ -46,6 +46,7 @@ class RecoveryLink:
         inbound: Inbound,
     ) -> None:
         self.sockets: list[zmq.Socket[Any]] = []
+        self._connections: list[Connections] = []
         for endpoint in endpoints:
             socket = open_socket(
                 context,
@@ -55,7 +56,15 @@ class RecoveryLink:
                 max_frame_bytes=MAX_FRAME_BYTES,
             )
             self.sockets.append(socket)
-            connect(socket, [endpoint], security, inbound)
+            self._connections.append(Connections(socket, [endpoint], security, inbound))
+
+    def tend(self, now: float) -> list[int]:
+        """Dial the endpoints again that libzmq has given up; return those that were dialled."""
+        return [
+            endpoint
+            for endpoint, connections in enumerate(self._connections)
+            if connections.redial.restless and connections.tend(now)
+        ]
 
     def send(self, requests: deque[tuple[int, Request]]) -> None:
         """Send all requests, each to the endpoint that it names."""

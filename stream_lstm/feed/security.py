@@ -39,6 +39,7 @@ Reason: TypeAlias = Literal[
     "endless_message",
     "revoked",
     "not_admitted",
+    "given_up",
 ]
 """Why a peer was refused.
 
@@ -50,6 +51,7 @@ is dropped without a count.
 `too_many_peers`, `too_many_subscriptions`, `endless_message`: it was cut off for what it did.
 `revoked`: connections that were reset since a key was taken off the list; those still on it come
 back at once. `not_admitted`: we connected, and the other side did not let us in.
+`given_up`: we connected, and libzmq would not dial the other side again for what it sent; we do.
 """
 
 
@@ -64,6 +66,7 @@ class Security:
         self.config = config
         self.refused: Counter[Reason] = Counter()
         self.clients: frozenset[bytes] = frozenset()
+        self.given_up: dict[str, str] = {}
         self.revocations = 0
         self._lock = threading.Lock()
         self._folder: Path | None = None
@@ -109,6 +112,18 @@ class Security:
         """Count peers that were refused; any thread may call it."""
         with self._lock:
             self.refused[reason] += count
+
+    def give_up(self, endpoint: str, why: str) -> None:
+        """Count an endpoint that libzmq gave up, and keep why for the log."""
+        with self._lock:
+            self.refused["given_up"] += 1
+            self.given_up[endpoint] = why
+
+    def take_given_up(self) -> dict[str, str]:
+        """Return the endpoints that were given up since the last call, and why."""
+        with self._lock:
+            found, self.given_up = self.given_up, {}
+            return found
 
     def counts(self) -> dict[str, int]:
         """Return how many were refused, by reason."""

@@ -8,7 +8,8 @@ Where recovery endpoints are configured, what is missing is asked for there (see
 between two messages and without waiting: the sockets for it stand beside the other in the poller.
 
 A payload above MAX_PAYLOAD_BYTES is refused like any other. A frame above MAX_FRAME_BYTES is not
-even received: libzmq drops that connection for good, which shows here as silence (`idle_s`).
+even received: libzmq drops that connection for good, and the endpoint is dialled again (see
+`redial`).
 """
 
 from __future__ import annotations
@@ -25,12 +26,13 @@ from ..errors import ConfigurationError
 from ..tables import FeedConfig
 from .counters import FeedCounters
 from .drain import Drain, Received
-from .endpoints import ALL, connect, open_socket
+from .endpoints import ALL, Connections, open_socket
 from .guard import Inbound
 from .intake import MAX_DRAIN_BYTES, Intake
 from .records import MAX_FRAME_BYTES, MAX_MESSAGE_BYTES
 from .recovery import Recovery
 from .recovery_link import RecoveryLink
+from .redial import PIECE_S
 from .security import Security
 from .topics import prefixes
 
@@ -92,7 +94,8 @@ class Subscriber(Closing):
             for topic in _subscriptions(config):
                 self._socket.setsockopt(zmq.SUBSCRIBE, topic)
             security = security or Security()
-            connect(self._socket, config.connect, security, self._inbound)
+            self._connections = Connections(self._socket, config.connect, security, self._inbound)
+            self._redial = self._connections.redial
             self._link = RecoveryLink(self._context, config.recovery, security, self._inbound)
         except BaseException:
             self._context.destroy(linger=0)
@@ -138,6 +141,8 @@ class Subscriber(Closing):
         that say nothing new, such as a heartbeat, or that have to wait for others.
         """
         drain = Drain(apart=self._apart)
+        if self._redial.restless or self._link.sockets:
+            self._tend()
         recovery = self.intake.recovery
         released = 0
         if recovery is not None and recovery.active:
@@ -161,6 +166,15 @@ class Subscriber(Closing):
             recovery.turn(self._clock())
             self._link.send(recovery.outgoing)
         return drain.finish()
+
+    def _tend(self) -> None:
+        """Dial the endpoints again that libzmq has given up."""
+        now = self._clock()
+        if self._redial.restless:
+            self._connections.tend(now)
+        for endpoint in self._link.tend(now):
+            assert self.intake.recovery is not None
+            self.intake.recovery.greet(endpoint, now)
 
     def _recover(self, recovery: Recovery, drain: Drain) -> int:
         """Take the answers that have come; return how many messages need not wait any more."""
@@ -193,10 +207,15 @@ class Subscriber(Closing):
                     return True
                 if self._poller.poll(0):
                     break
-        self._inbound.waiting = True
-        ready = self._poller.poll(math.ceil(timeout_s * 1000))
-        self._inbound.waiting = False
-        return any(source is self._socket for source, _ in ready)
+        while True:
+            piece_s = min(timeout_s, PIECE_S)
+            self._inbound.waiting = True
+            ready = self._poller.poll(math.ceil(piece_s * 1000))
+            self._inbound.waiting = False
+            timeout_s -= piece_s
+            if ready or timeout_s <= 0:
+                return any(source is self._socket for source, _ in ready)
+            self._tend()
 
     def drain(self, drain: Drain, most: int, awaited: bool = False) -> int:
         """Take up to `most` messages of those waiting into `drain`; return how many.

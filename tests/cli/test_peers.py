@@ -55,3 +55,15 @@ def test_who_is_not_let_in_with_keys_is_told_of_the_list(tmp_path):
     peers.tend()
     assert str(tmp_path / "keys" / "client.key") in lines[0]
     assert "3 times" in lines[0]
+
+
+def test_an_endpoint_that_was_given_up_is_named_with_the_reason():
+    security = Security()
+    peers, lines, _ = log(security)
+    security.give_up("tcp://10.0.0.1:5555", "its handshake failed; dialled again in 0.5 s")
+    peers.tend()
+    peers.tend()
+    (line,) = lines
+    assert line.startswith("the connection to tcp://10.0.0.1:5555 was given up: its handshake")
+    assert line.endswith("dialled again in 0.5 s")
+    assert security.counts() == {"given_up": 1}
