@@ -316,12 +316,13 @@ class Intake:
         """Take a reply of a recovery endpoint; `now` is the time that `Recovery.turn` is told."""
         recovery = self.recovery
         assert recovery is not None
-        recovery.heard(endpoint, now)
         try:
             reply = decode_reply(payload)
         except DecodeError as error:
+            recovery.nonsense(endpoint, now)
             self._refuse(drain, "recovery", "", str(error), "")
             return
+        recovery.heard(endpoint, now)
         match reply:
             case Welcome():
                 self._compare(reply)
@@ -350,6 +351,7 @@ class Intake:
         try:
             values = raw_rows(block.values, len(self._columns), block.rows)[start:stop]
         except ValueError as error:
+            recovery.nonsense(endpoint, now)
             self._refuse(drain, "recovery", block.stream, f"a block to recover: {error}", where)
             return
         t_ns = np.frombuffer(block.t_ns, "<i8")[start:stop]

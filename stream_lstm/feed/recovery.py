@@ -57,6 +57,12 @@ flood."""
 HELD_BYTES = 200
 """What a held message takes beside its frames."""
 
+MAX_NONSENSE = 3
+"""Answers without sense, and no tick between them, before an endpoint is left alone."""
+
+REST_S = 60.0
+"""For which an endpoint is left alone that answers nonsense."""
+
 NEVER = float("inf")
 
 Held: TypeAlias = list[bytes] | Heartbeat
@@ -125,6 +131,8 @@ class Recovery:
         self._silent: set[int] = set()
         self._hello_at = [-NEVER] * endpoints
         self._introduced: set[int] = set()
+        self._nonsense = [0] * endpoints
+        self._rests_until = [-NEVER] * endpoints
         self._not_before = -NEVER
 
     # ---- what the loop needs to know ---------------------------------------------------
@@ -276,11 +284,24 @@ class Recovery:
     # ---- answers -----------------------------------------------------------------------
 
     def heard(self, endpoint: int, now: float) -> None:
-        """Take note that an endpoint has said something."""
+        """Take note that an endpoint has said something that could be read."""
+        if now < self._rests_until[endpoint]:
+            return
         self._heard[endpoint] = now
         if endpoint in self._silent:
             self._silent.discard(endpoint)
             self._hello_at[endpoint] = NEVER
+
+    def nonsense(self, endpoint: int, now: float) -> None:
+        """Take note of an answer without sense; who gives several is left alone for a while."""
+        self._nonsense[endpoint] += 1
+        if self._nonsense[endpoint] < MAX_NONSENSE or now < self._rests_until[endpoint]:
+            return
+        self._nonsense[endpoint] = 0
+        self._silent.add(endpoint)
+        self._rests_until[endpoint] = self._hello_at[endpoint] = now + REST_S
+        for stretch in [s for s in self._asking.values() if endpoint in s.waiting]:
+            self._answered(endpoint, stretch, now)
 
     def greet(self, endpoint: int, now: float) -> None:
         """Ask an endpoint who it is, since it was dialled afresh and what was sent is lost."""
@@ -309,6 +330,7 @@ class Recovery:
     def advance(self, endpoint: int, stretch: Stretch, due: int, now: float) -> None:
         """Go on with what is missing from number `due` on, since what was before has come."""
         self._sessions[endpoint] = stretch.session
+        self._nonsense[endpoint] = 0
         self._counters.recovered += due - stretch.due
         stretch.due, stretch.asked, stretch.joining = due, 0, False
         self._asking.pop(stretch.stream)

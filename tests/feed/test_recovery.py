@@ -449,3 +449,29 @@ def test_a_schedule_that_comes_out_otherwise_is_seen(monkeypatch):
     monkeypatch.setattr(recovery_module, "MAX_ASKS", 1)
     assert schedules(30, seed=1)["differing"] > 0
     assert Schedule(random.Random(1)).run(10).differences() == []
+
+
+def test_who_answers_nonsense_is_left_alone_and_holds_nobody_up():
+    side = Side()
+    side.turn()
+    side.take(tick(1), tick(1, stream="B"), tick(9))
+    assert side.turn() == [("A", 2, 8)]
+
+    def nonsense():
+        side.intake.answer(0, b"\xc1", Drain(), side.now)
+
+    for _ in range(recovery_module.MAX_NONSENSE):
+        nonsense()
+    side.release()
+    assert side.counters.ticks == 3
+    for seq in range(11, 51, 2):  # a gap a second, while it rests
+        side.take(tick(seq, stream="B"))
+        assert side.turn(later=1.0) == []
+        nonsense()
+        side.release()
+        assert not side.recovery.streams
+    assert side.counters.ticks == 23
+    side.turn(later=recovery_module.REST_S)
+    side.answer(Welcome(session="s1", columns=("x",)))
+    side.take(tick(99, stream="B"))
+    assert side.turn() == [("B", 50, 98)]
