@@ -1,7 +1,14 @@
 """The lock that keeps a second process from writing to the same store.
 
-It is a lock of the kernel's on a file beside the store, which ends with the process however that
-ends: there is no such thing as a stale one. What is written in the file only says who has it.
+The lock belongs to the file and not to its name: SQLite names its write-ahead log after the path
+that it opens, so two names of one file would be two logs, and the file would be lost. The path is
+resolved, a file with a second hard link is refused, and two locks of the kernel are taken: one on
+FILE.lock beside the resolved file, which also says who has it, and one on a byte of the file
+itself, for a file that is mounted in a second place. Both end with the process however that ends:
+there is no such thing as a stale one.
+
+To close any descriptor of a file drops the POSIX locks that SQLite has on it in this process. So
+the descriptor stays open until `close`, which comes after the last connection of the store.
 """
 
 from __future__ import annotations
@@ -9,12 +16,17 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import stat
+import struct
 import time
 from pathlib import Path
 
 import msgspec
 
-from ..errors import LockedError, OutputError
+from ..errors import ConfigurationError, LockedError, OutputError
+
+LOCK_BYTE = 2**62
+"""The byte of the store that is locked: far behind those that SQLite locks, and any data."""
 
 
 class Holder(msgspec.Struct):
@@ -26,42 +38,92 @@ class Holder(msgspec.Struct):
 
 
 class StoreLock:
-    """Holds FILE.lock from construction to `close`.
+    """Holds a store's file, which is made if need be, from construction to `close`.
 
-    Raises LockedError naming the holder, and OutputError where the file cannot be made.
+    Attributes: `store`, the resolved path; `path`, that of FILE.lock; `descriptor` of the store.
+
+    Raises LockedError naming the holder, ConfigurationError for a file with a second hard link,
+    and OutputError where the file cannot be made.
     """
 
     def __init__(self, store: Path) -> None:
-        self.path = store.with_name(store.name + ".lock")
         try:
-            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self.store = Path(os.path.realpath(store))
+            self.path = self.store.with_name(self.store.name + ".lock")
+            self._fd = _open(self.path)
         except OSError as error:
-            raise OutputError(f"cannot lock {store}: {error.strerror or error}") from None
+            raise _failure(store, error) from None
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.descriptor = _open(self.store)
         except BlockingIOError:
             holder = _holder(self._fd)
             os.close(self._fd)
-            raise LockedError(
-                f"{store} is in use by {holder}: stop that process first, or name another store"
-            ) from None
+            raise _in_use(store, holder) from None
         except OSError as error:
             os.close(self._fd)
-            raise OutputError(f"cannot lock {store}: {error.strerror or error}") from None
-        self._sign(store)
-
-    def _sign(self, store: Path) -> None:
-        holder = Holder(os.getpid(), socket.gethostname(), time.time_ns())
+            raise _failure(store, error) from None
         try:
-            os.ftruncate(self._fd, 0)
-            os.pwrite(self._fd, msgspec.json.encode(holder), 0)
+            _check_file(store, os.fstat(self.descriptor))
+            _lock_byte(self.descriptor)
+            self._sign()
+        except BlockingIOError:
+            self.close()
+            raise _in_use(store, "another process, by another path") from None
         except OSError as error:
-            os.close(self._fd)
-            raise OutputError(f"cannot lock {store}: {error.strerror or error}") from None
+            self.close()
+            raise _failure(store, error) from None
+        except BaseException:
+            self.close()
+            raise
+
+    def _sign(self) -> None:
+        holder = Holder(os.getpid(), socket.gethostname(), time.time_ns())
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, msgspec.json.encode(holder), 0)
 
     def close(self) -> None:
-        """Let go of the lock; the file stays, since to remove it would race with the next one."""
+        """Release the lock, after the last connection.
+
+        FILE.lock stays, since to remove it would race with the next process.
+        """
+        os.close(self.descriptor)
         os.close(self._fd)
+
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o644)
+
+
+def _check_file(store: Path, about: os.stat_result) -> None:
+    """Raise for what cannot be one store under one name."""
+    if not stat.S_ISREG(about.st_mode):
+        raise OutputError(f"cannot use {store} as a store: it is not a regular file")
+    if about.st_nlink > 1:
+        raise ConfigurationError(
+            f"{store} has {about.st_nlink} names (hard links), and SQLite would keep a log for "
+            f"each of them: remove the others (find DIR -samefile {store} lists them), or copy "
+            "the file",
+            key="store",
+        )
+
+
+def _lock_byte(descriptor: int) -> None:
+    """Lock a byte of an open file for this descriptor alone; raises BlockingIOError."""
+    command = getattr(fcntl, "F_OFD_SETLK", None)  # Linux has it
+    if command is not None:
+        request = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, LOCK_BYTE, 1, 0)
+        fcntl.fcntl(descriptor, command, request)
+
+
+def _in_use(store: Path, holder: str) -> LockedError:
+    return LockedError(
+        f"{store} is in use by {holder}: stop that process first, or name another store"
+    )
+
+
+def _failure(store: Path, error: OSError) -> OutputError:
+    return OutputError(f"cannot lock {store}: {error.strerror or error}")
 
 
 def _holder(fd: int) -> str:

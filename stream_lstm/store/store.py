@@ -117,7 +117,7 @@ class Store:
             raise
 
     def _connect(self) -> sqlite3.Connection:
-        return schema.connect(self.path, sync=self._options.sync)
+        return schema.connect(self._lock.store, sync=self._options.sync)
 
     def _open(self, setup: Setup) -> None:
         connection = self._connect()

@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from stream_lstm.errors import (
     ConfigurationError,
     InputMissingError,
     LockedError,
+    OutputError,
     StoreError,
     StreamLSTMError,
 )
@@ -36,6 +38,7 @@ from stream_lstm.events import (
 )
 from stream_lstm.store import schema
 from stream_lstm.store.journal import read_positions
+from stream_lstm.store.lock import StoreLock
 from stream_lstm.store.reading import entries, history
 from stream_lstm.store.runtime import held_weights
 from stream_lstm.store.setup import read_setup
@@ -461,6 +464,62 @@ def test_the_lock_of_a_killed_process_is_free(path):
     holder.communicate()
     with Kept(path):
         pass
+
+
+@pytest.mark.parametrize("kind", ["symbolic link", "relative path", "folder", "mount"])
+def test_a_store_in_use_is_refused_under_every_other_name(path, kind, monkeypatch):
+    other = path.with_name("other.db")
+    match kind:
+        case "symbolic link":
+            other.symlink_to(path.name)
+        case "relative path":
+            monkeypatch.chdir(path.parent)
+            other = Path(path.name)
+        case "folder":
+            path.with_name("folder").symlink_to(path.parent)
+            other = path.with_name("folder") / path.name
+        case "mount":  # the same file, with no FILE.lock beside it
+            other = path
+    with Kept(path) as kept:
+        kept.give(ticks(series(30), 1))
+        if kind == "mount":
+            path.with_name("s.db.lock").unlink()
+        program = (
+            "import sys; from pathlib import Path; from stream_lstm.store.lock import StoreLock\n"
+            "from stream_lstm.errors import LockedError\n"
+            "try: StoreLock(Path(sys.argv[1]))\n"
+            "except LockedError as error: sys.exit(error.exit_code)\n"
+        )
+        done = subprocess.run([sys.executable, "-c", program, str(other)], check=False)
+        assert done.returncode == 73
+        kept.give(ticks(series(30), 31))
+    assert predictions(path) == shown(kept.events)
+
+
+def test_a_store_with_two_hard_links_is_refused_and_left_alone(path):
+    with Kept(path) as kept:
+        kept.give(ticks(series(30), 1))
+    before = path.read_bytes()
+    other = path.with_name("other.db")
+    other.hardlink_to(path)
+    for name in (path, other):
+        with pytest.raises(ConfigurationError, match="has 2 names") as raised:
+            Kept(name)
+        assert raised.value.exit_code == 78
+    assert path.read_bytes() == before
+    other.unlink()
+    with Kept(path):
+        pass
+
+
+def test_what_is_no_regular_file_is_refused(path):
+    os.mkfifo(path)
+    with pytest.raises(OutputError, match="not a regular file"):
+        StoreLock(path)
+    path.unlink()
+    path.symlink_to(path)
+    with pytest.raises(OutputError, match="cannot lock"):
+        StoreLock(path)
 
 
 # ---- older schemas ----------------------------------------------------------------------
