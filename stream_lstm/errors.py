@@ -14,6 +14,7 @@ StreamLSTMError                    70  a promise of this program is broken
 ├── EndpointError                  69  an endpoint cannot be used, or nothing arrives
 ├── LockedError                    73  another process has what only one can have
 └── OutputError                    74  the operating system refused to read or write
+    └── GoneError                  74  the file of a store is not where it was
 ```
 
 `DataError` is the peer's mistake, `UsageError` and `ConfigurationError` are the user's, and
@@ -121,6 +122,10 @@ class OutputError(StreamLSTMError):
     """The operating system refused to read or to write."""
 
     exit_code: ClassVar[int] = 74
+
+
+class GoneError(OutputError):
+    """The file of a store was removed, moved, replaced or cut while it was written."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -269,6 +269,9 @@ class StoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sync: `normal` survives any kill of the process, `full` also waits for the disk at each commit.
     max_gb: size of the file, in 10^9 bytes, at which a daemon lets go of its oldest ticks and what
     came of them, up to the oldest snapshot that it keeps; 0 never does.
+    if_gone: what a daemon does when its file is removed, moved, replaced or cut: `new` continues,
+    and begins a new file with the whole state as soon as nothing else is in its place, `stop` ends
+    with 74; a replay always stops.
     """
 
     store: str | None = None
@@ -277,6 +280,7 @@ class StoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     commit_ms: Annotated[float, Meta(ge=1, le=60_000)] = 100.0
     sync: Literal["normal", "full"] = "normal"
     max_gb: Annotated[float, Meta(ge=0, le=1e6)] = 20.0
+    if_gone: Literal["new", "stop"] = "new"
 
 
 class SecurityConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from ..errors import GoneError
 from ..events import End, Expiry, Gap, Label, Rollback, Run, SessionStart, Ticks
 from ..records import Batch
 from .outputs import INTO, row_of, rows_of
@@ -67,12 +68,15 @@ class Journal:
     def reopen(self, connection: sqlite3.Connection) -> bool:
         """Go on with another connection; return whether the last batch is there after all.
 
-        An error at the very end of a commit does not say whether it was one.
+        An error at the very end of a commit does not say whether it was one. Raises GoneError
+        where what was committed is missing.
         """
-        before = self.pos
+        before, now = self.pos, last_pos(connection)
+        if now < before:
+            raise GoneError(f"the file has lost inputs {now + 1:,} to {before:,} of its journal")
         self.connection = connection
-        self.pos, self.positions = last_pos(connection), read_positions(connection)
-        return self.pos != before
+        self.pos, self.positions = now, read_positions(connection)
+        return now != before
 
     def write(self, units: Iterable[Unit]) -> None:
         """Write a batch in one transaction; nothing of it is there where SQLite raises."""

@@ -47,6 +47,7 @@ class StoreLock:
     """
 
     def __init__(self, store: Path) -> None:
+        self._closed = False
         try:
             self.store = Path(os.path.realpath(store))
             self.path = self.store.with_name(self.store.name + ".lock")
@@ -83,12 +84,13 @@ class StoreLock:
         os.pwrite(self._fd, msgspec.json.encode(holder), 0)
 
     def close(self) -> None:
-        """Release the lock, after the last connection.
+        """Release the lock, after the last connection; closing twice is no mistake.
 
         FILE.lock stays, since to remove it would race with the next process.
         """
-        os.close(self.descriptor)
-        os.close(self._fd)
+        for descriptor in (self.descriptor, self._fd) if not self._closed else ():
+            os.close(descriptor)
+        self._closed = True
 
 
 def _open(path: Path) -> int:

@@ -7,7 +7,8 @@ whole or not at all, so that a stored tick is never without its outputs. Nothing
 file once it has begun: a thread writes.
 
 Where a live feed is faster than the disk, or the disk is full, inputs are left out. What comes
-after could not be replayed, so that the end of such a hole is stored with a snapshot.
+after could not be replayed, so that the end of such a hole is stored with a snapshot. The same
+snapshot begins a new file where the file is gone.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import msgspec
 from ..core import snapshot
 from ..core.session import Session
 from ..core.table import AT, TICKS, N
-from ..errors import OutputError, StreamLSTMError
+from ..errors import GoneError, OutputError, StreamLSTMError
 from ..events import (
     Expiry,
     Gap,
@@ -45,6 +46,7 @@ from ..tables import StoreConfig
 from . import schema
 from .journal import last_pos, read_positions
 from .lock import StoreLock
+from .presence import Presence
 from .reading import history
 from .resume import Resumed, resume
 from .runtime import held_weights, runtime
@@ -54,6 +56,8 @@ from .writer import Writer
 
 TEND_S = 1.0
 """Between two events of one kind of refusal, and two lines about one trouble."""
+
+KEPT_BACK = "the disk could not keep up, or could not be written to"
 
 MAX_REFUSALS = 100
 """Rows about refusals within that time; a peer can invent streams to be refused."""
@@ -106,7 +110,8 @@ class Store:
         self._resets: dict[str, int] = {}
         self._since_snapshot = self._dropped = self._left_out = 0
         self._hole: dict[str, Position] | None = None
-        self._tend_at = 0.0
+        self._tend_at = self._anew_at = 0.0
+        self._obstacle = ""
         self._said: str | None = None
         self._closed = False
         self._lock = StoreLock(path)
@@ -148,7 +153,7 @@ class Store:
             if last_pos(connection):
                 self.resumed = resume(connection, session, str(self.path))
             self.positions = read_positions(connection)
-            run = self._enter(connection, session)
+            run = self._enter(connection, session, last_pos(connection))
         except sqlite3.Error as error:
             raise schema.failure(self.path, error) from None
         finally:
@@ -159,7 +164,11 @@ class Store:
         self._resets = {name: self._column(name, RESETS) for name in session.table.names}
         # a snapshot at the end, unless the one that was restored is where the journal ends
         self._since_snapshot = 1 if self.resumed is not None and self.resumed.inputs else 0
-        self._writer = Writer(
+        self._writer = self._write_on(run)
+        return self.resumed
+
+    def _write_on(self, run: int) -> Writer:
+        return Writer(
             self._connect,
             run,
             commit_elements=self._options.commit_elements,
@@ -167,12 +176,12 @@ class Store:
             blocking=self._blocking,
             # a replay makes its results anew from everything that is there
             max_bytes=0 if self._blocking else int(self._options.max_gb * 1e9),
+            presence=Presence(self._lock),
         )
-        return self.resumed
 
-    def _enter(self, connection: sqlite3.Connection, session: Session) -> int:
+    def _enter(self, connection: sqlite3.Connection, session: Session, pos: int) -> int:
         """Enter this run, and the snapshots that were set aside; return the run's number."""
-        now, pos = time.time_ns(), last_pos(connection)
+        now = time.time_ns()
         connection.execute("BEGIN IMMEDIATE")
         about = runtime() | {"weights": held_weights(session)}
         row = (now, pos, self._command, os.getpid(), about["stream_lstm"])
@@ -274,7 +283,15 @@ class Store:
 
     def _put(self, unit: Steps | Saved | Note | Hole) -> bool:
         assert self._writer is not None
-        return self._writer.put(unit)
+        try:
+            return self._writer.put(unit)
+        except GoneError:
+            if self._ends_when_gone():
+                raise
+            return False
+
+    def _ends_when_gone(self) -> bool:
+        return self._blocking or self._options.if_gone == "stop"
 
     def snapshot(self) -> None:
         """Hand over a snapshot of the session as it is now, between two inputs."""
@@ -311,17 +328,71 @@ class Store:
             if isinstance(event, Ticks | Run | Gap | SessionStart):
                 self._hole.setdefault(event.stream, Position(ticks=1)).follow(event)
         assert self._writer is not None
-        if self._writer.has_room():
+        if isinstance(self._writer.failure, GoneError):
+            self._begin_anew()
+        elif self._writer.has_room():
             self._end_hole()
 
-    def _end_hole(self) -> bool:
+    def _begin_anew(self) -> Writer:
+        """Begin a new file in the place of the one that is gone, or else try again later.
+
+        Returns the writer that writes from now on.
+        """
+        writer, session = self._writer, self._session
+        assert writer is not None
+        assert session is not None
+        if self._clock() < self._anew_at:
+            return writer
+        self._anew_at = self._clock() + TEND_S
+        writer.close()
+        try:
+            run = self._make_file(session)
+        except StreamLSTMError as error:
+            self._obstacle = f"; a new one cannot be made: {error}"
+            return writer
+        self._obstacle = ""
+        positions = writer.positions()
+        for stream, position in (self._hole or {}).items():
+            known = positions.setdefault(stream, position)
+            known.next_seq, known.session = position.next_seq, position.session or known.session
+        lost = [
+            len(unit) if isinstance(unit, list) else unit.inputs
+            for unit in writer.unwritten()
+            if isinstance(unit, list | Hole)
+        ]
+        self._left_out += sum(lost)
+        self._dropped = sum(lost) + (0 if self._hole is None else self._dropped)
+        self._writer, self._hole = self._write_on(run), positions
+        self._end_hole(f"{writer.failure}: this file begins here")
+        self._say(f"{writer.failure}; the store goes on in a new file with the state as it is")
+        return self._writer
+
+    def _make_file(self, session: Session) -> int:
+        """Make and enter a new file; return the number of the run in it.
+
+        Raises StreamLSTMError where that cannot be.
+        """
+        if os.path.lexists(self._lock.store):
+            raise OutputError(f"{self._lock.store} is in its place; move that away")
+        self._lock.close()
+        self._lock = StoreLock(self.path)
+        self._open(self.setup)
+        self.resumed = None if self.resumed is None else self.resumed._replace(set_aside={})
+        connection = self._connect()
+        try:
+            return self._enter(connection, session, 1)  # behind the hole, which is first
+        except sqlite3.Error as error:
+            raise schema.failure(self.path, error) from None
+        finally:
+            connection.close()
+
+    def _end_hole(self, reason: str = KEPT_BACK) -> bool:
         """Store that there was a hole, and the state behind it; return whether that is taken."""
         session = self._session
         assert session is not None
         for name, position in (self._hole or {}).items():
             if name in session.table.places:
                 position.n, position.ticks = self._column(name, N), self._column(name, TICKS)
-        reason = "the disk could not keep up, or could not be written to"
         hole = Hole(self._dropped, reason, self._hole or {}, self._saved())
         if not self._put(hole):
             return False
@@ -337,7 +408,8 @@ class Store:
             reason = f"{refusal.reason}{place}"[:500]
             self._put(Note(f"refused {refusal.kind}", refusal.stream, reason, count))
         assert self._writer is not None
-        trouble = self._writer.trouble
+        failure = self._writer.failure
+        trouble = f"{failure}{self._obstacle}" if failure is not None else self._writer.trouble
         if trouble is not None and trouble != self._said:
             left_out = f", {self._dropped:,} inputs left out" if self._hole is not None else ""
             self._say(f"the store {self.path} cannot be written ({trouble}){left_out}; going on")
@@ -353,7 +425,7 @@ class Store:
         writer = self._writer
         if writer is None:
             return None
-        failure = None if writer.failure is None else str(writer.failure)
+        failure = None if writer.failure is None else f"{writer.failure}{self._obstacle}"
         left_out = "inputs are left out" if self._hole is not None else None
         return failure or writer.trouble or left_out
 
@@ -396,7 +468,10 @@ class Store:
             if whole:
                 self.tend()
                 writer.catch_up()
-                if self._hole is not None:
+                if isinstance(writer.failure, GoneError) and not self._ends_when_gone():
+                    self._anew_at = 0.0
+                    writer = self._begin_anew()
+                elif self._hole is not None:
                     self._end_hole()
                 elif self._since_snapshot:
                     self.snapshot()

@@ -7,7 +7,7 @@ instead.
 
 Live, an error of the file or the disk is tried again, more and more seldom, with a fresh
 connection; predicting goes on. In a replay it ends the writer, and so does, always, what no disk
-is to blame for.
+is to blame for, and a file that is gone.
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from ..errors import OutputError, StreamLSTMError
-from ..events import Run, Ticks
+import msgspec
+
+from ..errors import GoneError, OutputError, StreamLSTMError
+from ..events import Gap, Label, Run, SessionStart, Ticks
 from ..records import Batch
 from ..serve.switches import quick_switches
 from .journal import Journal
-from .units import Hole, Note, Saved, Step, Unit
+from .presence import Presence
+from .units import Hole, Note, Position, Saved, Step, Unit
 
 QUEUE_BYTES = 64 * 2**20
 """What may wait; half a million single ticks, or minutes of a fast feed."""
@@ -45,6 +48,9 @@ UNIT_BYTES = 200
 RETRY_S, RETRY_MAX_S = 0.05, 5.0
 """Between attempts, the first and the longest."""
 
+WATCH_S = 1.0
+"""Between two looks at the file where nothing comes to be written."""
+
 CLOSE_S = 2.0
 """For what waits at the end, where the disk will not."""
 
@@ -55,7 +61,7 @@ class Writer:
     """Writes units in their order, until `close`.
 
     connect: opens the store's file. run: the number of this run. max_bytes: of the file, 0 for
-    any.
+    any. presence: watches the file; None for one that nobody else can touch.
 
     Attributes, to be read from any thread: `written`, units that are stored; `retries` and
     `trouble`, failed attempts and the last error's text, None while all is well; `failure`, the
@@ -71,6 +77,7 @@ class Writer:
         commit_s: float,
         blocking: bool,
         max_bytes: int = 0,
+        presence: Presence | None = None,
     ) -> None:
         self.written = self.retries = 0
         self.trouble: str | None = None
@@ -78,6 +85,8 @@ class Writer:
         self._connect, self._run = connect, run
         self._commit_elements, self._commit_s = commit_elements, commit_s
         self._blocking, self._max_bytes = blocking, max_bytes
+        self._presence = presence
+        self._watch_at = time.monotonic() + WATCH_S
         self._queue: deque[tuple[Unit, int]] = deque()
         # Each is written by one thread alone, so their difference needs no lock.
         self._bytes_in = self._bytes_out = 0
@@ -154,6 +163,27 @@ class Writer:
         self._switches.close()
         return len(self._batch) + len(self._queue)
 
+    def unwritten(self) -> list[Unit]:
+        """Return what was handed over and is not stored, once the writer has ended."""
+        return [*self._batch, *(unit for unit, _ in self._queue)]
+
+    def positions(self) -> dict[str, Position]:
+        """Return where the streams stand after all that was handed over, once it has ended."""
+        known = {} if self._journal is None else dict(self._journal.positions)
+        for unit in self.unwritten():
+            if isinstance(unit, Hole):
+                known.update(unit.positions)
+            for step in unit if isinstance(unit, list) else ():
+                event = step.event
+                if isinstance(event, Ticks | Run | Gap | SessionStart | Label):
+                    found = msgspec.structs.replace(known.get(event.stream, Position()))
+                    known[event.stream] = found
+                    if isinstance(event, Label):
+                        found.labels += 1
+                    else:
+                        found.follow(event)
+        return known
+
     # ---- in the thread ----------------------------------------------------------------
 
     def _work(self) -> None:
@@ -167,12 +197,17 @@ class Writer:
                 last = self._closing.is_set()
                 while self._fill() and self._write():
                     pass
+                self._watch()
                 if last or self.failure is not None:
                     break
+        except GoneError as error:
+            self.failure = error
         except Exception as error:
             self.failure = StreamLSTMError(f"the store cannot hold what came: {error!r}")
         finally:
             self._room.set()
+            if self._presence is not None and self._journal is not None and self._connected:
+                self._presence.leave(self._journal.connection)
             self._disconnect()
 
     def _fill(self) -> bool:
@@ -191,7 +226,7 @@ class Writer:
             try:
                 self._attempt([*self._batch, *told])
                 break
-            except sqlite3.IntegrityError:
+            except (sqlite3.IntegrityError, GoneError):
                 raise
             except (sqlite3.OperationalError, sqlite3.DatabaseError, StreamLSTMError) as error:
                 self.trouble = str(error)
@@ -214,13 +249,39 @@ class Writer:
         return True
 
     def _attempt(self, units: list[Unit]) -> None:
+        presence = self._presence
+        if presence is not None and not self._connected:
+            presence.check()  # or SQLite would make a new file
+            presence.begin()
         if self._journal is None:
             self._journal = Journal(self._connect(), self._run, max_bytes=self._max_bytes)
-        elif not self._connected and self._journal.reopen(self._connect()):
+        elif not self._connected and self._reopen(self._journal):
             self._connected = True
             return  # the attempt before this one was none in vain
         self._connected = True
+        if presence is not None:
+            presence.check_before(self._journal.connection)
         self._journal.write(units)
+        if presence is not None and not presence.check_after():
+            self.retries += 1
+            self._disconnect()
+            presence.begin()
+            self._reopen(self._journal)
+            self._connected = True
+
+    def _reopen(self, journal: Journal) -> bool:
+        connection = self._connect()
+        try:
+            return journal.reopen(connection)
+        except BaseException:
+            connection.close()
+            raise
+
+    def _watch(self) -> None:
+        """Look at the file now and then; raises GoneError."""
+        if self._presence is not None and time.monotonic() >= self._watch_at:
+            self._watch_at = time.monotonic() + WATCH_S
+            self._presence.check()
 
     def _disconnect(self) -> None:
         if self._journal is not None and self._connected:
