@@ -37,8 +37,9 @@ def command(
 ) -> None:
     """Replay a store's journal, and compare every stored prediction bit for bit.
 
-    Exit code 0: all are the same; 65: ticks or weights are not those that were stored; 70: the
-    same input leads to something else, here and now.
+    Check the checksum of every transaction too. Exit code 0: all are the same; 65: ticks, weights
+    or other rows are not those that were stored; 70: the same input leads to something else, here
+    and now.
 
     Example: stream-lstm verify quotes.db
     """

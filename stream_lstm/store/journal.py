@@ -20,6 +20,7 @@ import numpy as np
 from ..errors import GoneError
 from ..events import End, Expiry, Gap, Label, Rollback, Run, SessionStart, Ticks
 from ..records import Batch
+from .chain import HELD, Chain, checksum_of
 from .outputs import INTO, row_of, rows_of
 from .trim import LOOK_EVERY, trim, used_bytes
 from .units import Hole, Note, Position, Result, Saved, Settle, Step, Unit, count_of
@@ -61,6 +62,7 @@ class Journal:
         self.connection = connection
         self.pos = last_pos(connection)
         self.positions = read_positions(connection)
+        self.chain = Chain(connection)
         self.trimmed = 0
         self._run, self._max_bytes, self._clock = run, max_bytes, clock
         self._commits, self._too_large = 0, False
@@ -76,24 +78,36 @@ class Journal:
             raise GoneError(f"the file has lost inputs {now + 1:,} to {before:,} of its journal")
         self.connection = connection
         self.pos, self.positions = now, read_positions(connection)
+        self.chain = Chain(connection)
         return now != before
 
     def write(self, units: Iterable[Unit]) -> None:
         """Write a batch in one transaction; nothing of it is there where SQLite raises."""
-        batch = _Batch(self._run, self.pos, self.positions, self._clock())
+        event = self.chain.last.event
+        batch = _Batch(self._run, self.pos, self.positions, self._clock(), event)
         for unit in units:
             batch.add(unit)
         batch.flush()
         execute = self.connection.execute
         trimmed, too_large = 0, self._must_trim()
+        streams = {
+            stream: (stream, *msgspec.structs.astuple(position), batch.pos)
+            for stream, position in batch.touched.items()
+        }
+        sums = {stream: checksum_of(row) for stream, row in streams.items()}
+        known = self.chain.streams
+        held = {
+            "streams": sum(total - known.get(stream, 0) for stream, total in sums.items()),
+            "snapshots": 0,
+        }
         execute("BEGIN IMMEDIATE")
         try:
             for table, rows in batch.rows.items():
                 self._insert(table, rows)
             for row in batch.snapshots:
-                self._snapshot(row)
-            for stream, position in batch.touched.items():
-                self._position(stream, position, batch.pos)
+                held["snapshots"] += self._snapshot(row)
+            self._insert("streams", list(streams.values()), "INSERT OR REPLACE")
+            seal = self.chain.seal(self.connection, batch.named(), batch.pos, held)
             if too_large:
                 trimmed = trim(self.connection, self._run, self._clock())
             execute("COMMIT")
@@ -101,8 +115,9 @@ class Journal:
             if self.connection.in_transaction:
                 execute("ROLLBACK")
             raise
-        self.pos = batch.pos
+        self.pos, self.chain.last = batch.pos, seal
         self.positions.update(batch.touched)
+        known.update(sums)
         self.trimmed += trimmed
 
     def _must_trim(self) -> bool:
@@ -112,34 +127,32 @@ class Journal:
             self._too_large = used_bytes(self.connection) > self._max_bytes
         return self._too_large
 
-    def _insert(self, table: str, rows: list[Row]) -> None:
+    def _insert(self, table: str, rows: list[Row], how: str = "INSERT") -> None:
         done = 0
         for size in GROUPS:
             while len(rows) - done >= size:
                 group = rows[done : done + size]
                 one = f"({', '.join('?' * len(group[0]))})"
-                sql = f"INSERT INTO {table} VALUES {', '.join([one] * size)}"  # noqa: S608 - ours
+                sql = f"{how} INTO {table} VALUES {', '.join([one] * size)}"
                 self.connection.execute(sql, list(chain.from_iterable(group)))
                 done += size
 
-    def _snapshot(self, row: Row) -> None:
+    def _snapshot(self, row: Row) -> int:
+        """Keep a snapshot and drop the oldest; return by how much their sum of checksums grew."""
         execute = self.connection.execute
-        execute(
+        cursor = execute(
             "INSERT INTO snapshots (run, pos, taken_ns, elements, version, fingerprint, sha256, "
             "state) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             row,
         )
-        execute(
-            "DELETE FROM snapshots WHERE snapshot <= (SELECT snapshot FROM snapshots "
-            "WHERE set_aside IS NULL ORDER BY snapshot DESC LIMIT 1 OFFSET ?)",
-            (KEPT,),
+        grown = checksum_of((cursor.lastrowid, *row[:-1], None))
+        oldest = (
+            "WHERE snapshot <= (SELECT snapshot FROM snapshots "
+            "WHERE set_aside IS NULL ORDER BY snapshot DESC LIMIT 1 OFFSET ?)"
         )
-
-    def _position(self, stream: str, position: Position, pos: int) -> None:
-        self.connection.execute(
-            "INSERT OR REPLACE INTO streams VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (stream, *msgspec.structs.astuple(position), pos),
-        )
+        gone = execute(f"{HELD['snapshots']} {oldest}", (KEPT,)).fetchall()
+        execute(f"DELETE FROM snapshots {oldest}", (KEPT,))  # noqa: S608 - ours
+        return grown - sum(map(checksum_of, gone))
 
 
 def last_pos(connection: sqlite3.Connection) -> int:
@@ -163,14 +176,20 @@ def read_positions(connection: sqlite3.Connection) -> dict[str, Position]:
 class _Batch:
     """Units as rows of tables, `touched` being the positions that they change."""
 
-    def __init__(self, run: int, pos: int, positions: dict[str, Position], now: int) -> None:
-        self.pos = pos
+    def __init__(
+        self, run: int, pos: int, positions: dict[str, Position], now: int, event: int
+    ) -> None:
+        self.pos, self._number = pos, event
         self.rows: dict[str, list[Row]] = {table: [] for table in TABLES}
         self.snapshots: list[Row] = []
         self.touched: dict[str, Position] = {}
         self._run, self._known, self._now = run, positions, now
         self._parts: list[Ticks | Run] = []
         self._count = self._made = 0
+
+    def named(self) -> dict[str, list[Row]]:
+        """Return the rows by the name of their table alone."""
+        return {table.partition(" ")[0]: rows for table, rows in self.rows.items()}
 
     def add(self, unit: Unit) -> None:
         if isinstance(unit, list):
@@ -293,7 +312,8 @@ class _Batch:
         count: int,
         reason: str,
     ) -> None:
-        about = None, self.pos, self._run, self._now, is_input, kind
+        self._number += 1
+        about = self._number, self.pos, self._run, self._now, is_input, kind
         self.rows["events"].append((*about, stream, session, seq, n, count, reason))
 
 

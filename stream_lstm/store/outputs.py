@@ -59,9 +59,18 @@ def _column(field: Field) -> str:
     """Return a column of a table; where it is added, old rows get the default."""
     if field.required or field.nullable or field.nested:
         return f"{field.name} {field.sql}"
-    text = isinstance(field.default, str)
-    default = repr(field.default) if text else +field.default  # a bool as a number
-    return f"{field.name} {field.sql} DEFAULT {default}"
+    default = default_of(field)
+    shown = repr(default) if isinstance(default, str) else default
+    return f"{field.name} {field.sql} DEFAULT {shown}"
+
+
+def default_of(field: Field) -> Any:
+    """Return what a column has where its field has the default; a field without one is not it."""
+    if field.required:
+        return field.default
+    if field.nullable or field.nested:
+        return None
+    return field.default if isinstance(field.default, str) else +field.default  # a bool as 0 or 1
 
 
 def missing_columns(connection: sqlite3.Connection) -> list[str]:

@@ -16,6 +16,7 @@ from ..core.outcome import Outcome
 from ..core.session import Session
 from ..errors import SnapshotError, StoreError, StreamLSTMError
 from ..events import Prediction
+from .chain import damage
 from .journal import last_pos
 from .reading import drive, entries, is_whole, snapshot_state, snapshots, stored_prediction
 
@@ -43,6 +44,9 @@ def resume(connection: sqlite3.Connection, session: Session, store: str) -> Resu
     end = last_pos(connection)
     set_aside: dict[int, str] = {}
     number, start = _restore(connection, session, end, set_aside, store)
+    found = damage(connection, start)
+    if found is not None:
+        raise damaged(store, found.what)
     again = _Again(connection, store)
     listeners = session.emit, session.deliver
     session.emit, session.deliver = None, again
@@ -67,6 +71,11 @@ def resume(connection: sqlite3.Connection, session: Session, store: str) -> Resu
             f"{expected:,} are stored; stream-lstm verify says more"
         )
     return Resumed(number, end - start, again.predictions, set_aside)
+
+
+def damaged(store: str, what: str) -> StoreError:
+    """Return the error of a store that has a damage at a place."""
+    return StoreError(f"{store} is damaged: {what}. Put back a copy, or start a new store")
 
 
 def _restore(

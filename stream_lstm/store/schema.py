@@ -112,10 +112,18 @@ CREATE TABLE snapshots (
     state BLOB NOT NULL,
     set_aside TEXT
 ) STRICT;
+
+CREATE TABLE commits (
+    number INTEGER PRIMARY KEY,
+    pos INTEGER NOT NULL,
+    event INTEGER NOT NULL,
+    digest BLOB NOT NULL,
+    held BLOB NOT NULL
+) STRICT;
 """
 
 NAMES = ("runs", "setup", "streams", "ticks", "labels", "predictions", "scores", "updates",
-         "events", "snapshots")  # fmt: skip
+         "events", "snapshots", "commits")  # fmt: skip
 """Every table."""
 
 

@@ -44,11 +44,12 @@ from ..events import (
 from ..records import Batch
 from ..tables import StoreConfig
 from . import schema
+from .chain import Chain, checksum_of, damage, held_sum
 from .journal import last_pos, read_positions
 from .lock import StoreLock
 from .presence import Presence
 from .reading import history
-from .resume import Resumed, resume
+from .resume import Resumed, damaged, resume
 from .runtime import held_weights, runtime
 from .setup import Setup, check_setup, read_setup, write_setup
 from .units import Hole, Note, Position, Result, Saved, Settle, Step, Steps, Taken
@@ -152,6 +153,8 @@ class Store:
         try:
             if last_pos(connection):
                 self.resumed = resume(connection, session, str(self.path))
+            elif (found := damage(connection)) is not None:
+                raise damaged(str(self.path), found.what)
             self.positions = read_positions(connection)
             run = self._enter(connection, session, last_pos(connection))
         except sqlite3.Error as error:
@@ -182,6 +185,7 @@ class Store:
     def _enter(self, connection: sqlite3.Connection, session: Session, pos: int) -> int:
         """Enter this run, and the snapshots that were set aside; return the run's number."""
         now = time.time_ns()
+        chain = Chain(connection)
         connection.execute("BEGIN IMMEDIATE")
         about = runtime() | {"weights": held_weights(session)}
         row = (now, pos, self._command, os.getpid(), about["stream_lstm"])
@@ -192,15 +196,25 @@ class Store:
             (*row, *(text.decode() for text in texts)),
         )
         run = int(cursor.lastrowid or 0)
+        events: list[Sequence[Any]] = []
+        before = held_sum(connection, "snapshots")
         for number, reason in (self.resumed.set_aside if self.resumed else {}).items():
             connection.execute(
                 "UPDATE snapshots SET set_aside = ? WHERE snapshot = ?", (reason, number)
             )
-            connection.execute(
-                "INSERT INTO events VALUES (NULL, ?, ?, ?, 0, 'snapshot set aside', '', '', NULL, "
-                "NULL, 1, ?)",
-                (pos, run, now, f"snapshot {number}: {reason}"),
-            )
+            told = f"snapshot {number}: {reason}"
+            about_it = (chain.last.event + 1 + len(events), pos, run, now, 0, "snapshot set aside")
+            events.append((*about_it, "", "", None, None, 1, told))
+        connection.executemany(
+            f"INSERT INTO events VALUES ({', '.join('?' * 12)})",  # noqa: S608 - ours
+            events,
+        )
+        changes = {
+            "runs": checksum_of((run, *row, *(text.decode() for text in texts))),
+            "snapshots": held_sum(connection, "snapshots") - before,
+        }
+        end = max(chain.last.pos, last_pos(connection))
+        chain.seal(connection, {"events": events}, end, changes)
         connection.execute("COMMIT")
         return run
 

@@ -44,7 +44,7 @@ def trim(connection: sqlite3.Connection, run: int, now_ns: int) -> int:
         "SELECT min(pos) FROM snapshots WHERE set_aside IS NULL"
     ).fetchone()[0]
     first = first_pos(connection)
-    until = min(first + POSITIONS - 1, oldest or 0)
+    until = _end(connection, first, oldest or 0)
     if until < first:
         return 0
     reached = connection.execute(
@@ -52,15 +52,36 @@ def trim(connection: sqlite3.Connection, run: int, now_ns: int) -> int:
     ).fetchall()
     for table in OUTPUTS:
         connection.executemany(
-            f"DELETE FROM {table} WHERE stream = ? AND n <= ?",  # noqa: S608 - our names
-            reached,
+            f"DELETE FROM {table} WHERE stream = ? AND n <= ? AND pos <= ?",  # noqa: S608 - ours
+            [(*one, until) for one in reached],
         )
     for table in ("ticks", "labels"):
         connection.execute(f"DELETE FROM {table} WHERE pos <= ?", (until,))  # noqa: S608
     connection.execute("DELETE FROM events WHERE pos <= ? AND kind <> 'trimmed'", (until,))
+    connection.execute(
+        "DELETE FROM commits WHERE number < (SELECT max(number) FROM commits WHERE pos <= ?)",
+        (until,),
+    )
     gone = until - first + 1
     _count(connection, run, now_ns, gone)
     return gone
+
+
+def _end(connection: sqlite3.Connection, first: int, oldest: int) -> int:
+    """Return the last position that goes, which is one with which a transaction ends.
+
+    What one transaction wrote goes together, since it has one checksum. Where the first one left
+    is too large for one commit, it alone goes; 0 where nothing can go.
+    """
+    share = min(first + POSITIONS - 1, oldest)
+    for which, most in (("max", share), ("min", oldest)):
+        found = connection.execute(
+            f"SELECT {which}(pos) FROM commits WHERE pos >= ? AND pos <= ?",  # noqa: S608 - ours
+            (first, most),
+        ).fetchone()[0]
+        if found is not None:
+            return int(found)
+    return 0
 
 
 def _count(connection: sqlite3.Connection, run: int, now_ns: int, gone: int) -> None:
@@ -70,7 +91,7 @@ def _count(connection: sqlite3.Connection, run: int, now_ns: int, gone: int) -> 
     )
     if not found.rowcount:
         connection.execute(
-            "INSERT INTO events VALUES (NULL, 0, ?, ?, 0, 'trimmed', '', '', NULL, NULL, ?, "
+            "INSERT INTO events VALUES (0, 0, ?, ?, 0, 'trimmed', '', '', NULL, NULL, ?, "
             "'the file came to its limit, max_gb')",
             (run, now_ns, gone),
         )

@@ -6,7 +6,8 @@ each snapshot and of each start of a run, so that of a difference can be said wh
 
 * `input`: ticks are not those that were stored (their checksum differs);
 * `weights`: what was started from, or a snapshot, holds other weights than the journal leads to;
-* `runtime`: neither; versions, machine or flags differ, or else this program is at fault.
+* `damage`: rows are not those that were stored (the checksum of their transaction differs);
+* `runtime`: none of these; versions, machine or flags differ, or else this program is at fault.
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ from ..core.recording import weights_digest
 from ..core.session import Session
 from ..errors import SnapshotError, StoreError
 from ..events import Prediction
+from .chain import damage
 from .journal import last_pos
 from .reading import SnapshotRow, drive, entries, outputs, snapshot_state, snapshots
 from .resume import same
 from .runtime import held_weights, runtime
 from .trim import first_pos
 
-Cause: TypeAlias = Literal["input", "weights", "runtime"]
+Cause: TypeAlias = Literal["input", "weights", "damage", "runtime"]
 SAME_RUNTIME = (
     "versions, processor and flags are as they were: either what is stored was altered, or the "
     "hardware or this program erred"
@@ -80,6 +82,7 @@ class Verification:
         self._end = last_pos(connection)
         self._made: list[Prediction] = []
         self._suspicion: Difference | None = None
+        self._damage: Difference | None = None
         self._found = Verified()
         self._good = [row for row in reversed(snapshots(connection)) if row.set_aside is None]
         session.deliver, session.scored = self._deliver, False
@@ -104,13 +107,14 @@ class Verification:
             pos = self._begin_at(self._good)
         else:
             self._found.began.append(None)
+        self._find_damage()
         while pos is not None and self._found.difference is None:
             hole = self._segment(pos, report)
             if hole is None:
                 break
             pos = self._begin_at([row for row in self._good if row.pos >= hole])
         if self._found.difference is None:
-            self._found.difference = self._suspicion
+            self._found.difference = self._suspicion or self._damage
         total = self._connection.execute("SELECT count(*) FROM predictions").fetchone()[0]
         self._found.unchecked = total - self._found.checked
         return self._found
@@ -153,6 +157,12 @@ class Verification:
             report(entry.pos, self._end)
         return None
 
+    def _find_damage(self) -> None:
+        """Check the checksums of all transactions."""
+        found = damage(self._connection)
+        if found is not None:
+            self._damage = Difference("damage", found.what, found.good.pos)
+
     # ---- why --------------------------------------------------------------------------
 
     def _suspect(self, cause: Cause, pos: int, what: str) -> None:
@@ -188,7 +198,7 @@ class Verification:
             known, new = (known, None) if known.n < new.n else (None, new)
         one = known or new
         assert one is not None
-        why = self._suspicion or Difference("runtime", self._runtime(pos), pos)
+        why = self._suspicion or self._damage or Difference("runtime", self._runtime(pos), pos)
         stored, made = (None if found is None else found.p for found in (known, new))
         return msgspec.structs.replace(
             why, pos=pos, stream=one.stream, n=one.n, stored=stored, made=made

@@ -18,6 +18,7 @@ import pytest
 
 from stream_lstm.store.lock import StoreLock
 from stream_lstm.store.schema import connect_reader
+from tests.store.stores import reseal
 
 SMALL = ("--hidden", 4, "--window", 20, "--bptt", 10, "--feature", "x")
 KILLS = 3
@@ -202,6 +203,10 @@ def test_the_commands_on_a_store(cli, walk, tmp_path):
     with sqlite3.connect(one) as connection:
         connection.execute("UPDATE predictions SET p = 0.25 WHERE n = 300")
     connection.close()
+    bad = cli("verify", one, "--json")
+    assert bad.code == 65
+    assert "are not what was written" in bad.err
+    reseal(one)
     bad = cli("verify", one, "--json")
     assert bad.code == 70
     assert bad.json()["difference"]["n"] == 300

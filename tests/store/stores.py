@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import numpy as np
 from stream_lstm.config import Config, StoreConfig
 from stream_lstm.core.session import Session
 from stream_lstm.events import Gap, Label, Output, Prediction, Score, SessionStart, Ticks
-from stream_lstm.store.schema import connect_reader
+from stream_lstm.store.chain import rebuild
+from stream_lstm.store.schema import connect, connect_reader
 from stream_lstm.store.setup import Setup
 from stream_lstm.store.store import Store
 from stream_lstm.store.units import Settle
@@ -108,6 +110,22 @@ class Kept:
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         self.store.__exit__(kind, error, trace)
+
+
+def change(path: Path, sql: str, *values: Any) -> None:
+    """Alter a store as a fault of the disk does: its checksums are those of what was written."""
+    with sqlite3.connect(path) as connection:
+        connection.execute(sql, values)
+    connection.close()
+
+
+def reseal(path: Path) -> None:
+    """Give a store that was altered the checksums of what it holds now."""
+    connection = connect(path)
+    connection.execute("BEGIN")
+    rebuild(connection)
+    connection.execute("COMMIT")
+    connection.close()
 
 
 def query(path: Path, sql: str) -> list[tuple[Any, ...]]:

@@ -19,7 +19,7 @@ from stream_lstm.store.reading import entries
 from stream_lstm.store.resume import same
 from stream_lstm.store.writer import Writer
 
-from .stores import Kept, cut, of, predictions, query, series, shown, ticks
+from .stores import Kept, cut, of, predictions, query, reseal, series, shown, ticks
 
 WAIT_S = 30.0
 
@@ -128,6 +128,7 @@ def test_a_hole_without_a_good_snapshot_behind_it_is_refused_with_a_way_out(path
         # One that is good, and before the hole.
         connection.execute(f"UPDATE snapshots SET pos = 1 WHERE snapshot = {first}")
     connection.close()
+    reseal(path)
     with pytest.raises(StoreError, match=r"no snapshot can be used .* start a new one"):
         Kept(path)
 

@@ -53,6 +53,7 @@ from .stores import (
     of,
     predictions,
     query,
+    reseal,
     scored,
     scores,
     series,
@@ -403,7 +404,9 @@ def test_ticks_that_were_changed_are_not_gone_on_from(path):
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE ticks SET fields = zeroblob(length(fields))")
     connection.close()
-    with pytest.raises(StoreError, match="not those that were stored"):
+    with pytest.raises(
+        StoreError, match=r"is damaged: inputs 1 to 1 \(transaction 2\) are not what was written"
+    ):
         Kept(path)
 
 
@@ -414,6 +417,9 @@ def test_a_prediction_that_was_changed_is_not_gone_on_from(path):
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE predictions SET p = 0.25 WHERE n = 32")
     connection.close()
+    with pytest.raises(StoreError, match="is damaged: inputs 1 to 1"):
+        Kept(path)
+    reseal(path)  # as if another machine had made it
     with pytest.raises(StreamLSTMError, match=r"another prediction 32 of 'a' .* stored 0\.25"):
         Kept(path)
 
@@ -425,6 +431,9 @@ def test_a_row_that_is_missing_is_seen(path):
     with sqlite3.connect(path) as connection:
         connection.execute("DELETE FROM events WHERE kind = 'gap'")
     connection.close()
+    with pytest.raises(StoreError, match="is damaged: inputs"):
+        Kept(path)
+    reseal(path)
     with pytest.raises(StoreError, match="nothing at position"):
         Kept(path)
 

@@ -1,10 +1,14 @@
 """A store that has come to its limit lets go of its oldest, and can still be gone on from."""
 
+import contextlib
+
 import pytest
 
 from stream_lstm.events import Prediction
 from stream_lstm.store import schema, writer
-from stream_lstm.store.trim import POSITIONS, first_pos, trim, used_bytes
+from stream_lstm.store import trim as trimming
+from stream_lstm.store.chain import damage
+from stream_lstm.store.trim import first_pos, trim, used_bytes
 from stream_lstm.store.verify import Verification
 from stream_lstm.tables import StoreConfig
 
@@ -89,12 +93,34 @@ def test_a_replay_keeps_all_of_its_file(path):
     assert query(path, "SELECT min(pos) FROM ticks") == [(1,)]
 
 
-def test_a_commit_takes_no_more_than_its_share(path):
-    with Kept(path, settings(), StoreConfig(snapshot_every=100)) as kept:
-        kept.give(ticks(series(300), 1))
-        kept.store._writer.catch_up()
+def many_commits(path):
+    """A store of 400 inputs: 100 in one transaction, then 10 in each; return its connection."""
+    values = series(400)
+    with Kept(path, settings(), StoreConfig(snapshot_every=10**6, commit_ms=60_000)) as kept:
+        for first, end in [(0, 100), *((k, k + 10) for k in range(100, 400, 10))]:
+            for k in range(first, end):
+                kept.session.push(ticks(values[k : k + 1], k // 2 + 1, "ab"[k % 2]))
+                kept.session.catch_up()
+                kept.store.hold(ticks(values[k : k + 1], k // 2 + 1, "ab"[k % 2]))
+            kept.store.hand_over()
+            kept.store._writer.catch_up()
+        kept.store.snapshot()
     connection = schema.connect(path)
-    connection.execute("UPDATE snapshots SET pos = 10000")
     connection.execute("BEGIN")
-    assert trim(connection, 1, 0) == POSITIONS
-    connection.close()
+    return connection
+
+
+def test_a_commit_takes_no_more_than_its_share_and_whole_transactions(path, monkeypatch):
+    monkeypatch.setattr(trimming, "POSITIONS", 25)
+    with contextlib.closing(many_commits(path)) as connection:
+        assert trim(connection, 1, 0) == 100, "the first transaction is larger than the share"
+        assert [trim(connection, 1, 0) for _ in range(3)] == [20, 20, 20]
+        assert damage(connection) is None
+        assert connection.execute("SELECT count FROM events WHERE event = 0").fetchone() == (160,)
+
+
+def test_what_is_behind_the_oldest_snapshot_stays(path):
+    with contextlib.closing(many_commits(path)) as connection:
+        connection.execute("UPDATE snapshots SET pos = 133")
+        assert trim(connection, 1, 0) == 130
+        assert trim(connection, 1, 0) == 0

@@ -24,7 +24,8 @@ from stream_lstm.store.setup import read_setup
 from stream_lstm.store.verify import Verification
 
 from ..engines import engine_for, settings
-from .stores import LEARNING, Kept, cut, of, query, series, ticks
+from . import stores
+from .stores import LEARNING, Kept, cut, of, query, reseal, series, ticks
 from .test_faults import files_no_longer_than, wait_until, written
 
 README = Path(__file__).parents[2] / "README.md"
@@ -65,9 +66,9 @@ def verified(path, begin=None):
 
 
 def change(path, sql, *values):
-    with sqlite3.connect(path) as connection:
-        connection.execute(sql, values)
-    connection.close()
+    """Alter a store together with its checksums, as if it had been written so."""
+    stores.change(path, sql, *values)
+    reseal(path)
 
 
 def test_a_store_that_nobody_touched_is_as_it_was(kept):
