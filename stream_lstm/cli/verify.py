@@ -75,7 +75,7 @@ def verify(store: Path, begin: int | None) -> Verified:
         )
         with step_progress(store.name, "inputs") as report:
             return Verification(connection, session).run(begin, report)
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         raise failure(store, error) from None
     finally:
         connection.close()

@@ -24,6 +24,7 @@ import msgspec
 
 from ..records import fields_of
 from .outputs import OUTPUTS, default_of
+from .schema import UNREADABLE, is_damage
 
 Row = Sequence[Any]
 
@@ -136,6 +137,7 @@ def damage(connection: sqlite3.Connection, after: int = 0) -> Damage | None:
     The tables of `HELD` are checked whole, and ticks, labels, outputs and events from the commit
     on that wrote the position behind it.
     """
+    known = Seal()
     connection.execute("SAVEPOINT chain")  # all tables as they are at one moment
     try:
         known = _anchor(connection, after)
@@ -157,6 +159,10 @@ def damage(connection: sqlite3.Connection, after: int = 0) -> Damage | None:
                 what = f"the table {table} has rows behind the last transaction, {last.number:,}"
                 return Damage(what, last)
         return None
+    except UNREADABLE as error:
+        if not is_damage(error):
+            raise
+        return Damage(f"what follows input {known.pos:,} cannot be read ({error})", known)
     finally:
         connection.execute("RELEASE chain")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from .schema import VERSION, connect_reader, failure
+from .schema import UNREADABLE, VERSION, connect_reader, failure
 
 
 class Unlike(msgspec.Struct, frozen=True):
@@ -49,7 +49,7 @@ def compare(path: Path, other: Path) -> Compared:
         )
         older = None if ours == theirs else str(other if ours else path)
         return msgspec.structs.replace(found, older=older)
-    except sqlite3.Error as error:
+    except UNREADABLE as error:
         raise failure(path, error) from None
     finally:
         connection.close()

@@ -10,7 +10,7 @@ import msgspec
 
 from .journal import last_pos, read_positions
 from .reading import is_whole, snapshots
-from .schema import NAMES, VERSION, connect_reader, failure
+from .schema import NAMES, UNREADABLE, VERSION, connect_reader, failure
 
 
 def contents(path: Path) -> dict[str, Any]:
@@ -18,7 +18,7 @@ def contents(path: Path) -> dict[str, Any]:
     connection = connect_reader(path)
     try:
         return _contents(connection, path)
-    except sqlite3.Error as error:
+    except UNREADABLE as error:
         raise failure(path, error) from None
     finally:
         connection.close()

@@ -16,7 +16,7 @@ from ..core.verdict import count
 from ..errors import StoreError, UsageError
 from ..events import Label, Ticks
 from .reading import entries
-from .schema import connect_reader, failure
+from .schema import UNREADABLE, connect_reader, failure
 from .setup import Setup, read_setup
 from .trim import first_pos
 
@@ -43,7 +43,7 @@ def examined(path: Path, stream: str | None, limit: int) -> Examined:
         name = _stream(connection, path, stream)
         table = _table(connection, setup, name, limit)
         return Examined(setup, name, table, (_events(connection, name), _scores(connection, name)))
-    except sqlite3.Error as error:
+    except UNREADABLE as error:
         raise failure(path, error) from None
     finally:
         connection.close()

@@ -14,7 +14,7 @@ import pyarrow.parquet
 
 from ..errors import OutputError, StoreError
 from .outputs import OUTPUTS
-from .schema import NAMES, connect_reader, failure
+from .schema import NAMES, UNREADABLE, connect_reader, failure
 
 ROWS = 65_536
 """Rows of a group, which is what is held in memory."""
@@ -42,10 +42,10 @@ def export_store(path: Path, out: Path, report: Progress = lambda *_: None) -> d
                 rows[name] += written
                 report(sum(rows.values()), total)
         return rows
-    except sqlite3.Error as error:
-        raise failure(path, error) from None
     except (OSError, pa.ArrowException) as error:
         raise OutputError(f"cannot write {out}: {error}") from None
+    except UNREADABLE as error:
+        raise failure(path, error) from None
     finally:
         connection.close()
 

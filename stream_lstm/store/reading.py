@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import heapq
 import math
@@ -104,7 +105,9 @@ def _labels(connection: sqlite3.Connection, after: int) -> Iterator[Entry]:
         "SELECT pos, stream, n, y, t_ns FROM labels WHERE pos > ? ORDER BY pos", (after,)
     )
     for pos, stream, n, y, t_ns in _rows(cursor):
-        yield Entry(pos, Label(stream, n, math.nan if y is None else y, t_ns))
+        with _readable(pos):
+            label = Label(stream, n, math.nan if y is None else y, t_ns)
+        yield Entry(pos, label)
 
 
 def _events(connection: sqlite3.Connection, after: int) -> Iterator[Entry]:
@@ -114,19 +117,36 @@ def _events(connection: sqlite3.Connection, after: int) -> Iterator[Entry]:
         (after,),
     )
     for pos, kind, stream, session, seq, count in _rows(cursor):
-        match kind:
-            case "gap":
-                yield Entry(pos, Gap(stream, seq, count))
-            case "session":
-                yield Entry(pos, SessionStart(stream, session))
-            case "end":
-                yield Entry(pos, End(stream, session))
-            case "settle":
-                yield Entry(pos, Settle())
-            case "hole":
-                yield Entry(pos, None)
-            case _:
-                raise StoreError(f"the journal has an input of the unknown kind {kind!r}")
+        with _readable(pos):
+            event = _event(kind, stream, session, seq, count)
+        yield Entry(pos, event)
+
+
+def _event(kind: str, stream: str, session: str, seq: int, count: int) -> Stored | None:
+    match kind:
+        case "gap":
+            return Gap(stream, seq, count)
+        case "session":
+            return SessionStart(stream, session)
+        case "end":
+            return End(stream, session)
+        case "settle":
+            return Settle()
+        case "hole":
+            return None
+        case _:
+            raise StoreError(f"the journal has an input of the unknown kind {kind!r}")
+
+
+@contextlib.contextmanager
+def _readable(pos: int) -> Iterator[None]:
+    """Turn what a cell of another type or size raises into StoreError with the place."""
+    try:
+        yield
+    except (TypeError, ValueError):
+        raise StoreError(
+            f"the journal's input at position {pos} cannot be read: the store is damaged"
+        ) from None
 
 
 def _rows(cursor: sqlite3.Cursor) -> Iterator[tuple[Any, ...]]:
@@ -184,7 +204,7 @@ def snapshot_state(connection: sqlite3.Connection, snapshot: int) -> bytes:
     state, digest = connection.execute(
         "SELECT state, sha256 FROM snapshots WHERE snapshot = ?", (snapshot,)
     ).fetchone()
-    if hashlib.sha256(state).hexdigest() != digest:
+    if not isinstance(state, bytes) or hashlib.sha256(state).hexdigest() != digest:
         raise StoreError(f"snapshot {snapshot} is damaged: its checksum does not match")
     return bytes(state)
 

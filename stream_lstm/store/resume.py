@@ -7,6 +7,7 @@ believed.
 from __future__ import annotations
 
 import sqlite3
+from pathlib import Path
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -19,6 +20,7 @@ from ..events import Prediction
 from .chain import damage
 from .journal import last_pos
 from .reading import drive, entries, is_whole, snapshot_state, snapshots, stored_prediction
+from .schema import UNREADABLE, failure
 
 
 class Resumed(NamedTuple):
@@ -41,10 +43,13 @@ def resume(connection: sqlite3.Connection, session: Session, store: str) -> Resu
     Raises StoreError where no snapshot is good and the journal is not whole, and StreamLSTMError
     where the journal does not lead to the predictions that are stored.
     """
-    end = last_pos(connection)
     set_aside: dict[int, str] = {}
-    number, start = _restore(connection, session, end, set_aside, store)
-    found = damage(connection, start)
+    try:
+        end = last_pos(connection)
+        number, start = _restore(connection, session, end, set_aside, store)
+        found = damage(connection, start)
+    except UNREADABLE as error:
+        raise failure(Path(store), error) from None
     if found is not None:
         raise damaged(store, found.what)
     again = _Again(connection, store)

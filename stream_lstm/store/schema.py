@@ -11,6 +11,8 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
+import msgspec
+
 from ..errors import ConfigurationError, InputMissingError, OutputError, StoreError
 from ..feed.plain_file import check_plain, other_kind
 from .outputs import create_tables, missing_columns
@@ -155,7 +157,7 @@ def connect(path: Path, *, sync: str = "normal") -> sqlite3.Connection:
         except BaseException:
             connection.close()
             raise
-    except sqlite3.Error as error:
+    except UNREADABLE as error:
         raise failure(path, error) from None
     return connection
 
@@ -183,15 +185,32 @@ def connect_reader(path: Path, *, oldest: int = READABLE) -> sqlite3.Connection:
         except BaseException:
             connection.close()
             raise
-    except sqlite3.Error as error:
+    except UNREADABLE as error:
         raise failure(path, error) from None
     return connection
 
 
-def failure(path: Path, error: sqlite3.Error) -> StoreError | OutputError:
-    """Return what an error of SQLite's means for a user."""
+UNREADABLE: tuple[type[Exception], ...] = (
+    sqlite3.Error, UnicodeDecodeError, TypeError, ValueError, LookupError, OverflowError,
+    msgspec.MsgspecError,
+)  # fmt: skip
+"""What reading raises where a cell is of another type than its column, or no text: a flipped bit
+in the head of a row does that."""
+
+
+def is_damage(error: Exception) -> bool:
+    """Return whether an error of `UNREADABLE` comes of what is in the file."""
+    if not isinstance(error, sqlite3.Error) or str(error).startswith("Could not decode"):
+        return True
+    if isinstance(error, sqlite3.IntegrityError):
+        return True
     name = getattr(error, "sqlite_errorname", "")
-    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_CONSTRAINT", "SQLITE_ERROR")):
+    return name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_ERROR"))
+
+
+def failure(path: Path, error: Exception) -> StoreError | OutputError:
+    """Return what an error of `UNREADABLE` means for a user."""
+    if is_damage(error):
         return StoreError(
             f"{path} is damaged or no store ({error}): move it away and start a new one, or put "
             "back a copy"

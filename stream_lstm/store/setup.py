@@ -18,6 +18,7 @@ import safetensors.numpy
 from ..config import Config, flatten
 from ..errors import ConfigurationError, StoreError
 from ..members import Members
+from .schema import UNREADABLE
 
 STATE = ("stream", "model", "scaling", "learning", "scoring")
 """Tables of the configuration that the state depends on."""
@@ -26,6 +27,9 @@ FREE = ("weights", "publish_experts", "table")
 """Keys of those that it does not depend on; weights are compared as numbers."""
 
 SCALER = "scaler.state"
+
+DAMAGED: tuple[type[Exception], ...] = (*UNREADABLE, safetensors.SafetensorError)
+"""What reading a setup that is damaged raises."""
 
 
 class Setup(NamedTuple):
@@ -58,9 +62,9 @@ def read_setup(connection: sqlite3.Connection) -> Setup | None:
     rows = connection.execute("SELECT name, value, sha256 FROM setup").fetchall()
     if not rows:
         return None
-    parts = {}
+    parts: dict[str, Any] = {}
     for name, value, digest in rows:
-        if _digest(value) != digest:
+        if not isinstance(value, str | bytes) or _digest(value) != digest:
             what = "weights to start from" if name == "start" else name
             raise StoreError(f"the store's {what} are not those that it was begun with")
         parts[name] = value
@@ -74,7 +78,7 @@ def read_setup(connection: sqlite3.Connection) -> Setup | None:
             {name: {"kernel": kernel} for name, kernel in tensors.items()} or None,
             scaler,
         )
-    except (msgspec.DecodeError, ValueError, KeyError, safetensors.SafetensorError) as error:
+    except DAMAGED as error:
         raise StoreError(f"the store's setup does not fit this version: {error}") from None
 
 

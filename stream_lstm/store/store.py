@@ -136,7 +136,7 @@ class Store:
             else:
                 check_setup(known, setup, str(self.path))
                 self.setup = setup._replace(weights=known.weights, scaler=known.scaler)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise schema.failure(self.path, error) from None
         finally:
             connection.close()
@@ -157,7 +157,7 @@ class Store:
                 raise damaged(str(self.path), found.what)
             self.positions = read_positions(connection)
             run = self._enter(connection, session, last_pos(connection))
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise schema.failure(self.path, error) from None
         finally:
             connection.close()
@@ -223,7 +223,7 @@ class Store:
         connection = schema.connect_reader(self.path)
         try:
             yield from history(connection)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise schema.failure(self.path, error) from None
         finally:
             connection.close()
@@ -395,7 +395,7 @@ class Store:
         connection = self._connect()
         try:
             return self._enter(connection, session, 1)  # behind the hole, which is first
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise schema.failure(self.path, error) from None
         finally:
             connection.close()

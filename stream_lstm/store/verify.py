@@ -30,6 +30,7 @@ from .journal import last_pos
 from .reading import SnapshotRow, drive, entries, outputs, snapshot_state, snapshots
 from .resume import same
 from .runtime import held_weights, runtime
+from .schema import UNREADABLE
 from .trim import first_pos
 
 Cause: TypeAlias = Literal["input", "weights", "damage", "runtime"]
@@ -37,6 +38,9 @@ SAME_RUNTIME = (
     "versions, processor and flags are as they were: either what is stored was altered, or the "
     "hardware or this program erred"
 )
+
+DAMAGED: tuple[type[Exception], ...] = (StoreError, *UNREADABLE)
+"""What reading a store that is damaged raises."""
 
 Progress: TypeAlias = Callable[[int, int], object]
 """Takes the position reached, and the last one."""
@@ -97,6 +101,16 @@ class Verification:
 
         Raises StoreError where there is no such snapshot, or the store is damaged.
         """
+        self._find_damage()
+        try:
+            return self._run(begin, report)
+        except DAMAGED:
+            if self._damage is None:
+                raise
+            self._found.difference = self._damage
+            return self._found
+
+    def _run(self, begin: int | None, report: Progress) -> Verified:
         pos: int | None = 0
         if begin is not None:
             pos = self._begin_at([row for row in self._good if row.snapshot == begin])
@@ -107,7 +121,6 @@ class Verification:
             pos = self._begin_at(self._good)
         else:
             self._found.began.append(None)
-        self._find_damage()
         while pos is not None and self._found.difference is None:
             hole = self._segment(pos, report)
             if hole is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from ..events import Prediction, Score
 from ..records import Batch
 from ..store.journal import read_positions
 from ..store.outputs import OUTPUTS, R, read
-from ..store.schema import connect_reader, failure
+from ..store.schema import UNREADABLE, connect_reader, failure
 from ..store.setup import read_setup
 from ..store.units import Position
 from .columns import Targets, Updates
@@ -53,7 +52,7 @@ class History(Closing):
         self._read: dict[str, _Read] = {}
         try:
             setup = read_setup(self._connection)
-        except sqlite3.Error as error:
+        except UNREADABLE as error:
             self.close()
             raise failure(path, error) from None
         except BaseException:
@@ -74,7 +73,7 @@ class History(Closing):
         """Return the streams and where they stand, those with most predictions first."""
         try:
             known = read_positions(self._connection)
-        except sqlite3.Error as error:
+        except UNREADABLE as error:
             raise failure(self.path, error) from None
         return dict(sorted(known.items(), key=lambda item: (-item[1].n, item[0])))
 
@@ -190,7 +189,7 @@ class History(Closing):
             for pos, batch in read(self._connection, kind, "WHERE stream = ? ORDER BY n", stream):
                 yield pos, batch
                 self._came(len(batch))
-        except sqlite3.Error as error:
+        except UNREADABLE as error:
             raise failure(self.path, error) from None
 
     def _blocks(self, sql: str, *arguments: Any) -> Iterator[list[tuple[Any, ...]]]:
@@ -199,7 +198,7 @@ class History(Closing):
             while rows := cursor.fetchmany(ROWS):
                 yield rows
                 self._came(len(rows))
-        except sqlite3.Error as error:
+        except UNREADABLE as error:
             raise failure(self.path, error) from None
 
     def _rows(self, sql: str, *arguments: Any) -> Iterator[tuple[Any, ...]]:

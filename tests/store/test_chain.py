@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sqlite3
 
@@ -11,6 +12,9 @@ from stream_lstm.config import StoreConfig
 from stream_lstm.errors import StoreError
 from stream_lstm.events import Gap, Label, SessionStart
 from stream_lstm.store.chain import damage
+from stream_lstm.store.compare import compare
+from stream_lstm.store.contents import contents
+from stream_lstm.store.examined import examined
 from stream_lstm.store.schema import connect_reader
 from stream_lstm.store.units import Settle
 
@@ -195,3 +199,55 @@ def test_a_number_without_a_sign_in_sqlite_has_the_same_checksum(tmp_path):
     with Kept(path, config()) as kept:
         kept.give(ticks(series(40), 1), Label("a", 40, -0.0, 0))
     assert found(path) is None
+
+
+@pytest.mark.parametrize("table", [*TABLES, "setup"])
+def test_a_cell_of_another_type_is_damage_and_never_a_crash(store, tmp_path, table):
+    copy = tmp_path / "s.db"
+    for column in [row[1] for row in query(store, f"PRAGMA table_info({table})")]:
+        for value in ("5", "'x'", "x'ff'", "1.5", "CAST(x'ff' AS TEXT)", "NULL"):
+            shutil.copy(store, copy)
+            connection = sqlite3.connect(copy)
+            connection.execute("PRAGMA writable_schema = ON")
+            text = connection.execute("SELECT sql FROM sqlite_schema WHERE name = ?", (table,))
+            strict = text.fetchone()[0]
+            loose = strict.replace("STRICT, ", "").replace(" STRICT", "").replace(" NOT NULL", "")
+            loose = loose.replace(column + " INTEGER", column).replace(column + " TEXT", column)
+            loose = loose.replace(column + " REAL", column)
+            alter = "UPDATE sqlite_schema SET sql = ? WHERE name = ?"
+            connection.execute(alter, (loose, table))
+            connection.commit()
+            connection.close()
+            connection = sqlite3.connect(copy)
+            connection.execute("PRAGMA ignore_check_constraints = ON")
+            try:
+                connection.execute(f"UPDATE {table} SET {column} = {value}")
+            except sqlite3.Error:  # its rows are then not those of a table
+                connection.close()
+                continue
+            connection.execute("PRAGMA writable_schema = ON")
+            connection.execute(alter, (strict, table))
+            connection.commit()
+            connection.close()
+            for use in (contents, found, lambda path: compare(path, store), resumed, looked_at):
+                with contextlib.suppress(StoreError):
+                    use(copy)
+
+
+def resumed(path):
+    Kept(path, config()).kill()
+
+
+def looked_at(path):
+    examined(path, None, 1000)
+
+
+@pytest.mark.parametrize("table", ["labels", "ticks", "commits"])
+def test_a_schema_that_is_no_text_is_damage(store, tmp_path, table):
+    copy = shutil.copy(store, tmp_path / "s.db")
+    data = copy.read_bytes()
+    at = data.index(f"CREATE TABLE {table} (".encode()) + 9
+    copy.write_bytes(data[:at] + b"\xcf" + data[at + 1 :])
+    for use in (contents, found, resumed, looked_at):
+        with pytest.raises(StoreError, match="is damaged or no store"):
+            use(copy)
