@@ -28,9 +28,9 @@ KINDS: list[dict[str, Any]] = [
 class Peeking(ElementMaker):
     """A planted look-ahead: each element of a block is the next one's."""
 
-    def make(self, *args: Any) -> Iterator[Any]:
-        for t_ns, rows in super().make(*args):
-            yield t_ns, np.roll(rows, -1, axis=0)
+    def sift(self, *args: Any) -> Iterator[Any]:
+        for sifted in super().sift(*args):
+            yield sifted._replace(elements=np.roll(sifted.elements, -1, axis=0))
 
 
 def cause(config: Config, event: Output) -> int:

@@ -107,7 +107,7 @@ def test_every_refusal_is_counted_by_its_reason(watched, samples):
     assert labels["bad"] == 1
     assert labels["unexpected"] == 0
     assert refused("updates").keys() == {"not_finite", "update_too_large", "weights_too_large"}
-    assert len(refused("peers")) == 11
+    assert len(refused("peers")) == 12
 
 
 def test_streams_are_told_of_one_by_one(watched, samples):
