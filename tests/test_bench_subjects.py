@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -340,8 +340,9 @@ def assert_served_as_far_as_they_asked(clients: list[socket.socket]) -> None:
     assert asked.recv(12) == b"HTTP/1.1 200"
     for client in (stuck, silent):
         client.setblocking(False)
-        with pytest.raises(BlockingIOError):
-            client.recv(1)
+        # The daemon may have ended by now, and its connections with it.
+        with suppress(BlockingIOError, ConnectionResetError):
+            assert client.recv(1) == b"", "who asked for nothing was answered"
 
 
 def test_what_runs_with_trouble_is_compared_with_the_run_without(
