@@ -117,7 +117,8 @@ class Many:
         if not session.plain or session.observer is not None:
             self._in_runs(arrivals, streams)
             return
-        session.release(np.unique(streams).tolist())
+        if session.active:
+            session.release(np.unique(streams).tolist())
         for start in range(0, len(streams), PIECE):
             self._piece(streams, arrivals, slice(start, start + PIECE))
 
@@ -142,8 +143,7 @@ class Many:
         rows = ints.take(block.streams, 0)
         rows[:, TICKS] += block.counts
         rows[:, VISIBLE] = arrivals.numbered
-        for row in block.streams.tolist():
-            self._table.sources[row] = arrivals.session
+        self._table.sources[block.streams] = arrivals.session
         held = rows[:, HELD].copy()
         made = self._maker.make(block, held, t_ns, values)
         rows[:, HELD] = held
@@ -284,8 +284,7 @@ class Many:
         where = np.zeros(len(due), np.int64)
         where[dues] = np.arange(len(dues))
         old[new] = entered[where[which]]
-        names = np.array(table.sources, np.object_)
-        sent = names[block.streams[local]]
+        sent = table.sources[block.streams[local]]
         sources[new] = sent[which]
         waits = events.n[due] > rows[local[due], N] - stream.horizon
         spot = block.streams[local[due]][waits], table.slot(events.n[due][waits])
@@ -307,7 +306,7 @@ class Many:
                 f"prediction {events.n[due[k]]} of a stream: p={p[k]} is not in [0, 1]"
             )
         columns = {
-            "stream": self._names(block)[of],
+            "stream": self._table.called[block.streams[of]],
             "n": events.n[due],
             "t_ns": events.t_ns[due],
             "p": p,
@@ -340,7 +339,7 @@ class Many:
         if not session.wants_scores:
             return events.at[at], None
         columns = {
-            "stream": self._names(block)[events.local[at]],
+            "stream": self._table.called[streams],
             "n": label_n,
             "t_ns": events.t_ns[at],
             "p": p[0],
@@ -354,11 +353,6 @@ class Many:
             "last_label_evidence": log_e[:, 2],
         }
         return events.at[at], Batch(Score, columns)
-
-    def _names(self, block: Block) -> Any:
-        """Return the names of the block's streams (d,)."""
-        names, count = self._table.names, len(block.streams)
-        return np.fromiter((names[row] for row in block.streams.tolist()), np.object_, count)
 
 
 def _origin(arrivals: Arrivals, at: int) -> tuple[int, str]:

@@ -269,12 +269,14 @@ class Session(Outlet):
 
     def catch_up(self) -> None:
         """Step over all ticks that wait."""
-        if self._behind:
-            behind = list(self._behind)
-            self._behind.clear()
-            for stream in behind:
-                self.flush(stream)
+        self.flush_all()
         self.hand_over()
+
+    def flush_all(self) -> None:
+        """Step over all ticks that wait; what comes out is still to be handed over."""
+        behind, self._behind = self._behind, {}
+        for stream in behind:
+            self.flush(stream)
 
     # ---- labels and gaps --------------------------------------------------------------
 

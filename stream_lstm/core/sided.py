@@ -8,7 +8,7 @@ the last publication; then, for labels from outside, what expires and what count
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -273,14 +273,12 @@ class SidedStreams:
             users = self._users(stream)
             self.session.out += self.session.learning.learn(stream, users, info)
 
-    def _users(self, stream: Stream) -> Sequence[Stream]:
+    def _users(self, stream: Stream) -> Collection[Stream]:
         """Return the streams that have a stream's weights, before these are changed.
 
         Ticks that came before an update are stepped with the weights before it.
         """
         if not self.session.shared:
             return [stream]
-        users = list(self.session.active.values())
-        for other in users:
-            self.session.flush(other)
-        return users
+        self.session.flush_all()
+        return self.session.active.values()

@@ -115,7 +115,8 @@ class StreamTable:
     values of each. own: the weights (w,) that a new stream starts from, where each has weights of
     its own and does not learn. limit: streams at most.
 
-    `names` are the streams in the order of their opening, `places` their rows, `sources` the
+    `names` are the streams in the order of their opening (`called` is an array of them by row),
+    `places` their rows, `sources` (rows,) the
     publishers' run ids.
     """
 
@@ -133,7 +134,6 @@ class StreamTable:
         self.slots = -(-config.stream.horizon // config.stream.stride)
         self.names: list[str] = []
         self.places: dict[str, int] = {}
-        self.sources: list[str] = []
         self._start, self._own = start, own
         self._shapes = (len(start), lag, columns, 0 if own is None else len(own))
         self._allocate(FIRST_ROWS)
@@ -147,12 +147,14 @@ class StreamTable:
         self.memory_v: npt.NDArray[np.float64] = np.zeros((rows, lag, columns))
         self.pending: npt.NDArray[np.float64] = np.zeros((rows, self.slots, 4))
         self.pending_sources: npt.NDArray[np.object_] = np.full((rows, self.slots), "", np.object_)
+        self.sources: npt.NDArray[np.object_] = np.full(rows, "", np.object_)
+        self.called: npt.NDArray[np.object_] = np.full(rows, "", np.object_)
         # A row of weights starts at a line of memory, so that a call can read it where it is.
         self.own: Float32s = aligned((rows, -(-own // 16) * 16))
         self.view: Any = self.ints.data
 
     def _grow(self, rows: int) -> None:
-        old = {name: getattr(self, name) for name in _ARRAYS}
+        old = {name: getattr(self, name) for name in (*_ARRAYS, "sources", "called")}
         self._allocate(rows)
         for name, array in old.items():
             getattr(self, name)[: len(array)] = array
@@ -175,7 +177,7 @@ class StreamTable:
             self._grow(min(2 * row, self.limit))
         self.names.append(name)
         self.places[name] = row
-        self.sources.append("")
+        self.called[row] = name
         ints = self.ints[row]
         ints[VISIBLE], ints[LAST_LABEL] = 1, -1
         ints[FIRST] = self.first_due(0)
@@ -235,7 +237,8 @@ class StreamTable:
         unused = np.arange(arrays["memory_t"].shape[1]) >= arrays["ints"][:, HELD, None]
         arrays["memory_t"][unused], arrays["memory_v"][unused] = 0, 0.0
         sources = arrays.pop("pending_sources").tolist()
-        return TableState(list(self.names), list(self.sources), sources, **arrays)
+        texts = self.names, self.sources[:count].tolist()
+        return TableState(list(texts[0]), texts[1], sources, **arrays)
 
     def _occupied(self, count: int) -> npt.NDArray[np.bool_]:
         """Return which places of the first rows hold a prediction that waits, (rows, slots)."""
@@ -266,7 +269,8 @@ class StreamTable:
             getattr(self, name)[:count] = array
         for row, sources in enumerate(state.pending_sources):
             self.pending_sources[row] = sources
-        self.names, self.sources = list(state.names), list(state.sources)
+        self.names = list(state.names)
+        self.called[:count], self.sources[:count] = self.names, state.sources
         self.places = {name: row for row, name in enumerate(self.names)}
 
 

@@ -63,7 +63,7 @@ class StreamView:
     @property
     def session(self) -> str:
         """The publisher's run."""
-        return self._session.table.sources[self._row]
+        return str(self._session.table.sources[self._row])
 
     @property
     def gaps_visible(self) -> bool:
