@@ -12,7 +12,7 @@ from ..quoting import printable
 
 
 class Commands(TyperGroup):
-    """Tells of an option that a command does not have which commands have it.
+    """Reports which commands have an option that was given to a command without it.
 
     What an error quotes of the command line is made printable.
     """

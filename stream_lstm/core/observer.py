@@ -15,7 +15,7 @@ Floats = npt.NDArray[np.float32]
 
 
 class Observer(Protocol):
-    """Is told of each stage; it may keep the arrays but those of `took`."""
+    """Observes each stage; it may keep every array except those of `took`."""
 
     def took(self, t_ns: npt.NDArray[np.int64], values: npt.NDArray[np.float64]) -> None:
         """Take ticks, t_ns (m,) and values (m, C), before anything is made of them."""

@@ -435,7 +435,7 @@ class Session(Outlet):
         self.hand_over()
 
     def reload(self) -> None:
-        """Begin anew from a table and sides that were restored."""
+        """Restart from a table and sides that were restored."""
         self.active.clear()
         self._behind.clear()
         self.forget()

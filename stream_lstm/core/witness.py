@@ -6,7 +6,7 @@ A witness observes a session and listens to it, changes nothing, and enters in t
 * `scaler`: the scaler's state before each call of the engine, and the elements of the call;
 * `predictions`: the raw probabilities (and, while learning, what else a row holds) of each
   element, or of each window;
-* `updates`: what each update was given, and the weights that came of it;
+* `updates`: the inputs of each update, and the weights that it returned;
 * `calibration`: each published prediction, which a mixture or a calibration may have made of raw
   ones, and each that expired;
 * `scores`: each score, which holds what the plain forecasters gave.

@@ -62,7 +62,7 @@ MAX_NAME_BYTES = 200
 MAX_TOPIC_BYTES = len("prediction//") + MAX_NAME_BYTES
 
 MAX_COLUMNS = 4096
-"""Far more than a feed has; whoever has more numbers sends them on several streams."""
+"""Far more than a feed has; publishers with more numbers send them on several streams."""
 
 MAX_COLUMN_BYTES = 250
 """Of a column's name in UTF-8: it is printed, and is a key in every tick that names its values."""

@@ -59,7 +59,7 @@ def replay_frame(
     scaler: npt.ArrayLike | None = None,
     **settings: Any,
 ) -> Replayed:
-    """Run the rows of a table, in their order, through a session, and return what came of it.
+    """Run the rows of a table, in their order, through a session, and return the results.
 
     frame: an Arrow table or record batch, a DataFrame of pandas or Polars, a mapping of names to
     arrays, or whatever else `pyarrow.table` takes. features: expressions over its columns, the

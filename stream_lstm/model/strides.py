@@ -20,9 +20,9 @@ are given, and `ROOM` lines of new ones, which are filled in.
 p (M) | scaled x (F) | state (N) | 1 where the target is positive | share | info (3)
 ```
 
-Infos stand in the lines of the publishing elements. New elements are given in an array of their
-own, since what is read and written in one loop is copied at each turn; its first line holds the
-lengths. So little is left to do around the loop (eight steps) that XLA does all in the calling
+Infos are in the lines of the publishing elements. New elements have an array of their own,
+since an array that one loop both reads and writes is copied at each turn; its first line contains
+the lengths. So little is left to do around the loop (eight steps) that XLA does all in the calling
 thread; waking another one takes as long as an update.
 """
 

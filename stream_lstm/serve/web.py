@@ -91,7 +91,7 @@ class WebServer(Closing):
     """Serves what `respond` makes of a path, until `close`; a context manager.
 
     listener: where to listen. host: the configured one, as `bind` takes it; see `hosts`.
-    failed: told of an error of `respond`. clock: seconds, monotonic.
+    failed: called with an error of `respond`. clock: seconds, monotonic.
     `address` is the actual one.
     """
 

@@ -64,7 +64,7 @@ def resume(connection: sqlite3.Connection, session: Session, store: str) -> Resu
                 )
             assert entry.event is not None
             drive(session, entry.event)
-        session.catch_up()  # what is stored was stored with all that came of it
+        session.catch_up()  # each stored tick was stored with all its outputs
     finally:
         session.emit, session.deliver = listeners
     expected = connection.execute(

@@ -1,10 +1,10 @@
 """The store of a daemon or a replay: it is given every event, and brings a session back.
 
-It is called with what comes out of a session, and `hold` with each input after the session has
-taken it. What came out since the input before is what came of it. Ticks may wait in the session:
-once it has caught up with all of them, `hand_over` makes what was held one unit, which is stored
-whole or not at all, so that a stored tick is never without its outputs. Nothing here touches a
-file once it has begun: a thread writes.
+It is called with the outputs of a session, and `hold` with each input after the session has taken
+it. Outputs since the previous input are the results of this one. Ticks may wait in the session:
+once it has caught up with all of them, `hand_over` makes one unit of everything held, which is
+stored whole or not at all, so that a stored tick is never without its outputs. Nothing here
+touches a file after the start: a thread writes.
 
 Where a live feed is faster than the disk, or the disk is full, inputs are left out. What comes
 after could not be replayed, so that the end of such a hole is stored with a snapshot. The same

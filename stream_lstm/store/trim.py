@@ -1,6 +1,6 @@
 """Letting go of the oldest of a store, so that its file stays within its limit.
 
-What goes is the journal up to a snapshot that is kept, and what came of it, a little with each
+What goes is the journal up to a snapshot that is kept, and its results, a little with each
 commit; SQLite uses the pages again, so that the file grows no further. The oldest snapshot that is
 kept bounds it: from there on everything can be replayed. An event `trimmed` counts the rows of
 the journal that are gone.

@@ -49,7 +49,7 @@ RETRY_S, RETRY_MAX_S = 0.05, 5.0
 """Between attempts, the first and the longest."""
 
 WATCH_S = 1.0
-"""Between two looks at the file where nothing comes to be written."""
+"""Between two checks of the file while there is nothing to write."""
 
 CLOSE_S = 2.0
 """For what waits at the end, where the disk will not."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from stream_lstm.config import Config, StoreConfig
 from stream_lstm.core.session import Session
@@ -23,6 +25,7 @@ from ..engines import engine_for, settings
 COLUMNS = ("x",)
 LEARNING = {"learn": True, "score_window": 0}
 OFTEN = StoreConfig(snapshot_every=60)
+WAIT_S = 30.0
 
 
 def series(n: int, seed: int = 3) -> np.ndarray:
@@ -42,6 +45,16 @@ def cut(values: np.ndarray, edges: Iterable[int], first: int = 1, **more: Any) -
         for low, high in zip([0, *ends], ends, strict=False)
         if high > low
     ]
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    """Wait until another thread has brought something about; fails after WAIT_S."""
+    waiting = threading.Event()
+    for _ in range(int(WAIT_S / 0.01)):
+        if true():
+            return
+        waiting.wait(0.01)
+    pytest.fail(f"it did not happen within {WAIT_S} s")
 
 
 class Kept:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import resource
 import shutil
 import sqlite3
-import threading
 from contextlib import contextmanager
 
 import numpy as np
@@ -19,9 +18,7 @@ from stream_lstm.store.reading import entries
 from stream_lstm.store.resume import same
 from stream_lstm.store.writer import Writer
 
-from .stores import Kept, cut, of, predictions, query, reseal, series, shown, ticks
-
-WAIT_S = 30.0
+from .stores import Kept, cut, of, predictions, query, reseal, series, shown, ticks, wait_until
 
 
 @pytest.fixture
@@ -38,15 +35,6 @@ def files_no_longer_than(size):
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
-
-
-def wait_until(true):
-    waiting = threading.Event()
-    for _ in range(int(WAIT_S / 0.01)):
-        if true():
-            return
-        waiting.wait(0.01)
-    pytest.fail("it never came to be")
 
 
 def written(kept):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import threading
 
 import pytest
 
@@ -13,9 +12,7 @@ from stream_lstm.errors import GoneError, OutputError
 from stream_lstm.events import Prediction
 from stream_lstm.store import writer
 
-from .stores import Kept, of, predictions, query, series, shown, ticks
-
-WAIT_S = 30.0
+from .stores import Kept, of, predictions, query, series, shown, ticks, wait_until
 
 
 @pytest.fixture
@@ -26,15 +23,6 @@ def path(tmp_path):
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
     monkeypatch.setattr(writer, "WATCH_S", 0.05)
-
-
-def wait_until(true):
-    waiting = threading.Event()
-    for _ in range(int(WAIT_S / 0.01)):
-        if true():
-            return
-        waiting.wait(0.01)
-    pytest.fail("it never came to be")
 
 
 def removed(path):
