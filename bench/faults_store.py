@@ -185,7 +185,8 @@ def flipped(path: Path, rng: np.random.Generator) -> str:
         row = connection.execute("SELECT max(snapshot) FROM snapshots").fetchone()[0]
         state = bytearray(snapshot_state(connection, row))
         state[int(rng.integers(len(state)))] ^= 1 << int(rng.integers(8))
-        connection.execute("UPDATE snapshots SET state = ? WHERE snapshot = ?", (state, row))
+        connection.execute("DELETE FROM snapshot_pieces WHERE snapshot = ? AND piece > 0", (row,))
+        connection.execute("UPDATE snapshot_pieces SET data = ? WHERE snapshot = ?", (state, row))
         snapshot_state(connection, row)
     except StoreError:
         return "refused"

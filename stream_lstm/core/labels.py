@@ -86,7 +86,7 @@ class LabelPolicy:
             stream.count("labels_repeated")
             return f"prediction {n} has this label already"
         stream.count("labels_revised")
-        held.truth = truth
+        stream.ledger.held[n] = Held(held.pending, truth, held.until)
         return ""
 
     def _again(self, stream: Stream, n: int, y: int) -> str:

@@ -13,8 +13,9 @@ prediction, kept since then, and only its last element has a target.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +45,13 @@ COUNTED: dict[UpdateReason, str] = {
 }
 
 
+class Keeper(Protocol):
+    """Copies weights and optimiser before they change; see `snapshot.Frozen`."""
+
+    def keep(self, learned: Learned) -> None:
+        """Copy what an update is about to take the memory of."""
+
+
 class Example(NamedTuple):
     """What an update is given; see `model.forecaster.Ensemble`."""
 
@@ -69,9 +77,19 @@ class Learning:
         self._horizon = config.stream.horizon
         self._carried = config.model.mode == "carry"
         self._offsets, self._state = engine.offsets, engine.state
+        self.kept_by: list[weakref.ref[Keeper]] = []
         self._ones = np.ones(self.length, np.float32)
         self._last = np.zeros(self.length, np.float32)
         self._last[-1:] = 1.0
+
+    def hand_over(self, learned: Learned) -> None:
+        """Have what an update takes the memory of copied where a snapshot still needs it."""
+        if self.kept_by:
+            found = [keeper for ref in self.kept_by if (keeper := ref()) is not None]
+            for keeper in found:
+                keeper.keep(learned)
+            if not found:
+                self.kept_by.clear()
 
     def due(self, n: int) -> bool:
         """Return whether a label that becomes known at element n is learned from."""
@@ -132,6 +150,7 @@ class Learning:
         side = stream.side
         assert side is not None
         given = None if self.observer is None else (np.array(side.trace), *example)
+        self.hand_over(learned)
         learned.weights, learned.optimizer, side.trace, info = self._engine.update(
             learned.weights, learned.optimizer, side.trace, *example
         )

@@ -82,6 +82,11 @@ class Ledger(msgspec.Struct):
     closed: dict[int, int] = msgspec.field(default_factory=dict)
     expired: int = 0
 
+    def frozen(self) -> Ledger:
+        """Return a copy that stays as it is: entries are replaced, never written to."""
+        waiting, held = self.waiting.copy(), self.held.copy()
+        return Ledger(waiting, held, self.early.copy(), self.closed.copy(), self.expired)
+
     def add(self, pending: Pending, limit: int) -> Pending | None:
         """Enter a prediction; return the oldest one where it had to leave for it."""
         self.waiting[pending.n] = pending

@@ -42,7 +42,7 @@ from ..model.guard import Caps
 from ..model.packing import Packed
 from ..model.runtime import to_host
 from .stream import Stream
-from .trees import leaves, rebuild
+from .trees import copies, rebuild
 
 SPELL = 16
 """Labels between two looks: as many as a call over several strides of ten learns from at most."""
@@ -114,6 +114,13 @@ class Watch(msgspec.Struct):
     def sums(self) -> Spell:
         """Return the sums over the window."""
         return Spell(sum(s.loss for s in self.spells), sum(s.base for s in self.spells))
+
+
+def copy_of(watch: Watch | None) -> Watch | None:
+    """Return a copy that stays as it is: what a watch refers to is replaced, never written to."""
+    if watch is None:
+        return None
+    return msgspec.structs.replace(watch, spells=list(watch.spells))
 
 
 class Learned(msgspec.Struct):
@@ -227,7 +234,7 @@ class Guard:
         if confirmed is not None:
             watch.good = msgspec.structs.replace(confirmed, loss=sums.loss / labels)
             watch.rest = 0
-        watch.candidate = Kept(list(learned.weights), _copies(leaves(learned.optimizer)))
+        watch.candidate = Kept(list(learned.weights), copies(learned.optimizer))
 
     def _roll_back(
         self,

@@ -454,14 +454,15 @@ class Session(Outlet):
         if self.members is not None:
             members = Mixture.uniform(len(self.engine.names), self.config.learning.share)
         return Side(
-            tape=self._new_tape(0),
+            tape=self.new_tape(0),
             trace=self.engine.init_trace() if self.learning.length else None,
             mixture=members,
             twin=self._start.copy() if self.twins.carried else None,
             recalibration=Recalibration() if self.config.scoring.calibrate else None,
         )
 
-    def _new_tape(self, n: int) -> Tape | None:
+    def new_tape(self, n: int) -> Tape | None:
+        """Return the tape of a stream at element n, None where this configuration needs none."""
         window = self.config.stream.window if self.engine.windowed else 0
         length = max(self.learning.length, window)
         if not length:
@@ -620,7 +621,7 @@ class Session(Outlet):
             stream.twin.host[:] = self._start
         stream.restart()
         if stream.side is not None:
-            stream.side.tape = self._new_tape(stream.n)
+            stream.side.tape = self.new_tape(stream.n)
             stream.side.trace = self.engine.init_trace() if self.learning.length else None
 
     def _expire(self, stream: Stream) -> None:

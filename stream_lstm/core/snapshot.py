@@ -1,20 +1,27 @@
 """Everything that a session holds, as bytes, and back.
 
 ```
-b"SLSTM" | format version (1 byte) | SHA-256 of the rest (32 bytes) | msgpack
+b"SLSTM" | format version (1 byte) | msgpack | SHA-256 of everything before it (32 bytes)
 ```
 
 The msgpack part is a `Snapshot`. It holds arrays as (dtype, shape, bytes), never code, and is
 decoded against a schema. The fingerprint ties it to the configuration that gives it meaning: a
 session restores only what a session of the same configuration and columns has written, and a
-restored session goes on to the same bits.
+restored session continues to the same bits.
+
+`freeze` is quick and is called between two ticks: it keeps arrays that nothing writes to, and
+copies the others. Encoding takes a hundred times as long, and can be done by another thread, in
+chunks, while the session continues.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-from typing import Any
+import threading
+import weakref
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
@@ -22,16 +29,22 @@ import numpy as np
 from ..config import Config
 from ..errors import SnapshotError
 from ..members import Members
-from .rollback import Learned, Watch, check_kept
+from .rollback import Learned, Watch, check_kept, copy_of
 from .scores import ScoresState
 from .session import Session
 from .stream import Side
 from .table import TableState
-from .trees import leaves, rebuild
+from .trees import copies, rebuild
 
 MAGIC = b"SLSTM"
-VERSION = 5
-HEADER = len(MAGIC) + 1 + hashlib.sha256().digest_size
+VERSION = 6
+HEADER = len(MAGIC) + 1
+DIGEST = hashlib.sha256().digest_size
+
+CHUNK_BYTES = 2**18
+"""Of an array that is written at a time: what holds the interpreter's lock at most."""
+
+Bytes: TypeAlias = bytes | memoryview
 
 DTYPES = ("<f4", "<f8", "<i4", "<i8", "<u4", "|b1")
 """The only array types that a session or an optimiser holds."""
@@ -101,19 +114,91 @@ def _fingerprint(session: Session) -> str:
     return fingerprint(session.config, session.columns, session.members)
 
 
+class Frozen:
+    """The state of a session at one moment, from which it continues.
+
+    learned: weights, optimiser and watch by the name of their stream. The other arguments are as
+    in `Snapshot`; nothing writes to their arrays any more. An optimiser's state is copied when it
+    is written, or before an update takes its memory, whichever comes first: see `keep`. Any thread
+    may ask for `chunks`.
+    """
+
+    def __init__(
+        self,
+        fingerprint: str,
+        learned: dict[str, Learned],
+        table: TableState,
+        sides: dict[int, Side],
+        scores: ScoresState,
+        frozen: Any,
+    ) -> None:
+        self.fingerprint, self.table, self.sides = fingerprint, table, sides
+        self.scores, self.frozen = scores, frozen
+        self._learned = {
+            name: Learned(held.weights, held.optimizer, copy_of(held.watch))
+            for name, held in learned.items()
+        }
+        self._live = {id(held): name for name, held in learned.items()}
+        self._optimizers: dict[str, list[np.ndarray]] = {}
+        self._lock = threading.Lock()
+
+    def keep(self, learned: Learned) -> None:
+        """Copy what an update is about to take the memory of."""
+        name = self._live.pop(id(learned), None)
+        if name is not None:
+            self._optimizer(name)
+
+    def _optimizer(self, name: str) -> list[np.ndarray]:
+        with self._lock:
+            found = self._optimizers.get(name)
+            if found is None:
+                found = self._optimizers[name] = copies(self._learned[name].optimizer)
+            return found
+
+    def chunks(self) -> Iterator[Bytes]:
+        """Yield the bytes of `take` in order; every time the same ones."""
+        digest = hashlib.sha256()
+        for chunk in self._chunks():
+            digest.update(chunk)
+            yield chunk
+        yield digest.digest()
+
+    def _chunks(self) -> Iterator[Bytes]:
+        yield MAGIC + bytes([VERSION]) + _map(len(Snapshot.__struct_fields__))
+        yield _encode("fingerprint") + _encode(self.fingerprint)
+        yield _encode("learned") + _map(len(self._learned))
+        for name, held in self._learned.items():
+            record = LearnedRecord(_arrays(held.weights), self._optimizer(name), held.watch)
+            yield _encode(name) + _encode(record)
+        yield _encode("table") + _map(len(TableState.__struct_fields__))
+        for name in TableState.__struct_fields__:
+            yield _encode(name)
+            yield from _column(getattr(self.table, name))
+        yield _encode("sides") + _map(len(self.sides))
+        for row, side in self.sides.items():
+            yield _encode(row) + _encode(side)
+        yield _encode("scores") + _encode(self.scores)
+        yield _encode("frozen") + _encode(_arrays(self.frozen))
+
+
+def freeze(session: Session) -> Frozen:
+    """Return the whole state of a session as it is now."""
+    session.look()
+    frozen = Frozen(
+        _fingerprint(session),
+        session.learned,
+        session.table.state(),
+        {row: side.frozen() for row, side in session.sides.items()},
+        session.scores.state(len(session.table)),
+        session.twins.frozen,
+    )
+    session.learning.kept_by.append(weakref.ref(frozen))
+    return frozen
+
+
 def take(session: Session) -> bytes:
     """Return the whole state of a session."""
-    session.look()
-    learned = {
-        name: LearnedRecord(_arrays(held.weights), leaves(held.optimizer), held.watch)
-        for name, held in session.learned.items()
-    }
-    table = session.table.state()
-    scores = session.scores.state(len(session.table))
-    frozen = _arrays(session.twins.frozen)
-    state = Snapshot(_fingerprint(session), learned, table, session.sides, scores, frozen)
-    body = msgspec.msgpack.encode(state, enc_hook=_plain)
-    return MAGIC + bytes([VERSION]) + hashlib.sha256(body).digest() + body
+    return b"".join(freeze(session).chunks())
 
 
 def restore(session: Session, data: bytes) -> None:
@@ -143,7 +228,15 @@ def restore(session: Session, data: bytes) -> None:
     }
     for held in state.learned.values():
         check_kept(held.watch, weights, optimizer)
+    like = session.new_tape(0)
     try:
+        for side in state.sides.values():
+            if (like is None) != (side.tape is None):
+                raise ValueError(
+                    "it has tapes where this session has none, or the other way round"
+                )
+            if side.tape is not None and like is not None:
+                side.tape = side.tape.thawed(like)
         session.table.restore(state.table)
         session.scores.restore(state.scores)
         session.scores.grow(session.table.capacity)
@@ -164,7 +257,7 @@ def weights_of(data: bytes) -> dict[str, list[np.ndarray]]:
 
 
 def _decode(data: bytes) -> Snapshot:
-    if data[: len(MAGIC)] != MAGIC or len(data) < HEADER:
+    if data[: len(MAGIC)] != MAGIC or len(data) < HEADER + DIGEST:
         raise SnapshotError("this is not a snapshot, or only the beginning of one")
     version = data[len(MAGIC)]
     if version != VERSION:
@@ -173,21 +266,13 @@ def _decode(data: bytes) -> Snapshot:
             f"the snapshot has format version {version}, this program reads {VERSION}: it was "
             f"{made}the order of work changed in 0.2 (publish first, learn afterwards)"
         )
-    body = data[HEADER:]
-    if hashlib.sha256(body).digest() != data[len(MAGIC) + 1 : HEADER]:
+    whole = memoryview(data)
+    if hashlib.sha256(whole[:-DIGEST]).digest() != whole[-DIGEST:]:
         raise SnapshotError("the snapshot is damaged: its checksum does not match")
     try:
-        return msgspec.msgpack.decode(body, type=Snapshot, dec_hook=_array)
+        return msgspec.msgpack.decode(whole[HEADER:-DIGEST], type=Snapshot, dec_hook=_array)
     except (msgspec.DecodeError, ValueError) as error:
         raise SnapshotError(f"the snapshot does not fit this version: {error}") from None
-
-
-def _plain(value: Any) -> ArrayRecord:
-    """Return what msgspec can write for an array of NumPy or JAX."""
-    array = np.asarray(value)
-    if array.dtype.str not in DTYPES:
-        raise TypeError(f"an array of type {array.dtype} has no place in a snapshot")
-    return ArrayRecord(array.dtype.str, array.shape, np.ascontiguousarray(array).tobytes())
 
 
 def _array(kind: type, value: Any) -> np.ndarray:
@@ -196,5 +281,47 @@ def _array(kind: type, value: Any) -> np.ndarray:
     return msgspec.convert(value, ArrayRecord).array()
 
 
-def _arrays(packed: tuple[Any, ...] | None) -> list[np.ndarray]:
-    return [np.array(array) for array in packed or ()]
+# ---- as MessagePack -----------------------------------------------------------------------
+
+
+def _map(size: int) -> bytes:
+    """Return the head of a map of `size` entries, which follow it."""
+    return b"\xdf" + size.to_bytes(4, "big")
+
+
+def _column(value: Any) -> Iterator[Bytes]:
+    """Yield a column of a table, an array of any size in chunks."""
+    if not isinstance(value, np.ndarray):
+        yield _encode(value)
+        return
+    if value.dtype == object:
+        yield b"\xdd" + len(value).to_bytes(4, "big")
+        for row in value:
+            yield _encode(row if isinstance(row, str) else row.tolist())
+        return
+    array = np.ascontiguousarray(value)
+    yield _map(3) + _encode("dtype") + _encode(_dtype(array))
+    yield _encode("shape") + _encode(array.shape) + _encode("data")
+    yield b"\xc6" + array.nbytes.to_bytes(4, "big")
+    flat = array.reshape(-1).view(np.uint8).data
+    for start in range(0, array.nbytes, CHUNK_BYTES):
+        yield flat[start : start + CHUNK_BYTES]
+
+
+def _plain(value: Any) -> ArrayRecord:
+    """Return what msgspec can write for an array of NumPy or JAX."""
+    array = np.ascontiguousarray(value).reshape(np.shape(value))
+    return ArrayRecord(_dtype(array), array.shape, array.tobytes())
+
+
+def _dtype(array: np.ndarray) -> str:
+    if array.dtype.str not in DTYPES:
+        raise TypeError(f"an array of type {array.dtype} has no place in a snapshot")
+    return array.dtype.str
+
+
+_encode = msgspec.msgpack.Encoder(enc_hook=_plain).encode
+
+
+def _arrays(packed: Iterable[Any] | None) -> list[np.ndarray]:
+    return [np.asarray(array) for array in packed or ()]

@@ -11,6 +11,7 @@ recalibration, the ledger of labels from outside, and the labels that are still 
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from typing import Any, NamedTuple, TypeAlias
 
@@ -51,6 +52,9 @@ Floats: TypeAlias = npt.NDArray[np.float32]
 
 ROOM = 64
 """Ticks that can wait: more than a stride of the usual length, and no more than one call takes."""
+
+
+NO_TRACE = np.zeros(0, np.float32)
 
 
 class Waiting(NamedTuple):
@@ -98,6 +102,26 @@ class Side(msgspec.Struct):
     ledger: Ledger = msgspec.field(default_factory=Ledger)
     owed: list[Owed] = []
     waiting: list[Waiting] = []
+
+    def frozen(self) -> Side:
+        """Return a copy that stays as it is while this one is worked on."""
+        return Side(
+            tape=None if self.tape is None else self.tape.frozen(),
+            trace=_kept(self.trace),
+            mixture=copy.copy(self.mixture),
+            twin=None if self.twin is None else self.twin.copy(),
+            recalibration=copy.copy(self.recalibration),
+            ledger=self.ledger.frozen(),
+            owed=list(self.owed),
+            waiting=self.waiting,
+        )
+
+
+def _kept(trace: Any) -> np.ndarray | None:
+    """Return a copy of a trace, whose memory the next update takes for the new one."""
+    if trace is None:
+        return None
+    return np.array(trace) if trace.size else NO_TRACE
 
 
 class Stream:

@@ -14,6 +14,7 @@ because of a gap.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import msgspec
@@ -95,11 +96,15 @@ P, BASE_P, LAST_P, LAST = range(4)
 
 
 class TableState(msgspec.Struct, frozen=True):
-    """A table as plain data, for a snapshot; `own` are the streams' own weights."""
+    """A table as plain data, for a snapshot; `own` are the streams' own weights.
+
+    `sources` (rows,) and `pending_sources` (rows, slots) are arrays of texts where they were not
+    read from a snapshot.
+    """
 
     names: list[str]
-    sources: list[str]
-    pending_sources: list[list[str]]
+    sources: Sequence[str] | Any
+    pending_sources: Sequence[Sequence[str]] | Any
     ints: np.ndarray
     carry: np.ndarray
     memory_t: np.ndarray
@@ -236,9 +241,7 @@ class StreamTable:
         arrays["pending"][idle], arrays["pending_sources"][idle] = 0.0, ""
         unused = np.arange(arrays["memory_t"].shape[1]) >= arrays["ints"][:, HELD, None]
         arrays["memory_t"][unused], arrays["memory_v"][unused] = 0, 0.0
-        sources = arrays.pop("pending_sources").tolist()
-        texts = self.names, self.sources[:count].tolist()
-        return TableState(list(texts[0]), texts[1], sources, **arrays)
+        return TableState(list(self.names), self.sources[:count].copy(), **arrays)
 
     def _occupied(self, count: int) -> npt.NDArray[np.bool_]:
         """Return which places of the first rows hold a prediction that waits, (rows, slots)."""

@@ -19,11 +19,12 @@ ROOM = 4
 """Blocks that fit behind the entries that must stay: a move every few blocks costs nothing."""
 
 
-class Tape(msgspec.Struct):
+class Tape(msgspec.Struct, omit_defaults=True):
     """Entries `first` to `last`, of which at least the newest `keep` stay.
 
     `entries` is float32 (capacity, F + N), N the length of a state; `positive` is float32
-    (capacity,) of 0 and 1.
+    (capacity,) of 0 and 1. `lent` says that a frozen copy reads the memory of both, so that
+    entries may be added but not moved there.
     """
 
     keep: int
@@ -32,6 +33,7 @@ class Tape(msgspec.Struct):
     positive: np.ndarray
     first: int
     used: int
+    lent: bool = False
 
     @classmethod
     def start(cls, n: int, *, keep: int, block: int, features: int, state: int) -> Tape:
@@ -43,6 +45,29 @@ class Tape(msgspec.Struct):
         entries = np.zeros((capacity, features + state), np.float32)
         positive = np.zeros(capacity, np.float32)
         return cls(keep, features, entries, positive, first=n + 1 - keep, used=keep)
+
+    def frozen(self) -> Tape:
+        """Return the newest `keep` entries, which stay as they are while this tape goes on."""
+        self.lent = True
+        held = slice(max(self.used - self.keep, 0), self.used)
+        entries, positive = self.entries[held], self.positive[held]
+        return Tape(
+            self.keep, self.features, entries, positive, self.first + held.start, len(entries)
+        )
+
+    def thawed(self, like: Tape) -> Tape:
+        """Return these entries in memory as large as that of `like`.
+
+        Raises ValueError where they are not entries of such a tape.
+        """
+        shape, used = self.entries.shape, self.used
+        fits = (self.keep, self.features) == (like.keep, like.features)
+        fits &= shape == (used, like.entries.shape[1]) and self.positive.shape == (used,)
+        if not fits or used > self.keep or self.entries.dtype != like.entries.dtype:
+            raise ValueError(f"a tape of {used} entries {shape} is not one of this session")
+        entries, positive = np.zeros_like(like.entries), np.zeros_like(like.positive)
+        entries[:used], positive[:used] = self.entries, self.positive
+        return Tape(self.keep, self.features, entries, positive, self.first, used)
 
     def append(self, entries: Floats, positive: npt.NDArray[np.bool_]) -> None:
         """Append entries (m, F + N) and whether their targets were positive (m,)."""
@@ -65,8 +90,12 @@ class Tape(msgspec.Struct):
     def _leave(self, left: int) -> None:
         """Let go of all but the newest `left` entries."""
         drop = self.used - left
-        self.entries[:left] = self.entries[drop : self.used].copy()
-        self.positive[:left] = self.positive[drop : self.used].copy()
+        entries = self.entries[drop : self.used].copy()
+        positive = self.positive[drop : self.used].copy()
+        if self.lent:
+            self.entries, self.positive = np.zeros_like(self.entries), np.zeros_like(self.positive)
+            self.lent = False
+        self.entries[:left], self.positive[:left] = entries, positive
         self.first += drop
         self.used = left
 

@@ -17,6 +17,11 @@ def leaves(tree: Any) -> list[np.ndarray]:
     return [np.asarray(plain(leaf)) for leaf in jax.tree.leaves(tree)]
 
 
+def copies(tree: Any) -> list[np.ndarray]:
+    """Return copies of the leaves of a tree."""
+    return [np.array(plain(leaf)) for leaf in jax.tree.leaves(tree)]
+
+
 def rebuild(like: Any, leaves: list[np.ndarray]) -> Any:
     """Return `leaves` in the structure of `like`.
 

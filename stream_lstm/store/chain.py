@@ -30,8 +30,7 @@ Row = Sequence[Any]
 
 HELD = {
     "streams": "SELECT * FROM streams",
-    "snapshots": "SELECT snapshot, run, pos, taken_ns, elements, version, fingerprint, sha256, "
-    "set_aside FROM snapshots",
+    "snapshots": "SELECT * FROM snapshots",
     "runs": "SELECT * FROM runs",
 }
 """Tables whose rows change or go, and what of them is checked."""

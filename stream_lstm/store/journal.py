@@ -6,7 +6,6 @@ changes nothing.
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
 import time
 import zlib
@@ -22,6 +21,7 @@ from ..events import End, Expiry, Gap, Label, Rollback, Run, SessionStart, Ticks
 from ..records import Batch
 from .chain import HELD, Chain, checksum_of
 from .outputs import INTO, row_of, rows_of
+from .saving import Saving
 from .trim import LOOK_EVERY, trim, used_bytes
 from .units import Hole, Note, Position, Result, Saved, Settle, Step, Unit, count_of
 
@@ -66,6 +66,8 @@ class Journal:
         self.trimmed = 0
         self._run, self._max_bytes, self._clock = run, max_bytes, clock
         self._commits, self._too_large = 0, False
+        self._savings: list[Saving] = []
+        self._number = _last_snapshot(connection)
 
     def reopen(self, connection: sqlite3.Connection) -> bool:
         """Go on with another connection; return whether the last batch is there after all.
@@ -79,17 +81,50 @@ class Journal:
         self.connection = connection
         self.pos, self.positions = now, read_positions(connection)
         self.chain = Chain(connection)
+        known = {number for (number,) in connection.execute("SELECT snapshot FROM snapshots")}
+        self._savings = [saving for saving in self._savings if saving.number not in known]
         return now != before
 
+    @property
+    def saving(self) -> int:
+        """How many snapshots are not whole yet, for which `write` has to be called again."""
+        return len(self._savings)
+
     def write(self, units: Iterable[Unit]) -> None:
-        """Write a batch in one transaction; nothing of it is there where SQLite raises."""
+        """Write a batch in one transaction; nothing of it is there where SQLite raises.
+
+        A snapshot is written in slices, the first with this call and the others with the next
+        ones. That of a hole is written whole, in transactions of their own before the hole's.
+        """
         event = self.chain.last.event
         batch = _Batch(self._run, self.pos, self.positions, self._clock(), event)
         for unit in units:
             batch.add(unit)
         batch.flush()
+        begun = [self._begin(batch, k) for k in range(len(batch.saved))]
+        if batch.has_hole:
+            self._store_pieces([*self._savings, *begun])
+        self._commit(batch, begun)
+
+    def _begin(self, batch: _Batch, k: int) -> Saving:
+        saved, pos = batch.saved[k]
+        return Saving(saved, self._number + 1 + k, self._run, pos, self._clock())
+
+    def _store_pieces(self, savings: list[Saving]) -> None:
+        """Write all slices but the last of snapshots, in transactions of their own."""
+        for saving in savings:
+            while not saving.is_last:
+                with self.connection:
+                    self.connection.execute("BEGIN IMMEDIATE")
+                    saving.write(self.connection)
+                saving.stored()
+
+    def _commit(self, batch: _Batch, begun: list[Saving]) -> None:
         execute = self.connection.execute
         trimmed, too_large = 0, self._must_trim()
+        savings = [*self._savings, *begun]
+        # behind a hole nothing can be resumed before its snapshot is whole
+        slices = savings if batch.has_hole else savings[:1]
         streams = {
             stream: (stream, *msgspec.structs.astuple(position), batch.pos)
             for stream, position in batch.touched.items()
@@ -104,10 +139,14 @@ class Journal:
         try:
             for table, rows in batch.rows.items():
                 self._insert(table, rows)
-            for row in batch.snapshots:
-                held["snapshots"] += self._snapshot(row)
+            for saving in slices:
+                saving.write(self.connection)
+                if saving.is_last:
+                    held["snapshots"] += self._snapshot(saving.row())
             self._insert("streams", list(streams.values()), "INSERT OR REPLACE")
-            seal = self.chain.seal(self.connection, batch.named(), batch.pos, held)
+            seal = self.chain.last
+            if not batch.is_empty or any(saving.is_last for saving in slices):
+                seal = self.chain.seal(self.connection, batch.named(), batch.pos, held)
             if too_large:
                 trimmed = trim(self.connection, self._run, self._clock())
             execute("COMMIT")
@@ -116,6 +155,11 @@ class Journal:
                 execute("ROLLBACK")
             raise
         self.pos, self.chain.last = batch.pos, seal
+        self._number += len(begun)
+        whole = [saving for saving in slices if saving.is_last]
+        self._savings = [saving for saving in savings if saving not in whole]
+        for saving in slices:
+            saving.stored()
         self.positions.update(batch.touched)
         known.update(sums)
         self.trimmed += trimmed
@@ -140,19 +184,23 @@ class Journal:
     def _snapshot(self, row: Row) -> int:
         """Keep a snapshot and drop the oldest; return by how much their sum of checksums grew."""
         execute = self.connection.execute
-        cursor = execute(
-            "INSERT INTO snapshots (run, pos, taken_ns, elements, version, fingerprint, sha256, "
-            "state) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            row,
-        )
-        grown = checksum_of((cursor.lastrowid, *row[:-1], None))
+        execute("INSERT INTO snapshots VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+        grown = checksum_of(row)
         oldest = (
             "WHERE snapshot <= (SELECT snapshot FROM snapshots "
             "WHERE set_aside IS NULL ORDER BY snapshot DESC LIMIT 1 OFFSET ?)"
         )
         gone = execute(f"{HELD['snapshots']} {oldest}", (KEPT,)).fetchall()
+        for number, *_ in gone:
+            execute("DELETE FROM snapshot_pieces WHERE snapshot = ?", (number,))
         execute(f"DELETE FROM snapshots {oldest}", (KEPT,))  # noqa: S608 - ours
         return grown - sum(map(checksum_of, gone))
+
+
+def _last_snapshot(connection: sqlite3.Connection) -> int:
+    """Return the number of the last snapshot, 0 where there is none."""
+    found = connection.execute("SELECT coalesce(max(snapshot), 0) FROM snapshots")
+    return int(found.fetchone()[0])
 
 
 def last_pos(connection: sqlite3.Connection) -> int:
@@ -181,11 +229,17 @@ class _Batch:
     ) -> None:
         self.pos, self._number = pos, event
         self.rows: dict[str, list[Row]] = {table: [] for table in TABLES}
-        self.snapshots: list[Row] = []
+        self.saved: list[tuple[Saved, int]] = []
+        self.has_hole = False
         self.touched: dict[str, Position] = {}
         self._run, self._known, self._now = run, positions, now
         self._parts: list[Ticks | Run] = []
         self._count = self._made = 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing but snapshots."""
+        return not self.touched and not any(self.rows.values())
 
     def named(self) -> dict[str, list[Row]]:
         """Return the rows by the name of their table alone."""
@@ -200,18 +254,14 @@ class _Batch:
             self._event(0, unit.kind, unit.stream, unit.session, None, unit.n, *told)
         elif isinstance(unit, Saved):
             self.flush()
-            self._saved(unit)
+            self.saved.append((unit, self.pos))
         elif isinstance(unit, Hole):
             self.flush()
             self.pos += 1
             self.touched.update(unit.positions)
             self._event(1, "hole", "", "", None, None, unit.inputs, unit.reason)
-            self._saved(unit.saved)
-
-    def _saved(self, unit: Saved) -> None:
-        digest = hashlib.sha256(unit.state).hexdigest()
-        about = unit.elements, unit.version, unit.fingerprint, digest, unit.state
-        self.snapshots.append((self._run, self.pos, self._now, *about))
+            self.saved.append((unit.saved, self.pos))
+            self.has_hole = True
 
     # ---- inputs -----------------------------------------------------------------------
 

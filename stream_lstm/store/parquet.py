@@ -19,6 +19,9 @@ from .schema import NAMES, UNREADABLE, connect_reader, failure
 ROWS = 65_536
 """Rows of a group, which is what is held in memory."""
 
+PIECES = 64
+"""The same of the pieces of snapshots, which are of some size."""
+
 Progress: TypeAlias = Callable[[int, int], object]
 """Takes the rows that are written, and of how many."""
 
@@ -77,7 +80,7 @@ def _table(connection: sqlite3.Connection, table: str) -> tuple[Any, Iterator[An
 
     def batches() -> Iterator[Any]:
         cursor = connection.execute(f"SELECT * FROM {table} ORDER BY {order}")  # noqa: S608 - ours
-        while rows := cursor.fetchmany(ROWS if table != "snapshots" else 1):
+        while rows := cursor.fetchmany(ROWS if table != "snapshot_pieces" else PIECES):
             columns = zip(*rows, strict=True)
             arrays = [
                 pa.array([_plain(value, field.type) for value in column], field.type)

@@ -201,12 +201,16 @@ def snapshots(connection: sqlite3.Connection) -> list[SnapshotRow]:
 
 def snapshot_state(connection: sqlite3.Connection, snapshot: int) -> bytes:
     """Return the bytes of a snapshot; raises StoreError where they are not what was stored."""
-    state, digest = connection.execute(
-        "SELECT state, sha256 FROM snapshots WHERE snapshot = ?", (snapshot,)
+    (digest,) = connection.execute(
+        "SELECT sha256 FROM snapshots WHERE snapshot = ?", (snapshot,)
     ).fetchone()
-    if not isinstance(state, bytes) or hashlib.sha256(state).hexdigest() != digest:
+    pieces = connection.execute(
+        "SELECT data FROM snapshot_pieces WHERE snapshot = ? ORDER BY piece", (snapshot,)
+    )
+    state = b"".join(piece if isinstance(piece, bytes) else b"" for (piece,) in pieces)
+    if hashlib.sha256(state).hexdigest() != digest:
         raise StoreError(f"snapshot {snapshot} is damaged: its checksum does not match")
-    return bytes(state)
+    return state
 
 
 def is_whole(connection: sqlite3.Connection, after: int, until: int) -> bool:

@@ -20,11 +20,11 @@ from .outputs import create_tables, missing_columns
 APPLICATION_ID = 0x534C5354
 """`SLST`; `file` and SQLite show it."""
 
-VERSION = 3
+VERSION = 4
 
 READABLE = 1
-"""The oldest version whose tables can be read. No session is brought back from versions 1 and 2:
-there the updates of a tick came before its prediction."""
+"""The oldest version whose tables can be read. No session is resumed from an older version than
+this one: up to 2 the updates of a tick came before its prediction, and 3 was never released."""
 
 MAGIC = b"SQLite format 3\0"
 
@@ -111,8 +111,14 @@ CREATE TABLE snapshots (
     version INTEGER NOT NULL,
     fingerprint TEXT NOT NULL,
     sha256 TEXT NOT NULL,
-    state BLOB NOT NULL,
     set_aside TEXT
+) STRICT;
+
+CREATE TABLE snapshot_pieces (
+    snapshot INTEGER NOT NULL,
+    piece INTEGER NOT NULL,
+    data BLOB NOT NULL,
+    PRIMARY KEY (snapshot, piece)
 ) STRICT;
 
 CREATE TABLE commits (
@@ -125,7 +131,7 @@ CREATE TABLE commits (
 """
 
 NAMES = ("runs", "setup", "streams", "ticks", "labels", "predictions", "scores", "updates",
-         "events", "snapshots", "commits")  # fmt: skip
+         "events", "snapshots", "snapshot_pieces", "commits")  # fmt: skip
 """Every table."""
 
 
@@ -235,7 +241,7 @@ def _version(connection: sqlite3.Connection, path: Path) -> int:
 
 def _older(path: Path, version: int) -> ConfigurationError:
     return ConfigurationError(
-        f"{path} has schema version {version}, and this program replays version {VERSION} alone: "
+        f"{path} has schema version {version}, and this program resumes version {VERSION} alone: "
         "predictions now come before the updates of their tick, so the journal would lead to "
         f"others. Keep its contents with stream-lstm export {path} --out DIR, and name a new store"
     )

@@ -51,6 +51,7 @@ from .presence import Presence
 from .reading import history
 from .resume import Resumed, damaged, resume
 from .runtime import held_weights, runtime
+from .saving import delete_orphans
 from .setup import Setup, check_setup, read_setup, write_setup
 from .units import Hole, Note, Position, Result, Saved, Settle, Step, Steps, Taken
 from .writer import Writer
@@ -187,6 +188,7 @@ class Store:
         now = time.time_ns()
         chain = Chain(connection)
         connection.execute("BEGIN IMMEDIATE")
+        delete_orphans(connection)
         about = runtime() | {"weights": held_weights(session)}
         row = (now, pos, self._command, os.getpid(), about["stream_lstm"])
         texts = msgspec.json.encode(about), msgspec.json.encode(self.setup.config)
@@ -282,7 +284,9 @@ class Store:
         if self._hole is not None or not self._put(steps):
             self._leave_out(steps)
         elif self._since_snapshot >= self._options.snapshot_every:
-            self.snapshot()
+            assert self._writer is not None
+            if not self._writer.is_saving:
+                self.snapshot()
         for step in steps:
             if isinstance(step.event, Gap | SessionStart):
                 self._note_reset(step.event.stream)
@@ -316,7 +320,7 @@ class Store:
         session = self._session
         assert session is not None
         about = snapshot.fingerprint(session.config, session.columns, session.members)
-        return Saved(snapshot.take(session), snapshot.VERSION, about, _elements(session))
+        return Saved(snapshot.freeze(session), snapshot.VERSION, about, _elements(session))
 
     def note(
         self, kind: str, stream: str = "", reason: str = "", *, times: int = 1, session: str = ""

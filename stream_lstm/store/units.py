@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
+from ..core.snapshot import Frozen
 from ..events import (
     End,
     Expiry,
@@ -81,7 +82,7 @@ Steps: TypeAlias = list[Step]
 class Saved(NamedTuple):
     """A snapshot of the session as it is after everything handed over before it."""
 
-    state: bytes
+    state: Frozen
     version: int
     fingerprint: str
     elements: int

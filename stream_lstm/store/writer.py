@@ -90,6 +90,7 @@ class Writer:
         self._queue: deque[tuple[Unit, int]] = deque()
         # Each is written by one thread alone, so their difference needs no lock.
         self._bytes_in = self._bytes_out = 0
+        self._snapshots_in = self._snapshots_out = 0
         self._elements = 0
         self._wake, self._room = threading.Event(), threading.Event()
         self._closing = threading.Event()
@@ -97,6 +98,7 @@ class Writer:
         self._never = threading.Event()
         self._journal: Journal | None = None
         self._connected = False
+        self._begun = 0
         self._batch: list[Unit] = []
         self._batch_bytes = 0
         self._switches = contextlib.ExitStack()
@@ -108,6 +110,11 @@ class Writer:
     def has_room(self) -> bool:
         """Return whether half of the queue is free."""
         return self._bytes_in - self._bytes_out < QUEUE_BYTES // 2
+
+    @property
+    def is_saving(self) -> bool:
+        """Whether a snapshot that was handed over is not stored yet."""
+        return self._snapshots_in != self._snapshots_out
 
     @property
     def waiting_bytes(self) -> int:
@@ -127,6 +134,7 @@ class Writer:
                 return False
             self._wait_for_room(size)
         self._bytes_in += size
+        self._snapshots_in += isinstance(unit, Saved | Hole)
         self._queue.append((unit, size))
         if isinstance(unit, list):
             self._elements += sum([step.made for step in unit])
@@ -146,7 +154,9 @@ class Writer:
     def catch_up(self) -> None:
         """Wait until all is written, for as long as an orderly end can wait."""
         self._close_by = time.monotonic() + CLOSE_S
-        while self._bytes_in != self._bytes_out and time.monotonic() < self._close_by:
+        while time.monotonic() < self._close_by:
+            if self._bytes_in == self._bytes_out and not self.is_saving:
+                break
             self._room.clear()
             self._wake.set()
             self._room.wait(min(self._commit_s, PAUSE_S))
@@ -190,13 +200,16 @@ class Writer:
         begun = 0.0
         try:
             while True:
-                self._wake.wait(self._commit_s)
+                if not self._slices_left:
+                    self._wake.wait(self._commit_s)
                 self._closing.wait(max(begun + PAUSE_S - time.monotonic(), SETTLE_S))
                 begun = time.monotonic()
                 self._wake.clear()
                 last = self._closing.is_set()
-                while self._fill() and self._write():
-                    pass
+                hurries = last or self._blocking
+                while (self._fill() or self._slices_left) and self._write():
+                    if not (self._queue or hurries):
+                        break
                 self._watch()
                 if last or self.failure is not None:
                     break
@@ -209,6 +222,10 @@ class Writer:
             if self._presence is not None and self._journal is not None and self._connected:
                 self._presence.leave(self._journal.connection)
             self._disconnect()
+
+    @property
+    def _slices_left(self) -> int:
+        return 0 if self._journal is None else self._journal.saving
 
     def _fill(self) -> bool:
         """Take what is written next, if there is anything."""
@@ -244,6 +261,8 @@ class Writer:
         self.trouble = None
         self.written += len(self._batch)
         self._bytes_out += self._batch_bytes
+        self._begun += sum([isinstance(unit, Saved | Hole) for unit in self._batch])
+        self._snapshots_out = self._begun - self._slices_left
         self._batch, self._batch_bytes = [], 0
         self._room.set()
         return True
@@ -294,8 +313,8 @@ def _bytes(unit: Unit) -> int:
     """Return what a unit takes, roughly."""
     if isinstance(unit, list):
         return sum(map(_step_bytes, unit))
-    saved = unit.saved if isinstance(unit, Hole) else unit
-    return UNIT_BYTES + (len(saved.state) if isinstance(saved, Saved) else 0)
+    # A snapshot refers to arrays that the session has anyway, or had until now.
+    return UNIT_BYTES
 
 
 def _step_bytes(step: Step) -> int:

@@ -1,12 +1,18 @@
-"""What ties a snapshot to the settings that give it meaning."""
+"""Snapshots: what ties them to settings, and that they are of one moment."""
 
 import hashlib
+from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from stream_lstm.config import Config, build
-from stream_lstm.core.snapshot import fingerprint
+from stream_lstm.core.snapshot import fingerprint, freeze, take
+from stream_lstm.events import Gap, Label
+
+from ..engines import settings
+from .driving import REACHING_BACK, Tick, members_of, open_session, push
 
 CHOSEN = {
     "features": ["x"],
@@ -44,3 +50,70 @@ def test_where_data_come_from_and_go_to_does_not():
 
 def test_columns_count():
     assert fingerprint(Config(), ("x",)) != fingerprint(Config(), ("y",))
+
+
+SERIES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "plain, of their own": {"sharing": "per-stream"},
+    "learning": {"learn": True},
+    "learning, of their own": {"learn": True, "sharing": "per-stream"},
+    "several strides": {"learn": True, "stride": 2, "horizon": 1},
+    "compared and recalibrated": {
+        "learn": True, "twins": ["frozen", "stateless"], "calibrate": True,
+    },
+    **{kind: values | {"learn": True} for kind, values in REACHING_BACK.items()},
+}  # fmt: skip
+
+
+def walk(rng, count):
+    return [Tick(float(x), k * 10**9) for k, x in enumerate(rng.normal(size=count))]
+
+
+@pytest.mark.parametrize("kind", SERIES)
+def test_a_frozen_state_is_that_of_its_moment(kind):
+    values = {"stride": 3, "horizon": 2, "window": 10} | SERIES[kind]
+    session = open_session(settings(**values), print, members=members_of(values))
+    session.emit = None
+    rng = np.random.default_rng(1)
+    for stream in ("a", "b"):
+        push(session, walk(rng, 150), stream)
+    wanted, frozen, other = take(session), freeze(session), freeze(session)
+    begun = other.chunks()
+    begin = [bytes(next(begun)) for _ in range(3)]  # the head, and what comes before `learned`
+    for stream in ("a", "b", "c"):
+        push(session, walk(rng, 7), stream)  # updates, and entries of the tape
+        push(session, walk(rng, 200), stream)  # the tape is moved
+    session.gap(Gap("a", 400, 3))
+    assert b"".join(frozen.chunks()) == wanted
+    assert b"".join(begin) + b"".join(begun) == wanted
+    push(session, walk(rng, 50), "a")
+    assert b"".join(frozen.chunks()) == wanted, "a second reading differs"
+    assert take(session) != wanted
+
+
+def test_a_frozen_state_keeps_the_labels_of_its_moment():
+    values = {"labels": "external", "revisions": "last", "label_hold": 40, "learn": True}
+    config = settings(**values, stride=3, horizon=2, window=10, sharing="per-stream")
+    session = open_session(config, print)
+    session.emit = None
+    rng = np.random.default_rng(2)
+    push(session, walk(rng, 60))
+    for n in (10, 13, 16):
+        session.label(Label("a", n, 1.0, 0))
+    session.label(Label("a", 100, 1.0, 0))  # early
+    wanted, frozen = take(session), freeze(session)
+    session.label(Label("a", 13, 0.0, 0))  # revised
+    session.label(Label("a", 103, 0.0, 0))
+    push(session, walk(rng, 90))
+    assert session.streams["a"].counters.updates > 0
+    assert b"".join(frozen.chunks()) == wanted
+
+
+def test_a_state_that_was_written_is_not_kept():
+    """Nothing copies for a snapshot that nobody holds any more."""
+    session = open_session(settings(learn=True, window=10), print)
+    session.emit = None
+    push(session, walk(np.random.default_rng(0), 60))
+    take(session)
+    push(session, walk(np.random.default_rng(0), 60))
+    assert session.learning.kept_by == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -63,3 +64,37 @@ def test_what_was_taken_from_the_tape_does_not_change_with_it() -> None:
         for part, was in zip(taken, before, strict=True):
             assert part.tolist() == was.tolist()
             assert part.flags.c_contiguous
+
+
+@given(sizes=st.lists(st.integers(1, 20), max_size=12), more=st.lists(st.integers(1, 20)))
+def test_a_frozen_tape_stays_and_becomes_a_tape_again(sizes: list[int], more: list[int]) -> None:
+    tape = Tape.start(0, keep=4, block=2, features=FEATURES, state=STATE)
+
+    def append(tape: Tape, size: int) -> None:
+        new = np.arange(size * 5, dtype=np.float32).reshape(size, 5) + tape.first + tape.used
+        tape.append(new, np.arange(size) % 2 == 0)
+
+    for size in sizes:
+        append(tape, size)
+    frozen = tape.frozen()
+    held = frozen.entries.copy(), frozen.positive.copy()
+    again = frozen.thawed(Tape.start(0, keep=4, block=2, features=FEATURES, state=STATE))
+    for size in more:
+        append(tape, size)
+        append(again, size)
+    assert [frozen.entries.tolist(), frozen.positive.tolist()] == [part.tolist() for part in held]
+    last = tape.first + tape.used - 1
+    assert again.first + again.used - 1 == last
+    assert (
+        again.states(range(last - 3, last + 1)).tolist()
+        == tape.states(range(last - 3, last + 1)).tolist()
+    )
+    assert again.inputs(last, 4).tolist() == tape.inputs(last, 4).tolist()
+    assert again.targets(last, 4).tolist() == tape.targets(last, 4).tolist()
+
+
+def test_a_tape_of_another_shape_does_not_fit() -> None:
+    frozen = filled(STATE).frozen()
+    for like in (filled(STATE + 1), Tape.start(0, keep=5, block=2, features=2, state=STATE)):
+        with pytest.raises(ValueError, match="is not one of this session"):
+            frozen.thawed(like)

@@ -111,7 +111,7 @@ def test_a_hole_without_a_good_snapshot_behind_it_is_refused_with_a_way_out(path
     test_what_does_not_fit_the_queue_is_a_hole_with_a_snapshot_behind_it(path, monkeypatch)
     with sqlite3.connect(path) as connection:
         first = "(SELECT min(snapshot) FROM snapshots)"
-        damaged = "UPDATE snapshots SET state = zeroblob(10) WHERE snapshot >"
+        damaged = "UPDATE snapshot_pieces SET data = zeroblob(10) WHERE snapshot >"
         connection.execute(f"{damaged} {first}")
         # One that is good, and before the hole.
         connection.execute(f"UPDATE snapshots SET pos = 1 WHERE snapshot = {first}")

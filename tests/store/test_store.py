@@ -319,7 +319,8 @@ def test_without_a_good_snapshot_the_whole_journal_is_replayed(path):
 def damage(path, number):
     with sqlite3.connect(path) as connection:
         connection.execute(
-            "UPDATE snapshots SET state = zeroblob(length(state)) WHERE snapshot = ?", (number,)
+            "UPDATE snapshot_pieces SET data = zeroblob(length(data)) WHERE snapshot = ?",
+            (number,),
         )
     connection.close()
 
@@ -328,7 +329,8 @@ def test_a_flipped_bit_anywhere_in_a_snapshot_is_seen(path):
     kept = Kept(path)
     kept.give(*cut(series(130), [60, 120]))
     kept.kill()
-    state = bytearray(query(path, "SELECT state FROM snapshots WHERE snapshot = 2")[0][0])
+    [(piece,)] = query(path, "SELECT data FROM snapshot_pieces WHERE snapshot = 2")
+    state = bytearray(piece)
     with Kept(path.with_name("fresh.db")) as fresh:
         for k in range(len(state)):
             state[k] ^= 1 << k % 8
@@ -341,7 +343,7 @@ def test_a_flipped_bit_anywhere_in_a_snapshot_is_seen(path):
         copy = path.with_name(f"{k}.db")
         shutil.copy(path, copy)
         with sqlite3.connect(copy) as connection:
-            connection.execute("UPDATE snapshots SET state = ? WHERE snapshot = 2", (state,))
+            connection.execute("UPDATE snapshot_pieces SET data = ? WHERE snapshot = 2", (state,))
         connection.close()
         state[k] ^= 1
         with Kept(copy) as again:

@@ -168,9 +168,13 @@ def test_other_weights_to_start_from_are_the_cause(path):
 def test_a_snapshot_with_other_weights_is_named(kept, path):
     with Kept(path.with_name("t.db"), settings(seed=5, **LEARNING)) as other:
         other.give(*cut(series(60), []))
-    taken = query(path.with_name("t.db"), "SELECT state, sha256 FROM snapshots")[0]
+    [(digest,)] = query(path.with_name("t.db"), "SELECT sha256 FROM snapshots")
+    pieces = query(path.with_name("t.db"), "SELECT piece, data FROM snapshot_pieces")
     number = query(kept, "SELECT min(snapshot) FROM snapshots")[0][0]
-    change(kept, f"UPDATE snapshots SET state = ?, sha256 = ? WHERE snapshot = {number}", *taken)
+    change(kept, f"UPDATE snapshots SET sha256 = ? WHERE snapshot = {number}", digest)
+    change(kept, f"DELETE FROM snapshot_pieces WHERE snapshot = {number}")
+    for piece in pieces:
+        change(kept, f"INSERT INTO snapshot_pieces VALUES ({number}, ?, ?)", *piece)
     found = verified(kept).difference
     assert (found.cause, found.n) == ("weights", None)
     assert f"snapshot {number} holds the weights" in found.what
