@@ -162,6 +162,14 @@ def damage(count: int, seed: int = 0) -> dict[str, Any]:
     return found
 
 
+class Zeros:
+    """The state of a snapshot, of no session."""
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield its bytes."""
+        yield bytes(9000)
+
+
 def filled(path: Path) -> sqlite3.Connection:
     """Write a store whose last commits are in its journal file; return what keeps them there."""
     main(path, steps=STEPS // 2)
@@ -247,7 +255,7 @@ def main(path: Path, steps: int = STEPS) -> dict[str, Any]:
         made = Prediction("a", start + ROWS, 0, 0.5, "s")
         writer.put([Step(ticks, ROWS, [made])])
         if k % 8 == 7:
-            writer.put(Saved(bytes(9000), 1, "", start + ROWS))
+            writer.put(Saved(Zeros(), 1, "", start + ROWS))
             handed += 1
         handed += 1
         # each in a transaction of its own

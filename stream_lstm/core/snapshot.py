@@ -16,11 +16,12 @@ chunks, while the session continues.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
-import threading
 import weakref
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any, TypeAlias
 
 import msgspec
@@ -45,6 +46,9 @@ CHUNK_BYTES = 2**18
 """Of an array that is written at a time: what holds the interpreter's lock at most."""
 
 Bytes: TypeAlias = bytes | memoryview
+
+ALONE: AbstractContextManager[Any] = contextlib.nullcontext()
+"""In place of a lock, where one thread does everything."""
 
 DTYPES = ("<f4", "<f8", "<i4", "<i8", "<u4", "|b1")
 """The only array types that a session or an optimiser holds."""
@@ -119,8 +123,8 @@ class Frozen:
 
     learned: weights, optimiser and watch by the name of their stream. The other arguments are as
     in `Snapshot`; nothing writes to their arrays any more. An optimiser's state is copied when it
-    is written, or before an update takes its memory, whichever comes first: see `keep`. Any thread
-    may ask for `chunks`.
+    is written, or before an update takes its memory, whichever comes first: see `keep`. Under a
+    `lock` another thread may ask for `chunks`.
     """
 
     def __init__(
@@ -131,6 +135,7 @@ class Frozen:
         sides: dict[int, Side],
         scores: ScoresState,
         frozen: Any,
+        lock: AbstractContextManager[Any],
     ) -> None:
         self.fingerprint, self.table, self.sides = fingerprint, table, sides
         self.scores, self.frozen = scores, frozen
@@ -140,7 +145,7 @@ class Frozen:
         }
         self._live = {id(held): name for name, held in learned.items()}
         self._optimizers: dict[str, list[np.ndarray]] = {}
-        self._lock = threading.Lock()
+        self._lock = lock
 
     def keep(self, learned: Learned) -> None:
         """Copy what an update is about to take the memory of."""
@@ -181,8 +186,11 @@ class Frozen:
         yield _encode("frozen") + _encode(_arrays(self.frozen))
 
 
-def freeze(session: Session) -> Frozen:
-    """Return the whole state of a session as it is now."""
+def freeze(session: Session, lock: AbstractContextManager[Any] = ALONE) -> Frozen:
+    """Return the whole state of a session as it is now.
+
+    lock: what another thread that asks for its bytes and the session's updates share.
+    """
     session.look()
     frozen = Frozen(
         _fingerprint(session),
@@ -191,6 +199,7 @@ def freeze(session: Session) -> Frozen:
         {row: side.frozen() for row, side in session.sides.items()},
         session.scores.state(len(session.table)),
         session.twins.frozen,
+        lock,
     )
     session.learning.kept_by.append(weakref.ref(frozen))
     return frozen

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -285,7 +286,7 @@ class Store:
             self._leave_out(steps)
         elif self._since_snapshot >= self._options.snapshot_every:
             assert self._writer is not None
-            if not self._writer.is_saving:
+            if self._writer.can_save():
                 self.snapshot()
         for step in steps:
             if isinstance(step.event, Gap | SessionStart):
@@ -320,7 +321,9 @@ class Store:
         session = self._session
         assert session is not None
         about = snapshot.fingerprint(session.config, session.columns, session.members)
-        return Saved(snapshot.freeze(session), snapshot.VERSION, about, _elements(session))
+        return Saved(
+            snapshot.freeze(session, threading.Lock()), snapshot.VERSION, about, _elements(session)
+        )
 
     def note(
         self, kind: str, stream: str = "", reason: str = "", *, times: int = 1, session: str = ""

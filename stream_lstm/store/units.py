@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
-from ..core.snapshot import Frozen
 from ..events import (
     End,
     Expiry,
@@ -79,10 +79,17 @@ Steps: TypeAlias = list[Step]
 """Inputs that the session has caught up with: only then are all of their outputs known."""
 
 
+class State(Protocol):
+    """The bytes of a snapshot, which a thread can ask for later; see `core.snapshot.Frozen`."""
+
+    def chunks(self) -> Iterator[bytes | memoryview]:
+        """Yield the bytes in order; every time the same ones."""
+
+
 class Saved(NamedTuple):
     """A snapshot of the session as it is after everything handed over before it."""
 
-    state: Frozen
+    state: State
     version: int
     fingerprint: str
     elements: int

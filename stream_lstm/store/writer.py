@@ -116,6 +116,17 @@ class Writer:
         """Whether a snapshot that was handed over is not stored yet."""
         return self._snapshots_in != self._snapshots_out
 
+    def can_save(self) -> bool:
+        """Return whether the snapshot before is stored; a replay waits for that.
+
+        Each takes as much memory as the session's state, so there is one at a time.
+        """
+        while self._blocking and self.is_saving and self.failure is None:
+            self._room.clear()
+            self._wake.set()
+            self._room.wait(self._commit_s)
+        return not self.is_saving
+
     @property
     def waiting_bytes(self) -> int:
         """What waits to be written, roughly."""
