@@ -2,9 +2,9 @@
 
 Inputs are `Ticks` or a short `Run` of them, `Label`, `Gap`, `SessionStart` and `End`: the feed
 makes them from bytes or files, and code behind it trusts them. Outputs are `Prediction`, `Score`,
-`Update`, `Rollback`, `Expiry` and `Refusal`. `Stale` and `Fresh` are of the feed alone, and no
-session sees them. Time is data: `t_ns` (nanoseconds since 1970, int64) comes in with the tick, and
-nothing below the shell reads a clock.
+`Update`, `Rollback`, `Expiry` and `Refusal`. `Stale`, `Fresh` and `Takeover` are of the feed
+alone, and no session sees them. Time is data: `t_ns` (nanoseconds since 1970, int64) comes in with
+the tick, and nothing below the shell reads a clock.
 
 Each output is declared here alone. The wire, the store, the files of results and the tables of
 `replay_frame` derive their fields from the declaration, see `records`. A new field stands last and
@@ -259,6 +259,14 @@ class Fresh(msgspec.Struct, frozen=True):
     silent_s: float
 
 
+class Takeover(msgspec.Struct, frozen=True):
+    """A stream of endpoint `owner` now belongs to endpoint `to`."""
+
+    stream: str
+    owner: str
+    to: str
+
+
 Input: TypeAlias = Ticks | Run | Label | Gap | SessionStart | End
-Notice: TypeAlias = Stale | Fresh
+Notice: TypeAlias = Stale | Fresh | Takeover
 Output: TypeAlias = Prediction | Score | Update | Rollback | Expiry | Refusal

@@ -25,6 +25,7 @@ Gradient: TypeAlias = Literal["auto", "bptt", "snap1", "hybrid", "rtrl"]
 Targets: TypeAlias = Literal["every", "published"]
 Init: TypeAlias = Literal["standard", "chrono"]
 Schedule: TypeAlias = Literal["cosine", "constant"]
+TakeoverPolicy: TypeAlias = Literal["when-gone", "never", "always"]
 OnBad: TypeAlias = Literal["fail", "skip"]
 
 Count: TypeAlias = Annotated[int, Meta(ge=1)]
@@ -231,6 +232,9 @@ class FeedConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     busy_poll: seconds that the daemon watches for the next message without sleeping; it keeps a
     core busy and its caches warm, which more than halves the latency of a sparse feed.
     max_streams: streams that are taken in; what comes of any further one is refused, and counted.
+    takeover: with several endpoints, a stream belongs to the endpoint that sent it first. Another
+    endpoint may take it over `when-gone`, once the owner has lost its connection; `never`; or
+    `always`. What it may not send is refused, and counted; labels have no owner.
     """
 
     connect: tuple[str, ...] = ()
@@ -246,6 +250,7 @@ class FeedConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stale_after: Annotated[float, Meta(ge=0)] = 0.0
     busy_poll: Annotated[float, Meta(ge=0, le=1)] = 0.0
     max_streams: Annotated[int, Meta(ge=1, le=100_000)] = 100_000
+    takeover: TakeoverPolicy = "when-gone"
 
 
 class PublishConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -295,6 +295,7 @@ def _print_feed(feed: dict[str, int]) -> None:
         "gone": ("tick", "asked for and gone"),
         "timeouts": ("request", "unanswered"),
         "stale": ("time", "silent"),
+        "takeovers": ("stream", "taken over"),
     }
     told = [
         f"{count:,} {noun}{'' if count == 1 else 's'} {what}"

@@ -8,18 +8,26 @@ import msgspec
 
 from ..errors import DecodeCause
 
-Cause: TypeAlias = DecodeCause | Literal["too_many_streams", "columns", "recovery"]
-"""Why a message is refused; `recovery` is of an answer with lost ticks, and
-`columns` of ticks whose values have other names than ours."""
+Cause: TypeAlias = DecodeCause | Literal["too_many_streams", "columns", "recovery", "not_owner"]
+"""Why a message is refused; `recovery` is of an answer with lost ticks, `columns` of ticks whose
+values have other names than ours, and `not_owner` of a stream that belongs to another endpoint."""
 
-CAUSES: tuple[Cause, ...] = (*get_args(DecodeCause), "too_many_streams", "columns", "recovery")
+CAUSES: tuple[Cause, ...] = (
+    *get_args(DecodeCause),
+    "too_many_streams",
+    "columns",
+    "recovery",
+    "not_owner",
+)
 
 
 class FeedCounters(msgspec.Struct):
     """What has come so far.
 
     `ticks` passed; `repeats` and `old` are ticks that did not; `missed` ticks were in `gaps`
-    gaps; `refused` messages could not be read or belonged to a stream too many. `asked` requests
+    gaps; `refused` messages could not be read, belonged to a stream too many, or came from an
+    endpoint that does not own their stream, which `not_owner` counts by itself; `takeovers` times
+    another endpoint became a stream's owner. `asked` requests
     for lost ticks were sent; `recovered` of the ticks that passed came in answer to them, and
     `overlaps` came once more by the usual way; `gone` ticks were asked for and no longer held;
     `timeouts` requests had no answer in time, or were told to come again later; `overfull` times
@@ -45,3 +53,5 @@ class FeedCounters(msgspec.Struct):
     timeouts: int = 0
     overfull: int = 0
     stale: int = 0
+    not_owner: int = 0
+    takeovers: int = 0

@@ -16,10 +16,10 @@ from typing import TypeAlias
 
 import numpy as np
 
-from ..events import Input, Refusal, Run, Ticks
+from ..events import Input, Refusal, Run, Takeover, Ticks
 from .records import MAX_BLOCK_ROWS
 
-Received: TypeAlias = Input | Refusal
+Received: TypeAlias = Input | Refusal | Takeover
 
 SHORT = 64
 """Ticks of a run at most: more of them are faster as arrays."""

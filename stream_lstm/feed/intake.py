@@ -11,11 +11,17 @@ held instead of leaving a gap behind, and so is what comes of its stream after i
 Nearly every message is the one tick that is due of a stream that is known. It takes a short way
 here (`take_next`), which does what the long one would; whatever it does not recognise goes the
 long way. A stream that recovers has no short way.
+
+Where a feed has several endpoints, `turn_to` says which one the next messages come from. What an
+endpoint sends of a stream of another one meets the policy of `owners`, before it can be held or
+change anything. Each endpoint has its own short ways, and its own record of sessions with other
+columns, so that none can speak for the session of another.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,6 +32,7 @@ from .columns import Columns
 from .counters import Cause, FeedCounters
 from .drain import Drain
 from .foreign import ForeignDecoder
+from .owners import Owners
 from .records import MAX_PAYLOAD_BYTES, Block, Busy, Gone, Heartbeat, Snapshot, Welcome
 from .recovery import Recovery, Stretch
 from .sequence import StreamSequence, Verdict, not_new, without
@@ -56,18 +63,25 @@ class _Route:
         self.single = True
 
 
+class _Door(NamedTuple):
+    """What is known of one endpoint: its columns, and its topics that take the short way."""
+
+    names: Columns
+    routes: dict[bytes, _Route]
+
+
 class Intake:
     """Takes the messages of a feed, and the answers to what is asked for.
 
     config: streams, columns and kind of payload. `recovery` is what lost ticks are asked with,
     None where no endpoint for it is configured. `max_streams` is the configured one, and may be
     set: each stream holds some 700 bytes here and a carry in the session, and a topic is easily
-    forged.
+    forged. owners: of the streams of a feed with several endpoints, else None.
 
     Raises ConfigurationError for a feed without columns, and for recovery of one without records.
     """
 
-    def __init__(self, config: FeedConfig) -> None:
+    def __init__(self, config: FeedConfig, owners: Owners | None = None) -> None:
         if config.recovery and config.payload != "record":
             raise ConfigurationError(
                 f"recovery asks by sequence numbers, which payload = {config.payload!r} has not: "
@@ -85,10 +99,27 @@ class Intake:
         self._foreign = None if config.payload == "record" else ForeignDecoder(config)
         self._wanted = frozenset(config.streams)
         self._columns = config.columns
-        self._routes: dict[bytes, _Route] = {}
         self._streams: dict[str, StreamSequence] = {}
         self._ended: dict[str, str] = {}
-        self.names = Columns(config.columns)
+        self.owners = owners
+        places = 1 if owners is None else len(owners.endpoints)
+        self._doors = [_Door(Columns(config.columns), {}) for _ in range(places)]
+        # Recovery endpoints speak for any publisher of one endpoint, and for none of several.
+        self._asked = self._doors[0] if owners is None else _Door(Columns(config.columns), {})
+        self._place = 0
+        self._names, self._routes = self._doors[0]
+
+    @property
+    def names(self) -> Columns:
+        """What is known of the feed's columns: of the first endpoint that calls them otherwise."""
+        return next(
+            (door.names for door in self._doors if door.names.others), self._doors[0].names
+        )
+
+    def turn_to(self, place: int) -> None:
+        """Take the next messages as those of the endpoint at `place`."""
+        self._place = place
+        self._names, self._routes = self._doors[place]
 
     def resume(self, stream: str, session: str, next_seq: int | None) -> None:
         """Go on where an earlier process stopped; see `Subscriber.resume`."""
@@ -129,7 +160,8 @@ class Intake:
         if recovery is not None and recovery.streams:
             stretch = self._stretch(recovery, frames)
             if stretch is not None:
-                recovery.hold(stretch, frames)
+                if self._may_wait(frames, drain):
+                    recovery.hold(stretch, frames)
                 return
         self._take(frames, drain, None)
 
@@ -149,20 +181,87 @@ class Intake:
             self._refuse(drain, error.cause, "", str(error), _shown(frames))
             return
         match message:
-            case Ticks() if why := self.names.refused.get(message.session):
+            case Ticks() if why := self._names.refused.get(message.session):
                 self._refuse(drain, "columns", message.stream, why, message.where)
             case Ticks():
+                if held is None and not self._is_owned(message, drain):
+                    return
                 if self._ticks(message, drain, frames, held) and held is None:
                     self._learn_route(frames, message)
             case Label():
                 self.counters.labels += 1
                 drain.add(message)
             case Heartbeat():
-                self._compare(message)
-                if message.session not in self.names.refused:
+                self._compare(message, self._names)
+                if held is None and not self._is_owned(message, drain):
+                    return
+                if message.session not in self._names.refused:
                     self._heartbeat(message, drain, frames, held)
                 elif message.end:
                     self._end(message, drain)
+
+    # ---- whose streams they are ----------------------------------------------------------
+
+    def _may_wait(self, frames: list[bytes], drain: Drain) -> bool:
+        """Return whether a message may be held for the lost ticks of its stream."""
+        if self.owners is None:
+            return True
+        try:
+            message = self.decode(frames)
+        except DecodeError:
+            return True  # it is refused when it is let go
+        return not isinstance(message, Ticks | Heartbeat) or self._is_owned(message, drain)
+
+    def _is_owned(self, message: Ticks | Heartbeat, drain: Drain) -> bool:
+        """Return whether the present endpoint may send a message; refuse it if not."""
+        owners, stream, session = self.owners, message.stream, message.session
+        if owners is None:
+            return True
+        owner, misfit = owners.of(stream), session in self._names.refused
+        if owner == self._place:
+            return True
+        if owner is None:
+            if not misfit and (stream in self._streams or len(self._streams) < self.max_streams):
+                owners.claim(stream, self._place)
+            return True
+        state = self._streams.get(stream)
+        if owners.policy == "always":
+            if not misfit and state is not None and state.is_new(session):
+                self._take_over(stream, owner, drain)
+            return True
+        if not misfit and owners.may_take(stream):
+            if state is not None and session != state.session:
+                self._go_on(state, session, owners.reached(stream, self._place))
+            self._take_over(stream, owner, drain)
+            return True
+        due = message.seq
+        if isinstance(message, Ticks) and due is not None:
+            due += len(message.t_ns)
+        reason = owners.refuse(stream, self._place, session, due)
+        self.counters.not_owner += 1
+        self._refuse(drain, "not_owner", stream, reason, "")
+        return False
+
+    def _go_on(
+        self, state: StreamSequence, session: str, reached: tuple[str, int | None] | None
+    ) -> None:
+        """Let the session of a new owner begin where its refused messages ended.
+
+        One that had been left begins where it comes, and any other at its first number.
+        """
+        if reached is not None and reached[0] == session:
+            state.expect(session, reached[1])
+        elif state.is_left(session):
+            state.expect(session, None)
+
+    def _take_over(self, stream: str, owner: int, drain: Drain) -> None:
+        """Make the present endpoint the owner of a stream, and report it."""
+        assert self.owners is not None
+        self.counters.takeovers += 1
+        self._doors[owner].routes.pop(make_topic("tick", stream), None)
+        drain.add(self.owners.take(stream, self._place))
+
+    # ---- what they say -------------------------------------------------------------------
 
     def _learn_route(self, frames: list[bytes], ticks: Ticks) -> None:
         """Let the next tick of this topic take the short way, if this could have."""
@@ -188,14 +287,20 @@ class Intake:
             return None
         return self._records.decode(frames[0], frames[1])
 
-    def _compare(self, told: Heartbeat | Welcome) -> None:
+    def _compare(self, told: Heartbeat | Welcome, names: Columns) -> None:
         """Take no more of a session whose columns are not ours.
 
-        Raises ConfigurationError where some of it was taken, having come before any heartbeat.
+        names: of the endpoint that says it. Raises ConfigurationError where some of the session
+        was taken from this endpoint, having come before any heartbeat.
         """
-        if self.names.compare(told.session, told.columns):
-            if any(state.session == told.session for state in self._streams.values()):
-                why = self.names.refused[told.session]
+        if names.compare(told.session, told.columns):
+            place = self._place if names is self._names else None
+            if any(
+                state.session == told.session
+                for stream, state in self._streams.items()
+                if self.owners is None or (place is not None and self.owners.of(stream) == place)
+            ):
+                why = names.refused[told.session]
                 raise ConfigurationError(
                     f"{why}, and a new file for --store: ticks were taken already", key="columns"
                 )
@@ -309,7 +414,8 @@ class Intake:
             self.recovery.hold(stretch, item)
         else:
             self.recovery.take_back(stretch, item)
-        self._routes.pop(make_topic("tick", stream), None)
+        for door in self._doors:
+            door.routes.pop(make_topic("tick", stream), None)
         return True
 
     def answer(self, endpoint: int, payload: bytes, drain: Drain, now: float) -> None:
@@ -325,7 +431,7 @@ class Intake:
         recovery.heard(endpoint, now)
         match reply:
             case Welcome():
-                self._compare(reply)
+                self._compare(reply, self._asked.names)
                 recovery.welcome(endpoint, reply)
             case Snapshot():
                 recovery.snapshot(endpoint, reply.session)
@@ -341,7 +447,7 @@ class Intake:
         self, recovery: Recovery, endpoint: int, block: Block, drain: Drain, now: float
     ) -> None:
         stretch = recovery.asked_for(block.stream, block.session)
-        if stretch is None or block.session in self.names.refused:
+        if stretch is None or block.session in self._asked.names.refused:
             return  # it was given up, had come from elsewhere, or is not to be taken
         due, last = stretch.due, stretch.last
         start, stop = due - block.seq, min(block.rows, last + 1 - block.seq)
@@ -362,10 +468,16 @@ class Intake:
         recovery.advance(endpoint, stretch, due + stop - start, now)
 
     def _snapshot(self, snapshot: Snapshot, drain: Drain) -> None:
-        """Ask for what a snapshot shows to be missing, as a heartbeat would have shown it."""
+        """Ask for what a snapshot shows to be missing, as a heartbeat would have shown it.
+
+        Nothing says which of several feed endpoints a recovery endpoint belongs to, so of a stream
+        that has an owner only the owner's own messages show what is missing.
+        """
         assert self.recovery is not None
         for stream, (oldest, due) in snapshot.streams.items():
             if self._wanted and stream not in self._wanted:
+                continue
+            if self.owners is not None and self.owners.guards(stream):
                 continue
             try:
                 beat = Heartbeat(check_name(stream), due, check_session(snapshot.session))
@@ -380,9 +492,18 @@ class Intake:
 
     def release(self, drain: Drain, most: int) -> int:
         """Let go up to `most` messages that need not wait any more; return how many."""
-        recovery, count = self.recovery, 0
-        assert recovery is not None
+        assert self.recovery is not None
+        place = self._place
+        count = self._release(self.recovery, drain, most)
+        self.turn_to(place)
+        return count
+
+    def _release(self, recovery: Recovery, drain: Drain, most: int) -> int:
+        count = 0
         for stretch in list(recovery.finished.values()):
+            # What is held has passed for its owner's, whichever endpoint is read just now.
+            owner = self.owners and self.owners.of(stretch.stream)
+            self.turn_to(owner or 0)
             while stretch.over and stretch.held:
                 if count >= most or drain.size >= MAX_DRAIN_BYTES:
                     return count

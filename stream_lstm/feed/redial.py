@@ -51,12 +51,15 @@ Report: TypeAlias = Literal["connected", "refused", "ended", "tried"]
 
 
 class _Line:
-    """An endpoint: whether it is connected, or when it ended, was tried last, and is due."""
+    """An endpoint: whether it is connected, or when it ended, was tried last, and is due.
 
-    __slots__ = ("connected", "due", "ended", "period", "since", "tried")
+    `lost` says that a connection has ended and no other has been made since.
+    """
+
+    __slots__ = ("connected", "due", "ended", "lost", "period", "since", "tried")
 
     def __init__(self) -> None:
-        self.connected = False
+        self.connected = self.lost = False
         self.tried: float | None = None
         self.ended: float | None = None
         self.due: float | None = None
@@ -96,7 +99,7 @@ class Redial:
         if len(self._heard) == MAX_REPORTS:
             self._heard.clear()
             for line in self._lines.values():
-                line.ended, line.connected = now, False
+                line.ended, line.connected, line.lost = now, False, True
         while self._heard:
             report, address, why = self._heard.popleft()
             for endpoint in self._meant(address, certain=report in ("connected", "tried")):
@@ -113,6 +116,15 @@ class Redial:
                 out.append(endpoint)
         self._waiting = not all(line.connected for line in self._lines.values())
         return stale, out
+
+    def lost(self, endpoint: str) -> bool:
+        """Return whether an endpoint was connected and is not any more, as of the last `due`.
+
+        One whose first connection is still to be reported is not lost, and neither is one of a
+        transport whose connections libzmq does not report.
+        """
+        line = self._lines.get(endpoint)
+        return line is not None and line.lost
 
     def failed(self, endpoint: str, why: str, now: float) -> None:
         """Take note that an endpoint could not even be dialled."""
@@ -139,11 +151,12 @@ class Redial:
         if report == "refused":
             self._why[endpoint] = why
         elif report == "ended":
-            line.ended, line.connected = now, False
+            line.ended, line.connected, line.lost = now, False, True
         else:
             line.ended, line.tried = None, now
             line.connected = report == "connected"
             if line.connected:
+                line.lost = False
                 self._why.pop(endpoint, None)
 
     def _give_up(self, endpoint: str, line: _Line, now: float) -> None:

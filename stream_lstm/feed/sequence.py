@@ -62,6 +62,7 @@ class StreamSequence:
     """
 
     __slots__ = (
+        "_expected",
         "_left",
         "_missing",
         "_recovered",
@@ -77,6 +78,7 @@ class StreamSequence:
         self.session: str | None = None
         self.next_seq: int | None = None
         self.gaps = self.missed = self.repeats = self.old = 0
+        self._expected: tuple[str, int | None] | None = None
         self._left: deque[str] | None = None
         self._missing: deque[tuple[int, int]] | None = None
         self._recovered: deque[tuple[int, int]] | None = None
@@ -86,14 +88,27 @@ class StreamSequence:
         self.session = session
         self.next_seq = next_seq
 
+    def expect(self, session: str, due: int | None) -> None:
+        """Let a session begin at number `due` instead of 1, though it may have been left.
+
+        due: None takes the number that comes.
+        """
+        self._expected = session, due
+        if self._left is not None and session in self._left:
+            self._left.remove(session)
+
+    def is_new(self, session: str) -> bool:
+        """Return whether a session is neither the present one nor one that was left."""
+        return session != self.session and not self.is_left(session)
+
     def lacks(self, session: str, seq: int | None) -> tuple[int, int] | None:
         """Return the first and the last number missing before `seq`; None where nothing is.
 
         Before a stream's first message that is everything from 1 on.
         """
-        if seq is None or self._is_left(session):
+        if seq is None or self.is_left(session):
             return None
-        due = self.next_seq if session == self.session else 1
+        due = self.next_seq if session == self.session else self._first(session, seq)
         return None if due is None or seq <= due else (due, seq - 1)
 
     def recovered(self, seq: int, count: int) -> None:
@@ -111,7 +126,7 @@ class StreamSequence:
             if seq is not None:
                 self.next_seq = seq + count
             return PASS
-        if self._is_left(session):
+        if self.is_left(session):
             self.old += count
             return Verdict(skip=count, old=count, late_session=True)
         starts = self._enter(session, seq)
@@ -134,12 +149,13 @@ class StreamSequence:
 
     def heartbeat(self, session: str, next_seq: int) -> Verdict:
         """Judge a heartbeat, which says that `next_seq` is the number due."""
-        if self._is_left(session):
+        if self.is_left(session):
             return Verdict(late_session=True)
         starts = self._enter(session, next_seq)
         return Verdict(starts, self._advance(next_seq))
 
-    def _is_left(self, session: str) -> bool:
+    def is_left(self, session: str) -> bool:
+        """Return whether another session has replaced this one."""
         return self._left is not None and session in self._left
 
     def _enter(self, session: str, seq: int | None) -> bool:
@@ -153,10 +169,17 @@ class StreamSequence:
         self._missing = self._recovered = None
         self.next_seq = None
         if seq is not None:
-            self.next_seq = seq if joined else 1
+            self.next_seq = seq if joined else self._first(session, seq)
             if joined and seq > 1:
                 self._missing = deque([(1, seq)], MAX_MISSED_RANGES)
         return True
+
+    def _first(self, session: str, seq: int) -> int:
+        """Return the number at which a session begins whose first message has number `seq`."""
+        if self._expected is None or self._expected[0] != session:
+            return 1
+        due = self._expected[1]
+        return seq if due is None else due
 
     def _leave(self) -> None:
         # an empty id is no session: a feed that has none may come back to it

@@ -4,6 +4,9 @@
 that has fallen behind catches up in blocks: ticks of one stream that follow each other without
 a gap are joined into one `Ticks` (see `drain`). What the messages mean is read in `intake`.
 
+Of several endpoints each has a SUB socket, read in turns (see `fan_in`), since a socket does not
+say whose message it gives. Who may send which stream is decided in `intake`.
+
 Where recovery endpoints are configured, what is missing is asked for there (see `recovery`),
 between two messages and without waiting: the sockets for it stand beside the other in the poller.
 
@@ -22,17 +25,19 @@ from typing import Any
 import zmq
 
 from ..closing import Closing
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, UsageError
 from ..tables import FeedConfig
 from .counters import FeedCounters
 from .drain import Drain, Received
 from .endpoints import ALL, Connections, open_socket
+from .fan_in import FanIn, Inlet, getter
 from .guard import Inbound
 from .intake import MAX_DRAIN_BYTES, Intake
+from .owners import Owners
 from .records import MAX_FRAME_BYTES, MAX_MESSAGE_BYTES
 from .recovery import Recovery
 from .recovery_link import RecoveryLink
-from .redial import PIECE_S
+from .redial import PIECE_S, Redial
 from .security import Security
 from .topics import prefixes
 
@@ -41,6 +46,9 @@ MAX_DRAIN = 1024
 
 SPINS = 64
 """Looks at the socket between two at the wake-up, which cost more."""
+
+MAX_ENDPOINTS = 200
+"""Each takes four descriptors, of which a process usually may have 1024."""
 
 _EVENTS, _POLLIN, _NOBLOCK = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.NOBLOCK)
 
@@ -57,7 +65,8 @@ class Subscriber(Closing):
     `taken_at` is when the taking of the last messages began, by the clock, and `queue_age_s` the
     longest that one of them can have waited for it in our socket.
 
-    Raises ConfigurationError for a feed without endpoint or columns, or recovery that cannot be,
+    Raises ConfigurationError for a feed without endpoint or columns, with more than MAX_ENDPOINTS
+    endpoints, or with recovery that cannot be,
     and EndpointError for an endpoint that cannot be connected to. A publisher that is not there
     yet is no error.
     """
@@ -73,8 +82,18 @@ class Subscriber(Closing):
     ) -> None:
         if not config.connect:
             raise ConfigurationError("connect is empty: name an endpoint", key="connect")
+        endpoints = tuple(dict.fromkeys(config.connect))
+        if len(endpoints) > MAX_ENDPOINTS:
+            raise ConfigurationError(
+                f"connect names {len(endpoints)} endpoints, and {MAX_ENDPOINTS} is the most: put "
+                "a proxy between (XSUB and XPUB), or run several daemons",
+                key="connect",
+            )
         self._apart = apart
-        self.intake = Intake(config)
+        self._owners: Owners | None = None
+        if len(endpoints) > 1:
+            self._owners = Owners(config.takeover, endpoints, self._is_gone)
+        self.intake = Intake(config, self._owners)
         self._clock = clock
         self._busy_s = config.busy_poll
         self._last_message = self.taken_at = self._emptied_at = clock()
@@ -82,26 +101,25 @@ class Subscriber(Closing):
         self._context: zmq.Context[Any] = zmq.Context()
         self._inbound = Inbound(MAX_MESSAGE_BYTES)
         try:
-            self._socket = open_socket(
-                self._context,
-                zmq.SUB,
-                send_hwm=ALL,
-                receive_hwm=config.receive_hwm,
-                max_frame_bytes=MAX_FRAME_BYTES,
-            )
-            # Past the layer of pyzmq that makes an enumeration of it.
-            self._get: Any = super(zmq.Socket, self._socket).get
-            for topic in _subscriptions(config):
-                self._socket.setsockopt(zmq.SUBSCRIBE, topic)
             security = security or Security()
-            self._connections = Connections(self._socket, config.connect, security, self._inbound)
-            self._redial = self._connections.redial
+            inlets = [self._open(config, endpoint, security) for endpoint in endpoints]
+            self.sockets = tuple(inlet.socket for inlet in inlets)
+            self._fan_in: FanIn | None = None
+            # What is read, asked and tended: the parts of one inlet, or of all of them together.
+            self._socket: Any = inlets[0].socket
+            self._get = getter(inlets[0].socket)
+            self._connections: Connections | FanIn = inlets[0].connections
+            self._redial: Redial | FanIn = inlets[0].connections.redial
+            if self._owners is not None:
+                self._fan_in = FanIn(inlets, self.intake.turn_to, clock)
+                self._get, self._connections = self._fan_in.get, self._fan_in
+                self._socket = self._redial = self._fan_in
             self._link = RecoveryLink(self._context, config.recovery, security, self._inbound)
         except BaseException:
             self._context.destroy(linger=0)
             raise
         self._poller = zmq.Poller()
-        for socket in (self._socket, *self._link.sockets):
+        for socket in (*self.sockets, *self._link.sockets):
             self._poller.register(socket, zmq.POLLIN)
         if wakeup_fd is not None:
             self._poller.register(wakeup_fd, zmq.POLLIN)
@@ -111,19 +129,46 @@ class Subscriber(Closing):
         """What has come so far."""
         return self.intake.counters
 
+    def _open(self, config: FeedConfig, endpoint: str, security: Security) -> Inlet:
+        """Return a SUB socket that is subscribed, and connected to an endpoint."""
+        socket = open_socket(
+            self._context,
+            zmq.SUB,
+            send_hwm=ALL,
+            receive_hwm=config.receive_hwm,
+            max_frame_bytes=MAX_FRAME_BYTES,
+        )
+        for topic in _subscriptions(config):
+            socket.setsockopt(zmq.SUBSCRIBE, topic)
+        connections = Connections(socket, [endpoint], security, self._inbound)
+        return Inlet(endpoint, socket, connections)
+
+    def _is_gone(self, place: int) -> bool:
+        return self._fan_in is not None and self._fan_in.gone(place)
+
     @property
     def socket(self) -> zmq.Socket[Any]:
-        """The SUB socket, for a poller that watches other sockets too."""
-        return self._socket
+        """The SUB socket, for a poller that watches other sockets too.
+
+        Raises UsageError where there are several; `sockets` are all of them.
+        """
+        if self._owners is not None:
+            raise UsageError("a feed of several endpoints has several sockets: poll `sockets`")
+        return self.sockets[0]
 
     @property
     def idle_s(self) -> float:
-        """Seconds since the last message, or since the start."""
+        """Seconds since the last message, or since the start.
+
+        What came from an endpoint that does not own its stream does not count.
+        """
         return self._clock() - self._last_message
 
     def fileno(self) -> int:
         """Return libzmq's edge-triggered descriptor; call `receive` until it gives nothing."""
-        return int(self._socket.getsockopt(zmq.FD))
+        if self._fan_in is not None:
+            return self._fan_in.fileno()
+        return int(self.sockets[0].getsockopt(zmq.FD))
 
     def resume(self, stream: str, session: str, next_seq: int | None) -> None:
         """Go on where an earlier process stopped: what was missed since then is asked for.
@@ -160,7 +205,7 @@ class Subscriber(Closing):
             taken = 0
             self._recover(recovery, drain)
         self._inbound.taken += drain.size
-        if taken:
+        if taken and (self._owners is None or self._owners.heard(taken)):
             self._last_message = self.taken_at
         if recovery is not None and recovery.streams:
             recovery.turn(self._clock())
@@ -214,7 +259,7 @@ class Subscriber(Closing):
             self._inbound.waiting = False
             timeout_s -= piece_s
             if ready or timeout_s <= 0:
-                return any(source is self._socket for source, _ in ready)
+                return any(source in self.sockets for source, _ in ready)
             self._tend()
 
     def drain(self, drain: Drain, most: int, awaited: bool = False) -> int:
@@ -263,6 +308,8 @@ class Subscriber(Closing):
 
     def close(self) -> None:
         """Close the sockets."""
+        if self._fan_in is not None:
+            self._fan_in.close()
         self._context.destroy(linger=0)
 
 

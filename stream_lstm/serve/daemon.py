@@ -52,6 +52,7 @@ from ..events import (
     Score,
     SessionStart,
     Stale,
+    Takeover,
     Ticks,
 )
 from ..feed.drain import Received
@@ -327,6 +328,9 @@ class Daemon(Closing):
         if isinstance(event, Refusal):
             self._observe(event)
             return
+        if isinstance(event, Takeover):
+            self._notice(event)
+            return
         self._hold(event, 1)
         for observer in self._observers:
             observer(event)
@@ -426,10 +430,14 @@ class Daemon(Closing):
         return self.staleness.stale
 
     def _notice(self, notice: Notice) -> None:
-        """Tell that the feed has fallen silent, or is back."""
+        """Report that the feed has fallen silent or is back, or that a stream has a new owner."""
         if self.store is not None:
-            kind = "stale" if isinstance(notice, Stale) else "fresh"
-            self.store.note(kind, reason=f"{notice.silent_s:.1f} s without a message")
+            if isinstance(notice, Takeover):
+                reason = f"from {notice.owner} to {notice.to}"
+                self.store.note("takeover", notice.stream, reason)
+            else:
+                kind = "stale" if isinstance(notice, Stale) else "fresh"
+                self.store.note(kind, reason=f"{notice.silent_s:.1f} s without a message")
         for observer in self._observers:
             observer(notice)
 

@@ -57,6 +57,7 @@ FEED = {
     "feed_messages": ("messages", "Messages that came from the feed."),
     "feed_heartbeats": ("heartbeats", "Heartbeats of the feed."),
     "feed_sessions": ("sessions", "Publishers' sessions that began."),
+    "feed_takeovers": ("takeovers", "Streams that another endpoint took over."),
     "feed_stale_spells": ("stale", "Times that the feed fell silent."),
     "recovery_requests": ("asked", "Requests for lost ticks."),
     "recovery_timeouts": ("timeouts", "Requests for lost ticks without an answer in time."),

@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import msgspec
 
 from ..closing import Closing
-from ..events import End, Fresh, Gap, Refusal, Rollback, SessionStart, Stale
+from ..events import End, Fresh, Gap, Refusal, Rollback, SessionStart, Stale, Takeover
 from ..quoting import json_line, printable
 from ..tables import LogFormat
 from .refusals import RefusalLog
@@ -248,6 +248,7 @@ _NAMES: dict[type, tuple[str, Level]] = {
     End: ("stream_ended", "info"),
     Stale: ("feed_stale", "warning"),
     Fresh: ("feed_fresh", "info"),
+    Takeover: ("stream_taken_over", "warning"),
 }
 
 _SENTENCES = {
@@ -258,4 +259,5 @@ _SENTENCES = {
     "stream_ended": "a stream has ended",
     "feed_stale": "nothing comes from the feed",
     "feed_fresh": "the feed is back",
+    "stream_taken_over": "a stream belongs to another endpoint now",
 }

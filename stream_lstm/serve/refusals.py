@@ -1,4 +1,4 @@
-"""Refusals, gaps and roll-backs for people to read, at a limited rate.
+"""Refusals, gaps, take-overs and roll-backs for people to read, at a limited rate.
 
 A peer that sends rubbish as fast as it can, or for days, must not fill a disk with what we say of
 it: of each kind one line is written in a second, where it does not stop ever more rarely, and how
@@ -11,7 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 
-from ..events import Gap, Refusal, Rollback
+from ..events import Gap, Refusal, Rollback, Takeover
 from ..quoting import printable
 
 PERIOD_S = 1.0
@@ -23,7 +23,7 @@ MAX_PERIOD_S = 60.0
 MAX_LINE = 300
 """Characters of a line; a reason can quote what a peer sent."""
 
-ROLLBACK, GAP = "roll-back", "gap"
+ROLLBACK, GAP, TAKEOVER = "roll-back", "gap", "take-over"
 
 
 class Spacing:
@@ -49,7 +49,7 @@ class Spacing:
 
 
 class RefusalLog:
-    """Writes the refusals, the gaps and the roll-backs among the events given to it.
+    """Writes the refusals, gaps, take-overs and roll-backs among the events given to it.
 
     write: takes a line without its end. clock: seconds, monotonic. `total` counts by kind.
     """
@@ -68,6 +68,8 @@ class RefusalLog:
             self._say(ROLLBACK, _rolled_back(event))
         elif isinstance(event, Gap):
             self._say(GAP, _lost(event))
+        elif isinstance(event, Takeover):
+            self._say(TAKEOVER, _taken_over(event))
 
     def _say(self, kind: str, line: str) -> None:
         self.total[kind] += 1
@@ -93,7 +95,7 @@ class RefusalLog:
     def _say_unsaid(self, kind: str) -> None:
         count = self._unsaid.pop(kind, 0)
         if count:
-            what = "" if kind in (ROLLBACK, GAP) else "refused: "
+            what = "" if kind in (ROLLBACK, GAP, TAKEOVER) else "refused: "
             self._write(f"{what}{count} more {kind}{'s' if count > 1 else ''}")
 
 
@@ -108,6 +110,11 @@ def _line(refusal: Refusal) -> str:
 def _lost(gap: Gap) -> str:
     ticks = f"{gap.missed:,} tick{'s' if gap.missed > 1 else ''}"
     text = f"gap: {ticks} of the stream {gap.stream!r} were lost before seq {gap.seq}"
+    return printable(text, MAX_LINE)
+
+
+def _taken_over(event: Takeover) -> str:
+    text = f"take-over: the stream {event.stream!r} of {event.owner} now belongs to {event.to}"
     return printable(text, MAX_LINE)
 
 

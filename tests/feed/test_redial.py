@@ -113,6 +113,29 @@ def test_where_the_address_does_not_tell_all_that_may_be_meant_are_dialled():
     assert one.due(0.0) == one.due(GRACE_S) == ([], [])
 
 
+def test_an_endpoint_is_lost_from_the_end_of_a_connection_to_the_next_one():
+    lines, _ = redial(A, B)
+
+    def lost(*reports):
+        for report in reports:
+            lines.report(report, A)
+        lines.due(0.0)
+        return lines.lost(A)
+
+    assert not lost()
+    assert not lost("tried"), "its first connection is still to be reported"
+    assert not lost("connected")
+    assert lost("ended")
+    assert lost("tried"), "an attempt is no connection"
+    lines.due(10 * SILENT_S)
+    lines.due(11 * SILENT_S)
+    assert lost(), "given up, and dialled again"
+    assert not lost("connected")
+    assert lost("connected", "ended")
+    assert not lines.lost(B)
+    assert not lines.lost("inproc://unreported")
+
+
 def test_what_cannot_be_dialled_is_tried_again():
     lines, told = redial(A)
     lines.failed(A, "no key", 0.0)
@@ -126,6 +149,7 @@ def test_more_reports_than_there_is_room_for_are_as_if_all_had_ended(monkeypatch
     for _ in range(20):
         lines.report("connected", A)
     lines.due(0.0)
+    assert lines.lost(A)
     assert lines.due(GRACE_S) == ([A], [])
 
 

@@ -44,10 +44,11 @@ def asked(address, path, **headers):
 class Monitored:
     """A daemon that is watched; a context manager, within which `publisher` can be heard.
 
-    path: of a store, if there is to be one. clock: of the monitor's health.
+    path: of a store, if there is to be one. clock: of the monitor's health. more: endpoints that
+    it is connected to besides the publisher's.
     """
 
-    def __init__(self, *, path=None, clock=None, streams=(), **values):
+    def __init__(self, *, path=None, clock=None, streams=(), more=(), **values):
         self.stack = ExitStack()
         enter = self.stack.enter_context
         self.events, self.sent, self.streams = [], {}, streams
@@ -56,7 +57,7 @@ class Monitored:
         self.stop = enter(StopSwitch())
         self.publisher = enter(Publisher(ANY_PORT, columns=COLUMNS, session="s1"))
         config = settings(
-            connect=[self.publisher.endpoint],
+            connect=[self.publisher.endpoint, *more],
             **({"publish": ANY_PORT, "streams": list(streams)} | values),
         )
         self.store = None
