@@ -1,4 +1,4 @@
-"""The option `--spreadsheet` of `run` and `replay`."""
+"""The option `--spreadsheet` of `run`, `replay` and `export`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SpreadsheetOption: TypeAlias = Annotated[
     bool,
     typer.Option(
         "--spreadsheet",
-        help="In a CSV file of --out, put ' before text that begins with = + - @, a tab or a "
+        help="In CSV files of --out, put ' before text that begins with = + - @, a tab or a "
         "carriage return, which a spreadsheet would run as a formula.",
     ),
 ]

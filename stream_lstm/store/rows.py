@@ -49,7 +49,7 @@ def _schema() -> pa.Schema:
 SCHEMA = _schema()
 COLUMNS: tuple[str, ...] = tuple(SCHEMA.names)
 
-Cell: TypeAlias = str | int | float | bool | None
+Cell: TypeAlias = str | int | float | bool | bytes | None
 
 
 def table_of(
@@ -86,7 +86,7 @@ def _array(column: Column, kind: str, missing: npt.NDArray[np.bool_] | None) -> 
 
 
 class RowEncoder(Protocol):
-    """Writes tables of `SCHEMA` to an open binary file."""
+    """Writes tables of one schema, such as `SCHEMA`, to an open binary file."""
 
     def write(self, table: pa.Table) -> None:
         """Write the rows."""
@@ -100,8 +100,8 @@ class RowEncoder(Protocol):
 class ParquetRows:
     """One row group for each table."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._writer = pyarrow.parquet.ParquetWriter(file, SCHEMA)
+    def __init__(self, file: BinaryIO, schema: pa.Schema = SCHEMA) -> None:
+        self._writer = pyarrow.parquet.ParquetWriter(file, schema)
 
     def write(self, table: pa.Table) -> None:
         """Write the rows as a row group."""
@@ -113,11 +113,14 @@ class ParquetRows:
 
 
 class CsvRows:
-    """A header, then a line for each row; unknown is empty, true and false are words."""
+    """A header, then a line for each row.
 
-    def __init__(self, file: BinaryIO) -> None:
+    Unknown is empty, true and false are words, and bytes are hexadecimal.
+    """
+
+    def __init__(self, file: BinaryIO, schema: pa.Schema = SCHEMA) -> None:
         self._file = file
-        self._lines([COLUMNS])
+        self._lines([self._cells(schema.names)])
 
     def write(self, table: pa.Table) -> None:
         """Write a line for each row."""
@@ -132,7 +135,14 @@ class CsvRows:
         self._file.write(text.getvalue().encode())
 
     def _cells(self, cells: list[Cell]) -> list[Cell]:
-        return [str(cell).lower() if isinstance(cell, bool) else cell for cell in cells]
+        return [
+            str(cell).lower()
+            if isinstance(cell, bool)
+            else cell.hex()
+            if isinstance(cell, bytes)
+            else cell
+            for cell in cells
+        ]
 
 
 class SheetRows(CsvRows):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
 import re
 import sqlite3
 from pathlib import Path
@@ -18,9 +20,9 @@ from stream_lstm.events import Gap, Prediction, Rollback, Score
 from stream_lstm.store import writer
 from stream_lstm.store.compare import compare
 from stream_lstm.store.contents import contents
-from stream_lstm.store.parquet import export_store
 from stream_lstm.store.schema import NAMES, VERSION, connect_reader
 from stream_lstm.store.setup import read_setup
+from stream_lstm.store.table_files import export_store
 from stream_lstm.store.verify import Verification
 
 from ..engines import engine_for, settings
@@ -245,6 +247,31 @@ def test_every_table_becomes_a_parquet_file(kept, tmp_path):
         p for (p,) in query(kept, "SELECT p FROM predictions ORDER BY pos, n")
     ]
     assert not list((tmp_path / "out").glob("*.partial"))
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
+def test_every_table_becomes_a_csv_file_that_a_spreadsheet_may_open(kept, tmp_path, start):
+    hostile = f'{start}HYPERLINK("x";A1),\n'
+    with contextlib.closing(sqlite3.connect(kept)) as connection, connection:
+        for table in ("ticks", "predictions"):
+            connection.execute(f"UPDATE {table} SET stream = ?", (hostile,))
+    for spreadsheet in (False, True):
+        out = tmp_path / f"out{spreadsheet}"
+        rows = export_store(kept, out, form="csv", spreadsheet=spreadsheet)
+        found = {}
+        for name in rows:
+            with (out / f"{name}.csv").open(newline="") as file:
+                found[name] = list(csv.DictReader(file))
+        assert {name: len(table) for name, table in found.items()} == rows
+        shown = f"'{hostile}" if spreadsheet else hostile
+        if spreadsheet or start != "\r":  # no stream has one, and plain files do not quote it
+            for name in ("ticks", "predictions"):
+                assert {row["stream"] for row in found[name]} == {shown}
+        assert [float(row["x"]) for row in found["ticks"]] == series(200)[:, 0].tolist()
+        assert all(len(row["sha256"]) == 64 for row in found["snapshots"])
+        (state,) = query(kept, "SELECT state FROM snapshots ORDER BY snapshot LIMIT 1")[0]
+        assert bytes.fromhex(found["snapshots"][0]["state"]) == state
+        assert not list(out.glob("*.partial"))
 
 
 # ---- the queries of the README ----------------------------------------------------------

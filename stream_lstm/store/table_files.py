@@ -1,19 +1,19 @@
-"""The tables of a store as Parquet files, one for each; ticks have a row of their own each."""
+"""The tables of a store as Parquet or CSV files, one for each; each tick has a row of its own."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet
 
 from ..errors import OutputError, StoreError
 from .outputs import OUTPUTS
+from .rows import CsvRows, ParquetRows, SheetRows
 from .schema import NAMES, UNREADABLE, connect_reader, failure
 
 ROWS = 65_536
@@ -29,8 +29,21 @@ TYPES = {"INTEGER": pa.int64(), "REAL": pa.float64(), "TEXT": pa.string(), "BLOB
          "ANY": pa.binary()}  # fmt: skip
 
 
-def export_store(path: Path, out: Path, report: Progress = lambda *_: None) -> dict[str, int]:
-    """Write TABLE.parquet for each table into a folder; return the rows of each.
+FORMS: Mapping[str, type[ParquetRows | CsvRows]] = {"parquet": ParquetRows, "csv": CsvRows}
+"""The formats, by the suffix of their files."""
+
+
+def export_store(
+    path: Path,
+    out: Path,
+    report: Progress = lambda *_: None,
+    *,
+    form: str = "parquet",
+    spreadsheet: bool = False,
+) -> dict[str, int]:
+    """Write a file for each table into a folder; return the rows of each.
+
+    form: one of `FORMS`. spreadsheet: with `csv`, quote text that a spreadsheet would run.
 
     A file gets its name when it is whole. Raises what `connect_reader` raises, and OutputError
     where the operating system will not write.
@@ -39,9 +52,10 @@ def export_store(path: Path, out: Path, report: Progress = lambda *_: None) -> d
     try:
         connection.execute("BEGIN")  # all tables as they are at one moment
         out.mkdir(exist_ok=True)
+        encoder = SheetRows if spreadsheet else FORMS[form]
         total, rows = sum(_count(connection, name) for name in NAMES), dict.fromkeys(NAMES, 0)
         for name in NAMES:
-            for written in _export(connection, name, out / f"{name}.parquet"):
+            for written in _export(connection, name, out / f"{name}.{form}", encoder):
                 rows[name] += written
                 report(sum(rows.values()), total)
         return rows
@@ -59,17 +73,26 @@ def _count(connection: sqlite3.Connection, table: str) -> int:
     return found.fetchone()[0] or 0
 
 
-def _export(connection: sqlite3.Connection, table: str, target: Path) -> Iterator[int]:
+def _export(
+    connection: sqlite3.Connection,
+    table: str,
+    target: Path,
+    encoder: type[ParquetRows | CsvRows],
+) -> Iterator[int]:
     """Write a table; yield how many rows each step has written."""
     partial = target.with_name(target.name + ".partial")
     if table == "ticks":
         schema, batches = _ticks(connection)
     else:
         schema, batches = _table(connection, table)
-    with pyarrow.parquet.ParquetWriter(partial, schema) as writer:
-        for batch in batches:
-            writer.write_batch(batch)
-            yield batch.num_rows
+    with partial.open("wb") as file:
+        rows = encoder(file, schema)
+        try:
+            for batch in batches:
+                rows.write(pa.Table.from_batches([batch]))
+                yield batch.num_rows
+        finally:
+            rows.finish()
     partial.replace(target)
 
 
