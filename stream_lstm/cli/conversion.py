@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from ..interop.parity import Parity
 
 OverwriteOption: TypeAlias = Annotated[
-    bool, typer.Option("--overwrite", help="Replace the file that --out names.")
+    bool, typer.Option("--overwrite", help="Replace a file of that name.")
 ]
 
 
-def check_free(out: Path, source: Path, overwrite: bool) -> None:
+def check_free(out: Path, source: Path, overwrite: bool, option: str = "--out") -> None:
     """Raise UsageError where `out` is what is read or is there already.
+
+    option: the one that names it.
 
     Raises OutputError where it cannot be written.
     """
@@ -31,7 +33,7 @@ def check_free(out: Path, source: Path, overwrite: bool) -> None:
     if not os.access(out.parent, os.W_OK):
         raise OutputError(f"cannot write {out}: no permission to write in {out.parent}")
     if out.exists() and source.exists() and out.samefile(source):
-        raise UsageError(f"--out {out} is the file that is read; name another")
+        raise UsageError(f"{option} {out} is the file that is read; name another")
     if out.exists() and not overwrite:
         raise UsageError(f"{out} is there already; --overwrite replaces it")
 

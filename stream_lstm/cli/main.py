@@ -28,6 +28,7 @@ from . import (
     metrics_dashboard,
     prove,
     publish,
+    recover,
     replay,
     report,
     run,
@@ -57,6 +58,7 @@ app.command("bridge")(bridge.command)
 app.command("watch")(watch.command)
 app.command("report")(report.command)
 app.command("verify")(verify.command)
+app.command("recover")(recover.command)
 app.command("diff")(diff.command)
 app.command("doctor")(doctor.command)
 app.command("inspect")(inspect_.command)

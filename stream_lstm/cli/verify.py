@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import StoreError, StreamLSTMError
+from ..store.schema import WAY_OUT
 from .input_file import JsonOption
 from .process import say, say_json
 from .progress import step_progress
@@ -50,7 +51,8 @@ def command(
         say(told(found))
     if found.difference is not None:
         kind = StreamLSTMError if found.difference.cause == "runtime" else StoreError
-        raise kind(f"{store}: {_which(found.difference)}")
+        way_out = f". {WAY_OUT}" if kind is StoreError else ""
+        raise kind(f"{store}: {_which(found.difference)}{way_out}")
 
 
 def verify(store: Path, begin: int | None) -> Verified:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -92,6 +92,13 @@ def checksum_of(row: Row) -> int:
     return int.from_bytes(hashlib.blake2b(_encode(list(row)), digest_size=8).digest(), "little")
 
 
+class Segment(NamedTuple):
+    """Transactions in a row that are as they were written: those behind `before` up to `last`."""
+
+    before: Seal
+    last: Seal
+
+
 class Chain:
     """The end of the chain, as the one who writes knows it.
 
@@ -119,10 +126,29 @@ class Chain:
         held = _SUMS.pack(*((total + changes.get(name, 0)) % 2**64 for name, total in sums))
         events = rows.get("events")
         event = events[-1][0] if events else self.last.event
-        made = Seal(self.last.number + 1, pos, event, b"", held)
-        made = made._replace(digest=_digest(self.last, made, rows))
-        connection.execute("INSERT INTO commits VALUES (?, ?, ?, ?, ?)", made)
-        return made
+        return _write(
+            connection, self.last, Seal(self.last.number + 1, pos, event, b"", held), rows
+        )
+
+
+def seal_as_is(connection: sqlite3.Connection, before: Seal, pos: int, events: list[Row]) -> Seal:
+    """Write the commit behind `before`, or write it again, with the tables of `HELD` as they are.
+
+    pos: the last position. events: rows that belong to it, with their numbers.
+    """
+    held = _SUMS.pack(*(held_sum(connection, table) for table in HELD))
+    event = events[-1][0] if events else before.event
+    made = Seal(before.number + 1, pos, event, b"", held)
+    connection.execute("DELETE FROM commits WHERE number > ?", (before.number,))
+    return _write(connection, before, made, {"events": events})
+
+
+def _write(
+    connection: sqlite3.Connection, before: Seal, seal: Seal, rows: Mapping[str, list[Row]]
+) -> Seal:
+    made = seal._replace(digest=_digest(before, seal, rows))
+    connection.execute("INSERT INTO commits VALUES (?, ?, ?, ?, ?)", made)
+    return made
 
 
 def held_sum(connection: sqlite3.Connection, table: str) -> int:
@@ -166,6 +192,47 @@ def damage(connection: sqlite3.Connection, after: int = 0) -> Damage | None:
         connection.execute("RELEASE chain")
 
 
+def sums_of(seal: Seal) -> dict[str, int]:
+    """Return the sum of each table of `HELD` after a transaction; empty where it is damaged."""
+    if len(seal.held) != _SUMS.size:
+        return {}
+    return dict(zip(HELD, _SUMS.unpack(seal.held), strict=True))
+
+
+def segments(connection: sqlite3.Connection) -> list[Segment]:
+    """Return what is intact, in order: behind each damage a new segment begins.
+
+    The commit with which a segment begins says what the digests of the next ones are chained to;
+    its own rows are not known to be good. Only the first segment can begin at the journal's start.
+    """
+    found = [Segment(Seal(), Seal())]
+    for before, seal, rows in _parts(connection, Seal(), _in_order(connection)):
+        if seal.number == before.number + 1 and _digest(before, seal, rows) == seal.digest:
+            found[-1] = found[-1]._replace(last=seal)
+        else:
+            found.append(Segment(seal, seal))
+    return found
+
+
+def _in_order(connection: sqlite3.Connection) -> Iterator[Seal]:
+    """Yield the commits, without those whose place does not fit between their neighbours.
+
+    One that claims to reach too far would take the rows of all commits behind it.
+    """
+    rows = map(Seal._make, connection.execute("SELECT * FROM commits ORDER BY number"))
+    known, seal = (0, 0), next(rows, None)
+    while seal is not None:
+        following = next(rows, None)
+        too_far = following is not None and any(
+            low <= later < mine
+            for low, later, mine in zip(known, following[1:3], seal[1:3], strict=True)
+        )
+        if not too_far and seal.pos >= known[0] and seal.event >= known[1]:
+            known = seal.pos, seal.event
+            yield seal
+        seal = following
+
+
 def rebuild(connection: sqlite3.Connection) -> None:
     """Compute all checksums anew from the rows as they are, within a transaction."""
     sums = [held_sum(connection, table) for table in HELD]
@@ -207,9 +274,12 @@ def _is_trimmed(connection: sqlite3.Connection) -> bool:
 
 
 def _parts(
-    connection: sqlite3.Connection, known: Seal
+    connection: sqlite3.Connection, known: Seal, commits: Iterable[Seal] | None = None
 ) -> Iterator[tuple[Seal, Seal, dict[str, list[Row]]]]:
-    """Yield each commit behind one, with the commit before it and the rows between them."""
+    """Yield each commit behind one, with the commit before it and the rows between them.
+
+    commits: those to yield, by default all.
+    """
     tables = {
         table: _Rows(
             connection.execute(query, (known.event if table == "events" else known.pos,)),
@@ -217,11 +287,10 @@ def _parts(
         )
         for table, query in QUERIES.items()
     }
-    commits = connection.execute(
-        "SELECT * FROM commits WHERE number > ? ORDER BY number", (known.number,)
-    )
-    for row in commits:
-        seal = Seal(*row)
+    if commits is None:
+        behind = "SELECT * FROM commits WHERE number > ? ORDER BY number"
+        commits = map(Seal._make, connection.execute(behind, (known.number,)))
+    for seal in commits:
         rows = {
             table: source.until(seal.event if table == "events" else seal.pos)
             for table, source in tables.items()

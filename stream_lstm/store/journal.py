@@ -21,7 +21,7 @@ from ..events import End, Expiry, Gap, Label, Rollback, Run, SessionStart, Ticks
 from ..records import Batch
 from .chain import HELD, Chain, checksum_of
 from .outputs import INTO, row_of, rows_of
-from .saving import Saving
+from .saving import Saving, delete_snapshot
 from .trim import LOOK_EVERY, trim, used_bytes
 from .units import Hole, Note, Position, Result, Saved, Settle, Step, Unit, count_of
 
@@ -67,7 +67,7 @@ class Journal:
         self._run, self._max_bytes, self._clock = run, max_bytes, clock
         self._commits, self._too_large = 0, False
         self._savings: list[Saving] = []
-        self._number = _last_snapshot(connection)
+        self._number = last_snapshot(connection)
 
     def reopen(self, connection: sqlite3.Connection) -> bool:
         """Go on with another connection; return whether the last batch is there after all.
@@ -192,12 +192,11 @@ class Journal:
         )
         gone = execute(f"{HELD['snapshots']} {oldest}", (KEPT,)).fetchall()
         for number, *_ in gone:
-            execute("DELETE FROM snapshot_pieces WHERE snapshot = ?", (number,))
-        execute(f"DELETE FROM snapshots {oldest}", (KEPT,))  # noqa: S608 - ours
+            delete_snapshot(self.connection, number)
         return grown - sum(map(checksum_of, gone))
 
 
-def _last_snapshot(connection: sqlite3.Connection) -> int:
+def last_snapshot(connection: sqlite3.Connection) -> int:
     """Return the number of the last snapshot, 0 where there is none."""
     found = connection.execute("SELECT coalesce(max(snapshot), 0) FROM snapshots")
     return int(found.fetchone()[0])

@@ -20,7 +20,7 @@ from ..events import Prediction
 from .chain import damage
 from .journal import last_pos
 from .reading import drive, entries, is_whole, snapshot_state, snapshots, stored_prediction
-from .schema import UNREADABLE, failure
+from .schema import UNREADABLE, WAY_OUT, failure
 
 
 class Resumed(NamedTuple):
@@ -60,7 +60,7 @@ def resume(connection: sqlite3.Connection, session: Session, store: str) -> Resu
             if not entry.intact:
                 raise StoreError(
                     f"{store} is damaged: the ticks at position {entry.pos:,} of its journal are "
-                    "not those that were stored; put back a copy, or start a new store"
+                    f"not those that were stored. {WAY_OUT}"
                 )
             assert entry.event is not None
             drive(session, entry.event)
@@ -80,7 +80,7 @@ def resume(connection: sqlite3.Connection, session: Session, store: str) -> Resu
 
 def damaged(store: str, what: str) -> StoreError:
     """Return the error of a store that has a damage at a place."""
-    return StoreError(f"{store} is damaged: {what}. Put back a copy, or start a new store")
+    return StoreError(f"{store} is damaged: {what}. {WAY_OUT}")
 
 
 def _restore(
@@ -105,9 +105,8 @@ def _restore(
     if not is_whole(connection, 0, end):
         told = "; ".join(set_aside.values()) or "there is none behind the hole"
         raise StoreError(
-            f"{store}: no snapshot can be used ({told}), and the journal is not whole. Put back a "
-            "copy of the store, or start a new one: stream-lstm export STORE --out DIR keeps what "
-            "this one holds"
+            f"{store}: no snapshot can be used ({told}), and the journal is not whole. "
+            f"{WAY_OUT}; stream-lstm export STORE --out DIR keeps what this one holds"
         )
     return None, 0
 

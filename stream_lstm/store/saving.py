@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from .units import Saved
 
@@ -77,6 +78,23 @@ class Saving:
                 yield bytes(held[:PIECE_BYTES])
                 del held[:PIECE_BYTES]
         yield bytes(held)
+
+
+def insert_snapshot(connection: sqlite3.Connection, row: Sequence[Any], state: bytes) -> None:
+    """Insert a whole snapshot, within a transaction; row: that of `snapshots`."""
+    number = row[0]
+    connection.execute("INSERT INTO snapshots VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+    starts = range(0, len(state), PIECE_BYTES)
+    connection.executemany(
+        "INSERT INTO snapshot_pieces VALUES (?, ?, ?)",
+        ((number, k, state[start : start + PIECE_BYTES]) for k, start in enumerate(starts)),
+    )
+
+
+def delete_snapshot(connection: sqlite3.Connection, number: int) -> None:
+    """Delete a snapshot and its pieces, within a transaction."""
+    for table in ("snapshots", "snapshot_pieces"):
+        connection.execute(f"DELETE FROM {table} WHERE snapshot = ?", (number,))  # noqa: S608
 
 
 def delete_orphans(connection: sqlite3.Connection) -> None:

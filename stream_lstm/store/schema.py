@@ -183,11 +183,7 @@ def connect_reader(path: Path, *, oldest: int = READABLE) -> sqlite3.Connection:
         )
         try:
             connection.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
-            version = _version(connection, path)
-            if version == 0:
-                raise StoreError(f"{path} is empty: run and replay make a store of it")
-            if version < oldest:
-                raise _older(path, version)
+            check_version(connection, path, oldest=oldest)
         except BaseException:
             connection.close()
             raise
@@ -204,6 +200,10 @@ UNREADABLE: tuple[type[Exception], ...] = (
 in the head of a row does that."""
 
 
+WAY_OUT = "Put back a copy, or keep what is whole of it: stream-lstm recover STORE --to NEW"
+"""What a user can do about a store that is damaged."""
+
+
 def is_damage(error: Exception) -> bool:
     """Return whether an error of `UNREADABLE` comes of what is in the file."""
     if not isinstance(error, sqlite3.Error) or str(error).startswith("Could not decode"):
@@ -217,11 +217,19 @@ def is_damage(error: Exception) -> bool:
 def failure(path: Path, error: Exception) -> StoreError | OutputError:
     """Return what an error of `UNREADABLE` means for a user."""
     if is_damage(error):
-        return StoreError(
-            f"{path} is damaged or no store ({error}): move it away and start a new one, or put "
-            "back a copy"
-        )
+        no_store = getattr(error, "sqlite_errorname", "") == "SQLITE_NOTADB"
+        way_out = "Move it away and start a new store, or put back a copy" if no_store else WAY_OUT
+        return StoreError(f"{path} is damaged or no store ({error}). {way_out}")
     return OutputError(f"cannot use the store {path}: {error}")
+
+
+def check_version(connection: sqlite3.Connection, path: Path, *, oldest: int) -> None:
+    """Raise StoreError for what is no store, and ConfigurationError for one of another version."""
+    version = _version(connection, path)
+    if version == 0:
+        raise StoreError(f"{path} is empty: run and replay make a store of it")
+    if version < oldest:
+        raise _older(path, version)
 
 
 def _version(connection: sqlite3.Connection, path: Path) -> int:
