@@ -35,6 +35,7 @@ from stream_lstm.store.lock import StoreLock
 from stream_lstm.store.reading import drive, entries
 from stream_lstm.store.recovered_file import recover
 from stream_lstm.store.resume import resume
+from stream_lstm.store.salvage import open_damaged, salvage
 from stream_lstm.store.schema import connect, connect_reader
 from stream_lstm.store.units import Settle
 from stream_lstm.store.verify import Verification
@@ -448,7 +449,7 @@ def test_of_any_damage_comes_a_whole_store_or_a_refusal(
 def test_each_page_that_is_lost_costs_no_more_than_its_part(store, states, tmp_path, keep):
     copy, new = tmp_path / "s.db", tmp_path / "new.db"
     data = store.read_bytes()
-    kept = refused = 0
+    kept = refused = whole = 0
     for page in range(1, len(data) // PAGE, 3):
         copy.write_bytes(data[: page * PAGE] + bytes(PAGE) + data[(page + 1) * PAGE :])
         found = recovered(copy, new, keep)
@@ -456,10 +457,43 @@ def test_each_page_that_is_lost_costs_no_more_than_its_part(store, states, tmp_p
             refused += 1
         elif found is not None:
             kept += 1
+            whole += found.kept.last == max(states)
             check(new, found, states)
             reference_rows(store, new, found)
     assert kept > 4 * refused
-    assert kept
+    assert whole > kept // 2
+
+
+@pytest.mark.parametrize("table", ["labels", "predictions"])
+def test_behind_a_page_that_is_lost_reading_continues(tmp_path, table):
+    path, rows = tmp_path / "s.db", 20_000
+    connection = connect(path)
+    connection.execute("PRAGMA foreign_keys = OFF")
+    connection.execute("BEGIN")
+    tick = "INSERT INTO ticks VALUES (1, 1, 'a', 's', 1, 1, 0, 1, zeroblob(8), zeroblob(8), 0)"
+    connection.execute(tick)
+    into = {
+        "labels": "labels (run, stream, n, y, t_ns, pos) VALUES (1, 'a', ?, 1.0, 0, ?)",
+        "predictions": "predictions (stream, n, t_ns, p, session, pos) "
+        "VALUES ('a', ?, 0, 0.5, 's', ?)",
+    }[table]
+    connection.executemany(f"INSERT INTO {into}", ((k, k) for k in range(rows)))
+    connection.execute("COMMIT")
+    connection.close()
+    data = bytearray(path.read_bytes())
+    pages = len(data) // PAGE
+    for page in (pages // 3, pages // 2, pages // 3 * 2):
+        data[page * PAGE : (page + 1) * PAGE] = bytes(PAGE)
+    path.write_bytes(data)
+    source, target = open_damaged(path), connect(tmp_path / "new.db")
+    target.execute("PRAGMA foreign_keys = OFF")
+    assert "malformed" in salvage(source, target).unreadable[table]
+    source.close()
+    found = {k for (k,) in target.execute(f"SELECT n FROM {table}")}
+    target.close()
+    a_page = rows // (pages - 20)
+    assert rows - 4 * a_page < len(found) < rows - 2 * a_page
+    assert {0, rows - 1} <= found
 
 
 # ---- names, locks and kills -----------------------------------------------------------------
@@ -517,14 +551,20 @@ def test_what_is_in_the_log_is_recovered_too(store, states, tmp_path):
     assert (away / "s.db-wal").read_bytes() == log
 
 
-def test_an_earlier_file_of_its_name_goes_with_its_log(store, states, damaged, tmp_path):
+@pytest.mark.parametrize("known", ["a store", "no store", "nothing"])
+def test_an_earlier_file_of_its_name_goes_with_its_log(store, states, damaged, tmp_path, known):
     new = tmp_path / "new.db"
     earlier = connect(shutil.copy(store, new))
     earlier.execute("PRAGMA wal_autocheckpoint = 0")
     earlier.execute("DELETE FROM ticks")
     shutil.copy(f"{new}-wal", tmp_path / "log")
     earlier.close()
-    shutil.copy(store, new)
+    if known == "a store":
+        shutil.copy(store, new)
+    elif known == "no store":
+        new.write_text("something else")
+    else:
+        new.unlink()
     shutil.copy(tmp_path / "log", f"{new}-wal")
     check(new, recover(damaged, new, make), states)
 
