@@ -117,7 +117,7 @@ def test_a_hole_without_a_good_snapshot_behind_it_is_refused_with_a_way_out(path
         connection.execute(f"UPDATE snapshots SET pos = 1 WHERE snapshot = {first}")
     connection.close()
     reseal(path)
-    with pytest.raises(StoreError, match=r"no snapshot can be used .* start a new one"):
+    with pytest.raises(StoreError, match=r"no snapshot can be used .* recover STORE --to NEW"):
         Kept(path)
 
 

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from stream_lstm.store.parquet import export_store
+from stream_lstm.store.table_files import export_store
 
 from stream_lstm.config import StoreConfig
 from stream_lstm.core import snapshot
