@@ -1,9 +1,10 @@
 """Faults, injected and counted: kills, losses, damage, floods, poison. Figures, not times.
 
-Each part takes a count, which `--count` scales: 1 is what is told in the README, 0.01 a quick
-look. What must be 0 in each row is `differing`, `lost`, `wrong`, `let_in` and `other_errors`.
+Each part takes a count, which `--count` scales: 1 is the count of the README, 0.01 a quick
+look. What must be 0 in each row is `differing`, `lost`, `wrong`, `let_in`, `deaths` and
+`other_errors`.
 
-    python -m bench faults --parts kill,schedules --count 0.1
+    python -m bench faults --only kill,schedules --count 0.1
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from collections.abc import Callable
 from typing import Any
 
 from . import (
+    faults_altered,
     faults_decoder,
     faults_kill,
     faults_learning,
+    faults_peers,
     faults_recovery,
     faults_security,
     faults_slow,
@@ -29,12 +32,14 @@ PARTS: dict[str, tuple[int, Callable[[int], Figures]]] = {
     "schedules": (10_000, lambda count: faults_recovery.schedules(count, 0)),
     "decoder": (10_000_000, faults_decoder.payloads),
     "write errors": (300, faults_store.write_errors),
-    "damage": (3_000, faults_store.damage),
+    "cells": (2_000, faults_altered.cells),
+    "bytes": (5_000, faults_altered.altered_bytes),
     "late joins": (200, lambda count: faults_recovery.late_joins(count, 0)),
     "slow subscriber": (3, faults_slow.slow_subscriber),
     "keys": (1_000, faults_security.keys_refused),
     "subscription flood": (3, faults_security.subscription_flood),
     "endless message": (3, faults_security.endless_multipart),
+    **{f"peers {where}": (100, faults_peers.peers(where)) for where in faults_peers.TARGETS},
 }
 """The counts of `--count 1`, and what takes them."""
 
@@ -45,7 +50,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--count", type=float, default=1.0, help="share of the counts of each part (1)"
     )
-    parser.add_argument("--parts", type=_parts, default=None, help=f"of faults: {names} (all)")
+    parser.add_argument("--only", type=_parts, default=None, help=f"of faults: {names} (all)")
 
 
 def _parts(text: str) -> list[str]:
@@ -61,7 +66,7 @@ def _parts(text: str) -> list[str]:
 def run(options: argparse.Namespace) -> dict[str, Figures]:
     """Return {part: figures}."""
     rows: dict[str, Figures] = {}
-    for name in options.parts or [*PARTS, "learning"]:
+    for name in options.only or [*PARTS, "learning"]:
         if name == "learning":
             rows |= {f"learning, {what}": row for what, row in faults_learning.figures().items()}
             continue

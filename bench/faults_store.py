@@ -1,4 +1,4 @@
-"""Faults of a store: every write that fails, as the kernel would have it fail, and damage.
+"""Faults of a store: every write that fails, as the kernel would have it fail.
 
 `strace` makes one call of the system fail, the next run the call after it, and so on, with EIO and
 with ENOSPC, in a process that writes a small store. Afterwards the store must hold everything, or
@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 
-from stream_lstm.errors import StoreError, StreamLSTMError
+from stream_lstm.errors import StreamLSTMError
 from stream_lstm.events import Prediction, Ticks
 from stream_lstm.store import schema
 from stream_lstm.store import writer as writing
-from stream_lstm.store.reading import entries, snapshot_state
+from stream_lstm.store.reading import entries
 from stream_lstm.store.units import Saved, Step
 
 CALLS = {"pwrite64": 330, "fdatasync": 44, "ftruncate": 12, "openat": 8, "unlink": 6}
@@ -130,38 +130,6 @@ def holds_everything(path: Path) -> bool:
     return sound and made == STEPS and np.array_equal(had, numbers(0, STEPS * ROWS))
 
 
-# ---- damage -------------------------------------------------------------------------------
-
-
-def damage(count: int, seed: int = 0) -> dict[str, Any]:
-    """Damage copies of a store: cut its file or its journal file, or flip a bit of a snapshot.
-
-    Returns figures: how many were still a true beginning (`valid`) or were `refused` in a
-    sentence, and `wrong`, which must be 0: those that showed something that was never stored.
-    """
-    rng = np.random.default_rng(seed)
-    found = dict.fromkeys(("damaged", "valid", "refused", "wrong"), 0)
-    with tempfile.TemporaryDirectory() as name:
-        whole = Path(name) / "whole"
-        whole.mkdir()
-        reader = filled(whole / OPENED)
-        for k in range(count):
-            copy = Path(name) / "copy"
-            shutil.copytree(whole, copy)
-            path = copy / OPENED
-            if k % 3 == 2:
-                outcome = flipped(path, rng)
-            else:
-                cut(path if k % 3 else path.with_name(f"{OPENED}-wal"), rng)
-                path.with_name(f"{OPENED}-shm").unlink(missing_ok=True)
-                outcome = beginning(path)
-            found["damaged"] += 1
-            found[outcome] += 1
-            shutil.rmtree(copy)
-        reader.close()
-    return found
-
-
 class Zeros:
     """The state of a snapshot, of no session."""
 
@@ -170,67 +138,13 @@ class Zeros:
         yield bytes(9000)
 
 
-def filled(path: Path) -> sqlite3.Connection:
-    """Write a store whose last commits are in its journal file; return what keeps them there."""
-    main(path, steps=STEPS // 2)
-    reader = schema.connect_reader(path)
-    reader.execute("SELECT count(*) FROM ticks").fetchone()
-    main(path)
-    return reader
-
-
-def cut(file: Path, rng: np.random.Generator) -> None:
-    """Cut a file within its last four pages."""
-    size = file.stat().st_size
-    with file.open("r+b") as opened:
-        opened.truncate(max(0, size - int(rng.integers(1, 4 * 4096))))
-
-
-def flipped(path: Path, rng: np.random.Generator) -> str:
-    """Flip a bit of a snapshot's state, and say what reading it gives."""
-    connection = schema.connect(path)
-    try:
-        row = connection.execute("SELECT max(snapshot) FROM snapshots").fetchone()[0]
-        state = bytearray(snapshot_state(connection, row))
-        state[int(rng.integers(len(state)))] ^= 1 << int(rng.integers(8))
-        connection.execute("DELETE FROM snapshot_pieces WHERE snapshot = ? AND piece > 0", (row,))
-        connection.execute("UPDATE snapshot_pieces SET data = ? WHERE snapshot = ?", (state, row))
-        snapshot_state(connection, row)
-    except StoreError:
-        return "refused"
-    finally:
-        connection.close()
-    return "wrong"
-
-
-def beginning(path: Path) -> str:
-    """Say whether a store that was cut is refused, or holds the beginning of what was stored."""
-    try:
-        connection = schema.connect_reader(path)
-    except StreamLSTMError:
-        return "refused"
-    try:
-        rows = [entry for entry in entries(connection) if isinstance(entry.event, Ticks)]
-        made = connection.execute("SELECT count(*) FROM predictions").fetchone()[0]
-    except (sqlite3.Error, StreamLSTMError):
-        return "refused"
-    finally:
-        connection.close()
-    if not all(entry.intact for entry in rows):
-        return "refused"  # as a restart refuses it, by the checksum of the row
-    values = [entry.event.values for entry in rows if isinstance(entry.event, Ticks)]
-    had = np.concatenate(values) if values else np.empty((0, 1))
-    true = np.array_equal(had, numbers(0, len(had))) and made * ROWS == len(had)
-    return "valid" if true else "wrong"
-
-
 def numbers(start: int, stop: int) -> np.ndarray:
     """Return the values of ticks, (n, 1)."""
     return np.arange(start, stop, dtype=np.float64)[:, None]
 
 
-def main(path: Path, steps: int = STEPS) -> dict[str, Any]:
-    """Write what the store lacks of so many steps; return what came of it."""
+def main(path: Path) -> dict[str, Any]:
+    """Write what the store lacks of its steps; return what came of it."""
 
     def connect() -> sqlite3.Connection:
         connection = schema.connect(path)
@@ -248,7 +162,7 @@ def main(path: Path, steps: int = STEPS) -> dict[str, Any]:
         return {"refused": str(schema.failure(path, error))}
     writer = writing.Writer(connect, 1, commit_elements=1, commit_s=0.001, blocking=False)
     handed = 0
-    for k in range(had, steps):
+    for k in range(had, STEPS):
         start = k * ROWS
         times = np.zeros(ROWS, np.int64)
         ticks = Ticks("a", times, numbers(start, start + ROWS), "s", start + 1)

@@ -6,6 +6,7 @@ a million elements, fitted to the samples after the first fifth, and `noise_kb` 
 of that; `store_mb` is the size of the store at the end.
 
     python -m bench soak --elements 20000000
+    python -m bench soak --faults --seconds 3600 --rate 2000
 """
 
 from __future__ import annotations
@@ -46,10 +47,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Add what can be chosen on the command line."""
     parser.add_argument("--elements", type=int, default=20_000_000, help="how many (20,000,000)")
     parser.add_argument("--plain", action="store_true", help="without learning and store")
+    parser.add_argument("--faults", action="store_true", help="by time, with a fault every 5 s")
+    parser.add_argument("--seconds", type=float, default=3600.0, help="of --faults (3600)")
+    parser.add_argument("--rate", type=float, default=2000.0, help="ticks/s of --faults (2000)")
 
 
 def run(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Return {what ran: figures}."""
+    if options.faults:
+        from . import soak_faults  # it builds on this module
+
+        return {"faults": soak_faults.soak(options.seconds, options.rate)}
     name = "plain" if options.plain else "learning, store"
     return {name: soak(options.elements, plain=options.plain)}
 

@@ -37,5 +37,5 @@ def test_each_part_is_shown_in_a_line():
 
 def test_a_part_that_there_is_none_of_is_named(capsys):
     with pytest.raises(SystemExit):
-        bench_module("__main__").parser().parse_args(["faults", "--parts", "kil"])
+        bench_module("__main__").parser().parse_args(["faults", "--only", "kil"])
     assert "'kil' is no part: say kill, schedules" in capsys.readouterr().err

@@ -172,7 +172,7 @@ def _run(
 
         from ..core.session import fallbacks  # JAX is imported here and not before
         from ..serve.daemon import Daemon
-        from ..serve.memory import release_unused
+        from ..serve.memory import Slack, release_unused
 
         timeline = None if trace is None else stack.enter_context(Trace(trace, "stream-lstm run"))
         kept = results if timeline is None else timeline.timed("store", results)
@@ -197,6 +197,7 @@ def _run(
         if monitor is not None:
             monitor.attend(daemon)
         daemon.every(PERIOD_S, watched.tend)
+        daemon.every(PERIOD_S, Slack().tend)
         daemon.every(REFRESH_S, table.refresh)
         for line in fallbacks(daemon.session):
             log.say("fallback", line, level="warning")

@@ -62,7 +62,7 @@ def verify(store: Path, begin: int | None) -> Verified:
 
     connection = connect_reader(store, oldest=VERSION)
     try:
-        setup = read_setup(connection)
+        setup = read_setup(connection, str(store))
         if setup is None:
             raise StoreError(f"{store} is empty: nothing was ever stored in it")
         from ..core.session import Session  # JAX is imported here and not before

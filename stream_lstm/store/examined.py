@@ -37,7 +37,7 @@ def examined(path: Path, stream: str | None, limit: int) -> Examined:
     """
     connection = connect_reader(path)
     try:
-        setup = read_setup(connection)
+        setup = read_setup(connection, str(path))
         if setup is None:
             raise StoreError(f"{path} is empty: nothing has been kept in it yet")
         name = _stream(connection, path, stream)

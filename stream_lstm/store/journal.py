@@ -22,6 +22,7 @@ from ..records import Batch
 from .chain import HELD, Chain, checksum_of
 from .outputs import INTO, row_of, rows_of
 from .saving import Saving, delete_snapshot
+from .schema import damaged
 from .trim import LOOK_EVERY, trim, used_bytes
 from .units import Hole, Note, Position, Result, Saved, Settle, Step, Unit, count_of
 
@@ -203,13 +204,20 @@ def last_snapshot(connection: sqlite3.Connection) -> int:
 
 
 def last_pos(connection: sqlite3.Connection) -> int:
-    """Return the `pos` of the journal's last row, 0 where there is none."""
+    """Return the `pos` of the journal's last row, 0 where there is none.
+
+    Raises StoreError where it is no number: an index may be a page of another table.
+    """
     found = connection.execute(
         "SELECT max(coalesce((SELECT max(pos) FROM ticks), 0), "
         "coalesce((SELECT max(pos) FROM labels), 0), "
         "coalesce((SELECT max(pos) FROM events WHERE input = 1), 0))"
     )
-    return int(found.fetchone()[0])
+    (pos,) = found.fetchone()
+    if not isinstance(pos, int):
+        file = connection.execute("PRAGMA database_list").fetchone()[2]
+        raise damaged(file, f"the last position of its journal is {pos!r}")
+    return pos
 
 
 def read_positions(connection: sqlite3.Connection) -> dict[str, Position]:

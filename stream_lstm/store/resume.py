@@ -20,7 +20,7 @@ from ..events import Prediction
 from .chain import damage
 from .journal import last_pos
 from .reading import drive, entries, is_whole, snapshot_state, snapshots, stored_prediction
-from .schema import UNREADABLE, WAY_OUT, failure
+from .schema import UNREADABLE, WAY_OUT, damaged, failure
 
 
 class Resumed(NamedTuple):
@@ -76,11 +76,6 @@ def resume(connection: sqlite3.Connection, session: Session, store: str) -> Resu
             f"{expected:,} are stored; stream-lstm verify says more"
         )
     return Resumed(number, end - start, again.predictions, set_aside)
-
-
-def damaged(store: str, what: str) -> StoreError:
-    """Return the error of a store that has a damage at a place."""
-    return StoreError(f"{store} is damaged: {what}. {WAY_OUT}")
 
 
 def _restore(

@@ -232,6 +232,11 @@ def check_version(connection: sqlite3.Connection, path: Path, *, oldest: int) ->
         raise _older(path, version)
 
 
+def damaged(store: str, what: str) -> StoreError:
+    """Return the error of a store that has a damage at a place."""
+    return StoreError(f"{store} is damaged: {what}. {WAY_OUT}")
+
+
 def _version(connection: sqlite3.Connection, path: Path) -> int:
     """Return the version of a store's schema, 0 for an empty file."""
     application = connection.execute("PRAGMA application_id").fetchone()[0]

@@ -16,9 +16,9 @@ import numpy.typing as npt
 import safetensors.numpy
 
 from ..config import Config, flatten
-from ..errors import ConfigurationError, StoreError
+from ..errors import ConfigurationError
 from ..members import Members
-from .schema import UNREADABLE
+from .schema import UNREADABLE, damaged
 
 STATE = ("stream", "model", "scaling", "learning", "scoring")
 """Tables of the configuration that the state depends on."""
@@ -54,10 +54,10 @@ def write_setup(connection: sqlite3.Connection, setup: Setup) -> None:
     connection.executemany("INSERT INTO setup VALUES (?, ?, ?)", rows)
 
 
-def read_setup(connection: sqlite3.Connection) -> Setup | None:
-    """Return the setup of a store, None where it has none yet.
+def read_setup(connection: sqlite3.Connection, store: str) -> Setup | None:
+    """Return the setup of a store, None where it has none yet; store: the name of its file.
 
-    Raises StoreError where it is damaged, naming the part.
+    Raises StoreError where it is damaged, naming the file and the part.
     """
     rows = connection.execute("SELECT name, value, sha256 FROM setup").fetchall()
     if not rows:
@@ -66,7 +66,7 @@ def read_setup(connection: sqlite3.Connection) -> Setup | None:
     for name, value, digest in rows:
         if not isinstance(value, str | bytes) or _digest(value) != digest:
             what = "weights to start from" if name == "start" else name
-            raise StoreError(f"the store's {what} are not those that it was begun with")
+            raise damaged(store, f"the checksum of its {what} is wrong")
         parts[name] = value
     try:
         tensors = safetensors.numpy.load(parts["start"])
@@ -79,7 +79,7 @@ def read_setup(connection: sqlite3.Connection) -> Setup | None:
             scaler,
         )
     except DAMAGED as error:
-        raise StoreError(f"the store's setup does not fit this version: {error}") from None
+        raise damaged(store, f"its setup does not fit this version ({error})") from None
 
 
 def check_setup(theirs: Setup, ours: Setup, store: str) -> None:

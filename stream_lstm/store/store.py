@@ -50,7 +50,7 @@ from .journal import last_pos, read_positions
 from .lock import StoreLock
 from .presence import Presence
 from .reading import history
-from .resume import Resumed, damaged, resume
+from .resume import Resumed, resume
 from .runtime import held_weights, runtime
 from .saving import delete_orphans
 from .setup import Setup, check_setup, read_setup, write_setup
@@ -130,7 +130,7 @@ class Store:
     def _open(self, setup: Setup) -> None:
         connection = self._connect()
         try:
-            known = read_setup(connection)
+            known = read_setup(connection, str(self.path))
             if known is None:
                 connection.execute("BEGIN IMMEDIATE")
                 write_setup(connection, setup)
@@ -156,7 +156,7 @@ class Store:
             if last_pos(connection):
                 self.resumed = resume(connection, session, str(self.path))
             elif (found := damage(connection)) is not None:
-                raise damaged(str(self.path), found.what)
+                raise schema.damaged(str(self.path), found.what)
             self.positions = read_positions(connection)
             run = self._enter(connection, session, last_pos(connection))
         except (sqlite3.Error, UnicodeDecodeError) as error:

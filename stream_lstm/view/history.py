@@ -51,7 +51,7 @@ class History(Closing):
         self._connection = connect_reader(path)
         self._read: dict[str, _Read] = {}
         try:
-            setup = read_setup(self._connection)
+            setup = read_setup(self._connection, str(path))
         except UNREADABLE as error:
             self.close()
             raise failure(path, error) from None

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from typing import Any
 
 from bokeh.application import Application
 from bokeh.application.handlers import FunctionHandler
 from bokeh.document import Document
 from bokeh.server.server import Server
+from tornado.httputil import HTTPServerRequest
 from tornado.ioloop import PeriodicCallback
+from tornado.routing import Matcher, Rule
 from tornado.web import RequestHandler
 
 from ..errors import EndpointError
@@ -20,6 +23,10 @@ from .watcher import Watcher
 HOST = "127.0.0.1"
 
 OTHER_HOSTS = r"(?!(localhost|127\.0\.0\.1)$).*"
+
+MAX_PAGES = 16
+"""Open at the same time: each is made when it is asked for, which takes a tenth of a second and
+some megabytes, and is kept for 15 s after its browser has gone."""
 
 
 class _OtherHost(RequestHandler):
@@ -35,6 +42,31 @@ class _OtherHost(RequestHandler):
         self.set_header("Content-Type", "text/plain; charset=utf-8")
         told = refusal(self.request.host, f"{HOST}:{self._port}")
         self.finish(f"403 Forbidden: {told}\n")
+
+
+class _TooMany(Matcher):
+    """Matches requests for one more page than there may be."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    def match(self, request: HTTPServerRequest) -> dict[str, Any] | None:
+        """Return the arguments of the handler, None where the page may be made."""
+        too_many = request.path == "/" and len(self._server.get_sessions("/")) >= MAX_PAGES
+        return {} if too_many else None
+
+
+class _Busy(RequestHandler):
+    """Answers a request for a page too many."""
+
+    def prepare(self) -> None:
+        """Refuse before anything is made."""
+        self.set_status(503)
+        self.set_header("Content-Type", "text/plain; charset=utf-8")
+        self.set_header("Retry-After", "15")
+        self.finish(
+            f"503 Service Unavailable: {MAX_PAGES} pages are open; close one, and try again\n"
+        )
 
 
 def serve(
@@ -62,6 +94,7 @@ def serve(
             address=HOST,
             # pages of other sites that the same browser shows are not to read along
             allow_websocket_origin=[HOST, "localhost"],
+            check_unused_sessions_milliseconds=EVERY_MS,
         )
     except OSError as error:
         raise EndpointError(
@@ -70,6 +103,7 @@ def serve(
         ) from None
     # nor are such whose name a foreign server points at this machine
     server._tornado.add_handlers(OTHER_HOSTS, [(r".*", _OtherHost, {"port": server.port})])
+    server._tornado.default_router.rules.insert(0, Rule(_TooMany(server), _Busy))
     server.start()
     loop = server.io_loop
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -33,6 +33,30 @@ def test_freed_blocks_go_back_to_the_system() -> None:
     libc.free(blocks[-1])
 
 
+def test_growth_that_was_freed_goes_back_and_usual_work_is_left_alone(monkeypatch):
+    now, released = 0, []
+    monkeypatch.setattr(memory, "GROWN_BYTES", 32)
+    monkeypatch.setattr(memory, "TRIES", 3)
+    monkeypatch.setattr(memory, "_resident", lambda: now)
+    monkeypatch.setattr(memory, "release_unused", lambda: released.append(now))
+    slack = memory.Slack()
+
+    def tend(*sizes):
+        nonlocal now
+        released.clear()
+        for size in sizes:
+            now = size
+            slack.tend()
+        return list(released)
+
+    assert tend(10, 32) == [], "no more than the usual"
+    assert tend(100, 90, 20) == [100, 90], "until it is free"
+    assert tend(80, 80, 80, 80, 112) == [80, 80, 80], "or known to be in use"
+    assert tend(113) == [113]
+    assert tend(50, 82) == [], "a level that fell counts"
+    assert tend(83) == [83]
+
+
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda _name: object())
     assert not memory.release_unused()

@@ -18,7 +18,19 @@ from stream_lstm.store.reading import entries
 from stream_lstm.store.resume import same
 from stream_lstm.store.writer import Writer
 
-from .stores import Kept, cut, of, predictions, query, reseal, series, shown, ticks, wait_until
+from .stores import (
+    Kept,
+    change,
+    cut,
+    of,
+    predictions,
+    query,
+    reseal,
+    series,
+    shown,
+    ticks,
+    wait_until,
+)
 
 
 @pytest.fixture
@@ -344,3 +356,20 @@ def test_two_predictions_are_the_same_only_with_every_bit():
     assert not same(None, one)
     assert not same(one, Prediction("a", 12, 5, np.nextafter(0.5, 1).item(), "s"))
     assert not same(one, Prediction("a", 12, 5, 0.5, "s", after_gap=True))
+
+
+def test_an_index_that_is_a_page_of_another_table_is_damage_with_the_file_named(path):
+    with Kept(path) as kept:
+        kept.give(ticks(series(100)))
+    pages = "SELECT rootpage FROM sqlite_schema WHERE name = '{}'"
+    names = ("inputs_among_events", "sqlite_autoindex_streams_1")
+    one, other = (query(path, pages.format(name))[0][0] for name in names)
+    change(path, "INSERT INTO events VALUES (99, 99, 1, 0, 1, 'end', 'a', '', 1, 1, 1, '')")
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA writable_schema = ON")
+    for name, page in zip(names, (other, one), strict=True):
+        connection.execute("UPDATE sqlite_schema SET rootpage = ? WHERE name = ?", (page, name))
+    connection.commit()
+    connection.close()
+    with pytest.raises(StoreError, match=r"s\.db is damaged: the last position .* is 'a'"):
+        Kept(path)

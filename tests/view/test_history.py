@@ -126,5 +126,7 @@ def test_a_damaged_setup_is_said_to_be_damaged(tmp_path, kept):
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE setup SET value = 'x' WHERE name = 'configuration'")
     connection.close()
-    with pytest.raises(StoreError, match="configuration are not those that it was begun with"):
+    with pytest.raises(
+        StoreError, match=r"a\.db is damaged: the checksum of its configuration is wrong"
+    ):
         History(path)
