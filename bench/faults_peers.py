@@ -45,6 +45,8 @@ SECONDS = 5.0
 """Of each kind."""
 
 LANES = 6
+"""Processes; half as many over HTTP, each of which has a page that keeps a core busy."""
+
 RATE = 200.0
 """Honest ticks a second."""
 
@@ -64,7 +66,8 @@ WINDOW = 5
 
 def peers(where: str) -> Callable[[int], dict[str, Any]]:
     """Return the part of `faults` for an endpoint; see `rubbish.kinds`."""
-    return lambda count: rubbish(where, count)
+    lanes = LANES // 2 if where == "http" else LANES
+    return lambda count: rubbish(where, count, lanes=lanes)
 
 
 def rubbish(where: str, count: int, *, seconds: float = SECONDS, lanes: int = LANES,
@@ -405,8 +408,10 @@ class Served(Daemon):
         until = time.monotonic() + PATIENCE_S
         while self.alive and time.monotonic() < until:
             url = f"http://{HERE}:{port}{path}"
-            with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5) as answer:
+            left = max(0.1, until - time.monotonic())  # asked again, a page would be made again
+            with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=left) as answer:
                 return bool(answer.status == 200)
+            time.sleep(0.5)
         return False
 
 

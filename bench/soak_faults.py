@@ -75,6 +75,12 @@ class Soaked(Served):
         ]  # fmt: skip
         self.environment = {"JAX_LOG_COMPILES": "1"}
 
+    def __exit__(self, *given: object) -> None:
+        super().__exit__(*given)
+        self._watching.join(10)
+        for one in self._held:
+            one.close()
+
     def heard(self, line: str) -> None:
         """Count what is compiled after the start."""
         self.compilations += bool(self.told) and COMPILED in line
@@ -89,7 +95,8 @@ class Soaked(Served):
 
     def work(self) -> None:
         """Publish, with a new session every minute; and keep the page open."""
-        threading.Thread(target=lambda: asyncio.run(self._watch()), daemon=True).start()
+        self._watching = threading.Thread(target=lambda: asyncio.run(self._watch()), daemon=True)
+        self._watching.start()
         while not self._over.is_set():
             session = f"s{len(self.sent_of)}"
             with Publisher(
