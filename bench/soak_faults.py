@@ -133,8 +133,11 @@ class Soaked(Served):
                 token = re.findall(r'"token":"([^"]+)"', html)[0]
                 client = await websocket_connect(f"ws://{page}/ws", subprotocols=["bokeh", token])
                 self.page_connections += 1
-                while await client.read_message() is not None:
-                    self.page_messages += 1
+                try:
+                    while await client.read_message() is not None:
+                        self.page_messages += 1
+                finally:
+                    client.close()
             await asyncio.sleep(1.0)
 
 
