@@ -111,6 +111,8 @@ def lived(path: Path, *, journal: bool) -> Iterator[tuple[Any, list[bytes]]]:
         store(event)
         if k % 16 == 0:
             store.note("stale", event.stream, "of the bench")
+        assert store._writer is not None
+        store._writer.catch_up()  # a transaction each: how many a thread joins is up to its pace
         if not isinstance(event, Label):
             place = positions.setdefault(event.stream, Position())
             place.follow(event)
