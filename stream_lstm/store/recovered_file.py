@@ -85,7 +85,7 @@ def damage_of(store: Path) -> str | None:
     except StoreError:
         return "its first page or the definition of a table is damaged, or its end is missing"
     try:
-        if read_setup(connection) is None:
+        if read_setup(connection, str(store)) is None:
             raise StoreError(f"{store} is empty: nothing was ever stored in it")
         found = damage(connection)
         if found is not None:
@@ -144,9 +144,10 @@ def _write(
 
 def _setup(connection: sqlite3.Connection, store: Path) -> Setup:
     try:
-        setup = read_setup(connection)
+        setup = read_setup(connection, str(store))
     except StoreError as error:
-        raise _useless(store, str(error)) from None
+        why = str(error).removeprefix(f"{store} is damaged: ").partition(". ")[0]
+        raise _useless(store, why) from None
     if setup is None:
         raise _useless(store, "the configuration and weights that it was begun with are not there")
     return setup

@@ -117,6 +117,6 @@ def test_without_its_setup_nothing_is_of_use(cli, stores, tmp_path):
     change(damaged, "UPDATE setup SET value = 'x' WHERE name = 'start'")
     done = cli("recover", damaged, "--to", tmp_path / "new.db")
     assert done.code == 65
-    assert "weights to start from are not those that it was begun with" in done.err
+    assert "the checksum of its weights to start from is wrong" in done.err
     assert "Put back a copy, or start a new store" in done.err
     assert not list(tmp_path.glob("new.db*"))
