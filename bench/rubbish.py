@@ -15,9 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 STREAM = "honest"
-"""The stream of the honest publisher,
-whose ticks must all be taken. Rubbish begins no session in it:
-the last publisher to begin one has the stream, whoever that is."""
+"""The stream of the honest publisher, whose ticks must all be taken."""
 
 MIB = 2**20
 BEAT_S = 0.05
@@ -250,8 +248,8 @@ def published(role: bytes) -> Iterator[tuple[str, Script]]:
         "seq": 2},
         "long columns": {"columns": ["c" * 8_000_000], "seq": 1},
     }.items():  # fmt: skip
-        beats = [on("heartbeat/evil/", packed({"v": 1, "session": f"e{k}"} | more))
-                 for k in range(20)]  # fmt: skip
+        beats = [on(f"heartbeat/{stream}/", packed({"v": 1, "session": f"e{k}"} | more))
+                 for k in range(20) for stream in ("evil", STREAM)]  # fmt: skip
         yield f"heartbeat {name}", over(*beats, first=hello)
     yield "new sessions", flood(hello, lambda chance: on("heartbeat/evil/", packed(
         {"v": 1, "seq": 1, "session": f"{chance.random()}", "columns": ["x"]})))  # fmt: skip
@@ -270,12 +268,11 @@ def replied(role: bytes) -> Iterator[tuple[str, Script]]:
         about = {"v": 1, "stream": STREAM, "session": session}
         for name, said in {
             "welcome": [{"kind": "welcome", "session": session, "columns": columns}
-                        for columns in (["x"], [], [HOSTILE],
-                        ["c" * 250] * 4096)[: 1 if session == STREAM else 4]],
+                        for columns in (["x"], [], [HOSTILE], ["c" * 250] * 4096)],
             "snapshot": [{"kind": "snapshot", "session": session,
             "streams": streams} for streams in
-                         ({"evil": (2**62, 2**62)}, {"evil": (9, 1)}, {str(k): (1,
-                         2) for k in range(9999)})],
+                         ({"evil": (2**62, 2**62)}, {"evil": (9, 1)}, {STREAM: (1, 2**62)},
+                          {str(k): (1, 2) for k in range(9999)})],
             "block": [{"kind": "block", "seq": 2**40, "rows": rows, "t_ns": bytes(size),
             "values": bytes(size)}
                       for rows in (1, 2, 65_536) for size in (0, 8, 7, 65_536 * 8)],

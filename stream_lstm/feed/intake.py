@@ -100,12 +100,13 @@ class Intake:
         self._wanted = frozenset(config.streams)
         self._columns = config.columns
         self._streams: dict[str, StreamSequence] = {}
+        self._unheard: set[str] = set()  # streams resumed, of which the feed has sent nothing yet
         self._ended: dict[str, str] = {}
         self.owners = owners
         places = 1 if owners is None else len(owners.endpoints)
         self._doors = [_Door(Columns(config.columns), {}) for _ in range(places)]
-        # Recovery endpoints speak for any publisher of one endpoint, and for none of several.
-        self._asked = self._doors[0] if owners is None else _Door(Columns(config.columns), {})
+        # What a recovery endpoint says about a session counts for its own answers alone.
+        self._asked = Columns(config.columns)
         self._place = 0
         self._names, self._routes = self._doors[0]
 
@@ -129,6 +130,7 @@ class Intake:
                 f"more than {self.max_streams} streams to resume", key="max_streams"
             )
         state.resume(session, next_seq)
+        self._unheard.add(stream)
 
     # ---- messages as they come -----------------------------------------------------------
 
@@ -192,7 +194,7 @@ class Intake:
                 self.counters.labels += 1
                 drain.add(message)
             case Heartbeat():
-                self._compare(message, self._names)
+                self._compare(message)
                 if held is None and not self._is_owned(message, drain):
                     return
                 if message.session not in self._names.refused:
@@ -287,20 +289,19 @@ class Intake:
             return None
         return self._records.decode(frames[0], frames[1])
 
-    def _compare(self, told: Heartbeat | Welcome, names: Columns) -> None:
+    def _compare(self, told: Heartbeat) -> None:
         """Take no more of a session whose columns are not ours.
 
-        names: of the endpoint that says it. Raises ConfigurationError where some of the session
-        was taken from this endpoint, having come before any heartbeat.
+        Raises ConfigurationError where some of the session was taken from this endpoint, having
+        come before any heartbeat.
         """
-        if names.compare(told.session, told.columns):
-            place = self._place if names is self._names else None
+        if self._names.compare(told.session, told.columns):
             if any(
                 state.session == told.session
                 for stream, state in self._streams.items()
-                if self.owners is None or (place is not None and self.owners.of(stream) == place)
+                if self.owners is None or self.owners.of(stream) == self._place
             ):
-                why = names.refused[told.session]
+                why = self._names.refused[told.session]
                 raise ConfigurationError(
                     f"{why}, and a new file for --store: ticks were taken already", key="columns"
                 )
@@ -327,6 +328,7 @@ class Intake:
         if state is None:
             self._too_many(drain, ticks.stream)
             return False
+        self._unheard.discard(ticks.stream)
         if self._waits(state, ticks.stream, ticks.session, ticks.seq, frames, held):
             return False
         self._pass(state, ticks, drain)
@@ -354,6 +356,7 @@ class Intake:
             if not beat.announces:
                 self._too_many(drain, beat.stream)
             return
+        self._unheard.discard(beat.stream)
         if self._waits(state, beat.stream, beat.session, beat.seq, item, held):
             return
         self.counters.heartbeats += item is not beat and not beat.announces
@@ -431,7 +434,7 @@ class Intake:
         recovery.heard(endpoint, now)
         match reply:
             case Welcome():
-                self._compare(reply, self._asked.names)
+                self._asked.compare(reply.session, reply.columns)
                 recovery.welcome(endpoint, reply)
             case Snapshot():
                 recovery.snapshot(endpoint, reply.session)
@@ -447,7 +450,7 @@ class Intake:
         self, recovery: Recovery, endpoint: int, block: Block, drain: Drain, now: float
     ) -> None:
         stretch = recovery.asked_for(block.stream, block.session)
-        if stretch is None or block.session in self._asked.names.refused:
+        if stretch is None or block.session in self._asked.refused:
             return  # it was given up, had come from elsewhere, or is not to be taken
         due, last = stretch.due, stretch.last
         start, stop = due - block.seq, min(block.rows, last + 1 - block.seq)
@@ -484,7 +487,11 @@ class Intake:
             except ValueError as error:
                 self._refuse(drain, "recovery", "", f"a snapshot: {error}", "")
                 return
-            known = stream in self._streams
+            state = self._streams.get(stream)
+            other = state is not None and state.session not in (None, snapshot.session)
+            if other and stream not in self._unheard:
+                continue  # the feed has said which session the stream is in
+            known = state is not None
             if stream in self.recovery.streams or not (known or oldest < due):
                 continue
             self._heartbeat(beat, drain, beat, None)

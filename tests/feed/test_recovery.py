@@ -289,6 +289,26 @@ def test_a_restart_while_down_is_a_new_session_from_its_start():
     assert side.answer(block(1, 2, session="s2")) == [("start", "s2"), 1, 2]
 
 
+def test_a_recovery_endpoint_moves_no_stream_that_is_heard_to_another_session(side):
+    side.answer(Snapshot(session="forged", streams={"A": (1, 2**40)}))
+    assert side.turn() == []
+    assert side.take(tick(3)) == [3]
+    resumed = Side()
+    resumed.intake.resume("A", "s1", 5)
+    assert resumed.take(tick(5)) == [5]
+    resumed.answer(Snapshot(session="forged", streams={"A": (1, 2**40)}))
+    assert resumed.turn() == []
+    assert resumed.take(tick(6)) == [6]
+
+
+def test_other_columns_in_a_welcome_cost_the_answers_of_that_session_alone(side):
+    side.answer(Welcome(session="s1", columns=("other", "names")))
+    assert side.take(tick(3)) == [3]
+    assert side.take(tick(5)) == []
+    assert side.turn() == [("A", 4, 4)]
+    assert side.answer(block(4)) == [], "its values may be in another order"
+
+
 def test_a_new_session_is_recovered_from_its_start(side):
     side.take(tick(4, session="s2"))
     assert side.turn() == [("A", 1, 3)]

@@ -17,7 +17,6 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from stream_lstm.store.table_files import export_store
 
 from stream_lstm.config import StoreConfig
 from stream_lstm.core import snapshot
@@ -37,6 +36,7 @@ from stream_lstm.store.recovered_file import recover
 from stream_lstm.store.resume import resume
 from stream_lstm.store.salvage import open_damaged, salvage
 from stream_lstm.store.schema import connect, connect_reader
+from stream_lstm.store.table_files import export_store
 from stream_lstm.store.units import Settle
 from stream_lstm.store.verify import Verification
 
