@@ -75,7 +75,6 @@ class Feed(threading.Thread):
                 while len(self.values) < (time.perf_counter() - begun) * RATE:
                     self.values.append(float(self._rng.standard_normal()))
                     publisher.publish(STREAM, len(self.values), [self.values[-1]])
-                publisher.heartbeat()
                 time.sleep(0.5 / RATE)
             while not self._over.wait(0.2):
                 publisher.end()  # again, for who was not there yet

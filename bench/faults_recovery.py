@@ -51,7 +51,7 @@ def late_joins(count: int, seed: int, *, ticks: int = 400) -> dict[str, Any]:
 def late_join(instant: int, ticks: int, chance: random.Random) -> tuple[list[int], Any]:
     """Return the numbers of the ticks that a subscriber got who came after tick `instant`."""
     here = "tcp://127.0.0.1:*"
-    with Publisher(here, columns=COLUMNS, recovery=here, heartbeat_s=0.0) as out:
+    with Publisher(here, columns=COLUMNS, recovery=here, heartbeats=False) as out:
         assert out.recovery_endpoint is not None
         for k in range(1, instant + 1):
             out.publish("A", k, [float(k)])

@@ -2,7 +2,7 @@
 
 A record with several ticks goes out when the last of them is due: nothing is ever early. The
 time between two records is spent waiting for the next one's time or for a signal, whichever is
-first, with a heartbeat where one is due.
+first; the publisher sends its heartbeats by itself.
 """
 
 from __future__ import annotations
@@ -179,8 +179,7 @@ class Sender:
             _nap(stop, STAY_S)
 
     def _tend(self) -> None:
-        """Send what heartbeats are due, and say now and then who was refused."""
-        self._publisher.heartbeat()
+        """Report from time to time which peers were refused."""
         if time.monotonic() >= self._look_at:
             self._look_at = time.monotonic() + PERIOD_S
             self._peers.tend()

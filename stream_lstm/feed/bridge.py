@@ -7,7 +7,6 @@ taking notice, and the ticks get the sequence numbers by which a loss shows.
 
 from __future__ import annotations
 
-import asyncio
 import operator
 from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple, Protocol
@@ -17,9 +16,6 @@ import numpy.typing as npt
 
 from ..errors import DataError
 from .publisher import Publisher
-
-BEAT_S = 0.25
-"""Between two looks whether a heartbeat is due, while nothing comes."""
 
 
 class SourceTick(NamedTuple):
@@ -45,28 +41,20 @@ class Source(Protocol):
 async def bridge(source: Source, publisher: Publisher) -> int:
     """Publish what a source gives until it ends, and say of each stream that it has ended.
 
-    Returns the number of ticks. Heartbeats go out meanwhile. An error of the source's, or a
+    Returns the number of ticks. The publisher sends its heartbeats meanwhile, while the source is
+    connected. An error of the source's, or a
     cancellation, passes through, and no end is said then. A subscriber that cannot keep up holds
     the source up, as `Publisher` has it. Raises DataError for what is no tick: another
     type, a time that is not a whole number, values that are not numbers.
     """
-    ticks, count = aiter(source), 0
-    pending = asyncio.ensure_future(_next(ticks))
+    count = 0
+    publisher.alive = lambda: bool(getattr(source, "connected", True))
     try:
-        while True:
-            done, _ = await asyncio.wait({pending}, timeout=BEAT_S)
-            if getattr(source, "connected", True):
-                publisher.heartbeat()
-            if not done:
-                continue
-            tick = pending.result()
-            if tick is None:
-                break
+        async for tick in source:
             publisher.publish(*_checked(tick, count))
             count += 1
-            pending = asyncio.ensure_future(_next(ticks))
     finally:
-        pending.cancel()
+        publisher.alive = None
     publisher.end()
     return count
 
@@ -89,7 +77,3 @@ def _checked(tick: object, count: int) -> tuple[str, int, npt.NDArray[np.float64
         return tick.stream, t_ns, np.asarray(tick.values, np.float64)
     except (TypeError, ValueError) as error:
         raise DataError(f"{where}: its values are not numbers: {error}") from None
-
-
-async def _next(ticks: AsyncIterator[SourceTick]) -> SourceTick | None:
-    return await anext(ticks, None)

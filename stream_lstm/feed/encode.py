@@ -92,7 +92,15 @@ def encode_ticks(
 
 
 def encode_label(label: Label, encoding: Encoding = "msgpack") -> Frames:
-    """Return the frames of a label from outside."""
+    """Return the frames of a label from outside.
+
+    Raises UsageError for an `n` that is not a whole number, and a `y` that is not a number.
+    """
+    if not (type(label.n) is int and isinstance(label.y, int | float)):
+        raise UsageError(
+            f"a label of {label.stream!r}: n is the whole number of a prediction and y is 0, 1 or "
+            f"another number, not {label.n!r:.60} and {label.y!r:.60}"
+        )
     record = LabelRecord(PROTOCOL_VERSION, label.n, label.y, label.t_ns)
     return make_topic("label", label.stream), _ENCODE[encoding](record)
 

@@ -34,6 +34,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from .redial import Redial
 from .security import Reason, Security, Socket
+from .turns import is_signalled
 
 LOOK_S = 0.1
 """Between two looks at the connections: what a flood brings meanwhile is bounded by its speed."""
@@ -83,13 +84,23 @@ class Inbound:
     """What the owner of a socket tells, so that a message without an end shows.
 
     limit: bytes of one message with all its parts. `taken` counts the bytes of payload taken so
-    far, and `waiting` is set while the owner waits for a message, having found none.
+    far, and `waiting` is set while the owner waits for a message, having found none. `signals`
+    are libzmq's descriptors of the sockets that an event loop waits for, which may be busy with
+    something else for any time.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.taken = 0
         self.waiting = False
+        self.signals: tuple[int, ...] = ()
+
+    @property
+    def settled(self) -> bool:
+        """Whether all whole messages that came were taken."""
+        if self.waiting and self.signals:
+            return not is_signalled(self.signals, 0.0)
+        return self.waiting
 
 
 class _Connection(msgspec.Struct):
@@ -268,7 +279,7 @@ class Guard:
         """Look at what every connection has brought since the last look."""
         rule = door.rule
         # While its owner waits, all that came is taken, but for parts of messages.
-        settled = isinstance(rule, Inbound) and rule.waiting
+        settled = isinstance(rule, Inbound) and rule.settled
         taken = 0
         if isinstance(rule, Inbound) and settled:
             taken, door.taken = rule.taken - door.taken, rule.taken

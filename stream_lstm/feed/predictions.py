@@ -18,10 +18,12 @@ from ..closing import Closing
 from ..errors import DecodeError
 from ..events import NO_TIME, End, Prediction, Score
 from ..tables import Encoding
+from .arguments import names, seconds, text, whole
 from .encode import encode_heartbeat, encode_prediction, encode_score
 from .endpoints import ALL, ASKING_BUFFER, Binding, Connections, open_socket
 from .guard import Inbound
 from .publisher import DRAIN_EVERY, LINGER_S, SEND_HWM
+from .receiver import Receiver
 from .records import MAX_FRAME_BYTES, MAX_MESSAGE_BYTES, Heartbeat
 from .redial import PIECE_S
 from .security import Security
@@ -132,8 +134,9 @@ class PredictionPublisher(Closing):
         Returns how many do. Raises EndpointError after `timeout_s` seconds.
         """
         topic = b"prediction/" if stream is None else make_topic("prediction", stream)
+        wait_s = seconds("timeout_s", timeout_s)
         try:
-            return self._subscriptions.wait(topic, count, timeout_s)
+            return self._subscriptions.wait(topic, count, wait_s)
         finally:
             self._look()
 
@@ -144,8 +147,8 @@ class PredictionPublisher(Closing):
         self._binding.close()
 
 
-class PredictionSubscriber(Closing):
-    """Receive predictions and scores of some streams, or of all.
+class PredictionSubscriber(Receiver[Output]):
+    """Receive predictions and scores of some streams, or of all, in one thread at a time.
 
     `heard` counts messages, heartbeats included, and `refused` those that could not be read;
     `stale` says whether the daemon's feed had fallen silent by its last heartbeat. security: keys;
@@ -165,11 +168,12 @@ class PredictionSubscriber(Closing):
         self.heard = 0
         self.refused = 0
         self.stale = False
-        named = tuple(streams)
+        text("endpoint", endpoint)
+        named = names("streams", streams)
+        receive_hwm = whole("receive_hwm", receive_hwm, 0)
         self._wanted = frozenset(named)
         self.security = security or Security()
-        self._context: zmq.Context[Any] = zmq.Context()
-        self._inbound = Inbound(MAX_MESSAGE_BYTES)
+        super().__init__("PredictionSubscriber", Inbound(MAX_MESSAGE_BYTES))
         try:
             self._socket = open_socket(
                 self._context,
@@ -181,12 +185,13 @@ class PredictionSubscriber(Closing):
             # predictions last: who sees that subscription knows that the others are in place
             for topic in prefixes(("heartbeat", "score", "prediction"), named):
                 self._socket.setsockopt(zmq.SUBSCRIBE, topic)
+            self._sockets = (self._socket,)
             self._connections = Connections(self._socket, [endpoint], self.security, self._inbound)
         except BaseException:
             self._context.destroy(linger=0)
             raise
 
-    def receive(self, timeout_s: float) -> list[Output]:
+    def _receive(self, timeout_s: float) -> list[Output]:
         """Wait for a message up to `timeout_s` seconds and return what came, in order.
 
         Heartbeats are awaited like any message, but only an end is returned.
@@ -200,6 +205,8 @@ class PredictionSubscriber(Closing):
             self._inbound.waiting = True
             came = self._socket.poll(math.ceil(min(left_s, PIECE_S) * 1000), zmq.POLLIN)
             self._inbound.waiting = False
+            if self._turns.closing:
+                self._turns.refuse()
             if came:
                 self._drain(out)
             elif left_s <= PIECE_S:
@@ -239,7 +246,3 @@ class PredictionSubscriber(Closing):
             self.stale = beat.stale
             return End(beat.stream, beat.session) if beat.end else None
         raise DecodeError(f"topic {topic!r} is not of predictions")
-
-    def close(self) -> None:
-        """Close the socket."""
-        self._context.destroy(linger=0)

@@ -5,9 +5,13 @@ so that a replay at full speed loses nothing on the way, and gives up after a ti
 its number when it has been taken by the socket; one that was not taken is not counted.
 
 A heartbeat carries a stream's next number, so that a loss at the end shows, and the names of the
-columns, so that nobody takes one for another. The caller's loop asks
-for heartbeats as often as it likes and the publisher sends them when they are due. Those of a
-stream that has ended say so again, to who missed it.
+columns, so that nobody takes one for another. A thread sends them (see `pulse`) and never waits
+for a subscriber, since one whose queue is full has other messages to read. The heartbeats of a
+stream that has ended repeat the end, for subscribers that missed it.
+
+Any thread may use a publisher: a call holds it until its message has gone out whole (see `turns`),
+so that numbers rise in the order of sending and no heartbeat comes between two frames. A send that
+waits for a subscriber looks at times whether the publisher is being closed.
 
 With a recovery endpoint what was sent is kept in a ring, and subscribers get from there what they
 lost, or what was sent before they came; see `ring` and `recovery_server`.
@@ -15,27 +19,32 @@ lost, or what was sent before they came; see `ring` and `recovery_server`.
 
 from __future__ import annotations
 
+import contextlib
+import math
 import secrets
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 import zmq
 
 from ..closing import Closing
-from ..errors import ConfigurationError, EndpointError, UsageError
+from ..errors import ConfigurationError, EndpointError, StreamLSTMError, UsageError
 from ..events import NO_TIME
 from ..tables import Encoding
+from .arguments import milliseconds, names, seconds, text, whole
 from .encode import Frames, encode_heartbeat, encode_ticks
 from .endpoints import ASKING_BUFFER, Binding, open_socket
+from .pulse import Pulse
 from .records import MAX_COLUMN_BYTES, MAX_COLUMNS, Heartbeat
 from .recovery_server import RecoveryServer
 from .ring import RING_TICKS, Ring
 from .security import Security
 from .subscriptions import Subscriptions
 from .topics import make_topic
+from .turns import BUSY, CLOSED, Turns
 
 SEND_HWM = 100_000
 """Messages that may wait for a subscriber: a minute's pause at 1,600 ticks a second."""
@@ -49,6 +58,19 @@ LINGER_S = 2.0
 DRAIN_EVERY = 1024
 """Sends between looks at who subscribed: rare enough to cost nothing."""
 
+PIECE_S = 0.1
+"""A send waits for so long at a time, and then looks whether the publisher is being closed."""
+
+STREAMS_A_TURN = 100
+"""Heartbeats sent in one turn, in half a millisecond: a tick does not wait for all of them."""
+
+RULE = (
+    "a signal handler or finalizer called it in the middle of one of its own calls: set a flag "
+    "there, and call it from the loop that the handler interrupted"
+)
+
+_SNDMORE, _NOBLOCK = int(zmq.SNDMORE), int(zmq.NOBLOCK)
+
 
 class _Stream:
     __slots__ = ("ended", "next_seq", "t_ns")
@@ -60,13 +82,14 @@ class _Stream:
 
 
 class Publisher(Closing):
-    """Publish ticks of any number of streams at one endpoint.
+    """Publish ticks of any number of streams at one endpoint, from any number of threads.
 
     bind: endpoint; port `*` or 0 lets the system choose, and `endpoint` tells which.
     columns: names of the values, in their order.
+    heartbeats: whether a thread sends heartbeats; without it `heartbeat` has to be called.
     heartbeat_s: seconds between heartbeats; `clock` gives seconds, monotonic.
-    send_hwm: messages that may wait for one subscriber before a send waits.
-    send_timeout_s: seconds that a send waits for the slowest subscriber.
+    send_hwm: messages that may wait for one subscriber before a send waits; 0 for no limit.
+    send_timeout_s: seconds that a send waits for the slowest subscriber; None for no limit.
     session: id of this start of the publisher; None makes one.
     linger_s: seconds that `close` waits for what is still queued; an attribute that may be set.
     recovery: endpoint at which lost ticks are asked for; `recovery_endpoint` tells the actual one.
@@ -74,8 +97,12 @@ class Publisher(Closing):
     security: keys, and who may connect; None has none, and binds only what this machine alone can
     reach.
 
+    `alive` may be set to a function without arguments: no heartbeats are sent while it returns
+    False, so that subscribers see a silent feed. The thread of the heartbeats calls it.
+
     Raises EndpointError if an endpoint cannot be bound, and ConfigurationError if it must not be,
-    or for columns without names of their own.
+    or for columns without names of their own. Every call raises UsageError for arguments of a
+    wrong type, after `close`, and in a child that was forked after the publisher was made.
     """
 
     def __init__(
@@ -84,45 +111,47 @@ class Publisher(Closing):
         *,
         columns: Sequence[str],
         encoding: Encoding = "msgpack",
+        heartbeats: bool = True,
         heartbeat_s: float = 1.0,
         send_hwm: int = SEND_HWM,
-        send_timeout_s: float = SEND_TIMEOUT_S,
+        send_timeout_s: float | None = SEND_TIMEOUT_S,
         session: str | None = None,
-        linger_s: float = LINGER_S,
+        linger_s: float | None = LINGER_S,
         recovery: str | None = None,
         ring: int = RING_TICKS,
         security: Security | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if not columns:
-            raise ConfigurationError("columns is empty: name the values", key="columns")
-        if len(columns) > MAX_COLUMNS or any(len(c.encode()) > MAX_COLUMN_BYTES for c in columns):
+        self.columns = _checked_columns(columns)
+        if encoding not in get_args(Encoding):
             raise ConfigurationError(
-                f"columns may be {MAX_COLUMNS:,} names of {MAX_COLUMN_BYTES} bytes each at most",
-                key="columns",
+                f"encoding={encoding!r:.60}: write {' or '.join(get_args(Encoding))}",
+                key="encoding",
             )
-        if len(set(columns)) < len(columns):
-            twice = ", ".join(columns)
-            raise ConfigurationError(f"columns names a value twice: {twice}", key="columns")
-        if ring < 1:
-            raise ConfigurationError(f"ring={ring}: keep one tick of each stream, or more")
-        self.columns = tuple(columns)
-        self.session = secrets.token_hex(8) if session is None else session
+        self.session = secrets.token_hex(8) if session is None else text("session", session)
+        seconds("linger_s", linger_s)
         self.linger_s = linger_s
+        self.alive: Callable[[], bool] | None = None
         self._encoding = encoding
-        self._heartbeat_s = heartbeat_s
-        self._send_timeout_s = send_timeout_s
+        self._heartbeat_s = _checked_period(heartbeat_s, heartbeats)
+        self._send_timeout_s = seconds("send_timeout_s", send_timeout_s)
         self._clock = clock
-        self._heartbeat_due = clock() + heartbeat_s
+        self._heartbeat_due = clock() + self._heartbeat_s
         self._streams: dict[str, _Stream] = {}
         self._sends = 0
+        text("bind", bind)
+        send_hwm, ring = whole("send_hwm", send_hwm, 0), whole("ring", ring, 1)
+        self._turns = Turns("Publisher", RULE)
         self._context: zmq.Context[Any] = zmq.Context()
         try:
             self._socket = open_socket(
                 self._context, zmq.XPUB, send_hwm=send_hwm, receive_buffer=ASKING_BUFFER
             )
             self._socket.setsockopt(zmq.XPUB_NODROP, 1)
-            self._socket.setsockopt(zmq.SNDTIMEO, int(send_timeout_s * 1000))
+            self._piece_s = min(self._send_timeout_s, PIECE_S)
+            self._socket.setsockopt(zmq.SNDTIMEO, milliseconds(self._piece_s))
+            # Past the layer of pyzmq that is for routing, tracking and enumerations.
+            self._send_frame: Any = super(zmq.Socket, self._socket).send
             self._subscriptions = Subscriptions(self._socket)
             self.security = security or Security()
             self._binding = Binding(self._socket, bind, self.security)
@@ -131,6 +160,7 @@ class Publisher(Closing):
             self._context.destroy(linger=0)
             raise
         self.endpoint = self._binding.endpoint
+        self._pulse = Pulse(self._beat_by_itself, self._heartbeat_s) if heartbeats else None
 
     def _recover_from(self, endpoint: str | None, ticks: int) -> None:
         self._ring: Ring | None = None
@@ -164,8 +194,10 @@ class Publisher(Closing):
         subscriber takes nothing for `send_timeout_s`; then nothing was sent or numbered.
         """
         try:
+            if not isinstance(values, list):
+                _check_array(values)
             values = np.asarray(values, np.float64)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise UsageError(
                 f"ticks of {stream!r}: values are numbers in the order of the columns "
                 f"{', '.join(self.columns)}: {error}"
@@ -176,77 +208,200 @@ class Publisher(Closing):
                 f"ticks of {stream!r}: values of shape {shape} are not of the columns "
                 f"{', '.join(self.columns)}"
             )
+        if not isinstance(stream, str):
+            raise UsageError(f"the name of the stream is text, not {stream!r:.60}")
+        turns = self._turns
+        with turns.lock:
+            if turns.barred:
+                turns.refuse()
+            turns.barred = BUSY  # without a call since the test: see `turns`
+            try:
+                return self._publish(stream, t_ns, values)
+            finally:
+                turns.barred = ""
+                if turns.closing:
+                    self._shut()
+
+    def _publish(self, stream: str, t_ns: npt.ArrayLike, values: npt.NDArray[np.float64]) -> int:
         state = self._streams.get(stream) or _Stream()
         seq = state.next_seq
         frames = encode_ticks(
             stream, t_ns, values, session=self.session, seq=seq, encoding=self._encoding
         )
+        self._streams[stream] = state
         if seq == 1:
-            self._beat(stream, end=False)  # whose columns are not ours must not take a tick
-        self._send(frames)
+            self._beat(stream, state, end=False)  # whose columns are not ours must not take a tick
+        # Counted before it is sent: an interrupt may come after libzmq has taken the message.
+        state.next_seq += 1 if values.ndim == 1 else len(values)
+        try:
+            self._send(frames)
+        except StreamLSTMError:
+            state.next_seq = seq
+            raise
         if self._ring is not None:
             self._ring.append(stream, seq, t_ns, values)
-        state.next_seq += 1 if len(shape) == 1 else shape[0]
         state.t_ns = t_ns if type(t_ns) is int else int(np.ravel(t_ns)[-1])
         state.ended = False
-        self._streams[stream] = state
         return seq
 
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Hold the publisher; `publish` does the same with less ado."""
+        turns = self._turns
+        with turns.lock:
+            if turns.barred:
+                turns.refuse()
+            turns.barred = BUSY
+            try:
+                yield
+            finally:
+                turns.barred = ""
+                if turns.closing:
+                    self._shut()
+
     def heartbeat(self) -> bool:
-        """Send every stream's heartbeat if they are due, and return whether they were."""
-        now = self._clock()
-        if now < self._heartbeat_due:
+        """Send every stream's heartbeat if they are due, and return whether they were.
+
+        For a publisher with `heartbeats=False`: its heartbeats then show that your loop runs.
+        """
+        return self._beat_all(wait=True)
+
+    def _beat_by_itself(self) -> float:
+        """Send what heartbeats are due, and return the seconds until the next ones are."""
+        self._beat_all(wait=False)
+        return max(self._heartbeat_due - self._clock(), 0.0) or self._heartbeat_s
+
+    def _beat_all(self, *, wait: bool) -> bool:
+        if self.alive is not None and not self.alive():
             return False
-        self._heartbeat_due = now + self._heartbeat_s
-        self._subscriptions.drain()
-        for stream, state in self._streams.items():
-            self._beat(stream, end=state.ended)
+        with self._turn():
+            now = self._clock()
+            if now < self._heartbeat_due:
+                return False
+            self._heartbeat_due = now + self._heartbeat_s
+            self._subscriptions.drain()
+            streams = list(self._streams.items())
+        for first in range(0, len(streams), STREAMS_A_TURN):
+            with self._turn():
+                for stream, state in streams[first : first + STREAMS_A_TURN]:
+                    if not self._beat(stream, state, end=state.ended, wait=wait):
+                        return True
         return True
 
     def end(self, stream: str | None = None) -> None:
         """Say that no more will come of a stream, or of all of them."""
-        for name in list(self._streams) if stream is None else [stream]:
-            self._beat(name, end=True)
+        with self._turn():
+            for name in list(self._streams) if stream is None else [text("stream", stream)]:
+                self._beat(name, self._streams.get(name) or _Stream(), end=True)
 
-    def _beat(self, stream: str, *, end: bool) -> None:
-        state = self._streams.get(stream) or _Stream()
+    def _beat(self, stream: str, state: _Stream, *, end: bool, wait: bool = True) -> bool:
+        """Send a heartbeat; return False where it would have to wait and must not."""
         state.ended = end
         beat = Heartbeat(
             stream, state.next_seq, self.session, state.t_ns, end, columns=self.columns
         )
-        self._send(encode_heartbeat(beat, self._encoding))
+        return self._send(encode_heartbeat(beat, self._encoding), wait=wait)
 
-    def _send(self, frames: Frames) -> None:
+    def _send(self, frames: Frames, *, wait: bool = True) -> bool:
+        """Send a message; return False where it would have to wait and must not."""
         self._sends += 1
         if self._sends % DRAIN_EVERY == 0:
             self._subscriptions.drain()
-        try:
-            self._socket.send_multipart(frames)
-        except zmq.ZMQError as error:
-            if self._socket.closed:
-                raise UsageError("the publisher is closed: nothing more can be sent") from None
-            if error.errno != zmq.EAGAIN:
+        send, waited_s = self._send_frame, 0.0
+        while True:
+            try:
+                # libzmq waits before the first frame of a message alone.
+                send(frames[0], _SNDMORE if wait else _SNDMORE | _NOBLOCK)
+                break
+            except zmq.Again:
+                if not wait:
+                    return False
+            except BaseException:
+                # An interrupt: libzmq may have the first frame, and would take the next message
+                # for its rest. A payload alone matches no topic.
+                send(frames[1])
                 raise
-            raise EndpointError(
-                f"a subscriber of {self.endpoint} took nothing for {self._send_timeout_s:g} s: "
-                "stop it, or raise the send timeout"
-            ) from None
+            waited_s += self._piece_s
+            if self._turns.closing:
+                self._turns.refuse()
+            if waited_s >= self._send_timeout_s:
+                raise EndpointError(
+                    f"a subscriber of {self.endpoint} took nothing for {self._send_timeout_s:g} "
+                    "s: stop it, or raise the send timeout"
+                ) from None
+        send(frames[1])
+        return True
 
     def wait_for_subscribers(
-        self, count: int, timeout_s: float, *, stream: str | None = None
+        self, count: int, timeout_s: float | None, *, stream: str | None = None
     ) -> int:
         """Wait until `count` open subscriptions match the ticks of a stream, or of any.
 
         Returns how many do; see `subscriptions` for what is counted. Raises EndpointError after
-        `timeout_s` seconds.
+        `timeout_s` seconds; None waits without limit. Other threads may publish meanwhile.
         """
-        topic = b"tick/" if stream is None else make_topic("tick", stream)
-        return self._subscriptions.wait(topic, count, timeout_s)
+        topic = b"tick/" if stream is None else make_topic("tick", text("stream", stream))
+        count, wait_s = whole("count", count, 0), seconds("timeout_s", timeout_s)
+        return self._subscriptions.wait(topic, count, wait_s, self._turn)
 
     def close(self) -> None:
-        """Close the sockets; what was sent has `linger_s` seconds to leave."""
-        if self._server is not None:
-            self._server.close()
-        self._socket.close(linger=int(self.linger_s * 1000))
-        self._context.term()
-        self._binding.close()
+        """Close the sockets; what was sent has `linger_s` seconds to leave.
+
+        Any thread may close. A send in another thread that waits for a subscriber ends with
+        UsageError. In a forked child nothing happens: the sockets are the parent's.
+        """
+        if self._turns.forked:
+            return
+        self._turns.closing = True
+        if self._pulse is not None:
+            self._pulse.stop()
+        if self._shut() and self._pulse is not None:
+            self._pulse.join()
+
+    def _shut(self) -> bool:
+        """Close the sockets, unless the call that uses them does so at its end."""
+        turns = self._turns
+        with turns.lock:
+            if turns.barred:
+                return turns.barred == CLOSED
+            linger_ms = milliseconds(seconds("linger_s", self.linger_s))
+            turns.barred = CLOSED
+            if self._server is not None:
+                self._server.close()
+            self._socket.close(linger=linger_ms)
+            self._context.term()
+            self._binding.close()
+        return True
+
+
+def _check_array(values: object) -> None:
+    """Raise TypeError for an array of which a part would not be sent."""
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        raise TypeError("masked elements have no value: fill them with NaN, or leave the tick out")
+    if isinstance(values, np.ndarray) and values.dtype.kind == "c":
+        raise TypeError("complex numbers have two parts: name a column for each")
+
+
+def _checked_columns(columns: Sequence[str]) -> tuple[str, ...]:
+    found = names("columns", columns)
+    if not found:
+        raise ConfigurationError("columns is empty: name the values", key="columns")
+    if len(found) > MAX_COLUMNS or any(len(c.encode()) > MAX_COLUMN_BYTES for c in found):
+        raise ConfigurationError(
+            f"columns may be {MAX_COLUMNS:,} names of {MAX_COLUMN_BYTES} bytes each at most",
+            key="columns",
+        )
+    if len(set(found)) < len(found):
+        twice = ", ".join(found)
+        raise ConfigurationError(f"columns names a value twice: {twice}", key="columns")
+    return found
+
+
+def _checked_period(heartbeat_s: float, by_itself: bool) -> float:
+    period_s = seconds("heartbeat_s", heartbeat_s)
+    if by_itself and not 0 < period_s < math.inf:
+        raise UsageError(
+            f"heartbeat_s={heartbeat_s}: write the seconds between two heartbeats, above 0, or "
+            "heartbeats=False for none"
+        )
+    return period_s

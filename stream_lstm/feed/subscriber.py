@@ -24,9 +24,9 @@ from typing import Any
 
 import zmq
 
-from ..closing import Closing
 from ..errors import ConfigurationError, UsageError
 from ..tables import FeedConfig
+from .arguments import names
 from .counters import FeedCounters
 from .drain import Drain, Received
 from .endpoints import ALL, Connections, open_socket
@@ -34,6 +34,7 @@ from .fan_in import FanIn, Inlet, getter
 from .guard import Inbound
 from .intake import MAX_DRAIN_BYTES, Intake
 from .owners import Owners
+from .receiver import Receiver
 from .records import MAX_FRAME_BYTES, MAX_MESSAGE_BYTES
 from .recovery import Recovery
 from .recovery_link import RecoveryLink
@@ -53,8 +54,8 @@ MAX_ENDPOINTS = 200
 _EVENTS, _POLLIN, _NOBLOCK = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.NOBLOCK)
 
 
-class Subscriber(Closing):
-    """Receive the streams of a feed.
+class Subscriber(Receiver[Received]):
+    """Receive the streams of a feed, in one thread at a time.
 
     config: endpoints, streams, columns and kind of payload.
     apart: streams do not act on each other, so that ticks of one may be joined across others.
@@ -80,6 +81,7 @@ class Subscriber(Closing):
         wakeup_fd: int | None = None,
         security: Security | None = None,
     ) -> None:
+        names("connect", config.connect)
         if not config.connect:
             raise ConfigurationError("connect is empty: name an endpoint", key="connect")
         endpoints = tuple(dict.fromkeys(config.connect))
@@ -98,8 +100,7 @@ class Subscriber(Closing):
         self._busy_s = config.busy_poll
         self._last_message = self.taken_at = self._emptied_at = clock()
         self.queue_age_s = 0.0
-        self._context: zmq.Context[Any] = zmq.Context()
-        self._inbound = Inbound(MAX_MESSAGE_BYTES)
+        super().__init__("Subscriber", Inbound(MAX_MESSAGE_BYTES))
         try:
             security = security or Security()
             inlets = [self._open(config, endpoint, security) for endpoint in endpoints]
@@ -119,7 +120,8 @@ class Subscriber(Closing):
             self._context.destroy(linger=0)
             raise
         self._poller = zmq.Poller()
-        for socket in (*self.sockets, *self._link.sockets):
+        self._sockets = *self.sockets, *self._link.sockets
+        for socket in self._sockets:
             self._poller.register(socket, zmq.POLLIN)
         if wakeup_fd is not None:
             self._poller.register(wakeup_fd, zmq.POLLIN)
@@ -179,8 +181,8 @@ class Subscriber(Closing):
         """
         self.intake.resume(stream, session, next_seq)
 
-    def receive(self, timeout_s: float) -> list[Received]:
-        """Return the events of what is waiting, or of a message that comes within `timeout_s` s.
+    def _receive(self, timeout_s: float) -> list[Received]:
+        """Return the events of what is waiting, or of a message that comes in time.
 
         Empty after the timeout, when `wakeup_fd` can be read and nothing came, and for messages
         that say nothing new, such as a heartbeat, or that have to wait for others.
@@ -192,7 +194,7 @@ class Subscriber(Closing):
         released = 0
         if recovery is not None and recovery.active:
             released = self._recover(recovery, drain)
-        if self.waiting:
+        if self._waits():
             taken = self.drain(drain, MAX_DRAIN - released)
         elif not drain.empty:
             taken = 0
@@ -238,9 +240,17 @@ class Subscriber(Closing):
             return 0.0
         return max(0.0, min(timeout_s, recovery.deadline - self._clock()))
 
+    def _pause_s(self, left_s: float) -> float:
+        recovery = self.intake.recovery
+        return left_s if recovery is None else self._patience(recovery, left_s)
+
     @property
     def waiting(self) -> bool:
         """Whether a message waits to be received."""
+        with self._turn():
+            return self._waits()
+
+    def _waits(self) -> bool:
         return bool(self._get(_EVENTS) & _POLLIN)
 
     def _wait(self, timeout_s: float) -> bool:
@@ -248,7 +258,7 @@ class Subscriber(Closing):
         if self._busy_s:
             deadline = self._clock() + min(self._busy_s, timeout_s)
             while self._clock() < deadline:
-                if any(self.waiting for _ in range(SPINS)):
+                if any(self._waits() for _ in range(SPINS)):
                     return True
                 if self._poller.poll(0):
                     break
@@ -258,6 +268,8 @@ class Subscriber(Closing):
             ready = self._poller.poll(math.ceil(piece_s * 1000))
             self._inbound.waiting = False
             timeout_s -= piece_s
+            if self._turns.closing:
+                self._turns.refuse()
             if ready or timeout_s <= 0:
                 return any(source in self.sockets for source, _ in ready)
             self._tend()
@@ -290,7 +302,7 @@ class Subscriber(Closing):
                 self._take_long(topic, topic, drain)
                 room = MAX_DRAIN_BYTES - drain.size
             # Asking is cheaper than the exception of an empty socket, which ends a backlog once.
-            if taken == 1 < most and not self.waiting:
+            if taken == 1 < most and not self._waits():
                 break
         if awaited or taken < most:
             self._emptied_at = began
@@ -306,11 +318,10 @@ class Subscriber(Closing):
         drain.size += len(frames[-1])
         self.intake.take(frames, drain)
 
-    def close(self) -> None:
-        """Close the sockets."""
-        if self._fan_in is not None:
+    def _shut(self) -> None:
+        if self._fan_in is not None and not self._turns.barred:
             self._fan_in.close()
-        self._context.destroy(linger=0)
+        super()._shut()
 
 
 def _subscriptions(config: FeedConfig) -> list[bytes]:

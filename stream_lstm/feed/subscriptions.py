@@ -8,17 +8,22 @@ of ticks the count is the number of subscribers, and all that they asked for is 
 
 from __future__ import annotations
 
-import math
+import contextlib
 import time
 from collections import Counter
+from collections.abc import Callable
 
 import zmq
 
 from ..errors import EndpointError
 from .security import Socket
+from .turns import is_signalled
 
 MAX_PREFIXES = 100_000
 """Prefixes that are counted, as many as there may be streams; more are served all the same."""
+
+LOOK_S = 0.05
+"""Between two looks at most: another thread's send may take the signal that something came."""
 
 
 class Subscriptions:
@@ -63,22 +68,31 @@ class Subscriptions:
         """Return whether a subscription matches a topic, or may where too many are open."""
         return len(self._open) >= MAX_PREFIXES or self.count(topic) > 0
 
-    def wait(self, topic: bytes, count: int, timeout_s: float) -> int:
+    def wait(
+        self,
+        topic: bytes,
+        count: int,
+        timeout_s: float,
+        turn: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+    ) -> int:
         """Wait until `count` subscriptions match a topic and return how many do.
 
-        Raises EndpointError after `timeout_s` seconds.
+        turn: holds the socket for a look. Raises EndpointError after `timeout_s` seconds.
         """
         deadline = time.monotonic() + timeout_s
         while True:
-            self.drain()
-            found = self.count(topic)
+            with turn():
+                self.drain()
+                found = self.count(topic)
+                signal = int(self._socket.getsockopt(zmq.FD))
+                endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
             left_s = deadline - time.monotonic()
             if found >= count:
                 return found
             if left_s <= 0:
-                endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
                 raise EndpointError(
                     f"{found} of {count} subscribers came to {endpoint} within {timeout_s:g} s: "
                     "start them, or check the endpoint that they connect to"
                 )
-            self._socket.poll(math.ceil(left_s * 1000), zmq.POLLIN)
+            # the descriptor in place of the socket, which only the one whose turn it is may use
+            is_signalled([signal], min(left_s, LOOK_S))

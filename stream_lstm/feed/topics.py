@@ -34,6 +34,8 @@ class Topic(NamedTuple):
 
 def check_name(name: str) -> str:
     """Return `name` if a stream can be called so; ValueError says why not."""
+    if not isinstance(name, str):
+        raise ValueError(f"the name of the stream is text, not {name!r:.60}")
     if not name:
         raise ValueError("the name of the stream is empty")
     if "/" in name:

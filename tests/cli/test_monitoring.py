@@ -28,7 +28,7 @@ COMMAND = (sys.executable, "-c", "from stream_lstm.cli.main import main; main()"
 
 @pytest.fixture
 def publisher():
-    with Publisher(ANY_PORT, columns=("x",), session="s1") as made:
+    with Publisher(ANY_PORT, heartbeats=False, columns=("x",), session="s1") as made:
         yield made
 
 

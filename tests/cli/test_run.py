@@ -45,7 +45,7 @@ def direct_digest(values, **more):
 
 @pytest.fixture
 def publisher():
-    with Publisher(ANY_PORT, columns=("x",), session="s1") as made:
+    with Publisher(ANY_PORT, heartbeats=False, columns=("x",), session="s1") as made:
         yield made
 
 
@@ -96,7 +96,7 @@ def test_it_learns_from_a_feed_until_its_end(cli, feed, tmp_path):
 
 
 def test_a_feed_whose_columns_stand_elsewhere_is_refused_and_the_end_says_so(cli):
-    with Publisher(ANY_PORT, columns=("bid", "ask")) as out:
+    with Publisher(ANY_PORT, heartbeats=False, columns=("bid", "ask")) as out:
 
         def work():
             out.wait_for_subscribers(1, WAIT_S)
@@ -146,23 +146,13 @@ def test_the_summary_comes_out_where_the_store_cannot_be_written_to_its_end(
 
 def test_it_asks_for_what_was_published_before_it_came(cli):
     values = series(100)
-    with Publisher(ANY_PORT, columns=("x",), recovery=ANY_PORT, heartbeat_s=0.0) as publisher:
+    with Publisher(ANY_PORT, columns=("x",), recovery=ANY_PORT, heartbeat_s=0.1) as publisher:
         publisher.publish("a", np.arange(100), values)
         publisher.end()
-        over = threading.Event()
-
-        def beat():
-            while not over.wait(0.1):
-                publisher.heartbeat()
-
-        beats = threading.Thread(target=beat)
-        beats.start()
         lost = publisher.recovery_endpoint
         command = ("run", "--connect", publisher.endpoint, "--recovery", lost, "--until-end")
         done = cli(*command, "--json", *SMALL)
         shown = cli(*command, *SMALL)
-        over.set()
-        beats.join()
     assert done.code == 0, done.err
     assert done.json()["digest"] == direct_digest(values)
     feed = done.json()["feed"]
@@ -205,7 +195,7 @@ def test_it_goes_on_from_a_file_of_weights(cli, feed, publisher, tmp_path):
         *("run", "--connect", feed(series(60)), "--until-end", "--json", "--learn"),
         *("--save-weights", weights, *SMALL),
     )
-    with Publisher(ANY_PORT, columns=("x",)) as other:
+    with Publisher(ANY_PORT, heartbeats=False, columns=("x",)) as other:
 
         def again():
             other.wait_for_subscribers(1, WAIT_S)

@@ -166,7 +166,7 @@ def test_it_may_be_asked_for_by_a_file_too(cli, tmp_path):
 
 def test_a_daemon_with_keys_counts_who_was_refused(keys, tmp_path):
     with (
-        Publisher(ANY_PORT, columns=("x",), security=secured(keys)) as out,
+        Publisher(ANY_PORT, heartbeats=False, columns=("x",), security=secured(keys)) as out,
         Service(
             tmp_path, "--connect", out.endpoint, "--publish", ANY_PORT, "--curve-dir", keys
         ) as service,
@@ -185,7 +185,7 @@ def test_a_daemon_with_keys_counts_who_was_refused(keys, tmp_path):
 
 def test_a_feed_that_calls_its_values_otherwise_is_told_of_once(tmp_path):
     with (
-        Publisher(ANY_PORT, columns=("price",)) as out,
+        Publisher(ANY_PORT, heartbeats=False, columns=("price",)) as out,
         Service(tmp_path, "--connect", out.endpoint) as service,
     ):
         out.wait_for_subscribers(1, WAIT_S)
@@ -201,7 +201,7 @@ def test_a_feed_that_calls_its_values_otherwise_is_told_of_once(tmp_path):
 
 def test_systemd_hears_when_it_is_ready_that_it_lives_and_that_it_stops(tmp_path):
     with (
-        Publisher(ANY_PORT, columns=("x",)) as out,
+        Publisher(ANY_PORT, heartbeats=False, columns=("x",)) as out,
         Service(tmp_path, "--connect", out.endpoint, WATCHDOG_USEC="300000") as service,
     ):
         assert f"STATUS={service.ready.strip()}" in service.heard("READY=1")
@@ -221,7 +221,7 @@ def test_a_hangup_takes_over_what_can_change_and_nothing_where_something_cannot(
     file = tmp_path / "c.toml"
     file.write_text("[feed]\nmax_streams = 1\n")
     with (
-        Publisher(ANY_PORT, columns=("x",), security=secured(keys)) as out,
+        Publisher(ANY_PORT, heartbeats=False, columns=("x",), security=secured(keys)) as out,
         Service(
             tmp_path, "--connect", out.endpoint, "--curve-dir", keys, "--config", file
         ) as service,
@@ -268,7 +268,9 @@ def test_what_came_during_a_pause_is_caught_up(tmp_path):
     """The feed waits for its slowest subscriber: however long the pause, nothing is lost."""
     blocks, rows = 60, 5_000
     with (
-        Publisher(ANY_PORT, columns=("x",), send_hwm=2, send_timeout_s=WAIT_S) as out,
+        Publisher(
+            ANY_PORT, heartbeats=False, columns=("x",), send_hwm=2, send_timeout_s=WAIT_S
+        ) as out,
         Service(
             tmp_path, "--connect", out.endpoint, "--receive-hwm", "2", "--until-end"
         ) as service,

@@ -7,7 +7,6 @@ import pytest
 
 from stream_lstm.errors import StreamLSTMError
 from stream_lstm.events import End, SessionStart, Ticks
-from stream_lstm.feed import bridge as bridge_module
 from stream_lstm.feed.bridge import SourceTick, bridge
 from stream_lstm.feed.publisher import Publisher
 from stream_lstm.feed.subscriber import Subscriber
@@ -60,9 +59,7 @@ def test_a_generator_is_a_feed(publisher, subscriber):
     assert found[0].seq == 1
 
 
-def test_heartbeats_go_out_while_nothing_comes(publisher, subscriber, monkeypatch):
-    monkeypatch.setattr(bridge_module, "BEAT_S", 0.01)
-
+def test_heartbeats_go_out_while_nothing_comes(publisher, subscriber):
     async def slow():
         yield SourceTick("a", 1, (1.0, 2.0))
         while not subscriber.counters.heartbeats:
@@ -70,6 +67,22 @@ def test_heartbeats_go_out_while_nothing_comes(publisher, subscriber, monkeypatc
             await asyncio.sleep(0.001)
 
     assert asyncio.run(bridge(slow(), publisher)) == 1
+
+
+def test_a_source_that_has_lost_its_connection_has_no_heartbeats():
+    class Source:
+        connected = True
+
+        async def __aiter__(self):
+            for self.connected in (True, False, True):
+                yield SourceTick("a", 1, (1.0, 2.0))
+                sent.append(out.heartbeat())
+
+    sent = []
+    with Publisher(ANY_PORT, columns=("bid", "ask"), heartbeats=False, heartbeat_s=0.0) as out:
+        assert asyncio.run(bridge(Source(), out)) == 3
+        assert sent == [True, False, True]
+        assert out.heartbeat(), "the source is gone, and the publisher is its owner's again"
 
 
 def test_an_error_of_the_source_passes_through_and_is_no_end(publisher, subscriber):

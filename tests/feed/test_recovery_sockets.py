@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import zmq
 
-from stream_lstm.errors import ConfigurationError, EndpointError
+from stream_lstm.errors import EndpointError, UsageError
 from stream_lstm.events import End, Gap, Refusal, SessionStart, Ticks
 from stream_lstm.feed import recovery_server
 from stream_lstm.feed.encode import encode_side
@@ -29,7 +29,13 @@ ROUNDS = 2_000
 
 
 def publisher(**more):
-    given = {"columns": ("x",), "recovery": ANY_PORT, "heartbeat_s": 0.0, **more}
+    given = {
+        "columns": ("x",),
+        "recovery": ANY_PORT,
+        "heartbeats": False,
+        "heartbeat_s": 0.0,
+        **more,
+    }
     return Publisher(given.pop("bind", ANY_PORT), **given)
 
 
@@ -305,5 +311,5 @@ def test_an_endpoint_that_cannot_be_is_named():
             publisher(recovery=out.recovery_endpoint)
         with pytest.raises(EndpointError, match="cannot connect"):
             subscriber(out, recovery=["nonsense"])
-    with pytest.raises(ConfigurationError, match="ring=0"):
+    with pytest.raises(UsageError, match="ring=0"):
         publisher(ring=0)

@@ -32,7 +32,9 @@ WAIT_S = 20.0
 
 
 def publisher(**more):
-    return Publisher(ANY_PORT, **{"columns": COLUMNS, "session": "s1", **more})
+    """A publisher without a thread, so that a test sees no message but its own."""
+    given = {"columns": COLUMNS, "session": "s1", "heartbeats": False, **more}
+    return Publisher(ANY_PORT, **given)
 
 
 def subscriber(endpoint, *, wakeup_fd=None, **more):
@@ -628,7 +630,7 @@ def test_what_is_no_time_or_no_value_is_told_so():
             out.publish("A", 0, {"bid": 1.0, "ask": 2.0})
         assert out.publish("A", np.int64(7), [1.0, 2.0]) == 1
         assert out.publish("A", np.uint64(8), [1.0, 2.0]) == 2
-    with pytest.raises(UsageError, match="the publisher is closed"):
+    with pytest.raises(UsageError, match="this Publisher is closed: make another"):
         out.publish("A", 0, [1.0, 2.0])
 
 

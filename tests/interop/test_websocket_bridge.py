@@ -264,26 +264,21 @@ def test_a_server_that_was_there_is_waited_for():
     assert asyncio.run(take()).values[0] == 1
 
 
-def test_a_feed_without_its_source_sends_no_heartbeats_and_is_seen_to_be_silent(monkeypatch):
-    monkeypatch.setattr("stream_lstm.feed.bridge.BEAT_S", 0.001)
-
+def test_a_feed_without_its_source_sends_no_heartbeats_and_is_seen_to_be_silent():
     async def relay(out):
         async with serving(([quote(1)], 1011), ([quote(2)], 1000)) as (url, _):
             made = source(url, stream_field=None, delays_s=(0.2, 0.2))
-            beats = []
+            carrying = asyncio.ensure_future(bridge(made, out))
+            sent = set()
+            while not carrying.done():
+                await asyncio.sleep(0)
+                if out.alive is not None:
+                    sent.add((made.connected, out.heartbeat()))
+            await carrying
+            return sent
 
-            def heartbeat():
-                beats.append(made.connected)
-                return False
-
-            monkeypatch.setattr(out, "heartbeat", heartbeat)
-            await bridge(made, out)
-            return beats
-
-    with Publisher("tcp://127.0.0.1:*", columns=COLUMNS) as out:
-        beats = asyncio.run(relay(out))
-    assert beats
-    assert all(beats)
+    with Publisher("tcp://127.0.0.1:*", columns=COLUMNS, heartbeats=False, heartbeat_s=0.0) as out:
+        assert asyncio.run(relay(out)) == {(True, True), (False, False)}
 
 
 def test_a_server_that_is_not_there_is_given_up_after_a_while():

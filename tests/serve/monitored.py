@@ -55,7 +55,9 @@ class Monitored:
         serve = ServeConfig(metrics="127.0.0.1:0")
         self.monitor = enter(Monitor(serve, **({} if clock is None else {"clock": clock})))
         self.stop = enter(StopSwitch())
-        self.publisher = enter(Publisher(ANY_PORT, columns=COLUMNS, session="s1"))
+        self.publisher = enter(
+            Publisher(ANY_PORT, heartbeats=False, columns=COLUMNS, session="s1")
+        )
         config = settings(
             connect=[self.publisher.endpoint, *more],
             **({"publish": ANY_PORT, "streams": list(streams)} | values),

@@ -71,7 +71,7 @@ def fed_directly(config, values, stream="a", cut=None):
 
 @pytest.fixture
 def publisher():
-    with Publisher(ANY_PORT, columns=COLUMNS, session="s1") as made:
+    with Publisher(ANY_PORT, heartbeats=False, columns=COLUMNS, session="s1") as made:
         yield made
 
 
@@ -113,7 +113,7 @@ def start(publisher, stop):
 @pytest.mark.parametrize("learn", [False, True])
 def test_a_feed_in_blocks_gives_the_bits_of_a_session_fed_directly(stop, start, learn, encoding):
     values = series(700)
-    with Publisher(ANY_PORT, columns=COLUMNS, encoding=encoding) as publisher:
+    with Publisher(ANY_PORT, heartbeats=False, columns=COLUMNS, encoding=encoding) as publisher:
         daemon, events = start(feed=publisher, learn=learn)
         edges = [0, 1, 2, 40, 41, 300, 700]
         for low, high in itertools.pairwise(edges):
@@ -564,7 +564,7 @@ def test_heartbeats_say_where_each_stream_stands(publisher, start):
 
 def test_a_late_daemon_with_recovery_gives_the_bits_of_one_from_the_start(start):
     values = series(300)
-    with Publisher(ANY_PORT, columns=COLUMNS, recovery=ANY_PORT) as publisher:
+    with Publisher(ANY_PORT, heartbeats=False, columns=COLUMNS, recovery=ANY_PORT) as publisher:
         for k, row in enumerate(values[:180]):
             publisher.publish("a", k, row)
         lost = [publisher.recovery_endpoint]
@@ -581,7 +581,9 @@ def test_a_late_daemon_with_recovery_gives_the_bits_of_one_from_the_start(start)
 def test_what_recovery_cannot_bring_follows_the_policy(start, monkeypatch, on_gap):
     """Ticks 41 to 60 are lost, of which the ring has the last five."""
     values = series(200)
-    with Publisher(ANY_PORT, columns=COLUMNS, recovery=ANY_PORT, ring=145) as feed:
+    with Publisher(
+        ANY_PORT, heartbeats=False, columns=COLUMNS, recovery=ANY_PORT, ring=145
+    ) as feed:
         daemon, events = start(feed=feed, recovery=[feed.recovery_endpoint], on_gap=on_gap)
         feed.publish("a", np.arange(40), values[:40])
         with monkeypatch.context() as network:
@@ -609,12 +611,12 @@ def test_what_cannot_be_is_said_at_once(stop):
 
 def test_the_sockets_are_closed_where_the_feed_cannot_be(stop):
     config = settings(connect=["nonsense"], publish=ANY_PORT)
-    with Publisher(ANY_PORT, columns=COLUMNS) as other:
+    with Publisher(ANY_PORT, heartbeats=False, columns=COLUMNS) as other:
         endpoint = other.endpoint
     taken = msgspec.structs.replace(
         config, publish=msgspec.structs.replace(config.publish, publish=endpoint)
     )
     with pytest.raises(EndpointError):
         Daemon(taken, COLUMNS, stop=stop, engine=engine_for(config))
-    with Publisher(endpoint, columns=COLUMNS) as again:
+    with Publisher(endpoint, heartbeats=False, columns=COLUMNS) as again:
         assert again.endpoint == endpoint

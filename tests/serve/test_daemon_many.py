@@ -36,7 +36,10 @@ def sent(seed=3, count=3000):
 def served(path=None, **values):
     """The events of a daemon that 40 streams are sent to, one tick a message."""
     events = []
-    with StopSwitch() as stop, Publisher(ANY_PORT, columns=("x",), session="s1") as feed:
+    with (
+        StopSwitch() as stop,
+        Publisher(ANY_PORT, heartbeats=False, columns=("x",), session="s1") as feed,
+    ):
         config = settings(connect=[feed.endpoint], stride=3, **values)
         more = {"stop": stop, "observers": [events.append], "engine": engine_for(config)}
         if path is not None:

@@ -62,7 +62,7 @@ class Life:
         self.events, self.heard = [], []
         with (
             StopSwitch() as stop,
-            Publisher(ANY_PORT, columns=COLUMNS, session=session) as publisher,
+            Publisher(ANY_PORT, heartbeats=False, columns=COLUMNS, session=session) as publisher,
         ):
             config = settings(connect=[publisher.endpoint], **LEARNING | values)
             options = StoreConfig(snapshot_every=every)
@@ -127,7 +127,7 @@ def lives(path):
 @pytest.mark.parametrize("kill", [False, True])
 def test_a_daemon_that_asks_for_what_it_missed_goes_on_to_the_same_bits(path, kill):
     values = series(400)
-    kept = {"recovery": ANY_PORT, "heartbeat_s": 0.0, "session": "s1"}
+    kept = {"recovery": ANY_PORT, "heartbeats": False, "heartbeat_s": 0.0, "session": "s1"}
     with Publisher(ANY_PORT, columns=COLUMNS, **kept) as feed:
         ends = {"connect": [feed.endpoint], "recovery": [feed.recovery_endpoint]}
         config = settings(**LEARNING | ends)
@@ -235,7 +235,7 @@ def test_a_stored_tick_has_its_outputs_though_it_waited(path, lives):
 
     with (
         StopSwitch() as stop,
-        Publisher(ANY_PORT, columns=COLUMNS, session="s1") as feed,
+        Publisher(ANY_PORT, heartbeats=False, columns=COLUMNS, session="s1") as feed,
     ):
         config = settings(connect=[feed.endpoint], **LEARNING)
         options = StoreConfig(snapshot_every=1000, commit_elements=1, commit_ms=1)

@@ -27,7 +27,7 @@ class Feed:
 
     def __init__(self, **more):
         self.now, self.said, self.over = 100.0, [], False
-        self.out = Publisher(ANY_PORT, columns=COLUMNS)
+        self.out = Publisher(ANY_PORT, heartbeats=False, columns=COLUMNS)
         config = FeedConfig(connect=(self.out.endpoint,), columns=COLUMNS, **more)
         self.into = Subscriber(config, clock=lambda: self.now)
         self.staleness = Staleness(self.into, config, self.said.append, lambda: self.over)
@@ -137,7 +137,7 @@ def test_lines_say_it():
 
 def test_a_daemon_publishes_it_and_lives():
     now, events = [0.0], []
-    with StopSwitch() as stop, Publisher(ANY_PORT, columns=COLUMNS) as out:
+    with StopSwitch() as stop, Publisher(ANY_PORT, heartbeats=False, columns=COLUMNS) as out:
         config = settings(connect=[out.endpoint], publish=ANY_PORT)
         with Daemon(
             config,

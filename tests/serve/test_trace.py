@@ -58,7 +58,7 @@ def traced(tmp_path):
     """The trace of a daemon that learns from ticks one by one, its counters, and its events."""
     path, events = tmp_path / "trace.json", []
     config = {"learn": True, "publish": ANY_PORT}
-    with StopSwitch() as stop, Publisher(ANY_PORT, columns=COLUMNS) as publisher:
+    with StopSwitch() as stop, Publisher(ANY_PORT, heartbeats=False, columns=COLUMNS) as publisher:
         config = settings(connect=[publisher.endpoint], **config)
         with Trace(path, "a daemon") as trace:
             store = trace.timed("store", events.append)

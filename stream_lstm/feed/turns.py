@@ -1,0 +1,92 @@
+"""Who may use an object that owns sockets, and when: theory of operation.
+
+ZeroMQ sockets are not safe from several threads, and they do not survive a fork: the child has the
+memory of a socket without the threads that serve it. Each object that owns sockets has a `Turns`.
+
+`barred` says why the object cannot be used at the moment; it is empty where it can. A call tests
+it and sets it to BUSY, without any call in between: the interpreter switches threads and runs
+signal handlers only at calls and at the ends of loops, so nothing comes between. A publisher holds
+`lock` meanwhile, so that other threads wait; the lock is reentrant, so that a signal handler finds
+BUSY in place of waiting for the thread that it interrupted. A reader has no lock: a second thread
+is refused, because two readers of one socket would tear the order of its events apart.
+
+Closing sets `closing`. Where a call is in progress it is that call which closes the sockets when
+it ends: no socket is closed under the thread that uses it.
+
+A child process finds everything barred that its parent had made.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Iterable
+from typing import NoReturn
+
+import zmq
+
+from ..errors import UsageError
+from .arguments import milliseconds
+
+BUSY = "busy"
+CLOSED = "closed"
+FORKED = "forked"
+
+
+class Turns:
+    """The state of one object; see the module.
+
+    name: what the object is called in messages. rule: what a caller that finds it in use did, and
+    what to do.
+    """
+
+    __slots__ = ("__weakref__", "barred", "closing", "forked", "lock", "name", "rule")
+
+    def __init__(self, name: str, rule: str) -> None:
+        self.name, self.rule = name, rule
+        self.lock = threading.RLock()
+        self.barred = ""
+        self.closing = self.forked = False
+        _made.add(self)
+
+    def refuse(self) -> NoReturn:
+        """Raise UsageError that says why the object cannot be used, and what to do."""
+        name = self.name
+        if self.forked:
+            raise UsageError(
+                f"this {name} was made before the process forked, and its sockets work in the "
+                f"parent only: make a {name} in the child, or start processes with "
+                'multiprocessing.get_context("spawn")'
+            )
+        if self.closing:
+            raise UsageError(f"this {name} is closed: make another one")
+        raise UsageError(f"this {name} is in use: {self.rule}")
+
+    def forget_parent(self) -> None:
+        """Bar the object in a child process."""
+        self.lock = threading.RLock()  # the copy of the parent's may be held by no thread of ours
+        self.barred, self.forked = FORKED, True
+
+
+def is_signalled(descriptors: Iterable[int], timeout_s: float) -> bool:
+    """Return whether one of libzmq's descriptors reports within a time that its socket has news.
+
+    Any thread may watch a descriptor, where only the one whose turn it is may ask the socket.
+    """
+    poller = zmq.Poller()
+    for descriptor in descriptors:
+        poller.register(descriptor, zmq.POLLIN)
+    return bool(poller.poll(milliseconds(timeout_s)))
+
+
+_made: weakref.WeakSet[Turns] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for turns in list(_made):
+        turns.forget_parent()
+
+
+if hasattr(os, "register_at_fork"):  # Windows cannot fork
+    os.register_at_fork(after_in_child=_forked)
