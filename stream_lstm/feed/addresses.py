@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import ipaddress
 import socket
 import struct
@@ -60,6 +59,8 @@ def _of_interface(name: str) -> bytes:
     """Return the IPv4 address of a network interface, as libzmq would find it."""
     if sys.platform != "linux" or not 0 < len(name.encode()) < 16:
         raise OSError(errno.ENODEV, "No such device")
+    import fcntl  # here, since other systems may not have it
+
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
         request = struct.pack("256s", name.encode())
         return fcntl.ioctl(asked.fileno(), SIOCGIFADDR, request)[20:24]

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 from collections.abc import Iterable
 from typing import Any
@@ -176,6 +175,11 @@ def _lock_path(endpoint: str) -> int | None:
     path = endpoint.removeprefix("ipc://")
     if path == endpoint or path[:1] in ("", "*", "@"):
         return None
+    try:
+        import fcntl  # here, since Windows has none
+    except ImportError:
+        why = ValueError("this system has no file locks, by which a second process is noticed")
+        raise refused_endpoint("bind", endpoint, why, "bind tcp://127.0.0.1:PORT") from None
     try:
         lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except (OSError, ValueError) as error:

@@ -10,8 +10,8 @@ keeps its pace. A peer that reads no replies has QUEUE of them waiting, and furt
 
 from __future__ import annotations
 
-import os
 import select
+import socket as sockets
 import threading
 import time
 from collections.abc import Callable
@@ -88,12 +88,12 @@ class RecoveryServer:
         self.endpoint = self._binding.endpoint
         self._probe = encode_side(Welcome(session=session, columns=columns))
         self.desk = RecoveryDesk(ring, session, columns, clock=clock, present=self._present)
-        self._wakeup, self._closing = os.pipe()
+        self._wakeup, self._closing = sockets.socketpair()
         self._thread = threading.Thread(target=self._serve, name="recovery", daemon=True)
         self._thread.start()
 
     def _serve(self) -> None:
-        """Answer until the pipe is closed; only this thread uses the socket."""
+        """Answer until it is woken to close; only this thread uses the socket."""
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
         poller.register(self._wakeup, zmq.POLLIN)
@@ -101,7 +101,7 @@ class RecoveryServer:
             self._inbound.waiting = True
             ready = poller.poll()
             self._inbound.waiting = False
-            if any(source == self._wakeup for source, _ in ready):
+            if any(source == self._wakeup.fileno() for source, _ in ready):
                 break
             start = time.monotonic()
             self._answer()
@@ -149,8 +149,8 @@ class RecoveryServer:
         """Stop answering."""
         if not self._thread.is_alive():
             return
-        os.write(self._closing, b"x")
+        self._closing.send(b"x")
         self._thread.join()
-        os.close(self._closing)
-        os.close(self._wakeup)
+        self._closing.close()
+        self._wakeup.close()
         self._binding.close()
