@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import math
 import re
 import runpy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -20,6 +23,7 @@ from stream_lstm.cli.options import flag, key_default, key_help
 from stream_lstm.config import KEYS, TABLES
 from stream_lstm.events import Prediction, Score
 from stream_lstm.feed.counters import CAUSES
+from stream_lstm.feed.predictions import PredictionPublisher
 from stream_lstm.serve import families, logs
 from stream_lstm.store.output import open_output
 
@@ -71,6 +75,26 @@ def test_the_example_of_tables_runs(capsys: pytest.CaptureFixture[str], tmp_path
     names = runpy.run_path(str(tmp_path / "example.py"))
     assert names["replayed"].table.num_rows == 90
     assert "log_loss" in capsys.readouterr().out
+
+
+def test_the_example_of_asyncio_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    block = next(block for block in blocks if "async for event in predictions" in block)
+    names: dict[str, Any] = {}
+    exec(block.split("\n\n\nasyncio.run")[0], names)  # what runs it does not end
+
+    async def until_printed() -> str:
+        with PredictionPublisher("tcp://127.0.0.1:*") as out:
+            following = asyncio.ensure_future(names["follow"](out.endpoint))
+            while not (printed := capsys.readouterr().out):
+                await asyncio.sleep(0)
+                out.publish(Prediction("EURUSD", 7, 0, 0.25))
+            following.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await following
+        return printed
+
+    assert "stream='EURUSD', n=7" in asyncio.run(until_printed())
 
 
 def test_every_metric_is_told_of_and_every_event_of_the_log() -> None:

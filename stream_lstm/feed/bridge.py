@@ -29,8 +29,8 @@ class SourceTick(NamedTuple):
 class Source(Protocol):
     """What gives ticks to `async for`; its end is that of its streams.
 
-    One that has an attribute `connected` gets no heartbeats sent while that is false, so that who
-    subscribes learns that the feed is silent.
+    One that has an attribute `connected` gets no heartbeats sent while that is false, so that
+    subscribers see a silent feed. A thread of the publisher's reads it.
     """
 
     def __aiter__(self) -> AsyncIterator[SourceTick]:
@@ -41,11 +41,11 @@ class Source(Protocol):
 async def bridge(source: Source, publisher: Publisher) -> int:
     """Publish what a source gives until it ends, and say of each stream that it has ended.
 
-    Returns the number of ticks. The publisher sends its heartbeats meanwhile, while the source is
-    connected. An error of the source's, or a
-    cancellation, passes through, and no end is said then. A subscriber that cannot keep up holds
-    the source up, as `Publisher` has it. Raises DataError for what is no tick: another
-    type, a time that is not a whole number, values that are not numbers.
+    Returns the number of ticks. The publisher sends its heartbeats meanwhile, but for times when
+    the source is not connected. An error of the source's, or a cancellation, passes through, and
+    no end is said then. A subscriber that cannot keep up holds the source up, as `Publisher` has
+    it. Raises DataError for what is no tick: another type, a time that is not a whole number,
+    values that are not numbers.
     """
     count = 0
     publisher.alive = lambda: bool(getattr(source, "connected", True))

@@ -127,11 +127,12 @@ class PredictionPublisher(Closing):
         send(frames[1])
 
     def wait_for_subscribers(
-        self, count: int, timeout_s: float, *, stream: str | None = None
+        self, count: int, timeout_s: float | None, *, stream: str | None = None
     ) -> int:
         """Wait until `count` open subscriptions match the predictions of a stream, or of any.
 
-        Returns how many do. Raises EndpointError after `timeout_s` seconds.
+        Returns how many do. Raises EndpointError after `timeout_s` seconds; None waits
+        without limit.
         """
         topic = b"prediction/" if stream is None else make_topic("prediction", stream)
         wait_s = seconds("timeout_s", timeout_s)

@@ -2,7 +2,8 @@
 
 It says too whether the feed has fallen silent, and with it the daemon. A heartbeat's `seq` is the
 number of the stream's next element, and its session that of the predictions. Many streams take
-turns, so that a beat never holds up a tick for long.
+turns, so that a beat never holds up a tick for long. The daemon's loop sends them, where a
+`Publisher` of ticks has a thread for that: they have to show that this loop runs.
 """
 
 from __future__ import annotations
