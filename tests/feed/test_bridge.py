@@ -74,14 +74,14 @@ def test_a_source_that_has_lost_its_connection_has_no_heartbeats():
         connected = True
 
         async def __aiter__(self):
-            for self.connected in (True, False, True):
+            for self.connected in (True, False, True, False):
                 yield SourceTick("a", 1, (1.0, 2.0))
                 sent.append(out.heartbeat())
 
     sent = []
     with Publisher(ANY_PORT, columns=("bid", "ask"), heartbeats=False, heartbeat_s=0.0) as out:
-        assert asyncio.run(bridge(Source(), out)) == 3
-        assert sent == [True, False, True]
+        assert asyncio.run(bridge(Source(), out)) == 4
+        assert sent == [True, False, True, False]
         assert out.heartbeat(), "the source is gone, and the publisher is its owner's again"
 
 

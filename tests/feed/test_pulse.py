@@ -47,6 +47,12 @@ def test_a_publisher_sends_heartbeats_by_itself_and_repeats_the_end():
     assert not thread.is_alive()
 
 
+def test_closing_does_not_wait_for_the_next_heartbeat():
+    with Publisher(ANY_PORT, columns=["x"], heartbeat_s=3600.0):
+        assert beating()
+    assert beating() == []
+
+
 def test_without_heartbeats_there_is_no_thread():
     with Publisher(ANY_PORT, columns=["x"], heartbeats=False, heartbeat_s=0.0) as out:
         assert beating() == []

@@ -93,9 +93,17 @@ def test_threads_that_share_a_stream_lose_nothing_and_number_in_order_of_sending
 
 def test_one_thread_may_wait_for_subscribers_while_another_publishes():
     with Publisher(ANY_PORT, columns=["x"]) as out:
-        published = threading.Event()
+        looked, published = threading.Event(), threading.Event()
+        drain = out._subscriptions.drain
+
+        def look():
+            drain()
+            looked.set()
+
+        out._subscriptions.drain = look
 
         def publish():
+            assert looked.wait(WAIT_S)
             for k in range(1000):
                 out.publish("A", k, [1.0])
             published.set()
@@ -268,6 +276,13 @@ def readers(kind):
 KINDS = pytest.mark.parametrize("kind", ["ticks", "predictions"])
 
 
+def when_waiting(into, call):
+    """Call when the reader waits in another thread."""
+    while not into._inbound.waiting:
+        os.sched_yield()
+    call()
+
+
 @KINDS
 def test_a_second_thread_in_a_reader_is_refused(kind):
     got = []
@@ -292,7 +307,7 @@ def test_a_second_thread_in_a_reader_is_refused(kind):
 @KINDS
 def test_closing_a_reader_ends_its_wait_in_another_thread(kind):
     with readers(kind) as (into, _):
-        (error,) = together(lambda: into.receive(None), into.close)
+        (error,) = together(lambda: into.receive(None), lambda: when_waiting(into, into.close))
         assert isinstance(error, UsageError)
         assert "is closed: make another one" in str(error)
         assert into._context.closed
@@ -307,13 +322,14 @@ def test_a_signal_handler_may_close_a_reader_that_waits(kind):
     with readers(kind) as (into, _):
         signal.signal(SIGNAL, lambda *_: into.close())
         main = threading.main_thread().ident
-        # It arrives before the wait or in it: either way the call ends.
-        threading.Timer(0.0, signal.pthread_kill, (main, SIGNAL)).start()
-        try:
-            with pytest.raises(UsageError, match="is closed"):
-                into.receive(None)
-        finally:
-            signal.signal(SIGNAL, before)
+        kill = threading.Thread(
+            target=when_waiting, args=(into, lambda: signal.pthread_kill(main, SIGNAL))
+        )
+        kill.start()
+        with pytest.raises(UsageError, match="is closed"):
+            into.receive(None)
+        kill.join()
+        signal.signal(SIGNAL, before)
         assert into._context.closed
 
 
@@ -331,7 +347,11 @@ with (
 ):
     out.wait_for_subscribers(1, 30.0)
     out.publish("A", 0, [1.0])
+    # The thread of the heartbeats is where a fork hurts most: nobody in the child releases this.
+    out._pulse._over._cond.acquire()
     child = os.fork()
+    if child:
+        out._pulse._over._cond.release()
     if child == 0:
         for call in (
             lambda: out.publish("A", 0, [2.0]),
