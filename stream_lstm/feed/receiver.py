@@ -48,7 +48,10 @@ class Receiver(Closing, Generic[Event]):
         self._kept: deque[Event] = deque()
 
     def _receive(self, timeout_s: float) -> list[Event]:
-        """Return what waits, or comes within `timeout_s` seconds (0 or more, or infinite)."""
+        """Return what waits, or comes within `timeout_s` seconds (0 or more, or infinite).
+
+        Raises by `Turns.refuse` where the reader was closed while nothing came.
+        """
         raise NotImplementedError
 
     def _pause_s(self, left_s: float) -> float:
@@ -120,9 +123,7 @@ class Receiver(Closing, Generic[Event]):
         clock = asyncio.get_running_loop().time
         deadline = clock() + wait_s
         while True:
-            if self._turns.closing:
-                self._turns.refuse()
-            events = self._receive(0.0)
+            events = self._receive(0.0)  # which raises where the reader is being closed
             left_s = deadline - clock()
             if events or left_s <= 0:
                 return events
