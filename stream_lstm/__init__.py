@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .config import Config
     from .core.predictor import Predictor
     from .core.session import Session
-    from .errors import ConfigurationError, DataError, StreamLSTMError
+    from .errors import ConfigurationError, DataError, InputWarning, StreamLSTMError
     from .events import Gap, Label, Prediction, Refusal, Rollback, Score, Ticks, Update
     from .feed.bridge import Source, SourceTick, bridge
     from .feed.predictions import PredictionSubscriber
@@ -28,6 +28,7 @@ __all__ = [
     "ConfigurationError",
     "DataError",
     "Gap",
+    "InputWarning",
     "Label",
     "Prediction",
     "PredictionSubscriber",
@@ -52,6 +53,7 @@ _HOMES = {
     "ConfigurationError": "errors",
     "DataError": "errors",
     "Gap": "events",
+    "InputWarning": "errors",
     "Label": "events",
     "Prediction": "events",
     "PredictionSubscriber": "feed.predictions",

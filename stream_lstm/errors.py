@@ -19,7 +19,7 @@ StreamLSTMError                    70  a promise of this program is broken
 
 `DataError` is the peer's mistake, `UsageError` and `ConfigurationError` are the user's, and
 the base class alone is ours. A message names what was wrong, where, and what to do; what it
-quotes cannot drive a terminal, see `quoting`.
+quotes cannot drive a terminal, see `quoting`. `InputWarning` is a warning, and ends nothing.
 """
 
 from __future__ import annotations
@@ -126,6 +126,10 @@ class OutputError(StreamLSTMError):
 
 class GoneError(OutputError):
     """The file of a store was removed, moved, replaced or cut while it was written."""
+
+
+class InputWarning(UserWarning):
+    """The program works, but what it is given is hardly what was meant; shown by `warnings`."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from ..core.clipped import Clipped
 from ..core.replay import Replay, Rows
 from ..events import Ticks
 from ..feed.ahead import read_ahead
@@ -15,6 +16,7 @@ from ..serve.stop import StopSwitch
 from ..store.units import Position, Settle
 from .input_file import InputFile
 from .label_column import LabelColumn
+from .process import warn
 from .progress import file_progress
 from .replay_results import ReplayResults
 from .row_order import row_order
@@ -46,6 +48,7 @@ class ReplayFeed:
     ) -> None:
         self._session, self._results, self._check = session, results, check
         self._labels, self._store = labels, store
+        self._clipped = Clipped(session.config)
         self.late: LateLabels | None = None
         if labels is not None:
             self.late = labels.schedule(session, results.piece_begins, store or (lambda _: None))
@@ -81,6 +84,8 @@ class ReplayFeed:
                 assert piece.numbers is not None
                 keys = None if piece.keys is None else Keys(*piece.keys)
                 look(piece.t_ns, piece.numbers, keys)
+                for line in self._clipped.look(self._session.table):
+                    warn(line)
 
             replay = Replay(self._session, file.stream, late=self.late, before=begin, after=end)
             whole = replay.run(rows, lambda count: report(done + count), lambda: stop.requested)

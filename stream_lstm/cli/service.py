@@ -8,6 +8,7 @@ learning rate that changed in mid-stream would leave a past that no replay can r
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -56,11 +57,16 @@ class Service:
         self._supervisor = Supervisor()
         self._hung_up = False
         self._status = ""
+        self._clipped: Callable[[], list[str]] = list
         self._stack = ExitStack()
 
     def attend(self, daemon: Daemon, status: str) -> None:
         """Say that the daemon is ready, and do what is to be done in its loop."""
         self._status = status
+        from ..core.clipped import Clipped  # NumPy is imported here and not before
+
+        clipped, table = Clipped(daemon.config), daemon.session.table
+        self._clipped = lambda: clipped.look(table)
         daemon.every(PERIOD_S, lambda: self._tend(daemon))
         if self._supervisor.watchdog_s is not None:
             daemon.every(self._supervisor.watchdog_s, self._supervisor.alive)
@@ -68,6 +74,7 @@ class Service:
 
     def stopping(self) -> None:
         """Say that the end has begun."""
+        self._tell_clipped()
         self._peers.flush()
         self._supervisor.stopping()
 
@@ -75,6 +82,7 @@ class Service:
         self._peers.tend()
         self._hint(daemon)
         self._tell_names(daemon)
+        self._tell_clipped()
         if self._hung_up:
             self._hung_up = False
             self._supervisor.reloading()
@@ -111,6 +119,11 @@ class Service:
                 f"as {ours}",
                 level="warning",
             )
+
+    def _tell_clipped(self) -> None:
+        """Name the features of which the scaler leaves nothing."""
+        for line in self._clipped():
+            self._log.say("feature_clipped", line, level="warning")
 
     def _reload(self, daemon: Daemon) -> str:
         """Swap what can be swapped, and return what was; an error has changed nothing."""

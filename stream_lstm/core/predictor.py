@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,11 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ..config import build
-from ..errors import ConfigurationError, DataError, UsageError
+from ..errors import ConfigurationError, DataError, InputWarning, UsageError
 from ..events import NO_TIME, Label, Output, Prediction, Refusal, Score, Update
 from . import snapshot
+from .clipped import LOOK, Clipped
 from .expressions import columns_of
 from .session import Session
+from .trial import Trial
 
 STREAM = "series"
 """Name of a predictor's one stream."""
@@ -63,6 +66,8 @@ class Predictor:
         plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in settings.items()}
         config = build({"features": named, **plain})
         self._session = Session(config, self.columns, self._take, weights=weights, scaler=scaler)
+        self._trial = Trial(self._session)
+        self._clipped, self._unseen = Clipped(config), 0
 
     def step(
         self, fields: Mapping[str, float] | Sequence[float], t_ns: int = NO_TIME
@@ -73,20 +78,33 @@ class Predictor:
         t_ns: its time in nanoseconds since 1970, for `elapsed()` and for the record.
 
         Raises DataError for a tick that is not let in (a field that is missing or not a number,
-        a feature that is not finite); the predictor is then as it was before.
+        a feature that is not finite); the predictor is then as it was before. Warns
+        (InputWarning), once for each, of features of which the scaler leaves nothing.
         """
-        values = self._row(fields)
-        try:
-            time = operator.index(t_ns)
-        except TypeError as error:
-            raise DataError(f"t_ns is a whole number of nanoseconds: {error}") from None
-        if not -(2**63) <= time < 2**63:
-            raise DataError(f"t_ns is a whole number of nanoseconds: {time} takes over 64 bits")
+        values, time = self.row(fields), _time(t_ns)
         self._prediction = self._refusal = None
         self._session.tick(STREAM, time, values, seq=0)
         if self._refusal is not None:
             raise DataError(f"the tick is refused: {self._refusal.reason}")
+        self._unseen += 1
+        if self._unseen >= LOOK:
+            self._look()
         return self._prediction
+
+    def peek(
+        self, fields: Mapping[str, float] | Sequence[float], t_ns: int = NO_TIME
+    ) -> float | None:
+        """Return the p that `step` would predict of a tick, None where none is due.
+
+        The arguments are those of `step`. The predictor stays as it is, and `step` of the same
+        tick gives the same bits.
+
+        Raises DataError for a tick that `step` would not let in, and UsageError where labels come
+        from the series itself: the tick would bring a label first.
+        """
+        if self._session.config.stream.labels != "external":
+            raise UsageError('peek is for labels from outside; construct with labels="external"')
+        return self._trial.tick(STREAM, _time(t_ns), self.row(fields))
 
     def learn(self, label: float | bool, n: int | None = None) -> Score | None:
         """Give the truth for a prediction, score it, and learn from it where `learn=True`.
@@ -147,7 +165,8 @@ class Predictor:
         """
         snapshot.restore(self._session, data)
 
-    def _row(self, fields: Mapping[str, float] | Sequence[float]) -> list[float]:
+    def row(self, fields: Mapping[str, float] | Sequence[float]) -> list[float]:
+        """Return the values of a tick in the order of `columns`; DataError where one lacks."""
         if isinstance(fields, Mapping):
             missing = [name for name in self.columns if name not in fields]
             if missing:
@@ -169,6 +188,11 @@ class Predictor:
         except (TypeError, ValueError) as error:
             raise DataError(f"a field of the tick is not a number: {error}") from None
 
+    def _look(self) -> None:
+        self._unseen = 0
+        for line in self._clipped.look(self._session.table):
+            warnings.warn(line, InputWarning, stacklevel=3)
+
     def _take(self, event: Output) -> None:
         if isinstance(event, Prediction):
             self._prediction = event
@@ -178,6 +202,17 @@ class Predictor:
             self.last_update = event
         elif isinstance(event, Refusal):
             self._refusal = event
+
+
+def _time(t_ns: Any) -> int:
+    """Return a time as an int; DataError for what is not one of 64 bits."""
+    try:
+        time = operator.index(t_ns)
+    except TypeError as error:
+        raise DataError(f"t_ns is a whole number of nanoseconds: {error}") from None
+    if not -(2**63) <= time < 2**63:
+        raise DataError(f"t_ns is a whole number of nanoseconds: {time} takes over 64 bits")
+    return time
 
 
 def _number(value: Any) -> float:

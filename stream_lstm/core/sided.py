@@ -174,17 +174,13 @@ class SidedStreams:
         side, n, weights = stream.side, stream.n, stream.learned.weights
         assert side is not None
         assert p is not None
+        inputs = None
         if self.session.config.model.mode == "window":
             assert side.tape is not None
-            window = self.session.config.stream.window
-            known = self.session.engine.window(weights, side.tape.inputs(n, window))
-            if self.session.observer is not None:
-                self.session.observer.windowed(n, known)
-        else:
-            known = float(p[0]) if side.mixture is None else side.mixture.mix(p)
-        raw = None
-        if side.recalibration is not None:
-            raw, known = known, side.recalibration.apply(known)
+            inputs = side.tape.inputs(n, self.session.config.stream.window)
+        known, raw = self.combined(stream, p, inputs)
+        if inputs is not None and self.session.observer is not None:
+            self.session.observer.windowed(n, known if raw is None else raw)
         aside = NO_FORECASTS
         if self.session.config.scoring.twins:
             aside = self.session.twins.forecasts(stream, weights, twin, n)
@@ -213,6 +209,23 @@ class SidedStreams:
             reason = "no prediction was made there: it fell into a gap"
             records.append(Refusal(stream.name, "label", reason, where=f"n={missed}"))
         return records
+
+    def combined(
+        self, stream: Stream, p: Floats, inputs: Floats | None
+    ) -> tuple[float, float | None]:
+        """Return the probability to publish, and the one before recalibration if there is any.
+
+        p: what the members gave, (M,). inputs: the scaled window (W, F), where it counts instead.
+        """
+        side = stream.side
+        assert side is not None
+        if inputs is not None:
+            known = self.session.engine.window(stream.learned.weights, inputs)
+        else:
+            known = float(p[0]) if side.mixture is None else side.mixture.mix(p)
+        if side.recalibration is None:
+            return known, None
+        return side.recalibration.apply(known), known
 
     def _await(self, stream: Stream, one: Waiting, t_ns: int) -> Pending | None:
         """Enter a prediction that waits for its label; return one that had to leave for it."""

@@ -14,13 +14,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ..config import build
+from ..core.clipped import Clipped
 from ..core.digest import Digest
 from ..core.expressions import columns_of
 from ..core.outcome import Outcome
 from ..core.replay import Replay, Rows
 from ..core.session import Session
 from ..core.summary import summarize
-from ..errors import DataError
+from ..errors import DataError, InputWarning
 from ..events import Prediction, Refusal, Score
 from ..feed.table_reader import floats, is_numeric
 from ..feed.time_order import TimeOrder
@@ -67,7 +68,8 @@ def replay_frame(
     pandas; an index without a name is not looked at. time_unit: of numbers in it. stream: the name
     of the stream. skip_bad: pass over rows with a cell that is empty or not finite. weights,
     scaler: to start from, as in `Predictor`. settings: any key of the configuration's
-    tables stream, model, scaling, learning and scoring. Warns (UserWarning) of times that go back.
+    tables stream, model, scaling, learning and scoring. Warns (UserWarning) of times that go back
+    and (InputWarning) of features of which the scaler leaves nothing.
 
     The predictions are those of `stream-lstm replay` of the same rows, to the last bit, and the
     digest is the same for a `stream` that is called like the file without its suffix. Raises
@@ -97,12 +99,16 @@ def replay_frame(
     def piece_done(rows: Rows) -> None:
         nonlocal done
         done += len(rows.t_ns)
+        lines.extend(clipped.look(session.table))
 
     started = clocks.perf_counter()
     config = build({"features": named, **settings})
+    clipped, lines = Clipped(config), list[str]()
     session = Session(config, columns, deliver=take, weights=weights, scaler=scaler)
     compiled = clocks.perf_counter()
     Replay(session, stream, numbered=True, after=piece_done).run([Rows(t_ns, values)])
+    for line in lines:
+        warnings.warn(line, InputWarning, stacklevel=2)
     made, judged = predictions.join(), scores.join()
     number = {n: k for k, n in enumerate(judged["n"].tolist())}
     scored = np.array([number.get(n, -1) for n in made["n"].tolist()], np.int64)

@@ -83,6 +83,16 @@ def test_replay_predicts_scores_and_learns_as_a_session_fed_tick_by_tick(cli, qu
     assert rows[0]["t_ns"] == 10**18 + 22  # element 20 is made from tick 21, on line 22
 
 
+@pytest.mark.parametrize("rows", [1000, 20_000])
+def test_a_level_far_from_zero_is_named_once(cli, tmp_path, rows):
+    path = write_quotes(tmp_path / "q.csv", ticks=rows)
+    done = cli("replay", path, "--feature", "bid", *SMALL, "--json")
+    assert done.code == 0
+    assert done.err.count("feature bid of the stream q is about 1.") == 1
+    assert "use diff(bid) or log_return(bid)" in done.err
+    assert cli("replay", path, "--feature", FEATURE, *SMALL, "--json").err == ""
+
+
 def test_figures_are_those_of_the_rows_written(cli, quotes, tmp_path):
     out = tmp_path / "results.jsonl"
     summary = cli("replay", quotes, "--feature", FEATURE, *SMALL, "--out", out, "--json").json()

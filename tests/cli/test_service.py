@@ -196,6 +196,19 @@ def test_a_feed_that_calls_its_values_otherwise_is_told_of_once(tmp_path):
     assert line == f"stream-lstm: {words}\n"
 
 
+def test_a_level_far_from_zero_is_named_once(tmp_path):
+    values = 1000 + np.random.default_rng(0).normal(size=(1000, 1))
+    with (
+        Publisher(ANY_PORT, columns=("x",)) as out,
+        Service(tmp_path, "--connect", out.endpoint) as service,
+    ):
+        out.wait_for_subscribers(1, WAIT_S)
+        out.publish("a", np.arange(1000), values)
+        line = service.process.stderr.readline()
+        assert service.end()["elements"] == 1000
+    assert line.startswith("stream-lstm: feature x of the stream a is about ")
+
+
 # ---- systemd ------------------------------------------------------------------------------
 
 
