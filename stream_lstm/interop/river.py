@@ -211,6 +211,7 @@ class Examples:
         return example.n
 
     def _key(self, x: Mapping[str, float]) -> Hashable:
+        assert self.key is not None
         if self.key not in x:
             raise DataError(
                 f"x has no field {self.key!r}, the key of an example (it has {', '.join(x)}); "
