@@ -3,8 +3,7 @@
 A transformer that learns changes the values of an x between the question and its label, but less
 than the series does meanwhile. So the distance of each label's values to those of the last
 question, the one before it, and so on, is averaged for each lag. Labels are late where the values
-of an older question are far nearer than those of the last, and those of the last are not near. (In
-a periodic series those of a period ago may be even nearer than the last, which are near too.)
+of an older question are far nearer than those of the last.
 """
 
 from __future__ import annotations
@@ -19,9 +18,6 @@ LEAST = 20
 
 NEARER = 0.25
 """Distance of the question that is meant, at most, as part of that of the last question."""
-
-NEAR = 0.1
-"""Distance of the last question up to which it is meant, as part of that over all lags."""
 
 Values = tuple[float, ...]
 
@@ -67,10 +63,8 @@ class Lateness:
         away[self._count :] = away[: self._count].max()
         self._labels += 1
         self._away += (away - self._away) / min(self._labels, LEAST)
-        last, nearest = self._away[0], self._away.min()
-        if self._labels < LEAST or last <= NEAR * self._away.mean():
-            return False
-        return bool(nearest < NEARER * last)
+        late = self._away.min() < NEARER * self._away[0]
+        return self._labels >= LEAST and bool(late)
 
     def answered(self) -> None:
         """Take the label: what is asked from now on is about a later x."""
