@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .config import Config
+    from .core.atomic import AtomicSession as Session
     from .core.predictor import Predictor
-    from .core.session import Session
     from .errors import ConfigurationError, DataError, InputWarning, StreamLSTMError
     from .events import Gap, Label, Prediction, Refusal, Rollback, Score, Ticks, Update
     from .feed.bridge import Source, SourceTick, bridge
@@ -62,7 +62,7 @@ _HOMES = {
     "Refusal": "events",
     "Rollback": "events",
     "Score": "events",
-    "Session": "core.session",
+    "Session": "core.atomic:AtomicSession",
     "Source": "feed.bridge",
     "SourceTick": "feed.bridge",
     "StreamLSTMError": "errors",
@@ -81,4 +81,5 @@ def __dir__() -> list[str]:
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    module, _, called = _HOMES[name].partition(":")
+    return getattr(import_module(f".{module}", __name__), called or name)

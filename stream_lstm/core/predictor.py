@@ -13,9 +13,10 @@ import numpy.typing as npt
 from ..config import build
 from ..errors import ConfigurationError, DataError, InputWarning, UsageError
 from ..events import NO_TIME, Label, Output, Prediction, Refusal, Score, Update
-from . import snapshot
+from .atomic import AtomicSession
 from .clipped import LOOK, Clipped
 from .expressions import columns_of
+from .scores import Scoreboard
 from .session import Session
 from .trial import Trial
 
@@ -65,8 +66,10 @@ class Predictor:
         # NumPy's numbers are as good as Python's.
         plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in settings.items()}
         config = build({"features": named, **plain})
-        self._session = Session(config, self.columns, self._take, weights=weights, scaler=scaler)
-        self._trial = Trial(self._session)
+        self._session = AtomicSession(
+            config, self.columns, self._take, weights=weights, scaler=scaler, echo=True
+        )
+        self._trial = self._session.reading(Trial)
         self._clipped, self._unseen = Clipped(config), 0
 
     def step(
@@ -104,7 +107,8 @@ class Predictor:
         """
         if self._session.config.stream.labels != "external":
             raise UsageError('peek is for labels from outside; construct with labels="external"')
-        return self._trial.tick(STREAM, _time(t_ns), self.row(fields))
+        values, time = self.row(fields), _time(t_ns)
+        return self._session.reading(lambda _: self._trial.tick(STREAM, time, values))
 
     def learn(self, label: float | bool, n: int | None = None) -> Score | None:
         """Give the truth for a prediction, score it, and learn from it where `learn=True`.
@@ -145,8 +149,7 @@ class Predictor:
 
     def scores(self) -> dict[str, Any]:
         """Return the figures so far (log loss in nats), beside base rate and last label."""
-        self._session.look()
-        scores = self._session.scores.total()
+        scores = self._session.reading(_scores)
         return {"labels": scores.labels, **scores.figures()}
 
     def weights(self) -> dict[str, dict[str, np.ndarray]]:
@@ -156,14 +159,14 @@ class Predictor:
 
     def snapshot(self) -> bytes:
         """Return the whole state as bytes."""
-        return snapshot.take(self._session)
+        return self._session.snapshot()
 
     def restore(self, data: bytes) -> None:
         """Go on from a `snapshot` of a predictor with the same settings.
 
         Raises SnapshotError where the bytes are damaged or belong to other settings.
         """
-        snapshot.restore(self._session, data)
+        self._session.restore(data)
 
     def row(self, fields: Mapping[str, float] | Sequence[float]) -> list[float]:
         """Return the values of a tick in the order of `columns`; DataError where one lacks."""
@@ -195,13 +198,18 @@ class Predictor:
 
     def _take(self, event: Output) -> None:
         if isinstance(event, Prediction):
-            self._prediction = event
+            self._prediction = None if self._session.mending else event
         elif isinstance(event, Score):
             self.last_score = event
         elif isinstance(event, Update):
             self.last_update = event
         elif isinstance(event, Refusal):
             self._refusal = event
+
+
+def _scores(session: Session) -> Scoreboard:
+    session.look()
+    return session.scores.total()
 
 
 def _time(t_ns: Any) -> int:

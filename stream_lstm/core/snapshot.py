@@ -30,6 +30,7 @@ import numpy as np
 from ..config import Config
 from ..errors import SnapshotError
 from ..members import Members
+from ..model.runtime import to_host
 from .rollback import Learned, Watch, check_kept, copy_of
 from .scores import ScoresState
 from .session import Session
@@ -149,9 +150,10 @@ class Frozen:
 
     def keep(self, learned: Learned) -> None:
         """Copy what an update is about to take the memory of."""
-        name = self._live.pop(id(learned), None)
+        name = self._live.get(id(learned))
         if name is not None:
             self._optimizer(name)
+            del self._live[id(learned)]
 
     def _optimizer(self, name: str) -> list[np.ndarray]:
         with self._lock:
@@ -207,7 +209,12 @@ def freeze(session: Session, lock: AbstractContextManager[Any] = ALONE) -> Froze
 
 def take(session: Session) -> bytes:
     """Return the whole state of a session."""
-    return b"".join(freeze(session).chunks())
+    return join(freeze(session))
+
+
+def join(frozen: Frozen) -> bytes:
+    """Return the bytes of a frozen state."""
+    return b"".join(frozen.chunks())
 
 
 def restore(session: Session, data: bytes) -> None:
@@ -229,8 +236,8 @@ def restore(session: Session, data: bytes) -> None:
     optimizer = session.engine.init_optimizer(start) if session.config.learning.learn else None
     learned = {
         name: Learned(
-            tuple(rebuild(weights, held.weights)),
-            rebuild(optimizer, held.optimizer),
+            to_host(tuple(rebuild(weights, held.weights))),
+            to_host(rebuild(optimizer, held.optimizer)),
             held.watch or session.learning.guard.watch(held.weights, held.optimizer),
         )
         for name, held in state.learned.items()
@@ -252,7 +259,7 @@ def restore(session: Session, data: bytes) -> None:
     except ValueError as error:
         raise SnapshotError(f"the snapshot does not fit this session: {error}") from None
     if session.twins.frozen is not None:
-        session.twins.frozen = rebuild(weights, state.frozen)
+        session.twins.frozen = to_host(rebuild(weights, state.frozen))
     session.learned, session.sides = learned, state.sides
     session.reload()
 

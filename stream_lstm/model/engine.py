@@ -35,6 +35,7 @@ from ..members import Members
 from .bank import bank
 from .buffers import LINE, Shared, Windows, aligned, move, read, settle
 from .forecaster import Ensemble, Params, alone, network, network_shape, slack
+from .forked import check_forked
 from .network import check_weights
 from .packing import Packed, Packing, is_key, plain
 from .runtime import compiled, to_host
@@ -71,6 +72,7 @@ class Engine:
     """
 
     def __init__(self, config: Config, features: int, members: Members | None = None) -> None:
+        check_forked()
         self.shape = network_shape(config.model, features)
         self.members = members
         self.mode = config.model.mode
