@@ -168,9 +168,19 @@ def build(values: Mapping[str, Any]) -> Config:
         tables.setdefault(KEYS[key], {})[key] = converted
     try:
         parts: dict[str, Any] = {name: TABLES[name](**body) for name, body in tables.items()}
-        return Config(**parts)
+        return Config(**_within_window(parts, "bptt" in values))
     except ValueError as error:
         raise ConfigurationError(str(error)) from None
+
+
+def _within_window(parts: dict[str, Any], bptt_given: bool) -> dict[str, Any]:
+    """Return the tables, in which the default of `bptt` is no more than `window`."""
+    stream: StreamConfig = parts.get("stream", StreamConfig())
+    model: ModelConfig = parts.get("model", ModelConfig())
+    learning: LearningConfig = parts.get("learning", LearningConfig())
+    if bptt_given or not learning.learn or model.mode != "carry" or learning.bptt <= stream.window:
+        return parts
+    return parts | {"learning": msgspec.structs.replace(learning, bptt=stream.window)}
 
 
 def _hint(kind: Any) -> str:

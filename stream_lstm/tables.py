@@ -132,7 +132,8 @@ class LearningConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     gradient: how far a gradient reaches back: `bptt` K elements; `snap1`, `hybrid` and `rtrl` to
     the beginning, more and more exactly; `auto` is `hybrid` for `dekf` where that is defined, else
     `bptt`.
-    bptt: elements K that the gradient `bptt` reaches back, no more than `window`.
+    bptt: elements K that the gradient `bptt` reaches back, no more than `window`; by default
+        `window` where that is less.
     targets: learn from `every` element's own next value, or at the `published` predictions alone.
     positive_weight: how much a positive label counts beside a negative one.
     optimizer: an optimiser of optax by name, or `dekf`, the node-decoupled Kalman filter.

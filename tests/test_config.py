@@ -196,7 +196,7 @@ def test_a_clip_that_clips_nothing_is_refused(value: Any) -> None:
 
 
 def test_a_tape_longer_than_the_warm_up_is_refused_where_it_matters() -> None:
-    assert "lower bptt or raise window" in str(refused({"learn": True, "window": 49}))
+    assert "lower bptt or raise window" in str(refused({"learn": True, "window": 49, "bptt": 50}))
     build({"learn": True, "window": 50})
     build({"learn": False, "window": 3})
     build({"learn": True, "window": 3, "mode": "window"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import operator
 import warnings
 from collections.abc import Mapping, Sequence
@@ -56,6 +57,7 @@ class Predictor:
                 f"weights are a mapping of layers to kernels, not {type(weights).__name__}",
                 key="weights",
             )
+        self._made = (features, columns, weights, scaler, settings)
         named = [features] if isinstance(features, str) else list(features)
         given = [columns] if isinstance(columns, str) else columns
         self.columns = tuple(given or columns_of(named))
@@ -128,9 +130,11 @@ class Predictor:
             message = 'labels come from the series itself; construct with labels="external"'
             raise UsageError(message)
         try:
-            y = float(label)
-        except (TypeError, ValueError):
-            raise DataError(f"the label is refused: {label!r} is not a number") from None
+            y = _number(label)
+        except (TypeError, ValueError, OverflowError):
+            raise DataError(f"the label is refused: {label!r:.60} is not a number") from None
+        if n is not None:
+            n = _place(n)
         stream = self._session.streams.get(STREAM)
         oldest = None if stream is None else stream.ledger.oldest()
         wanted = oldest if n is None else n
@@ -168,28 +172,49 @@ class Predictor:
         """
         self._session.restore(data)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy is made of: arguments, and a snapshot; no code is in it."""
+        latest = self.last_update, self.last_score
+        return {"made": self._made, "snapshot": self.snapshot(), "latest": latest}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        features, columns, weights, scaler, settings = state["made"]
+        self.__init__(features, columns, weights=weights, scaler=scaler, **settings)  # type: ignore[misc]
+        self.restore(state["snapshot"])
+        self.last_update, self.last_score = state["latest"]
+
     def row(self, fields: Mapping[str, float] | Sequence[float]) -> list[float]:
         """Return the values of a tick in the order of `columns`; DataError where one lacks."""
-        if isinstance(fields, Mapping):
-            missing = [name for name in self.columns if name not in fields]
-            if missing:
-                raise DataError(
-                    f"the tick has no field {missing[0]!r} (it has {', '.join(fields)})"
-                )
-            fields = [fields[name] for name in self.columns]
-        if not isinstance(fields, Sequence | np.ndarray) or isinstance(fields, str | bytes):
-            raise DataError(
-                f"a tick is a mapping or a sequence of values, not {type(fields).__name__}"
-            )
-        if len(fields) != len(self.columns):
+        values: Any = fields if type(fields) is list else self._values(fields)
+        if len(values) != len(self.columns):
             raise DataError(
                 f"a tick has the {len(self.columns)} fields {', '.join(self.columns)}, "
-                f"not {len(fields)}"
+                f"not {len(values)}"
             )
         try:
-            return [_number(value) for value in fields]
-        except (TypeError, ValueError) as error:
+            return [_number(value) for value in values]
+        except (TypeError, ValueError, OverflowError) as error:
             raise DataError(f"a field of the tick is not a number: {error}") from None
+
+    def _values(self, fields: Any) -> Any:
+        """Return what can be counted and walked; a mapping in the order of `columns`."""
+        if isinstance(fields, Mapping) or hasattr(fields, "to_dict"):  # a row of pandas
+            missing = [name for name in self.columns if name not in fields]
+            if missing:
+                has = ", ".join(map(str, fields.keys()))
+                raise DataError(f"the tick has no field {missing[0]!r} (it has {has})")
+            return [fields[name] for name in self.columns]
+        if isinstance(fields, str | bytes) or not hasattr(fields, "__getitem__"):
+            raise DataError(
+                "a tick is a mapping or a sequence of values, such as [1.5], not "
+                f"{type(fields).__name__}"
+            )
+        if getattr(fields, "ndim", 1) != 1:
+            raise DataError(
+                f"a tick is one row of values, and this array has the shape {fields.shape}: "
+                "write [x] for a number x, and step over the rows of a table one by one"
+            )
+        return fields
 
     def _look(self) -> None:
         self._unseen = 0
@@ -207,24 +232,62 @@ class Predictor:
             self._refusal = event
 
 
+def _place(n: Any) -> int:
+    """Return the number of a prediction as an int; DataError for what is not one."""
+    try:
+        return -1 if isinstance(n, bool | np.bool_) else operator.index(n)
+    except TypeError:
+        if isinstance(n, float) and n.is_integer():
+            return int(n)
+        raise DataError(
+            f"the label is refused: n = {n!r:.60} is not the number of a prediction"
+        ) from None
+
+
 def _scores(session: Session) -> Scoreboard:
     session.look()
     return session.scores.total()
 
 
 def _time(t_ns: Any) -> int:
-    """Return a time as an int; DataError for what is not one of 64 bits."""
+    """Return a time as an int; DataError for what is not one of 64 bits.
+
+    A date that knows its zone counts, as one of pandas does; one of NumPy is in UTC.
+    """
+    if isinstance(t_ns, np.datetime64) and not np.isnat(t_ns):
+        t_ns = t_ns.astype("datetime64[ns]").astype(np.int64)
+    elif isinstance(t_ns, datetime.datetime):
+        t_ns = _since_1970(t_ns)
     try:
         time = operator.index(t_ns)
     except TypeError as error:
-        raise DataError(f"t_ns is a whole number of nanoseconds: {error}") from None
+        raise DataError(
+            f"t_ns is a whole number of nanoseconds since 1970, or a datetime: {error}"
+        ) from None
     if not -(2**63) <= time < 2**63:
         raise DataError(f"t_ns is a whole number of nanoseconds: {time} takes over 64 bits")
     return time
 
 
+def _since_1970(time: datetime.datetime) -> int:
+    if time != time:  # NaT
+        raise DataError("t_ns is NaT, which is no time")
+    if time.tzinfo is None:
+        raise DataError(
+            f"t_ns = {time!r} has no time zone: write {time:%Y-%m-%d %H:%M} with "
+            "tzinfo=datetime.UTC, or pass nanoseconds"
+        )
+    passed = time - datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+    whole = (passed.days * 86_400 + passed.seconds) * 10**9 + passed.microseconds * 1000
+    return whole + getattr(time, "nanosecond", 0)  # which pandas has
+
+
 def _number(value: Any) -> float:
-    """Return a field as float; TypeError for text, which float() would read."""
+    """Return a field as float; TypeError for what float() would read or cut."""
+    if type(value) is float:
+        return value
     if isinstance(value, str | bytes):
-        raise TypeError(f"{value!r} is text")
+        raise TypeError(f"{value!r:.60} is text")
+    if isinstance(value, complex | np.complexfloating):
+        raise TypeError(f"{value!r:.60} is complex")
     return float(value)

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import copy
+import datetime
+import decimal
+import fractions
+import math
+import pickle
+import pickletools
+import re
+import subprocess
+import sys
+
+import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 
 from stream_lstm import ConfigurationError, DataError, Prediction, Predictor, StreamLSTMError
+from stream_lstm.config import build
 from stream_lstm.errors import SnapshotError, UsageError
 
 SETTINGS = {"window": 20, "stride": 5, "hidden": 4, "bptt": 10}
@@ -157,3 +171,167 @@ def test_a_label_that_may_be_revised_counts_when_it_is_settled(series: np.ndarra
         Predictor("x", weights="w.safetensors")  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="there are size"):
         Predictor("price", "size")
+
+
+# ---- copies, and what people hand over --------------------------------------------------
+
+ONE_BY_ONE = {"window": 1, "hidden": 2, "stride": 1}
+COPIED = {"window": 10, "hidden": 4, "stride": 2}
+
+
+def moved(**settings):
+    predictor = Predictor("x", **COPIED, **settings)
+    for k in range(40):
+        predictor.step([math.sin(k)])
+    return predictor
+
+
+@pytest.mark.parametrize(
+    "how", [copy.deepcopy, copy.copy, lambda p: pickle.loads(pickle.dumps(p))]
+)
+@pytest.mark.parametrize("settings", [{}, {"learn": True}], ids=str)
+def test_a_copy_continues_to_the_same_bits(how, settings):
+    predictor = moved(**settings)
+    made = how(predictor)
+    assert made.snapshot() == predictor.snapshot()
+    assert (made.last_update, made.last_score) == (predictor.last_update, predictor.last_score)
+    for k in range(20):
+        assert made.step([0.1 * k]) == predictor.step([0.1 * k])
+    predictor.step([5.0])
+    assert made.snapshot() != predictor.snapshot(), "they have a state each"
+
+
+def test_a_pickle_goes_to_another_process_and_names_no_code_but_the_class(tmp_path):
+    predictor = moved(learn=True)
+    data = pickle.dumps(predictor)
+    (tmp_path / "p").write_bytes(data)
+    names = [arg for op, arg, _ in pickletools.genops(data) if op.name == "SHORT_BINUNICODE"]
+    modules = {name for name in names if name.startswith("stream_lstm")}
+    assert modules <= {"stream_lstm.core.predictor", "stream_lstm.events"}
+    code = (
+        "import pickle, sys\n"
+        "p = pickle.load(open(sys.argv[1], 'rb'))\n"
+        "p.step([0.5])\n"
+        "print(p.step([0.25]).p)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "p")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    first, second = predictor.step([0.5]), predictor.step([0.25])
+    assert first is None
+    assert float(done.stdout) == second.p
+
+
+TICKS = {
+    "a list": [1.5],
+    "a tuple": (1.5,),
+    "an array": np.array([1.5]),
+    "of 0 dimensions": [np.array(1.5)],
+    "a mapping": {"x": 1.5},
+    "a row of pandas": pd.Series({"x": 1.5, "other": 2.0}),
+    "a row of itertuples": next(pd.DataFrame({"x": [1.5]}).itertuples(index=False)),
+    "a decimal": [decimal.Decimal("1.5")],
+    "a fraction": [fractions.Fraction(3, 2)],
+    "of JAX": jnp.array([1.5]),
+}
+
+
+@pytest.mark.parametrize("name", TICKS)
+def test_what_stands_for_a_tick_is_taken_as_one(name):
+    predictor, plain = Predictor("x", **ONE_BY_ONE), Predictor("x", **ONE_BY_ONE)
+    for _ in range(3):
+        assert predictor.step(TICKS[name]) == plain.step([1.5])
+
+
+NO_TICKS = {
+    "an array without dimensions": (np.array(1.5), "one row of values"),
+    "a table": (np.array([[1.5]]), "one row of values"),
+    "a number": (1.5, "such as [1.5], not float"),
+    "a set": ({1.5}, "not set"),
+    "a text": ("1.5", "not str"),
+    "a text within": (["1.5"], "is text"),
+    "a whole number beyond float": ([10**400], "too large"),
+    "complex": ([1 + 0j], "is complex"),
+    "complex of NumPy": ([np.complex128(1)], "is complex"),
+    "nothing": ([None], "not a number"),
+    "a missing value": ([pd.NA], "not a number"),
+    "a date": ([datetime.datetime.now(datetime.UTC)], "not a number"),
+    "a row of pandas without it": (pd.Series({"y": 1.0, 0: 2.0}), "no field 'x' (it has y, 0)"),
+}
+
+
+@pytest.mark.parametrize("name", NO_TICKS)
+def test_what_is_no_tick_is_refused_with_the_remedy(name):
+    fields, words = NO_TICKS[name]
+    predictor = Predictor("x", **ONE_BY_ONE)
+    before = predictor.snapshot()
+    with pytest.raises(DataError, match=re.escape(words)):
+        predictor.step(fields)
+    assert predictor.snapshot() == before
+
+
+INSTANT = 1_704_067_200_123_456_000
+
+
+@pytest.mark.parametrize(
+    "t_ns",
+    [
+        np.int64(INSTANT),
+        np.datetime64(INSTANT, "ns"),
+        pd.Timestamp(INSTANT, tz="UTC"),
+        pd.Timestamp(INSTANT, tz="UTC").tz_convert("Asia/Tokyo"),
+        pd.Timestamp(INSTANT, tz="UTC").to_pydatetime(),
+    ],
+    ids=repr,
+)
+def test_a_time_may_be_a_date_that_knows_its_zone(t_ns):
+    assert Predictor("x", **ONE_BY_ONE).step([1.0], t_ns).t_ns == INSTANT
+
+
+def test_the_nanoseconds_of_a_date_of_pandas_count():
+    time = pd.Timestamp(INSTANT + 789, tz="UTC")
+    assert Predictor("x", **ONE_BY_ONE).step([1.0], time).t_ns == INSTANT + 789
+
+
+@pytest.mark.parametrize(
+    ("t_ns", "words"),
+    [
+        (datetime.datetime(2024, 1, 1), "no time zone"),
+        (pd.NaT, "NaT"),
+        (np.datetime64("NaT"), "whole number of nanoseconds"),
+        (1.7e18, "whole number of nanoseconds"),
+        ("2024-01-01", "whole number of nanoseconds"),
+        (None, "whole number of nanoseconds"),
+        (2**63, "64 bits"),
+    ],
+    ids=repr,
+)
+def test_what_is_no_time_is_refused(t_ns, words):
+    with pytest.raises(DataError, match=words):
+        Predictor("x", **ONE_BY_ONE).step([1.0], t_ns)
+
+
+@pytest.mark.parametrize("n", ["2", None.__class__, 2.5, [2], float("nan"), float("inf")])
+def test_what_is_no_number_of_a_prediction_is_refused(n):
+    predictor = Predictor("x", **ONE_BY_ONE, labels="external", horizon=0)
+    predictor.step([1.0])
+    predictor.step([1.0])
+    with pytest.raises(DataError, match="is not the number of a prediction"):
+        predictor.learn(1, n)
+    assert predictor.learn(1, np.int64(2)).n == 2
+    assert predictor.learn(1, 1.0).n == 1
+
+
+def test_text_is_no_label():
+    predictor = Predictor("x", **ONE_BY_ONE, labels="external", horizon=0)
+    predictor.step([1.0])
+    with pytest.raises(DataError, match="'1' is not a number"):
+        predictor.learn("1")
+
+
+def test_the_reach_of_learning_follows_a_shorter_window():
+    assert build({"features": ["x"], "learn": True, "window": 20}).learning.bptt == 20
+    assert build({"features": ["x"], "learn": True, "window": 200}).learning.bptt == 50
+    assert build({"features": ["x"], "learn": True, "window": 20, "bptt": 5}).learning.bptt == 5
+    assert build({"features": ["x"], "window": 20}).learning.bptt == 50
+    with pytest.raises(ConfigurationError, match="bptt=30 reaches back further"):
+        Predictor("x", learn=True, window=20, bptt=30)

@@ -31,7 +31,7 @@ ANNOUNCED = 1
 
 
 def publisher(session, bind=ANY_PORT, **more):
-    return Publisher(bind, **{"columns": ("x",), "session": session, "heartbeat_s": 0.0, **more})
+    return Publisher(bind, **{"columns": ("x",), "session": session, "heartbeats": False, **more})
 
 
 @contextlib.contextmanager
@@ -117,7 +117,7 @@ def test_where_any_may_send_a_new_session_takes_over_and_is_reported():
 PROCESS = """
 import sys
 from stream_lstm.feed.publisher import Publisher
-out = Publisher("tcp://127.0.0.1:*", columns=("x",), session="first", heartbeat_s=0.0)
+out = Publisher("tcp://127.0.0.1:*", columns=("x",), session="first", heartbeats=False)
 print(out.endpoint, flush=True)
 out.wait_for_subscribers(1, 60)
 for k in range(50):

@@ -599,7 +599,7 @@ def test_the_options_reach_sqlite(path):
 def test_the_frozen_store_of_version_1_is_read(path):
     thaw(path)
     connection = schema.connect_reader(path)
-    setup = read_setup(connection)
+    setup = read_setup(connection, str(path))
     stored = [one for parts in history(connection) for part in parts for one in part.events()]
     came = list(entries(connection))
     positions = read_positions(connection)

@@ -54,7 +54,7 @@ def kept(path):
 def verified(path, begin=None):
     connection = connect_reader(path)
     try:
-        setup = read_setup(connection)
+        setup = read_setup(connection, str(path))
         session = Session(
             setup.config,
             setup.columns,
@@ -154,7 +154,7 @@ def test_other_weights_to_start_from_are_the_cause(path):
         pass
     assert verified(path).difference is None
     change(path, "UPDATE setup SET value = x'00' WHERE name = 'start'")
-    with pytest.raises(StoreError, match="weights to start from are not those"):
+    with pytest.raises(StoreError, match="checksum of its weights to start from is wrong"):
         verified(path)
     with Kept(path.with_name("u.db"), config) as unlike:
         unlike.give()
