@@ -13,7 +13,6 @@ session that it was called by. The stacks of the threads tell these cases apart.
 
 from __future__ import annotations
 
-import os
 import sys
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +25,7 @@ import numpy as np
 from ..errors import UsageError
 from ..events import Gap, Label, SessionStart, Ticks
 from ..model.forecaster import Params
-from ..model.forked import check_forked
+from ..model.forked import call_in_child, check_forked
 from .many import Arrivals
 from .session import Session
 from .snapshot import Frozen, freeze, join, restore
@@ -305,5 +304,4 @@ def _close_in_child() -> None:
         session._open = True
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_close_in_child)
+call_in_child(_close_in_child)

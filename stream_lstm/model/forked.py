@@ -7,6 +7,7 @@ the first computation never ends.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 from jax._src import xla_bridge
 
@@ -32,5 +33,10 @@ def _note() -> None:
     _forked = _forked or bool(started())
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_note)
+def call_in_child(function: Callable[[], None]) -> None:
+    """Have a function called in every forked child, where there are any on this system."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=function)
+
+
+call_in_child(_note)
