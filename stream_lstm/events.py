@@ -259,6 +259,20 @@ class Fresh(msgspec.Struct, frozen=True):
     silent_s: float
 
 
+class OldTimes(msgspec.Struct, frozen=True):
+    """`count` old ticks of a stream came; see `core.old_times` for which are.
+
+    `t_ns` is the time of the first, and `latest_ns` the time that the stream had reached before
+    it, both in ns since 1970. `where` names the origin for messages.
+    """
+
+    stream: str
+    count: int
+    t_ns: int
+    latest_ns: int
+    where: str = ""
+
+
 class Takeover(msgspec.Struct, frozen=True):
     """A stream of endpoint `owner` now belongs to endpoint `to`."""
 
@@ -268,5 +282,5 @@ class Takeover(msgspec.Struct, frozen=True):
 
 
 Input: TypeAlias = Ticks | Run | Label | Gap | SessionStart | End
-Notice: TypeAlias = Stale | Fresh | Takeover
+Notice: TypeAlias = Stale | Fresh | Takeover | OldTimes
 Output: TypeAlias = Prediction | Score | Update | Rollback | Expiry | Refusal

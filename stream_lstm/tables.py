@@ -18,6 +18,7 @@ Twin: TypeAlias = Literal["frozen", "stateless"]
 Sharing: TypeAlias = Literal["shared", "per-stream"]
 Scaling: TypeAlias = Literal["sd", "zscore", "none"]
 OnGap: TypeAlias = Literal["continue", "reset"]
+OnOldTime: TypeAlias = Literal["take", "warn", "refuse"]
 PayloadFormat: TypeAlias = Literal["record", "json", "float64"]
 Encoding: TypeAlias = Literal["msgpack", "json"]
 LogFormat: TypeAlias = Literal["text", "json"]
@@ -58,6 +59,9 @@ class StreamConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     revisions: of several labels for a prediction the `first` counts, or the `last` to come.
     label_hold: with `last`, elements for which a label may be revised before it counts.
     on_gap: `continue` flags predictions after lost ticks, `reset` also starts a fresh carry.
+    on_old_time: ticks whose time is before the latest one of their stream, or that repeat the time
+    and the values of the last one, are counted: `take` takes them, `warn` also logs them, `refuse`
+    refuses them.
     table: does nothing, and will go: every stream is kept in a table.
     """
 
@@ -73,6 +77,7 @@ class StreamConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     revisions: Revisions = "first"
     label_hold: Length = 100
     on_gap: OnGap = "continue"
+    on_old_time: OnOldTime = "warn"
     table: bool = False
 
 

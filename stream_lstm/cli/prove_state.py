@@ -84,13 +84,13 @@ def command(
 
 def prove(about: Subject) -> dict[str, Any]:
     """Run the whole proof and return what it found; raises what a replay raises."""
-    from ..core.elements import ElementMaker
+    from ..core.elements import maker_of
     from ..core.state_check import StateCheck
     from ..model.network import check_weights
     from .replay_results import ReplayResults
 
     file, config = about.file, about.config
-    maker = ElementMaker(config.stream.features, about.columns)
+    maker = maker_of(config.stream, about.columns)
     assert about.weights is not None
     start = clocks.perf_counter()
     weights = check_weights(_shape(config), about.weights)

@@ -61,7 +61,8 @@ class ReplayFeed:
         with ExitStack() as stack:
             stop = stack.enter_context(StopSwitch())
             stack.enter_context(stop_on_signals(stop))
-            look = stack.enter_context(row_order(file))
+            warns = self._session.config.stream.on_old_time == "warn"
+            look = stack.enter_context(row_order(file, warns=warns))
             report = stack.enter_context(file_progress(source, file.limit))
             blocks = source.blocks()
             if file.on_bad_row == "fail":  # what skips rows logs them, which one thread must do
@@ -83,7 +84,7 @@ class ReplayFeed:
                     self._check.push(ticks)
                 assert piece.numbers is not None
                 keys = None if piece.keys is None else Keys(*piece.keys)
-                look(piece.t_ns, piece.numbers, keys)
+                look(piece.t_ns, piece.values, piece.numbers, keys)
                 for line in self._clipped.look(self._session.table):
                     warn(line)
 

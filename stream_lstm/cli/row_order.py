@@ -16,16 +16,18 @@ from .process import warn
 if TYPE_CHECKING:
     from ..feed.keys import Keys
 
-Look: TypeAlias = "Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64], Keys | None], None]"
+Look: TypeAlias = """Callable[
+    [npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.int64], Keys | None], None
+]"""
 
 
 @contextmanager
-def row_order(file: InputFile) -> Iterator[Look]:
-    """Give a function that looks at rows in turn: times (m,), numbers (m,) and streams.
+def row_order(file: InputFile, *, warns: bool = True) -> Iterator[Look]:
+    """Give a function that looks at rows: times (m,), values (m, C), numbers (m,), streams.
 
     What it saw is told at the end.
     """
     order = TimeOrder()
-    yield (lambda *_: None) if file.time is None else order.look
+    yield order.look if warns and file.time is not None else lambda *_: None
     if line := order.warning(f"{file.path}:{order.first}"):
         warn(line)

@@ -160,7 +160,7 @@ class Sender:
         file, step = self._publication.file, self._publication.block
         with row_order(file) as look, file_progress(source, file.limit) as report:
             for block in source.blocks():
-                look(block.t_ns, block.rows, block.keys)
+                look(block.t_ns, block.values, block.rows, block.keys)
                 for start in range(0, len(block.values), step):
                     t_ns, values = (a[start : start + step] for a in (block.t_ns, block.values))
                     due = pacer.wait(self.ticks + len(t_ns) - 1, int(t_ns[-1]))

@@ -139,6 +139,9 @@ def details(summary: dict[str, Any]) -> list[str]:
         times = count(summary["rollbacks"], "times")
         rested = f"learning rested for {count(summary['updates_rested'], 'labels')}"
         lines.append(f"learning was rolled back {times}; {rested}")
+    if summary["old_ticks"]:
+        came = count(summary["old_ticks"], "ticks")
+        lines.append(f"old by their times, or repeated (--on-old-time): {came}")
     if summary["gaps"]:
         lines.append(f"gaps: {summary['gaps']:,}, {summary['missed']:,} ticks missed")
     if summary["expired"]:

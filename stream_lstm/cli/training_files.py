@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..config import Config
-from ..core.elements import ElementMaker, Memory
+from ..core.elements import Memory, maker_of
 from ..core.series import Series, make_series
 from ..errors import DataError
 from ..events import Refusal
@@ -47,15 +47,15 @@ class Reading:
         return series
 
     def _elements(self, file: InputFile) -> npt.NDArray[np.float32]:
-        maker = ElementMaker(self._config.stream.features, self._columns)
+        maker = maker_of(self._config.stream, self._columns)
         memory, runs = Memory.empty(len(self._columns)), [np.zeros((0, len(maker)), np.float32)]
         with (
             file.open(self._columns, self._log) as source,
-            row_order(file) as look,
+            row_order(file, warns=self._config.stream.on_old_time == "warn") as look,
             file_progress(source, file.limit) as report,
         ):
             for block in source.blocks():
-                look(block.t_ns, block.rows, block.keys)
+                look(block.t_ns, block.values, block.rows, block.keys)
                 refused = self._refused(file, block.rows)
                 made = maker.make(memory, block.t_ns, block.values, refused)
                 runs += [elements.copy() for _, elements in made]

@@ -23,7 +23,7 @@ import msgspec
 import numpy as np
 
 from ..errors import UsageError
-from ..events import Gap, Label, SessionStart, Ticks
+from ..events import Gap, Label, OldTimes, SessionStart, Ticks
 from ..model.forecaster import Params
 from ..model.forked import call_in_child, check_forked
 from .many import Arrivals
@@ -182,6 +182,10 @@ class AtomicSession:
         """Return copies of the weights that a stream uses."""
         return self._look(lambda session: session.weights_for(name))
 
+    def hear_old(self, listener: Callable[[OldTimes], object] | None) -> None:
+        """Have old ticks reported to a listener; see `Session.on_old`."""
+        self._look(lambda session: setattr(session, "on_old", listener))
+
     def reading(self, read: Callable[[Session], T]) -> T:
         """Return what a function reads of the session inside, whose state it leaves."""
         return self._look(read)
@@ -258,14 +262,15 @@ class AtomicSession:
         """Restore the state after the last call that took effect; may be torn itself."""
         session, base = self._plain, self._base
         if self._listeners is None:
-            self._listeners = session.emit, session.deliver, session.publish
+            self._listeners = session.emit, session.deliver, session.publish, session.on_old
+        session.on_old = None
         if not self._echo:
             session.emit = session.deliver = session.publish = None
         restore(session, join(base.state))
         session.stray_labels = base.stray_labels
         for method, arguments in base.calls:
             method(session, *arguments)
-        session.emit, session.deliver, session.publish = self._listeners
+        session.emit, session.deliver, session.publish, session.on_old = self._listeners
         self._listeners = None
         self._open = False
 

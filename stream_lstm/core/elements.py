@@ -1,7 +1,8 @@
 """From raw ticks to elements: feature memory, and the gate that nothing bad passes.
 
 A tick whose features are not all finite is refused alone: the memory keeps the last accepted
-ticks, so the next tick is compared with those, in a block as well as one by one.
+ticks, so the next tick is compared with those, in a block as well as one by one. Old ticks
+(see `old_times`) are refused before that, where they are to be refused.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from ..tables import LIMIT
+from ..tables import LIMIT, StreamConfig
 from .features import FeatureSet
-from .table import StreamTable
+from .old_times import NEVER, Old, find_old, joined
+from .table import HELD, LATEST, StreamTable
 
 Times: TypeAlias = npt.NDArray[np.int64]
 Values: TypeAlias = npt.NDArray[np.float64]
@@ -36,10 +38,17 @@ PASSES = 4
 
 
 class Memory(msgspec.Struct):
-    """The last accepted ticks: `t_ns` int64 (m,) and `values` float64 (m, C), m <= lag."""
+    """The last accepted ticks: `t_ns` int64 (m,) and `values` float64 (m, C), m <= lag.
+
+    `latest` is the latest time of the stream and `last` (C,) the values of the tick that had it
+    last, () before the first tick; `old` are the old ticks among those that were sifted last.
+    """
 
     t_ns: np.ndarray
     values: np.ndarray
+    latest: int = NEVER
+    last: np.ndarray = np.zeros(0)
+    old: Old | None = None
 
     @classmethod
     def empty(cls, columns: int) -> Memory:
@@ -64,11 +73,14 @@ class Sifted(NamedTuple):
 class ElementMaker:
     """Makes elements of ticks with the given columns.
 
-    Raises what `FeatureSet` raises.
+    refuse_old: refuse ticks that are old. Raises what `FeatureSet` raises.
     """
 
-    def __init__(self, expressions: Sequence[str], columns: Sequence[str]) -> None:
+    def __init__(
+        self, expressions: Sequence[str], columns: Sequence[str], *, refuse_old: bool = False
+    ) -> None:
         self.features = FeatureSet(expressions, columns)
+        self.refuse_old = refuse_old
         self.columns = tuple(columns)
         self._used = [self.columns.index(name) for name in self.features.columns_used]
         self._no_elements = np.zeros((0, len(self.features)), np.float32)
@@ -100,20 +112,90 @@ class ElementMaker:
 
     def sift(self, memory: Memory, t_ns: Times, values: Values) -> Iterator[Sifted]:
         """Yield the ticks of each `RUN`, sifted; `memory` is brought up to date before each."""
+        if self.refuse_old:
+            yield from self._sift_without_old(memory, t_ns, values)
+            return
+        bad: list[int] = []
+        for sifted, _ in self._runs(memory, t_ns, values):
+            bad += [index for _, index, _ in sifted.refused]
+            if len(sifted.t_ns) or sifted.refused:
+                yield sifted
+        old, memory.latest, memory.last = _old_but(memory, t_ns, values, bad)
+        memory.old = old if old is None else old.but(bad)
+
+    def _sift_without_old(self, memory: Memory, t_ns: Times, values: Values) -> Iterator[Sifted]:
+        """Yield what is made of the ticks that are not old.
+
+        Which are old depends on which of those before them are bad, and the other way round. So
+        the bad ones are guessed, none at first, and the guess is right where it follows from
+        itself. Where no guess is, the ticks are sifted in two halves.
+        """
+        bad: list[int] = []
+        for _ in range(PASSES):
+            old, latest, last = _old_but(memory, t_ns, values, bad)
+            known = msgspec.structs.replace(memory)
+            made = list(self._around(known, t_ns, values, old))
+            was, bad = bad, []
+            if sum(len(sifted.refused) for sifted in made) > (0 if old is None else len(old.at)):
+                gone = set() if old is None else set(old.at.tolist())
+                bad = [k for sifted in made for _, k, _ in sifted.refused if k not in gone]
+            if bad == was:
+                memory.t_ns, memory.values = known.t_ns, known.values
+                memory.old, memory.latest, memory.last = old, latest, last
+                yield from made
+                return
+        half, found = len(values) // 2, []
+        for part in (slice(half), slice(half, None)):
+            for sifted in self._sift_without_old(memory, t_ns[part], values[part]):
+                start = part.start or 0
+                yield sifted._replace(
+                    refused=[(n, start + k, why) for n, k, why in sifted.refused]
+                )
+            if memory.old is not None:
+                found.append(memory.old._replace(at=memory.old.at + (part.start or 0)))
+        memory.old = joined(found)
+
+    def _around(
+        self, memory: Memory, t_ns: Times, values: Values, old: Old | None
+    ) -> Iterator[Sifted]:
+        """Yield what is made of the ticks around old ones, which are among those refused."""
+        out = np.zeros(0, np.int64) if old is None else old.at
+        kept = np.delete(np.arange(len(values)), out)
+        places, reasons = np.searchsorted(kept, out), [] if old is None else old.reasons()
+        start = done = 0
+        for sifted, stop in self._runs(memory, t_ns[kept], values[kept]):
+            end = int(np.searchsorted(places, stop)) if stop < len(kept) else len(places)
+            at = places[done:end]
+            bad = [index for _, index, _ in sifted.refused]
+            before = at - start - np.searchsorted(bad, at) if len(sifted.t_ns) else 0 * at
+            refused = list(
+                zip(before.tolist(), out[done:end].tolist(), reasons[done:end], strict=True)
+            )
+            if bad:
+                refused += [(n, int(kept[index]), why) for n, index, why in sifted.refused]
+                refused.sort(key=lambda one: one[1])
+            if len(sifted.t_ns) or refused:
+                yield sifted._replace(refused=refused)
+            start, done = stop, end
+        if done < len(places):
+            refused = [(0, k, why) for k, why in zip(out.tolist(), reasons, strict=True)]
+            yield Sifted(memory, t_ns[:0], values[:0], self._no_elements, refused)
+
+    def _runs(self, memory: Memory, t_ns: Times, values: Values) -> Iterator[tuple[Sifted, int]]:
+        """Yield the ticks of each run, sifted, and where the next run begins."""
         lag, start, size = self.features.lag, 0, RUN
         while start < len(values):
             if len(memory.values) < lag:
                 before = Memory(memory.t_ns, memory.values)
                 start, refused = self._remember_first(memory, t_ns, values, start)
-                if refused:
-                    yield Sifted(before, t_ns[:0], values[:0], self._no_elements, refused)
+                yield Sifted(before, t_ns[:0], values[:0], self._no_elements, refused), start
                 continue
             part = slice(start, min(start + size, len(values)))
             sifted, settled = self._sift(memory, t_ns[part], values[part], start)
             # What could not be told in a few passes is left for the next, shorter run.
             size = RUN if settled == part.stop - start else max(2 * settled, SHORT)
             start += settled
-            yield sifted
+            yield sifted, start
 
     def _sift(self, memory: Memory, t_ns: Times, values: Values, start: int) -> tuple[Sifted, int]:
         """Return what was made of the first ticks of a run, and of how many."""
@@ -236,7 +318,7 @@ class ElementMaker:
 
     def accepts(self, memory: Memory, t_ns: Times, values: Values) -> bool:
         """Return whether a tick, t_ns (1,) and values (1, C), would make an element now."""
-        known = Memory(memory.t_ns, memory.values)  # what is remembered is replaced, not written
+        known = msgspec.structs.replace(memory)  # what is remembered is replaced, not written
         return any(len(elements) for _, elements in self.make(known, t_ns, values, _nobody))
 
     def first_good(self, values: Values) -> Bools:
@@ -283,6 +365,27 @@ class ElementMaker:
         bad = next((k for k, number in enumerate(numbers) if not abs(number) < LIMIT), 0)
         told = ", ".join(f"{self.columns[k]}={fields[k]:g}" for k in self._used)
         return f"feature {self.features.names[bad]} is {numbers[bad]:g} ({told})"
+
+
+def maker_of(stream: StreamConfig, columns: Sequence[str]) -> ElementMaker:
+    """Return what makes the elements of a stream of a configuration."""
+    return ElementMaker(stream.features, columns, refuse_old=stream.on_old_time == "refuse")
+
+
+def _old_but(
+    memory: Memory, t_ns: Times, values: Values, bad: Sequence[int]
+) -> tuple[Old | None, int, Values]:
+    """Return the old ones among ticks of which some are bad, and what is the latest after them."""
+    latest, last = np.array([memory.latest]), np.zeros((1, values.shape[1]))
+    last[:, : len(memory.last)] = memory.last
+    if not len(values):
+        return None, memory.latest, last[0]
+    good = None
+    if bad:
+        good = np.ones(len(values), np.bool_)
+        good[bad] = False
+    old = find_old(latest, last, np.zeros(1, np.int64), t_ns, values, good)
+    return old, int(latest[0]), last[0]
 
 
 def _nobody(index: int, reason: str) -> None:
@@ -349,12 +452,13 @@ class Made(NamedTuple):
     """What was made of m ticks.
 
     `made` (m,) tells which have an element, a row of `elements` (m, F); `refused` holds (tick,
-    reason) of those that were not let in, in order.
+    reason) of those that were not let in, in order. `old` are the old ones, stream by stream.
     """
 
     made: Bools
     elements: Elements
     refused: list[tuple[int, str]]
+    old: Old | None = None
 
 
 class TableMaker:
@@ -394,15 +498,16 @@ class TableMaker:
         order = np.argsort(small, kind="stable")
         return Block(distinct, local, order, np.bincount(local, minlength=len(distinct)))
 
-    def make(self, block: Block, remembered: Positions, t_ns: Times, values: Values) -> Made:
+    def make(self, block: Block, rows: Positions, t_ns: Times, values: Values) -> Made:
         """Return what the ticks t_ns (m,), values (m, C) make, and remember them.
 
-        `remembered` (d,) is how many ticks each stream remembers, and is brought up to date.
+        `rows` (d, columns) are the streams' rows of the table's `ints`. How many ticks each stream
+        remembers, and its latest time, are brought up to date there.
         """
         if not self.lag:
             elements = self.features.evaluate(t_ns, values)
-            return self._without_memory(values, elements)
-        held, lag = remembered.astype(np.int64), self.lag
+            return self._without_memory(block, rows, t_ns, values, elements)
+        held, lag = rows[:, HELD].copy(), self.lag
         lengths = held + block.counts
         ends = np.cumsum(lengths)
         # Where each tick, stream by stream, comes to stand among the remembered ones.
@@ -427,16 +532,66 @@ class TableMaker:
         spoilt = np.zeros(len(block.streams), np.bool_)
         if not good.all():
             spoilt[block.local[block.order[~good]]] = True
-        refused = self._spoilt(block, spoilt, held, t_ns, values, made, elements)
+        latest, last = rows[:, LATEST].copy(), self.table.last.take(block.streams, 0)
+        old = self._find_old(block, ~spoilt[block.local], latest, last, t_ns, values)
+        if old is not None and self.maker.refuse_old:
+            spoilt[block.local[old.at]], old = True, None
+        memories = self._memories(block, spoilt, held, rows)
+        refused = self._spoilt(block, memories, held, t_ns, values, made, elements)
         self._remember(block, ~spoilt, lengths, ends, run_t, run_v)
-        remembered[:] = np.where(spoilt, held, np.minimum(lengths, lag))
-        return Made(made, elements, refused)
+        rows[:, HELD] = np.where(spoilt, held, np.minimum(lengths, lag))
+        found = [] if old is None else [old]
+        for k, memory in memories.items():
+            latest[k], last[k] = memory.latest, memory.last
+            if memory.old is not None:
+                at = block.order[block.starts[k] : block.starts[k] + block.counts[k]]
+                found.append(memory.old._replace(at=at[memory.old.at]))
+        rows[:, LATEST], self.table.last[block.streams] = latest, last
+        return Made(made, elements, refused, joined(found))
 
-    def _without_memory(self, values: Values, elements: Elements) -> Made:
-        good = good_rows(elements)
-        bad = np.flatnonzero(~good)
+    def _find_old(
+        self, block: Block, wanted: Bools, latest: Times, last: Values, t_ns: Times, values: Values
+    ) -> Old | None:
+        """Return the old ones among ticks of streams whose ticks are `wanted` (m,).
+
+        They come stream by stream. `latest` (d,) and `last` (d, C) are brought up to date.
+        """
+        at, streams, starts = block.order, np.arange(len(block.streams)), block.starts
+        if not wanted.all():
+            at = at[wanted[at]]
+            counts = np.bincount(block.local[at], minlength=len(streams))
+            streams = np.flatnonzero(counts)
+            starts = np.cumsum(counts[streams]) - counts[streams]
+        if not len(at):
+            return None
+        new, new_last = latest[streams], last[streams]
+        old = find_old(new, new_last, starts, t_ns[at], values[at])
+        latest[streams], last[streams] = new, new_last
+        return None if old is None else old._replace(at=at[old.at])
+
+    def _without_memory(
+        self, block: Block, rows: Positions, t_ns: Times, values: Values, elements: Elements
+    ) -> Made:
+        good, why = good_rows(elements), dict[int, str]()
+        last, order, old = self.table.last.take(block.streams, 0), block.order, None
+        if len(order):
+            able = None if good.all() else good[order]
+            known = rows[:, LATEST], last, block.starts
+            old = find_old(*known, t_ns[order], values[order], able)
+        self.table.last[block.streams] = last
+        if old is not None:
+            old = old._replace(at=order[old.at])
+            if self.maker.refuse_old:
+                good[old.at] = False
+                why = dict(zip(old.at.tolist(), old.reasons(), strict=True))
+            else:
+                old = old.but(np.flatnonzero(~good))
         reason = self.maker.reason
-        return Made(good, elements, [(int(k), reason(values[k], elements[k])) for k in bad])
+        refused = [
+            (k, why.get(k) or reason(values[k], elements[k]))
+            for k in np.flatnonzero(~good).tolist()
+        ]
+        return Made(good, elements, refused, old)
 
     def _laid_out(
         self,
@@ -464,27 +619,40 @@ class TableMaker:
         run_t = np.concatenate([times, t_ns]).take(source)
         return run_t, np.concatenate([rows, values]).take(source, 0)
 
+    def _memories(
+        self, block: Block, spoilt: Bools, held: Positions, rows: Positions
+    ) -> dict[int, Memory]:
+        """Return what the streams that are spoilt remembered before the block, by their place."""
+        memory_t, memory_v = self.table.memory_t, self.table.memory_v
+        found = {}
+        for k in np.flatnonzero(spoilt).tolist():
+            row, of = block.streams[k], held[k]
+            old_t, old_v = memory_t[row, :of].copy(), memory_v[row, :of].copy()
+            last = self.table.last[row].copy()
+            found[k] = Memory(old_t, old_v, int(rows[k, LATEST]), last)
+        return found
+
     def _spoilt(
         self,
         block: Block,
-        spoilt: Bools,
+        memories: dict[int, Memory],
         held: Positions,
         t_ns: Times,
         values: Values,
         made: Bools,
         elements: Elements,
     ) -> list[tuple[int, str]]:
-        """Make the elements of streams with a bad tick again, each stream by itself."""
+        """Make the elements of streams with a refused tick again, each stream by itself."""
         refused: list[tuple[int, str]] = []
         starts = block.starts
-        for k in np.flatnonzero(spoilt):
+        for k, memory in memories.items():
             at = block.order[starts[k] : starts[k] + block.counts[k]]
             row = block.streams[k]
             old_t, old_v = self.table.memory_t[row], self.table.memory_v[row]
-            memory = Memory(old_t[: held[k]].copy(), old_v[: held[k]].copy())
             sifted = list(self.maker.sift(memory, t_ns[at], values[at]))
             bad = [index for one in sifted for _, index, _ in one.refused]
-            refused += [(int(at[index]), why) for one in sifted for _, index, why in one.refused]
+            reasons = [why for one in sifted for *_, why in one.refused]
+            refused += zip(at[bad].tolist(), reasons, strict=True)
             runs = [one.elements for one in sifted if len(one.elements)]
             let_in = np.delete(at, bad)
             made[at] = False

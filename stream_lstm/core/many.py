@@ -21,17 +21,18 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ConfigurationError
-from ..events import Prediction, Refusal, Score, Ticks
+from ..events import OldTimes, Prediction, Refusal, Score, Ticks
 from ..records import Batch
 from .elements import Block, TableMaker
+from .old_times import Old
 from .table import (
     BASE_P,
     FIRST,
     FLAG_UNTIL,
-    HELD,
     LABELS,
     LAST,
     LAST_P,
+    OLD_TICKS,
     POSITIVES,
     PREDICTIONS,
     REFUSED_TICKS,
@@ -144,21 +145,33 @@ class Many:
         rows[:, TICKS] += block.counts
         rows[:, VISIBLE] = arrivals.numbered
         self._table.sources[block.streams] = arrivals.session
-        held = rows[:, HELD].copy()
-        made = self._maker.make(block, held, t_ns, values)
-        rows[:, HELD] = held
-        for at, _ in made.refused:
-            rows[block.local[at], REFUSED_TICKS] += 1
+        made = self._maker.make(block, rows, t_ns, values)
+        refused = np.array([at for at, _ in made.refused], np.int64)
+        rows[:, REFUSED_TICKS] += np.bincount(block.local[refused], minlength=len(rows))
+        if made.old is not None:
+            self._old(block, rows, made.old, arrivals, part.start)
         predictions, scores = self._step(block, rows, made.made, made.elements, t_ns)
         ints[block.streams] = rows
+        names = self._table.called[streams[refused]].tolist()
+        begins = np.array([first for first, _ in arrivals.origins])
+        of = (np.searchsorted(begins, refused + part.start, side="right") - 1).tolist()
         refusals = []
-        for at, reason in made.refused:
-            first, where = _origin(arrivals, at + part.start)
-            index = at + part.start - first
-            refusals.append(
-                (at, Refusal(self._table.names[streams[at]], "tick", reason, index, where))
-            )
+        for (at, reason), name, k in zip(made.refused, names, of, strict=True):
+            first, where = arrivals.origins[k]
+            refusals.append((at, Refusal(name, "tick", reason, at + part.start - first, where)))
         session.hand_over_columns(predictions, scores, refusals)
+
+    def _old(self, block: Block, rows: Longs, old: Old, arrivals: Arrivals, start: int) -> None:
+        """Count ticks that are old, and report them for each stream."""
+        of, first, counts = np.unique(block.local[old.at], return_index=True, return_counts=True)
+        rows[of, OLD_TICKS] += counts
+        if self._session.on_old is None:
+            return
+        for k, at, count in zip(of.tolist(), first.tolist(), counts.tolist(), strict=True):
+            name = self._table.names[block.streams[k]]
+            where = _origin(arrivals, int(old.at[at]) + start)[1]
+            times = int(old.t_ns[at]), int(old.latest_ns[at])
+            self._session.on_old(OldTimes(name, count, *times, where))
 
     def _step(
         self, block: Block, rows: Longs, made: Bools, xs: Any, t_ns: Longs

@@ -13,11 +13,12 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ..events import Output, Prediction, Refusal, Score
+from ..events import OldTimes, Output, Prediction, Refusal, Score
 from ..records import Batch, fields_of
 from .ledger import Pending
+from .old_times import Old
 from .scores import Scores
-from .stream import Waiting
+from .stream import Stream, Waiting
 
 BATCH = 512
 """Labels that are scored together where nobody asks for scores as they come."""
@@ -122,6 +123,7 @@ class Outlet:
 
     emit, deliver, scored, publish: see `Session`. `out` gathers what is still to be handed over,
     in order: a prediction as a tuple of its fields, a label that is to be scored, or a record.
+    `on_old`, which may be set, is called with the old ticks of a stream in each block.
     """
 
     def __init__(
@@ -137,6 +139,16 @@ class Outlet:
         self.emit, self.deliver, self.publish, self.scored = emit, deliver, publish, scored
         self.out: list[Any] = []
         self.later: list[Labelled] = []
+        self.on_old: Callable[[OldTimes], object] | None = None
+
+    def count_old(self, stream: Stream, old: Old | None, where: str) -> None:
+        """Count the old ones among ticks of a stream, and report them."""
+        if old is None:
+            return
+        stream.count("old_ticks", len(old.at))
+        if self.on_old is not None:
+            times = int(old.t_ns[0]), int(old.latest_ns[0])
+            self.on_old(OldTimes(stream.name, len(old.at), *times, where))
 
     def forget(self) -> None:
         """Drop what has not been handed over."""

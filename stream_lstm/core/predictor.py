@@ -13,10 +13,11 @@ import numpy.typing as npt
 
 from ..config import build
 from ..errors import ConfigurationError, DataError, InputWarning, UsageError
-from ..events import NO_TIME, Label, Output, Prediction, Refusal, Score, Update
+from ..events import NO_TIME, Label, OldTimes, Output, Prediction, Refusal, Score, Update
 from .atomic import AtomicSession
 from .clipped import LOOK, Clipped
 from .expressions import columns_of
+from .old_times import moment, reason
 from .scores import Scoreboard
 from .session import Session
 from .trial import Trial
@@ -65,6 +66,7 @@ class Predictor:
         self.last_score: Score | None = None
         self._prediction: Prediction | None = None
         self._refusal: Refusal | None = None
+        self._old: OldTimes | None = None
         # NumPy's numbers are as good as Python's.
         plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in settings.items()}
         config = build({"features": named, **plain})
@@ -73,6 +75,8 @@ class Predictor:
         )
         self._trial = self._session.reading(Trial)
         self._clipped, self._unseen = Clipped(config), 0
+        if config.stream.on_old_time == "warn":
+            self._session.hear_old(self._note_old)
 
     def step(
         self, fields: Mapping[str, float] | Sequence[float], t_ns: int = NO_TIME
@@ -81,6 +85,9 @@ class Predictor:
 
         fields: the tick's values by column name, or in the order of `columns`.
         t_ns: its time in nanoseconds since 1970, for `elapsed()` and for the record.
+
+        Warns (InputWarning), once, of a tick that is old: its time is before that of an earlier
+        one, or it repeats time and values; with `on_old_time="refuse"` it is not let in.
 
         Raises DataError for a tick that is not let in (a field that is missing or not a number,
         a feature that is not finite); the predictor is then as it was before. Warns
@@ -94,6 +101,8 @@ class Predictor:
         self._unseen += 1
         if self._unseen >= LOOK:
             self._look()
+        if self._old is not None:
+            self._warn(self._old)
         return self._prediction
 
     def peek(
@@ -220,6 +229,17 @@ class Predictor:
         self._unseen = 0
         for line in self._clipped.look(self._session.table):
             warnings.warn(line, InputWarning, stacklevel=3)
+
+    def _note_old(self, old: OldTimes) -> None:
+        self._old = old
+
+    def _warn(self, old: OldTimes) -> None:
+        """Warn of the first old tick, and of none after it."""
+        self._session.hear_old(None)
+        self._old = None
+        why = reason(moment(old.t_ns), moment(old.latest_ns))
+        told = f'the tick is taken though {why}; on_old_time="refuse" refuses such ticks'
+        warnings.warn(told, InputWarning, stacklevel=3)
 
     def _take(self, event: Output) -> None:
         if isinstance(event, Prediction):

@@ -34,7 +34,7 @@ from ..model.buffers import Shared, aligned
 from ..model.engine import Engine
 from ..model.forecaster import Params, slack
 from ..model.scaling import check_scaler
-from .elements import ElementMaker
+from .elements import maker_of
 from .labels import LabelPolicy
 from .learning import Learning
 from .many import Arrivals, Many
@@ -107,7 +107,7 @@ class Session(Outlet):
     ) -> None:
         self.config = config
         self.columns = tuple(columns)
-        self.maker = ElementMaker(config.stream.features, columns)
+        self.maker = maker_of(config.stream, columns)
         self.members = bank_members(config, members)
         self.engine = engine or Engine(config, len(self.maker), self.members)
         self.learned: dict[str, Learned] = {}
@@ -176,6 +176,10 @@ class Session(Outlet):
             good = False
         if not good:
             return self._odd_tick(stream, t_ns, values, where)
+        if t_ns > stream.latest:
+            stream.latest = t_ns
+        elif t_ns and stream.is_old(t_ns, values):
+            return self._odd_tick(stream, t_ns, values, where)
         stream.k += 1
         if stream.k == 1:
             self._behind[stream] = None
@@ -241,6 +245,7 @@ class Session(Outlet):
                 self.reach(stream, stream.n + 1)
                 made += len(sifted.elements)
             stream.remember(memory)
+            self.count_old(stream, memory.old, where)
             return made
         observer = self.observer
         observer.took(t_ns, values)
@@ -255,6 +260,7 @@ class Session(Outlet):
             self._walk(stream, run_t, elements)
             made += len(elements)
         stream.remember(memory)
+        self.count_old(stream, memory.old, where)
         return made
 
     def _refused(self, stream: Stream, index: int, reason: str, where: str) -> Refusal:
@@ -486,6 +492,7 @@ class Session(Outlet):
         end = lag + k
         elements = self.maker.features.evaluate(times[:end], values[:end])
         t_ns = times[lag:end].copy()
+        stream.last = stream.latest_values()
         stream.k = 0
         if lag:
             values[:lag], times[:lag] = values[k:end].copy(), times[k:end].copy()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 from collections import deque
+from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
@@ -37,6 +38,7 @@ from .table import (
     LAST,
     LAST_LABEL,
     LAST_P,
+    LATEST,
     POSITIVES,
     PREDICTIONS,
     REPEATS,
@@ -130,7 +132,9 @@ class Stream:
     `n` is the element count, `due` the element of the next prediction, `k` how many ticks wait and
     `left` how many may before they are stepped. `waiting` are the predictions that wait for a
     label of the series, the oldest first. `values` (lag + ROOM, C) and `times` are the row buffer,
-    of which `held` rows before index `lag` are the feature memory.
+    of which `held` rows before index `lag` are the feature memory. `latest` is the latest time,
+    and `last` the values of the tick that had it last, as it was when no tick waited; see
+    `old_times`.
     """
 
     __slots__ = (
@@ -141,7 +145,9 @@ class Stream:
         "k",
         "labels",
         "lag",
+        "last",
         "late",
+        "latest",
         "learned",
         "left",
         "n",
@@ -175,6 +181,8 @@ class Stream:
         self.learned: Any = None
         self.twin: Shared | None = None
         self.k = 0
+        self.latest: int
+        self.last: list[float]
         self.late: list[tuple[int, Refusal]] = []  # refused ticks to report before an element
         self.waiting: deque[Waiting] = deque()
         self.bind()
@@ -195,6 +203,7 @@ class Stream:
             view[row, REPEATS],
         )
         self.source, self.visible = table.sources[row], bool(view[row, VISIBLE])
+        self.latest, self.last = view[row, LATEST], table.last[row].tolist()
         first = lag - self.held
         self.values[first:lag] = table.memory_v[row, : self.held]
         self.times[first:lag] = table.memory_t[row, : self.held]
@@ -221,6 +230,7 @@ class Stream:
         table, row, lag, view = self.table, self.row, self.lag, self.view
         table.sources[row] = self.source
         view[row, VISIBLE], view[row, HELD] = self.visible, self.held
+        view[row, LATEST], table.last[row] = self.latest, self.last
         table.memory_v[row, : self.held] = self.values[lag - self.held : lag]
         table.memory_t[row, : self.held] = self.times[lag - self.held : lag]
         if self.side is not None:
@@ -242,6 +252,20 @@ class Stream:
         """Add to a counter, which stops at MAX_COUNT."""
         place = self.row, AT[name]
         self.view[place] = min(self.view[place] + by, MAX_COUNT)
+
+    def is_old(self, t_ns: int, values: Sequence[float | None]) -> bool:
+        """Return whether a tick that is not later than all before it is old."""
+        return t_ns < self.latest or all(
+            a == b for a, b in zip(values, self.latest_values(), strict=True)
+        )
+
+    def latest_values(self) -> list[float]:
+        """Return the values of the tick that had the latest time last, be it one that waits."""
+        for at in range(self.lag + self.k - 1, self.lag - 1, -1):
+            if self.t[at] == self.latest:
+                found: list[float] = self.values[at].tolist()
+                return found
+        return self.last
 
     def labelled(self, label: int, last: int) -> None:
         """Count a label that became known, for the plain forecasters; last: the one before it."""
@@ -266,11 +290,13 @@ class Stream:
     def memory(self) -> Memory:
         """Return a copy of the feature memory."""
         part = slice(self.lag - self.held, self.lag)
-        return Memory(self.times[part].copy(), self.values[part].copy())
+        last = np.array(self.last, np.float64)
+        return Memory(self.times[part].copy(), self.values[part].copy(), self.latest, last)
 
     def remember(self, memory: Memory) -> None:
         """Take over a feature memory."""
         self.held = len(memory.t_ns)
+        self.latest, self.last = memory.latest, memory.last.tolist()
         part = slice(self.lag - self.held, self.lag)
         self.times[part], self.values[part] = memory.t_ns, memory.values
 

@@ -1,9 +1,10 @@
 """The table of a session: one row for each stream, its numbers side by side in columns.
 
 `ints` holds where a stream stands and its counters, `carry` what the network carries, `memory_t`
-and `memory_v` the last accepted ticks, and `pending` the predictions that wait for a label of the
-series itself. A prediction waits for `horizon` elements and is made every `stride`, so a stream
-has a fixed number of places for them. What only some configurations need (a tape, a ledger of
+and `memory_v` the last accepted ticks, `last` the values of the tick that had the latest time, and
+`pending` the predictions that wait for a label of the series itself. A prediction waits for
+`horizon` elements and is made every `stride`, so a stream has a fixed number of places for them.
+What only some configurations need (a tape, a ledger of
 labels from outside) is kept beside the table; see `stream`.
 
 Elements are counted from 1 and the count never goes back. `fresh` is the count at the last reset:
@@ -24,6 +25,7 @@ import numpy.typing as npt
 from ..config import Config
 from ..events import MAX_COUNT
 from ..model.buffers import aligned
+from .old_times import NEVER
 
 Int64s: TypeAlias = npt.NDArray[np.int64]
 Float32s: TypeAlias = npt.NDArray[np.float32]
@@ -38,6 +40,7 @@ FIRST_ROWS = 16
 class Counters(msgspec.Struct):
     """What happened on a stream since it was opened.
 
+    `old_ticks` are those that `old_times` calls old, whether they were refused for it or not.
     Those of `labels_` are of labels from outside; see `labels.LabelPolicy`. `updates_refused` are
     those of the three reasons below together, `updates_rested` those that were left out after a
     roll-back.
@@ -45,6 +48,7 @@ class Counters(msgspec.Struct):
 
     ticks: int = 0
     refused_ticks: int = 0
+    old_ticks: int = 0
     refused_labels: int = 0
     labels_early: int = 0
     labels_repeated: int = 0
@@ -80,6 +84,7 @@ COLUMNS: tuple[str, ...] = (
     "labels",  # with the two below: what the plain forecasters count
     "positives",
     "repeats",
+    "latest",  # the latest time, in ns since 1970
     *COUNTED,
 )
 """The columns of `ints`."""
@@ -88,7 +93,8 @@ AT = {name: k for k, name in enumerate(COLUMNS)}
 """Where each is."""
 
 N, FRESH, FIRST, FLAG_UNTIL, LAST_LABEL, HELD, VISIBLE, EXPIRED = range(8)
-LABELS, POSITIVES, REPEATS = 8, 9, 10
+LABELS, POSITIVES, REPEATS, LATEST = 8, 9, 10, 11
+OLD_TICKS = AT["old_ticks"]
 TICKS, REFUSED_TICKS, PREDICTIONS = AT["ticks"], AT["refused_ticks"], AT["predictions"]
 
 P, BASE_P, LAST_P, LAST = range(4)
@@ -109,6 +115,7 @@ class TableState(msgspec.Struct, frozen=True):
     carry: np.ndarray
     memory_t: np.ndarray
     memory_v: np.ndarray
+    last: np.ndarray
     pending: np.ndarray
     own: np.ndarray
 
@@ -150,6 +157,7 @@ class StreamTable:
         self.carry: Float32s = aligned((rows, width))
         self.memory_t: Int64s = np.zeros((rows, lag), np.int64)
         self.memory_v: npt.NDArray[np.float64] = np.zeros((rows, lag, columns))
+        self.last: npt.NDArray[np.float64] = np.zeros((rows, columns))
         self.pending: npt.NDArray[np.float64] = np.zeros((rows, self.slots, 4))
         self.pending_sources: npt.NDArray[np.object_] = np.full((rows, self.slots), "", np.object_)
         self.sources: npt.NDArray[np.object_] = np.full(rows, "", np.object_)
@@ -184,7 +192,7 @@ class StreamTable:
         self.places[name] = row
         self.called[row] = name
         ints = self.ints[row]
-        ints[VISIBLE], ints[LAST_LABEL] = 1, -1
+        ints[VISIBLE], ints[LAST_LABEL], ints[LATEST] = 1, -1, NEVER
         ints[FIRST] = self.first_due(0)
         self.carry[row] = self._start
         if self._own is not None:
@@ -277,4 +285,4 @@ class StreamTable:
         self.places = {name: row for row, name in enumerate(self.names)}
 
 
-_ARRAYS = ("ints", "carry", "memory_t", "memory_v", "pending", "pending_sources", "own")
+_ARRAYS = ("ints", "carry", "memory_t", "memory_v", "last", "pending", "pending_sources", "own")

@@ -13,7 +13,18 @@ from .mixture import Mixture
 from .recalibration import Recalibration
 from .scores import Scoreboard
 from .stream import Owed, Side
-from .table import EXPIRED, FIRST, FLAG_UNTIL, FRESH, HELD, LAST_LABEL, VISIBLE, Counters, N
+from .table import (
+    EXPIRED,
+    FIRST,
+    FLAG_UNTIL,
+    FRESH,
+    HELD,
+    LAST_LABEL,
+    LATEST,
+    VISIBLE,
+    Counters,
+    N,
+)
 from .tape import Tape
 
 if TYPE_CHECKING:
@@ -79,8 +90,12 @@ class StreamView:
     def memory(self) -> Memory:
         """The last accepted ticks."""
         table, held = self._session.table, self._number(HELD)
+        row = self._row
         return Memory(
-            table.memory_t[self._row, :held].copy(), table.memory_v[self._row, :held].copy()
+            table.memory_t[row, :held].copy(),
+            table.memory_v[row, :held].copy(),
+            self._number(LATEST),
+            table.last[row].copy(),
         )
 
     @property

@@ -1,15 +1,16 @@
-"""Whether the rows of a file come in the order of their times."""
+"""Whether rows of a file are old; see `core.old_times` for the rule."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 
+from ..core.old_times import NEVER, find_old
 from .keys import Keys
 
 
 class TimeOrder:
-    """Counts rows whose time is before that of the row before them, in each stream by itself.
+    """Counts the old ones among rows, in each stream by itself.
 
     Attributes: `count`, how many there were; `first`, the number of the first, 0 without any.
     """
@@ -17,12 +18,16 @@ class TimeOrder:
     def __init__(self) -> None:
         self.count = 0
         self.first = 0
-        self._latest: dict[str, int] = {}
+        self._latest: dict[str, tuple[int, npt.NDArray[np.float64]]] = {}
 
     def look(
-        self, t_ns: npt.NDArray[np.int64], rows: npt.NDArray[np.int64], keys: Keys | None = None
+        self,
+        t_ns: npt.NDArray[np.int64],
+        values: npt.NDArray[np.float64],
+        rows: npt.NDArray[np.int64],
+        keys: Keys | None = None,
     ) -> None:
-        """Look at rows behind those of earlier calls: their times (m,) and numbers (m,).
+        """Look at rows behind those of earlier calls: times (m,), values (m, C), numbers (m,).
 
         keys: their streams; None where all are of one.
         """
@@ -33,25 +38,26 @@ class TimeOrder:
         if keys is not None:
             names, codes = keys.names, keys.codes
         order = np.argsort(codes, kind="stable")
-        codes, times = codes[order], t_ns[order]
-        begins = np.append(True, codes[1:] != codes[:-1])
-        before = np.append(times[:1], times[:-1])
-        starts = np.flatnonzero(begins)
-        for start in starts:
-            before[start] = self._latest.get(names[codes[start]], times[start])
-        for end in np.append(starts[1:], len(times)) - 1:
-            self._latest[names[codes[end]]] = int(times[end])
-        back = rows[order[times < before]]
-        if len(back):
-            self.count += len(back)
-            self.first = self.first or int(back.min())
+        codes = codes[order]
+        starts = np.flatnonzero(np.append(True, codes[1:] != codes[:-1]))
+        of = [names[code] for code in codes[starts].tolist()]
+        new = NEVER, np.zeros(values.shape[1])
+        known = [self._latest.get(name, new) for name in of]
+        latest = np.array([time for time, _ in known])
+        last = np.array([row for _, row in known])
+        old = find_old(latest, last, starts, t_ns[order], values[order])
+        self._latest.update(zip(of, zip(latest.tolist(), last, strict=True), strict=True))
+        if old is not None:
+            self.count += len(old.at)
+            self.first = self.first or int(rows[order[old.at]].min())
 
     def warning(self, where: str) -> str:
-        """Return a line that tells of them, `where` naming the first; "" if there are none."""
+        """Return a line about them, `where` naming the first; "" if there are none."""
         if not self.count:
             return ""
         more = f", as it does in {self.count:,} rows in all" if self.count > 1 else ""
         return (
-            f"{where}: the time goes back{more}; rows are taken in the order in which they stand: "
-            "sort them by time first if that is not the order in which they came about"
+            f"{where}: the time goes back, or the row repeats time and values of the one before"
+            f"{more}; rows are taken in the order in which they stand: sort them by time first, "
+            "and remove those that came twice, if they did not come about in this order"
         )

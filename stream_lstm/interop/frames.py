@@ -68,8 +68,8 @@ def replay_frame(
     pandas; an index without a name is not looked at. time_unit: of numbers in it. stream: the name
     of the stream. skip_bad: pass over rows with a cell that is empty or not finite. weights,
     scaler: to start from, as in `Predictor`. settings: any key of the configuration's
-    tables stream, model, scaling, learning and scoring. Warns (UserWarning) of times that go back
-    and (InputWarning) of features of which the scaler leaves nothing.
+    tables stream, model, scaling, learning and scoring. Warns (InputWarning) of rows that are old,
+    unless `on_old_time` is `take` or `refuse`, and of features of which the scaler leaves nothing.
 
     The predictions are those of `stream-lstm replay` of the same rows, to the last bit, and the
     digest is the same for a `stream` that is called like the file without its suffix. Raises
@@ -80,7 +80,9 @@ def replay_frame(
     named = [features] if isinstance(features, str) else list(features)
     columns = columns_of(named)
     values, t_ns = _values(table, columns), _times(table, time, time_unit)
-    _warn_of_order(t_ns)
+    config = build({"features": named, **settings})
+    if config.stream.on_old_time == "warn":
+        _warn_of_order(t_ns, values)
     predictions, scores, refused = Gathered(Prediction), Gathered(Score), list[Refusal]()
     digest, done = Digest(), 0
 
@@ -102,7 +104,6 @@ def replay_frame(
         lines.extend(clipped.look(session.table))
 
     started = clocks.perf_counter()
-    config = build({"features": named, **settings})
     clipped, lines = Clipped(config), list[str]()
     session = Session(config, columns, deliver=take, weights=weights, scaler=scaler)
     compiled = clocks.perf_counter()
@@ -118,11 +119,11 @@ def replay_frame(
     return Replayed(out, summary, len(refused))
 
 
-def _warn_of_order(t_ns: npt.NDArray[np.int64]) -> None:
+def _warn_of_order(t_ns: npt.NDArray[np.int64], values: npt.NDArray[np.float64]) -> None:
     order = TimeOrder()
-    order.look(t_ns, np.arange(len(t_ns)))
+    order.look(t_ns, values, np.arange(len(t_ns)))
     if line := order.warning(f"row {order.first} (counted from 0)"):
-        warnings.warn(line, stacklevel=3)
+        warnings.warn(line, InputWarning, stacklevel=3)
 
 
 def _table(frame: Any) -> pa.Table:

@@ -46,6 +46,7 @@ from ..events import (
     Input,
     Label,
     Notice,
+    OldTimes,
     Output,
     Refusal,
     Run,
@@ -67,6 +68,8 @@ from ..tables import FeedConfig
 from .chores import Chores
 from .collector import Collector
 from .heartbeats import PERIOD_S, Heartbeats
+from .old_times import PERIOD_S as OLD_TIMES_S
+from .old_times import OldTimesWatch, about
 from .staleness import Staleness
 from .stop import StopSwitch
 
@@ -149,6 +152,10 @@ class Daemon(Closing):
         self.compile_s = clock() - started
         self._held = 0
         resumed = None if store is None else store.begin(self.session)
+        self._old_times = OldTimesWatch(self._notice)
+        if config.stream.on_old_time == "warn":
+            self.session.on_old = self._old_times
+            self.every(OLD_TIMES_S, self._old_times.tend)
         self._again = resumed.predictions if resumed is not None and republish else []
         self.security = security or Security(config.security)
         self.publisher: PredictionPublisher | None = None
@@ -228,6 +235,7 @@ class Daemon(Closing):
             # With a store, what may still be revised is for the next start to wait for.
             if ended or self.store is None:
                 self._settle()
+            self._old_times.tend()
             if self._heartbeats is not None:
                 self._heartbeats.end()
 
@@ -405,12 +413,15 @@ class Daemon(Closing):
         return bool(self._ended) and self._ended.issuperset(wanted)
 
     def _idle_message(self) -> str:
-        names = ", ".join(self.config.feed.streams)
+        feed = self.config.feed
+        names = ", ".join(feed.streams)
         topics = f" and sends the streams {names}" if names else ""
+        other = ""
+        if not self.subscriber.counters.messages and feed.payload == "record":
+            other = "; a feed of other topics than tick/NAME/ is not heard without --payload json"
         return (
-            f"nothing has come from {', '.join(self.config.feed.connect)} for "
-            f"{self.config.feed.idle_timeout:g} s: check that the publisher runs, binds this "
-            f"endpoint{topics}, or raise idle_timeout"
+            f"nothing has come from {', '.join(feed.connect)} for {feed.idle_timeout:g} s: check "
+            f"that the publisher runs, binds this endpoint{topics}, or raise idle_timeout{other}"
         )
 
     # ---- what goes out ----------------------------------------------------------------
@@ -430,11 +441,13 @@ class Daemon(Closing):
         return self.staleness.stale
 
     def _notice(self, notice: Notice) -> None:
-        """Report that the feed has fallen silent or is back, or that a stream has a new owner."""
+        """Report a feed that falls silent or is back, a new owner of a stream, or old ticks."""
         if self.store is not None:
             if isinstance(notice, Takeover):
                 reason = f"from {notice.owner} to {notice.to}"
                 self.store.note("takeover", notice.stream, reason)
+            elif isinstance(notice, OldTimes):
+                self.store.note("old tick", notice.stream, about(notice), times=notice.count)
             else:
                 kind = "stale" if isinstance(notice, Stale) else "fresh"
                 self.store.note(kind, reason=f"{notice.silent_s:.1f} s without a message")

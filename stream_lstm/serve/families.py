@@ -38,6 +38,7 @@ PREFIX = "stream_lstm_"
 COUNTED = {
     "elements": "Elements accepted.",
     "ticks": "Ticks that came to a stream, those refused included.",
+    "old_ticks": "Ticks older than what came before them, or repeated, taken or not.",
     "predictions": "Predictions made.",
     "labels": "Labels that a prediction was scored with.",
     "positive_labels": "Labels that were 1.",
@@ -68,7 +69,7 @@ FEED = {
 }
 """Counters of the feed: what they are called, in `FeedCounters` and here, and what they mean."""
 
-TICK_REASONS = ("not_finite", "repeated", "too_late")
+TICK_REASONS = ("not_finite", "repeated", "too_late", "old_time")
 LABEL_REASONS = ("repeated", "disagreeing", "late", "unknown", "bad", "unexpected")
 UPDATE_REASONS = ("not_finite", "update_too_large", "weights_too_large")
 
@@ -113,6 +114,7 @@ def _session(total: Totals) -> dict[str, int]:
     return {
         "elements": total.elements,
         "ticks": counters.ticks,
+        "old_ticks": counters.old_ticks,
         "predictions": counters.predictions,
         "labels": scored.labels,
         "positive_labels": scored.positives,
@@ -130,7 +132,8 @@ def _session(total: Totals) -> dict[str, int]:
 
 def _refusals(daemon: Daemon, total: Totals) -> Iterator[Metric]:
     counters, feed = total.counters, daemon.subscriber.counters
-    ticks = counters.refused_ticks, feed.repeats, feed.old
+    old = counters.old_ticks if daemon.config.stream.on_old_time == "refuse" else 0
+    ticks = counters.refused_ticks - old, feed.repeats, feed.old, old
     yield by_label(
         "refused_ticks", "Ticks that were refused.", "reason", _pairs(TICK_REASONS, ticks)
     )

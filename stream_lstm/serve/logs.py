@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import msgspec
 
 from ..closing import Closing
-from ..events import End, Fresh, Gap, Refusal, Rollback, SessionStart, Stale, Takeover
+from ..events import End, Fresh, Gap, OldTimes, Refusal, Rollback, SessionStart, Stale, Takeover
 from ..quoting import json_line, printable
 from ..tables import LogFormat
 from .refusals import RefusalLog
@@ -38,7 +38,7 @@ BURST = 20
 CLOSE_S = 1.0
 """For what waits at the end."""
 
-MAX_TEXT = 300
+MAX_TEXT = 500
 """Characters of a field: a reason can quote what a peer sent."""
 
 Level: TypeAlias = Literal["info", "warning", "error"]
@@ -249,6 +249,7 @@ _NAMES: dict[type, tuple[str, Level]] = {
     Stale: ("feed_stale", "warning"),
     Fresh: ("feed_fresh", "info"),
     Takeover: ("stream_taken_over", "warning"),
+    OldTimes: ("old_ticks", "warning"),
 }
 
 _SENTENCES = {
@@ -260,4 +261,5 @@ _SENTENCES = {
     "feed_stale": "nothing comes from the feed",
     "feed_fresh": "the feed is back",
     "stream_taken_over": "a stream belongs to another endpoint now",
+    "old_ticks": "ticks are older than what came before them, or repeat it",
 }

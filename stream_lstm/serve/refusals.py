@@ -1,4 +1,4 @@
-"""Refusals, gaps, take-overs and roll-backs for people to read, at a limited rate.
+"""Refusals, gaps, take-overs, old ticks and roll-backs for people to read, at a limited rate.
 
 A peer that sends rubbish as fast as it can, or for days, must not fill a disk with what we say of
 it: of each kind one line is written in a second, where it does not stop ever more rarely, and how
@@ -11,8 +11,9 @@ import math
 from collections import Counter
 from collections.abc import Callable
 
-from ..events import Gap, Refusal, Rollback, Takeover
+from ..events import Gap, OldTimes, Refusal, Rollback, Takeover
 from ..quoting import printable
+from .old_times import about
 
 PERIOD_S = 1.0
 """Between the first two lines of one kind."""
@@ -20,10 +21,10 @@ PERIOD_S = 1.0
 MAX_PERIOD_S = 60.0
 """Between two lines of one kind that has not stopped for long."""
 
-MAX_LINE = 300
-"""Characters of a line; a reason can quote what a peer sent."""
+MAX_LINE = 500
+"""Characters of a line; a reason quotes what a peer sent, what was expected and what to do."""
 
-ROLLBACK, GAP, TAKEOVER = "roll-back", "gap", "take-over"
+ROLLBACK, GAP, TAKEOVER, OLD = "roll-back", "gap", "take-over", "old tick"
 
 
 class Spacing:
@@ -49,7 +50,7 @@ class Spacing:
 
 
 class RefusalLog:
-    """Writes the refusals, gaps, take-overs and roll-backs among the events given to it.
+    """Writes the refusals, gaps, take-overs, old ticks and roll-backs among events.
 
     write: takes a line without its end. clock: seconds, monotonic. `total` counts by kind.
     """
@@ -70,11 +71,13 @@ class RefusalLog:
             self._say(GAP, _lost(event))
         elif isinstance(event, Takeover):
             self._say(TAKEOVER, _taken_over(event))
+        elif isinstance(event, OldTimes):
+            self._say(OLD, _old(event), event.count)
 
-    def _say(self, kind: str, line: str) -> None:
-        self.total[kind] += 1
+    def _say(self, kind: str, line: str, times: int = 1) -> None:
+        self.total[kind] += times
         if not self._spacing.due(kind):
-            self._unsaid[kind] += 1
+            self._unsaid[kind] += times
             return
         self._say_unsaid(kind)
         self._spacing.told(kind)
@@ -95,7 +98,7 @@ class RefusalLog:
     def _say_unsaid(self, kind: str) -> None:
         count = self._unsaid.pop(kind, 0)
         if count:
-            what = "" if kind in (ROLLBACK, GAP, TAKEOVER) else "refused: "
+            what = "" if kind in (ROLLBACK, GAP, TAKEOVER, OLD) else "refused: "
             self._write(f"{what}{count} more {kind}{'s' if count > 1 else ''}")
 
 
@@ -116,6 +119,10 @@ def _lost(gap: Gap) -> str:
 def _taken_over(event: Takeover) -> str:
     text = f"take-over: the stream {event.stream!r} of {event.owner} now belongs to {event.to}"
     return printable(text, MAX_LINE)
+
+
+def _old(event: OldTimes) -> str:
+    return printable(f"old ticks of the stream {event.stream!r}: {about(event)}", MAX_LINE)
 
 
 def _rolled_back(event: Rollback) -> str:

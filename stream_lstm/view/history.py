@@ -102,6 +102,14 @@ class History(Closing):
         )
         return {kind.removeprefix("refused "): count for kind, count in found}
 
+    def old_ticks(self, stream: str) -> int:
+        """Return how many old ticks of a stream were taken and reported."""
+        found = self._rows(
+            "SELECT coalesce(sum(count), 0) FROM events WHERE stream = ? AND kind = 'old tick'",
+            stream,
+        )
+        return int(next(iter(found))[0])
+
     def read(self, track: Track) -> None:
         """Take all that there is of a stream."""
         silences = _Silences(self._silent())

@@ -125,9 +125,11 @@ def _of_store(path: Path, streams: tuple[str, ...], came: _Rows) -> _Found:
                 refused_ticks=refused.get("tick", 0),
                 refused_labels=refused.get("label", 0),
             )
+            old = history.old_ticks(name)
+            more = f", {old:,} old" if old else ""
             about = [
                 ("Store", str(path)),
-                ("Ticks", f"{position.ticks:,}, {refused.get('tick', 0):,} refused"),
+                ("Ticks", f"{position.ticks:,}, {refused.get('tick', 0):,} refused{more}"),
                 ("Elements", f"{position.n:,}"),
                 *_span(track),
                 ("Started", "; ".join(started)),

@@ -30,7 +30,8 @@ def test_a_replay_tells_once_of_times_that_go_back(cli, tmp_path):
     timed, plain = cli("replay", path, *small, "--time", "t"), cli("replay", path, *small)
     assert timed.code == 0
     assert timed.err.count("the time goes back") == 1
-    assert "newest_first.csv:3: the time goes back, as it does in 39 rows in all" in timed.err
+    assert "newest_first.csv:3: the time goes back" in timed.err
+    assert "39 rows" in timed.err
     assert "goes back" not in plain.err
     for key in ("log_loss", "predictions"):
         assert timed.json()[key] == plain.json()[key]
@@ -44,7 +45,8 @@ def test_what_is_published_or_trained_on_tells_of_times_that_go_back(cli, tmp_pa
     trained = cli("train", path, "--time", "t", *small, "--out", tmp_path / "w.safetensors")
     for done in (sent, trained):
         assert done.code == 0, done.err
-        assert "newest_first.csv:3: the time goes back, as it does in 399 rows in all" in done.err
+        assert "newest_first.csv:3: the time goes back" in done.err
+        assert "399 rows" in done.err
 
 
 @pytest.mark.parametrize("command", ["replay", "doctor", "publish", "inspect", "verify"])

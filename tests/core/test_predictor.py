@@ -18,7 +18,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stream_lstm import ConfigurationError, DataError, Prediction, Predictor, StreamLSTMError
+from stream_lstm import (
+    ConfigurationError,
+    DataError,
+    InputWarning,
+    Prediction,
+    Predictor,
+    StreamLSTMError,
+)
 from stream_lstm.config import build
 from stream_lstm.errors import SnapshotError, UsageError
 
@@ -335,3 +342,37 @@ def test_the_reach_of_learning_follows_a_shorter_window():
     assert build({"features": ["x"], "window": 20}).learning.bptt == 50
     with pytest.raises(ConfigurationError, match="bptt=30 reaches back further"):
         Predictor("x", learn=True, window=20, bptt=30)
+
+
+def old_times(policy):
+    return Predictor("x", window=4, stride=2, hidden=4, on_old_time=policy)
+
+
+def test_a_predictor_warns_once_of_old_ticks():
+    predictor = old_times("warn")
+    for t_ns in (1, 2, 3):
+        predictor.step([float(t_ns)], t_ns)
+    with pytest.warns(InputWarning, match="its time 1970-01-01T00:00:00.000000001Z") as found:
+        predictor.step([1.0], 1)
+    assert len(found) == 1
+    predictor.step([2.0], 2)  # a warning is an error in tests
+    assert found[0].filename == __file__
+
+
+def test_a_predictor_refuses_old_ticks_where_it_is_to_and_is_as_before():
+    predictor, other = old_times("refuse"), old_times("refuse")
+    for t_ns in (1, 2, 3):
+        predictor.step([float(t_ns)], t_ns)
+        other.step([float(t_ns)], t_ns)
+        with pytest.raises(DataError, match="the tick is refused: it repeats time and values"):
+            predictor.step([float(t_ns)], t_ns)
+    with pytest.raises(DataError, match="which the stream had reached"):
+        predictor.step([9.0], 1)
+    for t_ns in (4, 5, 6):
+        assert predictor.step([float(t_ns)], t_ns) == other.step([float(t_ns)], t_ns)
+
+
+def test_a_predictor_takes_old_ticks_without_a_word_where_it_is_to():
+    predictor = old_times("take")
+    for t_ns in (3, 2, 2, 1):
+        predictor.step([1.0], t_ns)
