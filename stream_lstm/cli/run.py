@@ -44,7 +44,7 @@ from .trace_option import TraceOption
 from .watch_option import WatchOption, need_page, page_process
 
 if TYPE_CHECKING:
-    from ..feed.counters import FeedCounters
+    from ..feed.intake import Intake
     from ..serve.daemon import Daemon
     from ..serve.monitor import Monitor
 
@@ -216,7 +216,8 @@ def _run(
         except (EndpointError, ConfigurationError) as error:
             failure = error  # what came until then is still worth its summary
         wall_s = time.perf_counter() - began
-        failure = failure or _nothing_taken(daemon.subscriber.counters)
+        if failure is None or isinstance(failure, EndpointError):
+            failure = _nothing_taken(daemon.subscriber.intake) or failure
         if monitor is not None:
             monitor.health.leave()
         service.stopping()
@@ -236,12 +237,17 @@ def _run(
     return summary | {"log_lines_dropped": pipe.dropped}, failure
 
 
-def _nothing_taken(counters: FeedCounters) -> DataError | None:
-    """Return the error that it is where something came and nothing of it could be taken."""
+def _nothing_taken(intake: Intake) -> DataError | None:
+    """Return the error where messages came and no tick of them could be taken."""
+    counters = intake.counters
     if counters.ticks or not counters.refused:
         return None
+    count = f"{counters.refused:,} message{'' if counters.refused == 1 else 's'}"
+    causes = ", ".join(f"{times:,} for {cause}" for cause, times in intake.refused.most_common())
+    (cause, _), *_ = intake.refused.most_common(1)
     return DataError(
-        f"no tick was taken: {counters.refused:,} refused messages, for the reasons given above"
+        f"no tick was taken: refused {count} ({causes}), the first for {cause}: "
+        f"{intake.first_refused[cause]}"
     )
 
 

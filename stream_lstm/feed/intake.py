@@ -28,6 +28,7 @@ import numpy as np
 from ..errors import ConfigurationError, DecodeError
 from ..events import MAX_COUNT, End, Gap, Label, Refusal, SessionStart, Ticks
 from ..tables import FeedConfig
+from .advice import advice
 from .columns import Columns
 from .counters import Cause, FeedCounters
 from .drain import Drain
@@ -74,9 +75,10 @@ class Intake:
     """Takes the messages of a feed, and the answers to what is asked for.
 
     config: streams, columns and kind of payload. `recovery` is what lost ticks are asked with,
-    None where no endpoint for it is configured. `max_streams` is the configured one, and may be
-    set: each stream holds some 700 bytes here and a carry in the session, and a topic is easily
-    forged. owners: of the streams of a feed with several endpoints, else None.
+    None where no endpoint for it is configured. `first_refused` has the first reason of each
+    cause. `max_streams` is the configured one, and may be set: each stream holds some 700 bytes
+    here and a carry in the session, and a topic is easily forged. owners: of the streams of a feed
+    with several endpoints, else None.
 
     Raises ConfigurationError for a feed without columns, and for recovery of one without records.
     """
@@ -90,6 +92,8 @@ class Intake:
             )
         self.counters = FeedCounters()
         self.refused: Counter[Cause] = Counter()
+        self.first_refused: dict[Cause, str] = {}
+        self._config = config
         self.max_streams = config.max_streams
         self.recovery: Recovery | None = None
         if config.recovery:
@@ -180,7 +184,8 @@ class Intake:
         try:
             message = self.decode(frames)
         except DecodeError as error:
-            self._refuse(drain, error.cause, "", str(error), _shown(frames))
+            told = f"{error}; {advice(self._config, frames)}"
+            self._refuse(drain, error.cause, "", told, _shown(frames))
             return
         match message:
             case Ticks() if why := self._names.refused.get(message.session):
@@ -281,8 +286,8 @@ class Intake:
             return self._foreign.decode(frames)
         if len(frames) != 2:
             raise DecodeError(
-                f"{len(frames)} frames, where topic and payload belong; for a feed that is not "
-                'of this protocol set payload = "json" or "float64"',
+                f"{len(frames)} frame{'s' if len(frames) > 1 else ''}, where topic and payload "
+                "belong",
                 cause="frames",
             )
         if self._wanted and parse_topic(frames[0]).stream not in self._wanted:
@@ -310,6 +315,7 @@ class Intake:
     def _refuse(self, drain: Drain, cause: Cause, stream: str, reason: str, where: str) -> None:
         self.counters.refused += 1
         self.refused[cause] += 1
+        self.first_refused.setdefault(cause, reason)
         drain.add(Refusal(stream, "message", reason, where=where))
 
     def _state(self, stream: str) -> StreamSequence | None:
