@@ -34,7 +34,7 @@ ALLOWED = {
     ("core/predictor.py", "datetime"),
 }
 """XLA is set up by an environment variable; buffers that are written belong to one thread; JAX
-does not survive a fork; stacks tell a call in progress from a torn one; a caller's dates are values."""
+does not survive a fork; stacks tell a call in progress from a torn one; dates are values."""
 
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__"}
