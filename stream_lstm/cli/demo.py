@@ -95,7 +95,7 @@ def _demo(seconds: float, seed: int, speed: float, watch: bool) -> dict[str, Any
 
     with ExitStack() as stack:
         stop = stack.enter_context(StopSwitch())
-        stack.enter_context(stop_on_signals(stop))
+        take_signals = stack.enter_context(stop_on_signals(stop, later=True))
         count = max(round(seconds * speed), 1)
         feed = stack.enter_context(FeedProcess.demo(seed=seed, speed=speed, count=count))
         results = stack.enter_context(LiveResults())
@@ -120,6 +120,7 @@ def _demo(seconds: float, seed: int, speed: float, watch: bool) -> dict[str, Any
         daemon.every(REFRESH_S, table.refresh)
         daemon.every(seconds + OVERTIME_S, stop.set)
         assert daemon.publisher is not None
+        take_signals()
         pipe.put(
             f"ready: ticks come from process {feed.pid} at {config.feed.connect[0]}, predictions "
             f"go out at {daemon.publisher.endpoint}"

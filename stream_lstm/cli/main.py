@@ -14,7 +14,7 @@ import typer
 
 from .. import __version__
 from ..errors import StreamLSTMError
-from ..serve.signals import interrupt_at_once
+from ..serve.signals import leave_on_signals
 from . import (
     bridge,
     check,
@@ -89,7 +89,7 @@ def _root(
 def main() -> None:
     """Run the command line and exit with its code."""
     try:
-        with interrupt_at_once():
+        with leave_on_signals():
             app()
     except StreamLSTMError as error:
         warn(*error.lines)

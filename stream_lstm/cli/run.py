@@ -148,7 +148,7 @@ def _run(
     failure: StreamLSTMError | None = None
     with ExitStack() as stack:
         stop = stack.enter_context(StopSwitch())
-        stack.enter_context(stop_on_signals(stop))
+        take_signals = stack.enter_context(stop_on_signals(stop, later=True))
         results = stack.enter_context(LiveResults(out, spreadsheet=spreadsheet))
         pipe = stack.enter_context(Pipe())
         table = stack.enter_context(LiveTable(time.monotonic, pipe))
@@ -205,6 +205,7 @@ def _run(
             page = stack.enter_context(page_process(daemon.publisher.endpoint, config))
             log.say("page", f"live page: {page.endpoint()}", plain=True)
         ready = _ready(daemon, monitor)
+        take_signals()
         if not stop.requested:
             log.say("ready", ready, plain=True, version=__version__)
         service.attend(daemon, ready)

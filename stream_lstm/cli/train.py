@@ -8,7 +8,6 @@ training that was killed goes on with --resume to the same bits.
 from __future__ import annotations
 
 import time as clocks
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -99,15 +98,13 @@ def _train(job: Job, settings: Settings) -> dict[str, Any]:
     config, weights, _ = warm_start(settings)
     _check_config(config)
     columns = check_features(job.files[0], config)
-    with ExitStack() as stack:
-        stop = stack.enter_context(StopSwitch())
-        stack.enter_context(stop_on_signals(stop))
-
+    with StopSwitch() as stop:
         from .training_files import Reading, check_series  # JAX is imported here and not before
         from .training_run import TrainingRun
 
         reading = Reading(config, columns, stop)
-        series = reading.read(job.files)
+        with stop_on_signals(stop):
+            series = reading.read(job.files)
         if stop.requested:
             warn("stopped by a signal before the training began")
             raise typer.Exit
@@ -118,9 +115,10 @@ def _train(job: Job, settings: Settings) -> dict[str, Any]:
         run = TrainingRun(job, config, training)
         run.restore()
         start = clocks.perf_counter()
-        stopped = run.go_on(stop)
-        wall_s = clocks.perf_counter() - start
-        summary = run.finish(stopped)
+        with stop_on_signals(stop):
+            stopped = run.go_on(stop)
+            wall_s = clocks.perf_counter() - start
+            summary = run.finish(stopped)
     return {
         **summary,
         "ticks": reading.ticks,

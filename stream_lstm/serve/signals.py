@@ -5,7 +5,10 @@ is taken up again. The wake-up descriptor is written by the C handler itself, so
 and the loop sees the switch, which the handler has set by then.
 
 The second signal leaves by `os._exit`: whatever hangs, nothing more is waited for or cleaned up,
-but for the cursor that a live table may have hidden.
+but for the cursor that a live table may have hidden. So does the first one where no loop takes
+signals yet. A compiler does not return to Python for seconds, and no handler runs meanwhile, so a
+thread reads the wake-up descriptor and ends the process. That is safe: locks and sockets end with
+the process, and stores and files are written so that a kill leaves them whole.
 """
 
 from __future__ import annotations
@@ -14,8 +17,9 @@ import os
 import select
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import FrameType
 
 from .stop import StopSwitch
@@ -24,29 +28,48 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 SHOW_CURSOR = b"\x1b[?25h\n"
 
+DEFAULTS = (signal.SIG_DFL, signal.default_int_handler)
+"""Handlers that a process starts with; another one is somebody's choice, such as to ignore it."""
+
 
 @contextmanager
-def stop_on_signals(switch: StopSwitch) -> Iterator[None]:
-    """Let signals set `switch` inside the `with`; main thread only. Old handlers come back."""
+def stop_on_signals(switch: StopSwitch, *, later: bool = False) -> Iterator[Callable[[], None]]:
+    """Let signals set `switch` inside the `with`; main thread only. Old handlers come back.
 
+    later: not before what this yields is called, until when they do what they did. A command that
+    compiles inside the `with` calls it when it is ready.
+    """
+    with ExitStack() as stack:
+
+        def begin() -> None:
+            stack.enter_context(_setting(switch))
+
+        if not later:
+            begin()
+        yield begin
+
+
+@contextmanager
+def _setting(switch: StopSwitch) -> Iterator[None]:
     def handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - Python gives it
         if switch.requested:
             _leave(number)
         switch.set()
 
-    old_fd = signal.set_wakeup_fd(switch.wake_fd, warn_on_full_buffer=False)
+    # `leave_on_signals` gets the byte of a signal wherever its handler could still be called
     old = {number: signal.signal(number, handle) for number in SIGNALS}
+    old_fd = signal.set_wakeup_fd(switch.wake_fd, warn_on_full_buffer=False)
     try:
         yield
     finally:
+        signal.set_wakeup_fd(old_fd)
         for number, handler in old.items():
             signal.signal(number, handler)
-        signal.set_wakeup_fd(old_fd)
 
 
 @contextmanager
 def note_hangups(switch: StopSwitch, note: Callable[[], object]) -> Iterator[None]:
-    """Call `note` at a SIGHUP inside the `with`, which is within `stop_on_signals`.
+    """Call `note` at a SIGHUP inside the `with`, which is within `stop_on_signals(switch)`.
 
     It is called between any two instructions, so it should do no more than take a note.
     """
@@ -64,25 +87,41 @@ def note_hangups(switch: StopSwitch, note: Callable[[], object]) -> Iterator[Non
 
 
 @contextmanager
-def interrupt_at_once() -> Iterator[None]:
-    """End at once, with one sentence and 130, at a SIGINT that no loop has taken over yet.
+def leave_on_signals() -> Iterator[None]:
+    """End the process inside the `with` at the first signal that no loop has taken over.
 
-    While JAX starts and compiles, a KeyboardInterrupt would be lost in its callbacks or end in
-    a traceback. A handler other than Python's own stays as it is.
+    It ends with one sentence and 130 or 143, even while a compiler runs. Main thread only. A
+    handler that is not one of `DEFAULTS` stays as it is.
     """
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield
-        return
+    taken = [number for number in SIGNALS if signal.getsignal(number) in DEFAULTS]
 
     def handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - Python gives it
-        _last_words(b"stream-lstm: interrupted\n")
-        _leave(number)
+        threading.Event().wait()  # nothing more is begun while the thread ends the process
 
-    signal.signal(signal.SIGINT, handle)
+    def watch() -> None:
+        while numbers := os.read(reader, 1):
+            if numbers[0] not in taken:
+                continue
+            name = signal.Signals(numbers[0]).name
+            told = f"stopped by {name} before it was done: stores and files keep what they held"
+            _last_words(f"stream-lstm: {told}\n".encode())
+            _leave(numbers[0])
+
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    watcher = threading.Thread(target=watch, name="signals", daemon=True)
+    watcher.start()
+    old_fd = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    old = {number: signal.signal(number, handle) for number in taken}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number, handler in old.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(old_fd)
+        os.close(writer)
+        watcher.join()
+        os.close(reader)
 
 
 def _leave(number: int) -> None:

@@ -81,22 +81,98 @@ def test_the_second_signal_does_not_wait_for_a_terminal_that_is_stopped():
     assert done.returncode == 143
 
 
-def test_an_interrupt_before_any_loop_is_one_sentence() -> None:
-    program = """
-import signal
-from stream_lstm.serve.signals import interrupt_at_once
-with interrupt_at_once():
+ALONE = """
+import ctypes, os, signal, sys
+from stream_lstm.serve.signals import leave_on_signals, stop_on_signals
+from stream_lstm.serve.stop import StopSwitch
+signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
+with leave_on_signals():
     pass
 assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-with interrupt_at_once():
-    signal.raise_signal(signal.SIGINT)
-print("went on")
+assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+assert signal.set_wakeup_fd(-1) == -1
 """
+
+IN_PYTHON = """
+with leave_on_signals():
+    signal.raise_signal(signal.{name})
+    print("continued")
+"""
+
+IN_C = """
+mutex = ctypes.create_string_buffer(64)
+with leave_on_signals():
+    ctypes.CDLL(None).pthread_mutex_lock(mutex)
+    print("here", flush=True)
+    ctypes.CDLL(None).pthread_mutex_lock(mutex)
+"""
+"""The second lock of a mutex never returns and no signal ends it: for Python it is a compiler."""
+
+BEFORE_IT_BEGINS = """
+with leave_on_signals(), StopSwitch() as stop, stop_on_signals(stop, later=True) as begin:
+    signal.raise_signal(signal.{name})
+    print("continued")
+"""
+
+EACH = [("SIGTERM", 143), ("SIGINT", 130)]
+
+
+def told(name):
+    said = f"stopped by {name} before it was done: stores and files keep what they held"
+    return f"stream-lstm: {said}\n"
+
+
+@pytest.mark.parametrize(("name", "code"), EACH)
+@pytest.mark.parametrize("where", [IN_PYTHON, BEFORE_IT_BEGINS])
+def test_a_signal_before_any_loop_is_one_sentence(where, name, code):
+    script = ALONE + where.format(name=name)
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=WAIT_S, check=False
     )
-    assert done.returncode == 130
-    assert (done.stdout, done.stderr) == ("", "stream-lstm: interrupted\n")
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", told(name))
+
+
+@pytest.mark.parametrize(("name", "code"), EACH)
+def test_a_signal_ends_what_does_not_return_to_python(name, code):
+    with subprocess.Popen(
+        [sys.executable, "-c", ALONE + IN_C],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout.readline() == "here\n"
+            process.send_signal(getattr(signal, name))
+            out, err = process.communicate(timeout=WAIT_S)
+        finally:
+            process.kill()
+    assert (process.returncode, out, err) == (code, "", told(name))
+
+
+def test_a_loop_that_begins_later_takes_signals_until_its_end():
+    with StopSwitch() as stop, stop_on_signals(stop, later=True) as begin:
+        before = [signal.getsignal(number) for number in SIGNALS]
+        begin()
+        assert [signal.getsignal(number) for number in SIGNALS] != before
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.requested
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_what_somebody_has_chosen_to_ignore_stays_ignored():
+    script = (
+        ALONE
+        + """
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+with leave_on_signals():
+    signal.raise_signal(signal.SIGINT)
+    print("continued")
+"""
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=WAIT_S, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "continued\n", "")
 
 
 def test_a_hangup_is_noted_and_does_not_keep_the_poll_awake():
