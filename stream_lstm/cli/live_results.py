@@ -51,6 +51,7 @@ class LiveResults:
         held = 0 if store is None else store.held
         return {
             **summarize(daemon.session, self.digest, **took, held=held),
+            "compilations_after_ready": daemon.compilations,
             "feed": msgspec.structs.asdict(daemon.subscriber.counters),
             **kept,
             "refused_peers": daemon.security.counts(),

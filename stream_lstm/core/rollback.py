@@ -40,9 +40,8 @@ from ..model.engine import Engine
 from ..model.forecaster import Params, constant
 from ..model.guard import Caps
 from ..model.packing import Packed
-from ..model.runtime import to_host
 from .stream import Stream
-from .trees import copies, rebuild
+from .trees import check_leaves, copies, rebuild
 
 SPELL = 16
 """Labels between two looks: as many as a call over several strides of ten learns from at most."""
@@ -254,7 +253,7 @@ class Guard:
             learned.weights = self._base_rate(watch)
             learned.optimizer = self._engine.init_optimizer(self._start)
         else:
-            learned.weights = to_host(rebuild(self._packed, watch.good.weights))
+            learned.weights = rebuild(self._packed, watch.good.weights)
             learned.optimizer = self._optimizer(watch.good)
         if not rested:
             watch.rest = min(2 * watch.rest, self._longest) or self._rest
@@ -274,7 +273,7 @@ class Guard:
         fresh = self._engine.init_optimizer(self._start)
         if not kept.optimizer:
             return fresh
-        return to_host(rebuild(fresh, _copies(kept.optimizer)))
+        return rebuild(fresh, kept.optimizer)
 
     def _start_state(self, stream: Stream) -> None:
         """Start the network's state afresh: weights that are gone made it. The scaler's stays."""
@@ -299,10 +298,6 @@ def _loss(kept: Kept | None) -> float | None:
     return None if kept is None else kept.loss
 
 
-def _copies(arrays: list[np.ndarray]) -> list[np.ndarray]:
-    return [np.array(array) for array in arrays]
-
-
 def check_kept(watch: Watch | None, weights: Any, optimizer: Any) -> None:
     """Check that what a watch keeps has the shapes of `weights` and an `optimizer`'s state.
 
@@ -310,6 +305,6 @@ def check_kept(watch: Watch | None, weights: Any, optimizer: Any) -> None:
     """
     for kept in () if watch is None else (watch.good, watch.candidate):
         if kept is not None:
-            rebuild(weights, kept.weights)
+            check_leaves(weights, kept.weights)
             if kept.optimizer:
-                rebuild(optimizer, kept.optimizer)
+                check_leaves(optimizer, kept.optimizer)

@@ -86,7 +86,8 @@ class Session(Outlet):
     compiled for an equal configuration before; it holds no state, so sessions may share it. limit:
     streams at most.
 
-    Everything is compiled on construction. Raises ConfigurationError (ExpressionError) for
+    Everything is compiled on construction, but for the loop over many streams, which the first
+    `arrive` compiles. Raises ConfigurationError (ExpressionError) for
     features that do not fit, an unknown optimiser, or weights or a scaler of another shape.
     """
 

@@ -67,6 +67,7 @@ from ..store.units import Settle
 from ..tables import FeedConfig
 from .chores import Chores
 from .collector import Collector
+from .compilations import compilations
 from .heartbeats import PERIOD_S, Heartbeats
 from .old_times import PERIOD_S as OLD_TIMES_S
 from .old_times import OldTimesWatch, about
@@ -186,6 +187,7 @@ class Daemon(Closing):
         self.every(self.staleness.period_s, self.staleness.look)
         if store is not None:
             self.every(TEND_S, store.tend)
+        self._compiled = compilations()
 
     def _compile_together(self) -> threading.Thread:
         """Compile what works off ticks of many streams in columns: most daemons never need it."""
@@ -193,6 +195,14 @@ class Daemon(Closing):
         self._compiling = threading.Thread(target=lambda: session.engine.table, name="compile")
         self._compiling.start()
         return self._compiling
+
+    @property
+    def compilations(self) -> int:
+        """How many programs this process has compiled since the construction.
+
+        None but the two that step many streams, where so many come without having been named.
+        """
+        return compilations() - self._compiled
 
     @property
     def together(self) -> bool:

@@ -95,6 +95,9 @@ def counts(daemon: Daemon) -> Iterator[Metric]:
     yield gauge("streams", "Streams that are known.", total.streams)
     yield gauge("warm_streams", "Streams past their warm-up.", total.warm)
     yield gauge("compile_seconds", "Time that the start took to compile.", daemon.compile_s)
+    yield counter(
+        "compilations_after_ready", "Programs compiled after the start.", daemon.compilations
+    )
     for name, value in _session(total).items():
         yield counter(name, COUNTED[name], value)
     yield by_label(

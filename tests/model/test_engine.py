@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -17,6 +16,7 @@ from stream_lstm.core.session import Session, fallbacks
 from stream_lstm.errors import ConfigurationError
 from stream_lstm.events import Gap, Label, Prediction, Ticks, Update
 from stream_lstm.model.engine import Engine
+from stream_lstm.serve.compilations import compilations
 
 from ..engines import SMALL_BANK, engine_for, settings
 
@@ -190,29 +190,12 @@ def test_same_seed_same_bits_other_seed_others() -> None:
     )
 
 
-@contextmanager
-def compilations() -> Iterator[list[str]]:
-    """Collect the names of functions that XLA compiles inside the block."""
-    seen: list[str] = []
-
-    def listener(event: str, duration: float, **more: Any) -> None:
-        if "backend_compile" in event:
-            seen.append(str(more.get("fun_name", event)))
-
-    jax.monitoring.register_event_duration_secs_listener(listener)
-    try:
-        yield seen
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listener)
-
-
 def test_the_counter_of_compilations_counts() -> None:
-    with compilations() as seen:
-        jax.jit(lambda x: x * 3 + len(seen))(np.float32(1))
-    assert len(seen) == 1
-    with compilations() as seen:
-        jax.jit(lambda x: x * 5)
-    assert not seen
+    before = compilations()
+    jax.jit(lambda x: x * 3 + before)(np.float32(1))
+    assert compilations() == before + 1
+    jax.jit(lambda x: x * 5)
+    assert compilations() == before + 1
 
 
 @pytest.mark.parametrize(
@@ -238,16 +221,16 @@ def test_nothing_compiles_after_construction(values: dict[str, Any]) -> None:
     members = SMALL_BANK if config.learning.bank != "none" else None
     session = Session(config, ["x"], events.append, members=members)
     rng = np.random.default_rng(0)
-    with compilations() as seen:
-        for stream in ("a", "b"):
-            for size in (1, 1, 1, 30, 2, 17, 1, 150, 1):
-                xs = rng.random((size, 1))
-                session.push(Ticks(stream, np.arange(size), xs))
-                due = [e.n for e in events if isinstance(e, Prediction) and e.stream == stream]
-                for n in due[-2:]:
-                    session.label(Label(stream, n, n % 2))
-            session.gap(Gap(stream, 5, 2))
-            session.push(Ticks(stream, np.arange(40), rng.random((40, 1))))
-    assert not seen
+    before = compilations()
+    for stream in ("a", "b"):
+        for size in (1, 1, 1, 30, 2, 17, 1, 150, 1):
+            xs = rng.random((size, 1))
+            session.push(Ticks(stream, np.arange(size), xs))
+            due = [e.n for e in events if isinstance(e, Prediction) and e.stream == stream]
+            for n in due[-2:]:
+                session.label(Label(stream, n, n % 2))
+        session.gap(Gap(stream, 5, 2))
+        session.push(Ticks(stream, np.arange(40), rng.random((40, 1))))
+    assert compilations() == before
     assert any(isinstance(e, Prediction) for e in events)
     assert any(isinstance(e, Update) for e in events) == config.learning.learn

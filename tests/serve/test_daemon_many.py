@@ -1,5 +1,8 @@
 """Many streams on real sockets: columns of ticks give what ticks one by one give."""
 
+import threading
+
+import jax
 import numpy as np
 import pytest
 
@@ -9,6 +12,7 @@ from stream_lstm.events import Gap, Prediction, Refusal, Score, Ticks
 from stream_lstm.feed.encode import encode_ticks
 from stream_lstm.feed.publisher import Publisher
 from stream_lstm.serve import daemon as daemon_module
+from stream_lstm.serve.compilations import COMPILED
 from stream_lstm.serve.daemon import Daemon
 from stream_lstm.serve.stop import StopSwitch
 from stream_lstm.store.setup import Setup
@@ -108,6 +112,28 @@ def test_many_streams_are_stored_with_what_came_of_each(tmp_path, monkeypatch):
     assert query(path, wrong) == []
     held = dict(query(path, "SELECT stream, n FROM streams"))
     assert held == {name: stream.n for name, stream in daemon.session.streams.items()}
+
+
+def test_many_streams_that_are_named_compile_nothing_after_the_start():
+    _, daemon = served(streams=NAMES, hidden=7)
+    assert daemon.together
+    assert daemon.compilations == 0
+
+
+def test_many_streams_without_names_compile_their_loop_beside_the_ticks():
+    threads = []
+
+    def listen(event, seconds, **about):
+        if event == COMPILED:
+            threads.append((threading.current_thread().name, about.get("fun_name")))
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        _, daemon = served(hidden=9)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert daemon.compilations == 2
+    assert threads[-2:] == [("compile", "jit(loop)")] * 2
 
 
 def test_what_many_streams_need_is_compiled_when_they_come(monkeypatch):

@@ -80,6 +80,7 @@ def test_every_count_is_the_daemons(watched, samples):
     assert samples[PREFIX + "labels_total",] == sum(s.scores.labels for s in streams) == 3
     assert samples[PREFIX + "updates_total",] == total("updates") == 3
     assert samples[PREFIX + "gaps_total",] == 1
+    assert samples[PREFIX + "compilations_after_ready_total",] == watched.daemon.compilations
     assert samples[PREFIX + "missed_ticks_total",] == 5
     assert samples[PREFIX + "feed_messages_total",] == feed.messages
     losses = [sum(s.scores.losses[k] for s in streams) for k in range(3)]
