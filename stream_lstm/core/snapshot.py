@@ -30,7 +30,6 @@ import numpy as np
 from ..config import Config
 from ..errors import SnapshotError
 from ..members import Members
-from ..model.runtime import to_host
 from .rollback import Learned, Watch, check_kept, copy_of
 from .scores import ScoresState
 from .session import Session
@@ -236,8 +235,8 @@ def restore(session: Session, data: bytes) -> None:
     optimizer = session.engine.init_optimizer(start) if session.config.learning.learn else None
     learned = {
         name: Learned(
-            to_host(tuple(rebuild(weights, held.weights))),
-            to_host(rebuild(optimizer, held.optimizer)),
+            tuple(rebuild(weights, held.weights)),
+            rebuild(optimizer, held.optimizer),
             held.watch or session.learning.guard.watch(held.weights, held.optimizer),
         )
         for name, held in state.learned.items()
@@ -259,7 +258,7 @@ def restore(session: Session, data: bytes) -> None:
     except ValueError as error:
         raise SnapshotError(f"the snapshot does not fit this session: {error}") from None
     if session.twins.frozen is not None:
-        session.twins.frozen = to_host(rebuild(weights, state.frozen))
+        session.twins.frozen = rebuild(weights, state.frozen)
     session.learned, session.sides = learned, state.sides
     session.reload()
 
