@@ -1,0 +1,122 @@
+"""An exception at any line of the daemon's loop: its store continues from the state of some tick."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stream_lstm.config import StoreConfig
+from stream_lstm.core.snapshot import take
+from stream_lstm.feed.encode import encode_ticks
+from stream_lstm.feed.publisher import Publisher
+from stream_lstm.serve.daemon import Daemon
+from stream_lstm.serve.stop import StopSwitch
+from stream_lstm.store.setup import Setup
+from stream_lstm.store.store import Store
+
+from ..engines import SMALL_BANK, engine_for, settings
+from ..store.stores import COLUMNS, Kept, series, ticks
+
+ANY_PORT = "tcp://127.0.0.1:*"
+WAIT_S, LATE_S = 30.0, 120.0
+COUNT = 60
+OPTIONS = StoreConfig(snapshot_every=20)
+
+KINDS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "learning": {"learn": True},
+    "bank": {"learn": True, "bank": "small.toml", "share": 0.01},
+}
+LOOP = ("serve/daemon.py", "core/", "store/store.py")
+"""Where the lines are that move the state."""
+
+
+class Injected(BaseException):
+    """What an interrupt is."""
+
+
+class Injector:
+    def __init__(self, at: int) -> None:
+        self.left = at
+
+    def __call__(self, frame: Any, event: str, _: Any) -> Injector | None:
+        if event == "call" and not any(part in frame.f_code.co_filename for part in LOOP):
+            return None
+        if event == "line":
+            self.left -= 1
+            if self.left < 0:
+                sys.settrace(None)
+                raise Injected
+        return self
+
+
+def members(kind):
+    return SMALL_BANK if kind == "bank" else None
+
+
+def interrupted(path, kind, at):
+    """Run a daemon over the ticks with an exception at a line; return whether it came to it."""
+    values = series(COUNT)
+    times = np.arange(1, COUNT + 1) * 10**9
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(StopSwitch())
+        feed = stack.enter_context(
+            Publisher(ANY_PORT, heartbeats=False, columns=COLUMNS, session="s1")
+        )
+        config = settings(connect=[feed.endpoint], **KINDS[kind])
+        setup = Setup(config, COLUMNS, members=members(kind))
+        store = Store(path, setup, OPTIONS, command="run", blocking=False)
+        engine = engine_for(config, 1, members(kind))
+        daemon = Daemon(
+            config, COLUMNS, stop=stop, store=store, members=members(kind), engine=engine
+        )
+        traced = sys.gettrace()
+        try:
+            with daemon:
+                feed.wait_for_subscribers(1, WAIT_S)
+                for k in range(COUNT):
+                    part = slice(k, k + 1)
+                    frames = encode_ticks("a", times[part], values[part], session="s1", seq=k + 1)
+                    feed._socket.send_multipart(frames)
+                daemon.every(LATE_S, stop.set)
+                daemon.every(0.0, lambda: daemon.session.table.ints[0, 0] >= COUNT and stop.set())
+                sys.settrace(Injector(at))
+                daemon.run()
+        except Injected:
+            return True
+        finally:
+            sys.settrace(traced)
+            store.close(whole=False)
+    return False
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_store_continues_from_the_state_of_some_tick(kind, tmp_path):
+    config = settings(**KINDS[kind])
+    values = series(COUNT)
+    states = []
+    with Kept(tmp_path / "whole.db", config, OPTIONS, members=members(kind)) as whole:
+        states.append(take(whole.session))
+        for k in range(COUNT):
+            whole.give(ticks(values[k : k + 1], k + 1))
+            states.append(take(whole.session))
+    reached, at = set(), 40
+    for round_ in range(100):
+        path = tmp_path / f"{round_}.db"
+        if not interrupted(path, kind, at):
+            break
+        with Kept(path, config, OPTIONS, members=members(kind)) as again:
+            known = again.session.streams.get("a")
+            n = 0 if known is None else known.n
+            assert take(again.session) == states[n]
+            for k in range(n, COUNT):
+                again.give(ticks(values[k : k + 1], k + 1))
+            assert take(again.session) == states[COUNT]
+        reached.add(n)
+        at += at // 4 + 7
+    assert round_ > 10
+    assert len(reached) >= 2
