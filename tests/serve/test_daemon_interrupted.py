@@ -1,4 +1,4 @@
-"""An exception at any line of the daemon's loop: its store continues from the state of some tick."""
+"""An exception at any line of the daemon's loop: its store holds the state of some tick."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import pytest
 
 from stream_lstm.config import StoreConfig
 from stream_lstm.core.snapshot import take
+from stream_lstm.feed import subscriber
 from stream_lstm.feed.encode import encode_ticks
 from stream_lstm.feed.publisher import Publisher
+from stream_lstm.serve import daemon
 from stream_lstm.serve.daemon import Daemon
 from stream_lstm.serve.stop import StopSwitch
 from stream_lstm.store.setup import Setup
@@ -31,8 +33,11 @@ KINDS: dict[str, dict[str, Any]] = {
     "learning": {"learn": True},
     "bank": {"learn": True, "bank": "small.toml", "share": 0.01},
 }
-LOOP = ("serve/daemon.py", "core/", "store/store.py")
-"""Where the lines are that move the state."""
+PARTS = {
+    "all of the loop": ("serve/daemon.py", "core/", "store/store.py"),
+    "the session": ("core/",),
+}
+"""Where the lines are that are counted."""
 
 
 class Injected(BaseException):
@@ -40,11 +45,11 @@ class Injected(BaseException):
 
 
 class Injector:
-    def __init__(self, at: int) -> None:
-        self.left = at
+    def __init__(self, at: int, part: str) -> None:
+        self.left, self._files = at, PARTS[part]
 
     def __call__(self, frame: Any, event: str, _: Any) -> Injector | None:
-        if event == "call" and not any(part in frame.f_code.co_filename for part in LOOP):
+        if event == "call" and not any(part in frame.f_code.co_filename for part in self._files):
             return None
         if event == "line":
             self.left -= 1
@@ -58,7 +63,7 @@ def members(kind):
     return SMALL_BANK if kind == "bank" else None
 
 
-def interrupted(path, kind, at):
+def interrupted(path, kind, part, at):
     """Run a daemon over the ticks with an exception at a line; return whether it came to it."""
     values = series(COUNT)
     times = np.arange(1, COUNT + 1) * 10**9
@@ -71,21 +76,21 @@ def interrupted(path, kind, at):
         setup = Setup(config, COLUMNS, members=members(kind))
         store = Store(path, setup, OPTIONS, command="run", blocking=False)
         engine = engine_for(config, 1, members(kind))
-        daemon = Daemon(
+        served = Daemon(
             config, COLUMNS, stop=stop, store=store, members=members(kind), engine=engine
         )
         traced = sys.gettrace()
         try:
-            with daemon:
+            with served:
                 feed.wait_for_subscribers(1, WAIT_S)
                 for k in range(COUNT):
-                    part = slice(k, k + 1)
-                    frames = encode_ticks("a", times[part], values[part], session="s1", seq=k + 1)
+                    one = slice(k, k + 1)
+                    frames = encode_ticks("a", times[one], values[one], session="s1", seq=k + 1)
                     feed._socket.send_multipart(frames)
-                daemon.every(LATE_S, stop.set)
-                daemon.every(0.0, lambda: daemon.session.table.ints[0, 0] >= COUNT and stop.set())
-                sys.settrace(Injector(at))
-                daemon.run()
+                served.every(LATE_S, stop.set)
+                served.every(0.0, lambda: served.session.table.ints[0, 0] >= COUNT and stop.set())
+                sys.settrace(Injector(at, part))
+                served.run()
         except Injected:
             return True
         finally:
@@ -94,8 +99,12 @@ def interrupted(path, kind, at):
     return False
 
 
+@pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_store_continues_from_the_state_of_some_tick(kind, tmp_path):
+def test_the_store_continues_from_the_state_of_some_tick(kind, part, tmp_path, monkeypatch):
+    # a few ticks at a time, so that some are stored before the exception
+    monkeypatch.setattr(subscriber, "MAX_DRAIN", 4)
+    monkeypatch.setattr(daemon, "MOST_HELD", 4)
     config = settings(**KINDS[kind])
     values = series(COUNT)
     states = []
@@ -107,7 +116,7 @@ def test_the_store_continues_from_the_state_of_some_tick(kind, tmp_path):
     reached, at = set(), 40
     for round_ in range(100):
         path = tmp_path / f"{round_}.db"
-        if not interrupted(path, kind, at):
+        if not interrupted(path, kind, part, at):
             break
         with Kept(path, config, OPTIONS, members=members(kind)) as again:
             known = again.session.streams.get("a")
@@ -117,6 +126,6 @@ def test_the_store_continues_from_the_state_of_some_tick(kind, tmp_path):
                 again.give(ticks(values[k : k + 1], k + 1))
             assert take(again.session) == states[COUNT]
         reached.add(n)
-        at += at // 4 + 7
+        at += at // 3 + 17
     assert round_ > 10
-    assert len(reached) >= 2
+    assert len(reached) > 4
