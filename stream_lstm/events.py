@@ -235,7 +235,7 @@ RefusalKind: TypeAlias = Literal["tick", "label", "message"]
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """Something was not let in; carry and weights are as before.
+    """An input was rejected; carry and weights are as before.
 
     `index` is the position in the block of ticks that held it, -1 where that has no meaning.
     """

@@ -94,7 +94,7 @@ class ElementMaker:
         """Yield (t_ns (m,), elements (m, F) float32) for runs of accepted ticks.
 
         `memory` is brought up to date before each run is yielded. `refused(index, reason)` is
-        called for each tick that is not let in.
+        called for each tick that is refused.
         """
         for sifted in self.sift(memory, t_ns, values):
             start, whole = 0, Memory(memory.t_ns, memory.values)
@@ -356,7 +356,7 @@ class ElementMaker:
         return start + stop, [(0, start + k, reason(values[start + k], made[k])) for k in bad]
 
     def reason(self, row: Values, made: Elements) -> str:
-        """Return why a tick of values `row` (C,) that made element `made` (F,) is not let in."""
+        """Return why a tick of values `row` (C,) that made element `made` (F,) is refused."""
         fields = row.tolist()
         for k in self._used:
             if not abs(fields[k]) < LIMIT:  # NaN too
@@ -452,7 +452,7 @@ class Made(NamedTuple):
     """What was made of m ticks.
 
     `made` (m,) tells which have an element, a row of `elements` (m, F); `refused` holds (tick,
-    reason) of those that were not let in, in order. `old` are the old ones, stream by stream.
+    reason) of those that were refused, in order. `old` are the old ones, stream by stream.
     """
 
     made: Bools
@@ -674,7 +674,7 @@ class TableMaker:
         run_t: Times,
         run_v: Values,
     ) -> None:
-        """Keep the last ticks of the streams that are clean; all theirs were let in."""
+        """Keep the last ticks of the streams that are clean; none of theirs was refused."""
         kept = np.minimum(lengths, self.lag)
         spots = np.minimum((ends - kept)[:, None] + np.arange(self.lag), (ends - 1)[:, None])
         streams = block.streams

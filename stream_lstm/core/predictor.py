@@ -87,9 +87,9 @@ class Predictor:
         t_ns: its time in nanoseconds since 1970, for `elapsed()` and for the record.
 
         Warns (InputWarning), once, of a tick that is old: its time is before that of an earlier
-        one, or it repeats time and values; with `on_old_time="refuse"` it is not let in.
+        one, or it repeats time and values; with `on_old_time="refuse"` it is refused.
 
-        Raises DataError for a tick that is not let in (a field that is missing or not a number,
+        Raises DataError for a tick that is refused (a field that is missing or not a number,
         a feature that is not finite); the predictor is then as it was before. Warns
         (InputWarning), once for each, of features of which the scaler leaves nothing.
         """
@@ -113,7 +113,7 @@ class Predictor:
         The arguments are those of `step`. The predictor stays as it is, and `step` of the same
         tick gives the same bits.
 
-        Raises DataError for a tick that `step` would not let in, and UsageError where labels come
+        Raises DataError for a tick that `step` would refuse, and UsageError where labels come
         from the series itself: the tick would bring a label first.
         """
         if self._session.config.stream.labels != "external":

@@ -47,7 +47,7 @@ class Tape(msgspec.Struct, omit_defaults=True):
         return cls(keep, features, entries, positive, first=n + 1 - keep, used=keep)
 
     def frozen(self) -> Tape:
-        """Return the newest `keep` entries, which stay as they are while this tape goes on."""
+        """Return the newest `keep` entries, which stay as they are while this tape grows."""
         self.lent = True
         held = slice(max(self.used - self.keep, 0), self.used)
         entries, positive = self.entries[held], self.positive[held]

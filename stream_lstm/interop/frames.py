@@ -40,7 +40,7 @@ class Replayed(msgspec.Struct):
 
     table: an Arrow table with a row for each prediction and the columns of `replay --out`; its
     `to_pandas()` is a DataFrame. summary: what `replay --json` prints of it. skipped: rows that
-    were not let in.
+    were refused.
     """
 
     table: pa.Table

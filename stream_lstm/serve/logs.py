@@ -253,7 +253,7 @@ _NAMES: dict[type, tuple[str, Level]] = {
 }
 
 _SENTENCES = {
-    "refused": "something was not let in",
+    "refused": "an input was rejected",
     "rolled_back": "learning did harm and was rolled back",
     "gap": "ticks were lost",
     "session_started": "a publisher's session began",
