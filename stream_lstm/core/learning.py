@@ -84,12 +84,13 @@ class Learning:
 
     def hand_over(self, learned: Learned) -> None:
         """Have what an update takes the memory of copied where a snapshot still needs it."""
-        if self.kept_by:
-            found = [keeper for ref in self.kept_by if (keeper := ref()) is not None]
-            for keeper in found:
-                keeper.keep(learned)
-            if not found:
-                self.kept_by.clear()
+        if not self.kept_by:
+            return
+        keepers = [(ref, keeper) for ref in self.kept_by if (keeper := ref()) is not None]
+        for _, keeper in keepers:
+            keeper.keep(learned)
+        if len(keepers) != len(self.kept_by):
+            self.kept_by = [ref for ref, _ in keepers]
 
     def due(self, n: int) -> bool:
         """Return whether a label that becomes known at element n is learned from."""

@@ -276,6 +276,7 @@ def test_bases_are_taken_on_the_way(monkeypatch):
         for one in (session, whole):
             one.tick("a", k, [np.sin(k)], "run", k + 1)
         assert len(session._base.calls) <= 51
+        assert len(session.learning.kept_by) <= 2, "bases of the past are let go of"
         if k % 37 == 36:
             call = lambda s: s.tick("a", 500, [0.1], "run", 500)  # noqa: E731
             assert tear(session, call, 20) is not None
