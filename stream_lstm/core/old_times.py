@@ -109,10 +109,27 @@ def find_old(
     same = np.flatnonzero(t_ns[holders] == before[holders])
     repeats = (values[holders[same]] == known[same]).all(axis=1) & timed[holders[same]]
     old[holders[same[repeats]]] = True
+    if good is not None:
+        others = np.flatnonzero(~good & (t_ns == before) & timed)
+        old[others] = _repeat(others, starts, holders, of, values, last)
     latest[:] = np.maximum(before[ends], known_t[ends])
     last[of] = values[holders]  # of those of one stream the last one stays
     at = np.flatnonzero(old)
     return Old(at, t_ns[at], before[at]) if len(at) else None
+
+
+def _repeat(
+    others: Longs, starts: Longs, holders: Longs, of: Longs, values: Doubles, last: Doubles
+) -> Bools:
+    """Return which of the ticks `others`, which hold no time, have the values before them."""
+    streams = np.searchsorted(starts, others, side="right") - 1
+    known = last[streams]
+    if len(holders):
+        at = np.searchsorted(holders, others) - 1
+        same = (at >= 0) & (of[at] == streams)
+        known[same] = values[holders[at[same]]]
+    equal: Bools = (values[others] == known).all(axis=1)
+    return equal
 
 
 def _before(latest: Longs, starts: Longs, t_ns: Longs) -> Longs:

@@ -245,7 +245,7 @@ def test_a_table_for_people_and_nothing_on_standard_error(cli, data_dir):
         (["--feature", "bid", "--learning-rate", "fast"], 2, ["--learning-rate"]),
         (["--feature", "bid", "--learning-rate", "0"], 2, ["learning_rate = 0.0"]),
         (["--feature", "bid", "--learn", "--bptt", "500"], 2, ["bptt=500", "window=100"]),
-        (["--feature", "bid", "--learn", "--window", "20"], 2, ["bptt=50", "window=20"]),
+        (["--feature", "bid", "--learn", "--window", "20", "--bptt", "50"], 2, ["bptt=50"]),
         (["--feature", "bid", "--stream", "a/b"], 2, ["'a/b'", "--stream"]),
         (["--feature", "bid", "--out", "x.txt"], 2, [".parquet, .csv, .jsonl"]),
         (["--feature", "bid", "--out", "/no/where/x.csv"], 74, ["there is no directory"]),

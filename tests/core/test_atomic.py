@@ -341,23 +341,31 @@ def test_threads_that_end_in_the_middle_leave_a_session_that_can_be_mended():
 @pytest.mark.skipif(os.name == "nt", reason="needs a POSIX signal to this process")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("learn", [False, True])
-def test_interrupts_at_random_times_leave_no_third_state(learn):
+def test_interrupts_at_random_times_leave_no_third_state(learn, request):
     given = {"window": 10, "hidden": 4, "stride": 3, "learn": learn, "bptt": 5}
     predictor, whole = Predictor("x", **given), Predictor("x", **given)
     rng = np.random.default_rng(3)
     xs = rng.normal(size=3_000_000 if THOROUGH else 110_000).tolist()
     n = interrupts = 0
+
+    def interrupt():
+        os.kill(os.getpid(), signal.SIGINT)
+
+    # started in the background of a shell, a process ignores the signal
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     while interrupts < (500 if THOROUGH else 20):
         after = float(rng.uniform(0.0005, 0.01))
-        timer = threading.Timer(after, lambda: os.kill(os.getpid(), signal.SIGINT))
+        timer = threading.Timer(after, interrupt)
         begun = n
         try:
             timer.start()
             while True:
                 predictor.step([xs[n]])
                 n += 1
-                if n - begun == 5000:  # a finalizer has swallowed it
-                    os.kill(os.getpid(), signal.SIGINT)
+                if n - begun >= 5000 and not timer.is_alive():  # a finalizer swallowed it
+                    begun, timer = n, threading.Timer(0.001, interrupt)
+                    timer.start()
         except KeyboardInterrupt:
             interrupts += 1
         timer.join()

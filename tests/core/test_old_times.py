@@ -214,3 +214,20 @@ def test_a_bad_tick_of_the_far_future_makes_none_old():
     session, events = feed("refuse", [1, 10**18, 2], [1.0, math.nan, 2.0])
     assert session.streams["a"].n == 2
     assert [event.reason for event in events if isinstance(event, Refusal)] == ["x is nan"]
+
+
+def test_a_bad_tick_that_repeats_is_old_in_a_block_as_alone():
+    """It is refused for that, not for its values, whichever of those before it were bad."""
+    inf, nan = float("inf"), float("nan")
+    rows = [(2, nan, 1.0), (5, nan, 1.0), (2, 2.0, 1.0), (2, 2.0, 0.0), (3, 1.0, 0.0),
+            (4, nan, 0.0), (6, inf, 0.0), (6, inf, 0.0), (2, 2.0, 0.0)]  # fmt: skip
+    ticks = [Tick(0, t, [x, y]) for t, x, y in rows]
+    config = configuration(
+        features=["lag(lag(x))", "elapsed()"], window=3, stride=2, on_old_time="refuse"
+    )
+    (one, two) = (list[Output](), list[Output]())
+    block, singly = opened(config, one, []), opened(config, two, [])
+    go(block, ticks, "blocks")
+    go(singly, ticks, "alone")
+    assert told(one) == told(two)
+    assert block.streams["a"].counters.old_ticks == 2

@@ -101,7 +101,12 @@ def test_every_refusal_is_counted_by_its_reason(watched, samples):
     assert found.pop("too_many_streams") == 2, "its ticks and its end"
     assert found == dict.fromkeys(("frames", "topic", "size", "version", "payload"), 1)
     assert sum(refused("messages").values()) == watched.daemon.subscriber.counters.refused
-    assert refused("ticks") == {"not_finite": 1, "repeated": 20, "too_late": 0}
+    assert refused("ticks") == {
+        "not_finite": 1,
+        "repeated": 20,
+        "too_late": 0,
+        "old_time": 0,
+    }
     labels = refused("labels")
     assert sum(labels.values()) == 5
     assert labels["unknown"] == 2
