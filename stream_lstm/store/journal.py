@@ -84,6 +84,7 @@ class Journal:
         self.chain = Chain(connection)
         known = {number for (number,) in connection.execute("SELECT snapshot FROM snapshots")}
         self._savings = [saving for saving in self._savings if saving.number not in known]
+        self._number = max(self._number, *known, 0)
         return now != before
 
     @property

@@ -147,6 +147,41 @@ def test_a_commit_that_was_one_after_all_writes_no_snapshot_twice(path, small):
     assert whole(path)[-1] == query(path, "SELECT max(snapshot) FROM snapshot_pieces")[0][0]
 
 
+class Lossy:
+    """A connection whose first commit of a whole snapshot succeeds and reports an error."""
+
+    lost = 0
+
+    def __init__(self, connection):
+        self._connection, self._saved = connection, False
+
+    def __getattr__(self, name):
+        return getattr(self._connection, name)
+
+    def execute(self, sql, *values):
+        out = self._connection.execute(sql, *values)
+        self._saved |= sql.startswith("INSERT INTO snapshots")
+        if sql == "COMMIT" and self._saved and not Lossy.lost:
+            Lossy.lost += 1
+            raise sqlite3.OperationalError("disk I/O error")
+        return out
+
+
+def test_a_snapshot_whose_commit_was_one_after_all_keeps_its_number(path, monkeypatch):
+    connect = schema.connect
+    monkeypatch.setattr(schema, "connect", lambda *given, **more: Lossy(connect(*given, **more)))
+    monkeypatch.setattr(Lossy, "lost", 0)
+    kept = Kept(path, blocking=False)
+    kept.give(*cut(series(200), range(10, 200, 10)))
+    kept.store.close()
+    assert Lossy.lost == kept.store.figures()["retries"] == 1
+    assert len(whole(path)) >= 2
+    with Kept(path) as again:
+        assert again.resumed.snapshot == whole(path)[-1]
+        assert not again.resumed.set_aside
+        assert snapshot.take(again.session) == snapshot.take(kept.session)
+
+
 def test_a_hole_is_not_stored_before_its_snapshot_is(path, small, monkeypatch):
     """A kill while the pieces are written leaves a store without the hole, and a whole journal."""
     kept = Kept(path)
