@@ -2,7 +2,7 @@
 
 Kinds of `rubbish` are said for some seconds each to the sockets of a process of its own: to a
 daemon's feed or its recovery by an endpoint that it dials, or to what a publisher or a daemon has
-bound. LANES such processes stand beside each other, each with its share of the kinds. All along
+bound. LANES such processes run at the same time, each with its share of the kinds. All along
 honest ticks come, and after each kind all of them must be taken: `lost` are those that were not
 within PATIENCE_S, or requests over HTTP without a good answer; `deaths` are processes that ended.
 `grown_mib` is by how much the memory of a process grew over one kind, at most, and that was

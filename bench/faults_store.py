@@ -144,7 +144,7 @@ def numbers(start: int, stop: int) -> np.ndarray:
 
 
 def main(path: Path) -> dict[str, Any]:
-    """Write what the store lacks of its steps; return what came of it."""
+    """Write what the store lacks of its steps; return the result."""
 
     def connect() -> sqlite3.Connection:
         connection = schema.connect(path)

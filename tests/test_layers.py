@@ -13,7 +13,7 @@ MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob(
 
 LAYERS = ("vocabulary", "numerics", "core", "shell")
 VOCABULARY = {"closing.py", "errors.py", "events.py", "records.py", "tables.py", "config.py",
-              "members.py", "quoting.py"}  # fmt: skip
+              "members.py", "quoting.py", "forks.py"}  # fmt: skip
 LIBRARIES = {
     "vocabulary": {"numpy", "msgspec"},
     "numerics": {"numpy", "msgspec", "jax", "flax", "optax", "scipy"},
@@ -29,7 +29,7 @@ WORLD = {
 ALLOWED = {
     ("model/runtime.py", "os"),
     ("model/buffers.py", "threading"),
-    ("model/forked.py", "os"),
+    ("forks.py", "os"),
     ("core/atomic.py", "sys"),
     ("core/predictor.py", "datetime"),
 }

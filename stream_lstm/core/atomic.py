@@ -24,8 +24,9 @@ import numpy as np
 
 from ..errors import UsageError
 from ..events import Gap, Label, OldTimes, SessionStart, Ticks
+from ..forks import call_in_child
 from ..model.forecaster import Params
-from ..model.forked import call_in_child, check_forked
+from ..model.forked import check_forked
 from .many import Arrivals
 from .session import Session
 from .snapshot import Frozen, freeze, join, restore
@@ -216,7 +217,7 @@ class AtomicSession:
         return out
 
     def _look(self, read: Callable[[Session], T]) -> T:
-        """Make a call after which the state is the same, if not where it stands in memory."""
+        """Make a call that leaves the state the same, though it may step over ticks that wait."""
         if self._open:
             self._enter()
         self._open = True

@@ -82,8 +82,8 @@ class Learning:
         self._last = np.zeros(self.length, np.float32)
         self._last[-1:] = 1.0
 
-    def hand_over(self, learned: Learned) -> None:
-        """Have what an update takes the memory of copied where a snapshot still needs it."""
+    def preserve(self, learned: Learned) -> None:
+        """Copy what an update takes the memory of, where a snapshot still needs it."""
         if not self.kept_by:
             return
         keepers = [(ref, keeper) for ref in self.kept_by if (keeper := ref()) is not None]
@@ -151,7 +151,7 @@ class Learning:
         side = stream.side
         assert side is not None
         given = None if self.observer is None else (np.array(side.trace), *example)
-        self.hand_over(learned)
+        self.preserve(learned)
         learned.weights, learned.optimizer, side.trace, info = self._engine.update(
             learned.weights, learned.optimizer, side.trace, *example
         )

@@ -79,7 +79,7 @@ class SidedStreams:
         assert side is not None
         assert side.tape is not None
         self._users(stream)
-        self.session.learning.hand_over(learned)
+        self.session.learning.preserve(learned)
         given = learned.weights, learned.optimizer, side.trace
         past = side.tape.newest(self.session.engine.strides.past)
         moved, rows, infos = self.session.engine.run_strides(

@@ -247,17 +247,8 @@ class Publisher(Closing):
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
         """Hold the publisher; `publish` does the same with less ado."""
-        turns = self._turns
-        with turns.lock:
-            if turns.barred:
-                turns.refuse()
-            turns.barred = BUSY
-            try:
-                yield
-            finally:
-                turns.barred = ""
-                if turns.closing:
-                    self._shut()
+        with self._turns.lock, self._turns.held(self._shut):
+            yield
 
     def heartbeat(self) -> bool:
         """Send every stream's heartbeat if they are due, and return whether they were.

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import os
 import threading
 import weakref
 from collections.abc import Callable
 
 from ..errors import UsageError
+from ..forks import call_in_child
 
 JOIN_S = 1.0
 """For the thread to end at exit: a thread of the user's may hold what it waits for."""
@@ -74,5 +74,4 @@ def _end() -> None:
         pulse.join(JOIN_S)
 
 
-if hasattr(os, "register_at_fork"):  # a child has none of these threads; Windows cannot fork
-    os.register_at_fork(after_in_child=_running.clear)
+call_in_child(_running.clear)  # a child has none of these threads

@@ -11,9 +11,8 @@ libzmq's edge-triggered descriptors and, by way of a thread, the loops that cann
 
 from __future__ import annotations
 
-import contextlib
 from collections import deque
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any, Generic, Self, TypeVar
 
 import zmq
@@ -86,19 +85,9 @@ class Receiver(Closing, Generic[Event]):
         self._kept.clear()
         return kept
 
-    @contextlib.contextmanager
-    def _turn(self) -> Iterator[None]:
+    def _turn(self) -> AbstractContextManager[None]:
         """Hold the reader; `receive` does the same with less ado."""
-        turns = self._turns
-        if turns.barred:
-            turns.refuse()
-        turns.barred = BUSY
-        try:
-            yield
-        finally:
-            turns.barred = ""
-            if turns.closing:
-                self._shut()
+        return self._turns.held(self._shut)
 
     # ---- asyncio -------------------------------------------------------------------------
 

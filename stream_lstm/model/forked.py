@@ -6,12 +6,10 @@ the first computation never ends.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-
 from jax._src import xla_bridge
 
 from ..errors import UsageError
+from ..forks import call_in_child
 
 _forked = False
 
@@ -31,12 +29,6 @@ def _note() -> None:
     # There is no public way to ask; without this one, importing JAX counts as starting it.
     started = getattr(xla_bridge, "backends_are_initialized", lambda: True)
     _forked = _forked or bool(started())
-
-
-def call_in_child(function: Callable[[], None]) -> None:
-    """Have a function called in every forked child, where there are any on this system."""
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=function)
 
 
 call_in_child(_note)

@@ -198,6 +198,8 @@ def _name(partial: Path, new: Path) -> None:
     for suffix in BESIDE[1:]:
         new.with_name(new.name + suffix).unlink(missing_ok=True)
     os.replace(partial, new)
+    if os.name == "nt":
+        return  # a folder cannot be opened there
     folder = os.open(new.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

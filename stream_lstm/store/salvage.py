@@ -18,7 +18,7 @@ from .chain import HELD, Row
 from .outputs import OUTPUTS
 from .reading import snapshot_state
 from .saving import insert_snapshot
-from .schema import BUSY_MS, UNREADABLE, VERSION, check_version, failure
+from .schema import UNREADABLE, VERSION, check_version, open_reader
 
 KEYS = {"setup": "rowid", "runs": "run", "streams": "rowid", "commits": "number", "ticks": "pos",
         "labels": "pos", "events": "event"}  # fmt: skip
@@ -56,23 +56,17 @@ def open_damaged(path: Path, *, lenient: bool = True) -> sqlite3.Connection:
     path = path.resolve()
     log = path.with_name(path.name + "-wal")
     how = "mode=ro" if log.exists() else "mode=ro&immutable=1"
-    try:
-        connection = sqlite3.connect(f"{path.as_uri()}?{how}", uri=True, isolation_level=None)
-        try:
-            connection.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
-            if lenient:
-                connection.execute("PRAGMA writable_schema = ON")
-            connection.execute("BEGIN")
-            check_version(connection, path, oldest=VERSION)
-            # No cell is larger than the file; a damaged length would ask for gigabytes.
-            size = path.stat().st_size + (log.stat().st_size if log.exists() else 0)
-            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, max(size, 2**20))
-        except BaseException:
-            connection.close()
-            raise
-    except UNREADABLE as error:
-        raise failure(path, error) from None
-    return connection
+
+    def prepare(connection: sqlite3.Connection) -> None:
+        if lenient:
+            connection.execute("PRAGMA writable_schema = ON")
+        connection.execute("BEGIN")
+        check_version(connection, path, oldest=VERSION)
+        # No cell is larger than the file; a damaged length would ask for gigabytes.
+        size = path.stat().st_size + (log.stat().st_size if log.exists() else 0)
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, max(size, 2**20))
+
+    return open_reader(path, how, prepare)
 
 
 def salvage(

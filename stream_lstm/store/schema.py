@@ -9,6 +9,7 @@ that they came of.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -177,13 +178,25 @@ def connect_reader(path: Path, *, oldest: int = READABLE) -> sqlite3.Connection:
     check_plain(path)
     if not path.is_file():
         raise InputMissingError(f"no such store: {path}")
+    return open_reader(
+        path, "mode=ro", lambda connection: check_version(connection, path, oldest=oldest)
+    )
+
+
+def open_reader(
+    path: Path, how: str, prepare: Callable[[sqlite3.Connection], object]
+) -> sqlite3.Connection:
+    """Open a file for reading, by the parameters `how` of a SQLite URI, and prepare it.
+
+    Raises what `failure` makes of an error.
+    """
     try:
         connection = sqlite3.connect(
-            f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None
+            f"{path.resolve().as_uri()}?{how}", uri=True, isolation_level=None
         )
         try:
             connection.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
-            check_version(connection, path, oldest=oldest)
+            prepare(connection)
         except BaseException:
             connection.close()
             raise

@@ -22,6 +22,7 @@ from stream_lstm.errors import ConfigurationError, UsageError
 from stream_lstm.events import Gap, Label, Prediction, SessionStart, Ticks
 
 from ..engines import engine_for, settings
+from ..injecting import Injected, Injector
 from .driving import members_of
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -44,10 +45,6 @@ PACKAGE = os.path.dirname(stream_lstm.__file__)
 
 WARM = 40
 """Elements of each of two streams before a call that is torn."""
-
-
-class Injected(BaseException):
-    """What an interrupt is: no `except Exception` catches it."""
 
 
 def open_session(kind: str, emit: Any = None) -> AtomicSession:
@@ -101,27 +98,9 @@ def every(lines: int, kind: str) -> int:
     return 1 if THOROUGH else lines * SPARSE.get(kind, 1)
 
 
-class Injector:
-    """Raises at a line event, counted from 0; `left` is below 0 where it did."""
-
-    def __init__(self, at: int) -> None:
-        self.left = at
-
-    def __call__(self, frame: Any, event: str, _: Any) -> Injector | None:
-        # Not within libraries: at the end of a `with` a real interrupt never keeps a lock taken.
-        if event == "call" and PACKAGE not in frame.f_code.co_filename:
-            return None
-        if event == "line":
-            self.left -= 1
-            if self.left < 0:
-                sys.settrace(None)
-                raise Injected
-        return self
-
-
 def tear(session: AtomicSession, call: Callable[[AtomicSession], object], at: int) -> Any:
     """Make a call with an exception at a line event; return it, None where there were fewer."""
-    injector = Injector(at)
+    injector = Injector(at, [PACKAGE])
     traced = sys.gettrace()
     sys.settrace(injector)
     try:

@@ -21,6 +21,7 @@ from stream_lstm.store.setup import Setup
 from stream_lstm.store.store import Store
 
 from ..engines import SMALL_BANK, engine_for, settings
+from ..injecting import Injected, Injector
 from ..store.stores import COLUMNS, Kept, series, ticks
 
 ANY_PORT = "tcp://127.0.0.1:*"
@@ -38,26 +39,6 @@ PARTS = {
     "the session": ("stream_lstm/core/",),
 }
 """Where the lines are that are counted."""
-
-
-class Injected(BaseException):
-    """What an interrupt is."""
-
-
-class Injector:
-    def __init__(self, at: int, part: str) -> None:
-        self.left, self._files = at, PARTS[part]
-
-    def __call__(self, frame: Any, event: str, _: Any) -> Injector | None:
-        # Not within libraries: at the end of a `with` a real interrupt never keeps a lock taken.
-        if event == "call" and not any(part in frame.f_code.co_filename for part in self._files):
-            return None
-        if event == "line":
-            self.left -= 1
-            if self.left < 0:
-                sys.settrace(None)
-                raise Injected
-        return self
 
 
 def members(kind):
@@ -90,7 +71,7 @@ def interrupted(path, kind, part, at):
                     feed._socket.send_multipart(frames)
                 served.every(LATE_S, stop.set)
                 served.every(0.0, lambda: served.session.table.ints[0, 0] >= COUNT and stop.set())
-                sys.settrace(Injector(at, part))
+                sys.settrace(Injector(at, PARTS[part]))
                 served.run()
         except Injected:
             return True
