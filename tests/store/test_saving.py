@@ -232,3 +232,27 @@ def test_the_learning_of_a_live_session_goes_on_beside(path, small):
     for number, elements in rows:
         assert snapshot_state(connection, number) == states[elements]
     connection.close()
+
+
+class Short:
+    """A state of one piece."""
+
+    def chunks(self):
+        yield b"x" * 150
+
+
+def test_the_pieces_of_a_snapshot_that_was_dropped_are_not_among_the_next_ones(path, small):
+    kept = Kept(path)
+    kept.give(ticks(series(130)))
+    kept.kill()
+    book = journal.Journal(schema.connect(path), 1)
+    saved = kept.store._saved()
+    book.write([saved])
+    # as where the commit succeeded and its answer was lost
+    book._savings.clear()
+    book._number -= 1
+    book.write([saved._replace(state=Short())])
+    newest = "SELECT data FROM snapshot_pieces WHERE snapshot = (SELECT max(snapshot) FROM {})"
+    assert query(path, newest.format("snapshots")) == [(b"x" * 150,)]
+    assert query(path, newest.format("snapshot_pieces")) == [(b"x" * 150,)]
+    book.connection.close()
