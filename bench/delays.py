@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from stream_lstm.config import build
-from stream_lstm.core.late_labels import LateLabels
+from stream_lstm.core.replay import LateLabels
 from stream_lstm.core.session import Session
 from stream_lstm.events import Output, Score, Ticks, Update
 

@@ -23,7 +23,7 @@ import numpy as np
 import zmq
 
 from stream_lstm.feed.security import Security
-from stream_lstm.tables import SecurityConfig
+from stream_lstm.schema import SecurityConfig
 
 from .schedule import Ns, delays, due_messages, due_ticks
 from .sender import offsets

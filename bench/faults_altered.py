@@ -29,10 +29,9 @@ from stream_lstm.core.session import Session
 from stream_lstm.errors import ConfigurationError, StoreError
 from stream_lstm.events import Gap, Input, Label, SessionStart, Ticks
 from stream_lstm.store import schema
-from stream_lstm.store.reading import drive
-from stream_lstm.store.setup import Setup
+from stream_lstm.store.reading import Setup, drive
 from stream_lstm.store.store import Store
-from stream_lstm.store.units import Position
+from stream_lstm.store.units import JournalPosition
 
 CONFIG = build({
     "features": ("x",), "labels": "external", "horizon": 0, "learn": True, "hidden": 4,
@@ -97,7 +96,7 @@ def lived(path: Path, *, journal: bool) -> Iterator[tuple[Any, list[bytes]]]:
     store = opened(path)
     session = Session(CONFIG, COLUMNS, store)
     store.begin(session)
-    states, positions, reader = [], dict[str, Position](), None
+    states, positions, reader = [], dict[str, JournalPosition](), None
     for k, event in enumerate(inputs()):
         if journal and k == BLOCKS:
             store.close(whole=False)
@@ -114,7 +113,7 @@ def lived(path: Path, *, journal: bool) -> Iterator[tuple[Any, list[bytes]]]:
         assert store._writer is not None
         store._writer.catch_up()  # a transaction each: how many a thread joins is up to its pace
         if not isinstance(event, Label):
-            place = positions.setdefault(event.stream, Position())
+            place = positions.setdefault(event.stream, JournalPosition())
             place.follow(event)
             place.ticks += isinstance(event, Ticks)
         states.append(state(session, positions))
@@ -149,7 +148,7 @@ def opened(path: Path) -> Store:
     return Store(path, Setup(CONFIG, COLUMNS), CONFIG.store, command="run", blocking=True)
 
 
-def state(session: Session, positions: dict[str, Position]) -> bytes:
+def state(session: Session, positions: dict[str, JournalPosition]) -> bytes:
     """Return a digest of all that a session holds, and of where its streams stand."""
     session.catch_up()
     due = {name: (place.session, place.next_seq) for name, place in positions.items()}

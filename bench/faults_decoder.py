@@ -15,8 +15,12 @@ import numpy as np
 
 from stream_lstm.errors import DecodeError
 from stream_lstm.events import Label, Prediction, Score
-from stream_lstm.feed.encode import (
+from stream_lstm.feed.records import (
     Frames,
+    Heartbeat,
+    Hello,
+    ReplayRequest,
+    SnapshotRequest,
     encode_heartbeat,
     encode_label,
     encode_prediction,
@@ -24,9 +28,8 @@ from stream_lstm.feed.encode import (
     encode_side,
     encode_ticks,
 )
-from stream_lstm.feed.records import Heartbeat, Hello, ReplayRequest, SnapshotRequest
 from stream_lstm.feed.wire import MessageDecoder, OneTickDecoder, decode_reply, decode_request
-from stream_lstm.tables import Encoding
+from stream_lstm.schema import Encoding
 
 from .faults_security import resident_mib
 

@@ -33,9 +33,9 @@ import msgspec
 import zmq
 
 from stream_lstm.events import Run, Ticks
-from stream_lstm.feed.encode import encode_ticks
+from stream_lstm.feed.records import encode_ticks
 from stream_lstm.feed.subscriber import Subscriber
-from stream_lstm.tables import FeedConfig
+from stream_lstm.schema import FeedConfig
 
 from .faults_security import MIB, PAGE
 from .rubbish import STREAM, Kind, Reset, kinds

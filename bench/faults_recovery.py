@@ -14,7 +14,7 @@ from typing import Any
 from stream_lstm.events import End, Run, Ticks
 from stream_lstm.feed.publisher import Publisher
 from stream_lstm.feed.subscriber import Subscriber
-from stream_lstm.tables import FeedConfig
+from stream_lstm.schema import FeedConfig
 
 from .faults_schedule import COLUMNS, COMPARED, PATIENCE, Schedule
 

@@ -18,15 +18,22 @@ from typing import Any
 import numpy as np
 
 from stream_lstm.events import End, Gap, Label, Refusal, Run, SessionStart, Ticks
-from stream_lstm.feed.drain import Drain
-from stream_lstm.feed.encode import encode_heartbeat, encode_label, encode_side, encode_ticks
-from stream_lstm.feed.intake import Intake
-from stream_lstm.feed.records import Busy, Heartbeat, ReplayRequest, Request, Snapshot
+from stream_lstm.feed.intake import Drain, Intake
+from stream_lstm.feed.records import (
+    Busy,
+    Heartbeat,
+    ReplayRequest,
+    Request,
+    SnapshotReply,
+    encode_heartbeat,
+    encode_label,
+    encode_side,
+    encode_ticks,
+)
 from stream_lstm.feed.recovery import TIMEOUT_S
-from stream_lstm.feed.recovery_desk import RecoveryDesk
-from stream_lstm.feed.ring import Ring
+from stream_lstm.feed.recovery_server import RecoveryResponder, Ring
 from stream_lstm.feed.wire import decode_reply
-from stream_lstm.tables import FeedConfig
+from stream_lstm.schema import FeedConfig
 
 STREAMS = ("A", "B")
 COLUMNS = ("x",)
@@ -52,7 +59,7 @@ class Source:
         self.run += 1
         self.session = f"s{self.run}"
         self.ring = Ring(len(COLUMNS), ticks=self._ring_ticks)
-        self.desk = RecoveryDesk(self.ring, self.session, COLUMNS, clock=self._clock)
+        self.desk = RecoveryResponder(self.ring, self.session, COLUMNS, clock=self._clock)
 
     def ticks(self, stream: str, count: int) -> tuple[Any, tuple[bytes, bytes]]:
         seq = self.sent[self.session, stream] + 1
@@ -258,10 +265,10 @@ class Schedule:
 
     def _introduce(self) -> None:
         """Let the subscriber ask where the streams stand, and hear it."""
-        while not self._answers or not isinstance(decode_reply(self._answers[-1]), Snapshot):
+        while not self._answers or not isinstance(decode_reply(self._answers[-1]), SnapshotReply):
             self._exchange(faultless=True)
         snapshot = decode_reply(self._answers[-1])
-        assert isinstance(snapshot, Snapshot)
+        assert isinstance(snapshot, SnapshotReply)
         for stream, (_, due) in snapshot.streams.items():
             self.oracle.arrive(("beat", stream, snapshot.session, due, False))
         self._exchange()

@@ -19,11 +19,10 @@ from typing import Any
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from stream_lstm.feed.key_files import KeyPair, make_keys, read_pair, read_public
 from stream_lstm.feed.publisher import Publisher
-from stream_lstm.feed.security import Security
+from stream_lstm.feed.security import KeyPair, Security, make_keys, read_pair, read_public
 from stream_lstm.feed.subscriber import Subscriber
-from stream_lstm.tables import FeedConfig, SecurityConfig
+from stream_lstm.schema import FeedConfig, SecurityConfig
 
 ANY_PORT = "tcp://127.0.0.1:*"
 WAIT_S = 30.0

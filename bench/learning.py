@@ -25,7 +25,7 @@ from stream_lstm.config import build
 from stream_lstm.core.losses import EPSILON
 from stream_lstm.core.session import Session
 from stream_lstm.events import Output, Prediction, Score, Ticks
-from stream_lstm.feed.graded import SOURCES
+from stream_lstm.feed.synthetic import SOURCES
 
 from .report import fresh
 

@@ -43,12 +43,12 @@ def cut(elements: Array) -> Cut:
 
 def scores(p: Array, label: Array, prefix: str = "") -> dict[str, Any]:
     """Return labels, accuracy and mean log loss (nats) of forecasts p (m,)."""
-    from stream_lstm.core.validation import accuracy, log_loss
+    from stream_lstm.core.training import held_out_accuracy, held_out_log_loss
 
     figures = {
         "labels": len(label),
-        "accuracy": accuracy(p, label),
-        "log_loss": log_loss(p, label),
+        "accuracy": held_out_accuracy(p, label),
+        "log_loss": held_out_log_loss(p, label),
     }
     return {prefix + name: value for name, value in figures.items()}
 

@@ -86,8 +86,7 @@ def replayed(folder: Path, elements: Array, *options: str) -> dict[str, Any]:
 
 def engine_cost(**settings: Any) -> dict[str, Any]:
     """Return what a prediction of this project costs from one element to the next."""
-    from stream_lstm.config import build
-    from stream_lstm.members import DEFAULT_BANK
+    from stream_lstm.config import DEFAULT_BANK, build
     from stream_lstm.model.buffers import Shared, aligned
     from stream_lstm.model.engine import Engine
 

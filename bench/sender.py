@@ -27,10 +27,9 @@ import msgspec
 import numpy as np
 import zmq
 
-from stream_lstm.feed.encode import encode_ticks
-from stream_lstm.feed.key_files import read_pair
-from stream_lstm.feed.security import Security
-from stream_lstm.tables import SecurityConfig
+from stream_lstm.feed.records import encode_ticks
+from stream_lstm.feed.security import Security, read_pair
+from stream_lstm.schema import SecurityConfig
 
 from .schedule import STRIDE, WARM_UP, WINDOW, constant, recorded
 

@@ -88,8 +88,7 @@ def elapsed(start: float) -> float:
 
 def subject_ours(elements: int, epochs: int) -> dict[str, Any]:
     from stream_lstm.config import build
-    from stream_lstm.core.series import make_series
-    from stream_lstm.core.training import Training
+    from stream_lstm.core.training import Training, make_series
     from stream_lstm.model.network import Shape, init_weights, seed_key
 
     config = build({"features": ["x"], "hidden": HIDDEN})

@@ -25,7 +25,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from pathlib import Path
 from typing import NamedTuple
 
-from stream_lstm.feed.key_files import make_keys
+from stream_lstm.feed.security import make_keys
 
 from .exchange import Subject
 

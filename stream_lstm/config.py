@@ -2,23 +2,31 @@
 
 Every key has a name of its own across all tables, so that the flag `--bptt`, the environment
 variable `STREAM_LSTM_BPTT` and the key `bptt` in the table `[learning]` are one setting.
+
+The members of a bank of experts, as they are configured.
+
+A bank is a list of members: networks with settings of their own, and plain forecasters. What a
+network leaves out is taken from the tables `model` and `learning`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, Literal, get_args, get_origin
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeAlias, get_args, get_origin
 
 import msgspec
+from msgspec import Meta
 
 from .errors import ConfigurationError
 from .errors import nearest as nearest
-from .tables import (
+from .schema import (
     FeedConfig,
     Gradient,
+    Init,
     LearningConfig,
     ModelConfig,
+    Positive,
     PublishConfig,
     ScalingConfig,
     ScoringConfig,
@@ -26,6 +34,7 @@ from .tables import (
     ServeConfig,
     StoreConfig,
     StreamConfig,
+    Targets,
     TrainConfig,
 )
 
@@ -195,3 +204,193 @@ def _hint(kind: Any) -> str:
 def flatten(config: Config) -> dict[str, Any]:
     """Return {key: value} of everything, the inverse of `build`."""
     return {key: getattr(getattr(config, table), key) for key, table in KEYS.items()}
+
+
+BANKS = ("none", "default")
+"""Values of `bank` that name no file."""
+
+MAX_MEMBERS = 32
+"""More members only cost time: the mixture pays ln M nats for them."""
+
+MAX_LAGS = 1024
+"""A logistic member's covariance has the square of its lags in floats."""
+
+MAX_WIDE = 512
+"""Values of several features that a logistic member looks at: with more it looks less far back."""
+
+
+class NetworkMember(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="network", tag_field="kind"
+):
+    """An LSTM. `name` is its own; None takes the value of the tables `model` and `learning`."""
+
+    name: str
+    hidden: Annotated[int, Meta(ge=1, le=8192)] | None = None
+    layers: Annotated[int, Meta(ge=1, le=4)] | None = None
+    seed: Annotated[int, Meta(ge=0, le=2**32 - 1)] | None = None
+    init: Init | None = None
+    init_horizon: Annotated[float, Meta(gt=2, le=1e9)] | None = None
+    gain: Annotated[float, Meta(gt=0, le=1e3)] | None = None
+    gradient: Gradient | None = None
+    bptt: Annotated[int, Meta(ge=1)] | None = None
+    targets: Targets | None = None
+    positive_weight: Positive | None = None
+    optimizer: str | None = None
+    optimizer_args: tuple[str, ...] | None = None
+    learning_rate: Positive | None = None
+    clip_norm: Annotated[float, Meta(ge=0)] | None = None
+
+
+class TableMember(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="table", tag_field="kind"
+):
+    """Counts of labels after each pattern of the last `signs` signs of the target.
+
+    signs: how many; 0 is the base rate. targets: count every element's label, or those of
+    published predictions alone. fade: labels after which a count has faded to 1/e; 0 never fades.
+    """
+
+    name: str
+    signs: Annotated[int, Meta(ge=0, le=12)] = 0
+    targets: Targets = "published"
+    fade: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
+
+
+class LogisticMember(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="logistic", tag_field="kind"
+):
+    """A logistic regression on the target's last scaled values and signs, kept by the filter.
+
+    lags: how many values. signs: how many signs. all_features: the last values of all features,
+    not of the target alone, as far back as `MAX_WIDE` values reach. targets: learn from every
+    element's label, or from those of published predictions alone. p0, q: variance of the weights
+    to start with, and added at each update.
+    """
+
+    name: str
+    lags: Annotated[int, Meta(ge=1, le=MAX_LAGS)] = 10
+    signs: Annotated[int, Meta(ge=0, le=MAX_LAGS)] = 0
+    all_features: bool = False
+    targets: Targets = "every"
+    p0: Positive = 0.1
+    q: Annotated[float, Meta(ge=0, le=1e6)] = 0.0
+
+
+class RegimeMember(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="regime", tag_field="kind"
+):
+    """Two hidden regimes, in one of which the labels of predictions lean to 1, in the other to 0.
+
+    lasts: labels that a regime lasts on average. relative: they lean to the last sign of the
+    target, or away from it, instead of to 1 or to 0. How far they lean is learned.
+    """
+
+    name: str
+    lasts: Annotated[float, Meta(ge=2, le=1e9)] = 300.0
+    relative: bool = False
+
+
+Member: TypeAlias = NetworkMember | TableMember | LogisticMember | RegimeMember
+Members: TypeAlias = tuple[Member, ...]
+
+DEFAULT_BANK: Members = (
+    NetworkMember("network", hidden=32, gain=2.0, optimizer="dekf"),
+    NetworkMember(
+        "latch",
+        hidden=32,
+        init="chrono",
+        init_horizon=1000.0,
+        gain=1.0,
+        targets="published",
+        optimizer="dekf",
+    ),
+    LogisticMember("lags", lags=10, signs=10, q=1e-6),
+    LogisticMember("drifting-slope", lags=1, p0=0.01, q=5e-5),
+    LogisticMember("far-lags", lags=128, targets="published", p0=0.003),
+    LogisticMember("wide-lags", lags=50, all_features=True, targets="published", p0=0.003, q=3e-7),
+    TableMember("base-rate"),
+    TableMember("last-sign", signs=1),
+    TableMember("signs", signs=6, targets="every"),
+    RegimeMember("regime"),
+    RegimeMember("repeat-regime", relative=True),
+)
+"""The bank that needs no choice: what each member is for stands in the README."""
+
+
+class BankFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A bank's TOML file: `[[member]]` tables."""
+
+    member: tuple[dict[str, Any], ...]
+
+
+KINDS: Mapping[str, type[Member]] = {
+    "network": NetworkMember,
+    "table": TableMember,
+    "logistic": LogisticMember,
+    "regime": RegimeMember,
+}
+
+
+def bank_members(config: Config, given: Members | None) -> Members | None:
+    """Return the members of the configured bank, None where there is no bank.
+
+    given: the members of a file, for a configuration that names one. Raises ConfigurationError
+    where they are not given.
+    """
+    bank = config.learning.bank
+    if bank == "none":
+        return None
+    if bank == "default":
+        return DEFAULT_BANK
+    if given is None:
+        raise ConfigurationError(
+            f"bank = {bank!r} is neither default nor none, and its members are not given",
+            key="bank",
+        )
+    return given
+
+
+def parse_bank(data: Mapping[str, Any]) -> Members:
+    """Return the members of a parsed TOML file of `[[member]]` tables.
+
+    Raises ConfigurationError naming the member and the key.
+    """
+    try:
+        tables = msgspec.convert(data, BankFile).member
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(f"a bank is a list of [[member]] tables: {error}") from None
+    members = tuple(_member(k, table) for k, table in enumerate(tables, 1))
+    check_members(members)
+    return members
+
+
+def check_members(members: Sequence[Member]) -> None:
+    """Raise ConfigurationError unless there are members, not too many, with names of their own."""
+    if not 1 <= len(members) <= MAX_MEMBERS:
+        raise ConfigurationError(f"a bank has 1 to {MAX_MEMBERS} members, not {len(members)}")
+    names = [member.name for member in members]
+    for name in names:
+        if not name or names.count(name) > 1:
+            raise ConfigurationError(f"members need names of their own; {name!r} is not one")
+
+
+def _member(k: int, table: dict[str, Any]) -> Member:
+    where, kind = f"member {k}", table.get("kind")
+    if "name" in table:
+        where += f" ({table['name']!r})"
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise ConfigurationError(
+            f"{where}: kind = {kind!r}; choose one of {', '.join(KINDS)}"
+            + (nearest(kind, KINDS) if isinstance(kind, str) else "")
+        )
+    fields = KINDS[kind].__struct_fields__
+    for key in table:
+        if key != "kind" and key not in fields:
+            raise ConfigurationError(f"{where}: a {kind} has no key {key!r}{nearest(key, fields)}")
+    for key, value in table.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigurationError(f"{where}: {key} = {value!r}: write a finite number")
+    try:
+        return msgspec.convert(table, KINDS[kind])
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(f"{where}: {error}") from None

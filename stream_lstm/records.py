@@ -40,7 +40,7 @@ from msgspec import NODEFAULT
 
 R = TypeVar("R", bound=msgspec.Struct)
 Column: TypeAlias = npt.NDArray[Any]
-Rows: TypeAlias = npt.NDArray[np.integer[Any]] | npt.NDArray[np.bool_] | slice
+RowIndex: TypeAlias = npt.NDArray[np.integer[Any]] | npt.NDArray[np.bool_] | slice
 
 _COLUMNS: dict[Any, tuple[Any, str, str]] = {
     str: (object, "TEXT NOT NULL", "string"),
@@ -174,7 +174,7 @@ class Batch(Generic[R]):
             self._columns[name] = column
         return column
 
-    def take(self, rows: Rows) -> Batch[R]:
+    def take(self, rows: RowIndex) -> Batch[R]:
         """Return some of the records: those of an index, a mask or a slice, in its order."""
         return Batch(self.kind, {name: column[rows] for name, column in self._columns.items()})
 

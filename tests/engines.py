@@ -7,10 +7,9 @@ from typing import Any
 
 import msgspec
 
-from stream_lstm.config import Config, build
-from stream_lstm.members import LogisticMember, Members, NetworkMember, TableMember
+from stream_lstm.config import Config, LogisticMember, Members, NetworkMember, TableMember, build
 from stream_lstm.model.engine import Engine
-from stream_lstm.tables import ScoringConfig, StreamConfig
+from stream_lstm.schema import ScoringConfig, StreamConfig
 
 SMALL_BANK: Members = (
     NetworkMember("filtered", hidden=3, optimizer="dekf"),

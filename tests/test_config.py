@@ -13,11 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_lstm.cli.options import flag, key_default, key_help
-from stream_lstm.config import KEYS, TABLES, Config, build, flatten, nearest, parse_tables
+from stream_lstm.config import (
+    KEYS,
+    TABLES,
+    Config,
+    build,
+    flatten,
+    nearest,
+    parse_bank,
+    parse_tables,
+)
 from stream_lstm.errors import ConfigurationError
-from stream_lstm.members import parse_bank
 from stream_lstm.model.optimizers import build_optimizer
-from stream_lstm.tables import MAX_BLOCK
+from stream_lstm.schema import MAX_BLOCK
 
 DEFAULTS = flatten(Config())
 

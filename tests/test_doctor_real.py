@@ -10,8 +10,8 @@ from stream_lstm.cli.doctor_case import file_case
 from stream_lstm.cli.input_file import InputFile
 from stream_lstm.cli.label_column import LabelColumn
 from stream_lstm.cli.settings import resolve
-from stream_lstm.core.doctor import _of_data
-from stream_lstm.core.doctor_series import series_of
+from stream_lstm.core.doctor.diagnosis import _of_data
+from stream_lstm.core.doctor.series import series_of
 
 ROWS = 30_000
 

@@ -22,9 +22,9 @@ from stream_lstm.cli.main import app
 from stream_lstm.cli.options import flag, key_default, key_help
 from stream_lstm.config import KEYS, TABLES
 from stream_lstm.events import Prediction, Score
-from stream_lstm.feed.counters import CAUSES
 from stream_lstm.feed.predictions import PredictionPublisher
-from stream_lstm.serve import families, logs
+from stream_lstm.feed.sequence import CAUSES
+from stream_lstm.serve import logs, monitor
 from stream_lstm.store.output import open_output
 
 README = Path(__file__).parents[1] / "README.md"
@@ -100,14 +100,14 @@ def test_the_example_of_asyncio_runs(capsys: pytest.CaptureFixture[str]) -> None
 def test_every_metric_is_told_of_and_every_event_of_the_log() -> None:
     text = README.read_text(encoding="utf-8").split("## Operations")[1].split("\n## ")[0]
     told = set(re.findall(r"`([a-z_]+)", text))
-    named = set(re.findall(r'"([a-z_]+)": \(\n? *"', Path(families.__file__).read_text()))
-    assert {*families.COUNTED} <= {name.removesuffix("_total") for name in told}
-    assert {*families.FEED} <= {name.removesuffix("_total") for name in told}
+    named = set(re.findall(r'"([a-z_]+)": \(\n? *"', Path(monitor.__file__).read_text()))
+    assert {*monitor.COUNTED} <= {name.removesuffix("_total") for name in told}
+    assert {*monitor.FEED} <= {name.removesuffix("_total") for name in told}
     assert named <= {name.removesuffix("_total") for name in told}
     reasons = (
-        *families.TICK_REASONS,
-        *families.LABEL_REASONS,
-        *families.UPDATE_REASONS,
+        *monitor.TICK_REASONS,
+        *monitor.LABEL_REASONS,
+        *monitor.UPDATE_REASONS,
         *CAUSES,
     )
     assert {*reasons} <= told

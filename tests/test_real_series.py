@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from stream_lstm.core.digest import Digest
+from stream_lstm.core.replay import Digest
 from stream_lstm.core.session import Session
 from stream_lstm.events import Output, Prediction, Ticks
 from stream_lstm.feed.files import open_file

@@ -5,10 +5,9 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 
-from ..config import Config
+from ..config import BANKS, Config, Members, parse_bank
 from ..errors import ConfigurationError, InputMissingError, OutputError, UsageError
-from ..feed.plain_file import check_plain
-from ..members import BANKS, Members, parse_bank
+from ..feed.reader import check_plain
 
 
 def read_bank(config: Config) -> Members | None:

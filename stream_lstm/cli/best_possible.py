@@ -17,8 +17,9 @@ from ..config import Config
 from ..core.losses import EPSILON
 from ..errors import StreamLSTMError
 from ..events import Score
-from ..feed.synthetic import Floats, Source
+from ..feed.synthetic import SyntheticSource
 from ..records import Batch
+from ..typing import Float64s
 
 
 class BestPossible:
@@ -27,7 +28,7 @@ class BestPossible:
     source: fresh from the seed of the series that is replayed.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: SyntheticSource) -> None:
         self._source = source
         self._n, self._label, self._p = array("q"), array("b"), array("d")
 
@@ -56,7 +57,7 @@ class BestPossible:
         return self._compare(np.array(self._n), np.array(self._label) == 1, np.array(self._p))
 
     def _compare(
-        self, n: npt.NDArray[np.int64], label: npt.NDArray[np.bool_], p: Floats
+        self, n: npt.NDArray[np.int64], label: npt.NDArray[np.bool_], p: Float64s
     ) -> dict[str, Any]:
         values = self._source.block(int(n[-1]) + 1)
         if not np.array_equal(values[n, 0] > 0, label):
@@ -74,9 +75,9 @@ class BestPossible:
         }
 
 
-def log_loss(p: Floats, label: npt.NDArray[np.bool_]) -> Floats:
+def log_loss(p: Float64s, label: npt.NDArray[np.bool_]) -> Float64s:
     """Return the log loss in nats of each forecast, float64 (n,)."""
-    losses: Floats = -np.log(np.clip(np.where(label, p, 1.0 - p), EPSILON, 1.0))
+    losses: Float64s = -np.log(np.clip(np.where(label, p, 1.0 - p), EPSILON, 1.0))
     return losses
 
 

@@ -10,7 +10,7 @@ import typer
 
 from .. import __version__
 from ..errors import DataError, UsageError
-from ..tables import Encoding
+from ..schema import Encoding
 from .input_file import JsonOption, one_of
 from .options import configured
 from .peers import PERIOD_S, PeerLog, print_refused_peers
@@ -21,7 +21,7 @@ from .settings import Settings, split_list
 if TYPE_CHECKING:
     from ..feed.publisher import Publisher
     from ..interop.websocket_bridge import WebSocketSource
-    from ..serve.stop import StopSwitch
+    from ..serve.signals import StopSwitch
 
 
 @configured(("security",))
@@ -138,8 +138,7 @@ def _sentence(told: dict[str, Any]) -> str:
 
 def _carry(source: WebSocketSource, publisher: Publisher) -> bool:
     """Publish until the source ends, or a signal comes; return whether one did."""
-    from ..serve.signals import stop_on_signals
-    from ..serve.stop import StopSwitch
+    from ..serve.signals import StopSwitch, stop_on_signals
 
     with StopSwitch() as stop, stop_on_signals(stop):
         asyncio.run(_until(stop, source, publisher))

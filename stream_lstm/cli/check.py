@@ -11,7 +11,7 @@ from ..config import KEYS, flatten
 from ..core.expressions import columns_of
 from ..core.features import FeatureSet
 from ..quoting import json_line
-from ..tables import LearningConfig
+from ..schema import LearningConfig
 from .bank_file import read_bank
 from .process import say, say_json
 from .settings import resolve

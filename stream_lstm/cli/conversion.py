@@ -11,8 +11,7 @@ import typer
 from ..errors import OutputError, UsageError
 
 if TYPE_CHECKING:
-    from ..interop.frameworks import FrameworkParity
-    from ..interop.parity import Parity
+    from ..interop.parity import FrameworkParity, Parity
 
 OverwriteOption: TypeAlias = Annotated[
     bool, typer.Option("--overwrite", help="Replace a file of that name.")

@@ -20,10 +20,8 @@ import typer
 from ..config import Config, build
 from ..events import Input, Notice, Output, Score
 from ..feed.synthetic import HiddenLevel
-from ..serve.logs import Pipe
-from ..serve.refusals import RefusalLog
-from ..serve.signals import stop_on_signals
-from ..serve.stop import StopSwitch
+from ..serve.logs import Pipe, RefusalLog
+from ..serve.signals import StopSwitch, stop_on_signals
 from .feed_process import FeedProcess
 from .input_file import JsonOption
 from .live_results import LiveResults
@@ -143,7 +141,7 @@ def _demo(seconds: float, seed: int, speed: float, watch: bool) -> dict[str, Any
 
 
 def _store(path: Path, config: Config, say: Callable[[str], object]) -> Store:
-    from ..store.setup import Setup
+    from ..store.reading import Setup
     from ..store.store import Store
 
     setup = Setup(config, HiddenLevel.columns)

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import StreamLSTMError
 from ..events import Score
-from ..feed.synthetic import Source
+from ..feed.synthetic import SyntheticSource
 from .best_possible import log_loss
 
 Figures: TypeAlias = dict[str, dict[str, float]]
@@ -28,7 +28,7 @@ TITLES = {
 }
 
 
-def compare(scores: Sequence[Score], source: Source) -> dict[str, Figures]:
+def compare(scores: Sequence[Score], source: SyntheticSource) -> dict[str, Figures]:
     """Return {"all" and "second_half": {forecaster: {accuracy, log_loss (nats)}}}.
 
     source: fresh from the seed of the series that was scored. Raises StreamLSTMError where it is

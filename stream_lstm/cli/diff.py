@@ -24,7 +24,7 @@ def command(
 
     Example: stream-lstm diff monday.db replayed.db
     """
-    from ..store.compare import compare
+    from ..store.verify import compare
 
     found = compare(store, other)
     if as_json:

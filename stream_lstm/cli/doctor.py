@@ -23,7 +23,7 @@ from .settings import Settings
 from .synthetic_input import SeriesSeedOption, SyntheticOption, chosen_input
 
 if TYPE_CHECKING:
-    from ..core.doctor import Diagnosis
+    from ..core.doctor.diagnosis import Diagnosis
 
 PHASES = ("looking at the rows", "plain forecasters", "the model", "a planted signal")
 """What is done, in its order."""
@@ -102,7 +102,7 @@ def command(
         case = case._replace(
             windows=expect_windows, weights_counted=expect_weights, accuracy=accuracy
         )
-        from ..core.doctor import examine  # JAX is imported here and not before
+        from ..core.doctor.diagnosis import examine
 
         with step_progress(f"doctor {name}") as report:
 

@@ -12,8 +12,8 @@ import numpy as np
 from ..config import build, flatten
 from ..errors import ConfigurationError, DataError, StreamLSTMError, UsageError
 from ..events import Refusal
+from ..schema import LearningConfig
 from ..store.schema import is_store
-from ..tables import LearningConfig
 from .input_file import InputFile
 from .label_column import LabelColumn
 from .label_column import implied as of_labels
@@ -21,8 +21,8 @@ from .settings import Settings, read_environment, read_toml
 from .synthetic_input import SyntheticInput
 
 if TYPE_CHECKING:
-    from ..core.doctor import Case
-    from ..core.doctor_series import Table
+    from ..core.doctor.diagnosis import Case
+    from ..core.doctor.series import TickTable
 
 MOST_ROWS = 2_000_000
 """Rows that are held in memory: some hundred megabytes."""
@@ -58,7 +58,7 @@ def file_case(
 
     Raises what a replay of it would before it compiles.
     """
-    from ..core.doctor import Case
+    from ..core.doctor.diagnosis import Case
     from .bank_file import read_bank
     from .replay_checks import check_features
     from .warm_start import warm_start
@@ -106,9 +106,9 @@ def _times(file: InputFile) -> str | None:
 
 def _read(
     file: InputFile, used: tuple[str, ...], labels: LabelColumn | None
-) -> tuple[Table, int, tuple[str, ...]]:
+) -> tuple[TickTable, int, tuple[str, ...]]:
     """Return the table of all numeric columns, and what of the file could not be read."""
-    from ..core.doctor_series import Table
+    from ..core.doctor.series import TickTable
 
     reasons: list[str] = []
 
@@ -133,7 +133,11 @@ def _read(
     t_ns = None if file.time is None else np.concatenate([block.t_ns for block in blocks])
     rows = np.concatenate([block.rows for block in blocks])
     truth = values[:, wanted.index(label[0])] if label else None
-    return Table(columns, values[:, : len(columns)], t_ns, rows, truth), left_out, tuple(reasons)
+    return (
+        TickTable(columns, values[:, : len(columns)], t_ns, rows, truth),
+        left_out,
+        tuple(reasons),
+    )
 
 
 def store_case(file: InputFile, stream: str | None, settings: Settings) -> tuple[Case, str]:
@@ -141,7 +145,7 @@ def store_case(file: InputFile, stream: str | None, settings: Settings) -> tuple
 
     Raises UsageError for settings from the command line, and what reading a store raises.
     """
-    from ..core.doctor import Case
+    from ..core.doctor.diagnosis import Case
     from ..store.examined import examined
 
     if settings.flags:

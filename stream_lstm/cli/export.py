@@ -69,7 +69,7 @@ def command(
         raise UsageError("--format and --spreadsheet are for the tables of a store")
     check_free(out, weights, overwrite)
     # JAX is imported here and not before.
-    from ..interop.exporting import export, layout_of
+    from ..interop.conversion import export, layout_of
 
     done = export(weights, out, layout_of(out, layout))
     if as_json:

@@ -14,8 +14,8 @@ from typing import Any
 import msgspec
 
 from ..errors import StreamLSTMError
+from ..feed.demo_feed import leave_with_parent
 from ..feed.pace import Speed
-from ..feed.parent import leave_with_parent
 from .input_file import InputFile
 from .process import say, warn
 from .publish import Publication

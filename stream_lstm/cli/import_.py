@@ -13,7 +13,7 @@ from .input_file import JsonOption
 from .process import say, say_json
 
 if TYPE_CHECKING:
-    from ..interop.importing import Imported
+    from ..interop.conversion import Imported
 
 
 def command(
@@ -48,7 +48,7 @@ def command(
     if not model.exists():
         raise InputMissingError(f"no such model: {model}")
     # JAX is imported here and not before.
-    from ..interop.importing import convert, keep
+    from ..interop.conversion import convert, keep
 
     imported = convert(model)
     keep(out, imported, features)

@@ -11,7 +11,7 @@ import typer
 
 from ..errors import UsageError
 from ..events import Refusal
-from ..tables import OnBad
+from ..schema import OnBad
 
 if TYPE_CHECKING:
     from ..feed.files import FileSource
@@ -122,7 +122,7 @@ def input_file(
     limit: int | None,
 ) -> InputFile:
     """Return the file that the arguments describe; UsageError for one that is wrong in itself."""
-    from ..feed.topics import check_name
+    from ..feed.records import check_name
 
     name = path.name.split(".")[0] if stream is None else stream
     try:

@@ -16,7 +16,7 @@ def command(store: StoreArgument, *, as_json: JsonOption = False) -> None:
 
     Example: stream-lstm inspect quotes.db
     """
-    from ..store.contents import contents
+    from ..store.examined import contents
 
     found = contents(store)
     if as_json:

@@ -25,7 +25,7 @@ def command(
     """
     import zmq
 
-    from ..feed.key_files import make_keys
+    from ..feed.security import make_keys
 
     if not zmq.has("curve"):
         raise ConfigurationError("this libzmq was built without CURVE and cannot make keys")

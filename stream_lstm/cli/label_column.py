@@ -13,7 +13,7 @@ from ..config import Config
 from ..errors import UsageError
 
 if TYPE_CHECKING:
-    from ..core.late_labels import LateLabels, OnInput, OnPiece
+    from ..core.replay import LateLabels, OnInput, OnPiece
     from ..core.session import Session
 
 LabelColumnOption: TypeAlias = Annotated[
@@ -51,7 +51,7 @@ class LabelColumn(msgspec.Struct, frozen=True):
 
     def schedule(self, session: Session, on_piece: OnPiece, on_input: OnInput) -> LateLabels:
         """Return what gives a session the labels in their time."""
-        from ..core.late_labels import LateLabels
+        from ..core.replay import LateLabels
 
         delays: dict[str, Any] = {"delay": self.delay, "delay_ns": self.delay_ns}
         return LateLabels(session, **delays, on_piece=on_piece, on_input=on_input)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ..core.digest import Digest
+from ..core.replay import Digest
 from ..events import Input, Notice, Output, Prediction, Score
 from .process import peak_rss_bytes
 
@@ -44,7 +44,7 @@ class LiveResults:
 
     def summary(self, daemon: Daemon, *, wall_s: float) -> dict[str, Any]:
         """Return the closing record: that of a replay, and what the feed counted."""
-        from ..core.summary import summarize
+        from ..core.verdict import summarize
 
         store, took = daemon.store, {"wall_s": wall_s, "compile_s": daemon.compile_s}
         kept = {} if store is None else {"store": store.figures()}

@@ -21,7 +21,7 @@ from ..closing import Closing
 from ..events import Input, Notice, Output, Prediction
 from ..quoting import printable
 from ..serve.logs import Pipe, to_standard_error
-from ..serve.switches import quick_switches
+from ..serve.runtime import quick_switches
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -8,8 +8,8 @@ import typer
 
 from ..config import Config
 from ..errors import StreamLSTMError
+from ..schema import ServeConfig
 from ..serve.logs import Log, Pipe
-from ..tables import ServeConfig
 
 if TYPE_CHECKING:
     from ..serve.daemon import Daemon
@@ -43,7 +43,7 @@ def told(config: ServeConfig, error: StreamLSTMError) -> typer.Exit:
 
 def ended(daemon: Daemon, wall_s: float) -> dict[str, Any]:
     """Return what the last line of a log says of a run."""
-    from ..serve.totals import totals
+    from ..serve.metrics import totals
 
     total = totals(daemon.session)
     return {

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from ..core.verdict import count as count_of
-from ..serve.refusals import Spacing
+from ..serve.logs import Spacing
 from .process import say
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from .process import say, say_json
 from .settings import Settings
 
 if TYPE_CHECKING:
+    from ..config import Members
     from ..core.outcome import Deliver
     from ..core.session import Session
-    from ..members import Members
     from ..model.engine import Engine
 
 

@@ -32,7 +32,7 @@ from .settings import Settings
 from .synthetic_input import SeriesSeedOption, SyntheticInput, SyntheticOption, chosen_input
 
 if TYPE_CHECKING:
-    from ..core.causality import CausalCheck
+    from ..core.proofs.causality import CausalCheck
 
 PIECE = 256
 """Ticks of a block: a trial takes seven runs over one, and a look-ahead shows within it."""
@@ -102,7 +102,7 @@ def prove(about: Subject, trials: int, seed: int) -> dict[str, Any]:
     places = [int(place) for place in drawn]
     shift = int(random.integers(1, PIECE + 1))
 
-    from ..core.causality import CausalCheck  # JAX is imported here and not before
+    from ..core.proofs.causality import CausalCheck
     from .replay_results import ReplayResults
 
     file, config = about.file, about.config
@@ -182,7 +182,7 @@ def _count(about: Subject) -> int:
 def _foreknowing(about: Subject) -> list[dict[str, Any]]:
     """Return the columns of a file that know the label; nothing where none can be read."""
     from ..core.elements import ElementMaker
-    from ..core.foreknowledge import Foreknowledge
+    from ..core.proofs.look_ahead import Foreknowledge
 
     file, features = about.file, about.config.stream.features
     if isinstance(file, SyntheticInput):

@@ -80,7 +80,7 @@ def prove(about: Subject) -> dict[str, Any]:
 
     Raises what a replay and a daemon raise, and DataError where there is no prediction.
     """
-    from ..core.likeness import first_difference
+    from ..core.proofs.causality import first_difference
 
     start = clocks.perf_counter()
     replayed = _replay(about)
@@ -112,8 +112,8 @@ def prove(about: Subject) -> dict[str, Any]:
 def _replay(about: Subject) -> Any:
     """Return the recording of a replay."""
     from ..core.outcome import Outcome
-    from ..core.recording import Recording
-    from ..core.replay import Replay, Rows
+    from ..core.proofs.causality import Recording
+    from ..core.replay import Replay, ReplayRows
     from .replay_results import ReplayResults
 
     file, recording = about.file, Recording()
@@ -123,22 +123,24 @@ def _replay(about: Subject) -> Any:
             results.deliver(outcome)
             recording.deliver(outcome)
 
-        def begin(piece: Rows) -> None:
+        def begin(piece: ReplayRows) -> None:
             results.rows = piece.numbers
 
         session = about.session(deliver)
         recording.watch(session)
         with file.open(about.columns, results.refused) as source:
-            blocks = (Rows(block.t_ns, block.values, block.rows) for block in source.blocks())
+            blocks = (
+                ReplayRows(block.t_ns, block.values, block.rows) for block in source.blocks()
+            )
             Replay(session, file.stream, before=begin).run(blocks)
     return recording
 
 
 def _live(about: Subject) -> tuple[Any, dict[str, int]]:
     """Return the recording of the live daemon, and what its feed counted."""
-    from ..core.recording import Recording
+    from ..core.proofs.causality import Recording
     from ..serve.daemon import Daemon
-    from ..serve.stop import StopSwitch
+    from ..serve.signals import StopSwitch
     from .feed_process import FeedProcess
     from .file_feed import FileFeed
 

@@ -29,7 +29,7 @@ from .state_check import check_frozen, effect, queries_of, state_lines, verdict
 from .synthetic_input import SeriesSeedOption, SyntheticOption, chosen_input
 
 if TYPE_CHECKING:
-    from ..core.state_check import StateCheck
+    from ..core.proofs.state import StateCheck
 
 UNTRAINED = (
     "prove state needs --weights: what random weights make of a state proves nothing. Make them "
@@ -85,7 +85,7 @@ def command(
 def prove(about: Subject) -> dict[str, Any]:
     """Run the whole proof and return what it found; raises what a replay raises."""
     from ..core.elements import maker_of
-    from ..core.state_check import StateCheck
+    from ..core.proofs.state import StateCheck
     from ..model.network import check_weights
     from .replay_results import ReplayResults
 

@@ -9,7 +9,7 @@ import typer
 
 from ..errors import ConfigurationError, UsageError
 from ..feed.pace import Speed, parse_speed
-from ..tables import Encoding
+from ..schema import Encoding
 from .input_file import (
     FileArgument,
     InputFile,

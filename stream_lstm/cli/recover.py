@@ -17,8 +17,8 @@ from .progress import step_progress
 
 if TYPE_CHECKING:
     from ..core.session import Session
-    from ..store.recovery import Kept, Recovered
-    from ..store.setup import Setup
+    from ..store.reading import Setup
+    from ..store.recovery import KeptPart, Recovered
 
 SHOWN = 10
 """Streams and tables that are listed for people; `--json` has all."""
@@ -124,7 +124,7 @@ def lines(store: Path, new: Path, found: Recovered | None) -> Iterator[str]:
         yield f"--keep {other} would keep {_part(found.other)}"
 
 
-def _part(kept: Kept) -> str:
+def _part(kept: KeptPart) -> str:
     inputs = f"inputs {kept.first:,} to {kept.last:,}"
     if kept.last < kept.first:
         inputs = f"the state after input {kept.last:,}, without the inputs that led to it"

@@ -51,8 +51,8 @@ from .synthetic_input import (
 from .trace_option import TraceOption
 
 if TYPE_CHECKING:
+    from ..core.proofs.state import StateCheck
     from ..core.session import Session
-    from ..core.state_check import StateCheck
     from ..store.store import Store
 
 
@@ -240,7 +240,7 @@ def _tell_of_others(store: Store, file: InputFile) -> None:
 
 
 def _state_check(session: Session, file: InputFile, scaler: Any) -> StateCheck:
-    from ..core.state_check import StateCheck
+    from ..core.proofs.state import StateCheck
 
     weights = session.weights_for(file.stream)
     queries = queries_of(file, session.config)

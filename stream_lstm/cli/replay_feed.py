@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from ..core.clipped import Clipped
-from ..core.replay import Replay, Rows
+from ..core.features import Clipped
+from ..core.replay import Replay, ReplayRows
 from ..events import Ticks
-from ..feed.ahead import read_ahead
-from ..feed.keys import Keys
-from ..serve.signals import stop_on_signals
-from ..serve.stop import StopSwitch
-from ..store.units import Position, Settle
+from ..feed.files import read_ahead
+from ..feed.reader import Keys
+from ..serve.signals import StopSwitch, stop_on_signals
+from ..store.units import JournalPosition, Settle
 from .input_file import InputFile
 from .label_column import LabelColumn
 from .process import warn
@@ -23,9 +22,9 @@ from .row_order import row_order
 from .stored_part import StoredPart
 
 if TYPE_CHECKING:
-    from ..core.late_labels import LateLabels
+    from ..core.proofs.state import StateCheck
+    from ..core.replay import LateLabels
     from ..core.session import Session
-    from ..core.state_check import StateCheck
     from ..feed.files import FileSource, TickBlock
     from ..store.store import Store
 
@@ -70,13 +69,13 @@ class ReplayFeed:
             rows = _rows(source, blocks, len(self._session.columns), self._labels)
             done = 0
             if self._store is not None:
-                known = self._store.positions.get(file.stream, Position())
+                known = self._store.positions.get(file.stream, JournalPosition())
                 rows, done = self._behind(known, rows, file), known.ticks
 
-            def begin(piece: Rows) -> None:
+            def begin(piece: ReplayRows) -> None:
                 self._results.rows = piece.numbers
 
-            def end(piece: Rows) -> None:
+            def end(piece: ReplayRows) -> None:
                 ticks = Ticks(file.stream, piece.t_ns, piece.values)
                 if self._store is not None and self.late is None:
                     self._store(ticks)
@@ -94,7 +93,9 @@ class ReplayFeed:
             self._store(Settle())
         return not whole
 
-    def _behind(self, known: Position, rows: Iterator[Rows], file: InputFile) -> Iterator[Rows]:
+    def _behind(
+        self, known: JournalPosition, rows: Iterator[ReplayRows], file: InputFile
+    ) -> Iterator[ReplayRows]:
         """Return what comes behind the ticks that the store holds, which must be the same."""
         if not known.ticks:
             return rows
@@ -112,8 +113,8 @@ class ReplayFeed:
 
 def _rows(
     source: FileSource, blocks: Iterator[TickBlock], used: int, labels: LabelColumn | None
-) -> Iterator[Rows]:
+) -> Iterator[ReplayRows]:
     label = None if labels is None else source.value_columns.index(labels.name)
     for block in blocks:
         of = None if label is None else block.values[:, label]
-        yield Rows(block.t_ns, block.values[:, :used], block.rows, of, block.keys)
+        yield ReplayRows(block.t_ns, block.values[:, :used], block.rows, of, block.keys)

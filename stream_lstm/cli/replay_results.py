@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ..core.digest import Digest
+from ..core.replay import Digest
 from ..errors import DataError
 from ..events import Output, Prediction, Refusal, Rollback, Score
 from ..records import Batch
-from ..serve.refusals import RefusalLog
+from ..schema import OnBad
+from ..serve.logs import RefusalLog
 from ..store.output import PredictionWriter, open_output
-from ..tables import OnBad
 from .best_possible import BestPossible
 from .process import peak_rss_bytes, warn
 
@@ -104,8 +104,7 @@ class ReplayResults:
         self, session: Session, rows_refused: int, *, wall_s: float, compile_s: float
     ) -> dict[str, Any]:
         """Return the closing record; `rows_refused` are rows that never reached the session."""
-        from ..core.summary import summarize
-        from ..core.verdict import verdict
+        from ..core.verdict import summarize, verdict
 
         held = 0 if self._store is None else self._store.held
         took = {"wall_s": wall_s, "compile_s": compile_s}

@@ -13,7 +13,7 @@ from .process import say, say_json
 from .progress import step_progress
 
 if TYPE_CHECKING:
-    from ..view.runs import Run
+    from ..view.report import ReportedRun
 
 Form: TypeAlias = Literal["html", "png", "svg", "pdf"]
 
@@ -117,8 +117,8 @@ def command(
     say(f"written to {out}{'; open it in a browser' if form == 'html' else ''}")
 
 
-def _read(sources: list[Path], streams: list[str] | None) -> tuple[list[Run], list[str]]:
-    from ..view.runs import read_runs
+def _read(sources: list[Path], streams: list[str] | None) -> tuple[list[ReportedRun], list[str]]:
+    from ..view.report import read_runs
 
     with step_progress("report", "rows") as progress:
         return read_runs(sources, tuple(streams or ()), progress)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ..feed.time_order import TimeOrder
+from ..feed.files import TimeOrder
 from .input_file import InputFile
 from .process import warn
 
 if TYPE_CHECKING:
-    from ..feed.keys import Keys
+    from ..feed.reader import Keys
 
 Look: TypeAlias = """Callable[
     [npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.int64], Keys | None], None

@@ -24,11 +24,9 @@ from ..errors import (
     StreamLSTMError,
     UsageError,
 )
-from ..serve.logs import Log, Pipe
+from ..serve.logs import REFUSALS_PERIOD_S, Log, Pipe
 from ..serve.logs import watch as observe
-from ..serve.refusals import PERIOD_S
-from ..serve.signals import stop_on_signals
-from ..serve.stop import StopSwitch
+from ..serve.signals import StopSwitch, stop_on_signals
 from ..serve.trace import Trace
 from .input_file import JsonOption
 from .live_results import LiveResults
@@ -172,7 +170,7 @@ def _run(
 
         from ..core.session import fallbacks  # JAX is imported here and not before
         from ..serve.daemon import Daemon
-        from ..serve.memory import Slack, release_unused
+        from ..serve.runtime import Slack, release_unused
 
         timeline = None if trace is None else stack.enter_context(Trace(trace, "stream-lstm run"))
         kept = results if timeline is None else timeline.timed("store", results)
@@ -196,8 +194,8 @@ def _run(
             timeline.daemon(daemon)
         if monitor is not None:
             monitor.attend(daemon)
-        daemon.every(PERIOD_S, watched.tend)
-        daemon.every(PERIOD_S, Slack().tend)
+        daemon.every(REFUSALS_PERIOD_S, watched.tend)
+        daemon.every(REFUSALS_PERIOD_S, Slack().tend)
         daemon.every(REFRESH_S, table.refresh)
         for line in fallbacks(daemon.session):
             log.say("fallback", line, level="warning")

@@ -16,9 +16,8 @@ from .. import __version__
 from ..errors import DataError, EndpointError
 from ..feed.pace import Pacer
 from ..feed.publisher import LINGER_S, Publisher
-from ..serve.refusals import RefusalLog
-from ..serve.signals import stop_on_signals
-from ..serve.stop import StopSwitch
+from ..serve.logs import RefusalLog
+from ..serve.signals import StopSwitch, stop_on_signals
 from .peers import PERIOD_S, PeerLog, refused_peers
 from .process import warn
 from .progress import file_progress

@@ -16,9 +16,7 @@ from typing import TYPE_CHECKING
 from ..config import flatten
 from ..errors import ConfigurationError, StreamLSTMError
 from ..serve.logs import Log
-from ..serve.signals import note_hangups
-from ..serve.stop import StopSwitch
-from ..serve.supervisor import Supervisor
+from ..serve.signals import StopSwitch, Supervisor, note_hangups
 from .peers import PERIOD_S, PeerLog
 from .settings import Settings
 
@@ -63,7 +61,7 @@ class Service:
     def attend(self, daemon: Daemon, status: str) -> None:
         """Say that the daemon is ready, and do what is to be done in its loop."""
         self._status = status
-        from ..core.clipped import Clipped  # NumPy is imported here and not before
+        from ..core.features import Clipped
 
         clipped, table = Clipped(daemon.config), daemon.session.table
         self._clipped = lambda: clipped.look(table)

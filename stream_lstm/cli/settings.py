@@ -16,7 +16,7 @@ import msgspec
 
 from ..config import KEYS, TABLES, Config, build, nearest, parse_tables
 from ..errors import ConfigurationError, InputMissingError, OutputError, UsageError
-from ..feed.plain_file import check_plain
+from ..feed.reader import check_plain
 
 PREFIX = "STREAM_LSTM_"
 

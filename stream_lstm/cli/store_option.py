@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..config import Members
 from ..errors import OutputError
-from ..members import Members
 
 if TYPE_CHECKING:
     from ..store.store import Store
@@ -36,7 +36,7 @@ def open_store(
     if path.is_dir():
         raise OutputError(f"cannot make the store {path}: it is a directory")
     # It knows the session, and with that JAX, which takes a second to import.
-    from ..store.setup import Setup
+    from ..store.reading import Setup
     from ..store.store import Store
 
     setup = Setup(start.config, columns, members, start.weights, start.scaler)

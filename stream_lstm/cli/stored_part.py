@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import DataError
-from ..store.units import Position
+from ..store.units import JournalPosition
 
 if TYPE_CHECKING:
-    from ..core.replay import Rows
+    from ..core.replay import ReplayRows
 
 
 class StoredPart:
@@ -23,12 +23,12 @@ class StoredPart:
     where the store ends. Raises DataError at the end where the ticks are not those of the store.
     """
 
-    def __init__(self, known: Position, pieces: Iterator[Rows], file: str) -> None:
+    def __init__(self, known: JournalPosition, pieces: Iterator[ReplayRows], file: str) -> None:
         self._known, self._pieces, self._file = known, pieces, file
-        self._cut: list[Rows] = []
+        self._cut: list[ReplayRows] = []
         self._times = self._fields = 0
 
-    def __iter__(self) -> Iterator[Rows]:
+    def __iter__(self) -> Iterator[ReplayRows]:
         left = self._known.ticks
         while left:
             piece = next(self._pieces, None)
@@ -58,7 +58,7 @@ class StoredPart:
                 "store or --stream"
             )
 
-    def rest(self) -> Iterator[Rows]:
+    def rest(self) -> Iterator[ReplayRows]:
         """Return the pieces that the store does not hold."""
         return chain(self._cut, self._pieces)
 

@@ -11,8 +11,7 @@ import typer
 from ..config import nearest
 from ..errors import InputMissingError, UsageError
 from ..events import Refusal
-from ..feed.graded import SOURCES
-from ..feed.synthetic import Source
+from ..feed.synthetic import SOURCES, SyntheticSource
 from .input_file import InputFile, input_file
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ class SyntheticInput(InputFile, frozen=True, kw_only=True):
 
     seed: int
 
-    def source(self) -> Source:
+    def source(self) -> SyntheticSource:
         """Return the series from its first element on."""
         return SOURCES[self.path.name](self.seed)
 
@@ -62,7 +61,7 @@ class SyntheticInput(InputFile, frozen=True, kw_only=True):
     ) -> FileSource:
         """Open it as a file is opened."""
         from ..feed.files import CHUNK_ROWS, FileSource
-        from ..feed.synthetic_reader import SyntheticReader
+        from ..feed.synthetic import SyntheticReader
 
         rows = options.get("chunk_rows", CHUNK_ROWS)
         count = TICKS if self.limit is None else self.limit

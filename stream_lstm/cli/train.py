@@ -29,8 +29,7 @@ from .settings import Settings
 from .training_job import UNUSED, Job
 
 if TYPE_CHECKING:
-    from ..core.series import Series
-    from ..core.training import Training
+    from ..core.training import Training, TrainingSeries
 
 
 @configured(("stream", "model", "scaling", "learning", "train"), without=UNUSED)
@@ -89,8 +88,7 @@ def command(
 
 def _train(job: Job, settings: Settings) -> dict[str, Any]:
     """Run the whole training and return its summary."""
-    from ..serve.signals import stop_on_signals
-    from ..serve.stop import StopSwitch
+    from ..serve.signals import StopSwitch, stop_on_signals
     from .replay_checks import check_features
     from .warm_start import warm_start
 
@@ -131,9 +129,7 @@ def _train(job: Job, settings: Settings) -> dict[str, Any]:
 
 def _check_places(job: Job) -> None:
     """Raise where results cannot go, or where something is there that nobody gave up."""
-    from ..store.checkpoint import checkpoint_path
-    from ..store.history import check_history
-    from ..store.weights import check_target
+    from ..store.weights import check_history, check_target, checkpoint_path
 
     if job.resume and job.overwrite:
         raise UsageError("--resume goes on and --overwrite starts anew: give one of them")
@@ -165,7 +161,9 @@ def _check_config(config: Config) -> None:
         )
 
 
-def _training(config: Config, series: list[Series], weights: dict[str, Any] | None) -> Training:
+def _training(
+    config: Config, series: list[TrainingSeries], weights: dict[str, Any] | None
+) -> Training:
     from ..core.training import Training
     from ..model.network import Shape, check_weights, init_weights, seed_key
 

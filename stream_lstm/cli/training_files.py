@@ -11,12 +11,12 @@ import numpy.typing as npt
 
 from ..config import Config
 from ..core.elements import Memory, maker_of
-from ..core.series import Series, make_series
+from ..core.training import TrainingSeries, make_series
 from ..errors import DataError
 from ..events import Refusal
-from ..serve.refusals import RefusalLog
-from ..serve.stop import StopSwitch
-from ..tables import OnBad
+from ..schema import OnBad
+from ..serve.logs import RefusalLog
+from ..serve.signals import StopSwitch
 from .input_file import InputFile
 from .process import warn
 from .progress import file_progress
@@ -31,7 +31,7 @@ class Reading:
         self._config, self._columns, self._stop = config, columns, stop
         self._log = RefusalLog(warn, time.monotonic)
 
-    def read(self, files: Sequence[InputFile]) -> list[Series]:
+    def read(self, files: Sequence[InputFile]) -> list[TrainingSeries]:
         """Return one series for each file; fewer where a signal asks for the end.
 
         Raises what `open_file` and `make_series` raise, and DataError for a tick whose features
@@ -79,7 +79,7 @@ class Reading:
         return refused
 
 
-def check_series(series: Sequence[Series], features: Sequence[str], horizon: int) -> None:
+def check_series(series: Sequence[TrainingSeries], features: Sequence[str], horizon: int) -> None:
     """Raise DataError where there is nothing to learn from; warn of inputs that say nothing."""
     labels = np.concatenate([one.labels(horizon) for one in series])
     known = int((labels >= 0).sum())

@@ -9,13 +9,17 @@ from typing import Any
 from .. import __version__
 from ..config import KEYS, Config, flatten
 from ..core.expressions import parse
-from ..core.series import Series, mean_scaler
-from ..core.training import Training
+from ..core.training import Training, TrainingSeries, mean_scaler
 from ..errors import DivergedError
-from ..serve.stop import StopSwitch
-from ..store.checkpoint import Terms, checkpoint_path, load_checkpoint, save_checkpoint
-from ..store.history import save_history
-from ..store.weights import save_weights
+from ..serve.signals import StopSwitch
+from ..store.weights import (
+    Terms,
+    checkpoint_path,
+    load_checkpoint,
+    save_checkpoint,
+    save_history,
+    save_weights,
+)
 from .process import warn
 from .training_job import UNUSED, Job
 from .training_report import TrainingProgress, timing, verdict
@@ -101,7 +105,7 @@ class TrainingRun:
         return summarize(self.job, self.training, stopped)
 
 
-def terms_of(config: Config, series: Sequence[Series]) -> Terms:
+def terms_of(config: Config, series: Sequence[TrainingSeries]) -> Terms:
     """Return what a checkpoint must agree on: every setting that training depends on."""
     tables = ("stream", "model", "scaling", "learning", "train")
     settings = {

@@ -57,8 +57,8 @@ def command(
 
 def verify(store: Path, begin: int | None) -> Verified:
     """Return what a verification finds; raises what reading a store raises."""
+    from ..store.reading import read_setup
     from ..store.schema import VERSION, connect_reader, failure
-    from ..store.setup import read_setup
 
     connection = connect_reader(store, oldest=VERSION)
     try:

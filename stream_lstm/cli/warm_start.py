@@ -17,7 +17,7 @@ import numpy.typing as npt
 from ..config import Config, build, flatten
 from ..core.expressions import parse
 from ..errors import ConfigurationError, DataError
-from ..tables import ScalingConfig
+from ..schema import ScalingConfig
 from .compile_cache import keep_compiled
 from .process import warn
 from .settings import Settings

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..errors import InputMissingError
-from ..tables import SecurityConfig
+from ..schema import SecurityConfig
 from .peers import PeerLog
 from .process import say, warn
 
@@ -70,7 +70,7 @@ def watch(
     from ..feed.predictions import PredictionSubscriber
     from ..feed.security import Security
     from ..view.history import History
-    from ..view.server import serve
+    from ..view.live import serve
     from ..view.watcher import Watcher
 
     security = Security(config)

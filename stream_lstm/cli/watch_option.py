@@ -32,4 +32,4 @@ def page_process(endpoint: str, config: Config) -> FeedProcess:
         "--curve-dir": config.security.curve_dir,
     }
     words = [word for pair in given.items() if pair[1] is not None for word in pair]
-    return FeedProcess("stream_lstm.view.page_process", *map(str, words), what="live page")
+    return FeedProcess("stream_lstm.view.live", *map(str, words), what="live page")

@@ -26,7 +26,7 @@ from ..errors import UsageError
 from ..events import Gap, Label, OldTimes, SessionStart, Ticks
 from ..forks import call_in_child
 from ..model.forecaster import Params
-from ..model.forked import check_forked
+from ..model.runtime import check_forked
 from .many import Arrivals
 from .session import Session
 from .snapshot import Frozen, freeze, join, restore

@@ -38,10 +38,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from .losses import EPSILON, Bools, Doubles, means
-
-Labels = npt.NDArray[np.int8]
-Longs = npt.NDArray[np.int64]
+from ..typing import Bools, Float64s, Int8s, Int64s
+from .losses import EPSILON, means
 
 FORECASTERS = ("", "base_rate_", "last_label_")
 """Prefixes of the figures of the model and the plain forecasters, in the order of every axis."""
@@ -114,13 +112,13 @@ class Ranking(msgspec.Struct, gc=False):
         same: int = sum(map(mul, positive.tolist(), negative.tolist()))
         return same / pairs if pairs else 0.0
 
-    def _classes(self) -> tuple[Longs, Longs]:
+    def _classes(self) -> tuple[Int64s, Int64s]:
         """Return the labels of either class in the bins that have any, in ascending order."""
         counts = self._dense(self.fresh).reshape(-1, 2)
         counts = counts[counts.any(axis=1)]
         return counts[:, 0], counts[:, 1]
 
-    def _dense(self, fresh: bytes) -> Longs:
+    def _dense(self, fresh: bytes) -> Int64s:
         """Return the counts (KEYS,) of the table and of further keys."""
         dense = np.bincount(np.frombuffer(fresh, np.uint16), minlength=KEYS)
         dense[np.frombuffer(self.keys, np.uint16).astype(np.intp)] += np.frombuffer(
@@ -129,7 +127,7 @@ class Ranking(msgspec.Struct, gc=False):
         return dense
 
 
-def keys_of(p: Doubles, positive: Bools) -> npt.NDArray[np.uint16]:
+def keys_of(p: Float64s, positive: Bools) -> npt.NDArray[np.uint16]:
     """Return the keys (..., n) of probabilities (..., n) for labels (n,)."""
     p = np.minimum(np.maximum(p, EPSILON), CERTAIN)
     bins = np.floor(np.arcsinh(np.log(p / (1.0 - p)) / FINE) * BINS_A_FACTOR)
@@ -168,7 +166,7 @@ class Counts(msgspec.Struct, gc=False):
         rows = bytearray(self.last), bytearray(self.waiting)
         return Counts(self.window, self.bins.copy(), rankings, self.labels, *rows)
 
-    def extend(self, labels: Labels, lasts: Labels, p: Doubles) -> None:
+    def extend(self, labels: Int8s, lasts: Int8s, p: Float64s) -> None:
         """Take n labels in order of arrival; p (forecasters, n), NaN for one that lacks."""
         table = np.empty(len(labels), _layout(len(p)))
         table["label"], table["last"], table["p"] = labels, lasts, p.T
@@ -189,7 +187,7 @@ class Counts(msgspec.Struct, gc=False):
         self.labels += len(label)
         self.waiting = bytearray()
 
-    def _bin(self, p: Doubles, label: Bools) -> None:
+    def _bin(self, p: Float64s, label: Bools) -> None:
         lacks = np.isnan(p)
         p = np.where(lacks, 0.0, p)
         beyond = BINS * len(p)
@@ -280,7 +278,7 @@ def _layout(forecasters: int) -> npt.DTypeLike:
     return [("label", "i1"), ("last", "i1"), ("p", "<f8", (forecasters,))]
 
 
-def _sums(p: Doubles, label: Bools, right: Bools) -> tuple[int, float, float]:
+def _sums(p: Float64s, label: Bools, right: Bools) -> tuple[int, float, float]:
     """Return right calls, and the sums of log losses (nats) and squared errors."""
     losses = np.abs(np.log(np.maximum(np.where(label, p, 1.0 - p), EPSILON)))
     return int(right.sum()), float(losses.sum()), float(((p - label) ** 2).sum())
@@ -325,7 +323,7 @@ def kappa(correct: int, without: float, labels: int) -> float | None:
     return (correct - without) / (labels - without) if without < labels else None
 
 
-def auc(p: Doubles, label: Bools) -> float | None:
+def auc(p: Float64s, label: Bools) -> float | None:
     """Return the area under the ROC curve, ties counting half; None where a class lacks."""
     _, rank = np.unique(p, return_inverse=True)
     negative, positive = np.bincount(2 * rank + label, minlength=2 * len(p)).reshape(-1, 2).T
@@ -336,13 +334,13 @@ def auc(p: Doubles, label: Bools) -> float | None:
     return float(twice.sum() / (2 * pairs))
 
 
-def calibration_error(p: Doubles, label: Bools) -> float | None:
+def calibration_error(p: Float64s, label: Bools) -> float | None:
     """Return the expected calibration error over equal bins; None without labels."""
     if not len(p):
         return None
     return float(np.abs(np.bincount(_bins_of(p), label - p)).sum() / len(p))
 
 
-def _bins_of(p: Doubles) -> Longs:
+def _bins_of(p: Float64s) -> Int64s:
     """Return the bin of each probability."""
     return np.minimum((p * BINS).astype(np.int64), BINS - 1)

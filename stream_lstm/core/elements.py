@@ -12,19 +12,14 @@ from typing import NamedTuple, TypeAlias
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
-from ..tables import LIMIT, StreamConfig
+from ..schema import LIMIT, StreamConfig
+from ..typing import Bools, Float32s, Float64s, Int64s
 from .features import FeatureSet
 from .old_times import NEVER, Old, find_old, joined
 from .table import HELD, LATEST, StreamTable
 
-Times: TypeAlias = npt.NDArray[np.int64]
-Values: TypeAlias = npt.NDArray[np.float64]
-Elements: TypeAlias = npt.NDArray[np.float32]
-Run: TypeAlias = tuple[Times, Elements]
-Positions: TypeAlias = npt.NDArray[np.int64]
-Bools: TypeAlias = npt.NDArray[np.bool_]
+Run: TypeAlias = tuple[Int64s, Float32s]
 OnRefused: TypeAlias = Callable[[int, str], None]
 
 RUN = 4096
@@ -56,7 +51,7 @@ class Memory(msgspec.Struct):
         return cls(np.zeros(0, np.int64), np.zeros((0, columns), np.float64))
 
 
-class Sifted(NamedTuple):
+class SiftedTicks(NamedTuple):
     """What was made of some ticks of a stream, and which were refused.
 
     `before` is what was remembered before them. `t_ns` (m,), `values` (m, C) and `elements`
@@ -64,9 +59,9 @@ class Sifted(NamedTuple):
     """
 
     before: Memory
-    t_ns: Times
-    values: Values
-    elements: Elements
+    t_ns: Int64s
+    values: Float64s
+    elements: Float32s
     refused: list[tuple[int, int, str]]
 
 
@@ -89,7 +84,7 @@ class ElementMaker:
         return len(self.features)
 
     def make(
-        self, memory: Memory, t_ns: Times, values: Values, refused: OnRefused
+        self, memory: Memory, t_ns: Int64s, values: Float64s, refused: OnRefused
     ) -> Iterator[Run]:
         """Yield (t_ns (m,), elements (m, F) float32) for runs of accepted ticks.
 
@@ -110,7 +105,7 @@ class ElementMaker:
                     refused(index, reason)
             memory.t_ns, memory.values = whole.t_ns, whole.values
 
-    def sift(self, memory: Memory, t_ns: Times, values: Values) -> Iterator[Sifted]:
+    def sift(self, memory: Memory, t_ns: Int64s, values: Float64s) -> Iterator[SiftedTicks]:
         """Yield the ticks of each `RUN`, sifted; `memory` is brought up to date before each."""
         if self.refuse_old:
             yield from self._sift_without_old(memory, t_ns, values)
@@ -123,7 +118,9 @@ class ElementMaker:
         old, memory.latest, memory.last = _old_but(memory, t_ns, values, bad)
         memory.old = old if old is None else old.but(bad)
 
-    def _sift_without_old(self, memory: Memory, t_ns: Times, values: Values) -> Iterator[Sifted]:
+    def _sift_without_old(
+        self, memory: Memory, t_ns: Int64s, values: Float64s
+    ) -> Iterator[SiftedTicks]:
         """Yield what is made of the ticks that are not old.
 
         Which are old depends on which of those before them are bad, and the other way round. So
@@ -156,8 +153,8 @@ class ElementMaker:
         memory.old = joined(found)
 
     def _around(
-        self, memory: Memory, t_ns: Times, values: Values, old: Old | None
-    ) -> Iterator[Sifted]:
+        self, memory: Memory, t_ns: Int64s, values: Float64s, old: Old | None
+    ) -> Iterator[SiftedTicks]:
         """Yield what is made of the ticks around old ones, which are among those refused."""
         out = np.zeros(0, np.int64) if old is None else old.at
         kept = np.delete(np.arange(len(values)), out)
@@ -179,16 +176,18 @@ class ElementMaker:
             start, done = stop, end
         if done < len(places):
             refused = [(0, k, why) for k, why in zip(out.tolist(), reasons, strict=True)]
-            yield Sifted(memory, t_ns[:0], values[:0], self._no_elements, refused)
+            yield SiftedTicks(memory, t_ns[:0], values[:0], self._no_elements, refused)
 
-    def _runs(self, memory: Memory, t_ns: Times, values: Values) -> Iterator[tuple[Sifted, int]]:
+    def _runs(
+        self, memory: Memory, t_ns: Int64s, values: Float64s
+    ) -> Iterator[tuple[SiftedTicks, int]]:
         """Yield the ticks of each run, sifted, and where the next run begins."""
         lag, start, size = self.features.lag, 0, RUN
         while start < len(values):
             if len(memory.values) < lag:
                 before = Memory(memory.t_ns, memory.values)
                 start, refused = self._remember_first(memory, t_ns, values, start)
-                yield Sifted(before, t_ns[:0], values[:0], self._no_elements, refused), start
+                yield SiftedTicks(before, t_ns[:0], values[:0], self._no_elements, refused), start
                 continue
             part = slice(start, min(start + size, len(values)))
             sifted, settled = self._sift(memory, t_ns[part], values[part], start)
@@ -197,11 +196,13 @@ class ElementMaker:
             start += settled
             yield sifted, start
 
-    def _sift(self, memory: Memory, t_ns: Times, values: Values, start: int) -> tuple[Sifted, int]:
+    def _sift(
+        self, memory: Memory, t_ns: Int64s, values: Float64s, start: int
+    ) -> tuple[SiftedTicks, int]:
         """Return what was made of the first ticks of a run, and of how many."""
         lag, count = self.features.lag, len(values)
         before = Memory(memory.t_ns, memory.values)
-        every: Positions = np.arange(count)
+        every: Int64s = np.arange(count)
         kept, made = every, self._evaluate(before, t_ns, values, every)
         good = _all_good(made)
         refused: list[tuple[int, int, str]] = []
@@ -226,11 +227,11 @@ class ElementMaker:
                 np.concatenate([before.t_ns, t_ns[-lag:]]),
                 np.concatenate([before.values, values[-lag:]]),
             )
-        return Sifted(before, t_ns, values, made, refused), count
+        return SiftedTicks(before, t_ns, values, made, refused), count
 
     def _settle(
-        self, before: Memory, t_ns: Times, values: Values, made: Elements, good: Bools
-    ) -> tuple[Positions, Elements, int, Positions, Elements]:
+        self, before: Memory, t_ns: Int64s, values: Float64s, made: Float32s, good: Bools
+    ) -> tuple[Int64s, Float32s, int, Int64s, Float32s]:
         """Tell good ticks from bad ones in a few passes over all of them.
 
         Which ticks are bad is guessed, and the guess is checked: each tick that is kept must make
@@ -267,7 +268,7 @@ class ElementMaker:
         taken = np.concatenate([made[:at], would[low : low + 1]])
         return np.append(kept[:at], first), taken, first + 1, out[:low], would[:low]
 
-    def _evaluate(self, before: Memory, t_ns: Times, values: Values, at: Positions) -> Elements:
+    def _evaluate(self, before: Memory, t_ns: Int64s, values: Float64s, at: Int64s) -> Float32s:
         """Return the elements of the ticks `at`, one behind the other."""
         if len(at) < len(values):
             t_ns, values = t_ns[at], values[at]
@@ -277,8 +278,8 @@ class ElementMaker:
         return self.features.evaluate(t_ns, values)
 
     def _would_make(
-        self, before: Memory, t_ns: Times, values: Values, kept: Positions, at: Positions
-    ) -> Elements:
+        self, before: Memory, t_ns: Int64s, values: Float64s, kept: Int64s, at: Int64s
+    ) -> Float32s:
         """Return the elements of the ticks `at`, each behind the last ones kept before it."""
         lag = self.features.lag
         rows_t = np.concatenate([before.t_ns, t_ns[kept], t_ns[at]])
@@ -288,7 +289,7 @@ class ElementMaker:
         rows = np.concatenate([behind, own], axis=1).reshape(-1)
         return self.features.evaluate(rows_t[rows], rows_v[rows])[:: lag + 1]
 
-    def _surely(self, values: Values, good: Bools) -> Bools:
+    def _surely(self, values: Float64s, good: Bools) -> Bools:
         """Return which ticks seem to be bad whatever comes before them, (m,); a guess."""
         within: Bools = np.asarray((np.abs(values[:, self._used]) < LIMIT).all(axis=1))
         fields: Bools = ~within
@@ -304,24 +305,24 @@ class ElementMaker:
         at = np.arange(len(bad))
         return np.asarray(bad & (so_far[at] == so_far[np.maximum(at - self.features.lag, 0)]))
 
-    def _alone(self, values: Values) -> tuple[Elements, Bools]:
+    def _alone(self, values: Float64s) -> tuple[Float32s, Bools]:
         """Return what each tick makes of itself repeated every second, and whether it is good."""
         lag = self.features.lag
         seconds = np.tile(np.arange(lag + 1, dtype=np.int64) * 1_000_000_000, len(values))
         made = self.features.evaluate(seconds, np.repeat(values, lag + 1, axis=0))[:: lag + 1]
         return made, good_rows(made)
 
-    def _hold(self, memory: Memory, t_ns: Times, values: Values) -> None:
+    def _hold(self, memory: Memory, t_ns: Int64s, values: Float64s) -> None:
         """Remember the last ticks of these."""
         if lag := self.features.lag:
             memory.t_ns, memory.values = t_ns[-lag:], values[-lag:]
 
-    def accepts(self, memory: Memory, t_ns: Times, values: Values) -> bool:
+    def accepts(self, memory: Memory, t_ns: Int64s, values: Float64s) -> bool:
         """Return whether a tick, t_ns (1,) and values (1, C), would make an element now."""
         known = msgspec.structs.replace(memory)  # what is remembered is replaced, not written
         return any(len(elements) for _, elements in self.make(known, t_ns, values, _nobody))
 
-    def first_good(self, values: Values) -> Bools:
+    def first_good(self, values: Float64s) -> Bools:
         """Return which ticks may be remembered where the memory is not full yet, (m,).
 
         Such a tick makes no element. It must make one of itself repeated every second: a tick
@@ -330,13 +331,13 @@ class ElementMaker:
         """
         return self._first(values)[1]
 
-    def _first(self, values: Values) -> tuple[Elements, Bools]:
+    def _first(self, values: Float64s) -> tuple[Float32s, Bools]:
         made, good = self._alone(values)
         fields = (np.abs(values[:, self._used]) < LIMIT).all(axis=1)
         return made, np.asarray(fields & good)
 
     def _remember_first(
-        self, memory: Memory, t_ns: Times, values: Values, start: int
+        self, memory: Memory, t_ns: Int64s, values: Float64s, start: int
     ) -> tuple[int, list[tuple[int, int, str]]]:
         """Let ticks from `start` on into a memory that is not full yet.
 
@@ -355,7 +356,7 @@ class ElementMaker:
         reason = self.reason
         return start + stop, [(0, start + k, reason(values[start + k], made[k])) for k in bad]
 
-    def reason(self, row: Values, made: Elements) -> str:
+    def reason(self, row: Float64s, made: Float32s) -> str:
         """Return why a tick of values `row` (C,) that made element `made` (F,) is refused."""
         fields = row.tolist()
         for k in self._used:
@@ -373,8 +374,8 @@ def maker_of(stream: StreamConfig, columns: Sequence[str]) -> ElementMaker:
 
 
 def _old_but(
-    memory: Memory, t_ns: Times, values: Values, bad: Sequence[int]
-) -> tuple[Old | None, int, Values]:
+    memory: Memory, t_ns: Int64s, values: Float64s, bad: Sequence[int]
+) -> tuple[Old | None, int, Float64s]:
     """Return the old ones among ticks of which some are bad, and what is the latest after them."""
     latest, last = np.array([memory.latest]), np.zeros((1, values.shape[1]))
     last[:, : len(memory.last)] = memory.last
@@ -392,12 +393,12 @@ def _nobody(index: int, reason: str) -> None:
     """Take no notice of a refusal."""
 
 
-def good_rows(made: Elements) -> Bools:
+def good_rows(made: Float32s) -> Bools:
     """Return which elements (m, F) are within the limit."""
     return np.asarray((np.abs(made) < LIMIT).all(axis=1))
 
 
-def _all_good(made: Elements) -> Bools | None:
+def _all_good(made: Float32s) -> Bools | None:
     """Return None where all elements (m, F) are within the limit, else which are."""
     if len(made) == 1:
         # The live path: Python looks at one row in a fifth of the time of NumPy's calls.
@@ -407,13 +408,13 @@ def _all_good(made: Elements) -> Bools | None:
     return None if good.all() else good
 
 
-def _below(settled: int, at: Positions, rows: Elements) -> tuple[Positions, Elements]:
+def _below(settled: int, at: Int64s, rows: Float32s) -> tuple[Int64s, Float32s]:
     """Return those of `at` below `settled`, with their rows."""
     count = int(np.searchsorted(at, settled))
     return at[:count], rows[:count]
 
 
-class Block(NamedTuple):
+class GroupedTicks(NamedTuple):
     """Ticks of a block, grouped by stream.
 
     `streams` (d,) are its streams in the order of their first ticks, `local` (m,) says which of
@@ -421,10 +422,10 @@ class Block(NamedTuple):
     order, and `counts` (d,) says how many each has.
     """
 
-    streams: Positions
-    local: Positions
-    order: Positions
-    counts: Positions
+    streams: Int64s
+    local: Int64s
+    order: Int64s
+    counts: Int64s
 
     @property
     def repeats(self) -> bool:
@@ -432,23 +433,23 @@ class Block(NamedTuple):
         return len(self.streams) < len(self.local)
 
     @property
-    def starts(self) -> Positions:
+    def starts(self) -> Int64s:
         """Where each stream's ticks begin in `order`, (d,)."""
         return np.cumsum(self.counts) - self.counts
 
-    def ranks(self, made: Bools) -> Positions:
+    def ranks(self, made: Bools) -> Int64s:
         """Return how many elements each tick's stream has had by then, its own with it, (m,)."""
         if not self.repeats:
             return made.astype(np.int64)
         so_far = np.cumsum(made[self.order], dtype=np.int64)
         starts = self.starts
         before = so_far[starts] - made[self.order[starts]]
-        ranks: Positions = np.empty_like(so_far)
+        ranks: Int64s = np.empty_like(so_far)
         ranks[self.order] = so_far - before.repeat(self.counts)
         return ranks
 
 
-class Made(NamedTuple):
+class MadeElements(NamedTuple):
     """What was made of m ticks.
 
     `made` (m,) tells which have an element, a row of `elements` (m, F); `refused` holds (tick,
@@ -456,7 +457,7 @@ class Made(NamedTuple):
     """
 
     made: Bools
-    elements: Elements
+    elements: Float32s
     refused: list[tuple[int, str]]
     old: Old | None = None
 
@@ -480,7 +481,7 @@ class TableMaker:
         self._scratch = np.zeros(0, np.int64)
         self._used = [maker.columns.index(name) for name in maker.features.columns_used]
 
-    def group(self, streams: Positions) -> Block:
+    def group(self, streams: Int64s) -> GroupedTicks:
         """Group ticks by stream, in linear time."""
         if len(self._scratch) < self.table.capacity:
             self._scratch = np.zeros(self.table.capacity, np.int64)
@@ -491,14 +492,16 @@ class TableMaker:
         is_first = first == at
         distinct = streams[is_first]
         if len(distinct) == count:
-            return Block(streams, at, at, np.ones(count, np.int64))
+            return GroupedTicks(streams, at, at, np.ones(count, np.int64))
         local = (np.cumsum(is_first) - 1)[first]
         # Small numbers are sorted digit by digit, which is faster than by comparison.
         small = local.astype(np.uint16) if count <= 1 << 16 else local
         order = np.argsort(small, kind="stable")
-        return Block(distinct, local, order, np.bincount(local, minlength=len(distinct)))
+        return GroupedTicks(distinct, local, order, np.bincount(local, minlength=len(distinct)))
 
-    def make(self, block: Block, rows: Positions, t_ns: Times, values: Values) -> Made:
+    def make(
+        self, block: GroupedTicks, rows: Int64s, t_ns: Int64s, values: Float64s
+    ) -> MadeElements:
         """Return what the ticks t_ns (m,), values (m, C) make, and remember them.
 
         `rows` (d, columns) are the streams' rows of the table's `ints`. How many ticks each stream
@@ -547,10 +550,16 @@ class TableMaker:
                 at = block.order[block.starts[k] : block.starts[k] + block.counts[k]]
                 found.append(memory.old._replace(at=at[memory.old.at]))
         rows[:, LATEST], self.table.last[block.streams] = latest, last
-        return Made(made, elements, refused, joined(found))
+        return MadeElements(made, elements, refused, joined(found))
 
     def _find_old(
-        self, block: Block, wanted: Bools, latest: Times, last: Values, t_ns: Times, values: Values
+        self,
+        block: GroupedTicks,
+        wanted: Bools,
+        latest: Int64s,
+        last: Float64s,
+        t_ns: Int64s,
+        values: Float64s,
     ) -> Old | None:
         """Return the old ones among ticks of streams whose ticks are `wanted` (m,).
 
@@ -570,8 +579,8 @@ class TableMaker:
         return None if old is None else old._replace(at=at[old.at])
 
     def _without_memory(
-        self, block: Block, rows: Positions, t_ns: Times, values: Values, elements: Elements
-    ) -> Made:
+        self, block: GroupedTicks, rows: Int64s, t_ns: Int64s, values: Float64s, elements: Float32s
+    ) -> MadeElements:
         good, why = good_rows(elements), dict[int, str]()
         last, order, old = self.table.last.take(block.streams, 0), block.order, None
         if len(order):
@@ -591,17 +600,17 @@ class TableMaker:
             (k, why.get(k) or reason(values[k], elements[k]))
             for k in np.flatnonzero(~good).tolist()
         ]
-        return Made(good, elements, refused, old)
+        return MadeElements(good, elements, refused, old)
 
     def _laid_out(
         self,
-        block: Block,
-        held: Positions,
-        ends: Positions,
-        places: Positions,
-        t_ns: Times,
-        values: Values,
-    ) -> tuple[Times, Values]:
+        block: GroupedTicks,
+        held: Int64s,
+        ends: Int64s,
+        places: Int64s,
+        t_ns: Int64s,
+        values: Float64s,
+    ) -> tuple[Int64s, Float64s]:
         """Return times and values, each stream's ticks behind those that it remembers."""
         lag, known = self.lag, len(block.streams) * self.lag
         # Of each row: a remembered tick, or a new one.
@@ -620,7 +629,7 @@ class TableMaker:
         return run_t, np.concatenate([rows, values]).take(source, 0)
 
     def _memories(
-        self, block: Block, spoilt: Bools, held: Positions, rows: Positions
+        self, block: GroupedTicks, spoilt: Bools, held: Int64s, rows: Int64s
     ) -> dict[int, Memory]:
         """Return what the streams that are spoilt remembered before the block, by their place."""
         memory_t, memory_v = self.table.memory_t, self.table.memory_v
@@ -634,13 +643,13 @@ class TableMaker:
 
     def _spoilt(
         self,
-        block: Block,
+        block: GroupedTicks,
         memories: dict[int, Memory],
-        held: Positions,
-        t_ns: Times,
-        values: Values,
+        held: Int64s,
+        t_ns: Int64s,
+        values: Float64s,
         made: Bools,
-        elements: Elements,
+        elements: Float32s,
     ) -> list[tuple[int, str]]:
         """Make the elements of streams with a refused tick again, each stream by itself."""
         refused: list[tuple[int, str]] = []
@@ -667,12 +676,12 @@ class TableMaker:
 
     def _remember(
         self,
-        block: Block,
+        block: GroupedTicks,
         clean: Bools,
-        lengths: Positions,
-        ends: Positions,
-        run_t: Times,
-        run_v: Values,
+        lengths: Int64s,
+        ends: Int64s,
+        run_t: Int64s,
+        run_v: Float64s,
     ) -> None:
         """Keep the last ticks of the streams that are clean; none of theirs was refused."""
         kept = np.minimum(lengths, self.lag)

@@ -54,8 +54,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from .grid import Grid, peak, running
-from .losses import Doubles, logs
+from ..typing import Float64s
+from .losses import Grid, logs, peak, running
 
 ALPHA = 0.05
 """Chance of a false alarm: of one bet, in all time, and of one band."""
@@ -149,7 +149,9 @@ def play(
     )
 
 
-def play_many(grid: Grid, labels: Doubles, bets: Doubles, d: Doubles) -> tuple[Doubles, Doubles]:
+def play_many(
+    grid: Grid, labels: Float64s, bets: Float64s, d: Float64s
+) -> tuple[Float64s, Float64s]:
     """Play n labels of u streams in b bets each, to the bits of `play`.
 
     labels: of each stream so far (u,); bets: their states `BET` (b, 10, u); d: (b, n) in the
@@ -266,7 +268,7 @@ class Bet:
         return {"difference": self.mean(), "band": self.interval(), "cut": self.cut}
 
 
-def together(labels: Doubles, states: Doubles) -> Bet:
+def together(labels: Float64s, states: Float64s) -> Bet:
     """Return the bet of k streams together: the mean of their capitals, and pooled sums.
 
     labels: of each stream (k,); states: their `BET` (k, 10). Streams without labels do not count.

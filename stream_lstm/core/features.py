@@ -4,6 +4,19 @@ An expression of lag k needs the k ticks before its own: over m ticks it has m -
 trees are flattened once into steps that read and write numbered slots; slot 0 holds the values
 and slot 1 the times, and an expression that occurs twice has one slot. Where a function takes
 arguments of different lag, the longer one loses its first values.
+
+Features of a single tick in plain Python, to see at once whether it can be accepted.
+
+A tick that publishes nothing is checked when it comes and computed later, together with others.
+The check evaluates each feature over the rows of a buffer and compares it with a limit just below
+the real one. It answers "surely good" or "look closely": in the second case the vectorised
+features decide. So it may err on one side only, and needs no exact arithmetic.
+
+Features of which the network sees next to nothing, since the scaler cuts or zeroes them.
+
+The scaler divides by a standard deviation and takes no mean off, so a level far from zero, such
+as 1000 +- 1, is hundreds of standard deviations away and is always cut to the same number. A
+constant is scaled to 0. Both follow from what each stream's scaler carries: no tick is looked at.
 """
 
 from __future__ import annotations
@@ -14,13 +27,75 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ..config import nearest
+from ..config import Config, nearest
 from ..errors import ConfigurationError
-from .check import checker
-from .expressions import Column, Expression, columns_in, parse
-from .functions import FUNCTIONS
+from ..schema import LIMIT
+from ..typing import Float64s
+from .expressions import FUNCTIONS, Column, Expression, columns_in, parse
+from .table import N, StreamTable
 
-Float64: TypeAlias = npt.NDArray[np.float64]
+Value: TypeAlias = Callable[[Any, Any, int], float]
+"""A feature of row i, given the values of all rows one after another, and their times."""
+
+SAFE = LIMIT * (1.0 - 1e-6)
+"""What is below this in float64 is below `LIMIT` in float32."""
+
+MOST_LAGS = 4
+"""Deeper memories are left to the vectorised features: each lag evaluates its argument twice."""
+
+
+def checker(trees: Sequence[Expression], columns: Sequence[str], lag: int) -> Callable[..., bool]:
+    """Return `good(values, t_ns, i)`: whether row i is surely good.
+
+    values: a flat memoryview of float64 rows. t_ns: one of int64. It raises ArithmeticError and
+    ValueError where a feature cannot be computed, which is to be taken as False.
+    """
+    if lag > MOST_LAGS:
+        return _unknown
+    width = len(columns)
+    features = [_value(tree, list(columns), width) for tree in trees]
+    if len(features) == 1:
+        only = features[0]
+
+        def good_one(values: Any, t_ns: Any, i: int) -> bool:
+            return -SAFE < only(values, t_ns, i) < SAFE
+
+        return good_one
+
+    def good(values: Any, t_ns: Any, i: int) -> bool:
+        return all(-SAFE < feature(values, t_ns, i) < SAFE for feature in features)
+
+    return good
+
+
+def _value(tree: Expression, columns: list[str], width: int) -> Value:
+    if isinstance(tree, Column):
+        at = columns.index(tree.name)
+        return lambda v, _, i: v[i * width + at]
+    function = FUNCTIONS[tree.function]
+    one = function.one
+    if not function.arity:
+        return lambda _, t, i: one(t[i], t[i - 1])
+    named = [columns.index(part.name) for part in tree.arguments if isinstance(part, Column)]
+    if not function.lag and len(named) == function.arity == 2:
+        # The commonest features are of two columns: a call for each would cost as much again.
+        first, second = named
+        return lambda v, _, i: one(v[i * width + first], v[i * width + second])
+    inner = [_value(part, columns, width) for part in tree.arguments]
+    of = inner[0]
+    if function.lag:
+        return lambda v, t, i: one(of(v, t, i), of(v, t, i - 1))
+    if function.arity == 1:
+        return lambda v, t, i: one(of(v, t, i))
+    return lambda v, t, i: one(*[part(v, t, i) for part in inner])
+
+
+def _unknown(values: Any, t_ns: Any, i: int) -> bool:
+    """Leave a tick to the vectorised features."""
+    del values, t_ns, i
+    return False
+
+
 Slots: TypeAlias = list[Any]
 Step: TypeAlias = Callable[[Slots], None]
 
@@ -66,7 +141,7 @@ class FeatureSet:
         return len(self.names)
 
     @np.errstate(all="ignore")
-    def evaluate(self, t_ns: npt.NDArray[np.int64], values: Float64) -> npt.NDArray[np.float32]:
+    def evaluate(self, t_ns: npt.NDArray[np.int64], values: Float64s) -> npt.NDArray[np.float32]:
         """Return the elements of a run of ticks, its first `lag` ticks being memory.
 
         t_ns: int64 (m,); values: float64 (m, C). Returns C-contiguous float32 (m - lag, F): row
@@ -153,3 +228,53 @@ def _step(compute: Callable[..., Any], sources: tuple[int, ...], target: int) ->
         slots[target] = compute(slots[first], slots[last])
 
     return unary if len(sources) == 1 else binary
+
+
+LOOK = 1000
+"""Elements between two looks, and before the first: as many as the scaler remembers by default."""
+
+BEYOND = 2.0
+"""Standard deviations between a mean and the cut: 98 % of normal values are cut then."""
+
+
+class Clipped:
+    """Names each feature that is cut or constant in some stream, once."""
+
+    def __init__(self, config: Config) -> None:
+        self._names, self._scaling = config.stream.features, config.scaling
+        self._told = np.zeros(len(self._names), np.bool_)
+        if self._scaling.scaling == "none":
+            self._told[:] = True
+
+    def look(self, table: StreamTable) -> list[str]:
+        """Return a line for each feature found since the last look; O(streams * features)."""
+        if self._told.all():
+            return []
+        features, rows = len(self._names), len(table)
+        state = table.carry[:rows, : 1 + 2 * features].astype(np.float64)
+        known = (table.ints[:rows, N] >= LOOK) & (state[:, 0] >= min(LOOK, self._scaling.memory))
+        mean, sd = state[:, 1 : 1 + features], state[:, 1 + features :]
+        found = known[:, None] & (sd == 0)
+        if self._scaling.scaling == "sd":
+            found |= known[:, None] & (np.abs(mean) > (self._scaling.clip + BEYOND) * sd)
+        lines = []
+        for k in np.flatnonzero(found.any(0) & ~self._told):
+            self._told[k] = True
+            row = int(found[:, k].argmax())
+            lines.append(self._line(int(k), table.names[row], mean[row, k], sd[row, k]))
+        return lines
+
+    def _line(self, k: int, stream: str, mean: float, sd: float) -> str:
+        name, clip = self._names[k], self._scaling.clip
+        if not sd:
+            return (
+                f"feature {name} of the stream {stream} has been constant, {mean:g}: the network "
+                "sees 0 in its place; leave it out, or check where its values come from"
+            )
+        return (
+            f"feature {name} of the stream {stream} is about {mean:g} with a standard deviation "
+            f"of {sd:.3g} (mostly {mean - 2 * sd:.6g} to {mean + 2 * sd:.6g}): nearly all of its "
+            f"values are cut to the same number, at {clip:g} standard deviations from zero; use "
+            f"diff({name}) or log_return({name}), subtract a typical level first, or set "
+            'scaling = "zscore"'
+        )

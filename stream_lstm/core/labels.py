@@ -22,17 +22,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-import numpy as np
-import numpy.typing as npt
-
 from ..events import Label
-from ..tables import StreamConfig
-from .ledger import EXPIRED, Held, Pending, Truth
-from .stream import Stream
+from ..schema import StreamConfig
+from ..typing import Int64s
+from .stream import LEFT_UNLABELLED, LabelledPrediction, Pending, Stream, TimedLabel
 
 NS_PER_S = 1_000_000_000
-
-Times = npt.NDArray[np.int64]
 
 
 class LabelPolicy:
@@ -55,7 +50,7 @@ class LabelPolicy:
         if y is None:
             stream.count("labels_bad")
             return self._bad(label.y)
-        truth, n = Truth(y, label.t_ns), label.n
+        truth, n = TimedLabel(y, label.t_ns), label.n
         if n in ledger.waiting:
             ledger.hold(n, truth, stream.n + self._hold)
             return ""
@@ -80,18 +75,18 @@ class LabelPolicy:
             return f"a label is 0 or 1, not {y:g}{hint}"
         return f"a label is a finite number, not {y:g}"
 
-    def _revise(self, stream: Stream, n: int, truth: Truth) -> str:
+    def _revise(self, stream: Stream, n: int, truth: TimedLabel) -> str:
         held = stream.ledger.held[n]
         if held.truth.label == truth.label:
             stream.count("labels_repeated")
             return f"prediction {n} has this label already"
         stream.count("labels_revised")
-        stream.ledger.held[n] = Held(held.pending, truth, held.until)
+        stream.ledger.held[n] = LabelledPrediction(held.pending, truth, held.until)
         return ""
 
     def _again(self, stream: Stream, n: int, y: int) -> str:
         known = stream.ledger.closed[n]
-        if known == EXPIRED:
+        if known == LEFT_UNLABELLED:
             stream.count("labels_late")
             return f"prediction {n} has expired before its label came: raise {self._limits()}"
         if known == y:
@@ -109,7 +104,7 @@ class LabelPolicy:
         }
         return " or ".join(name for name, is_set in limits.items() if is_set)
 
-    def _early(self, stream: Stream, n: int, truth: Truth) -> str:
+    def _early(self, stream: Stream, n: int, truth: TimedLabel) -> str:
         early = stream.ledger.early
         known = early.get(n)
         if known is not None and known.label == truth.label:
@@ -159,7 +154,7 @@ class LabelPolicy:
 
     # ---- time passes ------------------------------------------------------------------
 
-    def uncut(self, stream: Stream, size: int, t_ns: Times) -> int:
+    def uncut(self, stream: Stream, size: int, t_ns: Int64s) -> int:
         """Return how many of the next elements, at `t_ns`, come before something falls due."""
         ledger, n = stream.ledger, stream.n
         if ledger.held:
@@ -176,7 +171,7 @@ class LabelPolicy:
             size = self._before_deadline(oldest, first - n - 1, t_ns[:size])
         return size
 
-    def _before_deadline(self, oldest: Pending | None, at: int, t_ns: Times) -> int:
+    def _before_deadline(self, oldest: Pending | None, at: int, t_ns: Int64s) -> int:
         """Return how many elements end with the one at which the oldest prediction expires.
 
         That is `oldest`, or else the one that is made at element `at` of these.
@@ -200,7 +195,9 @@ class LabelPolicy:
         by_count = self._expiry > 0 and n >= pending.n + self._expiry
         return by_count or (self._expiry_ns > 0 and t_ns >= pending.t_ns + self._expiry_ns)
 
-    def settled(self, stream: Stream, *, all_of_them: bool = False) -> Iterator[Held]:
+    def settled(
+        self, stream: Stream, *, all_of_them: bool = False
+    ) -> Iterator[LabelledPrediction]:
         """Strike out and yield the labelled predictions whose labels count now."""
         due = None if all_of_them else stream.n
         while (held := stream.ledger.settle(due, self.limit)) is not None:

@@ -2,18 +2,27 @@
 
 A probability of exactly 0 or 1 has an infinite loss when wrong. So a loss never takes less than
 `EPSILON` for the probability of what happened.
+
+Labels of many streams in arrival order, laid out as a table of streams by labels.
+
+Sums of a stream run over its own labels, each added after the one before it, so they have the
+same bits however the labels came. `Grid.pad` lays values out (streams, most labels of one stream)
+with zeros behind the last label, `running` adds along a stream, and `Grid.real` takes back what
+is not padding.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator
 from math import log
+from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-Doubles = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
+from ..typing import Bools, Float64s, Int64s
 
 EPSILON = 2.0**-24
 """Half the spacing of float32 below 1: a published p of exactly 1 may be rounded by as much."""
@@ -25,12 +34,12 @@ def log_loss(p: float, label: int) -> float:
     return 0.0 - log(q if q > EPSILON else EPSILON)  # of 1 it is 0, not minus 0
 
 
-def log_losses(p: Doubles, positive: Bools) -> Doubles:
+def log_losses(p: Float64s, positive: Bools) -> Float64s:
     """Return the `log_loss` of probabilities (..., n) given to labels (n,), to the same bits."""
     return 0.0 - logs(np.maximum(np.where(positive, p, 1.0 - p), EPSILON))
 
 
-def logs(x: Doubles) -> Doubles:
+def logs(x: Float64s) -> Float64s:
     """Return logarithms of the C library: NumPy's have other bits on other processors."""
     return np.fromiter(map(log, x.ravel().tolist()), np.float64, x.size).reshape(x.shape)
 
@@ -60,3 +69,86 @@ class Tally(msgspec.Struct):
     def means(self, labels: int) -> dict[str, float | None]:
         """Return accuracy, log loss (nats) and Brier score over `labels`; None without any."""
         return means(labels, self.correct, self.log_loss, self.brier)
+
+
+Values = npt.NDArray[Any]
+
+WASTE = 4
+"""Entries for each label, at most: streams of many more labels than most get their own grids."""
+
+TOGETHER = 1024
+"""Streams of a grid, at most: what is computed of them stays in the cache."""
+
+
+class Grid:
+    """Streams (u,) and their labels.
+
+    Attributes: `order` (n,) are the places of the labels in the order of arrival, stream by
+    stream; values of the grid are in this order. `most` is the number of labels of the longest
+    stream.
+    """
+
+    def __init__(self, streams: Int64s, order: Int64s, counts: Int64s) -> None:
+        self.streams, self.order, self.most = streams, order, int(counts.max())
+        self._shape = len(streams), self.most
+        self._at: Int64s | None = None
+        if len(streams) * self.most != len(order):
+            starts = np.cumsum(counts) - counts
+            shift = np.arange(len(streams)) * self.most - starts
+            self._at = np.repeat(shift, counts) + np.arange(len(order))
+
+    def pad(self, x: Values) -> Values:
+        """Return x (..., n) as (..., u, most), zeros behind."""
+        shape = *x.shape[:-1], *self._shape
+        if self._at is None:
+            return x.reshape(shape)
+        padded = np.zeros((*x.shape[:-1], self._shape[0] * self._shape[1]), x.dtype)
+        padded[..., self._at] = x
+        return padded.reshape(shape)
+
+    def real(self, x: Values) -> Values:
+        """Return x (..., u, most) without padding, (..., n)."""
+        flat = x.reshape(*x.shape[:-2], -1)
+        return flat if self._at is None else flat[..., self._at]
+
+
+def grids(rows: Int64s) -> Iterator[Grid]:
+    """Yield grids of labels of streams `rows` (n,): each label once, and a stream in one grid."""
+    if len(rows):
+        order = np.argsort(rows, kind="stable")
+        sorted_rows = rows[order]
+        begins = np.concatenate([[True], sorted_rows[1:] != sorted_rows[:-1]])
+        starts = np.flatnonzero(begins)
+        yield from _split(sorted_rows[starts], order, np.diff(starts, append=len(rows)))
+
+
+def _split(streams: Int64s, order: Int64s, counts: Int64s) -> Iterator[Grid]:
+    if len(streams) * int(counts.max()) <= WASTE * len(order):
+        ends = np.cumsum(counts)
+        for k in range(0, len(streams), TOGETHER):
+            some = slice(k, k + TOGETHER)
+            labels = slice(ends[k] - counts[k], ends[some][-1])
+            yield Grid(streams[some], order[labels], counts[some])
+        return
+    many = counts * len(streams) > 2 * len(order)  # more than twice the mean
+    for part in (many, ~many):
+        yield from _split(streams[part], order[np.repeat(part, counts)], counts[part])
+
+
+def running(start: Float64s, x: Float64s) -> Float64s:
+    """Return the sums (..., u, m + 1) from `start` (..., u) on over x (..., u, m), in order."""
+    sums = np.empty((*x.shape[:-1], x.shape[-1] + 1))
+    sums[..., 0], sums[..., 1:] = start, x
+    if x.shape[-1] > x.shape[-2]:
+        return np.add.accumulate(sums, axis=-1)
+    for k in range(x.shape[-1]):  # NumPy accumulates many short rows slowly
+        sums[..., k + 1] += sums[..., k]
+    return sums
+
+
+def peak(x: Float64s) -> Float64s:
+    """Return the highest of x (..., u, m) along each stream (..., u)."""
+    if x.shape[-1] > x.shape[-2]:
+        highest: Float64s = x.max(axis=-1)
+        return highest
+    return functools.reduce(np.maximum, np.moveaxis(x, -1, 0))

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -23,7 +23,8 @@ import numpy.typing as npt
 from ..errors import ConfigurationError
 from ..events import OldTimes, Prediction, Refusal, Score, Ticks
 from ..records import Batch
-from .elements import Block, TableMaker
+from ..typing import Bools, Float64s, Int64s
+from .elements import GroupedTicks, TableMaker
 from .old_times import Old
 from .table import (
     BASE_P,
@@ -46,9 +47,6 @@ from .table import (
 if TYPE_CHECKING:
     from .session import Session
 
-Longs: TypeAlias = npt.NDArray[np.int64]
-Doubles: TypeAlias = npt.NDArray[np.float64]
-Bools: TypeAlias = npt.NDArray[np.bool_]
 
 PIECE = 16_384
 """Arrivals worked off at a time: the columns of more would not stay in a cache."""
@@ -86,12 +84,12 @@ class _Due(NamedTuple):
     `positive` (0 or 1) the sign of its target, `p` what the network gave after it.
     """
 
-    at: Longs
-    local: Longs
-    n: Longs
-    positive: Longs
-    t_ns: Longs
-    p: Doubles
+    at: Int64s
+    local: Int64s
+    n: Int64s
+    positive: Int64s
+    t_ns: Int64s
+    p: Float64s
     due: Bools
     labelled: Bools
 
@@ -123,7 +121,7 @@ class Many:
         for start in range(0, len(streams), PIECE):
             self._piece(streams, arrivals, slice(start, start + PIECE))
 
-    def _in_runs(self, arrivals: Arrivals, streams: Longs) -> None:
+    def _in_runs(self, arrivals: Arrivals, streams: Int64s) -> None:
         """Push each run of ticks of one stream: streams that learn may share weights."""
         ends = np.flatnonzero(np.diff(streams, append=-1)) + 1
         start, seq = 0, 0 if arrivals.numbered else None
@@ -137,7 +135,7 @@ class Many:
             start = stop
         self._session.first = 0
 
-    def _piece(self, streams: Longs, arrivals: Arrivals, part: slice) -> None:
+    def _piece(self, streams: Int64s, arrivals: Arrivals, part: slice) -> None:
         session, ints = self._session, self._table.ints
         streams, t_ns, values = streams[part], arrivals.t_ns[part], arrivals.values[part]
         block = self._maker.group(streams)
@@ -161,7 +159,9 @@ class Many:
             refusals.append((at, Refusal(name, "tick", reason, at + part.start - first, where)))
         session.hand_over_columns(predictions, scores, refusals)
 
-    def _old(self, block: Block, rows: Longs, old: Old, arrivals: Arrivals, start: int) -> None:
+    def _old(
+        self, block: GroupedTicks, rows: Int64s, old: Old, arrivals: Arrivals, start: int
+    ) -> None:
         """Count ticks that are old, and report them for each stream."""
         of, first, counts = np.unique(block.local[old.at], return_index=True, return_counts=True)
         rows[of, OLD_TICKS] += counts
@@ -174,8 +174,8 @@ class Many:
             self._session.on_old(OldTimes(name, count, *times, where))
 
     def _step(
-        self, block: Block, rows: Longs, made: Bools, xs: Any, t_ns: Longs
-    ) -> tuple[tuple[Longs, Batch[Prediction]], tuple[Longs, Batch[Score] | None]]:
+        self, block: GroupedTicks, rows: Int64s, made: Bools, xs: Any, t_ns: Int64s
+    ) -> tuple[tuple[Int64s, Batch[Prediction]], tuple[Int64s, Batch[Score] | None]]:
         """Step over the elements of a piece, and bring `rows` up to date."""
         order, count = block.order, len(block.streams)
         if not made.all():
@@ -203,7 +203,7 @@ class Many:
         )
         return self._report(block, rows, events, waited)
 
-    def _network(self, block: Block, xs: Any, made: Bools) -> npt.NDArray[np.float32]:
+    def _network(self, block: GroupedTicks, xs: Any, made: Bools) -> npt.NDArray[np.float32]:
         """Step over the elements among xs (m, F), in order of arrival; return p (m,)."""
         session, table = self._session, self._table
         engine = session.engine
@@ -239,7 +239,7 @@ class Many:
         table.carry[row], rows = session.engine.advance(weights, table.carry[row], xs)
         return rows[:, 0]
 
-    def _falls(self, n: Longs, first: Longs) -> tuple[Bools, Bools]:
+    def _falls(self, n: Int64s, first: Int64s) -> tuple[Bools, Bools]:
         """Return after which elements a prediction is due, and which bring the label of one."""
         stream = self._stream
         phase = (n - stream.window) % stream.stride
@@ -247,7 +247,7 @@ class Many:
         label_phase = stream.horizon % stream.stride
         return due, (phase == label_phase) & (n - stream.horizon >= first)
 
-    def _waiting(self, rows: Longs) -> Longs:
+    def _waiting(self, rows: Int64s) -> Int64s:
         """Return how many predictions of each stream wait (d,)."""
         stream = self._stream
         n, first = rows[:, N], rows[:, FIRST]
@@ -256,8 +256,8 @@ class Many:
         return np.maximum((n - np.maximum(first, oldest)) // stream.stride + 1, 0)
 
     def _report(
-        self, block: Block, rows: Longs, events: _Due, waited: Longs
-    ) -> tuple[tuple[Longs, Batch[Prediction]], tuple[Longs, Batch[Score] | None]]:
+        self, block: GroupedTicks, rows: Int64s, events: _Due, waited: Int64s
+    ) -> tuple[tuple[Int64s, Batch[Prediction]], tuple[Int64s, Batch[Score] | None]]:
         """Enter the predictions and score the labels of `events`, stream by stream."""
         table, stream, local = self._table, self._stream, events.local
         labelled, due = events.labelled, events.due
@@ -307,8 +307,8 @@ class Many:
         return made, self._scores(block, events, old, sources, last, label_n)
 
     def _predictions(
-        self, block: Block, rows: Longs, events: _Due, sent: Any
-    ) -> tuple[Longs, Batch[Prediction]]:
+        self, block: GroupedTicks, rows: Int64s, events: _Due, sent: Any
+    ) -> tuple[Int64s, Batch[Prediction]]:
         due = np.flatnonzero(events.due)
         due = due[np.argsort(events.at[due], kind="stable")]
         p, of = events.p[due], events.local[due]
@@ -331,13 +331,13 @@ class Many:
 
     def _scores(
         self,
-        block: Block,
+        block: GroupedTicks,
         events: _Due,
-        pending: Doubles,
+        pending: Float64s,
         sources: Any,
-        last: Longs,
-        label_n: Longs,
-    ) -> tuple[Longs, Batch[Score] | None]:
+        last: Int64s,
+        label_n: Int64s,
+    ) -> tuple[Int64s, Batch[Score] | None]:
         labelled = np.flatnonzero(events.labelled)
         turn = np.argsort(events.at[labelled], kind="stable")
         at = labelled[turn]
@@ -373,19 +373,19 @@ def _origin(arrivals: Arrivals, at: int) -> tuple[int, str]:
     return arrivals.origins[bisect_right(arrivals.origins, at, key=lambda one: one[0]) - 1]
 
 
-def _rank(local: Longs, streams: int) -> Longs:
+def _rank(local: Int64s, streams: int) -> Int64s:
     """Return how many entries of the same stream come before each, entries being grouped."""
     counts = np.bincount(local, minlength=streams)
     starts = np.cumsum(counts) - counts
     return np.arange(len(local)) - starts[local]
 
 
-def _so_far(local: Longs, which: Bools, add: Longs, before: Longs) -> Longs:
+def _so_far(local: Int64s, which: Bools, add: Int64s, before: Int64s) -> Int64s:
     """Return a count at each entry: `before` (d,) its stream's, plus what `which` have added."""
     added = np.zeros(len(local) + 1, np.int64)
     added[1:][which] = add
     sums = np.cumsum(added)  # what was added before each entry, and in all
     counts = np.bincount(local, minlength=len(before))
     base = sums[np.cumsum(counts) - counts]
-    out: Longs = before[local] + sums[1:] - base[local]
+    out: Int64s = before[local] + sums[1:] - base[local]
     return out

@@ -11,16 +11,12 @@ does not turn it back: of 500 ticks that come twice 500 are old, whatever the po
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from ..events import NO_TIME
-
-Longs: TypeAlias = npt.NDArray[np.int64]
-Doubles: TypeAlias = npt.NDArray[np.float64]
-Bools: TypeAlias = npt.NDArray[np.bool_]
+from ..typing import Bools, Float64s, Int64s
 
 NEVER = -(2**63)
 """The latest time of a stream before its first tick."""
@@ -32,11 +28,11 @@ class Old(NamedTuple):
     `latest_ns` (k,) is the latest time of their stream before each of them.
     """
 
-    at: Longs
-    t_ns: Longs
-    latest_ns: Longs
+    at: Int64s
+    t_ns: Int64s
+    latest_ns: Int64s
 
-    def but(self, others: Sequence[int] | Longs) -> Old | None:
+    def but(self, others: Sequence[int] | Int64s) -> Old | None:
         """Return them without those at some places, None where none is left."""
         if not len(others):
             return self
@@ -68,7 +64,7 @@ def moment(t_ns: int) -> str:
     return texts(np.array([t_ns], np.int64))[0]
 
 
-def texts(t_ns: Longs) -> list[str]:
+def texts(t_ns: Int64s) -> list[str]:
     """Return times in nanoseconds since 1970 as ISO 8601."""
     shown: list[str] = np.datetime_as_string(
         t_ns.astype("datetime64[ns]"), unit="ns", timezone="UTC"
@@ -77,11 +73,11 @@ def texts(t_ns: Longs) -> list[str]:
 
 
 def find_old(
-    latest: Longs,
-    last: Doubles,
-    starts: Longs,
-    t_ns: Longs,
-    values: Doubles,
+    latest: Int64s,
+    last: Float64s,
+    starts: Int64s,
+    t_ns: Int64s,
+    values: Float64s,
     good: Bools | None = None,
 ) -> Old | None:
     """Return the old ones among ticks t_ns (m,), values (m, C); None where there are none.
@@ -119,7 +115,7 @@ def find_old(
 
 
 def _repeat(
-    others: Longs, starts: Longs, holders: Longs, of: Longs, values: Doubles, last: Doubles
+    others: Int64s, starts: Int64s, holders: Int64s, of: Int64s, values: Float64s, last: Float64s
 ) -> Bools:
     """Return which of the ticks `others`, which hold no time, have the values before them."""
     streams = np.searchsorted(starts, others, side="right") - 1
@@ -132,7 +128,7 @@ def _repeat(
     return equal
 
 
-def _before(latest: Longs, starts: Longs, t_ns: Longs) -> Longs:
+def _before(latest: Int64s, starts: Int64s, t_ns: Int64s) -> Int64s:
     """Return the latest time of each tick's stream before it, (m,)."""
     count = len(t_ns)
     if len(starts) == 1:
@@ -148,5 +144,5 @@ def _before(latest: Longs, starts: Longs, t_ns: Longs) -> Longs:
     known, rank = np.unique(every, return_inverse=True)
     offsets = np.arange(len(starts)).repeat(sizes + 1) * len(known)
     reached = np.maximum.accumulate(rank + offsets) - offsets
-    out: Longs = known[reached[places - 1]]
+    out: Int64s = known[reached[places - 1]]
     return out

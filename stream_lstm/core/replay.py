@@ -5,24 +5,280 @@ it has got and may stop. Pieces carry no meaning: the results are the same for a
 out goes where the session was told to deliver it, best as columns.
 
 Streams that only step go through in columns; those that learn are pushed run by run.
+
+One string that two runs can be compared by.
+
+SHA-256 over the predictions of a stream in the order of their emission, each as the stream's name
+(UTF-8), n (int64) and the float32 bits of p, numbers little-endian. Of several streams it is
+SHA-256 over the digests of them all, in the order of their names: which stream came first is a
+matter of timing, and no result.
+
+A historical file's own labels, each given to the session when its time has come.
+
+The label of the prediction made after element n stands in the row of element n + horizon, and
+comes with the row that is `delay` elements after that one, or with the first that is `delay_ns`
+nanoseconds later. What comes with a row is known to the prediction made after it, so it is given
+before the row is stepped; but for the label of an element of its own (horizon 0), which comes
+after the prediction that it is of.
+
+Which rows make elements only the session knows, so they are pushed in pieces that end where a
+label is to be read or given; the session does not mind where blocks end. A label that is missing
+(NaN) never comes.
 """
 
 from __future__ import annotations
 
+import hashlib
+import heapq
+import struct
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import DataError
-from ..events import Ticks
-from .late_labels import LateLabels
+from ..events import Label, Prediction, Ticks
+from ..records import Batch
+from ..typing import Float64s, Int64s
+from .elements import Memory
 from .many import Arrivals
 from .session import Session
 
-Longs: TypeAlias = npt.NDArray[np.int64]
-Doubles: TypeAlias = npt.NDArray[np.float64]
+_PAIR = struct.Struct("<qf")
+
+
+class Digest:
+    """A running digest."""
+
+    def __init__(self) -> None:
+        self._hashes: dict[str, Any] = {}
+
+    def add(self, prediction: Prediction) -> None:
+        """Count one prediction in."""
+        self._add(prediction.stream, prediction.n, prediction.p)
+
+    def _add(self, stream: str, n: int, p: float) -> None:
+        running = self._hash(stream)
+        running.update(stream.encode())
+        running.update(_PAIR.pack(n, p))
+
+    def add_batch(self, predictions: Batch[Prediction]) -> None:
+        """Count predictions in, as `add` does one by one."""
+        streams = predictions["stream"].tolist()
+        if len(set(streams)) > 1:
+            rows = zip(streams, predictions["n"].tolist(), predictions["p"].tolist(), strict=True)
+            for row in rows:
+                self._add(*row)
+        elif streams:
+            name = streams[0].encode()
+            packed = np.empty(
+                len(streams), [("name", f"V{len(name)}"), ("n", "<i8"), ("p", "<f4")]
+            )
+            packed["name"] = np.void(name)
+            packed["n"], packed["p"] = predictions["n"], predictions["p"]
+            self._hash(streams[0]).update(packed.tobytes())
+
+    def _hash(self, stream: str) -> Any:
+        if stream not in self._hashes:
+            self._hashes[stream] = hashlib.sha256()
+        return self._hashes[stream]
+
+    def hexdigest(self) -> str:
+        """Return the digest so far, in hexadecimal."""
+        hashes = [self._hashes[name] for name in sorted(self._hashes)]
+        if len(hashes) == 1:
+            return str(hashes[0].hexdigest())
+        return hashlib.sha256(b"".join(one.digest() for one in hashes)).hexdigest()
+
+
+OnPiece: TypeAlias = Callable[[int], object]
+OnInput: TypeAlias = Callable[[Ticks | Label], object]
+Arrival: TypeAlias = tuple[int, int, int, float]
+"""When (an element, or nanoseconds), which one of those at that time, n and y."""
+
+
+class LateLabels:
+    """Pushes the ticks of one stream and gives each label in its time.
+
+    session: of `labels = "external"`. delay: in elements. delay_ns: in nanoseconds, instead of
+    elements where it is not None. rng: draws each delay in elements from 0 to `delay`, so that
+    labels come in another order; None delays all alike. on_piece: told the position in the
+    block of each piece that is pushed. on_input: told of what the session has been given.
+
+    Attributes: `missing` counts the labels that are not in the file; `undelivered` those whose
+    time has not come.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        *,
+        delay: int = 0,
+        delay_ns: int | None = None,
+        rng: np.random.Generator | None = None,
+        on_piece: OnPiece = lambda _: None,
+        on_input: OnInput = lambda _: None,
+    ) -> None:
+        stream = session.config.stream
+        self.missing = 0
+        self._session: Session | _Rehearsal = session
+        self._on_piece, self._on_input = on_piece, on_input
+        self._delay, self._delay_ns, self._rng = delay, delay_ns, rng
+        self._horizon, self._stride = stream.horizon, stream.stride
+        self._next = stream.window  # the prediction whose label is read next
+        self._arrivals: list[Arrival] = []
+        self._drawn = self._ahead = 0
+
+    @property
+    def undelivered(self) -> int:
+        """Labels that have been read and not given yet."""
+        return len(self._arrivals)
+
+    def push(self, ticks: Ticks, labels: npt.NDArray[np.float64]) -> None:
+        """Push ticks (m) with the labels (m,) that stand in their rows."""
+        start, count = 0, len(ticks.values)
+        while start < count:
+            n, t_ns = self._elements(ticks.stream), int(ticks.t_ns[start])
+            if self._comes_next(n) and self._makes_element(ticks, start):
+                if self._horizon and n + 1 == self._next + self._horizon:
+                    self._read(float(labels[start]), n + 1, t_ns)
+                self._give(ticks.stream, n + 1, t_ns)
+            elif self._delay_ns is not None:
+                self._give(ticks.stream, n, t_ns)
+            stop = start + self._uncut(n, ticks.t_ns[start:])
+            self._on_piece(start)
+            self._push(_piece(ticks, start, stop))
+            start, n, t_ns = stop, self._elements(ticks.stream), int(ticks.t_ns[stop - 1])
+            if not self._horizon and n == self._next:
+                self._read(float(labels[stop - 1]), n, t_ns)
+                self._give(ticks.stream, n, t_ns)  # its own, where it is not late
+
+    def _comes_next(self, n: int) -> bool:
+        """Return whether element n + 1 brings a label, its own or one that is late."""
+        late = self._arrivals and self._delay_ns is None and self._arrivals[0][0] == n + 1
+        return bool(late) or (self._horizon > 0 and n + 1 == self._next + self._horizon)
+
+    def _makes_element(self, ticks: Ticks, start: int) -> bool:
+        stream, row = self._session.streams.get(ticks.stream), slice(start, start + 1)
+        memory = Memory.empty(ticks.values.shape[1]) if stream is None else stream.memory
+        return self._session.maker.accepts(memory, ticks.t_ns[row], ticks.values[row])
+
+    def _elements(self, stream: str) -> int:
+        state = self._session.streams.get(stream)
+        return 0 if state is None else state.n
+
+    def _uncut(self, n: int, t_ns: npt.NDArray[np.int64]) -> int:
+        """Return how many of the next rows can be pushed at once, after element n."""
+        size = self._next + self._horizon - n - (self._horizon > 0)
+        # Where the next row was to bring a label and makes no element, it goes alone.
+        size = min(len(t_ns), max(size, 1))
+        if not self._arrivals:
+            return size
+        first = self._arrivals[0][0]
+        if self._delay_ns is None:
+            return min(size, max(first - 1 - n, 1))
+        over = t_ns[:size] >= first
+        return int(over.argmax()) if over.any() else size
+
+    def _read(self, y: float, n: int, t_ns: int) -> None:
+        """Take the label that stands in the row of element n, at `t_ns`."""
+        of, self._next = self._next, self._next + self._stride
+        if np.isnan(y):
+            self.missing += 1
+            return
+        delay = self._delay if self._rng is None else int(self._rng.integers(self._delay + 1))
+        comes = n + delay if self._delay_ns is None else t_ns + self._delay_ns
+        heapq.heappush(self._arrivals, (comes, self._drawn, of, y))
+        self._drawn += 1
+
+    def _give(self, stream: str, n: int, t_ns: int) -> None:
+        """Give what comes with the row of element n, or has come by time `t_ns`."""
+        now = n if self._delay_ns is None else t_ns
+        while self._arrivals and self._arrivals[0][0] <= now:
+            comes, _, of, y = heapq.heappop(self._arrivals)
+            if self._ahead:
+                self._ahead -= 1  # it came before an earlier run stopped, and its row did not
+                continue
+            self._label(Label(stream, of, y, t_ns if self._delay_ns is None else comes))
+
+    def _push(self, ticks: Ticks) -> None:
+        self._session.push(ticks)
+        self._on_input(ticks)
+
+    def _label(self, label: Label) -> None:
+        self._session.label(label)
+        self._on_input(label)
+
+    # ---- going on where an earlier run stopped -------------------------------------------
+
+    def rehearse(
+        self, pieces: Iterable[tuple[Ticks, npt.NDArray[np.float64] | None]], given: int
+    ) -> None:
+        """Pass over ticks and labels that the session has had, `given` of the labels.
+
+        A label that was due after the last of these ticks and is not among those is given now.
+        """
+        session, on_piece, on_input = self._session, self._on_piece, self._on_input
+        assert isinstance(session, Session)
+        self._session = rehearsal = _Rehearsal(session)
+        self._on_piece, self._on_input = _unmoved, _unmoved
+        try:
+            for ticks, labels in pieces:
+                assert labels is not None
+                self.push(ticks, labels)
+        finally:
+            self._session, self._on_piece, self._on_input = session, on_piece, on_input
+        surplus = rehearsal.labels - given
+        for label in rehearsal.last[len(rehearsal.last) - surplus :] if surplus > 0 else ():
+            self._label(label)
+        self._ahead = max(-surplus, 0)
+
+
+class _Rehearsal:
+    """Stands in for a session: it counts elements and labels, and does nothing else.
+
+    `last` holds the labels since the last ticks.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self.maker, self.columns = session.maker, session.columns
+        self.streams: dict[str, _Counted] = {}
+        self.labels = 0
+        self.last: list[Label] = []
+
+    def push(self, ticks: Ticks) -> None:
+        stream = self.streams.setdefault(ticks.stream, _Counted(len(self.columns)))
+        for t_ns, _ in self.maker.make(stream.memory, ticks.t_ns, ticks.values, _unheard):
+            stream.n += len(t_ns)
+        self.last.clear()
+
+    def label(self, label: Label) -> None:
+        self.labels += 1
+        self.last.append(label)
+
+
+class _Counted:
+    def __init__(self, columns: int) -> None:
+        self.memory = Memory.empty(columns)
+        self.n = 0
+
+
+def _unmoved(what: object) -> None:
+    """Take no notice of a piece or an input."""
+
+
+def _unheard(index: int, reason: str) -> None:
+    """Take no notice of a refusal."""
+
+
+def _piece(ticks: Ticks, start: int, stop: int) -> Ticks:
+    part = slice(start, stop)
+    seq = None if ticks.seq is None else ticks.seq + start
+    return Ticks(
+        ticks.stream, ticks.t_ns[part], ticks.values[part], ticks.session, seq, ticks.where
+    )
+
 
 PIECE = 16_384
 """Rows between two looks at `stop`: 20 ms, and columns are the faster the longer they are."""
@@ -35,23 +291,23 @@ COLUMNS_FROM = 256
 """Ticks of one stream from which columns are faster."""
 
 
-class Rows(NamedTuple):
+class ReplayRows(NamedTuple):
     """Consecutive rows of a series: times (m,) and values (m, C) in the session's order.
 
     `numbers` (m,) are what messages call the rows. `labels` (m,) are those that the rows contain.
     `keys` are (names, codes (m,)) where rows are of many streams: row k is of `names[codes[k]]`.
     """
 
-    t_ns: Longs
-    values: Doubles
-    numbers: Longs | None = None
-    labels: Doubles | None = None
-    keys: tuple[tuple[str, ...], Longs] | None = None
+    t_ns: Int64s
+    values: Float64s
+    numbers: Int64s | None = None
+    labels: Float64s | None = None
+    keys: tuple[tuple[str, ...], Int64s] | None = None
 
-    def part(self, rows: slice) -> Rows:
+    def part(self, rows: slice) -> ReplayRows:
         """Return some of them."""
         numbers, labels, keys = self.numbers, self.labels, self.keys
-        return Rows(
+        return ReplayRows(
             self.t_ns[rows],
             self.values[rows],
             None if numbers is None else numbers[rows],
@@ -59,13 +315,13 @@ class Rows(NamedTuple):
             None if keys is None else (keys[0], keys[1][rows]),
         )
 
-    def pieces(self, size: int) -> Iterator[Rows]:
+    def pieces(self, size: int) -> Iterator[ReplayRows]:
         """Yield them, at most `size` at a time."""
         for start in range(0, len(self.t_ns), size):
             yield self.part(slice(start, start + size))
 
 
-OnRows: TypeAlias = Callable[[Rows], object]
+OnRows: TypeAlias = Callable[[ReplayRows], object]
 
 
 class Replay:
@@ -93,7 +349,7 @@ class Replay:
 
     def run(
         self,
-        blocks: Iterable[Rows],
+        blocks: Iterable[ReplayRows],
         progress: Callable[[int], object] = lambda _: None,
         stop: Callable[[], bool] = lambda: False,
     ) -> bool:
@@ -114,7 +370,7 @@ class Replay:
         self.session.settle()
         return True
 
-    def _push(self, piece: Rows) -> None:
+    def _push(self, piece: ReplayRows) -> None:
         if piece.keys is not None:
             places = self._places(piece.keys, piece)
             self.session.arrive(Arrivals(places, piece.t_ns, piece.values))
@@ -126,7 +382,7 @@ class Replay:
         else:
             send(self.session, ticks)
 
-    def _places(self, keys: tuple[tuple[str, ...], Longs], piece: Rows) -> Longs:
+    def _places(self, keys: tuple[tuple[str, ...], Int64s], piece: ReplayRows) -> Int64s:
         """Return the row of the session's table that each row is of."""
         names, codes = keys
         used, first = np.unique(codes, return_index=True)

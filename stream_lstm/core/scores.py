@@ -24,15 +24,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
+from ..typing import Float64s, Int8s, Int64s
 from .counts import BATCH, FORECASTERS, PLAIN, ROWS, Counts, grades
 from .evidence import BET, Evidence, play, play_many, together
-from .grid import Grid, grids, running
-from .losses import Doubles, log_loss, log_losses, means
-
-Longs = npt.NDArray[np.int64]
-Labels = npt.NDArray[np.int8]
+from .losses import Grid, grids, log_loss, log_losses, means, running
 
 NAMES = ("raw", "frozen", "stateless")
 """Further forecasts that may be scored beside the published one: before it was recalibrated; of a
@@ -162,7 +158,7 @@ class Scores:
         self._batch = BATCH * self._counts.row_size
         self._hold(np.zeros((rows, width)))
 
-    def _hold(self, board: Doubles) -> None:
+    def _hold(self, board: Float64s) -> None:
         self.board = board
         self._bytes = board.data.cast("B") if board.size else memoryview(bytearray())
 
@@ -259,8 +255,8 @@ class Scores:
         return tuple(after), tuple(math.nan if p is None else p for p in others)
 
     def extend(
-        self, rows: Longs, labels: Labels, lasts: Labels, p: Doubles
-    ) -> tuple[Doubles, Doubles]:
+        self, rows: Int64s, labels: Int8s, lasts: Int8s, p: Float64s
+    ) -> tuple[Float64s, Float64s]:
         """Score n labels of any mixture of streams, in order of arrival, to the bits of `add`.
 
         rows (n,); labels (n,); lasts (n,), -1 where none was known; p (3 + names, n) are the
@@ -277,8 +273,8 @@ class Scores:
         return losses[0], log_e.T
 
     def _extend(
-        self, grid: Grid, label: Labels, last: Labels, p: Doubles, losses: Doubles
-    ) -> Doubles:
+        self, grid: Grid, label: Int8s, last: Int8s, p: Float64s, losses: Float64s
+    ) -> Float64s:
         """Score the labels of a grid; return log W (3, n) after each."""
         before = self.board[grid.streams].T
         after, count = np.empty_like(before), len(label)
@@ -301,7 +297,7 @@ class Scores:
         self.board[grid.streams] = after.T
         return log_e
 
-    def _asides(self, label: Labels, p: Doubles, losses: Doubles) -> Doubles:
+    def _asides(self, label: Int8s, p: Float64s, losses: Float64s) -> Float64s:
         """Return what each label adds to the columns of the further forecasts."""
         terms = np.empty((len(self.names), len(ASIDE), len(label)))
         terms[:, 0], terms[:, 1], terms[:, 2] = 1.0, (p > 0.5) == label, losses
@@ -325,7 +321,7 @@ class Scores:
         """
         return self._scoreboard(self.board, self._counts.copy())
 
-    def _scoreboard(self, board: Doubles, counts: Counts | None) -> Scoreboard:
+    def _scoreboard(self, board: Float64s, counts: Counts | None) -> Scoreboard:
         sums = np.add.accumulate(board)[-1] if len(board) else np.zeros(board.shape[1])
         labels, positives, repeats = (int(value) for value in sums[:3])
         ways = sums[3:FIRST_BET].reshape(len(SUMS), PLAIN).T.tolist()
@@ -363,8 +359,8 @@ class Scores:
 
 
 def plain_p(
-    labels: Doubles, positives: Doubles, repeats: Doubles, lasts: Labels
-) -> tuple[Doubles, Doubles]:
+    labels: Float64s, positives: Float64s, repeats: Float64s, lasts: Int8s
+) -> tuple[Float64s, Float64s]:
     """Return `Scores.plain` for arrays (n,) of counts and last labels, to the same bits."""
     repeat = (repeats + 0.5) / (labels + 1.0)
     base = (positives + 0.5) / (labels + 1.0)

@@ -21,39 +21,31 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..config import Config
+from ..config import Config, Members, bank_members
 from ..errors import ConfigurationError
 from ..events import Expiry, Gap, Label, Prediction, Refusal, SessionStart, Ticks
-from ..members import Members, bank_members
 from ..model.buffers import Shared, aligned
 from ..model.engine import Engine
 from ..model.forecaster import Params, slack
 from ..model.scaling import check_scaler
+from ..typing import Float32s, Int64s
 from .elements import maker_of
+from .forecasts import Mixture, Recalibration
 from .labels import LabelPolicy
-from .learning import Learning
+from .learning import LearnerState, Learning
 from .many import Arrivals, Many
-from .mixture import Mixture
-from .observer import Observer
-from .outcome import Deliver, Emit, Labelled, Outlet
-from .recalibration import Recalibration
-from .rollback import Learned
+from .outcome import Deliver, Emit, Labelled, Observer, Outlet
 from .scores import Scores
-from .sided import SidedStreams
+from .sided import SidedStreams, Twins, names
 from .stream import ROOM as MOST_WAITING
-from .stream import Side, Stream, Waiting
+from .stream import Side, Stream, Tape, Waiting
 from .table import COUNTED, FLAG_UNTIL, MAX_STREAMS, StreamTable
-from .tape import Tape
-from .twins import Twins, names
 from .view import Streams
-
-Floats: TypeAlias = npt.NDArray[np.float32]
-Times: TypeAlias = npt.NDArray[np.int64]
 
 SHARED = ""
 """Name under which shared weights are held."""
@@ -111,7 +103,7 @@ class Session(Outlet):
         self.maker = maker_of(config.stream, columns)
         self.members = bank_members(config, members)
         self.engine = engine or Engine(config, len(self.maker), self.members)
-        self.learned: dict[str, Learned] = {}
+        self.learned: dict[str, LearnerState] = {}
         self.stray_labels = 0
         self.first = 0  # where the ticks that are pushed begin in what messages count by
         self._initial = None if weights is None else self.engine.check_weights(weights)
@@ -231,7 +223,7 @@ class Session(Outlet):
         return made
 
     def _make(
-        self, stream: Stream, t_ns: Times, values: npt.NDArray[np.float64], where: str
+        self, stream: Stream, t_ns: Int64s, values: npt.NDArray[np.float64], where: str
     ) -> int:
         """Make elements of ticks and step over them; return how many."""
         made, memory = 0, stream.memory()
@@ -353,11 +345,11 @@ class Session(Outlet):
         self.catch_up()
         return self.engine.weights.host_unpack(self.learned_for(name).weights)
 
-    def learned_for(self, name: str) -> Learned:
+    def learned_for(self, name: str) -> LearnerState:
         """Return what a stream uses and learns into, made if it is the first to need it."""
         if self.plain and not self.shared:
             row = self.table.open(name)
-            return Learned((self._own_weights(row),), None)
+            return LearnerState((self._own_weights(row),), None)
         key = SHARED if self.shared else name
         found = self.learned.get(key)
         if found is None:
@@ -365,7 +357,9 @@ class Session(Outlet):
             learns = self.learning.length > 0
             optimizer = self.engine.init_optimizer(weights) if learns else None
             packed = self.engine.pack(weights)
-            found = self.learned[key] = Learned(packed, optimizer, self.learning.guard.watch())
+            found = self.learned[key] = LearnerState(
+                packed, optimizer, self.learning.guard.watch()
+            )
         return found
 
     def _own_weights(self, row: int) -> Any:
@@ -392,7 +386,7 @@ class Session(Outlet):
         else:
             stream.learned.weights = packed
 
-    def scaler_of(self, name: str) -> Floats | None:
+    def scaler_of(self, name: str) -> Float32s | None:
         """Return the state (1 + 2F,) of a stream's scaler, None where there is no such stream."""
         self.catch_up()
         row = self.table.places.get(name)
@@ -503,7 +497,7 @@ class Session(Outlet):
             stream.count("ticks", k)
             self._walk(stream, t_ns, elements)
 
-    def _walk(self, stream: Stream, t_ns: Times, elements: Floats) -> None:
+    def _walk(self, stream: Stream, t_ns: Int64s, elements: Float32s) -> None:
         """Step over elements (m, F) at times (m,), cut where something falls due."""
         start, count = 0, len(elements)
         while start < count:
@@ -523,7 +517,7 @@ class Session(Outlet):
                 self._chunk(stream, t_ns[start:stop].tolist(), elements[start:stop])
             start = stop
 
-    def _chunk(self, stream: Stream, times: list[int], xs: Floats, ticks: int = 0) -> None:
+    def _chunk(self, stream: Stream, times: list[int], xs: Float32s, ticks: int = 0) -> None:
         """Step over elements with one set of weights, and report what falls due."""
         out = self._advance(stream, xs)
         before, count = stream.n, len(xs)
@@ -537,7 +531,7 @@ class Session(Outlet):
         left = stream.due - after
         stream.left = left if left < MOST_WAITING else MOST_WAITING
 
-    def _advance(self, stream: Stream, xs: Floats) -> Any:
+    def _advance(self, stream: Stream, xs: Float32s) -> Any:
         """Step a stream over elements xs (m, F); return what `Engine.rows` reads."""
         weights = stream.learned.weights
         if self.observer is None:

@@ -4,30 +4,97 @@ Their chunks end with a publication at the latest, since what is predicted next 
 labels and the updates before it. A chunk just stepped is reported in this order: the labels of the
 series that it brings, the prediction that is due after it, the updates for all labels known since
 the last publication; then, for labels from outside, what expires and what counts from now on.
+
+Twins: further forecasts of what is published, scored on the same labels, never published.
+
+* `frozen` has the weights that learning started from, and carries a state of its own.
+* `stateless` has the weights of the moment, and starts from a zero state at the start of the
+  last W elements.
+
+The first shows what learning brings, the second what the carried state brings.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from ..config import Config
 from ..events import Expiry, Prediction, Refusal
-from ..model.strides import FARTHEST, ROOM
-from .ledger import Pending
+from ..model.buffers import Packed
+from ..model.engine import Engine
+from ..model.forecaster import Params
+from ..model.stepper import FARTHEST, ROOM
+from ..typing import Float32s
 from .losses import log_loss
 from .outcome import score_of
 from .stream import ROOM as MOST_WAITING
-from .stream import Owed, Stream, Waiting
+from .stream import Owed, Pending, Stream, Waiting
 from .table import FLAG_UNTIL
-from .twins import NO_FORECASTS
 
 if TYPE_CHECKING:
     from .session import Session
 
-Floats: TypeAlias = npt.NDArray[np.float32]
+
+class Forecasts(NamedTuple):
+    """What the twins give for one prediction; None for one that is not there."""
+
+    frozen: float | None = None
+    stateless: float | None = None
+
+
+NO_FORECASTS = Forecasts()
+
+
+class Twins:
+    """The twins of a session's streams.
+
+    initial: the weights that learning starts from, if not from random ones. Attributes: `frozen`,
+    the weights of the frozen twin, None where there is none.
+    """
+
+    def __init__(self, config: Config, engine: Engine, initial: Params | None) -> None:
+        self.frozen: Packed | None = None
+        if "frozen" in config.scoring.twins:
+            self.frozen = engine.pack(initial or engine.init_weights())
+        self._stateless = "stateless" in config.scoring.twins
+        self._engine, self._window = engine, config.stream.window
+        self._windowed = config.model.mode == "window"
+
+    @property
+    def carried(self) -> bool:
+        """Whether a second state is carried."""
+        return self.frozen is not None and not self._windowed
+
+    def step(self, stream: Stream, xs: Float32s) -> float | None:
+        """Carry the frozen twin over elements xs (m, F); return its p, None without one."""
+        if stream.twin is None or self.frozen is None:
+            return None
+        self._engine.advance_in_place(self.frozen, stream.twin, xs)
+        return float(stream.twin.host[self._engine.scaler_size])
+
+    def forecasts(self, stream: Stream, weights: Packed, p: float | None, n: int) -> Forecasts:
+        """Return what the twins give after element n; p: what the frozen one carried gave."""
+        frozen, stateless = p, None
+        if frozen is None and self.frozen is not None:
+            frozen = self._over_window(stream, self.frozen, n)
+        if self._stateless:
+            stateless = self._over_window(stream, weights, n)
+        return Forecasts(frozen, stateless)
+
+    def _over_window(self, stream: Stream, weights: Packed, n: int) -> float:
+        assert stream.side is not None
+        assert stream.side.tape is not None
+        return self._engine.window(weights, stream.side.tape.inputs(n, self._window))
+
+
+def names(config: Config) -> tuple[str, ...]:
+    """Return the names under which further forecasts are scored, in the scoreboard's order."""
+    raw = ("raw",) if config.scoring.calibrate else ()
+    return raw + tuple(n for n in ("frozen", "stateless") if n in config.scoring.twins)
+
 
 LEAST_STRIDES = 2
 """One stride alone is better stepped by itself."""
@@ -73,7 +140,7 @@ class SidedStreams:
             whole = min(whole, watch.room)
         return whole if whole >= LEAST_STRIDES else 0
 
-    def chunk_of_strides(self, stream: Stream, times: list[int], xs: Floats) -> None:
+    def chunk_of_strides(self, stream: Stream, times: list[int], xs: Float32s) -> None:
         """Step over whole strides with the updates at their ends, in one call."""
         side, learned, stride = stream.side, stream.learned, self._stride
         assert side is not None
@@ -103,7 +170,7 @@ class SidedStreams:
         times: list[int],
         positive: list[bool],
         out: Any,
-        xs: Floats,
+        xs: Float32s,
     ) -> None:
         """Report a chunk just stepped, which ends with a publication or before it."""
         # The last element left what the members gave in the carry.
@@ -134,9 +201,9 @@ class SidedStreams:
         before: int,
         times: list[int],
         positive: list[bool],
-        p: Floats | None,
+        p: Float32s | None,
         twin: float | None,
-        info: Floats | None,
+        info: Float32s | None,
         out: Any = None,
     ) -> None:
         """Score and predict over a chunk just stepped, then learn where a prediction ended it.
@@ -168,7 +235,7 @@ class SidedStreams:
         stream.left = min(stream.due - stream.n, MOST_WAITING)
 
     def _predict(
-        self, stream: Stream, t_ns: int, positive: int, p: Floats | None, twin: float | None
+        self, stream: Stream, t_ns: int, positive: int, p: Float32s | None, twin: float | None
     ) -> list[Any]:
         """Make and publish the prediction that is due; return what is to be reported, in order."""
         side, n, weights = stream.side, stream.n, stream.learned.weights
@@ -211,7 +278,7 @@ class SidedStreams:
         return records
 
     def combined(
-        self, stream: Stream, p: Floats, inputs: Floats | None
+        self, stream: Stream, p: Float32s, inputs: Float32s | None
     ) -> tuple[float, float | None]:
         """Return the probability to publish, and the one before recalibration if there is any.
 
@@ -280,7 +347,7 @@ class SidedStreams:
             self._score(stream, pending, truth.label, truth.t_ns, stream.n, tape)
         stream.moved(0, 0)
 
-    def learn(self, stream: Stream, info: Floats | None = None) -> None:
+    def learn(self, stream: Stream, info: Float32s | None = None) -> None:
         """Make the updates that a stream is owed."""
         side = stream.side
         if side is not None and side.owed:

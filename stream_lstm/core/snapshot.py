@@ -27,15 +27,13 @@ from typing import Any, TypeAlias
 import msgspec
 import numpy as np
 
-from ..config import Config
+from ..config import Config, Members
 from ..errors import SnapshotError
-from ..members import Members
-from .rollback import Learned, Watch, check_kept, copy_of
+from .learning import LearnerState, LearningMonitor, check_kept, copies, copy_of, rebuild
 from .scores import ScoresState
 from .session import Session
 from .stream import Side
 from .table import TableState
-from .trees import copies, rebuild
 
 MAGIC = b"SLSTM"
 VERSION = 6
@@ -77,7 +75,7 @@ class LearnedRecord(msgspec.Struct, frozen=True):
 
     weights: list[np.ndarray]
     optimizer: list[np.ndarray]
-    watch: Watch | None = None
+    watch: LearningMonitor | None = None
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -130,7 +128,7 @@ class Frozen:
     def __init__(
         self,
         fingerprint: str,
-        learned: dict[str, Learned],
+        learned: dict[str, LearnerState],
         table: TableState,
         sides: dict[int, Side],
         scores: ScoresState,
@@ -140,14 +138,14 @@ class Frozen:
         self.fingerprint, self.table, self.sides = fingerprint, table, sides
         self.scores, self.frozen = scores, frozen
         self._learned = {
-            name: Learned(held.weights, held.optimizer, copy_of(held.watch))
+            name: LearnerState(held.weights, held.optimizer, copy_of(held.watch))
             for name, held in learned.items()
         }
         self._live = {id(held): name for name, held in learned.items()}
         self._optimizers: dict[str, list[np.ndarray]] = {}
         self._lock = lock
 
-    def keep(self, learned: Learned) -> None:
+    def keep(self, learned: LearnerState) -> None:
         """Copy what an update is about to take the memory of."""
         name = self._live.get(id(learned))
         if name is not None:
@@ -234,7 +232,7 @@ def restore(session: Session, data: bytes) -> None:
     weights = session.engine.pack(start)
     optimizer = session.engine.init_optimizer(start) if session.config.learning.learn else None
     learned = {
-        name: Learned(
+        name: LearnerState(
             tuple(rebuild(weights, held.weights)),
             rebuild(optimizer, held.optimizer),
             held.watch or session.learning.guard.watch(held.weights, held.optimizer),

@@ -7,14 +7,39 @@ stepped.
 
 What only some configurations need is in `side`: the tape, the trace, a bank's mixture, a twin, a
 recalibration, the ledger of labels from outside, and the labels that are still to be learned from.
+
+The book of published predictions that wait for their labels.
+
+What is scored is the prediction that was published, so the book keeps it, together with what
+the plain forecasters gave at the same time and, where labels come from outside, the tape to
+learn from. A prediction leaves the book once, by one of two ways, and hence is scored at most
+once:
+
+```
+                    label                         settled
+waiting ──────────────────────────▶ held ─────────────────▶ scored, learned from
+   │  longer than allowed, or the     a label may be
+   ▼  oldest when the book is full    revised until then
+expired
+```
+
+A label that comes before its prediction waits for it. What became of the last predictions that
+left is remembered, so that a second label can be told from one for an unknown prediction. All
+four parts are bounded.
+
+The last elements of a stream, kept so that an update can look back over them.
+
+Entry m holds what element m left behind: its scaled input, the network state after it, and
+whether its target was positive. Entries stand in one array that is filled to its end and then
+moved back to its beginning, so that any stretch of them is one slice and appending is one copy.
 """
 
 from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -22,10 +47,9 @@ import numpy.typing as npt
 
 from ..events import MAX_COUNT, Refusal
 from ..model.buffers import Shared
+from ..typing import Float32s
 from .elements import Memory
-from .ledger import Ledger
-from .mixture import Mixture
-from .recalibration import Recalibration
+from .forecasts import Mixture, Recalibration
 from .table import (
     AT,
     BASE_P,
@@ -48,9 +72,230 @@ from .table import (
     P,
     StreamTable,
 )
-from .tape import Tape
 
-Floats: TypeAlias = npt.NDArray[np.float32]
+REMEMBERED = 1000
+"""Predictions that have left and are remembered at least, however few may wait."""
+
+LEFT_UNLABELLED = -1
+"""What is remembered of a prediction that left without a label."""
+
+
+class Pending(msgspec.Struct):
+    """A waiting prediction: p, the plain forecasters' p, and the last label known then.
+
+    `raw_p` is p before recalibration, and `frozen_p` and `stateless_p` are those of the twins,
+    each where there is one. `experts` (M,) are the probabilities of a bank's members. `inputs`
+    (K, F) and `state` (D, N) are the tape, empty where it is taken from the series.
+    """
+
+    n: int
+    p: float
+    base_rate_p: float
+    last_label_p: float
+    last_label: int
+    session: str = ""
+    t_ns: int = 0
+    raw_p: float | None = None
+    frozen_p: float | None = None
+    stateless_p: float | None = None
+    experts: np.ndarray | None = None
+    inputs: np.ndarray | None = None
+    state: np.ndarray | None = None
+
+
+class TimedLabel(msgspec.Struct):
+    """A label (0 or 1) and the time that it came with."""
+
+    label: int
+    t_ns: int
+
+
+class LabelledPrediction(msgspec.Struct):
+    """A labelled prediction, settled once element `until` has been stepped."""
+
+    pending: Pending
+    truth: TimedLabel
+    until: int
+
+
+class Ledger(msgspec.Struct):
+    """Predictions and labels by n, each in the order in which they came.
+
+    `expired` counts the predictions that left unlabelled.
+    """
+
+    waiting: dict[int, Pending] = msgspec.field(default_factory=dict)
+    held: dict[int, LabelledPrediction] = msgspec.field(default_factory=dict)
+    early: dict[int, TimedLabel] = msgspec.field(default_factory=dict)
+    closed: dict[int, int] = msgspec.field(default_factory=dict)
+    expired: int = 0
+
+    def frozen(self) -> Ledger:
+        """Return a copy that stays as it is: entries are replaced, never written to."""
+        waiting, held = self.waiting.copy(), self.held.copy()
+        return Ledger(waiting, held, self.early.copy(), self.closed.copy(), self.expired)
+
+    def add(self, pending: Pending, limit: int) -> Pending | None:
+        """Enter a prediction; return the oldest one where it had to leave for it."""
+        self.waiting[pending.n] = pending
+        return self.expire(limit) if len(self.waiting) > limit else None
+
+    def oldest(self) -> int | None:
+        """Return the n of the oldest waiting prediction."""
+        return next(iter(self.waiting), None)
+
+    def take(self, n: int) -> Pending | None:
+        """Return prediction `n` and strike it out; None where it does not wait."""
+        return self.waiting.pop(n, None)
+
+    def hold(self, n: int, truth: TimedLabel, until: int) -> None:
+        """Give waiting prediction `n` its label, which counts from element `until` on."""
+        self.held[n] = LabelledPrediction(self.waiting.pop(n), truth, until)
+
+    def settle(self, n: int | None, limit: int) -> LabelledPrediction | None:
+        """Return the next labelled prediction due at element `n`, or any at all for None."""
+        first = next(iter(self.held.values()), None)
+        if first is None or (n is not None and first.until > n):
+            return None
+        del self.held[first.pending.n]
+        self._close(first.pending.n, first.truth.label, limit)
+        return first
+
+    def expire(self, limit: int) -> Pending:
+        """Strike out the oldest waiting prediction, which has no label."""
+        self.expired += 1
+        pending = self.waiting.pop(next(iter(self.waiting)))
+        self._close(pending.n, LEFT_UNLABELLED, limit)
+        return pending
+
+    def expire_all(self, limit: int) -> Iterator[Pending]:
+        """Strike out every waiting prediction, and yield them, the oldest first."""
+        while self.waiting:
+            yield self.expire(limit)
+
+    def _close(self, n: int, label: int, limit: int) -> None:
+        self.closed[n] = label
+        if len(self.closed) > max(limit, REMEMBERED):
+            del self.closed[next(iter(self.closed))]
+
+
+TAPE_ROOM = 4
+"""Blocks that fit behind the entries that must stay: a move every few blocks costs nothing."""
+
+
+class Tape(msgspec.Struct, omit_defaults=True):
+    """Entries `first` to `last`, of which at least the newest `keep` stay.
+
+    `entries` is float32 (capacity, F + N), N the length of a state; `positive` is float32
+    (capacity,) of 0 and 1. `lent` says that a frozen copy reads the memory of both, so that
+    entries may be added but not moved there.
+    """
+
+    keep: int
+    features: int
+    entries: np.ndarray
+    positive: np.ndarray
+    first: int
+    used: int
+    lent: bool = False
+
+    @classmethod
+    def start(cls, n: int, *, keep: int, block: int, features: int, state: int) -> Tape:
+        """Return a tape of `keep` entries up to element `n`, with zero inputs and states.
+
+        They stand for what came before a stream's first element: nothing, in a zero state.
+        """
+        capacity = keep + TAPE_ROOM * block
+        entries = np.zeros((capacity, features + state), np.float32)
+        positive = np.zeros(capacity, np.float32)
+        return cls(keep, features, entries, positive, first=n + 1 - keep, used=keep)
+
+    def frozen(self) -> Tape:
+        """Return the newest `keep` entries, which stay as they are while this tape grows."""
+        self.lent = True
+        held = slice(max(self.used - self.keep, 0), self.used)
+        entries, positive = self.entries[held], self.positive[held]
+        return Tape(
+            self.keep, self.features, entries, positive, self.first + held.start, len(entries)
+        )
+
+    def thawed(self, like: Tape) -> Tape:
+        """Return these entries in memory as large as that of `like`.
+
+        Raises ValueError where they are not entries of such a tape.
+        """
+        shape, used = self.entries.shape, self.used
+        fits = (self.keep, self.features) == (like.keep, like.features)
+        fits &= shape == (used, like.entries.shape[1]) and self.positive.shape == (used,)
+        if not fits or used > self.keep or self.entries.dtype != like.entries.dtype:
+            raise ValueError(f"a tape of {used} entries {shape} is not one of this session")
+        entries, positive = np.zeros_like(like.entries), np.zeros_like(like.positive)
+        entries[:used], positive[:used] = self.entries, self.positive
+        return Tape(self.keep, self.features, entries, positive, self.first, used)
+
+    def append(self, entries: Float32s, positive: npt.NDArray[np.bool_]) -> None:
+        """Append entries (m, F + N) and whether their targets were positive (m,)."""
+        if len(entries) > len(self.entries) - self.keep:  # more than a block: `keep` stay in all
+            drop = max(len(entries) - self.keep, 0)
+            entries, positive = entries[drop:], positive[drop:]
+            self._leave(self.keep - len(entries))
+            self.first += drop
+        count = len(entries)
+        if self.used + count > len(self.entries):
+            self._move()
+        end = self.used + count
+        self.entries[self.used : end] = entries
+        self.positive[self.used : end] = positive
+        self.used = end
+
+    def _move(self) -> None:
+        self._leave(min(self.used, self.keep))
+
+    def _leave(self, left: int) -> None:
+        """Let go of all but the newest `left` entries."""
+        drop = self.used - left
+        entries = self.entries[drop : self.used].copy()
+        positive = self.positive[drop : self.used].copy()
+        if self.lent:
+            self.entries, self.positive = np.zeros_like(self.entries), np.zeros_like(self.positive)
+            self.lent = False
+        self.entries[:left], self.positive[:left] = entries, positive
+        self.first += drop
+        self.used = left
+
+    def inputs(self, n: int, length: int) -> Float32s:
+        """Return a copy of the scaled inputs (length, F) of the elements up to `n`."""
+        end = n + 1 - self.first
+        out: Float32s = self.entries[end - length : end, : self.features].copy()
+        return out
+
+    def states(self, ns: Sequence[int]) -> Float32s:
+        """Return a copy of the states (D, N) after the elements `ns`."""
+        rows = [n - self.first for n in ns]
+        out: Float32s = self.entries[rows, self.features :]
+        return out
+
+    def targets(self, n: int, length: int) -> Float32s:
+        """Return whether the targets of the elements up to `n` were positive, (length,)."""
+        end = n + 1 - self.first
+        out: Float32s = self.positive[end - length : end].copy()
+        return out
+
+    def newest(self, count: int) -> Float32s:
+        """Return the newest entries (count, F + N + 1) with their targets' signs as last column.
+
+        Those that are not there any more are zero.
+        """
+        held = min(count, self.used)
+        out = np.zeros((count, self.entries.shape[1] + 1), np.float32)
+        out[count - held :, :-1] = self.entries[self.used - held : self.used]
+        out[count - held :, -1] = self.positive[self.used - held : self.used]
+        return out
+
+    def holds(self, n: int) -> bool:
+        """Return whether element `n` is on the tape."""
+        return self.first <= n < self.first + self.used
+
 
 ROOM = 64
 """Ticks that can wait: more than a stride of the usual length, and no more than one call takes."""

@@ -16,7 +16,7 @@ because of a gap.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -25,10 +25,8 @@ import numpy.typing as npt
 from ..config import Config
 from ..events import MAX_COUNT
 from ..model.buffers import aligned
+from ..typing import Float32s, Int64s
 from .old_times import NEVER
-
-Int64s: TypeAlias = npt.NDArray[np.int64]
-Float32s: TypeAlias = npt.NDArray[np.float32]
 
 MAX_STREAMS = 100_000
 """Streams of one session: a bound on what a feed that invents names can take."""

@@ -6,28 +6,222 @@ averaged weights are validated in one pass over what is held out, which starts f
 that the last lane of each series has carried to there. The weights of the best epoch are kept,
 and scored once more in the end by a pass over each whole series: these are the figures that a
 replay with them shows.
+
+One historical series as a whole: what training needs of it, made as a session makes it.
+
+Elements come from the same maker and are scaled by the same causal scaler, run over the whole
+series from its first element on. Nothing looks ahead: what is held out has no part in how the
+elements before it are scaled.
+
+The last elements are held out. Trained on are targets that come before them; scored are the
+predictions that are published after an element that is held out, counted as in a session over
+the whole series: after element n, for n >= window and (n - window) a multiple of stride.
+
+Cutting series into lanes of equal length, none across two series.
+
+A series of which N elements are trained on gets lanes in proportion to N, one at least, and of
+each lane as many whole segments as there is room for. What is left over stands at the start of
+the series and is not trained on: less than one segment a lane. Where there are few elements there
+are fewer lanes than asked for, so that a lane keeps `LEAST` segments, and an epoch as many
+updates.
+
+The predictions that are held out, scored together: beside a coin and beside the base rate.
+
+The base rate of a series is the share of positive targets among those trained on, with half a
+count on either side, so it too knows nothing of what is held out.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import msgspec
 import numpy as np
+import numpy.typing as npt
+from jax import lax
 
 from ..config import Config
-from ..errors import DivergedError
+from ..errors import DataError, DivergedError
 from ..model.network import Shape, Weights, seed_key
 from ..model.runtime import on_host
-from ..model.trainer import carried_pass, lane_trainer, next_epoch
-from .lanes import cut_lanes, last_lanes
-from .series import Floats, Series
-from .trees import leaves, rebuild
-from .validation import accuracy, figures, log_loss, truth_of
+from ..model.scaling import causal_scaler
+from ..model.trainer import Lanes, carried_pass, lane_trainer, next_epoch
+from ..schema import ScalingConfig, StreamConfig
+from ..typing import Float32s
+from .learning import leaves, rebuild
+from .losses import EPSILON
+
+
+class TrainingSeries(NamedTuple):
+    """A series of N elements, of which the first `train` are trained on."""
+
+    name: str
+    scaled: Float32s  # (N, F)
+    positive: npt.NDArray[np.bool_]  # (N,), whether the target is
+    scaler: Float32s  # (1 + 2F,), the scaler's state at the end
+    train: int
+    digest: str  # SHA-256 of the elements, in hexadecimal
+
+    def labels(self, horizon: int) -> npt.NDArray[np.int8]:
+        """Return the target of each trained element, int8 (train,); -1 where it is held out."""
+        out = np.full(self.train, -1, np.int8)
+        out[: max(self.train - horizon, 0)] = self.positive[horizon : self.train]
+        return out
+
+    def due(self, stream: StreamConfig) -> npt.NDArray[np.int64]:
+        """Return the n of predictions that are held out and labelled, int64 (m,)."""
+        n = np.arange(stream.window, len(self.positive) - stream.horizon + 1, stream.stride)
+        return n[n > self.train]
+
+    def truth(self, stream: StreamConfig) -> npt.NDArray[np.bool_]:
+        """Return the labels of `due`, bool (m,)."""
+        return self.positive[self.due(stream) + stream.horizon - 1]
+
+
+def make_series(name: str, elements: Float32s, config: Config) -> TrainingSeries:
+    """Return the series of elements (N, F).
+
+    Raises DataError, naming the series, where it is too short to be trained on and validated.
+    """
+    count, stream = len(elements), config.stream
+    train = count - max(round(count * config.train.validation), 1)
+    scaled, state = scale(elements, config.scaling)
+    digest = hashlib.sha256(np.ascontiguousarray(elements).tobytes()).hexdigest()
+    series = TrainingSeries(name, scaled, elements[:, 0] > 0, state, train, digest)
+    if train < config.learning.bptt or not len(series.due(stream)):
+        raise DataError(
+            f"{name} is too short: of its {count:,} elements {max(train, 0):,} are for training, "
+            f"which takes bptt={config.learning.bptt} or more, and {count - train:,} are held "
+            f"out, which takes one labelled prediction or more (window={stream.window}, "
+            f"stride={stream.stride}); give a longer file, or lower bptt, window or stride"
+        )
+    return series
+
+
+def scale(elements: Float32s, config: ScalingConfig) -> tuple[Float32s, Float32s]:
+    """Return (scaled elements (N, F), the scaler's state at the end (1 + 2F,))."""
+    scaler = causal_scaler(elements.shape[1], config)
+    with on_host():
+        state, scaled = jax.jit(lambda xs: lax.scan(scaler.step, scaler.init(), xs))(elements)
+    return np.asarray(scaled), np.asarray(state)
+
+
+def mean_scaler(series: Iterable[TrainingSeries]) -> Float32s:
+    """Return the scaler state (1 + 2F,) that a new stream starts from: the mean of the series'.
+
+    Means and deviations are averaged; the count, which says how soon they give way to what the
+    new stream brings, is the smallest.
+    """
+    states = np.stack([one.scaler for one in series])
+    out: Float32s = states.mean(axis=0, dtype=np.float64).astype(np.float32)
+    out[0] = states[:, 0].min()
+    return out
+
+
+LEAST = 16
+"""Segments of a lane before the series is cut into more of them."""
+
+
+def plan(trained: Sequence[int], lanes: int, segment: int) -> list[tuple[int, int]]:
+    """Return (lanes, segments of each) for every series of `trained` elements.
+
+    `lanes` are the most in all, but that every series has one.
+    """
+    whole = [count // segment for count in trained]
+    length = max(sum(whole) // lanes, LEAST)
+    while sum(count // length for count in whole) > lanes:
+        length += 1
+    cut = [max(count // length, 1) for count in whole]
+    return [(parts, count // parts) for parts, count in zip(cut, whole, strict=True)]
+
+
+def cut_lanes(
+    series: Sequence[TrainingSeries], *, lanes: int, segment: int, horizon: int
+) -> Lanes:
+    """Return the lanes of all series side by side, those of a series in their order."""
+    planned = plan([one.train for one in series], lanes, segment)
+    total, longest = sum(parts for parts, _ in planned), max(length for _, length in planned)
+    features = series[0].scaled.shape[1]
+    xs = np.zeros((longest, segment, total, features), np.float32)
+    labels = np.full((longest, segment, total), -1, np.int8)
+    lengths, before = np.zeros(total, np.int32), np.full(total, -1, np.int32)
+    first = 0
+    for one, (parts, length) in zip(series, planned, strict=True):
+        mine = slice(first, first + parts)
+        xs[:length, :, mine] = _side_by_side(one.scaled[: one.train], parts, length, segment)
+        labels[:length, :, mine] = _side_by_side(one.labels(horizon), parts, length, segment)
+        lengths[mine] = length
+        before[first + 1 : first + parts] = np.arange(first, first + parts - 1)
+        first += parts
+    return Lanes(*map(jnp.asarray, (xs, labels, lengths, before)))
+
+
+def last_lanes(lanes: Lanes) -> list[int]:
+    """Return the index of the last lane of each series."""
+    first = np.flatnonzero(np.asarray(lanes.before) < 0)
+    return [*(int(k) - 1 for k in first[1:]), len(lanes.before) - 1]
+
+
+def _side_by_side(array: np.ndarray, parts: int, length: int, segment: int) -> np.ndarray:
+    """Return the end of an array (n, ...) as (length, segment, parts, ...)."""
+    kept = array[len(array) - parts * length * segment :]
+    return np.moveaxis(kept.reshape(parts, length, segment, *array.shape[1:]), 0, 2)
+
+
+Probabilities = Sequence[npt.NDArray[Any]]
+
+
+class HeldOutLabels(msgspec.Struct, frozen=True):
+    """What is to be foretold: `label` bool (m,), and `base_rate_p` float64 (m,)."""
+
+    label: npt.NDArray[np.bool_]
+    base_rate_p: npt.NDArray[np.float64]
+
+
+def held_out_labels(series: Sequence[TrainingSeries], stream: StreamConfig) -> HeldOutLabels:
+    """Return the truth of all series, one after the other."""
+    label = [one.truth(stream) for one in series]
+    rate = [base_rate(one, stream) for one in series]
+    return HeldOutLabels(np.concatenate(label), np.repeat(rate, [len(part) for part in label]))
+
+
+def base_rate(series: TrainingSeries, stream: StreamConfig) -> float:
+    """Return the share of positive targets that were trained on."""
+    known = series.labels(stream.horizon)
+    return (int((known == 1).sum()) + 0.5) / (int((known >= 0).sum()) + 1.0)
+
+
+def figures(truth: HeldOutLabels, p: npt.NDArray[Any]) -> dict[str, Any]:
+    """Return the scores of forecasts p (m,), log losses in nats, beside the plain ones."""
+    base = truth.base_rate_p
+    return {
+        "labels": len(truth.label),
+        "log_loss": held_out_log_loss(p, truth.label),
+        "accuracy": held_out_accuracy(p, truth.label),
+        "brier": float(np.mean((np.asarray(p, np.float64) - truth.label) ** 2)),
+        "positive": float(truth.label.mean()),
+        "base_rate_log_loss": held_out_log_loss(base, truth.label),
+        "base_rate_accuracy": held_out_accuracy(base, truth.label),
+        "coin_log_loss": math.log(2.0),
+    }
+
+
+def held_out_log_loss(p: npt.NDArray[Any], label: npt.NDArray[np.bool_]) -> float:
+    """Return the mean log loss in nats; a NaN stays one."""
+    p = np.asarray(p, np.float64)
+    return float(-np.log(np.maximum(np.where(label, p, 1.0 - p), EPSILON)).mean())
+
+
+def held_out_accuracy(p: npt.NDArray[Any], label: npt.NDArray[np.bool_]) -> float:
+    """Return the share of labels that were foretold."""
+    return float(((p > 0.5) == label).mean())
+
 
 CALLS = 8
 """Calls that an epoch is cut into: a tenth of a second each for a million elements."""
@@ -53,7 +247,7 @@ class Epoch(msgspec.Struct, frozen=True):
     best: bool
 
 
-class Position(msgspec.Struct):
+class TrainingPosition(msgspec.Struct):
     """Where a training stands: `epoch` epochs are done, and `segment` segments of the next."""
 
     epoch: int = 0
@@ -73,7 +267,7 @@ class Training:
     Raises ConfigurationError for an optimiser that does not exist.
     """
 
-    def __init__(self, config: Config, series: Sequence[Series], weights: Weights) -> None:
+    def __init__(self, config: Config, series: Sequence[TrainingSeries], weights: Weights) -> None:
         self.config, self.series = config, series
         settings = config.train
         self._lanes = cut_lanes(
@@ -92,8 +286,8 @@ class Training:
         self._run, self._next = run.compile(), jax.jit(next_epoch)
         self._pass = jax.jit(functools.partial(carried_pass, self.shape))
         self._last = last_lanes(self._lanes)
-        self._truth = truth_of(series, config.stream)
-        self.position = Position()
+        self._truth = held_out_labels(series, config.stream)
+        self.position = TrainingPosition()
         self.best: Weights | None = None
 
     # ---- going on -----------------------------------------------------------------------
@@ -136,14 +330,14 @@ class Training:
         _, _, taken, refused = (float(x) for x in np.asarray(self._train.sums))
         self._check(loss, taken, refused)
         p = self.validate()
-        validation = log_loss(p, self._truth.label)
+        validation = held_out_log_loss(p, self._truth.label)
         self._check(validation, taken, refused)
         better = not at.history or validation < self._best_loss()
         epoch = Epoch(
             epoch=at.epoch + 1,
             train_loss=loss,
             validation_log_loss=validation,
-            validation_accuracy=accuracy(p, self._truth.label),
+            validation_accuracy=held_out_accuracy(p, self._truth.label),
             learning_rate=self._rate(),
             updates=int(taken),
             updates_refused=int(refused),
@@ -192,7 +386,7 @@ class Training:
 
     def plain_log_loss(self) -> float:
         """Return the base rate's mean log loss in nats on what is held out."""
-        return log_loss(self._truth.base_rate_p, self._truth.label)
+        return held_out_log_loss(self._truth.base_rate_p, self._truth.label)
 
     def final_figures(self) -> dict[str, Any] | None:
         """Return the scores of the best weights in a pass over each whole series, None so far."""
@@ -202,17 +396,17 @@ class Training:
 
     # ---- validation ---------------------------------------------------------------------
 
-    def validate(self) -> Floats:
+    def validate(self) -> Float32s:
         """Return p (m,) of the held out predictions, going on from the states of the lanes."""
         states = np.asarray(self._train.state)[self._last]
         return self._held_out(self._train.average, states, [one.train for one in self.series])
 
-    def validate_from_start(self, weights: Weights) -> Floats:
+    def validate_from_start(self, weights: Weights) -> Float32s:
         """Return p (m,) of the held out predictions, each series stepped from its beginning."""
         states = np.zeros((len(self.series), self.shape.state), np.float32)
         return self._held_out(weights, states, [0] * len(self.series))
 
-    def _held_out(self, weights: Weights, states: Floats, starts: Sequence[int]) -> Floats:
+    def _held_out(self, weights: Weights, states: Float32s, starts: Sequence[int]) -> Float32s:
         weights, out = jax.tree.map(np.asarray, weights), []
         with on_host():
             for one, state, start in zip(self.series, states, starts, strict=True):
@@ -220,7 +414,7 @@ class Training:
                 out.append(p[one.due(self.config.stream) - start - 1])
         return np.concatenate(out)
 
-    def _carried(self, weights: Weights, state: Any, xs: Floats) -> Floats:
+    def _carried(self, weights: Weights, state: Any, xs: Float32s) -> Float32s:
         """Return p (T,) over scaled inputs xs (T, F), in blocks of few lengths: each compiles."""
         out = []
         for start in range(0, len(xs), PASS_BLOCK):
@@ -242,7 +436,7 @@ class Training:
             for k, leaf in enumerate(leaves(tree))
         }
 
-    def restore(self, position: Position, arrays: Mapping[str, np.ndarray]) -> None:
+    def restore(self, position: TrainingPosition, arrays: Mapping[str, np.ndarray]) -> None:
         """Go on from where another training of the same settings and data stood.
 
         Raises SnapshotError where the arrays are of other shapes.

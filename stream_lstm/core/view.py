@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .elements import Memory
-from .ledger import Ledger, Pending
-from .mixture import Mixture
-from .recalibration import Recalibration
+from .forecasts import Mixture, Recalibration
 from .scores import Scoreboard
-from .stream import Owed, Side
+from .stream import Ledger, Owed, Pending, Side, Tape
 from .table import (
     EXPIRED,
     FIRST,
@@ -25,7 +23,6 @@ from .table import (
     Counters,
     N,
 )
-from .tape import Tape
 
 if TYPE_CHECKING:
     from .session import Session

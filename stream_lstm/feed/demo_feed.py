@@ -4,18 +4,36 @@
 as its only line, waits for a subscriber, sends single ticks at the speed asked for, says END and
 leaves. It also leaves when its standard input is closed, so that it never outlives whoever
 started it, however that one ended.
+
+A feed that another process started must not outlive it, however that one ended.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import threading
 import time
 from collections.abc import Sequence
 
 from .pace import Pacer, Speed
-from .parent import leave_with_parent
 from .publisher import Publisher
 from .synthetic import HiddenLevel
+
+STDIN = 0
+
+
+def leave_with_parent() -> None:
+    """End this process, from now on, as soon as its standard input is closed."""
+    threading.Thread(target=_watch, daemon=True).start()
+
+
+def _watch() -> None:
+    # not through sys.stdin, whose lock would be held when the interpreter ends
+    while os.read(STDIN, 1):
+        pass
+    os._exit(0)
+
 
 ENDPOINT = "tcp://127.0.0.1:*"
 

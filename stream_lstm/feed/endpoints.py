@@ -18,10 +18,8 @@ from typing import Any
 import zmq
 
 from ..errors import StreamLSTMError
-from .addresses import refused_endpoint
-from .guard import Inbound, guard_of
-from .redial import Redial
-from .security import Security, Socket
+from .guard import Inbound, Redial, guard_of
+from .security import Security, Socket, refused_endpoint
 
 KEEPALIVE = {zmq.TCP_KEEPALIVE_IDLE: 10, zmq.TCP_KEEPALIVE_INTVL: 5, zmq.TCP_KEEPALIVE_CNT: 3}
 """A peer that is cut off without a word is dropped after 25 seconds, not in hours."""

@@ -5,28 +5,132 @@ marked. Here, once for all formats, is what becomes of them: with `fail`, every 
 first bad one is given and then `DataError` names file, line, column and text; with `skip`, a bad
 row is left out and reported as a `Refusal`. A limit counts the ticks that are given, so that
 rows behind it are never complained about.
+
+Blocks of a file read in a thread of their own, one ahead of those that are in use.
+
+Whether rows of a file are old; see `core.old_times` for the rule.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from queue import Queue
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from ..closing import Closing
+from ..core.old_times import NEVER, find_old
 from ..errors import DataError, UsageError
 from ..events import Refusal
-from ..tables import OnBad
+from ..schema import OnBad
 from .csv_reader import CsvReader, csv_columns
-from .keys import Keys
-from .npy_reader import NpyReader, npy_columns
-from .reader import NOT_FINITE, WRITE, RawRows, Reader, check_readable
-from .table_reader import TableReader, table_columns
+from .reader import NOT_FINITE, WRITE, Keys, RawRows, Reader, check_readable
+from .table_reader import NpyReader, TableReader, npy_columns, table_columns
 from .times import UNITS, TimeUnit
+
+T = TypeVar("T")
+
+AHEAD = 2
+"""Blocks that wait: while one is in use, the next is read. A block is a few megabytes."""
+
+
+@contextmanager
+def read_ahead(blocks: Iterable[T]) -> Iterator[Iterator[T]]:
+    """Give the blocks in their order; an error comes where the block would.
+
+    The thread is at its end when the `with` is left, whether or not all blocks were taken.
+    """
+    queue: Queue[tuple[T] | BaseException | None] = Queue(AHEAD)
+    over = threading.Event()
+
+    def read() -> None:
+        end: BaseException | None = None
+        try:
+            for block in blocks:
+                queue.put((block,))
+                if over.is_set():
+                    return
+        except BaseException as error:
+            end = error
+        queue.put(end)
+
+    def taken() -> Iterator[T]:
+        while (item := queue.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item[0]
+
+    thread = threading.Thread(target=read, name="read-ahead", daemon=True)
+    thread.start()
+    try:
+        yield taken()
+    finally:
+        over.set()
+        while thread.is_alive():
+            while not queue.empty():
+                queue.get_nowait()
+            thread.join(0.01)
+
+
+class TimeOrder:
+    """Counts the old ones among rows, in each stream by itself.
+
+    Attributes: `count`, how many there were; `first`, the number of the first, 0 without any.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.first = 0
+        self._latest: dict[str, tuple[int, npt.NDArray[np.float64]]] = {}
+
+    def look(
+        self,
+        t_ns: npt.NDArray[np.int64],
+        values: npt.NDArray[np.float64],
+        rows: npt.NDArray[np.int64],
+        keys: Keys | None = None,
+    ) -> None:
+        """Look at rows behind those of earlier calls: times (m,), values (m, C), numbers (m,).
+
+        keys: their streams; None where all are of one.
+        """
+        if not len(t_ns):
+            return
+        names: tuple[str, ...] = ("",)
+        codes = np.zeros(len(t_ns), np.int64)
+        if keys is not None:
+            names, codes = keys.names, keys.codes
+        order = np.argsort(codes, kind="stable")
+        codes = codes[order]
+        starts = np.flatnonzero(np.append(True, codes[1:] != codes[:-1]))
+        of = [names[code] for code in codes[starts].tolist()]
+        new = NEVER, np.zeros(values.shape[1])
+        known = [self._latest.get(name, new) for name in of]
+        latest = np.array([time for time, _ in known])
+        last = np.array([row for _, row in known])
+        old = find_old(latest, last, starts, t_ns[order], values[order])
+        self._latest.update(zip(of, zip(latest.tolist(), last, strict=True), strict=True))
+        if old is not None:
+            self.count += len(old.at)
+            self.first = self.first or int(rows[order[old.at]].min())
+
+    def warning(self, where: str) -> str:
+        """Return a line about them, `where` naming the first; "" if there are none."""
+        if not self.count:
+            return ""
+        more = f", as it does in {self.count:,} rows in all" if self.count > 1 else ""
+        return (
+            f"{where}: the time goes back, or the row repeats time and values of the one before"
+            f"{more}; rows are taken in the order in which they stand: sort them by time first, "
+            "and remove those that came twice, if they did not come about in this order"
+        )
+
 
 CHUNK_ROWS = 65536
 """Ticks of one block: enough to hide the cost of a block, and a few megabytes."""

@@ -17,18 +17,24 @@ import zmq
 from ..closing import Closing
 from ..errors import DecodeError
 from ..events import NO_TIME, End, Prediction, Score
-from ..tables import Encoding
-from .arguments import names, seconds, text, whole
-from .encode import encode_heartbeat, encode_prediction, encode_score
+from ..schema import Encoding
+from .callers import names, seconds, text, whole
 from .endpoints import ALL, ASKING_BUFFER, Binding, Connections, open_socket
-from .guard import Inbound
-from .publisher import DRAIN_EVERY, LINGER_S, SEND_HWM
+from .guard import PIECE_S, Inbound
+from .publisher import DRAIN_EVERY, LINGER_S, SEND_HWM, Subscriptions
 from .receiver import Receiver
-from .records import MAX_FRAME_BYTES, MAX_MESSAGE_BYTES, Heartbeat
-from .redial import PIECE_S
+from .records import (
+    MAX_FRAME_BYTES,
+    MAX_MESSAGE_BYTES,
+    Heartbeat,
+    encode_heartbeat,
+    encode_prediction,
+    encode_score,
+    make_topic,
+    parse_topic,
+    prefixes,
+)
 from .security import Security
-from .subscriptions import Subscriptions
-from .topics import make_topic, parse_topic, prefixes
 from .wire import decode_heartbeat, decode_prediction, decode_score
 
 MAX_DRAIN = 4096

@@ -15,14 +15,30 @@ waits for a subscriber looks at times whether the publisher is being closed.
 
 With a recovery endpoint what was sent is kept in a ring, and subscribers get from there what they
 lost, or what was sent before they came; see `ring` and `recovery_server`.
+
+Who listens to a publisher, from the subscriptions that its XPUB socket sees.
+
+What is counted are open subscriptions and not subscribers, which ZeroMQ does not tell apart: one
+subscriber with two prefixes that both match counts twice. The `Subscriber` of this package has
+one for each kind of topic and configured stream, and asks for ticks last, so that for one topic
+of ticks the count is the number of subscribers, and all that they asked for is in place.
+
+A thread that calls a method of an object regularly, such as a publisher's for its heartbeats.
+
+The thread holds its object by a weak reference, so that one that was dropped without closing ends
+it, and is a daemon thread that ends before the interpreter is torn down.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import math
 import secrets
+import threading
 import time
+import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, get_args
 
@@ -33,18 +49,162 @@ import zmq
 from ..closing import Closing
 from ..errors import ConfigurationError, EndpointError, StreamLSTMError, UsageError
 from ..events import NO_TIME
-from ..tables import Encoding
-from .arguments import milliseconds, names, seconds, text, whole
-from .encode import Frames, encode_heartbeat, encode_ticks
+from ..forks import call_in_child
+from ..schema import Encoding
+from .callers import BUSY, CLOSED, Turns, is_signalled, milliseconds, names, seconds, text, whole
 from .endpoints import ASKING_BUFFER, Binding, open_socket
-from .pulse import Pulse
-from .records import MAX_COLUMN_BYTES, MAX_COLUMNS, Heartbeat
-from .recovery_server import RecoveryServer
-from .ring import RING_TICKS, Ring
-from .security import Security
-from .subscriptions import Subscriptions
-from .topics import make_topic
-from .turns import BUSY, CLOSED, Turns
+from .records import (
+    MAX_COLUMN_BYTES,
+    MAX_COLUMNS,
+    Frames,
+    Heartbeat,
+    encode_heartbeat,
+    encode_ticks,
+    make_topic,
+)
+from .recovery_server import RING_TICKS, RecoveryServer, Ring
+from .security import Security, Socket
+
+MAX_PREFIXES = 100_000
+"""Prefixes that are counted, as many as there may be streams; more are served all the same."""
+
+LOOK_S = 0.05
+"""Between two looks at most: another thread's send may take the signal that something came."""
+
+
+class Subscriptions:
+    """The open subscriptions at an XPUB socket; makes the socket report each one."""
+
+    def __init__(self, socket: Socket) -> None:
+        socket.setsockopt(zmq.XPUB_VERBOSER, 1)
+        self._socket = socket
+        self._open: Counter[bytes] = Counter()
+
+    def drain(self) -> None:
+        """Read what came; left unread it would pile up in the socket."""
+        while True:
+            try:
+                message = self._socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._apply(message)
+
+    def _apply(self, message: bytes) -> None:
+        prefix = message[1:]
+        if message[:1] == b"\x01":
+            if prefix in self._open or len(self._open) < MAX_PREFIXES:
+                self._open[prefix] += 1
+        elif message[:1] == b"\x00" and self._open[prefix] > 1:
+            self._open[prefix] -= 1
+        else:
+            del self._open[prefix]
+
+    def count(self, topic: bytes) -> int:
+        """Return how many open subscriptions match a topic.
+
+        A topic of a kind alone, such as `tick/`, is matched by any that let one of the kind in.
+        """
+        return sum(
+            count
+            for prefix, count in self._open.items()
+            if topic.startswith(prefix) or (topic.count(b"/") == 1 and prefix.startswith(topic))
+        )
+
+    def wanted(self, topic: bytes) -> bool:
+        """Return whether a subscription matches a topic, or may where too many are open."""
+        return len(self._open) >= MAX_PREFIXES or self.count(topic) > 0
+
+    def wait(
+        self,
+        topic: bytes,
+        count: int,
+        timeout_s: float,
+        turn: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+    ) -> int:
+        """Wait until `count` subscriptions match a topic and return how many do.
+
+        turn: holds the socket for a look. Raises EndpointError after `timeout_s` seconds.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            with turn():
+                self.drain()
+                found = self.count(topic)
+                signal = int(self._socket.getsockopt(zmq.FD))
+                endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+            left_s = deadline - time.monotonic()
+            if found >= count:
+                return found
+            if left_s <= 0:
+                raise EndpointError(
+                    f"{found} of {count} subscribers came to {endpoint} within {timeout_s:g} s: "
+                    "start them, or check the endpoint that they connect to"
+                )
+            # the descriptor in place of the socket, which only the one whose turn it is may use
+            is_signalled([signal], min(left_s, LOOK_S))
+
+
+JOIN_S = 1.0
+"""For the thread to end at exit: a thread of the user's may hold what it waits for."""
+
+MAX_WAIT_S = 3600.0
+"""Between two calls at most: what a condition variable can wait is bounded."""
+
+
+class Pulse:
+    """Calls `method` until it is closed; the method returns the seconds until the next call.
+
+    first_s: seconds until the first call. A UsageError of the method's ends the thread: the object
+    was closed meanwhile.
+    """
+
+    def __init__(self, method: Callable[[], float], first_s: float) -> None:
+        self._over = threading.Event()
+        self._thread = threading.Thread(
+            target=_run,
+            args=(weakref.WeakMethod(method), self._over, first_s),
+            name="stream-lstm heartbeats",
+            daemon=True,
+        )
+        _running.add(self)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Let no further call begin."""
+        self._over.set()
+
+    def join(self, timeout_s: float | None = None) -> None:
+        """Wait until the thread has ended."""
+        if self._thread is not threading.current_thread():
+            self._thread.join(timeout_s)
+
+
+def _run(
+    method: weakref.WeakMethod[Callable[[], float]], over: threading.Event, wait_s: float
+) -> None:
+    with contextlib.suppress(UsageError):
+        while not over.wait(min(wait_s, MAX_WAIT_S)):
+            call = method()
+            if call is None:
+                return
+            wait_s = call()
+            del call  # or it would keep the object
+
+
+_running: weakref.WeakSet[Pulse] = weakref.WeakSet()
+
+
+@atexit.register
+def _end() -> None:
+    pulses = list(_running)
+    for pulse in pulses:
+        pulse.stop()
+    for pulse in pulses:
+        pulse.join(JOIN_S)
+
+
+call_in_child(_running.clear)  # a child has none of these threads
+
 
 SEND_HWM = 100_000
 """Messages that may wait for a subscriber: a minute's pause at 1,600 ticks a second."""

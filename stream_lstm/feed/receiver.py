@@ -19,10 +19,8 @@ import zmq
 
 from ..closing import Closing
 from ..errors import UsageError
-from .arguments import milliseconds, seconds
-from .guard import Inbound
-from .redial import PIECE_S
-from .turns import BUSY, CLOSED, Turns
+from .callers import BUSY, CLOSED, Turns, milliseconds, seconds
+from .guard import PIECE_S, Inbound
 
 Event = TypeVar("Event")
 

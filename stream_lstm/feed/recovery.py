@@ -15,16 +15,27 @@ Several publishers may each have an endpoint. Who is known to have a session is 
 ticks, or else all are, and only the last GONE counts. One that left a request unanswered twice
 and said nothing meanwhile is silent: it is not asked again until it says something, so that a dead
 endpoint holds each stream up once and not at every gap. A HELLO now and then gives it the chance.
+
+The sockets with which a subscriber asks for what it lacks: a DEALER for each endpoint.
+
+A request that cannot be sent is lost, like one that the publisher did not get: both show as an
+answer that does not come in time.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from typing import TypeAlias
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import Any, TypeAlias
+
+import zmq
 
 from ..events import MAX_COUNT
-from .counters import FeedCounters
+from .endpoints import Connections, open_socket
+from .guard import Inbound
 from .records import (
+    MAX_FRAME_BYTES,
     Busy,
     Gone,
     Heartbeat,
@@ -33,7 +44,10 @@ from .records import (
     Request,
     SnapshotRequest,
     Welcome,
+    encode_side,
 )
+from .security import Security
+from .sequence import FeedCounters
 
 TIMEOUT_S = 2.0
 """For an answer: a publisher that was away is dialled within one second."""
@@ -65,11 +79,11 @@ REST_S = 60.0
 
 NEVER = float("inf")
 
-Held: TypeAlias = list[bytes] | Heartbeat
+HeldMessage: TypeAlias = list[bytes] | Heartbeat
 """Frames as they came, or a heartbeat in the place of what a snapshot says."""
 
 
-class Stretch:
+class MissingRange:
     """Ticks `due` to `last` of a session of a stream, which are missing, and what waits for them.
 
     `joining` says that nothing of the stream had come before. `over` says that no more is asked
@@ -96,7 +110,7 @@ class Stretch:
 
     def __init__(self, stream: str, session: str, first: int, last: int, *, joining: bool) -> None:
         self.stream = stream
-        self.held: deque[Held] = deque()
+        self.held: deque[HeldMessage] = deque()
         self.set(session, first, last, joining=joining)
 
     def set(self, session: str, first: int, last: int, *, joining: bool) -> None:
@@ -109,7 +123,7 @@ class Stretch:
         self.deadline = self.first_asked = NEVER
 
 
-class Recovery:
+class FeedRecovery:
     """The streams that lack something, and the requests for it.
 
     `streams` are all of them, `finished` those of them whose messages may go on; `outgoing` are
@@ -119,13 +133,13 @@ class Recovery:
     """
 
     def __init__(self, counters: FeedCounters, endpoints: int) -> None:
-        self.streams: dict[str, Stretch] = {}
-        self.finished: dict[str, Stretch] = {}
+        self.streams: dict[str, MissingRange] = {}
+        self.finished: dict[str, MissingRange] = {}
         self.outgoing: deque[tuple[int, Request]] = deque()
         self.held_bytes = 0
         self._counters = counters
-        self._queue: deque[Stretch] = deque()
-        self._asking: dict[str, Stretch] = {}
+        self._queue: deque[MissingRange] = deque()
+        self._asking: dict[str, MissingRange] = {}
         self._sessions: list[str | None] = [None] * endpoints
         self._heard: list[float] = [-NEVER] * endpoints
         self._silent: set[int] = set()
@@ -160,11 +174,13 @@ class Recovery:
 
     # ---- what is missing ---------------------------------------------------------------
 
-    def begin(self, stream: str, session: str, first: int, last: int, *, joining: bool) -> Stretch:
+    def begin(
+        self, stream: str, session: str, first: int, last: int, *, joining: bool
+    ) -> MissingRange:
         """Ask for ticks of a stream, and hold what comes of it from now on."""
         stretch = self.streams.get(stream)
         if stretch is None:
-            stretch = Stretch(stream, session, first, last, joining=joining)
+            stretch = MissingRange(stream, session, first, last, joining=joining)
             self.streams[stream] = stretch
         else:
             stretch.set(session, first, last, joining=joining)
@@ -178,7 +194,7 @@ class Recovery:
         if stretch is not None and stretch.joining and not stretch.asked:
             stretch.due = max(stretch.due, min(oldest, stretch.last))
 
-    def hold(self, stretch: Stretch, item: Held) -> None:
+    def hold(self, stretch: MissingRange, item: HeldMessage) -> None:
         """Keep a message until what is missing before it has come.
 
         Where all that is held is too much, what is missing is given up.
@@ -189,22 +205,22 @@ class Recovery:
             self._counters.overfull += 1
             self._finish(stretch)
 
-    def take_back(self, stretch: Stretch, item: Held) -> None:
+    def take_back(self, stretch: MissingRange, item: HeldMessage) -> None:
         """Hold a message that was let go, before all others."""
         stretch.held.appendleft(item)
         self.held_bytes += _size(item)
 
-    def let_go(self, stretch: Stretch) -> Held:
+    def let_go(self, stretch: MissingRange) -> HeldMessage:
         """Return the next of the messages that are held."""
         item = stretch.held.popleft()
         self.held_bytes -= _size(item)
         return item
 
-    def forget(self, stretch: Stretch) -> None:
+    def forget(self, stretch: MissingRange) -> None:
         """Let the messages of a stream go the usual way at once, since none is held any more."""
         del self.streams[stretch.stream], self.finished[stretch.stream]
 
-    def _finish(self, stretch: Stretch) -> None:
+    def _finish(self, stretch: MissingRange) -> None:
         """Ask for no more: it has all come, or is given up."""
         stretch.over = True
         self.finished[stretch.stream] = stretch
@@ -228,7 +244,7 @@ class Recovery:
             if not stretch.over and stretch.stream not in self._asking:
                 self._ask(stretch, now)
 
-    def _ask(self, stretch: Stretch, now: float) -> None:
+    def _ask(self, stretch: MissingRange, now: float) -> None:
         targets = self._targets(stretch.session)
         if not targets:
             self._finish(stretch)
@@ -254,7 +270,7 @@ class Recovery:
         there = [e for e in range(len(self._sessions)) if e not in self._silent]
         return [e for e in there if self._sessions[e] == session] or there
 
-    def _settle(self, stretch: Stretch, now: float) -> None:
+    def _settle(self, stretch: MissingRange, now: float) -> None:
         """All have answered, or the time is up, and nothing has come."""
         self._asking.pop(stretch.stream, None)
         if stretch.oldest is not None:
@@ -272,11 +288,11 @@ class Recovery:
                     self._hello_at[endpoint] = now + HELLO_S
             self._finish(stretch)
 
-    def _skip(self, stretch: Stretch, oldest: int) -> None:
+    def _skip(self, stretch: MissingRange, oldest: int) -> None:
         self._count_gone(stretch, oldest)
         stretch.due, stretch.asked = oldest, 0
 
-    def _count_gone(self, stretch: Stretch, until: int) -> None:
+    def _count_gone(self, stretch: MissingRange, until: int) -> None:
         # What was before we came is not lost to us.
         if not stretch.joining:
             self._counters.gone = min(self._counters.gone + until - stretch.due, MAX_COUNT)
@@ -322,12 +338,12 @@ class Recovery:
         self._sessions[endpoint] = session
         self._introduced.add(endpoint)
 
-    def asked_for(self, stream: str, session: str) -> Stretch | None:
+    def asked_for(self, stream: str, session: str) -> MissingRange | None:
         """Return what is being asked for of a stream's session."""
         stretch = self._asking.get(stream)
         return None if stretch is None or stretch.session != session else stretch
 
-    def advance(self, endpoint: int, stretch: Stretch, due: int, now: float) -> None:
+    def advance(self, endpoint: int, stretch: MissingRange, due: int, now: float) -> None:
         """Go on with what is missing from number `due` on, since what was before has come."""
         self._sessions[endpoint] = stretch.session
         self._nonsense[endpoint] = 0
@@ -364,15 +380,80 @@ class Recovery:
         stretch.again = True
         self._answered(endpoint, stretch, now)
 
-    def _oldest_asked(self, endpoint: int) -> Stretch | None:
+    def _oldest_asked(self, endpoint: int) -> MissingRange | None:
         """Return what a BUSY that does not say is about: answers come in the order of asking."""
         return next((s for s in self._asking.values() if endpoint in s.waiting), None)
 
-    def _answered(self, endpoint: int, stretch: Stretch, now: float) -> None:
+    def _answered(self, endpoint: int, stretch: MissingRange, now: float) -> None:
         stretch.waiting.discard(endpoint)
         if not stretch.waiting:
             self._settle(stretch, now)
 
 
-def _size(item: Held) -> int:
+def _size(item: HeldMessage) -> int:
     return HELD_BYTES + (sum(map(len, item)) if isinstance(item, list) else 0)
+
+
+WAITING = 100
+"""Requests for an endpoint that is away; more are lost, and nobody waits for their answers
+then."""
+
+ANSWERS_WAITING = 16
+"""Four times as many as are asked for at a time."""
+
+MOST_ANSWERS = 64
+"""Taken at a time, from each endpoint."""
+
+
+class RecoveryLink:
+    """Connections to recovery endpoints, named by 0, 1 ... in their order.
+
+    security: keys. inbound: that of the subscriber, which takes the answers too.
+
+    Raises EndpointError for an endpoint that cannot be. The context closes the sockets.
+    """
+
+    def __init__(
+        self,
+        context: zmq.Context[Any],
+        endpoints: Sequence[str],
+        security: Security,
+        inbound: Inbound,
+    ) -> None:
+        self.sockets: list[zmq.Socket[Any]] = []
+        self._connections: list[Connections] = []
+        for endpoint in endpoints:
+            socket = open_socket(
+                context,
+                zmq.DEALER,
+                send_hwm=WAITING,
+                receive_hwm=ANSWERS_WAITING,
+                max_frame_bytes=MAX_FRAME_BYTES,
+            )
+            self.sockets.append(socket)
+            self._connections.append(Connections(socket, [endpoint], security, inbound))
+
+    def tend(self, now: float) -> list[int]:
+        """Dial the endpoints again that libzmq has given up; return those that were dialled."""
+        return [
+            endpoint
+            for endpoint, connections in enumerate(self._connections)
+            if connections.redial.restless and connections.tend(now)
+        ]
+
+    def send(self, requests: deque[tuple[int, Request]]) -> None:
+        """Send all requests, each to the endpoint that it names."""
+        while requests:
+            endpoint, request = requests.popleft()
+            with suppress(zmq.Again):
+                self.sockets[endpoint].send(encode_side(request), zmq.NOBLOCK)
+
+    def answers(self) -> Iterator[tuple[int, bytes]]:
+        """Yield the answers that have come, each with its endpoint."""
+        for endpoint, socket in enumerate(self.sockets):
+            for _ in range(MOST_ANSWERS):
+                try:
+                    frames = socket.recv_multipart(zmq.NOBLOCK)
+                except zmq.Again:
+                    break
+                yield endpoint, frames[-1]

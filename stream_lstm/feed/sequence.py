@@ -15,14 +15,217 @@ is a gap.
 Where lost ticks can be asked for, `lacks` tells beforehand what a message would leave missing, and
 `recovered` that ticks came by asking: if they come on their way too, they are overlaps, which are
 the price of asking and no fault of the feed.
+
+Whether the columns of a feed are ours, as its publishers say in heartbeats and welcomes.
+
+What a subscriber has counted.
+
+Which endpoint may send which stream, where a feed has several endpoints.
+
+The first endpoint that sends ticks, a heartbeat or an end of a stream owns that stream. The policy
+`takeover` says what happens when another endpoint sends it:
+
+- `when-gone`: the message is refused while the owner is connected. Once the owner is gone, the
+  stream goes over to the endpoint that sends it. A connected owner that is silent is not gone.
+- `never`: the message is refused for as long as this process runs.
+- `always`: the message is taken. Where it begins another session, the stream goes over.
+
+Labels have no owner: they may come from a process of their own, and the session checks each one.
+
+A stand-by that was refused has numbered its ticks meanwhile. For each stream the owner table keeps
+the session of such an endpoint and the number that is due after its last refused message, so that
+what was refused is not taken for lost after the take-over.
+
+No socket and no clock is known here.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
-from ..events import MAX_COUNT, Refusal, Ticks
+import msgspec
+
+from ..errors import DecodeCause
+from ..events import MAX_COUNT, Refusal, Takeover, Ticks
+from ..schema import TakeoverPolicy
+
+MAX_SESSIONS = 1000
+"""Sessions that are remembered for having other columns; a session is easily forged."""
+
+MAX_SHOWN = 1000
+"""Characters of the names that a reason quotes: one is kept for every refused session."""
+
+
+class Columns:
+    """The names of our columns, and the publishers' sessions whose ticks must not be taken.
+
+    ours: names in their order. `refused` has the sessions, and why; `others` are names that
+    are not ours and were taken by their place.
+    """
+
+    def __init__(self, ours: tuple[str, ...]) -> None:
+        self.refused: dict[str, str] = {}
+        self.others: tuple[str, ...] = ()
+        self.ours = ours
+        self._places = {name: place for place, name in enumerate(ours)}
+
+    def compare(self, session: str, theirs: tuple[str, ...]) -> bool:
+        """Hold what a session calls its values against ours; return whether it is newly refused.
+
+        Ours may have other names, but not the same ones elsewhere, nor more or fewer.
+        """
+        ours = self.ours
+        if not theirs:
+            return False
+        if theirs == ours or (
+            len(theirs) == len(ours)
+            and all(self._places.get(name, place) == place for place, name in enumerate(theirs))
+        ):
+            self.refused.pop(session, None)
+            if theirs != ours:
+                self.others = theirs
+            return False
+        if session in self.refused:
+            return False
+        if len(self.refused) >= MAX_SESSIONS:
+            self.refused.pop(next(iter(self.refused)))
+        self.refused[session] = (
+            f"the feed's columns are {_shown(theirs)}, and here they are {_shown(ours)}: "
+            f"name them in the feed's order, --columns {_shown(theirs, ',')}"
+        )
+        return True
+
+
+def _shown(names: Sequence[str], comma: str = ", ") -> str:
+    """Return names as one line, cut where it would be long."""
+    text = comma.join(names)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}... ({len(names)} in all)"
+
+
+Cause: TypeAlias = DecodeCause | Literal["too_many_streams", "columns", "recovery", "not_owner"]
+"""Why a message is refused; `recovery` is of an answer with lost ticks, `columns` of ticks whose
+values have other names than ours, and `not_owner` of a stream that belongs to another endpoint."""
+
+CAUSES: tuple[Cause, ...] = (
+    *get_args(DecodeCause),
+    "too_many_streams",
+    "columns",
+    "recovery",
+    "not_owner",
+)
+
+
+class FeedCounters(msgspec.Struct):
+    """What has come so far.
+
+    `ticks` passed; `repeats` and `old` are ticks that did not; `missed` ticks were in `gaps`
+    gaps; `refused` messages could not be read, belonged to a stream too many, or came from an
+    endpoint that does not own their stream, which `not_owner` counts by itself; `takeovers` times
+    another endpoint became a stream's owner. `asked` requests
+    for lost ticks were sent; `recovered` of the ticks that passed came in answer to them, and
+    `overlaps` came once more by the usual way; `gone` ticks were asked for and no longer held;
+    `timeouts` requests had no answer in time, or were told to come again later; `overfull` times
+    what waited for the lost ticks of a stream became too much, and it went on without them.
+    `stale` times the feed fell silent.
+    """
+
+    messages: int = 0
+    ticks: int = 0
+    labels: int = 0
+    heartbeats: int = 0
+    sessions: int = 0
+    streams: int = 0
+    refused: int = 0
+    gaps: int = 0
+    missed: int = 0
+    repeats: int = 0
+    old: int = 0
+    asked: int = 0
+    recovered: int = 0
+    overlaps: int = 0
+    gone: int = 0
+    timeouts: int = 0
+    overfull: int = 0
+    stale: int = 0
+    not_owner: int = 0
+    takeovers: int = 0
+
+
+class Owners:
+    """The owners of streams, by their place among the endpoints.
+
+    policy: `when-gone`, `never` or `always`. endpoints: all of them, in the order of their places.
+    gone: whether the endpoint at a place has lost its connection, with nothing left to read of it.
+
+    The caller bounds the streams that it claims; each keeps one place, and for each endpoint that
+    was refused one session and number.
+    """
+
+    def __init__(
+        self, policy: TakeoverPolicy, endpoints: Sequence[str], gone: Callable[[int], bool]
+    ) -> None:
+        self.policy = policy
+        self.endpoints = tuple(endpoints)
+        self._gone = gone
+        self._owner: dict[str, int] = {}
+        self._refused: dict[str, dict[int, tuple[str, int | None]]] = {}
+        self._unheard = 0
+
+    def of(self, stream: str) -> int | None:
+        """Return the place of a stream's owner, None where it has no owner."""
+        return self._owner.get(stream)
+
+    def guards(self, stream: str) -> bool:
+        """Return whether a stream has an owner that not every other endpoint may follow."""
+        return self.policy != "always" and stream in self._owner
+
+    def claim(self, stream: str, place: int) -> None:
+        """Make an endpoint the owner of a stream that has none."""
+        self._owner[stream] = place
+
+    def may_take(self, stream: str) -> bool:
+        """Return whether an endpoint that does not own a stream may take it over now."""
+        return self.policy == "when-gone" and self._gone(self._owner[stream])
+
+    def take(self, stream: str, place: int) -> Takeover:
+        """Make an endpoint the owner of a stream that has another one; return the event."""
+        before, self._owner[stream] = self._owner[stream], place
+        refused = self._refused.pop(stream, {})
+        refused.pop(place, None)
+        if refused:
+            self._refused[stream] = refused
+        return Takeover(stream, self.endpoints[before], self.endpoints[place])
+
+    def refuse(self, stream: str, place: int, session: str, due: int | None) -> str:
+        """Note that a message was refused; return the reason.
+
+        due: the number that follows the message in its session, None without numbers.
+        """
+        self._unheard += 1
+        self._refused.setdefault(stream, {})[place] = session, due
+        owner, sender = self.endpoints[self._owner[stream]], self.endpoints[place]
+        if self.policy == "never":
+            rule = "no other endpoint may send it before a restart"
+        else:
+            rule = "which is connected, and no other endpoint may send it until that one is gone"
+        return (
+            f"{sender} sent the stream {stream!r} of {owner}; {rule} (takeover = {self.policy!r})"
+        )
+
+    def reached(self, stream: str, place: int) -> tuple[str, int | None] | None:
+        """Return (session, number due) after the last message refused from an endpoint."""
+        return self._refused.get(stream, {}).get(place)
+
+    def heard(self, messages: int) -> bool:
+        """Return whether one of the last messages was not refused here.
+
+        messages: how many have been taken since the last call.
+        """
+        unheard, self._unheard = self._unheard, 0
+        return unheard < messages
+
 
 MAX_MISSED_RANGES = 64
 """Gaps remembered to tell overtaken ticks from repeats; those of older gaps count as repeats."""
@@ -31,7 +234,7 @@ MAX_LEFT_SESSIONS = 4
 """Sessions remembered after they ended: late messages come from the last one or two."""
 
 
-class Verdict(NamedTuple):
+class SequenceCheck(NamedTuple):
     """What to do with a message.
 
     starts: it is the first of a session.
@@ -50,7 +253,7 @@ class Verdict(NamedTuple):
     overlaps: int = 0
 
 
-PASS = Verdict()
+PASS = SequenceCheck()
 
 
 class StreamSequence:
@@ -120,7 +323,7 @@ class StreamSequence:
             low, _ = self._recovered.pop()
         self._recovered.append((low, seq + count))
 
-    def ticks(self, session: str, seq: int | None, count: int) -> Verdict:
+    def ticks(self, session: str, seq: int | None, count: int) -> SequenceCheck:
         """Judge `count` ticks of which the first has number `seq`."""
         if session == self.session and seq == self.next_seq:
             if seq is not None:
@@ -128,31 +331,31 @@ class StreamSequence:
             return PASS
         if self.is_left(session):
             self.old += count
-            return Verdict(skip=count, old=count, late_session=True)
+            return SequenceCheck(skip=count, old=count, late_session=True)
         starts = self._enter(session, seq)
         if seq is None:
-            return Verdict(starts)
+            return SequenceCheck(starts)
         missed = self._advance(seq)
         due = self.next_seq
         assert due is not None
         skip = min(due - seq, count)
         if skip <= 0:
             self.next_seq = seq + count
-            return Verdict(starts, missed)
+            return SequenceCheck(starts, missed)
         old = _within(self._missing, seq, seq + skip)
         overlaps = _within(self._recovered, seq, seq + skip)
         repeats = skip - old - overlaps
         self.next_seq = max(due, seq + count)
         self.old += old
         self.repeats += repeats
-        return Verdict(starts, missed, skip, repeats, old, False, overlaps)
+        return SequenceCheck(starts, missed, skip, repeats, old, False, overlaps)
 
-    def heartbeat(self, session: str, next_seq: int) -> Verdict:
+    def heartbeat(self, session: str, next_seq: int) -> SequenceCheck:
         """Judge a heartbeat, which says that `next_seq` is the number due."""
         if self.is_left(session):
-            return Verdict(late_session=True)
+            return SequenceCheck(late_session=True)
         starts = self._enter(session, next_seq)
-        return Verdict(starts, self._advance(next_seq))
+        return SequenceCheck(starts, self._advance(next_seq))
 
     def is_left(self, session: str) -> bool:
         """Return whether another session has replaced this one."""
@@ -223,7 +426,7 @@ def without(ticks: Ticks, skip: int) -> Ticks:
     )
 
 
-def not_new(ticks: Ticks, verdict: Verdict, due: int | None) -> Refusal:
+def not_new(ticks: Ticks, verdict: SequenceCheck, due: int | None) -> Refusal:
     """Return why rows of a block do not pass, number `due` being the next."""
     if verdict.late_session:
         reason = f"{verdict.skip} ticks of session {ticks.session!r}, which another has replaced"

@@ -23,9 +23,9 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta
 
+from ..config import MAX_MEMBERS
 from ..errors import ConfigurationError, DecodeError
 from ..events import NO_TIME, Expert, Label, Prediction, Score, Seq, Session, Ticks, Time
-from ..members import MAX_MEMBERS
 from .records import (
     MAX_BLOCK_ROWS,
     MAX_EXPERT_CHARS,
@@ -41,8 +41,8 @@ from .records import (
     Rows,
     ScoreRecord,
     Times,
+    parse_topic,
 )
-from .topics import parse_topic
 
 FAULTS = (msgspec.MsgspecError, ValueError, ArithmeticError, RecursionError, TypeError)
 """What decoding bad bytes can raise, here and in msgspec and NumPy."""

@@ -14,20 +14,19 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ..config import build
-from ..core.clipped import Clipped
-from ..core.digest import Digest
 from ..core.expressions import columns_of
+from ..core.features import Clipped
 from ..core.outcome import Outcome
-from ..core.replay import Replay, Rows
+from ..core.replay import Digest, Replay, ReplayRows
 from ..core.session import Session
-from ..core.summary import summarize
+from ..core.verdict import summarize
 from ..errors import DataError, InputWarning
 from ..events import Prediction, Refusal, Score
+from ..feed.files import TimeOrder
 from ..feed.table_reader import floats, is_numeric
-from ..feed.time_order import TimeOrder
 from ..feed.times import FORMS, TimeColumn, TimeUnit
 from ..records import Gathered
-from ..store.rows import table_of
+from ..store.output import table_of
 
 STREAM = "series"
 
@@ -98,7 +97,7 @@ def replay_frame(
                 raise DataError(f"{row}: {event.reason}; skip_bad=True passes over it")
             refused.append(event)
 
-    def piece_done(rows: Rows) -> None:
+    def piece_done(rows: ReplayRows) -> None:
         nonlocal done
         done += len(rows.t_ns)
         lines.extend(clipped.look(session.table))
@@ -107,7 +106,7 @@ def replay_frame(
     clipped, lines = Clipped(config), list[str]()
     session = Session(config, columns, deliver=take, weights=weights, scaler=scaler)
     compiled = clocks.perf_counter()
-    Replay(session, stream, numbered=True, after=piece_done).run([Rows(t_ns, values)])
+    Replay(session, stream, numbered=True, after=piece_done).run([ReplayRows(t_ns, values)])
     for line in lines:
         warnings.warn(line, InputWarning, stacklevel=2)
     made, judged = predictions.join(), scores.join()

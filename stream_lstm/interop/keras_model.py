@@ -4,20 +4,289 @@ LSTM layers with tanh and sigmoid, and one dense head, are taken over exactly. L
 nothing outside training are passed over. The old standard of Keras for the gates, the hard
 sigmoid, is two functions: clip(0.2 x + 0.5, 0, 1) until Keras 2 and relu6(x + 3) / 6 from Keras
 3; neither is a sigmoid, and which one is meant is said.
+
+The layers of a Keras model as one chain, in the order in which data pass through them.
+
+A `Sequential` model is a chain as it stands. A functional model is one where every layer is used
+once and has one input. Anything else has no place in this network, and the layer is named.
+
+What a file of Keras holds: the description of its layers, and their arrays.
+
+```
+.keras        a zip of metadata.json (version), config.json (layers) and model.weights.h5, where
+              layers/NAME/cell/vars/0, 1, 2 are kernel, recurrent kernel and bias of an LSTM, and
+              layers/NAME/vars/0, 1 kernel and bias of a dense layer. NAME counts the layers of
+              a class (lstm, lstm_1, ...); newer files say the layer's own name beside it.
+.h5, .hdf5    attributes model_config and keras_version, and model_weights/LAYER, whose attribute
+              weight_names lists paths that end in kernel:0 (Keras 2) or kernel (Keras 3).
+```
+
+Nothing is run, and no link is followed: only arrays and JSON are read, with limits.
+
+Our weights as a `.keras` file that Keras 3 loads: input, LSTM layers, one dense sigmoid.
+
+The model takes windows of any length and starts each from a zero state, as mode `window` does.
+The layout is that of `keras_file`.
 """
 
 from __future__ import annotations
 
+import io
+import json
 import re
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 import numpy as np
 
-from ..errors import DataError
-from .keras_file import KerasFile
-from .keras_layers import Layer, chain
-from .source import F64, HeadActivation, SourceHead, SourceLayer, SourceNetwork, check_sizes
+from ..errors import DataError, InputMissingError, OutputError
+from ..feed.reader import check_plain
+from ..typing import Float64s
+from .extras import need
+from .source import HeadActivation, SourceHead, SourceLayer, SourceNetwork, check_sizes, unpack
+
+
+class Layer(NamedTuple):
+    """A layer: its class, its name and its settings; `k` counts the layers of its class from 0."""
+
+    kind: str
+    name: str
+    config: dict[str, Any]
+    k: int
+
+    def __str__(self) -> str:
+        return f"{self.kind} layer {self.name!r}"
+
+
+def chain(path: Path, config: dict[str, Any]) -> list[Layer]:
+    """Return the layers of a model in order; DataError where they are no chain."""
+    kind, body = config.get("class_name"), config.get("config")
+    entries = body.get("layers") if isinstance(body, dict) else body  # a list in Keras 2.0 to 2.2
+    if kind not in ("Sequential", "Functional", "Model") or not isinstance(entries, list):
+        raise DataError(
+            f"{path} holds a {kind}, which is not a Sequential or functional model of layers"
+        )
+    layers: list[Layer] = []
+    for entry in entries:
+        name = str(entry["config"].get("name", entry.get("name", "")))
+        own = str(entry.get("registered_name"))  # "PACKAGE>CLASS" for a class of the user's
+        layer_kind = own if ">" in own else str(entry["class_name"])
+        k = sum(layer.kind == layer_kind for layer in layers)
+        layers.append(Layer(layer_kind, name, entry["config"], k))
+    if kind == "Sequential":
+        return layers
+    outputs = body.get("output_layers", []) if isinstance(body, dict) else []
+    if sum(1 for _ in _histories(outputs)) > 1:
+        raise DataError(f"{path}: the model has several outputs; only one can be taken over")
+    sources = {
+        str(entry.get("name", layer.name)): _source(path, layer, entry)
+        for layer, entry in zip(layers, entries, strict=True)
+    }
+    return _ordered(path, {layer.name: layer for layer in layers}, sources)
+
+
+def _source(path: Path, layer: Layer, entry: dict[str, Any]) -> str | None:
+    """Return the name of the layer whose output this one takes; None for an input."""
+    nodes = entry.get("inbound_nodes", [])
+    names = list(_histories(nodes))
+    if not nodes and layer.kind == "InputLayer":
+        return None
+    if len(nodes) != 1 or len(names) != 1:
+        raise DataError(
+            f"{path}: the {layer} takes {len(names)} inputs in {len(nodes)} places; only a plain "
+            "chain of layers can be taken over"
+        )
+    return names[0]
+
+
+def _histories(value: Any) -> Iterator[str]:
+    """Yield the names of layers that a record of inputs refers to, in the forms of Keras 2, 3."""
+    if isinstance(value, dict):
+        if "keras_history" in value:
+            yield str(value["keras_history"][0])
+            return
+        for part in value.values():
+            yield from _histories(part)
+    elif isinstance(value, list):
+        if len(value) >= 3 and isinstance(value[0], str) and value[1:3] == [int(value[1]), 0]:
+            yield value[0]
+            value = value[3:]
+        for part in value:
+            yield from _histories(part)
+
+
+def _ordered(path: Path, layers: dict[str, Layer], sources: dict[str, str | None]) -> list[Layer]:
+    followers = {source: name for name, source in sources.items()}
+    order: list[Layer] = []
+    name = followers.get(None)
+    while name is not None and len(order) < len(layers):
+        order.append(layers[name])
+        name = followers.get(name)
+    if len(order) != len(layers) or len(followers) != len(layers):
+        raise DataError(f"{path}: its layers branch; only a plain chain can be taken over")
+    return order
+
+
+HDF5_SUFFIXES = (".h5", ".hdf5")
+SUFFIXES = (".keras", *HDF5_SUFFIXES)
+
+MAX_TEXT = 64 * 1024 * 1024
+"""Bytes of a description: real ones have kilobytes, and a zip may unpack to anything."""
+
+MAX_BYTES = 2 * 1024**3
+"""Bytes of all arrays together, far above the largest network that can be configured."""
+
+Arrays: TypeAlias = dict[str, np.ndarray]
+Lookup: TypeAlias = Callable[[str, str, int], Arrays]
+
+
+class KerasFile(NamedTuple):
+    """`arrays(class name, layer name, k)` gives the arrays by name of the k-th of its class."""
+
+    path: Path
+    version: str
+    config: dict[str, Any]
+    arrays: Lookup
+
+
+def read_keras(path: Path) -> KerasFile:
+    """Return what a file holds.
+
+    Raises InputMissingError and OutputError where it cannot be read, UsageError where h5py is
+    missing, and DataError where it is damaged or holds weights without their layers.
+    """
+    h5py = need("h5py", "keras", path)
+    check_plain(path, directories=False)
+    try:
+        path.open("rb").close()
+        read = _read_hdf5 if path.suffix.lower() in HDF5_SUFFIXES else _read_zip
+        return read(h5py, path)
+    except FileNotFoundError:
+        raise InputMissingError(f"no such model: {path}") from None
+    except (IsADirectoryError, PermissionError) as error:
+        raise OutputError(f"cannot read {path}: {error.strerror}") from None
+    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        raise DataError(f"{path} is damaged or no file of Keras: {error}") from None
+    except (zlib.error, EOFError) as error:
+        raise DataError(f"{path} is damaged: {error}") from None
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
+        raise DataError(f"{path} is no whole file of Keras: {error}") from None
+
+
+def _read_zip(h5py: Any, path: Path) -> KerasFile:
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        for wanted in ("config.json", "model.weights.h5"):
+            if wanted not in names:
+                raise DataError(f"{path} is no whole .keras file: it holds no {wanted}")
+        config = _json(path, _member(archive, "config.json", MAX_TEXT))
+        about = _member(archive, "metadata.json", MAX_TEXT) if "metadata.json" in names else b"{}"
+        weights = _member(archive, "model.weights.h5", MAX_BYTES)
+    with _hdf5(h5py, io.BytesIO(weights)) as file:
+        arrays, groups = _contents(h5py, path, file)
+    version = str(_json(path, about).get("keras_version", "of unknown version"))
+    return KerasFile(path, version, config, _counted(arrays, groups))
+
+
+def _member(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
+    if archive.getinfo(name).file_size > limit:
+        raise ValueError(f"{name} is larger than {limit} bytes")
+    with archive.open(name) as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise ValueError(f"{name} is larger than {limit} bytes")
+    return data
+
+
+def _json(path: Path, text: bytes | str) -> dict[str, Any]:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise DataError(f"{path} is no whole file of Keras: its description is no JSON object")
+    return value
+
+
+@contextmanager
+def _hdf5(h5py: Any, file: Any) -> Iterator[Any]:
+    with h5py.File(file, "r") as opened:
+        yield opened
+
+
+def _contents(h5py: Any, path: Path, top: Any) -> tuple[Arrays, dict[str, dict[str, Any]]]:
+    """Return ({path: array}, {path of a group: attributes}) of what hard links lead to."""
+    arrays: Arrays = {}
+    groups: dict[str, dict[str, Any]] = {}
+    left = MAX_BYTES
+
+    def visit(name: str, found: Any) -> None:
+        nonlocal left
+        if not isinstance(found, h5py.Dataset):
+            groups[name] = dict(found.attrs)
+            return
+        if found.dtype.kind not in "fiu":
+            return  # text and other objects are no weights
+        left -= found.size * found.dtype.itemsize
+        if left < 0 or found.external or found.is_virtual:
+            raise DataError(f"{path}: {name} holds more than {MAX_BYTES} bytes, or another file's")
+        arrays[name] = np.asarray(found[()])
+
+    top.visititems(visit)
+    return arrays, groups
+
+
+def _counted(arrays: Arrays, groups: dict[str, dict[str, Any]]) -> Lookup:
+    """Return the lookup of a .keras file."""
+    homes = [re.escape(home) for home in ("layers", "_layer_checkpoint_dependencies")]
+    pattern = re.compile(rf"(?:{'|'.join(homes)})/([^/]+)/vars")
+    named = {
+        str(about["name"]): match[1]
+        for group, about in groups.items()
+        if (match := pattern.fullmatch(group)) and "name" in about
+    }
+    names = {"LSTM": ("kernel", "recurrent_kernel", "bias"), "Dense": ("kernel", "bias")}
+
+    def lookup(kind: str, layer: str, k: int) -> Arrays:
+        group = named.get(layer) or kind.lower() + (f"_{k}" if k else "")
+        inner = "cell/vars" if kind == "LSTM" else "vars"
+        tail = re.compile(rf"(?:{'|'.join(homes)})/{re.escape(group)}/{inner}/(\d+)")
+        found = {
+            int(match[1]): array for at, array in arrays.items() if (match := tail.fullmatch(at))
+        }
+        return {name: found[n] for n, name in enumerate(names[kind]) if n in found}
+
+    return lookup
+
+
+def _read_hdf5(h5py: Any, path: Path) -> KerasFile:
+    with _hdf5(h5py, path) as file:
+        about = dict(file.attrs)
+        if "model_config" not in about or "model_weights" not in file:
+            raise DataError(
+                f"{path} does not say which layers its weights belong to; save the whole model "
+                "with model.save, not the weights alone"
+            )
+        config = _json(path, _text(about["model_config"]))
+        arrays, groups = _contents(h5py, path, file["model_weights"])
+    version = _text(about.get("keras_version", "of unknown version"))
+
+    def lookup(kind: str, layer: str, k: int) -> Arrays:  # noqa: ARG001
+        weights = groups.get(layer, {}).get("weight_names", ())
+        paths = [_text(name) for name in weights]
+        return {
+            at.rsplit("/", 1)[-1].removesuffix(":0"): arrays[f"{layer}/{at}"]
+            for at in paths
+            if f"{layer}/{at}" in arrays
+        }
+
+    return KerasFile(path, version, config, lookup)
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8") if isinstance(value, bytes) else str(value)
+
 
 NOTHING = (
     "ActivityRegularization", "AlphaDropout", "Dropout", "GaussianDropout", "GaussianNoise",
@@ -166,7 +435,7 @@ def _head(file: KerasFile, layers: list[Layer]) -> SourceHead:
 
 def _array(
     path: Path, layer: Layer, found: dict[str, Any], name: str, shape: tuple[int | None, ...]
-) -> F64:
+) -> Float64s:
     if name not in found:
         raise DataError(f"{path}: the {name} of the {layer} is missing")
     array = np.asarray(found[name], np.float64)
@@ -211,3 +480,73 @@ def _stateful_note(stateful: bool, batch: int | None) -> list[str]:
         return []
     size = f" over a batch of {batch}" if batch else ""
     return [f"the model is stateful{size}: mode carry keeps its state as it did"]
+
+
+VERSION = "3.0.0"
+"""The first version that reads this layout."""
+
+EPOCH = (1980, 1, 1, 0, 0, 0)
+"""The same weights give the same bytes, whatever the hour."""
+
+
+def keras_bytes(h5py: Any, weights: Mapping[str, Mapping[str, Any]]) -> bytes:
+    """Return the file."""
+    network = unpack(weights, "")
+    last = len(network.layers) - 1
+    layers = [_input(network.features)]
+    layers += [_lstm_config(k, layer, every=k < last) for k, layer in enumerate(network.layers)]
+    layers.append(_entry("Dense", name="head", units=1, activation="sigmoid", use_bias=True))
+    shape = [None, None, network.features]
+    config = _entry("Sequential", name="stream_lstm", layers=layers, build_input_shape=shape)
+    arrays: dict[str, Any] = {
+        "layers/dense/vars/0": network.head.kernel,
+        "layers/dense/vars/1": network.head.bias,
+    }
+    for k, layer in enumerate(network.layers):
+        home = "layers/lstm" + (f"_{k}" if k else "") + "/cell/vars"
+        parts = layer.kernel, layer.recurrent, layer.biases[0]
+        arrays |= {f"{home}/{n}": part for n, part in enumerate(parts)}
+    members = {
+        "metadata.json": json.dumps({"keras_version": VERSION}).encode(),
+        "config.json": json.dumps(config | {"module": "keras"}).encode(),
+        "model.weights.h5": _hdf5_bytes(h5py, arrays),
+    }
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(zipfile.ZipInfo(name, EPOCH), data)
+    return out.getvalue()
+
+
+def _entry(kind: str, **config: Any) -> dict[str, Any]:
+    return {
+        "module": "keras.layers",
+        "class_name": kind,
+        "config": config,
+        "registered_name": None,
+    }
+
+
+def _input(features: int) -> dict[str, Any]:
+    shape = [None, None, features]
+    return _entry("InputLayer", name="elements", batch_shape=shape, dtype="float32")
+
+
+def _lstm_config(k: int, layer: SourceLayer, *, every: bool) -> dict[str, Any]:
+    return _entry(
+        "LSTM",
+        name=f"layer_{k}",
+        units=layer.units,
+        activation="tanh",
+        recurrent_activation="sigmoid",
+        use_bias=True,
+        return_sequences=every,
+    )
+
+
+def _hdf5_bytes(h5py: Any, arrays: Mapping[str, Any]) -> bytes:
+    out = io.BytesIO()
+    with h5py.File(out, "w") as file:
+        for name, array in arrays.items():
+            file.create_dataset(name, data=np.asarray(array, np.float32))
+    return out.getvalue()

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from ..typing import Float64s
 from .extras import installed
-from .packing import unpack
-from .source import F64, SourceLayer, SourceNetwork
+from .source import SourceLayer, SourceNetwork, unpack
 
 OPSET = 13
 IR_VERSION = 8
@@ -113,7 +113,7 @@ class _Builder:
         return model
 
 
-def onnx_logits(onnx: Any, data: bytes, xs: Any) -> tuple[str, F64]:
+def onnx_logits(onnx: Any, data: bytes, xs: Any) -> tuple[str, Float64s]:
     """Return (what ran it, logits (B, T)) of a file of `onnx_bytes` over inputs xs (B, T, F)."""
     model = onnx.load_from_string(data)
     runtime = installed("onnxruntime")

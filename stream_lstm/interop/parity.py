@@ -4,26 +4,33 @@ Seeded random inputs go through our network as it runs, in both modes, and throu
 over `STEPS` elements with the state carried, and over as many rolling windows from a zero state.
 The original is its own float64 arithmetic (`SourceNetwork.logits`), and beside it the framework
 itself where that is installed.
+
+The original framework, run on the original model, where it is installed.
+
+A file may be newer than the framework, or older; a framework that cannot run it is no proof
+against the conversion, so what it says is kept and shown, and the proof in float64 stands alone.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpy.typing as npt
 from jax import lax
 
 from ..errors import StreamLSTMError
+from ..model.gradients import tape_logits
 from ..model.network import Shape, apply
-from ..model.sequence import tape_logits
-from .source import F64, SourceNetwork, sigmoid
+from ..typing import Float32s, Float64s
+from .extras import installed
+from .source import SourceNetwork, sigmoid
 
-Floats: TypeAlias = npt.NDArray[np.float32]
-Reference: TypeAlias = Callable[[Floats], F64]
+Reference: TypeAlias = Callable[[Float32s], Float64s]
 """From inputs (B, T, F) to the logits (B, T) after each element, from zero states."""
 
 STEPS = 1000
@@ -42,7 +49,7 @@ TOLERANCE = 1e-5
 SEED = 20_000
 
 
-class Difference(NamedTuple):
+class NumericDifference(NamedTuple):
     """The largest differences of p and of logits, those beyond 1 in units of the logit."""
 
     logit: float
@@ -56,8 +63,8 @@ class Parity(NamedTuple):
     steps: int
     windows: int
     window: int
-    carried: Difference
-    windowed: Difference
+    carried: NumericDifference
+    windowed: NumericDifference
 
     @property
     def worst(self) -> float:
@@ -66,7 +73,7 @@ class Parity(NamedTuple):
         return largest if np.isfinite(largest) else float("inf")
 
 
-def inputs(features: int, count: int) -> Floats:
+def inputs(features: int, count: int) -> Float32s:
     """Return seeded inputs (count, F): standard normal, as scaled series are."""
     return np.random.default_rng(SEED).normal(size=(count, features)).astype(np.float32)
 
@@ -77,13 +84,13 @@ def shape_of(weights: Mapping[str, Mapping[str, Any]]) -> Shape:
     return Shape(len(weights["layer_0"]["kernel"]) - hidden - 1, hidden, len(weights) - 1)
 
 
-def rolling(xs: Floats, window: int) -> Floats:
+def rolling(xs: Float32s, window: int) -> Float32s:
     """Return the windows (T - W + 1, W, F) of a series (T, F)."""
     view = np.lib.stride_tricks.sliding_window_view(xs, window, axis=0)
     return np.ascontiguousarray(np.moveaxis(view, -1, 1))
 
 
-def our_logits(weights: Any, xs: Floats) -> F64:
+def our_logits(weights: Any, xs: Float32s) -> Float64s:
     """Return the logits (T,) of our network over a series (T, F), its state carried."""
     shape = shape_of(weights)
 
@@ -94,7 +101,7 @@ def our_logits(weights: Any, xs: Floats) -> F64:
     return np.asarray(jax.jit(run)(weights, xs), np.float64)
 
 
-def our_window_logits(weights: Any, windows: Floats) -> F64:
+def our_window_logits(weights: Any, windows: Float32s) -> Float64s:
     """Return the logits (M,) of our network after each of windows (M, W, F), as in mode window."""
     shape = shape_of(weights)
 
@@ -135,9 +142,9 @@ def window_and_count(source: SourceNetwork) -> tuple[int, int]:
     return window, int(np.clip(WORK / (window * step), 20, STEPS))
 
 
-def difference(ours: F64, theirs: F64) -> Difference:
+def difference(ours: Float64s, theirs: Float64s) -> NumericDifference:
     """Return the largest differences between logits; NaN where one is not finite."""
-    return Difference(
+    return NumericDifference(
         float(np.max(np.abs(ours - theirs) / np.maximum(np.abs(theirs), 1.0))),
         float(np.max(np.abs(sigmoid(ours) - sigmoid(theirs)))),
     )
@@ -150,3 +157,88 @@ def require(worst: float, what: str) -> None:
             f"the converted network differs from {what} by {worst:.2g}, more than {TOLERANCE:g}; "
             "nothing was written. Weights so large that they blow up roundings do this too"
         )
+
+
+CALLS = 12
+"""Calls of a stateful model, which take half a second each."""
+
+
+class FrameworkParity(NamedTuple):
+    """The largest difference of p from the framework's own; None and why where it did not run."""
+
+    framework: str
+    p: float | None
+    compared: int = 0
+    why: str = ""
+
+
+def against_keras(path: Path, weights: Any, source: SourceNetwork) -> FrameworkParity | None:
+    """Compare with Keras itself on the model's file; None where Keras is not installed.
+
+    The layers have been read and are known by then, so loading runs no code of the file's.
+    """
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+    keras = installed("keras")
+    if keras is None:
+        return None
+    name = f"Keras {keras.__version__}"
+    try:
+        model = keras.models.load_model(path, compile=False)
+        p, ours = _run_keras(model, weights, source)
+    except Exception as error:  # whatever a framework raises over a file of another version
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return FrameworkParity(name, None, why=first[:200])
+    return FrameworkParity(name, float(np.max(np.abs(p - ours))), len(p))
+
+
+def _run_keras(model: Any, weights: Any, source: SourceNetwork) -> tuple[Float64s, Float64s]:
+    """Return p of Keras and of ours at the same elements (M,)."""
+    batch = model.input_shape[0]
+    if source.stateful and batch == 1:
+        length = source.window or 1
+        xs = inputs(source.features, CALLS * length)
+        chunks = xs.reshape(-1, length, source.features)
+        # One call after the other: on JAX, predict() lets go of the state between its batches.
+        outputs = np.stack([np.asarray(model(chunk[None]))[0] for chunk in chunks])
+        return _p(outputs, source), sigmoid(our_logits(weights, xs))[length - 1 :: length]
+    window, count = window_and_count(source)
+    count = min(count, 1000) if batch is None else batch
+    windows = rolling(inputs(source.features, count + window - 1), window)
+    outputs = np.asarray(model.predict(windows, batch_size=batch or 200, verbose=0))
+    return _p(outputs, source), sigmoid(our_window_logits(weights, windows))
+
+
+def _p(outputs: Any, source: SourceNetwork) -> Float64s:
+    """Return p (M,) from the outputs (M, units), or (M, T, units) of a model."""
+    values = np.asarray(outputs, np.float64)
+    units = source.head.kernel.shape[1]
+    last = values.reshape(len(values), -1, units)[:, -1, -1]
+    return sigmoid(last) if source.head.activation == "linear" else last
+
+
+def against_torch(weights: Any, source: SourceNetwork) -> FrameworkParity | None:
+    """Compare with PyTorch's own layers holding the source's arrays; None where it is missing."""
+    torch = installed("torch")
+    if torch is None:
+        return None
+    name = f"PyTorch {torch.__version__}"
+    xs = inputs(source.features, 1000)
+    with torch.no_grad():
+        out = torch.from_numpy(xs)
+        for layer in source.layers:
+            out = _torch_layer(torch, layer)(out)[0]
+        scores = out.double().numpy() @ source.head.kernel + source.head.bias
+    logits = scores[:, -1] - scores[:, 0] * (scores.shape[1] == 2)
+    worst = np.max(np.abs(sigmoid(logits) - sigmoid(our_logits(weights, xs))))
+    return FrameworkParity(name, float(worst), len(xs))
+
+
+def _torch_layer(torch: Any, layer: Any) -> Any:
+    module = torch.nn.LSTM(len(layer.kernel), layer.units, bias=bool(layer.biases))
+    held = {"weight_ih_l0": layer.kernel.T, "weight_hh_l0": layer.recurrent.T}
+    if layer.biases:
+        first, *second = layer.biases
+        held |= {"bias_ih_l0": first, "bias_hh_l0": second[0] if second else 0 * first}
+    for name, array in held.items():
+        getattr(module, name).copy_(torch.from_numpy(np.ascontiguousarray(array)))
+    return module

@@ -16,6 +16,13 @@ the next x. The second is for labels that come late or never.
 
 River knows its models by their class, so that the class is made when there is a River to make it
 for.
+
+Notices labels that come late, from the values of what was asked about and what is learned.
+
+A transformer that learns changes the values of an x between the question and its label, but less
+than the series does meanwhile. So the distance of each label's values to those of the last
+question, the one before it, and so on, is averaged for each lag. Labels are late where the values
+of an older question are far nearer than those of the last.
 """
 
 from __future__ import annotations
@@ -27,11 +34,73 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from ..core.predictor import Predictor
 from ..errors import DataError, InputWarning, UsageError
 from .extras import installed
-from .lateness import Lateness
+
+RECENT = 100
+"""Questions whose values are kept, and so the latest labels that are noticed."""
+
+LEAST = 20
+"""Labels, after a question each, before the distances tell anything; they fade over as many."""
+
+NEARER = 0.25
+"""Distance of the question that is meant, at most, as part of that of the last question."""
+
+Values = tuple[float, ...]
+
+
+class Lateness:
+    """The questions since the last label, and the values of the last ones.
+
+    `unanswered` counts the questions since the last label.
+    """
+
+    def __init__(self, columns: int) -> None:
+        self.unanswered = 0
+        self._recent = np.zeros((RECENT, columns))
+        self._count = 0  # of all questions
+        self._since: dict[Values, None] = {}  # since the last label, the newest one last
+        self._away = np.zeros(RECENT)  # by lag
+        self._labels = 0
+
+    def asked(self, values: Values) -> None:
+        """Take a question."""
+        self.unanswered += 1
+        if self._since and next(reversed(self._since)) == values:
+            return  # asked once more
+        self._since.pop(values, None)
+        self._since[values] = None
+        if len(self._since) > RECENT:
+            del self._since[next(iter(self._since))]
+        self._recent[self._count % RECENT] = values
+        self._count += 1
+
+    def is_late(self, values: Values) -> bool:
+        """Return whether a label belongs to an older question than the last."""
+        if not self.unanswered:
+            return False  # nobody asks before each label: the last question is not of this one
+        if values in self._since:
+            return next(reversed(self._since)) != values
+        return self._by_distance(values)
+
+    def _by_distance(self, values: Values) -> bool:
+        lags = (self._count - 1 - np.arange(RECENT)) % RECENT
+        with np.errstate(invalid="ignore", over="ignore"):
+            away = np.abs(self._recent[lags] - values).sum(1)
+        away[self._count :] = away[: self._count].max()
+        self._labels += 1
+        self._away += (away - self._away) / min(self._labels, LEAST)
+        late = self._away.min() < NEARER * self._away[0]
+        return self._labels >= LEAST and bool(late)
+
+    def answered(self) -> None:
+        """Take the label: what is asked from now on is about a later x."""
+        self.unanswered = 0
+        self._since.clear()
+
 
 WINDOW = 50
 """Warm-up by default: examples before the first prediction of the network."""
@@ -46,7 +115,7 @@ few in a row; so many have most probably labels that come late or never."""
 REMEDY = "name a field of x that identifies an example, as in key='id'"
 
 
-class Example(msgspec.Struct):
+class PendingExample(msgspec.Struct):
     """An example of a key: its prediction's p and n, None before the first, and its label."""
 
     p: float | None
@@ -95,7 +164,7 @@ class Examples:
         self._window = min(int(given["window"]), AHEAD)
         self._lateness = Lateness(len(self.predictor.columns))
         self._warned = False
-        self._examples: dict[Hashable, Example] = {}  # by key, the oldest first
+        self._examples: dict[Hashable, PendingExample] = {}  # by key, the oldest first
         self._lost = False  # an example that waited for its label was forgotten
 
     def predict_proba_one(self, x: Mapping[str, float]) -> dict[bool, float]:
@@ -141,7 +210,7 @@ class Examples:
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         self.predictor.restore(state["snapshot"])
-        self._examples = {key: Example(*one) for key, one in state["examples"].items()}
+        self._examples = {key: PendingExample(*one) for key, one in state["examples"].items()}
         for name in _PLAIN:
             setattr(self, name, state[name])
 
@@ -179,14 +248,14 @@ class Examples:
 
     # ---- with a key -------------------------------------------------------------------
 
-    def _example(self, x: Mapping[str, float]) -> Example:
+    def _example(self, x: Mapping[str, float]) -> PendingExample:
         """Return the example of an x, stepped over if it is new."""
         key = self._key(x)
         found = self._examples.get(key)
         if found is None:
             prediction = self.predictor.step(x)
             p, n = (None, None) if prediction is None else (prediction.p, prediction.n)
-            found = self._examples[key] = Example(p, n)
+            found = self._examples[key] = PendingExample(p, n)
             if len(self._examples) > self._room:
                 oldest = self._examples.pop(next(iter(self._examples)))
                 self._lost |= not oldest.labelled

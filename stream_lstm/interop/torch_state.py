@@ -9,18 +9,100 @@ PREFIX.weight (1 or 2, H), PREFIX.bias (1 or 2,)                the linear layer
 `LSTMCell` has the same names without `_l{k}`. Any prefixes will do. Several modules follow each
 other only where their names differ in a number alone (`lstm1`, `lstm2`): a state_dict does not
 say in which order a program uses what it holds.
+
+A `state_dict` from a file: safetensors, or PyTorch's own format read without running code.
+
+A .pt or .pth file is a pickle, which can hold a program. It is only read where PyTorch is
+installed, by its loader that builds tensors and plain containers and nothing else.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import safetensors
+import safetensors.numpy
 
-from ..errors import DataError
-from .source import F64, SourceHead, SourceLayer, SourceNetwork, check_sizes
+from ..errors import DataError, InputMissingError, OutputError, UsageError
+from ..feed.reader import check_plain
+from ..store.weights import FORMAT
+from ..typing import Float64s
+from .extras import installed
+from .source import SourceHead, SourceLayer, SourceNetwork, check_sizes
+
+SUFFIXES = (".safetensors", ".pt", ".pth")
+
+NESTED = ("state_dict", "model_state_dict", "model")
+"""Keys under which training programs keep a state_dict among other things."""
+
+
+def read_tensors(path: Path) -> dict[str, np.ndarray]:
+    """Return {name: array} of a file.
+
+    Raises UsageError for our own weights and where PyTorch is needed and missing,
+    InputMissingError, OutputError, and DataError where it is damaged or holds more than tensors.
+    """
+    check_plain(path, directories=False)
+    try:
+        path.open("rb").close()
+        if path.suffix.lower() == ".safetensors":
+            return _safetensors(path)
+        return _torch(path)
+    except FileNotFoundError:
+        raise InputMissingError(f"no such model: {path}") from None
+    except OSError as error:
+        raise OutputError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def _safetensors(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            if dict(file.metadata() or {}).get("format") == FORMAT:
+                raise UsageError(
+                    f"{path} holds weights of this program already: give it to --weights"
+                )
+            # bfloat16 has no NumPy type, which the library says with a TypeError.
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"{path} is damaged or no .safetensors file: {error}") from None
+
+
+def _torch(path: Path) -> dict[str, np.ndarray]:
+    torch = installed("torch")
+    if torch is None:
+        raise UsageError(
+            f"{path}: a {path.suffix} file needs PyTorch, which is not installed here; where it "
+            "is, write safetensors.torch.save_file(model.state_dict(), 'model.safetensors'), and "
+            "import that"
+        )
+    try:
+        held = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the loader's errors have no common type
+        # What the loader advises is to run the file's code, which is never passed on.
+        raise DataError(
+            f"{path} is damaged, or holds more than tensors, which is not run here; save "
+            f"model.state_dict() ({type(error).__name__})"
+        ) from None
+    for key in NESTED:
+        if isinstance(held, Mapping) and isinstance(held.get(key), Mapping):
+            held = held[key]
+            break
+    if not isinstance(held, Mapping):
+        raise DataError(f"{path} holds a {type(held).__name__}, not a state_dict")
+    return {name: _array(path, name, tensor, torch) for name, tensor in held.items()}
+
+
+def _array(path: Path, name: Any, tensor: Any, torch: Any) -> np.ndarray:
+    if not isinstance(name, str) or not isinstance(tensor, torch.Tensor) or tensor.is_complex():
+        raise DataError(f"{path}: {name!r} is no tensor of numbers; save model.state_dict()")
+    exact = tensor.detach()
+    small = not exact.is_floating_point() or exact.dtype in (torch.float32, torch.float64)
+    return np.asarray((exact if small else exact.float()).numpy())
+
 
 RECURRENT = re.compile(
     r"(?P<module>(?:.*\.)?)(?P<part>weight|bias)_(?P<kind>ih|hh|hr)(?P<tail>.*)"
@@ -45,8 +127,8 @@ def torch_network(path: Any, tensors: Mapping[str, Any], origin: str) -> SourceN
 
     `path` is for messages. `origin` says what wrote it.
     """
-    places: dict[_Place, dict[str, F64]] = {}
-    others: dict[str, F64] = {}
+    places: dict[_Place, dict[str, Float64s]] = {}
+    others: dict[str, Float64s] = {}
     for name, tensor in tensors.items():
         array = np.asarray(tensor, np.float64)
         match = RECURRENT.fullmatch(name)
@@ -93,7 +175,7 @@ def _check_modules(path: Any, places: Mapping[_Place, Any]) -> None:
         )
 
 
-def _layer(path: Any, place: _Place, parts: Mapping[str, F64]) -> SourceLayer:
+def _layer(path: Any, place: _Place, parts: Mapping[str, Float64s]) -> SourceLayer:
     name = f"{place.module or 'lstm'} layer {place.layer}"
     for part in ("weight_ih", "weight_hh"):
         if part not in parts or parts[part].ndim != 2 or not parts[part].size:
@@ -111,7 +193,7 @@ def _layer(path: Any, place: _Place, parts: Mapping[str, F64]) -> SourceLayer:
     return SourceLayer(name, parts["weight_ih"].T, parts["weight_hh"].T, biases)
 
 
-def _head(path: Any, tensors: Mapping[str, F64]) -> SourceHead:
+def _head(path: Any, tensors: Mapping[str, Float64s]) -> SourceHead:
     matrices = [name for name, array in tensors.items() if array.ndim == 2]
     if not matrices:
         raise DataError(f"{path} holds no linear layer with one output after its LSTM")

@@ -27,24 +27,29 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpy.typing as npt
 
-from ..config import Config
+from ..config import Config, Members
 from ..errors import ConfigurationError
-from ..members import Members
-from .bank import bank
-from .buffers import LINE, Shared, Windows, aligned, move, read, settle
+from ..typing import Float32s
+from .buffers import (
+    LINE,
+    Packed,
+    Packing,
+    Shared,
+    Windows,
+    aligned,
+    is_key,
+    move,
+    plain,
+    read,
+    settle,
+)
 from .forecaster import Ensemble, Params, alone, network, network_shape, slack
-from .forked import check_forked
 from .network import check_weights
-from .packing import Packed, Packing, is_key, plain
-from .runtime import compiled, to_host
+from .plain import bank
+from .runtime import check_forked, compiled, to_host
 from .scaling import causal_scaler
-from .stepper import Stepper
-from .strides import FARTHEST, INFO, ROOM, Strides
-from .table import TableStepper
-
-Floats: TypeAlias = npt.NDArray[np.float32]
+from .stepper import FARTHEST, INFO, ROOM, Stepper, Strides, TableStepper
 
 Learning: TypeAlias = tuple[Packed, Any, Any]
 """Weights, the optimiser's state and the trace of a stream."""
@@ -179,7 +184,7 @@ class Engine:
         """Return the weights to start from, random ones of the configured seed."""
         return self._start
 
-    def init_carry(self) -> Floats:
+    def init_carry(self) -> Float32s:
         """Return the carry (width,) before the first element."""
         return self._first.copy()
 
@@ -202,7 +207,7 @@ class Engine:
 
     # ---- stepping ---------------------------------------------------------------------
 
-    def advance_in_place(self, weights: Packed, carry: Shared, xs: Floats) -> Any:
+    def advance_in_place(self, weights: Packed, carry: Shared, xs: Float32s) -> Any:
         """Step `carry` over elements xs (n, F) float32, n <= block; return what `rows` reads.
 
         The carry is written at the very end: an exception leaves it as it was.
@@ -217,11 +222,11 @@ class Engine:
         move(out, carry, self.width)
         return out
 
-    def rows(self, out: Any, count: int) -> Floats:
+    def rows(self, out: Any, count: int) -> Float32s:
         """Return a copy of the first `count` rows (count, R) of what was advanced."""
         return read(out, self.width, count * self.row).reshape(count, self.row)
 
-    def advance(self, weights: Packed, carry: Floats, xs: Floats) -> tuple[Floats, Floats]:
+    def advance(self, weights: Packed, carry: Float32s, xs: Float32s) -> tuple[Float32s, Float32s]:
         """Return (carry' (width,), rows (n, R)) after elements xs (n, F), of any number n."""
         moved, parts = Shared(aligned((self.width,))), [np.zeros((0, self.row), np.float32)]
         moved.host[:] = carry
@@ -230,7 +235,7 @@ class Engine:
             parts.append(self.rows(self.advance_in_place(weights, moved, part), len(part)))
         return moved.host, np.concatenate(parts)
 
-    def window(self, weights: Packed, xs: Floats) -> float:
+    def window(self, weights: Packed, xs: Float32s) -> float:
         """Return p after scaled inputs xs (W, F) from a zero state; where `windowed` only."""
         return float(self._window(weights, xs))
 
@@ -241,12 +246,12 @@ class Engine:
         weights: Packed,
         state: Any,
         trace: Any,
-        xs: Floats,
-        starts: Floats,
-        targets: Floats,
-        share: Floats,
+        xs: Float32s,
+        starts: Float32s,
+        targets: Float32s,
+        share: Float32s,
         back: int = 0,
-    ) -> tuple[Packed, Any, Any, Floats]:
+    ) -> tuple[Packed, Any, Any, Float32s]:
         """Return (weights', optimiser state', trace', info (3,)); see `forecaster.Ensemble`.
 
         The state and the trace given are gone then.
@@ -270,10 +275,10 @@ class Engine:
         self,
         learned: Learning,
         carry: Shared,
-        past: Floats,
-        xs: Floats,
+        past: Float32s,
+        xs: Float32s,
         lengths: tuple[int, int],
-    ) -> tuple[Learning, Floats, Floats]:
+    ) -> tuple[Learning, Float32s, Float32s]:
         """Step `carry` over strides xs (n, F), n <= `strides.ROOM`, with an update after each.
 
         Returns ((weights', state', trace'), rows (n, R), infos (n / S, 3)): what `advance` and
@@ -309,7 +314,7 @@ class Engine:
 
     # ---- do they agree? ---------------------------------------------------------------
 
-    def _random(self, count: int) -> Floats:
+    def _random(self, count: int) -> Float32s:
         drawn = np.random.default_rng(0).normal(size=(count, self.shape.features))
         return drawn.astype(np.float32)
 
@@ -383,4 +388,4 @@ def _fresh(leaf: Any) -> Any:
     return leaf if is_key(leaf) else np.array(leaf)
 
 
-__all__ = ["BLOCK", "LEARN_BLOCK", "ROOM", "Engine", "Floats", "Learning"]
+__all__ = ["BLOCK", "LEARN_BLOCK", "ROOM", "Engine", "Learning"]

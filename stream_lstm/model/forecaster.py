@@ -17,10 +17,9 @@ import numpy as np
 from jax import lax
 
 from ..config import Config
-from ..tables import ModelConfig
-from .cell import Array
+from ..schema import ModelConfig
 from .learner import network_learner
-from .network import Shape, apply, init_weights, seed_key
+from .network import Array, Shape, apply, init_weights, seed_key
 
 Params: TypeAlias = Any
 

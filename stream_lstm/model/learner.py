@@ -21,15 +21,22 @@ import optax
 from jax import lax
 
 from ..errors import ConfigurationError
-from ..tables import Gradient as GradientName
-from ..tables import LearningConfig
-from .cell import Array
-from .gradients import Jacobian, gradient_method
-from .guard import ACCEPTED, Caps, all_finite, choose, norm, size_of
-from .kalman import logistic_innovation
-from .network import Shape, Weights
-from .optimizers import KALMAN, build_kalman, build_optimizer
-from .sequence import mean_log_loss, tape_loss
+from ..schema import Gradient as GradientName
+from ..schema import LearningConfig
+from .gradients import Jacobian, gradient_method, mean_log_loss, tape_loss
+from .network import Array, Shape, Weights
+from .optimizers import (
+    ACCEPTED,
+    KALMAN,
+    Caps,
+    all_finite,
+    build_kalman,
+    build_optimizer,
+    choose,
+    logistic_innovation,
+    norm,
+    size_of,
+)
 
 MAX_OBSERVED = 1000
 """Logits with sensitivities of their own in one update; each takes as much as the weights do."""

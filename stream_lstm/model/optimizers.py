@@ -1,22 +1,262 @@
-"""Optimisers by name with their arguments: those of optax, and the Kalman filter."""
+"""Optimisers by name with their arguments: those of optax, and the Kalman filter.
+
+The guard that keeps out of the weights what is not finite, and what is too large.
+
+`optax.apply_if_finite` looks at the gradients only, and lets a bad update through once it has
+refused a number of them. This guard looks at everything that an update touches, and never does.
+
+What is too large is refused, not scaled down: a step in a wrong direction is no better for being
+shorter, the optimiser's state is as far off as the step is, and a refusal can be counted.
+
+The node-decoupled extended Kalman filter, as an optax transformation with extra arguments.
+
+The weights are an unknown that each observed logit tells about. A node is what has one
+pre-activation: a column of a packed kernel, or the head; each has a covariance P (J, J) of its
+own, and covariances between nodes are taken as zero. For M logits observed together, with
+sensitivities G (M, J) at a node, innovations e (M,) and noise r (M,), both in logits:
+
+```
+K = G P                        of each node
+S = diag(r) + sum over nodes of K G^T
+weights += K^T S^-1 e
+P -= K^T S^-1 K;  P += q I
+```
+
+M logits at once are the update of the undecoupled filter from these P, whose blocks are kept; for
+one node that is what one after another would give, the sensitivities staying as they are. There
+is no learning rate: P_0 says how far the weights may be from where they start, and q how fast
+what is sought may move.
+
+For a Bernoulli output with probability p and label y, e = (y - p) / v and r = 1 / v with
+v = p (1 - p), which `logistic_innovation` gives.
+
+Source: Puskorius and Feldkamp, "Neurocontrol of nonlinear dynamical systems with Kalman filter
+trained recurrent networks", 1994; Perez-Ortiz et al., "Kalman filters improve LSTM network
+performance in problems unsolvable by traditional recurrent nets", 2003.
+"""
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import lax
 
 from ..config import nearest
 from ..errors import ConfigurationError
-from ..tables import LearningConfig
-from .guard import norm
-from .kalman import dekf
+from ..schema import LearningConfig
+from .network import Array
+
+Tree = TypeVar("Tree")
+
+ACCEPTED, NOT_FINITE, UPDATE_TOO_LARGE, WEIGHTS_TOO_LARGE = 1.0, 0.0, -1.0, -2.0
+"""What becomes of an update, as its info says it."""
+
+LARGEST = 2.0**127
+
+
+class Caps(NamedTuple):
+    """The largest root mean square of an update's changes, and of the weights; infinite for none.
+
+    Root mean squares are norms over the root of the number of weights, so that a cap means the
+    same for a network of any size.
+    """
+
+    update: float
+    weights: float
+
+    @classmethod
+    def of(cls, config: LearningConfig) -> Caps:
+        """Return those of a configuration."""
+        return cls(config.max_update or math.inf, config.max_weights or math.inf)
+
+    def judge(self, sound: Array, changes: Array, weights: Array, count: int) -> Array:
+        """Return what becomes of an update, float32 ().
+
+        sound: whether all else is finite, (). changes, weights: the norms () of what the update
+        adds and of what comes of it, `count` numbers each; a norm that overflows is too large
+        without a cap too.
+        """
+        root = math.sqrt(count)
+        update, most = (min(cap * root, LARGEST) for cap in self)
+        sound &= ~(jnp.isnan(changes) | jnp.isnan(weights))
+        large = jnp.where(weights <= most, ACCEPTED, WEIGHTS_TOO_LARGE)
+        large = jnp.where(changes <= update, large, UPDATE_TOO_LARGE)
+        return jnp.where(sound, large, NOT_FINITE).astype(jnp.float32)
+
+
+def size_of(tree: Any) -> int:
+    """Return how many numbers a tree holds."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def all_finite(*trees: Any) -> Array:
+    """Return a boolean () that is True where every floating-point leaf is finite."""
+    leaves = [leaf for leaf in jax.tree.leaves(trees) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    # x * 0 is 0 for finite x alone, and a sum is one pass where isfinite().all() is two.
+    return jnp.asarray(sum(total(leaf, lambda row: row * 0.0) for leaf in leaves) == 0.0)
+
+
+def norm(tree: Any) -> Array:
+    """Return the Euclidean norm () of all leaves together."""
+    return jnp.sqrt(sum(total(leaf, jnp.square) for leaf in jax.tree.leaves(tree)))
+
+
+def total(array: Array, of: Callable[[Array], Array]) -> Array:
+    """Return the sum () of `of` over an array, which it takes in parts of equal shape.
+
+    Row by row, so that many sums grow side by side: what XLA makes of one large sum within a
+    loop takes ten times as long.
+    """
+    if array.ndim < 2:
+        return jnp.sum(of(array))
+    rows = array.reshape(-1, array.shape[-1])
+
+    def add(k: Array, sums: Array) -> Array:
+        return sums + of(lax.dynamic_index_in_dim(rows, k, 0, keepdims=False))
+
+    return jnp.sum(lax.fori_loop(0, len(rows), add, jnp.zeros_like(rows[0])))
+
+
+def choose(accepted: Array, new: Tree, old: Tree) -> Tree:
+    """Return `new` where `accepted` (), else `old`, leaf by leaf."""
+    chosen: Tree = jax.tree.map(lambda a, b: jnp.where(accepted, a, b), new, old)
+    return chosen
+
+
+MAX_TOGETHER = 16
+"""Logits taken at once; more are taken in turns of as many, which keeps S small."""
+
+VARIANCE_FLOOR = 0.02
+"""A prediction that is nearly certain and wrong must not count as infinitely informative."""
+
+LEAST_VARIANCE = 1e-9
+"""Rounding must not take a variance of P below zero."""
+
+
+class KalmanState(NamedTuple):
+    """`covariance`: for each leaf (J, U) of the weights (J, J, U), for (J,) (J, J); float32."""
+
+    covariance: Any
+
+
+def logistic_innovation(logits: Array, labels: Array, share: Array) -> tuple[Array, Array]:
+    """Return innovations and noise (M,) of labels (M,), each counted `share` (M,) times."""
+    p = jax.nn.sigmoid(logits)
+    variance = jnp.maximum(p * (1.0 - p), VARIANCE_FLOOR)
+    return (labels - p) / variance, 1.0 / (variance * jnp.maximum(share, 1e-6))
+
+
+def dekf(*, p0: float = 1.0, q: float = 1e-6) -> optax.GradientTransformationExtraArgs:
+    """Return the filter with initial variance `p0` and process noise `q` per update.
+
+    Its `update` takes the sensitivities of M logits, a pytree like the weights with a leading
+    axis of M, in place of a gradient, and wants `innovation` (M,) and `noise` (M,).
+    """
+
+    def init(params: Any) -> KalmanState:
+        return KalmanState(jax.tree.map(lambda leaf: _initial(leaf, p0), params))
+
+    def update(
+        updates: Any,
+        state: KalmanState,
+        params: Any = None,
+        *,
+        innovation: Array,
+        noise: Array,
+        **extra: Any,
+    ) -> tuple[Any, KalmanState]:
+        del params, extra
+        leaves, structure = jax.tree.flatten(updates)
+        covariances = jax.tree.leaves(state.covariance)
+        changes = [jnp.zeros_like(leaf[0]) for leaf in leaves]
+        for start in range(0, len(innovation), MAX_TOGETHER):
+            part = slice(start, start + MAX_TOGETHER)
+            seen = [leaf[part] for leaf in leaves]
+            # What the turns before have explained already.
+            known = sum(_dot(g, c) for g, c in zip(seen, changes, strict=True))
+            left = innovation[part] - known
+            more, covariances = _observe(seen, covariances, left, noise[part])
+            changes = [c + m for c, m in zip(changes, more, strict=True)]
+        covariances = [_drift(p, q) for p in covariances]
+        new = jax.tree.unflatten(jax.tree.structure(state.covariance), covariances)
+        return jax.tree.unflatten(structure, changes), KalmanState(new)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _initial(leaf: Array, p0: float) -> Array:
+    """Return the covariance of a leaf, made with NumPy: nothing has to be compiled for it."""
+    size = leaf.shape[0]
+    eye = np.float32(p0) * np.eye(size, dtype=leaf.dtype)
+    whole = eye if leaf.ndim == 1 else np.tile(eye[:, :, None], (1, 1, leaf.shape[1]))
+    made: Array = jax.device_put(whole)
+    return made
+
+
+def _observe(
+    seen: list[Array], covariances: list[Array], innovation: Array, noise: Array
+) -> tuple[list[Array], list[Array]]:
+    """Return (change of each leaf, covariance' of each leaf) after M logits."""
+    turns = jnp.sum(noise > 0, dtype=jnp.int32)
+    gains = [_gain(g, p, turns) for g, p in zip(seen, covariances, strict=True)]
+    count = len(innovation)
+    spread = jnp.diag(noise) + sum(
+        g.reshape(count, -1) @ k.reshape(count, -1).T for g, k in zip(seen, gains, strict=True)
+    )
+    inverse = jnp.linalg.inv(spread)
+    scaled = [(inverse @ k.reshape(count, -1)).reshape(k.shape) for k in gains]
+    changes = [jnp.tensordot(innovation, d, 1) for d in scaled]
+    pairs = zip(covariances, scaled, gains, strict=True)
+    return changes, [p - _outer(d, k) for p, d, k in pairs]
+
+
+def _gain(seen: Array, covariance: Array, count: Array) -> Array:
+    """Return K (M, J, U) of sensitivities (M, J, U) and a covariance (J, J, U).
+
+    Nodes are the last axis, so that each sum is one pass over whole vectors; a batched product
+    of small matrices takes three times as long. `count` () is M as a number that the compiler
+    does not know: it would put the sums of a short loop into each element of what uses K.
+    """
+    if covariance.ndim == 2:
+        return seen @ covariance
+    size = covariance.shape[0]
+
+    def turn(a: Array, gains: Array) -> Array:
+        g = lax.dynamic_index_in_dim(seen, a, keepdims=False)
+        gain = functools.reduce(jnp.add, [covariance[j] * g[j] for j in range(size)])
+        new: Array = lax.dynamic_update_index_in_dim(gains, gain, a, 0)
+        return new
+
+    out: Array = lax.fori_loop(0, count, turn, jnp.zeros_like(seen))
+    return out
+
+
+def _outer(scaled: Array, gains: Array) -> Array:
+    """Return the sum over M of scaled_i gains_j, (J, J) or (J, J, U)."""
+    if gains.ndim == 2:
+        return scaled.T @ gains
+    pairs = zip(scaled, gains, strict=True)
+    out: Array = functools.reduce(jnp.add, [d[:, None, :] * k[None, :, :] for d, k in pairs])
+    return out
+
+
+def _drift(covariance: Array, q: float) -> Array:
+    eye = jnp.eye(covariance.shape[0], dtype=bool)
+    diagonal = eye if covariance.ndim == 2 else eye[:, :, None]
+    return jnp.where(diagonal, jnp.maximum(covariance, LEAST_VARIANCE) + q, covariance)
+
+
+def _dot(seen: Array, change: Array) -> Array:
+    return seen.reshape(len(seen), -1) @ change.reshape(-1)
+
 
 KALMAN = "dekf"
 """The optimiser that wants sensitivities where others want a gradient."""

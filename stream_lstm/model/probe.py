@@ -2,20 +2,72 @@
 
 The states of all starts see the same scaled inputs. As in `stepper`, a block is a loop whose
 number of turns is data, so that one compiled function serves every length.
+
+What goes on inside a network: its scaled inputs, gates, outputs and logits along a series.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
 from jax import lax
 
-from .cell import Array
-from .network import Shape, Weights, apply
-from .scaling import Scaler
-from .sequence import tape_logits
+from ..schema import ScalingConfig
+from ..typing import Float32s
+from .gradients import layer_forward, tape_logits
+from .network import Array, Shape, Weights, apply
+from .scaling import Scaler, causal_scaler
+
+
+class Activity(NamedTuple):
+    """Over K elements of F features, of a network of L layers with H units each."""
+
+    scaled: Float32s  # (K, F), what the network sees
+    gates: Float32s  # (L, K, 4, H): i, f, g, o
+    cells: Float32s  # (L, K, H): tanh(c)
+    outputs: Float32s  # (L, K, H): h
+    logits: Float32s  # (K,)
+
+
+def scaled_inputs(
+    config: ScalingConfig, elements: Float32s, start: npt.ArrayLike | None = None
+) -> Float32s:
+    """Return what the causal scaler makes of elements (K, F), float32 (K, F).
+
+    start: its state (1 + 2F,) before them, if not the first one.
+    """
+    state = causal_scaler(elements.shape[1], config).init() if start is None else start
+    return np.asarray(_scaled(config, jnp.asarray(state, jnp.float32), elements))
+
+
+@partial(jax.jit, static_argnums=0)
+def _scaled(config: ScalingConfig, state: Array, xs: Array) -> Array:
+    _, scaled = lax.scan(causal_scaler(xs.shape[1], config).step, state, xs)
+    return scaled
+
+
+def activity(shape: Shape, weights: Weights, scaled: Float32s) -> Activity:
+    """Return what goes on in a network from a zero state along scaled inputs (K, F)."""
+    return Activity(scaled, *map(np.asarray, _walked(shape, weights, scaled)))
+
+
+@partial(jax.jit, static_argnums=0)
+def _walked(shape: Shape, weights: Weights, xs: Array) -> tuple[Array, ...]:
+    found = []
+    zero = jnp.zeros((shape.hidden,), jnp.float32)
+    for layer in range(shape.layers):
+        kernel = weights[f"layer_{layer}"]["kernel"]
+        (xs, _), residuals = layer_forward(kernel, xs, zero, zero)
+        active, squashed = residuals[4], residuals[6]
+        found.append((active.reshape(len(xs), 4, shape.hidden), squashed, xs))
+    head = weights["head"]["kernel"]
+    parts = tuple(jnp.stack(part) for part in zip(*found, strict=True))
+    return (*parts, xs @ head[:-1] + head[-1])
 
 
 class Probe(NamedTuple):

@@ -9,6 +9,11 @@ Its idea of few is 1 KiB; ours is `SMALL_LOOP`.
 
 Both settings count until JAX starts its CPU backend; a program that started it earlier loses
 speed and nothing else. A user's own `xla_backend_extra_options` stay as they are.
+
+Whether this process was forked from one in which JAX ran.
+
+Fork copies one thread. JAX and XLA have others, whose locks the copy finds taken for good, so that
+the first computation never ends.
 """
 
 from __future__ import annotations
@@ -19,6 +24,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import jax
+from jax._src import xla_bridge
+
+from ..errors import UsageError
+from ..forks import call_in_child
 
 SMALL_LOOP = 1 << 26
 """Bytes that a loop moves and that still becomes one kernel: an update of an LSTM(32) over 100
@@ -81,3 +90,26 @@ def compiled(lowered: Any) -> Any:
         return lowered.compile(compiler_options=ONE_KERNEL)
     except jax.errors.JaxRuntimeError:  # a version of XLA without such a library, or no CPU
         return lowered.compile()
+
+
+_forked = False
+
+
+def check_forked() -> None:
+    """Raise UsageError in a process that was forked after JAX had started."""
+    if _forked:
+        raise UsageError(
+            "this process was forked from one in which JAX had started, where nothing that JAX "
+            "computes ends: use the spawn start method, "
+            'multiprocessing.set_start_method("spawn"), or fork before anything is constructed'
+        )
+
+
+def _note() -> None:
+    global _forked  # noqa: PLW0603 - of this process
+    # There is no public way to ask; without this one, importing JAX counts as starting it.
+    started = getattr(xla_bridge, "backends_are_initialized", lambda: True)
+    _forked = _forked or bool(started())
+
+
+call_in_child(_note)

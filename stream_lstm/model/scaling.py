@@ -27,8 +27,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ConfigurationError
-from ..tables import ScalingConfig
-from .cell import Array
+from ..schema import ScalingConfig
+from .network import Array
 
 StepFn: TypeAlias = Callable[[Array, Array], tuple[Array, Array]]
 

@@ -36,12 +36,10 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from ..tables import LearningConfig, TrainConfig
-from .cell import Array
-from .guard import all_finite, choose
-from .network import Shape, Weights
-from .optimizers import build_optimizer
-from .sequence import carried_logits, mean_log_loss
+from ..schema import LearningConfig, TrainConfig
+from .gradients import carried_logits, mean_log_loss
+from .network import Array, Shape, Weights
+from .optimizers import all_finite, build_optimizer, choose
 
 
 class Lanes(NamedTuple):

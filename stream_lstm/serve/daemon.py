@@ -20,6 +20,15 @@ block is pushed in pieces.
 It ends when the stop switch is set, when every stream has ended (if asked to), or with an
 EndpointError when nothing has come for `idle_timeout` seconds. In every case an end is published
 for each stream. The clock is injected; data never depends on it.
+
+Heartbeats of the published predictions: the daemon is alive, and where each stream stands.
+
+It says too whether the feed has fallen silent, and with it the daemon. A heartbeat's `seq` is the
+number of the stream's next element, and its session that of the predictions. Many streams take
+turns, so that a beat never holds up a tick for long. The daemon's loop sends them, where a
+`Publisher` of ticks has a thread for that: they have to show that this loop runs.
+
+What a loop does now and then, between its real work: each chore with its own period.
 """
 
 from __future__ import annotations
@@ -36,7 +45,7 @@ import msgspec
 import numpy as np
 
 from ..closing import Closing
-from ..config import Config
+from ..config import Config, Members
 from ..core.session import Arrivals, Session
 from ..core.table import N
 from ..errors import EndpointError
@@ -56,23 +65,90 @@ from ..events import (
     Takeover,
     Ticks,
 )
-from ..feed.drain import Received
+from ..feed.intake import Received
 from ..feed.predictions import PredictionPublisher
 from ..feed.security import Security
 from ..feed.subscriber import Subscriber
-from ..members import Members
 from ..model.engine import Engine
+from ..schema import FeedConfig
 from ..store.store import TEND_S, Store
 from ..store.units import Settle
-from ..tables import FeedConfig
-from .chores import Chores
-from .collector import Collector
-from .compilations import compilations
-from .heartbeats import PERIOD_S, Heartbeats
-from .old_times import PERIOD_S as OLD_TIMES_S
-from .old_times import OldTimesWatch, about
-from .staleness import Staleness
-from .stop import StopSwitch
+from .logs import OLD_TIMES_PERIOD_S as OLD_TIMES_S
+from .logs import OldTimesWatch, Staleness, about
+from .runtime import Collector, compilations
+from .signals import StopSwitch
+
+HEARTBEAT_PERIOD_S = 1.0
+
+STREAMS_A_BEAT = 100
+"""Half a millisecond of sending."""
+
+
+class Heartbeats:
+    """Sends the heartbeats and the ends of a session's streams.
+
+    stale: whether the feed is silent.
+    """
+
+    def __init__(
+        self, publisher: PredictionPublisher, session: Session, stale: Callable[[], bool]
+    ) -> None:
+        self._publisher = publisher
+        self._session = session
+        self._stale = stale
+        self._turn: list[str] = []
+
+    def beat(self) -> None:
+        """Send the heartbeats of the streams whose turn it is, ticks that waited included."""
+        self._session.catch_up()
+        if not self._turn:
+            self._turn = self._session.table.names[::-1]
+        stale = self._stale()
+        for name in self._turn[: -STREAMS_A_BEAT - 1 : -1]:
+            n, session = self._reached(name)
+            self._publisher.heartbeat(name, n + 1, session=session, stale=stale)
+        del self._turn[-STREAMS_A_BEAT:]
+
+    def end(self) -> None:
+        """Say of every stream that nothing more will come."""
+        self._session.catch_up()
+        for name in self._session.table.names:
+            n, session = self._reached(name)
+            self._publisher.end(name, n + 1, session=session)
+
+    def _reached(self, name: str) -> tuple[int, str]:
+        """Return the elements of a stream and its publisher's run."""
+        table = self._session.table
+        row = table.places[name]
+        return int(table.view[row, N]), table.sources[row]
+
+
+class _Chore(msgspec.Struct):
+    due: float
+    period_s: float
+    work: Callable[[], object]
+
+
+class PeriodicTasks:
+    """Chores by time; `due` is when the next one is, in seconds of the loop's clock."""
+
+    def __init__(self) -> None:
+        self._chores: list[_Chore] = []
+        self.due = float("inf")
+
+    def add(self, now: float, period_s: float, work: Callable[[], object]) -> None:
+        """Do `work` every `period_s` seconds, for the first time a period from `now`."""
+        self._chores.append(_Chore(now + period_s, period_s, work))
+        self.due = min(self.due, now + period_s)
+
+    def run(self, now: float) -> None:
+        """Do what is due; what was missed meanwhile is not made up for."""
+        for chore in self._chores:
+            if chore.due <= now:
+                chore.due = now + chore.period_s
+                chore.work()
+        self.due = min((chore.due for chore in self._chores), default=self.due)
+
 
 PIECE, PLAIN_PIECE = 512, 4096
 """Rows pushed at a time: with learning some 20 ms, without it 5 ms, so that a stop is prompt."""
@@ -136,7 +212,7 @@ class Daemon(Closing):
         self._clock = clock
         self._ended: set[str] = set()
         self._stop_by: float | None = None
-        self.chores = Chores()
+        self.chores = PeriodicTasks()
         started = clock()
         self.session = Session(
             config,
@@ -167,7 +243,7 @@ class Daemon(Closing):
             )
             self.session.publish = self.publisher.publish
             self._heartbeats = Heartbeats(self.publisher, self.session, self._is_stale)
-            self.every(PERIOD_S, self._heartbeats.beat)
+            self.every(HEARTBEAT_PERIOD_S, self._heartbeats.beat)
         feed = msgspec.structs.replace(config.feed, columns=tuple(columns))
         # One stream's update changes what another is predicted with where weights are shared.
         apart = not config.learning.learn or config.model.sharing == "per-stream"

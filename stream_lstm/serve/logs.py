@@ -5,29 +5,277 @@ that was stopped, holds up that thread and nothing else. What the queue has no r
 and counted, and so is what cannot be written. The same thread draws the live table, of which only
 the newest waits. Of one kind of event `BURST` lines are written in a second; the next one says
 how many were left out. Nothing is written for a tick, a prediction or a score.
+
+Whether the feed has fallen silent: what the daemon then says is of a world that has moved on.
+
+A feed that has sent a heartbeat will send others, so three that are missing are a silence. One
+that sends none may have nothing to say for hours: it is silent only after a time that was
+configured. When every stream has said its end, silence is what is to be expected.
+
+Old ticks of a live feed, gathered so that each stream is reported once in a second at most.
+
+Refusals, gaps, take-overs, old ticks and roll-backs for people to read, at a limited rate.
+
+A peer that sends rubbish as fast as it can, or for days, must not fill a disk with what we say of
+it: of each kind one line is written in a second, where it does not stop ever more rarely, and how
+many more there were. All of them are counted.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ..events import Fresh, Notice, Stale
+from ..schema import FeedConfig
+
+if TYPE_CHECKING:
+    from ..feed.subscriber import Subscriber
 import contextlib
+import math
 import os
 import select
 import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
 from ..closing import Closing
-from ..events import End, Fresh, Gap, OldTimes, Refusal, Rollback, SessionStart, Stale, Takeover
+from ..core.old_times import moment
+from ..events import End, Gap, OldTimes, Refusal, Rollback, SessionStart, Takeover
 from ..quoting import json_line, printable
-from ..tables import LogFormat
-from .refusals import RefusalLog
-from .staleness import SilenceLog
+from ..schema import LogFormat
+
+MISSED = 3
+"""Heartbeats: one may be lost or late, and so may two where the publisher is busy."""
+
+LOOK_S = 1.0
+"""Between two looks, at most."""
+
+
+class Staleness:
+    """Looks whether the feed is silent; `stale` is what the last look saw.
+
+    tell: takes a `Stale` or a `Fresh` where that changes. ended: whether no more is to come.
+    """
+
+    def __init__(
+        self,
+        subscriber: Subscriber,
+        config: FeedConfig,
+        tell: Callable[[Notice], object],
+        ended: Callable[[], bool],
+    ) -> None:
+        self.stale = False
+        self.period_s = min(LOOK_S, config.stale_after or config.heartbeat_s)
+        self._subscriber, self._config = subscriber, config
+        self._tell, self._ended = tell, ended
+        self._silent_s = 0.0
+
+    def look(self) -> None:
+        """Compare the time without a message with what it may be."""
+        silent_s, longest_s = self._subscriber.idle_s, self._longest_s()
+        silent = silent_s >= longest_s and not self._subscriber.waiting
+        if silent and not self.stale and not self._ended():
+            self.stale = True
+            self._subscriber.counters.stale += 1
+            self._tell(Stale(silent_s))
+        elif not silent and self.stale:
+            self.stale = False
+            self._tell(Fresh(self._silent_s))
+        self._silent_s = silent_s
+
+    def _longest_s(self) -> float:
+        if self._config.stale_after:
+            return self._config.stale_after
+        heard = self._subscriber.counters.heartbeats > 0
+        return MISSED * self._config.heartbeat_s if heard else float("inf")
+
+
+class SilenceLog:
+    """Writes of a feed that has fallen silent, and that it is back.
+
+    write: takes a line without its end.
+    """
+
+    def __init__(self, write: Callable[[str], object]) -> None:
+        self._write = write
+
+    def __call__(self, event: object) -> None:
+        """Take an event; all but these two are passed over."""
+        if isinstance(event, Stale):
+            self._write(
+                f"stale: nothing has come from the feed for {event.silent_s:.1f} s; waiting for it"
+            )
+        elif isinstance(event, Fresh):
+            self._write(f"fresh: the feed is back after {event.silent_s:.1f} s of silence")
+
+
+OLD_TIMES_PERIOD_S = 1.0
+"""Between two reports."""
+
+
+class OldTimesWatch:
+    """Gathers the old ticks that a session reports; `report` is called with those of a stream."""
+
+    def __init__(self, report: Callable[[OldTimes], object]) -> None:
+        self._report = report
+        self._found: dict[str, OldTimes] = {}
+
+    def __call__(self, event: OldTimes) -> None:
+        """Take old ticks of one stream."""
+        known = self._found.get(event.stream)
+        if known is not None:
+            event = msgspec.structs.replace(known, count=known.count + event.count)
+        self._found[event.stream] = event
+
+    def tend(self) -> None:
+        """Report what was gathered; called now and then, and at the end."""
+        found, self._found = self._found, {}
+        for event in found.values():
+            self._report(event)
+
+
+def about(event: OldTimes) -> str:
+    """Return in words which ticks are old, and what becomes of them."""
+    ticks = "1 tick is" if event.count == 1 else f"{event.count:,} ticks are"
+    first = f"the first has the time {moment(event.t_ns)}"
+    reached = f"the stream had reached {moment(event.latest_ns)}"
+    if event.t_ns == event.latest_ns:
+        reached = "it repeats the tick of that time"
+    return f"{ticks} old: {first}, and {reached}; taken (--on-old-time)"
+
+
+REFUSALS_PERIOD_S = 1.0
+"""Between the first two lines of one kind."""
+
+MAX_PERIOD_S = 60.0
+"""Between two lines of one kind that has not stopped for long."""
+
+MAX_LINE = 500
+"""Characters of a line; a reason quotes what a peer sent, what was expected and what to do."""
+
+ROLLBACK, GAP, TAKEOVER, OLD = "roll-back", "gap", "take-over", "old tick"
+
+
+class Spacing:
+    """When what goes on and on is to be told: after a second, then two, up to a minute.
+
+    What was still for as long again begins anew. clock: seconds, monotonic.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._periods: dict[str, tuple[float, float]] = {}  # until when nothing is told, how long
+
+    def due(self, kind: str) -> bool:
+        """Return whether a kind may be told now."""
+        return self._clock() >= self._periods.get(kind, (-math.inf, 0.0))[0]
+
+    def told(self, kind: str) -> None:
+        """Note that a kind was told."""
+        now = self._clock()
+        until, period = self._periods.get(kind, (-math.inf, 0.0))
+        period = min(2 * period, MAX_PERIOD_S) if now < until + period else REFUSALS_PERIOD_S
+        self._periods[kind] = now + period, period
+
+
+class RefusalLog:
+    """Writes the refusals, gaps, take-overs, old ticks and roll-backs among events.
+
+    write: takes a line without its end. clock: seconds, monotonic. `total` counts by kind.
+    """
+
+    def __init__(self, write: Callable[[str], object], clock: Callable[[], float]) -> None:
+        self.total: Counter[str] = Counter()
+        self._write = write
+        self._spacing = Spacing(clock)
+        self._unsaid: Counter[str] = Counter()
+
+    def __call__(self, event: object) -> None:
+        """Take an event; all others are passed over."""
+        if isinstance(event, Refusal):
+            self._say(event.kind, _line(event))
+        elif isinstance(event, Rollback):
+            self._say(ROLLBACK, _rolled_back(event))
+        elif isinstance(event, Gap):
+            self._say(GAP, _lost(event))
+        elif isinstance(event, Takeover):
+            self._say(TAKEOVER, _taken_over(event))
+        elif isinstance(event, OldTimes):
+            self._say(OLD, _old(event), event.count)
+
+    def _say(self, kind: str, line: str, times: int = 1) -> None:
+        self.total[kind] += times
+        if not self._spacing.due(kind):
+            self._unsaid[kind] += times
+            return
+        self._say_unsaid(kind)
+        self._spacing.told(kind)
+        self._write(line)
+
+    def tend(self) -> None:
+        """Say how many were passed over in silence, where that is due; called now and then."""
+        for kind in list(self._unsaid):
+            if self._spacing.due(kind):
+                self._say_unsaid(kind)
+                self._spacing.told(kind)
+
+    def flush(self) -> None:
+        """Say how many were passed over in silence."""
+        for kind in list(self._unsaid):
+            self._say_unsaid(kind)
+
+    def _say_unsaid(self, kind: str) -> None:
+        count = self._unsaid.pop(kind, 0)
+        if count:
+            what = "" if kind in (ROLLBACK, GAP, TAKEOVER, OLD) else "refused: "
+            self._write(f"{what}{count} more {kind}{'s' if count > 1 else ''}")
+
+
+def _line(refusal: Refusal) -> str:
+    where = refusal.where or (f"stream {refusal.stream!r}" if refusal.stream else "")
+    row = f", row {refusal.index}" if refusal.index > 0 else ""
+    place = f" ({where}{row})" if where and where not in refusal.reason else ""
+    text = f"refused a {refusal.kind}{place}: {refusal.reason}"
+    return printable(text, MAX_LINE)
+
+
+def _lost(gap: Gap) -> str:
+    ticks = f"{gap.missed:,} tick{'s' if gap.missed > 1 else ''}"
+    text = f"gap: {ticks} of the stream {gap.stream!r} were lost before seq {gap.seq}"
+    return printable(text, MAX_LINE)
+
+
+def _taken_over(event: Takeover) -> str:
+    text = f"take-over: the stream {event.stream!r} of {event.owner} now belongs to {event.to}"
+    return printable(text, MAX_LINE)
+
+
+def _old(event: OldTimes) -> str:
+    return printable(f"old ticks of the stream {event.stream!r}: {about(event)}", MAX_LINE)
+
+
+def _rolled_back(event: Rollback) -> str:
+    """Return what happened, why, and for how long it matters."""
+    losses = f"log loss {event.log_loss:.3f}, base rate {event.base_rate_log_loss:.3f}"
+    good = event.good_log_loss
+    why = {
+        "refusals": "no update was accepted any more",
+        "base-rate": losses,
+        "last-good": losses + ("" if good is None else f", last good weights {good:.3f}"),
+    }[event.reason]
+    to = "the last good weights" if event.to == "last-good" else "the base rate"
+    text = (
+        f"learning rolled back to {to} (stream {event.stream!r}, n={event.n}): {why}; "
+        f"it rests for {event.frozen} labels"
+    )
+    return printable(text, MAX_LINE)
+
 
 QUEUE = 1000
 """Lines that may wait to be written."""
@@ -220,7 +468,7 @@ class EventLog:
         self._log.say(name, _SENTENCES[name], level=level, kind=kind, **fields)
 
 
-class Watch(NamedTuple):
+class LogWatch(NamedTuple):
     """Observers that say what happens; what is to be done once a second, and at the end."""
 
     observers: tuple[Callable[[object], None], ...]
@@ -228,12 +476,12 @@ class Watch(NamedTuple):
     flush: Callable[[], None]
 
 
-def watch(log: Log, clock: Callable[[], float] = time.monotonic) -> Watch:
+def watch(log: Log, clock: Callable[[], float] = time.monotonic) -> LogWatch:
     """Return what says to `log` what comes in and out of a daemon."""
     if log.form == "json":
-        return Watch((EventLog(log),), lambda: None, lambda: None)
+        return LogWatch((EventLog(log),), lambda: None, lambda: None)
     refused = RefusalLog(log.named("refused", "warning"), clock)
-    return Watch((refused, SilenceLog(log.named("feed"))), refused.tend, refused.flush)
+    return LogWatch((refused, SilenceLog(log.named("feed"))), refused.tend, refused.flush)
 
 
 def _quoted(value: Any) -> Any:

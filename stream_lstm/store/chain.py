@@ -23,8 +23,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ..records import fields_of
-from .outputs import OUTPUTS, default_of
-from .schema import UNREADABLE, is_damage
+from .schema import OUTPUTS, UNREADABLE, default_of, is_damage
 
 Row = Sequence[Any]
 

@@ -1,4 +1,7 @@
-"""What a store holds of one stream, as one table, and what befell it."""
+"""What a store holds of one stream, as one table, and what befell it.
+
+What is in a store, in numbers.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,62 @@ import sqlite3
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 
 from ..config import Config
-from ..core.doctor_series import Table, series_of
-from ..core.finding import Finding, Level
+from ..core.doctor.series import Finding, Level, TickTable, series_of
 from ..core.verdict import count
 from ..errors import StoreError, UsageError
 from ..events import Label, Ticks
-from .reading import entries
-from .schema import UNREADABLE, connect_reader, failure
-from .setup import Setup, read_setup
-from .trim import first_pos
+from .journal import first_pos, last_pos, read_positions
+from .reading import Setup, entries, is_whole, read_setup, snapshots
+from .schema import NAMES, UNREADABLE, VERSION, connect_reader, failure
+
+
+def contents(path: Path) -> dict[str, Any]:
+    """Return what a store holds, fit for JSON; raises what `connect_reader` raises."""
+    connection = connect_reader(path)
+    try:
+        return _contents(connection, path)
+    except UNREADABLE as error:
+        raise failure(path, error) from None
+    finally:
+        connection.close()
+
+
+def _contents(connection: sqlite3.Connection, path: Path) -> dict[str, Any]:
+    def one(sql: str) -> Any:
+        return connection.execute(sql).fetchone()[0]
+
+    wal = path.with_name(path.name + "-wal")
+    setup = dict(connection.execute("SELECT name, value FROM setup WHERE name <> 'start'"))
+    events = "SELECT kind, sum(count) FROM events GROUP BY kind ORDER BY kind"
+    runs = "SELECT run, started_ns, pos, command, version, runtime FROM runs ORDER BY run"
+    return {
+        "path": str(path),
+        "schema": VERSION,
+        "bytes": path.stat().st_size + (wal.stat().st_size if wal.exists() else 0),
+        "journal": last_pos(connection),
+        "whole": is_whole(connection, 0, last_pos(connection)),
+        "rows": {name: one(f"SELECT count(*) FROM {name}") for name in NAMES},  # noqa: S608
+        "elements": one("SELECT coalesce(sum(n), 0) FROM streams"),
+        "first_t_ns": one("SELECT min(t_ns) FROM predictions"),
+        "last_t_ns": one("SELECT max(t_ns) FROM predictions"),
+        "streams": {
+            name: msgspec.to_builtins(position)
+            for name, position in sorted(read_positions(connection).items())
+        },
+        "events": dict(connection.execute(events).fetchall()),
+        "snapshots": [row._asdict() for row in snapshots(connection)],
+        "runs": [
+            dict(zip(("run", "started_ns", "pos", "command", "version"), row[:5], strict=True))
+            | {"runtime": msgspec.json.decode(row[5])}
+            for row in connection.execute(runs)
+        ],
+        "columns": msgspec.json.decode(setup.get("columns", "[]")),
+        "configuration": msgspec.json.decode(setup.get("configuration", "{}")),
+    }
 
 
 class Examined(NamedTuple):
@@ -26,7 +73,7 @@ class Examined(NamedTuple):
 
     setup: Setup
     stream: str
-    table: Table
+    table: TickTable
     findings: tuple[Finding, ...]
 
 
@@ -59,7 +106,7 @@ def _stream(connection: sqlite3.Connection, path: Path, wanted: str | None) -> s
     return names[0] if wanted is None else wanted
 
 
-def _table(connection: sqlite3.Connection, setup: Setup, stream: str, limit: int) -> Table:
+def _table(connection: sqlite3.Connection, setup: Setup, stream: str, limit: int) -> TickTable:
     times, values, size = [], [], 0
     labels: dict[int, float] = {}
     for entry in entries(connection, first_pos(connection) - 1):
@@ -72,7 +119,7 @@ def _table(connection: sqlite3.Connection, setup: Setup, stream: str, limit: int
             labels.setdefault(event.n, event.y)
     t_ns = np.concatenate(times) if times else np.zeros(0, np.int64)
     fields = np.concatenate(values) if values else np.zeros((0, len(setup.columns)))
-    table = Table(
+    table = TickTable(
         setup.columns, fields, t_ns if t_ns.any() else None, np.arange(1, len(fields) + 1)
     )
     if setup.config.stream.labels != "external":
@@ -83,7 +130,7 @@ def _table(connection: sqlite3.Connection, setup: Setup, stream: str, limit: int
     return table._replace(labels=_placed(table, setup.config, labels, before[0] if before else 0))
 
 
-def _placed(table: Table, config: Config, labels: dict[int, float], before: int) -> Any:
+def _placed(table: TickTable, config: Config, labels: dict[int, float], before: int) -> Any:
     """Return labels by n in the rows in which a label column has them, NaN where there is none."""
     rows = np.full(len(table.values), math.nan)
     at = series_of(config.stream.features, table).at

@@ -14,15 +14,13 @@ from pathlib import Path
 
 from ..core.session import Session
 from ..errors import InputMissingError, OutputError, StoreError, UsageError
-from ..feed.plain_file import check_plain
+from ..feed.reader import check_plain
 from .chain import damage
 from .journal import last_pos
 from .lock import StoreLock
-from .reading import is_whole, snapshot_state, snapshots
-from .recovery import Keep, Recovered, Recovery
-from .salvage import Progress, open_damaged, salvage
+from .reading import Setup, is_whole, read_setup, snapshot_state, snapshots
+from .recovery import Keep, Progress, Recovered, StoreRecovery, open_damaged, salvage
 from .schema import UNREADABLE, connect, is_store
-from .setup import Setup, read_setup
 
 PARTIAL = ".recovering"
 """The suffix of the file while it is made."""
@@ -133,7 +131,7 @@ def _write(
         finally:
             source.close()
         setup = _setup(target, store)
-        found = Recovery(target, salvaged, lambda: session(setup), str(store)).run(what, keep)
+        found = StoreRecovery(target, salvaged, lambda: session(setup), str(store)).run(what, keep)
         target.execute("VACUUM")
     finally:
         target.close()

@@ -8,6 +8,13 @@ rows of a store do that comes to its limit, and a last transaction says so.
 
 Before the new file gets its name, a session is brought to its end, which proves that a start will
 succeed, and the state is stored as a snapshot.
+
+What can still be read of a damaged store, copied row by row into a new one.
+
+SQLite stops at a page that it cannot read, though the pages behind it may be good. Reading
+continues at the first key behind the damage that can be read. The damaged file is opened for
+reading alone. Rows that do not fit their table are left out; whether the others are those that
+were written is for the checksums of the chain to say.
 """
 
 from __future__ import annotations
@@ -19,6 +26,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
 import msgspec
@@ -29,13 +37,217 @@ from ..core.table import N
 from ..errors import StoreError
 from .chain import HELD, Row, Seal, Segment, checksum_of, seal_as_is, segments, sums_of
 from .journal import last_pos, last_snapshot
-from .outputs import OUTPUTS
-from .places import places
-from .reading import SnapshotRow, snapshots
-from .resume import Resumed, resume
-from .runtime import held_weights, runtime
-from .salvage import Salvaged
-from .saving import delete_snapshot, insert_snapshot
+from .reading import Resumed, SnapshotRow, resume, snapshot_state, snapshots
+from .schema import OUTPUTS, UNREADABLE, VERSION, check_version, held_weights, open_reader, runtime
+from .units import delete_snapshot, insert_snapshot
+from .verify import places
+
+KEYS = {"setup": "rowid", "runs": "run", "streams": "rowid", "commits": "number", "ticks": "pos",
+        "labels": "pos", "events": "event"}  # fmt: skip
+"""Tables that are read by a number, with its name. Those of outputs have two keys, and snapshots
+have large states."""
+
+INSERTED = 500
+"""Rows inserted at a time."""
+
+LARGEST = 2**60
+"""No key is larger: a search for readable ones ends here."""
+
+Progress: TypeAlias = Callable[[int, int], object]
+"""Takes the tables that are copied, and of how many."""
+
+
+class Salvaged(NamedTuple):
+    """What is not a row of the new store: `unreadable` says of which tables not all could be read.
+
+    `snapshots` are the rows of `HELD` of all snapshots, with those whose state is damaged.
+    """
+
+    unreadable: dict[str, str]
+    snapshots: list[Row]
+
+
+def open_damaged(path: Path, *, lenient: bool = True) -> sqlite3.Connection:
+    """Open a store that may be damaged, for reading alone.
+
+    A file without a log has no writer: then SQLite needs no files beside it. lenient: also open a
+    file that is cut off, or that has a table whose definition is damaged.
+
+    Raises StoreError where SQLite cannot read anything, and for another kind of file.
+    """
+    path = path.resolve()
+    log = path.with_name(path.name + "-wal")
+    how = "mode=ro" if log.exists() else "mode=ro&immutable=1"
+
+    def prepare(connection: sqlite3.Connection) -> None:
+        if lenient:
+            connection.execute("PRAGMA writable_schema = ON")
+        connection.execute("BEGIN")
+        check_version(connection, path, oldest=VERSION)
+        # No cell is larger than the file; a damaged length would ask for gigabytes.
+        size = path.stat().st_size + (log.stat().st_size if log.exists() else 0)
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, max(size, 2**20))
+
+    return open_reader(path, how, prepare)
+
+
+def salvage(
+    source: sqlite3.Connection, target: sqlite3.Connection, report: Progress = lambda *_: None
+) -> Salvaged:
+    """Copy what can be read from a connection of `open_damaged` into the tables of a new store.
+
+    Raises what SQLite raises where the new store cannot be written.
+    """
+    source.text_factory = _text
+    copy = _Copy(source, target)
+    for done, (table, key) in enumerate(KEYS.items()):
+        report(done, len(KEYS) + len(OUTPUTS) + 1)
+        copy.table(table, key)
+    for done, table in enumerate(OUTPUTS, len(KEYS)):
+        report(done, len(KEYS) + len(OUTPUTS) + 1)
+        copy.outputs(table)
+    return Salvaged(copy.unreadable, copy.snapshots())
+
+
+def _text(data: bytes) -> str:
+    """Return text, also where it is not UTF-8: such a row can be read, and not inserted."""
+    return data.decode("utf-8", "surrogateescape")
+
+
+class _Copy:
+    def __init__(self, source: sqlite3.Connection, target: sqlite3.Connection) -> None:
+        self._source, self._target = source, target
+        self.unreadable: dict[str, str] = {}
+
+    def table(self, table: str, key: str) -> None:
+        columns = self._columns(table)
+        if columns:
+            rows = self._rows(table, f"SELECT {key}, {', '.join(columns)} FROM {table}", key)  # noqa: S608
+            self._insert(table, columns, (row[1:] for row in rows))
+
+    def outputs(self, table: str) -> None:
+        """Copy a table of outputs, whose keys are the stream and then the element."""
+        columns = self._columns(table)
+        if not columns:
+            return
+        select = f"SELECT n, {', '.join(columns)} FROM {table}"  # noqa: S608
+        try:
+            every = self._read(f"{select} ORDER BY stream, n")
+            self._insert(table, columns, (row[1:] for row in every))
+            return
+        except _UnreadableError as error:
+            self.unreadable[table] = str(error)
+        streams = self._target.execute("SELECT DISTINCT stream FROM ticks").fetchall()
+        for (stream,) in streams:
+            rows = self._rows(table, select, "n", "stream = ? AND ", (stream,))
+            self._insert(table, columns, (row[1:] for row in rows))
+
+    def snapshots(self) -> list[Row]:
+        """Copy the snapshots that are whole; return what is checked of each, whole or not."""
+        held = HELD["snapshots"].replace("SELECT ", "SELECT snapshot, ")
+        rows = [row[1:] for row in self._rows("snapshots", held, "snapshot")]
+        for number, *about, aside in rows:
+            if aside is not None:
+                continue
+            try:
+                state = snapshot_state(self._source, number)
+            except _DAMAGED as error:
+                self.unreadable[f"snapshot {number}"] = str(error)
+                continue
+            try:
+                insert_snapshot(self._target, (number, *about, None), state)
+            except _BAD_ROW as error:
+                self.unreadable[f"snapshot {number}"] = str(error)
+        return rows
+
+    def _columns(self, table: str) -> list[str]:
+        """Return the columns that a table has in both files; none where its definition is lost."""
+        described = f"PRAGMA table_info({table})"
+        ours = [row[1] for row in self._target.execute(described)]
+        try:
+            theirs = [row[1] for row in self._read(described)]
+        except _UnreadableError:
+            theirs = []
+        found = [name for name in ours if name in theirs]
+        if not found:
+            self.unreadable[table] = "its definition cannot be read"
+        return found
+
+    def _read(self, query: str, values: Row = ()) -> Iterator[Row]:
+        """Yield the rows of a query; raises _UnreadableError where the damage is."""
+        try:
+            yield from self._source.execute(query, values)
+        except sqlite3.Error as error:
+            raise _UnreadableError(str(error)) from None
+
+    def _rows(
+        self, table: str, select: str, key: str, where: str = "", values: Row = ()
+    ) -> Iterator[Row]:
+        """Yield the rows that can be read, in the order of a whole number that comes first."""
+        query = f"{select} WHERE {where}{key} > ? ORDER BY {key}"
+        after = -1
+        while after < LARGEST:
+            try:
+                for row in self._read(query, (*values, after)):
+                    after = row[0]
+                    yield row
+                return
+            except _UnreadableError as error:
+                self.unreadable.setdefault(table, str(error))
+            after = self._behind(f"{query} LIMIT 1", values, after)
+
+    def _behind(self, query: str, values: Row, after: int) -> int:
+        """Return the first key behind a damage from which a row can be read."""
+
+        def can_read(key: int) -> bool:
+            try:
+                self._source.execute(query, (*values, key)).fetchone()
+                return True
+            except sqlite3.Error:
+                return False
+
+        step = 1
+        while after + step < LARGEST and not can_read(after + step):
+            step *= 2
+        low, high = after + step // 2, after + step
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if can_read(middle) else (middle, high)
+        return high
+
+    def _insert(self, table: str, columns: list[str], rows: Iterator[Row]) -> None:
+        marks = ", ".join("?" * len(columns))
+        into = f"INSERT OR IGNORE INTO {table} ({', '.join(columns)}) VALUES ({marks})"  # noqa: S608
+        group: list[Row] = []
+        for row in rows:
+            group.append(row)
+            if len(group) == INSERTED:
+                self._insert_group(table, into, group)
+                group = []
+        self._insert_group(table, into, group)
+
+    def _insert_group(self, table: str, into: str, group: list[Row]) -> None:
+        try:
+            self._target.executemany(into, group)
+            return
+        except _BAD_ROW as error:
+            self.unreadable.setdefault(table, str(error))
+        for row in group:
+            try:
+                self._target.execute(into, row)
+            except _BAD_ROW:
+                continue
+
+
+class _UnreadableError(Exception):
+    """The damaged store cannot be read here; errors of the new one pass by."""
+
+
+_DAMAGED: tuple[type[Exception], ...] = (StoreError, *UNREADABLE)
+
+_BAD_ROW = (sqlite3.IntegrityError, UnicodeError, OverflowError)
+"""What inserting raises for a row that does not fit its table."""
+
 
 Keep: TypeAlias = Literal["newest", "longest"]
 """The part that reaches furthest, or the one with the most inputs."""
@@ -58,7 +270,7 @@ class Part(NamedTuple):
         return self.segment.last.pos - self.segment.before.pos
 
 
-class Kept(msgspec.Struct, frozen=True):
+class KeptPart(msgspec.Struct, frozen=True):
     """What a part has: inputs `first` to `last` of the journal, transactions and snapshots."""
 
     first: int
@@ -67,7 +279,7 @@ class Kept(msgspec.Struct, frozen=True):
     snapshots: list[int]
 
 
-class Lost(msgspec.Struct):
+class LostPart(msgspec.Struct):
     """What is not in the part that is kept.
 
     `transactions` and `inputs` are exact. The counts of rows are of those that could be read:
@@ -94,17 +306,17 @@ class Recovered(msgspec.Struct):
 
     what: str
     keep: Keep
-    kept: Kept
+    kept: KeptPart
     end: int
     elements: int
-    lost: Lost
-    other: Kept | None
+    lost: LostPart
+    other: KeptPart | None
     unreadable: dict[str, str]
     rebuilt: list[str]
     inexact: list[str]
 
 
-class Recovery:
+class StoreRecovery:
     """The recovery of one store.
 
     connection: of the new store, with what `salvage` read. salvaged: what that returned. session:
@@ -316,7 +528,7 @@ class Recovery:
     def _run_positions(self) -> set[int]:
         return {pos for (pos,) in self._connection.execute("SELECT pos FROM runs")}
 
-    def _lost(self, part: Part, resumed: Resumed) -> Lost:
+    def _lost(self, part: Part, resumed: Resumed) -> LostPart:
         before, last = part.segment
         first, newest = self._evidence.first or Seal(), self._evidence.newest
         all_of_them = newest.number - max(first.number - 1, 0)
@@ -325,7 +537,7 @@ class Recovery:
         lost = {stream: counts - left[stream] for stream, counts in self._by_stream.items()}
         behind = self._end - last.pos
         good = set(part.snapshots) - set(resumed.set_aside)
-        return Lost(
+        return LostPart(
             transactions=max(all_of_them - kept, 0),
             inputs=behind + max(before.pos - (self._first - 1), 0),
             inputs_behind=behind,
@@ -389,10 +601,10 @@ def _checksum(row: Row) -> int:
         return -1
 
 
-def _kept(part: Part) -> Kept:
+def _kept(part: Part) -> KeptPart:
     before, last = part.segment
     transactions = 0 if before == last else last.number - before.number
-    return Kept(before.pos + 1, last.pos, transactions, list(part.snapshots))
+    return KeptPart(before.pos + 1, last.pos, transactions, list(part.snapshots))
 
 
 def _save(connection: sqlite3.Connection, session: Session, run: int, pos: int, now: int) -> None:

@@ -43,19 +43,26 @@ from ..events import (
     Update,
 )
 from ..records import Batch
-from ..tables import StoreConfig
+from ..schema import StoreConfig
 from . import schema
 from .chain import Chain, checksum_of, damage, held_sum
 from .journal import last_pos, read_positions
 from .lock import StoreLock
-from .presence import Presence
-from .reading import history
-from .resume import Resumed, resume
-from .runtime import held_weights, runtime
-from .saving import delete_orphans
-from .setup import Setup, check_setup, read_setup, write_setup
-from .units import Hole, Note, Position, Result, Saved, Settle, Step, Steps, Taken
-from .writer import Writer
+from .reading import Resumed, Setup, check_setup, history, read_setup, resume, write_setup
+from .schema import held_weights, runtime
+from .units import (
+    Hole,
+    JournalPosition,
+    Note,
+    Result,
+    Saved,
+    Settle,
+    Step,
+    Steps,
+    Taken,
+    delete_orphans,
+)
+from .writer import Presence, Writer
 
 TEND_S = 1.0
 """Between two events of one kind of refusal, and two lines about one trouble."""
@@ -99,7 +106,7 @@ class Store:
     ) -> None:
         self.path = path
         self.setup = setup
-        self.positions: dict[str, Position] = {}
+        self.positions: dict[str, JournalPosition] = {}
         self.resumed: Resumed | None = None
         self.held = 0
         self._options, self._command, self._blocking = options, command, blocking
@@ -112,7 +119,7 @@ class Store:
         self._elements: dict[str, int] = {}
         self._resets: dict[str, int] = {}
         self._since_snapshot = self._dropped = self._left_out = 0
-        self._hole: dict[str, Position] | None = None
+        self._hole: dict[str, JournalPosition] | None = None
         self._tend_at = self._anew_at = 0.0
         self._obstacle = ""
         self._said: str | None = None
@@ -347,7 +354,7 @@ class Store:
         self._left_out += len(steps)
         for event, _, _ in steps:
             if isinstance(event, Ticks | Run | Gap | SessionStart):
-                self._hole.setdefault(event.stream, Position(ticks=1)).follow(event)
+                self._hole.setdefault(event.stream, JournalPosition(ticks=1)).follow(event)
         assert self._writer is not None
         if isinstance(self._writer.failure, GoneError):
             self._begin_anew()

@@ -12,9 +12,8 @@ import numpy as np
 import pyarrow as pa
 
 from ..errors import OutputError, StoreError
-from .outputs import OUTPUTS
-from .rows import CsvRows, ParquetRows, SheetRows
-from .schema import NAMES, UNREADABLE, connect_reader, failure
+from .output import CsvRows, ParquetRows, SheetRows
+from .schema import NAMES, OUTPUTS, UNREADABLE, connect_reader, failure
 
 ROWS = 65_536
 """Rows of a group, which is what is held in memory."""

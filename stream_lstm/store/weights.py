@@ -13,22 +13,36 @@ no more is read by every release.
 
 A file is written beside its place and renamed, so that what has the right name is whole. What is
 read is checked before it is believed: names, shapes that fit each other, and finite numbers.
+
+The file that `train --history` asks for: one row for each epoch.
+
+The checkpoint of a training, beside the weights that it will end with: OUT.checkpoint.
+
+A safetensors file of all arrays, with what a training of the same settings and data must share,
+and its position, as JSON in the metadata. It is written beside its place and renamed, so that a
+kill at any instant leaves the last one whole; a checksum tells a damaged one.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import msgspec
 import numpy as np
-import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet
 import safetensors
 import safetensors.numpy
 
-from ..errors import DataError, InputMissingError, OutputError, UsageError
-from ..feed.plain_file import check_plain
+from ..core.training import Epoch, TrainingPosition
+from ..errors import DataError, InputMissingError, OutputError, SnapshotError, UsageError
+from ..feed.reader import check_plain
+from ..typing import Float32s
 
 FORMAT = "stream-lstm-weights"
 VERSION, WITH_SCALER = "1", "2"
@@ -36,8 +50,7 @@ SCALER = "scaler.state"
 GATE_ORDER = "i,f,g,o"
 SUFFIX = ".safetensors"
 
-Kernel: TypeAlias = npt.NDArray[np.float32]
-Arrays: TypeAlias = dict[str, dict[str, Kernel]]
+Arrays: TypeAlias = dict[str, dict[str, Float32s]]
 
 
 def check_target(path: Path) -> None:
@@ -56,7 +69,7 @@ def save_weights(
     path: Path,
     weights: Mapping[str, Mapping[str, Any]],
     metadata: Mapping[str, str],
-    scaler: Kernel | None = None,
+    scaler: Float32s | None = None,
 ) -> None:
     """Save {layer: {"kernel": array}}; what the format says of itself is added to `metadata`.
 
@@ -110,14 +123,14 @@ def load_weights(path: Path) -> tuple[Arrays, dict[str, str]]:
     return {layer: {"kernel": tensors[f"{layer}.kernel"]} for layer in order}, metadata
 
 
-def load_scaler(path: Path) -> Kernel | None:
+def load_scaler(path: Path) -> Float32s | None:
     """Return the scaler's state (1 + 2F,) in a file of weights, or None where it holds none.
 
     Raises what `load_weights` raises.
     """
     tensors, metadata = read_tensors(path, "weights")
     _check_format(path, metadata)
-    state: Kernel | None = tensors.get(SCALER)
+    state: Float32s | None = tensors.get(SCALER)
     if state is None:
         return None
     if state.dtype != np.float32 or state.ndim != 1 or not np.isfinite(state).all():
@@ -184,3 +197,135 @@ def _fits(name: str, shape: tuple[int, ...], hidden: int) -> bool:
     if len(shape) != 2 or shape[1] != 4 * hidden:
         return False
     return shape[0] >= hidden + 2 if name == "layer_0.kernel" else shape[0] == 2 * hidden + 1
+
+
+HISTORY_SUFFIX = ".parquet"
+
+SCHEMA = pa.schema(
+    [
+        pa.field("epoch", pa.int64(), nullable=False),
+        pa.field("train_loss", pa.float64(), nullable=False),
+        pa.field("validation_log_loss", pa.float64(), nullable=False),
+        pa.field("validation_accuracy", pa.float64(), nullable=False),
+        pa.field("learning_rate", pa.float64(), nullable=False),
+        pa.field("updates", pa.int64(), nullable=False),
+        pa.field("updates_refused", pa.int64(), nullable=False),
+        pa.field("seconds", pa.float64(), nullable=False),
+        pa.field("best", pa.bool_(), nullable=False),
+    ]
+)
+"""The fields of `Epoch`, in their order; `best` says that none before it was better."""
+
+
+def check_history(path: Path) -> None:
+    """Raise UsageError or OutputError if a history cannot be written at `path`."""
+    if path.suffix.lower() != HISTORY_SUFFIX:
+        raise UsageError(f"{path}: a history is written as {SUFFIX}; give the file that suffix")
+    if not path.parent.is_dir():
+        raise OutputError(f"cannot write {path}: there is no directory {path.parent}")
+    if path.is_dir():
+        raise OutputError(f"cannot write {path}: it is a directory")
+    if not os.access(path.parent, os.W_OK):
+        raise OutputError(f"cannot write {path}: no permission to write in {path.parent}")
+
+
+def save_history(path: Path, epochs: Sequence[Epoch]) -> None:
+    """Write the history, replacing one of that name; raises OutputError where that cannot be."""
+    rows = [msgspec.structs.asdict(epoch) for epoch in epochs]
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), buffer)
+    write_whole(path, buffer.getvalue())
+
+
+CHECKPOINT_FORMAT = "stream-lstm-training"
+CHECKPOINT_VERSION = "1"
+
+
+class Terms(msgspec.Struct, frozen=True):
+    """What a training and its checkpoint must agree on.
+
+    `settings` by key; `data` is (name, elements, SHA-256 of the elements) of each series.
+    """
+
+    settings: dict[str, Any]
+    data: list[tuple[str, int, str]]
+
+
+def checkpoint_path(out: Path) -> Path:
+    """Return where the checkpoint of a training stands whose weights go to `out`."""
+    return out.with_name(out.name + ".checkpoint")
+
+
+def save_checkpoint(
+    path: Path, terms: Terms, position: TrainingPosition, arrays: Mapping[str, np.ndarray]
+) -> None:
+    """Write a checkpoint; raises OutputError where the operating system will not."""
+    tensors = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    metadata = {
+        "format": CHECKPOINT_FORMAT,
+        "version": CHECKPOINT_VERSION,
+        "terms": msgspec.json.encode(terms).decode(),
+        "position": msgspec.json.encode(position).decode(),
+    }
+    metadata["sha256"] = _checksum(metadata, tensors)
+    write_whole(path, safetensors.numpy.save(tensors, metadata=metadata))
+
+
+def load_checkpoint(path: Path, terms: Terms) -> tuple[TrainingPosition, dict[str, np.ndarray]]:
+    """Return (position, arrays) of a checkpoint on the same `terms`.
+
+    Raises SnapshotError where it is damaged, of another version, or on other terms: the message
+    names each that differs. InputMissingError and OutputError are those of the file.
+    """
+    tensors, metadata = read_tensors(path, "a training's state")
+    if (metadata.get("format"), metadata.get("version")) != (
+        CHECKPOINT_FORMAT,
+        CHECKPOINT_VERSION,
+    ):
+        raise SnapshotError(f"{path} is no checkpoint of this version; --overwrite starts anew")
+    if metadata.pop("sha256", "") != _checksum(metadata, tensors):
+        raise SnapshotError(f"{path} is damaged: its checksum differs; --overwrite starts anew")
+    try:
+        theirs = msgspec.json.decode(metadata["terms"], type=Terms)
+        position = msgspec.json.decode(metadata["position"], type=TrainingPosition)
+    except (msgspec.DecodeError, KeyError) as error:
+        raise SnapshotError(f"{path} does not fit this version: {error}") from None
+    if differences := differing(theirs, terms):
+        raise SnapshotError(
+            f"{path} belongs to another training: {'; '.join(differences)}. Resume it with what "
+            "it was started with, or start anew with --overwrite"
+        )
+    return position, tensors
+
+
+def differing(theirs: Terms, ours: Terms) -> list[str]:
+    """Return what differs between two terms, in words."""
+    # Both as JSON has them: a tuple and a list are the same setting.
+    ours = msgspec.json.decode(msgspec.json.encode(ours), type=Terms)
+    keys = dict.fromkeys((*theirs.settings, *ours.settings))
+    out = [
+        f"{key} was {theirs.settings.get(key)!r} and is {ours.settings.get(key)!r}"
+        for key in keys
+        if theirs.settings.get(key) != ours.settings.get(key)
+    ]
+    if len(theirs.data) != len(ours.data):
+        return [*out, f"it had {len(theirs.data)} files and there are {len(ours.data)}"]
+    for (name, count, digest), (our_name, our_count, our_digest) in zip(
+        theirs.data, ours.data, strict=True
+    ):
+        if (count, digest) != (our_count, our_digest):
+            out.append(
+                f"{our_name} ({our_count:,} elements) does not hold what {name} ({count:,}) did"
+            )
+    return out
+
+
+def _checksum(metadata: Mapping[str, str], tensors: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(metadata):
+        digest.update(f"{name}={metadata[name]}\n".encode())
+    for name in sorted(tensors):
+        array = tensors[name]
+        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()

@@ -8,26 +8,110 @@ instead.
 Live, an error of the file or the disk is tried again, more and more seldom, with a fresh
 connection; predicting goes on. In a replay it ends the writer, and so does, always, what no disk
 is to blame for, and a file that is gone.
+
+Whether the file that is written is still the one that its path leads to, and whole.
+
+A file that is removed, moved or replaced stays open, and SQLite writes to it without an error: all
+of it would be lost. So the path is compared with the open file at each commit, and the size with
+the largest so far. A `VACUUM` makes the file smaller too, but never smaller than its pages.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 
 from ..errors import GoneError, OutputError, StreamLSTMError
 from ..events import Gap, Label, Run, SessionStart, Ticks
 from ..records import Batch
-from ..serve.switches import quick_switches
+from ..serve.runtime import quick_switches
 from .journal import Journal
-from .presence import Presence
-from .units import Hole, Note, Position, Saved, Step, Unit
+from .lock import StoreLock
+from .units import Hole, JournalPosition, Note, Saved, Step, Unit
+
+
+class Presence:
+    """Watches the file of a lock, from any one thread."""
+
+    def __init__(self, lock: StoreLock) -> None:
+        self._lock = lock
+        self._size = 0
+        self._log: tuple[int, int] | None = None
+
+    def check(self) -> None:
+        """Raise GoneError where the path does not lead to the open file any more."""
+        store, held = self._lock.store, os.fstat(self._lock.descriptor)
+        try:
+            found = os.stat(store)
+        except FileNotFoundError:
+            raise GoneError(f"the file {store} was removed or moved away") from None
+        except OSError as error:
+            raise GoneError(f"the file {store} cannot be reached: {error.strerror}") from None
+        if not os.path.samestat(found, held):
+            raise GoneError(f"the file {store} was replaced by another one")
+
+    def begin(self) -> None:
+        """Take a new connection as one whose log is not known yet."""
+        self._log = None
+
+    def check_before(self, connection: sqlite3.Connection) -> None:
+        """Check the file before a transaction: its place and its size."""
+        self.check()
+        size = os.fstat(self._lock.descriptor).st_size
+        if size < self._size and size < _file_bytes(connection):
+            raise GoneError(f"the file {self._lock.store} was cut to {size:,} bytes")
+        self._size = size
+
+    def check_after(self) -> bool:
+        """Check the file after a transaction; return whether its log is still the one written to.
+
+        Raises GoneError. SQLite brings a log that is removed into the file when the connection is
+        closed.
+        """
+        self.check()
+        try:
+            about = os.stat(f"{self._lock.store}-wal")
+        except OSError:
+            return False
+        now = about.st_dev, about.st_ino
+        known, self._log = self._log or now, now
+        return known == now
+
+    def leave(self, connection: sqlite3.Connection) -> None:
+        """Bring the log into a file that is not in its place, and leave none of it behind.
+
+        At the close SQLite does neither, and would take the log as that of the next file there.
+        """
+        store = self._lock.store
+        log = Path(f"{store}-wal")
+        try:
+            self.check()
+            return
+        except GoneError:
+            pass
+        with contextlib.suppress(OSError, sqlite3.Error):
+            busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            about = os.stat(log)
+            if self._log == (about.st_dev, about.st_ino):
+                os.replace(log, f"{log}.old") if busy else os.unlink(log)
+
+
+def _file_bytes(connection: sqlite3.Connection) -> int:
+    """Return the size of all pages, whether they are in the file or in its log."""
+    page, pages = (
+        int(connection.execute(f"PRAGMA {name}").fetchone()[0])
+        for name in ("page_size", "page_count")
+    )
+    return page * pages
+
 
 QUEUE_BYTES = 64 * 2**20
 """What may wait; half a million single ticks, or minutes of a fast feed."""
@@ -188,7 +272,7 @@ class Writer:
         """Return what was handed over and is not stored, once the writer has ended."""
         return [*self._batch, *(unit for unit, _ in self._queue)]
 
-    def positions(self) -> dict[str, Position]:
+    def positions(self) -> dict[str, JournalPosition]:
         """Return where the streams stand after all that was handed over, once it has ended."""
         known = {} if self._journal is None else dict(self._journal.positions)
         for unit in self.unwritten():
@@ -197,7 +281,7 @@ class Writer:
             for step in unit if isinstance(unit, list) else ():
                 event = step.event
                 if isinstance(event, Ticks | Run | Gap | SessionStart | Label):
-                    found = msgspec.structs.replace(known.get(event.stream, Position()))
+                    found = msgspec.structs.replace(known.get(event.stream, JournalPosition()))
                     known[event.stream] = found
                     if isinstance(event, Label):
                         found.labels += 1

@@ -17,12 +17,10 @@ from ..errors import ConfigurationError
 from ..events import Prediction, Score
 from ..records import Batch
 from ..store.journal import read_positions
-from ..store.outputs import OUTPUTS, R, read
-from ..store.schema import UNREADABLE, connect_reader, failure
-from ..store.setup import read_setup
-from ..store.units import Position
-from .columns import Targets, Updates
-from .track import MARKS, TARGETS, Spell, Track
+from ..store.reading import read_setup
+from ..store.schema import OUTPUTS, UNREADABLE, R, connect_reader, failure, read
+from ..store.units import JournalPosition
+from .track import MARKS, TARGETS, Interval, Targets, Track, Updates
 
 ROWS = 65_536
 """Fetched at a time."""
@@ -69,7 +67,7 @@ class History(Closing):
         except ConfigurationError:
             return None  # of another version's expressions: the figures of scores are whole
 
-    def streams(self) -> dict[str, Position]:
+    def streams(self) -> dict[str, JournalPosition]:
         """Return the streams and where they stand, those with most predictions first."""
         try:
             known = read_positions(self._connection)
@@ -226,7 +224,7 @@ class _Silences:
 
     def __init__(self, begun: list[int]) -> None:
         self._begun = begun
-        self._found: list[Spell] = []
+        self._found: list[Interval] = []
         self._last: tuple[int, int] | None = None
 
     def take(self, came: Batch[Prediction], pos: Sequence[int]) -> None:
@@ -236,15 +234,15 @@ class _Silences:
         for end in ends:
             before = where[end - 1] if end else self._last
             if end < len(where) and before is not None:
-                self._found.append(Spell("stale", before, where[end]))
+                self._found.append(Interval("stale", before, where[end]))
         self._begun = [b for b, end in zip(self._begun, ends, strict=True) if end == len(where)]
         self._last = where[-1]
 
-    def spells(self) -> list[Spell]:
+    def spells(self) -> list[Interval]:
         """Return those behind whose beginning a prediction stands."""
         if self._last is None:
             return []
-        return self._found + [Spell("stale", self._last, self._last) for _ in self._begun]
+        return self._found + [Interval("stale", self._last, self._last) for _ in self._begun]
 
 
 def _ints(column: Any) -> Any:

@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, Template
 from markupsafe import Markup
 
 from ..quoting import printable
-from .panel import Panel
+from .figures import Panel
 from .track import Track
 from .words import Fact
 

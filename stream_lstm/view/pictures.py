@@ -18,11 +18,9 @@ from bokeh.resources import Resources
 from playwright.sync_api import Error, sync_playwright
 
 from ..errors import DataError, OutputError, UsageError, nearest
+from .figures import HEIGHT, Key, Panel
 from .page import figure_template
-from .panel import Panel
-from .report import NAMES, panels_beside, panels_of
-from .runs import Run
-from .style import HEIGHT, Key
+from .report import NAMES, ReportedRun, panels_beside, panels_of
 
 Form: TypeAlias = Literal["png", "svg", "pdf"]
 
@@ -85,7 +83,7 @@ def page_picture(html: str, form: Form, width: int | None, browser: str | None) 
 
 
 def figure_picture(
-    runs: list[Run], name: str, form: Form, width: int | None, browser: str | None
+    runs: list[ReportedRun], name: str, form: Form, width: int | None, browser: str | None
 ) -> bytes:
     """Return the picture of a figure of a run, or of one that several runs share.
 
@@ -121,7 +119,7 @@ def figure_picture(
             return bytes(tab.pdf(**paper, page_ranges="1", print_background=True))
 
 
-def _panel_of(runs: list[Run], name: str) -> tuple[Panel, str]:
+def _panel_of(runs: list[ReportedRun], name: str) -> tuple[Panel, str]:
     """Return a filled panel and its title."""
     if len(runs) > 1:
         shared = {panel.name.removesuffix("-beside"): panel for panel in panels_beside(runs)}

@@ -9,6 +9,8 @@ stream has times, else by n.
 Every forecaster calls a label 1 where it gives it more than one half. So the call of "last label"
 is that the last label comes again, or that it does not where the contrary came more often so far:
 a score tells what repetition gave, and not which label was the last.
+
+What a track takes beside predictions and scores, as columns, and the fields that it shows.
 """
 
 from __future__ import annotations
@@ -19,12 +21,71 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from ..core.losses import Doubles, log_losses
+from ..core.losses import log_losses
 from ..core.scores import Scoreboard
 from ..core.scores import Scores as ScoreTable
 from ..events import MAX_COUNT, Prediction, Score
-from ..records import Batch
-from .columns import EVIDENCE, Targets, Updates, forecasts
+from ..records import Batch, fields_of
+from ..typing import Bools, Float64s, Int64s
+
+FORECASTS = ("p", "base_rate_p", "last_label_p")
+"""Fields of a score that are forecasts: of model, base rate and last label."""
+
+EVIDENCE = ("coin_evidence", "base_rate_evidence", "last_label_evidence")
+"""Fields of a score that are log W in nats, against coin, base rate and last label."""
+
+NEEDED = tuple(
+    dict.fromkeys(
+        [field.name for kind in (Prediction, Score) for field in fields_of(kind) if field.required]
+        + ["after_gap", *EVIDENCE]
+    )
+)
+"""Fields without which there are no figures."""
+
+
+def forecasts(scores: Batch[Score]) -> Float64s:
+    """Return the `FORECASTS` of n scores, float64 (3, n)."""
+    return np.stack([scores[name] for name in FORECASTS])
+
+
+class Updates(NamedTuple):
+    """n optimiser updates; `t_ns` is the time of the prediction that each came of.
+
+    `reasons` are those of the refused ones, in their order; "" where it is not known.
+    """
+
+    n: Int64s
+    t_ns: Int64s
+    loss: Float64s
+    grad_norm: Float64s
+    accepted: Bools
+    reasons: list[str]
+
+
+class Targets(NamedTuple):
+    """The target of n elements."""
+
+    n: Int64s
+    t_ns: Int64s
+    value: Float64s
+
+    @classmethod
+    def none(cls) -> Targets:
+        """Return those of no element."""
+        return cls(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
+
+    def joined(self, other: Targets) -> Targets:
+        """Return these and those of later elements."""
+        return Targets(
+            np.concatenate([self.n, other.n]),
+            np.concatenate([self.t_ns, other.t_ns]),
+            np.concatenate([self.value, other.value]),
+        )
+
+    def at(self, rows: Bools | slice) -> Targets:
+        """Return some of the rows."""
+        return Targets(self.n[rows], self.t_ns[rows], self.value[rows])
+
 
 WINDOW = 1000
 """Labels of a rolling figure, as `score_window` has by default."""
@@ -51,7 +112,7 @@ MAX_LATENCY_S = 60.0
 """A tick that is older came with times of another day, of which no latency can be told."""
 
 Position: TypeAlias = tuple[int, int]
-SpellKind: TypeAlias = Literal["gap", "stale"]
+IntervalKind: TypeAlias = Literal["gap", "stale"]
 
 
 class Thinned:
@@ -63,7 +124,7 @@ class Thinned:
         self._kept = np.empty((0, width))
         self._last = self._kept
 
-    def extend(self, rows: Doubles) -> None:
+    def extend(self, rows: Float64s) -> None:
         """Take the rows that come next."""
         if not len(rows):
             return
@@ -74,7 +135,7 @@ class Thinned:
             self._kept = self._kept[::2].copy()
             self._step *= 2
 
-    def rows(self) -> Doubles:
+    def rows(self) -> Float64s:
         """Return what is kept, and the last row in any case."""
         last_is_kept = not self.seen or (self.seen - 1) % self._step == 0
         return self._kept if last_is_kept else np.concatenate([self._kept, self._last])
@@ -87,21 +148,21 @@ class Rolling:
         self._window = window
         self._tail = np.empty((0, width))
 
-    def extend(self, rows: Doubles) -> Doubles:
+    def extend(self, rows: Float64s) -> Float64s:
         """Take rows (m, width); return the means (m, width) as they are after each."""
         whole = np.concatenate([self._tail, rows])
         sums = np.concatenate([np.zeros((1, rows.shape[1])), np.cumsum(whole, axis=0)])
         ends = np.arange(len(self._tail) + 1, len(whole) + 1)
         starts = np.maximum(ends - self._window, 0)
         self._tail = whole[-self._window :]
-        means: Doubles = (sums[ends] - sums[starts]) / (ends - starts)[:, None]
+        means: Float64s = (sums[ends] - sums[starts]) / (ends - starts)[:, None]
         return means
 
 
-class Spell(NamedTuple):
+class Interval(NamedTuple):
     """From one position to another; `end` is None while it lasts."""
 
-    kind: SpellKind
+    kind: IntervalKind
     start: Position
     end: Position | None
 
@@ -148,7 +209,7 @@ class Track:
         self.refusals: deque[Position] = deque(maxlen=MARKS)
         self.refused_for: Counter[str] = Counter()
         self.rolled_back: deque[Rollback] = deque(maxlen=MARKS)
-        self.spells: deque[Spell] = deque(maxlen=MARKS)
+        self.spells: deque[Interval] = deque(maxlen=MARKS)
         self.latencies: deque[float] = deque(maxlen=LATENCIES)
         self._rolling = Rolling(6, window)
         self._recent: dict[int, Shown] = {}
@@ -195,7 +256,7 @@ class Track:
         for k in np.flatnonzero(before != flagged).tolist():
             previous = where[k - 1] if k else self.last
             if flagged[k]:
-                self.spells.append(Spell("gap", previous if previous[0] else where[k], None))
+                self.spells.append(Interval("gap", previous if previous[0] else where[k], None))
             else:
                 self._close("gap", previous)
         self._flagged = bool(flagged[-1])
@@ -254,9 +315,9 @@ class Track:
     def fall_silent(self) -> None:
         """Note that nothing comes any more; the next prediction ends it."""
         if self.last[0] and not any(spell.end is None for spell in self.silences()):
-            self.spells.append(Spell("stale", self.last, None))
+            self.spells.append(Interval("stale", self.last, None))
 
-    def arrive(self, latencies_s: Doubles) -> None:
+    def arrive(self, latencies_s: Float64s) -> None:
         """Take the seconds from ticks' times to the arrival of their predictions."""
         told = latencies_s[(latencies_s >= 0.0) & (latencies_s < MAX_LATENCY_S)]
         self.latencies.extend(told.tolist())
@@ -264,7 +325,7 @@ class Track:
     def _end_silence(self) -> None:
         self._close("stale", self.last)
 
-    def _close(self, kind: SpellKind, end: Position) -> None:
+    def _close(self, kind: IntervalKind, end: Position) -> None:
         for k, spell in enumerate(self.spells):
             if spell.kind == kind and spell.end is None:
                 self.spells[k] = spell._replace(end=end)
@@ -294,7 +355,7 @@ class Track:
         first = min(self._recent, default=0)
         return self._targets.at(self._targets.n >= first)
 
-    def silences(self) -> list[Spell]:
+    def silences(self) -> list[Interval]:
         """Return the spells in which nothing came."""
         return [spell for spell in self.spells if spell.kind == "stale"]
 

@@ -4,8 +4,8 @@ import msgspec
 import numpy as np
 import pytest
 
+from stream_lstm.config import DEFAULT_BANK, parse_bank
 from stream_lstm.errors import ConfigurationError
-from stream_lstm.members import DEFAULT_BANK, parse_bank
 
 GOOD = """
 [[member]]

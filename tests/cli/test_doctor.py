@@ -7,9 +7,9 @@ import pytest
 
 from stream_lstm.cli.doctor_case import implied
 from stream_lstm.cli.doctor_report import WIDTH
-from stream_lstm.core.doctor import KINDS
-from stream_lstm.core.finding import LEVELS
-from stream_lstm.feed.graded import SOURCES
+from stream_lstm.core.doctor.diagnosis import KINDS
+from stream_lstm.core.doctor.series import LEVELS
+from stream_lstm.feed.synthetic import SOURCES
 
 from .test_import import readme_keys
 

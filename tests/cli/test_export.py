@@ -5,7 +5,7 @@ import sys
 import pytest
 import safetensors.numpy
 
-from stream_lstm.interop.packing import pack
+from stream_lstm.interop.source import pack
 from stream_lstm.store.weights import save_weights
 
 from ..interop.test_packing import network

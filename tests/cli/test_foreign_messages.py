@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import zmq
 
-from stream_lstm.feed.advice import MAX_QUOTE, advice, quoted
+from stream_lstm.feed.foreign import MAX_QUOTE, advice, quoted
 from stream_lstm.quoting import printable
-from stream_lstm.tables import FeedConfig
+from stream_lstm.schema import FeedConfig
 
 from .test_run import SMALL
 

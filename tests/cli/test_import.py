@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from stream_lstm.interop import importing
-from stream_lstm.interop.packing import pack
+from stream_lstm.interop import conversion
+from stream_lstm.interop.source import pack
 from stream_lstm.store.weights import load_weights
 
 from ..interop.keras_files import dense, lstm, scores, sigmoid, write_keras
@@ -135,7 +135,7 @@ def test_a_failed_proof_ends_with_70_and_writes_nothing(cli, tmp_path, model, mo
         kernels["head"]["kernel"][0] += 0.1
         return kernels
 
-    monkeypatch.setattr(importing, "pack", wrong)
+    monkeypatch.setattr(conversion, "pack", wrong)
     out = tmp_path / "w.safetensors"
     out.write_bytes(b"mine")
     done = cli("import", model, "--out", out, "--overwrite")

@@ -7,8 +7,8 @@ import socket
 
 import pytest
 
-from stream_lstm.feed import plain_file
-from stream_lstm.feed.plain_file import other_kind
+from stream_lstm.feed import reader
+from stream_lstm.feed.reader import other_kind
 
 SMALL = ("--feature", "x", "--hidden", 2, "--window", 5, "--bptt", 5)
 
@@ -79,4 +79,4 @@ def test_a_plain_file_or_none_is_no_other_kind(tmp_path):
     (tmp_path / "file").touch()
     assert other_kind(tmp_path / "file") == other_kind(tmp_path / "none") == ""
     assert other_kind(tmp_path / "nul\0l") == ""
-    assert set(plain_file.KINDS.values()) > {other_kind(tmp_path)}
+    assert set(reader.KINDS.values()) > {other_kind(tmp_path)}

@@ -1,9 +1,8 @@
 """What is said of peers that are refused, and of those that refuse us."""
 
 from stream_lstm.cli.peers import PeerLog
-from stream_lstm.feed.key_files import make_keys
-from stream_lstm.feed.security import Security
-from stream_lstm.tables import SecurityConfig
+from stream_lstm.feed.security import Security, make_keys
+from stream_lstm.schema import SecurityConfig
 
 
 class Time:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from stream_lstm.cli import prove_causal
-from stream_lstm.core import functions
+from stream_lstm.core import expressions
 from stream_lstm.events import Ticks
 
 from .test_import import readme_keys
@@ -70,8 +70,8 @@ def test_a_look_ahead_in_a_feature_is_named_with_exit_code_70(cli, prices, monke
     def ahead(x):
         return np.concatenate([x[2:], x[-1:]]) - x[1:]
 
-    leaks = functions.FUNCTIONS["diff"]._replace(block=ahead)
-    monkeypatch.setitem(functions.FUNCTIONS, "diff", leaks)
+    leaks = expressions.FUNCTIONS["diff"]._replace(block=ahead)
+    monkeypatch.setitem(expressions.FUNCTIONS, "diff", leaks)
     done = cli("prove", "causal", prices[1], "--feature", "diff(price)", *SMALL, "--json")
     assert done.code == 70
     assert done.json()["leak"]["stage"] == "features"

@@ -9,9 +9,9 @@ import pytest
 from stream_lstm.cli import publish, sending
 from stream_lstm.events import End, Ticks
 from stream_lstm.feed.publisher import Publisher
-from stream_lstm.feed.ring import RING_TICKS
+from stream_lstm.feed.recovery_server import RING_TICKS
 from stream_lstm.feed.subscriber import Subscriber
-from stream_lstm.tables import FeedConfig
+from stream_lstm.schema import FeedConfig
 
 from ..feed.received import blocks
 

@@ -15,7 +15,7 @@ from stream_lstm.cli.replay_checks import feature_example
 from stream_lstm.config import build
 from stream_lstm.core import replay
 from stream_lstm.core import session as session_module
-from stream_lstm.core.digest import Digest
+from stream_lstm.core.replay import Digest
 from stream_lstm.core.session import Session
 from stream_lstm.events import Prediction, Score, Ticks
 

@@ -10,7 +10,7 @@ import pyarrow.parquet
 import pytest
 
 from stream_lstm.cli.main import main
-from stream_lstm.view import runs
+from stream_lstm.view import report
 
 pytest.importorskip("bokeh", reason="bokeh is not installed")
 
@@ -70,7 +70,7 @@ def test_several_runs_stand_side_by_side(cli, made, tmp_path):
 
 
 def test_streams_beyond_those_that_are_shown_are_counted(cli, made, tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "MAX_RUNS", 3)
+    monkeypatch.setattr(report, "MAX_RUNS", 3)
     table = pyarrow.parquet.read_table(made / "walk.parquet")
     place = table.schema.get_field_index("stream")
     many = [table.set_column(place, "stream", pa.array([f"s{k}"] * len(table))) for k in range(5)]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from stream_lstm.cli import service
-from stream_lstm.core.digest import Digest
+from stream_lstm.core.replay import Digest
 from stream_lstm.core.session import Session
 from stream_lstm.errors import OutputError
 from stream_lstm.events import End, Prediction, Ticks

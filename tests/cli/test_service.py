@@ -15,12 +15,10 @@ import numpy as np
 import pytest
 import zmq
 
-from stream_lstm.feed.encode import encode_heartbeat, encode_ticks
-from stream_lstm.feed.key_files import make_keys
 from stream_lstm.feed.publisher import Publisher
-from stream_lstm.feed.records import Heartbeat
-from stream_lstm.feed.security import Security
-from stream_lstm.tables import SecurityConfig
+from stream_lstm.feed.records import Heartbeat, encode_heartbeat, encode_ticks
+from stream_lstm.feed.security import Security, make_keys
+from stream_lstm.schema import SecurityConfig
 
 ANY_PORT = "tcp://127.0.0.1:*"
 WAIT_S = 120.0

@@ -7,9 +7,9 @@ import pytest
 
 from stream_lstm.events import End, Ticks
 from stream_lstm.feed.files import CHUNK_ROWS
-from stream_lstm.feed.graded import SOURCES
 from stream_lstm.feed.subscriber import Subscriber
-from stream_lstm.tables import FeedConfig
+from stream_lstm.feed.synthetic import SOURCES
+from stream_lstm.schema import FeedConfig
 
 from ..feed.received import blocks
 

@@ -12,8 +12,7 @@ import pyarrow.parquet
 import pytest
 import safetensors.numpy
 
-from stream_lstm.store.history import SCHEMA
-from stream_lstm.store.weights import load_scaler, load_weights
+from stream_lstm.store.weights import SCHEMA, load_scaler, load_weights
 
 SMALL = ("--hidden", 4, "--window", 20, "--bptt", 10, "--lanes", 4, "--memory", 30)
 KEYS = (

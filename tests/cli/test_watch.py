@@ -17,10 +17,9 @@ import pytest
 from stream_lstm.cli.watch_option import page_process
 from stream_lstm.config import build
 from stream_lstm.errors import EndpointError
-from stream_lstm.feed.key_files import make_keys
 from stream_lstm.feed.predictions import PredictionPublisher
-from stream_lstm.feed.security import Security
-from stream_lstm.tables import SecurityConfig
+from stream_lstm.feed.security import Security, make_keys
+from stream_lstm.schema import SecurityConfig
 
 pytest.importorskip("bokeh", reason="bokeh is not installed")
 

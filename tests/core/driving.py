@@ -11,12 +11,11 @@ import msgspec
 import numpy as np
 from hypothesis import strategies as st
 
-from stream_lstm.config import Config
+from stream_lstm.config import DEFAULT_BANK, Config, Members
 from stream_lstm.core.session import Session
 from stream_lstm.core.snapshot import restore, take
-from stream_lstm.core.tape import Tape
+from stream_lstm.core.stream import Tape
 from stream_lstm.events import Gap, Label, Output, Refusal, SessionStart, Ticks
-from stream_lstm.members import DEFAULT_BANK, Members
 
 from ..engines import SMALL_BANK, engine_for
 

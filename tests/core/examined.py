@@ -6,27 +6,26 @@ from typing import Any
 
 import numpy as np
 
-from stream_lstm.core.doctor import Case, Diagnosis, examine
-from stream_lstm.core.doctor_series import Series, Table, series_of
-from stream_lstm.core.doctor_trial import BASELINES, baseline_config
-from stream_lstm.core.finding import Finding
-from stream_lstm.feed.graded import SOURCES
+from stream_lstm.core.doctor.diagnosis import Case, Diagnosis, examine
+from stream_lstm.core.doctor.series import ExaminedSeries, Finding, TickTable, series_of
+from stream_lstm.core.doctor.trials import BASELINES, baseline_config
+from stream_lstm.feed.synthetic import SOURCES
 
 from ..engines import engine_for, settings
 
 SECOND = 10**9
 
 
-def table(values: Any, *, columns: str = "x", t_ns: Any = None, labels: Any = None) -> Table:
+def table(values: Any, *, columns: str = "x", t_ns: Any = None, labels: Any = None) -> TickTable:
     """A table of values (m,) or (m, C), whose rows count from 1, a second apart."""
     values = np.asarray(values, float)
     values = values[:, None] if values.ndim == 1 else values
     rows = np.arange(1, len(values) + 1)
     times = rows * SECOND if t_ns is None else np.asarray(t_ns)
-    return Table(tuple(columns.split()), values, times, rows, labels)
+    return TickTable(tuple(columns.split()), values, times, rows, labels)
 
 
-def series(values: Any, *features: str, **more: Any) -> Series:
+def series(values: Any, *features: str, **more: Any) -> ExaminedSeries:
     return series_of(features or ("x",), table(values, **more))
 
 

@@ -12,15 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from stream_lstm.config import Config
+from stream_lstm.config import Config, LogisticMember, Member, Members, RegimeMember, TableMember
 from stream_lstm.events import Expiry, Gap, Label, Prediction, Refusal, Score, SessionStart, Update
-from stream_lstm.members import (
-    LogisticMember,
-    Member,
-    Members,
-    RegimeMember,
-    TableMember,
-)
 from stream_lstm.model.engine import Engine
 
 from .driving import Action, Tick

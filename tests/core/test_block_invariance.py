@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_lstm.core.digest import Digest
+from stream_lstm.core.replay import Digest
 from stream_lstm.events import Gap, Label, Prediction
 from stream_lstm.model.engine import Engine
 

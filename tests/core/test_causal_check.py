@@ -9,13 +9,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from stream_lstm.core.causality import CausalCheck
+from stream_lstm.config import TableMember
 from stream_lstm.core.elements import ElementMaker
-from stream_lstm.core.futures import FUTURES
+from stream_lstm.core.proofs.causality import FUTURES, STAGES, CausalCheck
 from stream_lstm.core.session import Session
-from stream_lstm.core.witness import STAGES
 from stream_lstm.events import Output, Prediction, Score, Ticks
-from stream_lstm.members import TableMember
 
 from ..engines import settings
 from .driving import open_session

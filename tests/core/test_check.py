@@ -10,12 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_lstm.core.check import MOST_LAGS
 from stream_lstm.core.elements import ElementMaker, Memory
-from stream_lstm.core.features import TINY, FeatureSet
+from stream_lstm.core.features import MOST_LAGS, TINY, FeatureSet
 from stream_lstm.core.session import Session
 from stream_lstm.events import Output, Prediction, Refusal, Ticks
-from stream_lstm.tables import LIMIT
+from stream_lstm.schema import LIMIT
 
 from ..engines import engine_for
 from ..engines import settings as configuration

@@ -9,7 +9,7 @@ import pytest
 
 from stream_lstm import InputWarning, Predictor, Session, Ticks, replay_frame
 from stream_lstm.config import build
-from stream_lstm.core.clipped import LOOK, Clipped
+from stream_lstm.core.features import LOOK, Clipped
 
 SMALL = {"window": 10, "hidden": 2}
 

@@ -16,7 +16,7 @@ from stream_lstm.core import snapshot
 from stream_lstm.core.predictor import Predictor
 from stream_lstm.core.session import Session
 from stream_lstm.events import Gap, Label, Prediction, Rollback, SessionStart, Ticks, Update
-from stream_lstm.serve.compilations import compilations
+from stream_lstm.serve.runtime import compilations
 
 from ..engines import SMALL_BANK, settings
 

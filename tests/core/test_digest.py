@@ -7,7 +7,7 @@ import struct
 
 import numpy as np
 
-from stream_lstm.core.digest import Digest
+from stream_lstm.core.replay import Digest
 from stream_lstm.events import Prediction
 from stream_lstm.records import Batch
 

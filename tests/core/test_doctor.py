@@ -7,10 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from stream_lstm.core.doctor_plant import BEST, STAY, plant
-from stream_lstm.core.doctor_trial import elements_tried
+from stream_lstm.core.doctor.series import LEVELS, Finding, percent, worst_first
+from stream_lstm.core.doctor.trials import BEST, STAY, elements_tried, plant
 from stream_lstm.core.expressions import parse
-from stream_lstm.core.finding import LEVELS, Finding, percent, worst_first
 
 from ..engines import settings
 from .examined import bad, diagnose, graded, named, noise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stream_lstm.core.doctor_inputs import constant_inputs, input_scale, longest_run
+from stream_lstm.core.doctor.inputs import constant_inputs, input_scale, longest_run
 
 from ..engines import settings
 from .examined import noise, series

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stream_lstm.core.doctor_labels import (
+from stream_lstm.core.doctor.labels import (
     label_alignment,
     label_balance,
     label_count,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stream_lstm.core.doctor_network import constant_output, dead_gates, feature_count
-from stream_lstm.model.activity import activity
+from stream_lstm.core.doctor.diagnosis import constant_output, dead_gates, feature_count
 from stream_lstm.model.network import Shape, init_weights, seed_key
+from stream_lstm.model.probe import activity
 
 from ..engines import settings
 

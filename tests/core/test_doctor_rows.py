@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stream_lstm.core.doctor_rows import (
+from stream_lstm.core.doctor.inputs import (
     crossed_quotes,
     repeated_rows,
     time_gaps,

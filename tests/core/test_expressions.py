@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_lstm.core.expressions import (
+    FUNCTIONS,
     MAX_DEPTH,
     MAX_LENGTH,
     Call,
@@ -19,7 +20,6 @@ from stream_lstm.core.expressions import (
     parse,
 )
 from stream_lstm.core.features import FeatureSet
-from stream_lstm.core.functions import FUNCTIONS
 from stream_lstm.errors import ConfigurationError, ExpressionError
 
 COLUMNS = ("bid", "ask", "odd name")

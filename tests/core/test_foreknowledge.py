@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from stream_lstm.core.elements import ElementMaker
-from stream_lstm.core.foreknowledge import Foreknowledge
+from stream_lstm.core.proofs.look_ahead import Foreknowledge
 from stream_lstm.events import Ticks
 
 COUNT = 3000

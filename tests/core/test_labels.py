@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_lstm.config import build
-from stream_lstm.core.digest import Digest
-from stream_lstm.core.summary import summarize
+from stream_lstm.core.replay import Digest
+from stream_lstm.core.verdict import summarize
 from stream_lstm.errors import ConfigurationError
 from stream_lstm.events import Expiry, Label, Output, Prediction, Refusal, Score, Update
 

@@ -6,15 +6,14 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_lstm.core.lanes import LEAST, cut_lanes, last_lanes, plan
-from stream_lstm.core.series import Series
+from stream_lstm.core.training import LEAST, TrainingSeries, cut_lanes, last_lanes, plan
 
 
-def series(count: int, held_out: int = 3, seed: int = 0) -> Series:
+def series(count: int, held_out: int = 3, seed: int = 0) -> TrainingSeries:
     """A series whose scaled input is its own number, counted from 1."""
     scaled = np.arange(1, count + held_out + 1, dtype=np.float32)[:, None]
     positive = np.random.default_rng(seed).random(len(scaled)) < 0.5
-    return Series(f"s{seed}", scaled, positive, np.zeros(3, np.float32), count, "")
+    return TrainingSeries(f"s{seed}", scaled, positive, np.zeros(3, np.float32), count, "")
 
 
 counts = st.lists(st.integers(3, 3000), min_size=1, max_size=4)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_lstm.core.late_labels import LateLabels
+from stream_lstm.core.replay import LateLabels
 from stream_lstm.events import Output, Prediction, Score, Ticks
 
 from ..engines import settings as configuration

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_lstm.core.ledger import EXPIRED, REMEMBERED, Ledger, Pending
+from stream_lstm.core.stream import LEFT_UNLABELLED, REMEMBERED, Ledger, Pending
 
 
 def pending(n: int) -> Pending:
@@ -43,4 +43,4 @@ def test_what_has_left_is_remembered_up_to_a_bound() -> None:
     for n in range(1, 3 * REMEMBERED):
         ledger.add(pending(n), 1)
     assert list(ledger.closed) == list(range(2 * REMEMBERED - 1, 3 * REMEMBERED - 1))
-    assert set(ledger.closed.values()) == {EXPIRED}
+    assert set(ledger.closed.values()) == {LEFT_UNLABELLED}

@@ -8,8 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from stream_lstm.core.likeness import Difference, first_difference
-from stream_lstm.core.recording import Recording
+from stream_lstm.core.proofs.causality import Recording, RunDifference, first_difference
 from stream_lstm.core.session import Session
 from stream_lstm.events import Output, Prediction, Ticks
 from stream_lstm.model.network import Shape, init_weights, seed_key
@@ -54,7 +53,7 @@ def recorded(
     return recording
 
 
-def difference(live: Recording, replayed: Recording | None = None) -> Difference:
+def difference(live: Recording, replayed: Recording | None = None) -> RunDifference:
     found = first_difference(live, replayed or recorded(XS))
     assert found is not None
     return found

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stream_lstm.core.forecasts import Mixture
 from stream_lstm.core.losses import EPSILON
-from stream_lstm.core.mixture import Mixture
 
 SHARES = [0.0, 1e-4, 0.05, 0.5, 0.999]
 ROUNDING = 2.0**-24 / EPSILON

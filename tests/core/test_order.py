@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stream_lstm.config import Members, TableMember
 from stream_lstm.events import Gap, Prediction, Score, Update
-from stream_lstm.members import Members, TableMember
 
 from ..engines import engine_for
 from ..engines import settings as configuration

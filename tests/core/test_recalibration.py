@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_lstm.core.recalibration import DRIFT, LEAST, P0, Recalibration
+from stream_lstm.core.forecasts import DRIFT, LEAST, P0, Recalibration
 from stream_lstm.events import Label, Prediction, Score
 
 from ..engines import settings as configuration

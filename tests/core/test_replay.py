@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from stream_lstm.core import replay
-from stream_lstm.core.digest import Digest
 from stream_lstm.core.outcome import Outcome
-from stream_lstm.core.replay import Replay, Rows, send
+from stream_lstm.core.replay import Digest, Replay, ReplayRows, send
 from stream_lstm.core.session import Session
 from stream_lstm.errors import DataError
 from stream_lstm.events import Ticks
@@ -36,7 +35,7 @@ def opened(digest: Digest, **values: Any) -> Session:
 def replayed(keyed: bool, blocks: int, **values: Any) -> tuple[str, Any]:
     digest = Digest()
     session = opened(digest, **values)
-    whole = Rows(T_NS, VALUES, keys=(NAMES, CODES) if keyed else None)
+    whole = ReplayRows(T_NS, VALUES, keys=(NAMES, CODES) if keyed else None)
     assert Replay(session, "s").run(whole.pieces(blocks))
     session.look()
     board = session.scores.total()
@@ -63,7 +62,7 @@ def test_it_stops_between_two_pieces_and_says_how_far_it_is(
     done: list[int] = []
     session = opened(Digest())
     drive = Replay(session, "s")
-    assert not drive.run([Rows(T_NS, VALUES)], done.append, lambda: done[-1] == 300)
+    assert not drive.run([ReplayRows(T_NS, VALUES)], done.append, lambda: done[-1] == 300)
     assert done == [100, 200, 300]
     assert session.streams["s"].n == 300
 
@@ -71,7 +70,7 @@ def test_it_stops_between_two_pieces_and_says_how_far_it_is(
 def test_a_stream_too_many_is_named_with_its_row() -> None:
     config = settings()
     session = Session(config, ("x",), engine=engine_for(config, 1), limit=2)
-    rows = Rows(T_NS, VALUES, numbers=np.arange(COUNT) + 2, keys=(NAMES, np.sort(CODES)))
+    rows = ReplayRows(T_NS, VALUES, numbers=np.arange(COUNT) + 2, keys=(NAMES, np.sort(CODES)))
     first = int(np.searchsorted(np.sort(CODES), 2)) + 2
     with pytest.raises(DataError, match=f"row {first} is of the stream 'c', and 2 streams"):
         Replay(session).run([rows])

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from stream_lstm.config import build
-from stream_lstm.core.digest import Digest
-from stream_lstm.core.rollback import SPELL
+from stream_lstm.core.learning import SPELL
+from stream_lstm.core.replay import Digest
 from stream_lstm.core.session import SHARED, Session
 from stream_lstm.core.snapshot import restore, take
 from stream_lstm.errors import ConfigurationError, SnapshotError
 from stream_lstm.events import Label, Output, Prediction, Rollback, Score, Ticks, Update
-from stream_lstm.feed.graded import SOURCES
+from stream_lstm.feed.synthetic import SOURCES
 from stream_lstm.model.engine import Engine
 
 from ..bench_modules import bench_module

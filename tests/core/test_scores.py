@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from stream_lstm.core.counts import BATCH, FRESH
 from stream_lstm.core.evidence import PROVEN
-from stream_lstm.core.grid import TOGETHER, WASTE, grids
-from stream_lstm.core.losses import EPSILON, Tally, log_loss, log_losses
+from stream_lstm.core.losses import EPSILON, TOGETHER, WASTE, Tally, grids, log_loss, log_losses
 from stream_lstm.core.scores import BOARD, NAMES, Scores, ScoresState, plain_p
 
 from .scored import Rows, many, scored

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from stream_lstm.core import state_check
 from stream_lstm.core.elements import ElementMaker
 from stream_lstm.core.evidence import Bet
 from stream_lstm.core.losses import log_loss
+from stream_lstm.core.proofs import state
+from stream_lstm.core.proofs.state import BLOCK, StateCheck, forgetting
 from stream_lstm.core.session import Session
-from stream_lstm.core.state_check import BLOCK, StateCheck, forgetting
 from stream_lstm.events import Prediction, Ticks
 from stream_lstm.model.network import Shape, init_weights, seed_key
 
@@ -161,9 +161,9 @@ def test_ticks_that_make_no_element_are_left_out():
 
 
 def test_memory_is_bounded(monkeypatch):
-    monkeypatch.setattr(state_check, "STRETCH", 50)
-    monkeypatch.setattr(state_check, "STRETCH_WINDOWS", 1)
-    monkeypatch.setattr(state_check, "MAX_STRETCHES", 4)
+    monkeypatch.setattr(state, "STRETCH", 50)
+    monkeypatch.setattr(state, "STRETCH_WINDOWS", 1)
+    monkeypatch.setattr(state, "MAX_STRETCHES", 4)
     assert checked(SERIES)["forgetting"]["positions"] == 4
 
 

@@ -8,13 +8,11 @@ import numpy as np
 import pytest
 
 from stream_lstm.cli.summary_table import print_summary
-from stream_lstm.config import build
-from stream_lstm.core.digest import Digest
+from stream_lstm.config import TableMember, build
+from stream_lstm.core.replay import Digest
 from stream_lstm.core.session import Session
-from stream_lstm.core.summary import summarize
-from stream_lstm.core.verdict import verdict
+from stream_lstm.core.verdict import summarize, verdict
 from stream_lstm.events import Gap, Prediction, Score, Ticks
-from stream_lstm.members import TableMember
 from stream_lstm.model.engine import Engine
 
 CONFIG = build({"features": ["x"], "hidden": 2, "window": 5, "stride": 2})

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_lstm.core.tape import ROOM, Tape
+from stream_lstm.core.stream import TAPE_ROOM, Tape
 
 FEATURES, STATE = 2, 3
 
@@ -22,7 +22,7 @@ def test_what_must_stay_stays(start: int, keep: int, block: int, data: st.DataOb
     tape = Tape.start(start, keep=keep, block=block, features=FEATURES, state=STATE)
     rows = [np.zeros(FEATURES + STATE, np.float32)]
     positive = [0.0]
-    several_strides = st.integers(1, 2 * keep + ROOM * block)
+    several_strides = st.integers(1, 2 * keep + TAPE_ROOM * block)
     for size in data.draw(st.lists(st.integers(1, block) | several_strides, max_size=60)):
         new = np.arange(size * 5, dtype=np.float32).reshape(size, 5) + 1000 * len(rows)
         signs = np.arange(size) % 3 == 0
@@ -44,7 +44,7 @@ def test_what_must_stay_stays(start: int, keep: int, block: int, data: st.DataOb
         back = data.draw(st.integers(last - held + 1, n))
         wanted = [rows[m - start][FEATURES:].tolist() for m in (back, n)]
         assert tape.states([back, n]).tolist() == wanted
-    assert len(tape.entries) == keep + ROOM * block, "the tape grows with the stream"
+    assert len(tape.entries) == keep + TAPE_ROOM * block, "the tape grows with the stream"
 
 
 def filled(state: int) -> Tape:

@@ -10,10 +10,16 @@ import jax
 import numpy as np
 import pytest
 
-from stream_lstm.core.series import Series, make_series, mean_scaler
 from stream_lstm.core.session import Session
-from stream_lstm.core.training import Training
-from stream_lstm.core.validation import base_rate, figures, truth_of
+from stream_lstm.core.training import (
+    Training,
+    TrainingSeries,
+    base_rate,
+    figures,
+    held_out_labels,
+    make_series,
+    mean_scaler,
+)
 from stream_lstm.errors import DataError, DivergedError, SnapshotError
 from stream_lstm.events import Output, Score, Ticks
 from stream_lstm.model.network import Shape, init_weights, seed_key
@@ -32,7 +38,7 @@ def values(count: int = 400, seed: int = 0) -> np.ndarray:
     return (level + 0.5 * rng.normal(size=count)).astype(np.float32)[:, None]
 
 
-def series(count: int = 400, seed: int = 0, config: Any = CONFIG) -> Series:
+def series(count: int = 400, seed: int = 0, config: Any = CONFIG) -> TrainingSeries:
     return make_series(f"s{seed}", values(count, seed), config)
 
 
@@ -40,7 +46,7 @@ def start(config: Any = CONFIG) -> Any:
     return init_weights(Shape(1, config.model.hidden, config.model.layers), key=seed_key(0))
 
 
-def trained(many: list[Series], config: Any = CONFIG) -> Training:
+def trained(many: list[TrainingSeries], config: Any = CONFIG) -> Training:
     training = Training(config, many, start(config))
     go_on(training)
     return training
@@ -199,7 +205,7 @@ def test_a_series_must_have_something_to_train_on_and_to_score(count: int, fits:
 
 def test_the_base_rate_knows_only_what_was_trained_on() -> None:
     many = [series(400, 0), series(300, 1)]
-    truth = truth_of(many, CONFIG.stream)
+    truth = held_out_labels(many, CONFIG.stream)
     counts = [len(s.due(CONFIG.stream)) for s in many]
     for s, part in zip(many, np.split(truth.base_rate_p, counts[:1]), strict=True):
         known = s.positive[2 : s.train]

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stream_lstm.core.digest import Digest
-from stream_lstm.core.summary import summarize
+from stream_lstm.core.replay import Digest
+from stream_lstm.core.verdict import summarize
 from stream_lstm.errors import ConfigurationError
 from stream_lstm.events import Gap, Output, Prediction, Score
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from stream_lstm.feed.ahead import AHEAD, read_ahead
+from stream_lstm.feed.files import AHEAD, read_ahead
 
 
 def numbers(count: int, taken: list[int], error: Exception | None = None) -> Iterator[int]:

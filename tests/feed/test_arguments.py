@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from stream_lstm.errors import StreamLSTMError, UsageError
 from stream_lstm.events import Label
-from stream_lstm.feed.arguments import MAX_INT, milliseconds, names, seconds, text, whole
-from stream_lstm.feed.encode import encode_label
+from stream_lstm.feed.callers import MAX_INT, milliseconds, names, seconds, text, whole
 from stream_lstm.feed.predictions import PredictionPublisher, PredictionSubscriber
 from stream_lstm.feed.publisher import Publisher
+from stream_lstm.feed.records import encode_label
 from stream_lstm.feed.subscriber import Subscriber
-from stream_lstm.tables import FeedConfig
+from stream_lstm.schema import FeedConfig
 
 ANY_PORT = "tcp://127.0.0.1:*"
 anything = st.one_of(

@@ -3,17 +3,23 @@
 import msgspec
 import pytest
 
+from stream_lstm.config import MAX_MEMBERS
 from stream_lstm.errors import ConfigurationError, DecodeError
 from stream_lstm.events import MAX_COUNT, MAX_SEQ, End, Expert, Prediction
-from stream_lstm.feed.drain import Drain
-from stream_lstm.feed.encode import encode_heartbeat, encode_prediction, encode_side
-from stream_lstm.feed.intake import Intake
+from stream_lstm.feed.intake import Drain, Intake
 from stream_lstm.feed.publisher import Publisher
-from stream_lstm.feed.records import MAX_COLUMN_BYTES, MAX_COLUMNS, Heartbeat, Welcome
+from stream_lstm.feed.records import (
+    MAX_COLUMN_BYTES,
+    MAX_COLUMNS,
+    Heartbeat,
+    Welcome,
+    encode_heartbeat,
+    encode_prediction,
+    encode_side,
+)
 from stream_lstm.feed.sequence import StreamSequence
 from stream_lstm.feed.wire import decode_prediction, decode_reply
-from stream_lstm.members import MAX_MEMBERS
-from stream_lstm.tables import FeedConfig
+from stream_lstm.schema import FeedConfig
 
 
 def intake_of(**more):

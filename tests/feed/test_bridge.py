@@ -10,7 +10,7 @@ from stream_lstm.events import End, SessionStart, Ticks
 from stream_lstm.feed.bridge import SourceTick, bridge
 from stream_lstm.feed.publisher import Publisher
 from stream_lstm.feed.subscriber import Subscriber
-from stream_lstm.tables import FeedConfig
+from stream_lstm.schema import FeedConfig
 
 from .received import blocks
 

@@ -4,12 +4,10 @@ import pytest
 
 from stream_lstm.errors import ConfigurationError
 from stream_lstm.events import End, Refusal
-from stream_lstm.feed.drain import Drain
-from stream_lstm.feed.encode import encode_heartbeat, encode_ticks
-from stream_lstm.feed.intake import Intake
+from stream_lstm.feed.intake import Drain, Intake
 from stream_lstm.feed.publisher import Publisher
-from stream_lstm.feed.records import Heartbeat
-from stream_lstm.tables import FeedConfig
+from stream_lstm.feed.records import Heartbeat, encode_heartbeat, encode_ticks
+from stream_lstm.schema import FeedConfig
 
 
 def beat(columns, session="s"):
@@ -79,7 +77,7 @@ def test_a_publisher_calls_no_two_values_alike():
 
 
 def test_sessions_that_are_refused_are_forgotten_in_the_end(monkeypatch):
-    monkeypatch.setattr("stream_lstm.feed.columns.MAX_SESSIONS", 3)
+    monkeypatch.setattr("stream_lstm.feed.sequence.MAX_SESSIONS", 3)
     intake = Intake(FeedConfig(connect=("inproc://x",), columns=("bid", "ask")))
     refusals(intake, *(beat(("ask", "bid"), f"s{k}") for k in range(9)))
     assert list(intake.names.refused) == ["s6", "s7", "s8"]

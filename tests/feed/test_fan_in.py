@@ -12,13 +12,12 @@ import zmq
 
 from stream_lstm.errors import ConfigurationError, UsageError
 from stream_lstm.events import MAX_SEQ, Gap, Refusal, Takeover, Ticks
-from stream_lstm.feed import fan_in
+from stream_lstm.feed import subscriber
 from stream_lstm.feed import subscriber as subscriber_module
-from stream_lstm.feed.encode import encode_heartbeat, encode_ticks
 from stream_lstm.feed.publisher import Publisher
-from stream_lstm.feed.records import Heartbeat
+from stream_lstm.feed.records import Heartbeat, encode_heartbeat, encode_ticks
 from stream_lstm.feed.subscriber import Subscriber
-from stream_lstm.tables import FeedConfig
+from stream_lstm.schema import FeedConfig
 
 from .received import blocks
 
@@ -262,12 +261,12 @@ def test_no_endpoint_starves_another():
         while not into._fan_in._gets[1](zmq.EVENTS) & zmq.POLLIN:
             assert into.sockets[1].poll(int(WAIT_S * 1000))
         taken = 0
-        for _ in range(2 * fan_in.TURN):
+        for _ in range(2 * subscriber.TURN):
             events = blocks(one_message(into))
             taken += len(xs(events, "L"))
             if xs(events, "M"):
                 break
-        assert taken <= fan_in.TURN
+        assert taken <= subscriber.TURN
 
 
 def one_message(into):

@@ -22,7 +22,7 @@ from stream_lstm.errors import (
     OutputError,
     UsageError,
 )
-from stream_lstm.feed import line_chunks
+from stream_lstm.feed import csv_reader
 from stream_lstm.feed.files import file_columns, open_file
 from stream_lstm.feed.reader import rewritten
 
@@ -531,7 +531,7 @@ def test_a_name_there_twice_is_an_error_only_if_wanted(tmp_path):
 
 
 def test_a_line_without_end_is_refused_in_bounded_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(line_chunks, "MAX_LINE_BYTES", 10_000)
+    monkeypatch.setattr(csv_reader, "MAX_LINE_BYTES", 10_000)
     path = text_file(tmp_path, "a\n1\n" + "7" * 50_000)
     with pytest.raises(DataError, match=r"line 3 is longer than 10000 bytes"):
         load(path, chunk_rows=1)

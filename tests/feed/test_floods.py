@@ -16,7 +16,7 @@ from stream_lstm.feed import guard
 from stream_lstm.feed.publisher import Publisher
 from stream_lstm.feed.security import Security
 from stream_lstm.feed.subscriber import Subscriber
-from stream_lstm.tables import FeedConfig, SecurityConfig
+from stream_lstm.schema import FeedConfig, SecurityConfig
 
 from ..bench_modules import bench_module
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_lstm.feed.graded import SOURCES
+from stream_lstm.feed.synthetic import SOURCES
 
 NAMES = sorted(SOURCES)
 TICKS = 400_000

@@ -10,7 +10,7 @@ import pytest
 
 from stream_lstm.errors import ConfigurationError, DataError
 from stream_lstm.feed.files import open_file
-from stream_lstm.feed.keys import Keys
+from stream_lstm.feed.reader import Keys
 
 NAMES = ["EUR USD", "ünï", "7", "EUR USD", "x", "7"]
 

@@ -5,8 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from stream_lstm.feed.beats import PERIOD
-from stream_lstm.feed.memory_streams import Echo, Latch, LongLatch
+from stream_lstm.feed.synthetic import PERIOD, Echo, Latch, LongLatch
 
 TICKS = 400_000
 

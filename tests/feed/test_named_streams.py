@@ -8,9 +8,9 @@ from stream_lstm.errors import EndpointError
 from stream_lstm.events import NO_TIME, End, Prediction, Ticks
 from stream_lstm.feed.predictions import PredictionPublisher, PredictionSubscriber
 from stream_lstm.feed.publisher import Publisher
+from stream_lstm.feed.records import MOST_NAMED
 from stream_lstm.feed.subscriber import Subscriber
-from stream_lstm.feed.topics import MOST_NAMED
-from stream_lstm.tables import FeedConfig
+from stream_lstm.schema import FeedConfig
 
 from .received import blocks
 

@@ -8,12 +8,19 @@ from hypothesis import strategies as st
 
 from stream_lstm.errors import ConfigurationError
 from stream_lstm.events import MAX_SEQ, End, Gap, Label, Refusal, SessionStart, Takeover, Ticks
-from stream_lstm.feed.drain import Drain
-from stream_lstm.feed.encode import encode_heartbeat, encode_label, encode_side, encode_ticks
-from stream_lstm.feed.intake import Intake
-from stream_lstm.feed.owners import Owners
-from stream_lstm.feed.records import Block, Heartbeat, Snapshot, Welcome
-from stream_lstm.tables import FeedConfig
+from stream_lstm.feed.intake import Drain, Intake
+from stream_lstm.feed.records import (
+    Block,
+    Heartbeat,
+    SnapshotReply,
+    Welcome,
+    encode_heartbeat,
+    encode_label,
+    encode_side,
+    encode_ticks,
+)
+from stream_lstm.feed.sequence import Owners
+from stream_lstm.schema import FeedConfig
 
 from .received import blocks
 
@@ -305,7 +312,7 @@ def test_no_recovery_endpoint_speaks_for_a_stream_that_has_an_owner():
     for policy in POLICIES:
         side = Side(policy, recovery=("e0", "e1"))
         side.take(A, tick(1))
-        answer(side, Snapshot(session="forged", streams={"S": (1, MAX_SEQ)}), endpoint=1)
+        answer(side, SnapshotReply(session="forged", streams={"S": (1, MAX_SEQ)}), endpoint=1)
         assert "S" not in side.intake.recovery.streams
         answer(side, Welcome(session="s1", columns=("y", "x")), endpoint=1)
         if policy != "always":

@@ -6,10 +6,9 @@ import pytest
 
 from stream_lstm.errors import UsageError
 from stream_lstm.events import End, Gap
-from stream_lstm.feed.publisher import Publisher
-from stream_lstm.feed.pulse import Pulse
+from stream_lstm.feed.publisher import Publisher, Pulse
 from stream_lstm.feed.subscriber import Subscriber
-from stream_lstm.tables import FeedConfig
+from stream_lstm.schema import FeedConfig
 
 from .test_turns import python
 

@@ -8,11 +8,11 @@ import zmq.asyncio
 
 from stream_lstm.errors import UsageError
 from stream_lstm.events import Prediction, Ticks
+from stream_lstm.feed.callers import is_signalled
 from stream_lstm.feed.predictions import PredictionPublisher, PredictionSubscriber
 from stream_lstm.feed.publisher import Publisher
 from stream_lstm.feed.subscriber import Subscriber
-from stream_lstm.feed.turns import is_signalled
-from stream_lstm.tables import FeedConfig
+from stream_lstm.schema import FeedConfig
 
 from .received import blocks
 

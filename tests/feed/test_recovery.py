@@ -10,9 +10,7 @@ from hypothesis import strategies as st
 from stream_lstm.errors import ConfigurationError
 from stream_lstm.events import MAX_SEQ, Gap, Label, Refusal
 from stream_lstm.feed import recovery as recovery_module
-from stream_lstm.feed.drain import Drain
-from stream_lstm.feed.encode import encode_heartbeat, encode_label, encode_side, encode_ticks
-from stream_lstm.feed.intake import Intake
+from stream_lstm.feed.intake import Drain, Intake
 from stream_lstm.feed.records import (
     Block,
     Busy,
@@ -20,12 +18,16 @@ from stream_lstm.feed.records import (
     Heartbeat,
     Hello,
     ReplayRequest,
-    Snapshot,
+    SnapshotReply,
     SnapshotRequest,
     Welcome,
+    encode_heartbeat,
+    encode_label,
+    encode_side,
+    encode_ticks,
 )
 from stream_lstm.feed.recovery import HELLO_S, MAX_HELD_BYTES, MAX_RETRY_S, TIMEOUT_S
-from stream_lstm.tables import FeedConfig
+from stream_lstm.schema import FeedConfig
 
 from ..bench_modules import bench_module
 from .received import blocks
@@ -165,7 +167,7 @@ def test_busy_counts_as_an_ask_and_its_time_is_kept(side):
 
 def test_busy_that_names_no_stream_is_about_what_was_asked_first(side):
     side.answer(Welcome(session="s1", columns=("x",)))
-    side.answer(Snapshot(session="s1", streams={}))
+    side.answer(SnapshotReply(session="s1", streams={}))
     side.take(tick(4))
     side.turn()
     side.answer(Busy(retry_ms=3_600_000))
@@ -264,7 +266,7 @@ def test_a_snapshot_shows_streams_of_which_nothing_has_come():
     assert side.recovery.outgoing.popleft() == (0, Hello())
     side.answer(Welcome(session="s1", columns=("x",)))
     assert side.recovery.outgoing.popleft() == (0, SnapshotRequest())
-    side.answer(Snapshot(session="s1", streams={"A": (5, 8), "B": (1, 9)}))
+    side.answer(SnapshotReply(session="s1", streams={"A": (5, 8), "B": (1, 9)}))
     assert side.turn() == [("A", 5, 7)], "what is older than that is not there"
     assert side.answer(block(5, 6, 7)) == [("start", "s1"), 5, 6, 7]
     assert side.release() == []
@@ -275,7 +277,7 @@ def test_a_snapshot_shows_streams_of_which_nothing_has_come():
 def test_what_was_missed_while_down_is_asked_for():
     side = Side()
     side.intake.resume("A", "s1", 5)
-    side.answer(Snapshot(session="s1", streams={"A": (1, 8)}))
+    side.answer(SnapshotReply(session="s1", streams={"A": (1, 8)}))
     assert side.turn() == [("A", 5, 7)]
     assert side.answer(block(5, 6, 7)) == [5, 6, 7]
     assert side.release() == []
@@ -284,19 +286,19 @@ def test_what_was_missed_while_down_is_asked_for():
 def test_a_restart_while_down_is_a_new_session_from_its_start():
     side = Side()
     side.intake.resume("A", "s1", 5)
-    side.answer(Snapshot(session="s2", streams={"A": (1, 3)}))
+    side.answer(SnapshotReply(session="s2", streams={"A": (1, 3)}))
     assert side.turn() == [("A", 1, 2)]
     assert side.answer(block(1, 2, session="s2")) == [("start", "s2"), 1, 2]
 
 
 def test_a_recovery_endpoint_moves_no_stream_that_is_heard_to_another_session(side):
-    side.answer(Snapshot(session="forged", streams={"A": (1, 2**40)}))
+    side.answer(SnapshotReply(session="forged", streams={"A": (1, 2**40)}))
     assert side.turn() == []
     assert side.take(tick(3)) == [3]
     resumed = Side()
     resumed.intake.resume("A", "s1", 5)
     assert resumed.take(tick(5)) == [5]
-    resumed.answer(Snapshot(session="forged", streams={"A": (1, 2**40)}))
+    resumed.answer(SnapshotReply(session="forged", streams={"A": (1, 2**40)}))
     assert resumed.turn() == []
     assert resumed.take(tick(6)) == [6]
 
@@ -349,7 +351,9 @@ def test_a_block_of_another_width_is_refused(side):
 
 
 def test_a_snapshot_of_names_that_cannot_be_is_refused(side):
-    assert side.answer(Snapshot(session="s1", streams={"a/b": (1, 5)})) == [("refused", "message")]
+    assert side.answer(SnapshotReply(session="s1", streams={"a/b": (1, 5)})) == [
+        ("refused", "message")
+    ]
 
 
 def test_messages_are_let_go_no_more_at_a_time_than_asked(side):
@@ -406,7 +410,7 @@ def test_of_several_endpoints_the_one_that_has_it_counts():
 def test_only_a_few_streams_are_asked_for_at_a_time():
     side = Side()
     names = [f"S{k}" for k in range(10)]
-    side.answer(Snapshot(session="s1", streams=dict.fromkeys(names, (1, 3))))
+    side.answer(SnapshotReply(session="s1", streams=dict.fromkeys(names, (1, 3))))
     assert [stream for stream, *_ in side.turn()] == names[:4]
     drain = Drain()
     rows = Block(stream="S0", session="s1", seq=1, rows=2, t_ns=bytes(16), values=bytes(16))

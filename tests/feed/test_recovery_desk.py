@@ -6,20 +6,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_lstm.feed import recovery_desk
-from stream_lstm.feed.encode import encode_side
+from stream_lstm.feed import recovery_server
 from stream_lstm.feed.records import (
     Block,
     Busy,
     Gone,
     Hello,
     ReplayRequest,
-    Snapshot,
+    SnapshotReply,
     SnapshotRequest,
     Welcome,
+    encode_side,
 )
-from stream_lstm.feed.recovery_desk import BURST, MAX_PEERS, REQUESTS_PER_S, RecoveryDesk
-from stream_lstm.feed.ring import Ring
+from stream_lstm.feed.recovery_server import (
+    BURST,
+    MAX_PEERS,
+    REQUESTS_PER_S,
+    RecoveryResponder,
+    Ring,
+)
 from stream_lstm.feed.wire import decode_reply
 
 
@@ -32,7 +37,7 @@ class Asking:
         for k in range(1, 21):
             self.ring.append("A", k, 100 * k, [k, k / 2])
         told = self.ring, "s", ("bid", "ask")
-        self.desk = RecoveryDesk(*told, clock=lambda: self.now, present=present)
+        self.desk = RecoveryResponder(*told, clock=lambda: self.now, present=present)
 
     def ask(self, request, *, peer=b"p", encoding="msgpack"):
         reply = self.desk.answer(peer, encode_side(request, encoding))
@@ -51,7 +56,7 @@ def asking():
 @pytest.mark.parametrize("encoding", ["msgpack", "json"])
 def test_each_request_has_its_reply_in_its_encoding(asking, encoding):
     assert asking.ask(Hello(), encoding=encoding) == Welcome(session="s", columns=("bid", "ask"))
-    wanted = Snapshot(session="s", streams={"A": (11, 21)})
+    wanted = SnapshotReply(session="s", streams={"A": (11, 21)})
     assert asking.ask(SnapshotRequest(), encoding=encoding) == wanted
     block = asking.ask(replay(12, 14), encoding=encoding)
     assert (block.stream, block.session, block.seq, block.rows) == ("A", "s", 12, 3)
@@ -66,8 +71,8 @@ def test_a_range_is_answered_from_its_start_as_far_as_there_is_something(asking)
 
 
 def test_a_long_range_is_answered_in_pieces(asking, monkeypatch):
-    monkeypatch.setattr(recovery_desk, "REPLY_BYTES", 3 * 24)
-    asking.desk = RecoveryDesk(asking.ring, "s", ("bid", "ask"), clock=lambda: 0.0)
+    monkeypatch.setattr(recovery_server, "REPLY_BYTES", 3 * 24)
+    asking.desk = RecoveryResponder(asking.ring, "s", ("bid", "ask"), clock=lambda: 0.0)
     block = asking.ask(replay(11, 20))
     assert (block.seq, block.rows) == (11, 3)
 

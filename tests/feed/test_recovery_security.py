@@ -9,11 +9,10 @@ import zmq
 
 from stream_lstm.errors import ConfigurationError
 from stream_lstm.events import End, Ticks
-from stream_lstm.feed.key_files import make_keys
 from stream_lstm.feed.publisher import Publisher
-from stream_lstm.feed.security import Security
+from stream_lstm.feed.security import Security, make_keys
 from stream_lstm.feed.subscriber import Subscriber
-from stream_lstm.tables import FeedConfig, SecurityConfig
+from stream_lstm.schema import FeedConfig, SecurityConfig
 
 from ..bench_modules import bench_module
 from .received import blocks

@@ -11,12 +11,11 @@ import zmq
 from stream_lstm.errors import EndpointError, UsageError
 from stream_lstm.events import End, Gap, Refusal, SessionStart, Ticks
 from stream_lstm.feed import recovery_server
-from stream_lstm.feed.encode import encode_side
 from stream_lstm.feed.publisher import Publisher
-from stream_lstm.feed.records import Hello, ReplayRequest, SnapshotRequest, Welcome
+from stream_lstm.feed.records import Hello, ReplayRequest, SnapshotRequest, Welcome, encode_side
 from stream_lstm.feed.subscriber import Subscriber
 from stream_lstm.feed.wire import decode_reply
-from stream_lstm.tables import FeedConfig
+from stream_lstm.schema import FeedConfig
 
 from ..bench_modules import bench_module
 from .received import blocks

@@ -10,12 +10,12 @@ import pytest
 import zmq
 
 from stream_lstm.events import NO_TIME, Prediction
-from stream_lstm.feed.encode import encode_prediction, encode_ticks
+from stream_lstm.feed.guard import FIRST_S, GRACE_S, MOST_S, SILENT_S, Redial
 from stream_lstm.feed.predictions import PredictionSubscriber
-from stream_lstm.feed.redial import FIRST_S, GRACE_S, MOST_S, SILENT_S, Redial
+from stream_lstm.feed.records import encode_prediction, encode_ticks
 from stream_lstm.feed.security import Security
 from stream_lstm.feed.subscriber import Subscriber
-from stream_lstm.tables import FeedConfig
+from stream_lstm.schema import FeedConfig
 
 A, B = "tcp://10.0.0.1:5555", "tcp://10.0.0.2:5555"
 HOST_A, HOST_B = "tcp://a.example:5555", "tcp://b.example:5555"
@@ -144,7 +144,7 @@ def test_what_cannot_be_dialled_is_tried_again():
 
 
 def test_more_reports_than_there_is_room_for_are_as_if_all_had_ended(monkeypatch):
-    monkeypatch.setattr("stream_lstm.feed.redial.MAX_REPORTS", 10)
+    monkeypatch.setattr("stream_lstm.feed.guard.MAX_REPORTS", 10)
     lines, _ = redial(A)
     for _ in range(20):
         lines.report("connected", A)

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_lstm.feed.ring import CHUNK_BYTES, FIRST_ROWS, MOST_ROWS, Ring
+from stream_lstm.feed.recovery_server import CHUNK_BYTES, FIRST_ROWS, MOST_ROWS, Ring
 
 
 def values_of(first, count, width=2):

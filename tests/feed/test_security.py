@@ -12,12 +12,19 @@ from stream_lstm.errors import ConfigurationError, EndpointError
 from stream_lstm.events import End, Prediction, Ticks
 from stream_lstm.feed import guard as guard_module
 from stream_lstm.feed.endpoints import Binding, open_socket
-from stream_lstm.feed.key_files import KeyPair, make_keys, read_clients, read_pair, read_public
 from stream_lstm.feed.predictions import PredictionPublisher, PredictionSubscriber
 from stream_lstm.feed.publisher import Publisher
-from stream_lstm.feed.security import DOMAIN, Security
+from stream_lstm.feed.security import (
+    DOMAIN,
+    KeyPair,
+    Security,
+    make_keys,
+    read_clients,
+    read_pair,
+    read_public,
+)
 from stream_lstm.feed.subscriber import Subscriber
-from stream_lstm.tables import FeedConfig, SecurityConfig
+from stream_lstm.schema import FeedConfig, SecurityConfig
 
 ANY_PORT = "tcp://127.0.0.1:*"
 WAIT_S = 20.0

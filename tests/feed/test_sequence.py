@@ -3,28 +3,28 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_lstm.feed.sequence import MAX_LEFT_SESSIONS, PASS, StreamSequence, Verdict
+from stream_lstm.feed.sequence import MAX_LEFT_SESSIONS, PASS, SequenceCheck, StreamSequence
 
 
 def test_what_follows_passes():
     sequence = StreamSequence()
-    assert sequence.ticks("s", 1, 3) == Verdict(starts=True)
+    assert sequence.ticks("s", 1, 3) == SequenceCheck(starts=True)
     assert sequence.ticks("s", 4, 1) == PASS
     assert sequence.next_seq == 5
 
 
 def test_joining_late_is_no_gap():
     sequence = StreamSequence()
-    assert sequence.ticks("s", 1000, 1) == Verdict(starts=True)
+    assert sequence.ticks("s", 1000, 1) == SequenceCheck(starts=True)
     assert sequence.ticks("s", 1001, 1) == PASS
-    assert sequence.ticks("s", 999, 1) == Verdict(skip=1, old=1)
-    assert sequence.ticks("s", 1000, 1) == Verdict(skip=1, repeats=1)
+    assert sequence.ticks("s", 999, 1) == SequenceCheck(skip=1, old=1)
+    assert sequence.ticks("s", 1000, 1) == SequenceCheck(skip=1, repeats=1)
 
 
 def test_a_gap_is_counted_once():
     sequence = StreamSequence()
     sequence.ticks("s", 1, 1)
-    assert sequence.ticks("s", 5, 1) == Verdict(missed=3)
+    assert sequence.ticks("s", 5, 1) == SequenceCheck(missed=3)
     assert sequence.ticks("s", 6, 1) == PASS
     assert (sequence.gaps, sequence.missed) == (1, 3)
 
@@ -33,16 +33,16 @@ def test_of_an_overlapping_block_only_the_new_rows_pass():
     sequence = StreamSequence()
     sequence.ticks("s", 1, 2)
     sequence.ticks("s", 5, 2)
-    assert sequence.ticks("s", 2, 8) == Verdict(skip=5, repeats=3, old=2)
+    assert sequence.ticks("s", 2, 8) == SequenceCheck(skip=5, repeats=3, old=2)
     assert sequence.next_seq == 10
 
 
 def test_a_new_session_of_a_known_stream_begins_at_one():
     sequence = StreamSequence()
     sequence.ticks("a", 7, 1)
-    assert sequence.ticks("b", 3, 1) == Verdict(starts=True, missed=2)
-    assert sequence.ticks("a", 8, 2) == Verdict(skip=2, old=2, late_session=True)
-    assert sequence.heartbeat("a", 99) == Verdict(late_session=True)
+    assert sequence.ticks("b", 3, 1) == SequenceCheck(starts=True, missed=2)
+    assert sequence.ticks("a", 8, 2) == SequenceCheck(skip=2, old=2, late_session=True)
+    assert sequence.heartbeat("a", 99) == SequenceCheck(late_session=True)
     assert sequence.ticks("b", 4, 1) == PASS
 
 
@@ -58,7 +58,7 @@ def test_a_heartbeat_shows_a_loss_at_the_end():
     sequence = StreamSequence()
     sequence.ticks("s", 1, 2)
     assert sequence.heartbeat("s", 3) == PASS
-    assert sequence.heartbeat("s", 6) == Verdict(missed=3)
+    assert sequence.heartbeat("s", 6) == SequenceCheck(missed=3)
     assert sequence.heartbeat("s", 6) == PASS
     assert sequence.heartbeat("s", 2) == PASS
     assert sequence.ticks("s", 6, 1) == PASS
@@ -66,25 +66,25 @@ def test_a_heartbeat_shows_a_loss_at_the_end():
 
 def test_a_heartbeat_may_come_first():
     sequence = StreamSequence()
-    assert sequence.heartbeat("s", 10) == Verdict(starts=True)
+    assert sequence.heartbeat("s", 10) == SequenceCheck(starts=True)
     assert sequence.ticks("s", 10, 1) == PASS
 
 
 def test_without_numbers_everything_passes():
     sequence = StreamSequence()
-    assert sequence.ticks("", None, 1) == Verdict(starts=True)
+    assert sequence.ticks("", None, 1) == SequenceCheck(starts=True)
     assert sequence.ticks("", None, 5) == PASS
     assert sequence.next_seq is None
-    assert sequence.ticks("b", None, 5) == Verdict(starts=True)
+    assert sequence.ticks("b", None, 5) == SequenceCheck(starts=True)
 
 
 def test_what_was_missed_while_down_is_a_gap():
     sequence = StreamSequence()
     sequence.resume("s", 5)
-    assert sequence.ticks("s", 4, 3) == Verdict(skip=1, repeats=1)
+    assert sequence.ticks("s", 4, 3) == SequenceCheck(skip=1, repeats=1)
     again = StreamSequence()
     again.resume("s", 5)
-    assert again.ticks("s", 8, 1) == Verdict(missed=3)
+    assert again.ticks("s", 8, 1) == SequenceCheck(missed=3)
 
 
 @st.composite

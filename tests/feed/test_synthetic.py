@@ -13,7 +13,7 @@ from stream_lstm.cli.feed_process import FeedProcess
 from stream_lstm.events import End, Ticks
 from stream_lstm.feed.subscriber import Subscriber
 from stream_lstm.feed.synthetic import HiddenLevel, normal_cdf
-from stream_lstm.tables import FeedConfig
+from stream_lstm.schema import FeedConfig
 
 from .received import blocks
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from stream_lstm.feed.keys import keys_from
-from stream_lstm.feed.time_order import TimeOrder
+from stream_lstm.feed.files import TimeOrder
+from stream_lstm.feed.reader import keys_from
 
 
 def looked(times, names=None, cut=100, same=False):

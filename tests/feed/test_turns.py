@@ -16,7 +16,7 @@ from stream_lstm.events import End, Gap, Prediction, Refusal, Ticks
 from stream_lstm.feed.predictions import PredictionPublisher, PredictionSubscriber
 from stream_lstm.feed.publisher import Publisher
 from stream_lstm.feed.subscriber import Subscriber
-from stream_lstm.tables import FeedConfig
+from stream_lstm.schema import FeedConfig
 
 from .received import blocks
 
@@ -339,7 +339,7 @@ from stream_lstm.errors import UsageError
 from stream_lstm.feed.predictions import PredictionSubscriber
 from stream_lstm.feed.publisher import Publisher
 from stream_lstm.feed.subscriber import Subscriber
-from stream_lstm.tables import FeedConfig
+from stream_lstm.schema import FeedConfig
 with (
     Publisher("tcp://127.0.0.1:*", columns=["x"], heartbeat_s=0.001) as out,
     Subscriber(FeedConfig(connect=(out.endpoint,), columns=("x",))) as into,

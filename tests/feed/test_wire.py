@@ -13,10 +13,10 @@ from hypothesis.extra import numpy as hnp
 
 from stream_lstm.errors import ConfigurationError, DecodeError, UsageError
 from stream_lstm.events import MAX_SEQ, Expert, Label, Prediction, Score
-from stream_lstm.feed import encode, records, wire
+from stream_lstm.feed import records, wire
 from stream_lstm.feed.foreign import ForeignDecoder, time_ns
-from stream_lstm.feed.topics import make_topic, parse_topic
-from stream_lstm.tables import FeedConfig
+from stream_lstm.feed.records import make_topic, parse_topic
+from stream_lstm.schema import FeedConfig
 
 COLUMNS = ("bid", "ask")
 DECODER = wire.TickDecoder(COLUMNS)
@@ -71,7 +71,7 @@ sides = st.one_of(
 replies = st.one_of(
     st.builds(records.Welcome, session=sessions, columns=st.tuples(names, names)),
     st.builds(
-        records.Snapshot,
+        records.SnapshotReply,
         session=sessions,
         streams=st.dictionaries(names, st.tuples(seqs, seqs), max_size=3),
     ),
@@ -94,7 +94,7 @@ def ticks(payload, topic=b"tick/X/"):
 @given(names, blocks, sessions, st.none() | seqs, encodings)
 def test_ticks_survive(name, block, session, seq, encoding):
     t_ns, values = block
-    frames = encode.encode_ticks(name, t_ns, values, session=session, seq=seq, encoding=encoding)
+    frames = records.encode_ticks(name, t_ns, values, session=session, seq=seq, encoding=encoding)
     got = DECODER.decode(*frames)
     assert (got.stream, got.session, got.seq) == (name, session, seq)
     assert got.values.dtype == np.float64
@@ -105,36 +105,36 @@ def test_ticks_survive(name, block, session, seq, encoding):
 
 @given(labels, encodings)
 def test_a_label_survives(label, encoding):
-    frames = encode.encode_label(label, encoding)
+    frames = records.encode_label(label, encoding)
     assert wire.decode_message(*frames, COLUMNS) == label
 
 
 @given(predictions, encodings)
 def test_a_prediction_survives(prediction, encoding):
-    frames = encode.encode_prediction(prediction, encoding)
+    frames = records.encode_prediction(prediction, encoding)
     assert wire.decode_message(*frames, COLUMNS) == prediction
 
 
 @given(scores, encodings)
 def test_a_score_survives(score, encoding):
-    frames = encode.encode_score(score, encoding)
+    frames = records.encode_score(score, encoding)
     assert wire.decode_message(*frames, COLUMNS) == score
 
 
 @given(heartbeats, encodings)
 def test_a_heartbeat_survives(beat, encoding):
-    frames = encode.encode_heartbeat(beat, encoding)
+    frames = records.encode_heartbeat(beat, encoding)
     assert wire.decode_message(*frames, COLUMNS) == beat
 
 
 @given(sides, encodings)
 def test_a_request_survives(request_, encoding):
-    assert wire.decode_request(encode.encode_side(request_, encoding)) == request_
+    assert wire.decode_request(records.encode_side(request_, encoding)) == request_
 
 
 @given(replies, encodings)
 def test_a_reply_survives(reply, encoding):
-    assert wire.decode_reply(encode.encode_side(reply, encoding)) == reply
+    assert wire.decode_reply(records.encode_side(reply, encoding)) == reply
 
 
 @given(names, st.sampled_from(["tick", "label", "prediction", "score", "heartbeat"]))
@@ -168,7 +168,7 @@ def test_a_foreign_publisher_is_a_plain_json_object():
 def test_a_missing_value_is_nan_so_that_only_its_row_is_refused():
     got = ticks(b'{"v":1,"values":[[1,2],[null,3]]}')
     np.testing.assert_array_equal(got.values, [[1, 2], [np.nan, 3]])
-    frames = encode.encode_ticks("X", 0, [np.nan, 1.0], encoding="json")
+    frames = records.encode_ticks("X", 0, [np.nan, 1.0], encoding="json")
     np.testing.assert_array_equal(DECODER.decode(*frames).values, [[np.nan, 1]])
 
 
@@ -298,12 +298,12 @@ VALID = [
     frames
     for encoding in ("msgpack", "json")
     for frames in (
-        encode.encode_ticks("X", 5, [1.5, 2.5], session="s", seq=7, encoding=encoding),
-        encode.encode_ticks("X", [5, 6], [[1, 2], [3, 4]], seq=7, encoding=encoding),
-        encode.encode_label(Label("X", 3, 1, 9), encoding),
-        encode.encode_prediction(Prediction("X", 3, 9, 0.5, "s"), encoding),
-        encode.encode_score(Score("X", 3, 9, 0.5, 1, 0.7, 0.5, 0.5), encoding),
-        encode.encode_heartbeat(records.Heartbeat("X", 8, "s", 9, True), encoding),
+        records.encode_ticks("X", 5, [1.5, 2.5], session="s", seq=7, encoding=encoding),
+        records.encode_ticks("X", [5, 6], [[1, 2], [3, 4]], seq=7, encoding=encoding),
+        records.encode_label(Label("X", 3, 1, 9), encoding),
+        records.encode_prediction(Prediction("X", 3, 9, 0.5, "s"), encoding),
+        records.encode_score(Score("X", 3, 9, 0.5, 1, 0.7, 0.5, 0.5), encoding),
+        records.encode_heartbeat(records.Heartbeat("X", 8, "s", 9, True), encoding),
     )
 ]
 
@@ -342,7 +342,7 @@ def test_encoding_refuses_shapes_that_do_not_fit():
         (0, np.zeros((records.MAX_BLOCK_ROWS + 1, 1))),
     ):
         with pytest.raises(UsageError):
-            encode.encode_ticks("X", t_ns, values)
+            records.encode_ticks("X", t_ns, values)
 
 
 @pytest.mark.parametrize("columns", [(), ("a", "a"), ('a"b',)])
@@ -461,10 +461,10 @@ def test_experts_are_on_the_wire_only_where_they_are_asked_for(encoding):
     decode = {"msgpack": msgspec.msgpack.decode, "json": msgspec.json.decode}[encoding]
     said = (Expert("base-rate", 0.25, 0.5), Expert("lags", 0.75, 0.125))
     without, with_them = Prediction("a", 1, 2, 0.5), Prediction("a", 1, 2, 0.5, experts=said)
-    payload = encode.encode_prediction(without, encoding)[1]
+    payload = records.encode_prediction(without, encoding)[1]
     assert "experts" not in decode(payload)
     assert wire.decode_prediction(b"prediction/a/", payload).experts == ()
-    payload = encode.encode_prediction(with_them, encoding)[1]
+    payload = records.encode_prediction(with_them, encoding)[1]
     assert decode(payload)["experts"] == [["base-rate", 0.25, 0.5], ["lags", 0.75, 0.125]]
     assert wire.decode_prediction(b"prediction/a/", payload) == with_them
 
@@ -475,7 +475,7 @@ SCORED = Score("X", 3, 9, 0.5, 1, 0.7, 0.5, 0.5, "s", 3.5, -0.25, 0.5, frozen_p=
 @pytest.mark.parametrize("encoding", ["msgpack", "json"])
 def test_evidence_and_further_forecasts_travel_and_forecasts_that_lack_do_not(encoding):
     module = msgspec.json if encoding == "json" else msgspec.msgpack
-    topic, payload = encode.encode_score(SCORED, encoding)
+    topic, payload = records.encode_score(SCORED, encoding)
     assert wire.decode_score(topic, payload) == SCORED
     sent = module.decode(payload)
     assert sent["coin_evidence"] == 3.5

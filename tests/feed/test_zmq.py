@@ -16,13 +16,12 @@ import zmq
 from stream_lstm.errors import ConfigurationError, EndpointError, UsageError
 from stream_lstm.events import End, Gap, Label, Prediction, Refusal, Score, SessionStart, Ticks
 from stream_lstm.feed import subscriber as subscriber_module
-from stream_lstm.feed.encode import encode_label
 from stream_lstm.feed.intake import Intake
 from stream_lstm.feed.predictions import PredictionPublisher, PredictionSubscriber
 from stream_lstm.feed.publisher import Publisher
-from stream_lstm.feed.records import MAX_PAYLOAD_BYTES
+from stream_lstm.feed.records import MAX_PAYLOAD_BYTES, encode_label
 from stream_lstm.feed.subscriber import Subscriber
-from stream_lstm.tables import FeedConfig
+from stream_lstm.schema import FeedConfig
 
 from .received import blocks
 
@@ -233,7 +232,7 @@ def test_single_ticks_and_blocks_join_in_their_order():
 
 
 def test_a_block_is_bounded_however_its_ticks_come(monkeypatch):
-    monkeypatch.setattr("stream_lstm.feed.drain.MAX_BLOCK_ROWS", 3)
+    monkeypatch.setattr("stream_lstm.feed.intake.MAX_BLOCK_ROWS", 3)
     drain = subscriber_module.Drain()
     for seq in range(1, 8):
         one(drain, "A", seq)

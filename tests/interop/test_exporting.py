@@ -6,10 +6,9 @@ import safetensors
 import safetensors.numpy
 
 from stream_lstm.errors import OutputError, StreamLSTMError, UsageError
-from stream_lstm.interop import exporting
-from stream_lstm.interop.exporting import export, layout_of
-from stream_lstm.interop.importing import convert, keep
-from stream_lstm.interop.packing import pack
+from stream_lstm.interop import conversion
+from stream_lstm.interop.conversion import convert, export, keep, layout_of
+from stream_lstm.interop.source import pack
 from stream_lstm.store.weights import load_weights, save_weights
 
 from .test_packing import network
@@ -93,12 +92,12 @@ def test_pytorch_loads_what_was_written(tmp_path, weights):
 def test_a_failed_proof_leaves_what_was_there(tmp_path, weights, monkeypatch):
     out = tmp_path / "m.safetensors"
     out.write_bytes(b"old")
-    right = exporting.torch_tensors
+    right = conversion.torch_tensors
 
     def wrong(weights):
         return {name: array + 0.01 for name, array in right(weights).items()}
 
-    monkeypatch.setattr(exporting, "torch_tensors", wrong)
+    monkeypatch.setattr(conversion, "torch_tensors", wrong)
     with pytest.raises(StreamLSTMError, match="nothing was written"):
         export(weights, out, "torch")
     assert out.read_bytes() == b"old"

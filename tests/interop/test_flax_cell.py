@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stream_lstm.interop.flax_cell import from_flax, to_flax
-from stream_lstm.model.flax_network import PackedLSTMCell
+from stream_lstm.interop.source import from_flax, to_flax
+from stream_lstm.model.network import PackedLSTMCell
 
 
 @pytest.mark.parametrize(("inputs", "hidden"), [(1, 1), (3, 8)])

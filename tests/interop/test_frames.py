@@ -13,7 +13,7 @@ from stream_lstm.cli.main import main
 from stream_lstm.core import replay
 from stream_lstm.errors import ConfigurationError, DataError
 from stream_lstm.interop.frames import replay_frame
-from stream_lstm.store.rows import SCHEMA
+from stream_lstm.store.output import SCHEMA
 
 SMALL = {"hidden": 4, "window": 12, "bptt": 5}
 FEATURE = "log_return(price)"

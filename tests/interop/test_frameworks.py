@@ -6,9 +6,9 @@ import os
 import numpy as np
 import pytest
 
-from stream_lstm.interop.frameworks import against_keras, against_torch
-from stream_lstm.interop.importing import convert, read_network
-from stream_lstm.interop.packing import pack
+from stream_lstm.interop.conversion import convert, read_network
+from stream_lstm.interop.parity import against_keras, against_torch
+from stream_lstm.interop.source import pack
 
 from .keras_files import dense, lstm, write_h5, write_keras
 from .test_packing import network

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from stream_lstm.errors import DataError, InputMissingError, OutputError, UsageError
-from stream_lstm.interop import keras_file
-from stream_lstm.interop.keras_file import read_keras
-from stream_lstm.interop.keras_model import keras_network
+from stream_lstm.interop import keras_model
+from stream_lstm.interop.keras_model import keras_network, read_keras
 
 from .keras_files import H5PY_MISSING, dense, lstm, write_h5, write_keras
 
@@ -92,7 +91,7 @@ def test_no_link_leads_to_another_file(tmp_path):
 
 
 def test_more_than_the_limit_is_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(keras_file, "MAX_BYTES", 100)
+    monkeypatch.setattr(keras_model, "MAX_BYTES", 100)
     with pytest.raises(DataError, match="more than 100 bytes"):
         read_keras(write_h5(tmp_path / "m.h5", MODEL))
     with pytest.raises(DataError, match="larger than 100 bytes"):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from stream_lstm.errors import DataError
-from stream_lstm.interop.keras_layers import chain
+from stream_lstm.interop.keras_model import chain
 
 from .keras_files import dense, described, lstm
 

@@ -7,9 +7,8 @@ from stream_lstm.config import build
 from stream_lstm.core.session import Session
 from stream_lstm.errors import DataError
 from stream_lstm.events import Prediction, Ticks
-from stream_lstm.interop.keras_file import read_keras
-from stream_lstm.interop.keras_model import keras_network
-from stream_lstm.interop.packing import pack
+from stream_lstm.interop.keras_model import keras_network, read_keras
+from stream_lstm.interop.source import pack
 
 from .keras_files import H5PY_MISSING, dense, lstm, other, scores, sigmoid, write_h5, write_keras
 

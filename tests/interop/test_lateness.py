@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_lstm.interop.lateness import RECENT, Lateness
+from stream_lstm.interop.river import RECENT, Lateness
 
 XS = np.random.default_rng(0).normal(size=400)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from stream_lstm.interop.onnx_graph import onnx_bytes, onnx_logits
-from stream_lstm.interop.packing import pack
+from stream_lstm.interop.source import pack
 
 from .test_packing import network
 

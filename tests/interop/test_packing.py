@@ -6,9 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_lstm.errors import DataError
-from stream_lstm.interop.packing import pack, unpack
 from stream_lstm.interop.parity import our_logits, our_window_logits, rolling
-from stream_lstm.interop.source import SourceHead, SourceLayer, SourceNetwork
+from stream_lstm.interop.source import SourceHead, SourceLayer, SourceNetwork, pack, unpack
 
 from ..model import oracle
 

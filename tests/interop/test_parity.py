@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 
 from stream_lstm.errors import StreamLSTMError
-from stream_lstm.interop.packing import pack
 from stream_lstm.interop.parity import (
     STEPS,
     TOLERANCE,
-    Difference,
+    NumericDifference,
     Parity,
     difference,
     prove,
@@ -16,6 +15,7 @@ from stream_lstm.interop.parity import (
     rolling,
     window_and_count,
 )
+from stream_lstm.interop.source import pack
 
 from .test_packing import network
 
@@ -47,7 +47,7 @@ def test_swapped_gates_are_seen():
 def test_what_is_not_a_number_is_no_proof():
     found = difference(np.array([0.0, np.nan]), np.zeros(2))
     assert np.isnan(found.p)
-    worst = Parity("it", 1, 1, 1, found, Difference(0.0, 0.0)).worst
+    worst = Parity("it", 1, 1, 1, found, NumericDifference(0.0, 0.0)).worst
     with pytest.raises(StreamLSTMError):
         require(worst, "it")
 

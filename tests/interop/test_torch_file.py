@@ -7,7 +7,7 @@ import pytest
 import safetensors.numpy
 
 from stream_lstm.errors import DataError, InputMissingError, OutputError, UsageError
-from stream_lstm.interop.torch_file import read_tensors
+from stream_lstm.interop.torch_state import read_tensors
 from stream_lstm.store.weights import save_weights
 
 

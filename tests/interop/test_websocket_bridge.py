@@ -19,7 +19,7 @@ from stream_lstm.feed.publisher import Publisher
 from stream_lstm.feed.subscriber import Subscriber
 from stream_lstm.interop import websocket_bridge
 from stream_lstm.interop.websocket_bridge import WebSocketSource
-from stream_lstm.tables import FeedConfig
+from stream_lstm.schema import FeedConfig
 
 from ..feed.received import blocks
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from stream_lstm.config import ScalingConfig
-from stream_lstm.model.activity import activity, scaled_inputs
 from stream_lstm.model.network import Shape, apply, init_weights, seed_key
+from stream_lstm.model.probe import activity, scaled_inputs
 from stream_lstm.model.scaling import causal_scaler
 
 XS = np.random.default_rng(4).normal(size=(40, 2)).astype(np.float32)

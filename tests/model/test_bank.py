@@ -8,11 +8,11 @@ import jax
 import numpy as np
 import pytest
 
+from stream_lstm.config import DEFAULT_BANK, Member, Members, NetworkMember, TableMember
 from stream_lstm.core.session import Session
 from stream_lstm.errors import ConfigurationError
 from stream_lstm.events import Label, Prediction, Ticks
-from stream_lstm.members import DEFAULT_BANK, Member, Members, NetworkMember, TableMember
-from stream_lstm.model.bank import bank, member_config
+from stream_lstm.model.plain import bank, member_config
 
 from ..engines import SMALL_BANK, engine_for, settings
 

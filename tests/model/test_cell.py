@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from stream_lstm.model.cell import FORGET_BIAS
-from stream_lstm.model.flax_network import PackedLSTMCell, packed_init
+from stream_lstm.model.network import FORGET_BIAS, PackedLSTMCell, packed_init
 
 from . import oracle
 

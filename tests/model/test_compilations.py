@@ -25,7 +25,7 @@ COUNT = """
 import json, sys
 import jax
 from stream_lstm.config import build
-from stream_lstm.members import bank_members
+from stream_lstm.config import bank_members
 from stream_lstm.model.engine import Engine
 
 names = []

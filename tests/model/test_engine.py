@@ -16,7 +16,7 @@ from stream_lstm.core.session import Session, fallbacks
 from stream_lstm.errors import ConfigurationError
 from stream_lstm.events import Gap, Label, Prediction, Ticks, Update
 from stream_lstm.model.engine import Engine
-from stream_lstm.serve.compilations import compilations
+from stream_lstm.serve.runtime import compilations
 
 from ..engines import SMALL_BANK, engine_for, settings
 

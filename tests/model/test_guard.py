@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from stream_lstm.model.guard import (
+from stream_lstm.model.optimizers import (
     ACCEPTED,
     NOT_FINITE,
     UPDATE_TOO_LARGE,
@@ -21,7 +21,7 @@ from stream_lstm.model.guard import (
     all_finite,
     choose,
 )
-from stream_lstm.tables import LearningConfig
+from stream_lstm.schema import LearningConfig
 
 finite = st.floats(-(2.0**126), 2.0**126, width=32)
 _judge = jax.jit(all_finite)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stream_lstm.model.kalman import (
+from stream_lstm.model.optimizers import (
     LEAST_VARIANCE,
     MAX_TOGETHER,
     VARIANCE_FLOOR,

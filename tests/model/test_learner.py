@@ -11,7 +11,7 @@ import pytest
 
 from stream_lstm.model.learner import network_learner
 from stream_lstm.model.network import Shape, init_weights, seed_key
-from stream_lstm.tables import LearningConfig
+from stream_lstm.schema import LearningConfig
 
 SHAPE = Shape(2, 4, 2)
 LENGTH = 10

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from stream_lstm.errors import ConfigurationError
-from stream_lstm.model.guard import ACCEPTED
 from stream_lstm.model.learner import MAX_OBSERVED, Learner, network_learner
 from stream_lstm.model.network import Shape, init_weights, seed_key
-from stream_lstm.tables import LearningConfig
+from stream_lstm.model.optimizers import ACCEPTED
+from stream_lstm.schema import LearningConfig
 
 GRADIENTS = ["bptt", "snap1", "hybrid", "rtrl"]
 RATES = {"adam": 0.02, "sgd": 1.0, "dekf": 1.0}

@@ -10,9 +10,13 @@ import optax
 import pytest
 
 from stream_lstm.errors import ConfigurationError
-from stream_lstm.model.guard import all_finite
-from stream_lstm.model.optimizers import build_kalman, build_optimizer, known_optimizers
-from stream_lstm.tables import LearningConfig
+from stream_lstm.model.optimizers import (
+    all_finite,
+    build_kalman,
+    build_optimizer,
+    known_optimizers,
+)
+from stream_lstm.schema import LearningConfig
 
 
 def parabola(tree: dict[str, jax.Array]) -> jax.Array:

@@ -9,11 +9,11 @@ import msgspec
 import numpy as np
 import pytest
 
+from stream_lstm.config import LogisticMember, RegimeMember, TableMember
 from stream_lstm.core.session import Session
 from stream_lstm.errors import ConfigurationError
 from stream_lstm.events import Gap, Label, Prediction, Ticks
-from stream_lstm.members import LogisticMember, RegimeMember, TableMember
-from stream_lstm.model.bank import bank
+from stream_lstm.model.plain import bank
 
 from ..engines import engine_for, settings
 from .oracle import sigmoid

@@ -6,7 +6,7 @@ import numpy as np
 from stream_lstm.model.network import Shape, apply, init_weights, seed_key
 from stream_lstm.model.probe import Probe
 from stream_lstm.model.scaling import causal_scaler
-from stream_lstm.tables import ScalingConfig
+from stream_lstm.schema import ScalingConfig
 
 from . import oracle
 

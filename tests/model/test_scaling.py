@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 from jax import lax
 
 from stream_lstm.model.scaling import causal_scaler
-from stream_lstm.tables import LIMIT, ScalingConfig
+from stream_lstm.schema import LIMIT, ScalingConfig
 
 from . import oracle
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from jax import lax
 
+from stream_lstm.model.gradients import tape_logits, tape_loss
 from stream_lstm.model.network import Shape, apply, init_weights, seed_key
-from stream_lstm.model.sequence import tape_logits, tape_loss
 
 from . import oracle
 

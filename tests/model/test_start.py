@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stream_lstm.model.flax_network import Network
-from stream_lstm.model.network import Shape, apply, init_weights, seed_key
+from stream_lstm.model.network import Network, Shape, apply, init_weights, seed_key
 
 SHAPES = [Shape(1, 1, 1), Shape(3, 3, 2), Shape(1, 32, 1), Shape(2, 33, 3), Shape(1, 64, 1)]
 

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from stream_lstm.model.gradients import tape_loss
 from stream_lstm.model.network import Shape, init_weights, seed_key
-from stream_lstm.model.sequence import tape_loss
 from stream_lstm.model.trainer import (
     Lanes,
     TrainState,
@@ -22,7 +22,7 @@ from stream_lstm.model.trainer import (
     next_epoch,
     schedule,
 )
-from stream_lstm.tables import LearningConfig, TrainConfig
+from stream_lstm.schema import LearningConfig, TrainConfig
 
 from . import oracle
 

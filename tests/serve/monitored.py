@@ -12,13 +12,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from stream_lstm.config import ServeConfig, StoreConfig
 from stream_lstm.events import Label
-from stream_lstm.feed.encode import encode_heartbeat, encode_label, encode_ticks
 from stream_lstm.feed.publisher import Publisher
-from stream_lstm.feed.records import Heartbeat
+from stream_lstm.feed.records import Heartbeat, encode_heartbeat, encode_label, encode_ticks
 from stream_lstm.serve.daemon import Daemon
 from stream_lstm.serve.monitor import Monitor
-from stream_lstm.serve.stop import StopSwitch
-from stream_lstm.store.setup import Setup
+from stream_lstm.serve.signals import StopSwitch
+from stream_lstm.store.reading import Setup
 from stream_lstm.store.store import Store
 
 from ..engines import engine_for, settings

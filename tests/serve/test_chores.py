@@ -1,11 +1,11 @@
 """Chores: each at its own period, and none made up for."""
 
-from stream_lstm.serve.chores import Chores
+from stream_lstm.serve.daemon import PeriodicTasks
 
 
 def test_each_chore_has_its_period():
     done = []
-    chores = Chores()
+    chores = PeriodicTasks()
     assert chores.due == float("inf")
     chores.add(0.0, 1.0, lambda: done.append("one"))
     chores.add(0.0, 2.5, lambda: done.append("two"))
@@ -21,7 +21,7 @@ def test_each_chore_has_its_period():
 
 def test_what_was_missed_is_not_made_up_for():
     done = []
-    chores = Chores()
+    chores = PeriodicTasks()
     chores.add(0.0, 1.0, lambda: done.append(1))
     chores.run(50.0)
     assert done == [1]

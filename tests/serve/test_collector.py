@@ -4,7 +4,7 @@ import gc
 
 import pytest
 
-from stream_lstm.serve.collector import LIMIT, OLDER, SHARE, YOUNG, Collector
+from stream_lstm.serve.runtime import LIMIT, OLDER, SHARE, YOUNG, Collector
 
 
 class Recorded:

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from stream_lstm.core.digest import Digest
+from stream_lstm.core.replay import Digest
 from stream_lstm.core.session import Session
 from stream_lstm.core.table import N
 from stream_lstm.errors import ConfigurationError, EndpointError
@@ -27,13 +27,12 @@ from stream_lstm.events import (
     Ticks,
     Update,
 )
-from stream_lstm.feed.encode import encode_heartbeat, encode_label, encode_ticks
 from stream_lstm.feed.predictions import PredictionSubscriber
 from stream_lstm.feed.publisher import Publisher
-from stream_lstm.feed.records import Heartbeat
+from stream_lstm.feed.records import Heartbeat, encode_heartbeat, encode_label, encode_ticks
 from stream_lstm.serve import daemon as daemon_module
 from stream_lstm.serve.daemon import PIECE, Daemon
-from stream_lstm.serve.stop import StopSwitch
+from stream_lstm.serve.signals import StopSwitch
 
 from ..engines import engine_for, settings
 
@@ -495,7 +494,7 @@ def test_silence_ends_in_an_error_that_says_from_where(start, publisher):
 def test_the_switch_wakes_a_daemon_that_waits_for_ever(monkeypatch, start, stop):
     monkeypatch.setattr(daemon_module, "LONGEST_WAIT_S", 1e4)
     daemon, _ = start()
-    daemon.chores = daemon_module.Chores()
+    daemon.chores = daemon_module.PeriodicTasks()
     waiting = threading.Event()
     receive = daemon.subscriber.receive
 

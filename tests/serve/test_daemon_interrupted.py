@@ -12,12 +12,12 @@ import pytest
 from stream_lstm.config import StoreConfig
 from stream_lstm.core.snapshot import take
 from stream_lstm.feed import subscriber
-from stream_lstm.feed.encode import encode_ticks
 from stream_lstm.feed.publisher import Publisher
+from stream_lstm.feed.records import encode_ticks
 from stream_lstm.serve import daemon
 from stream_lstm.serve.daemon import Daemon
-from stream_lstm.serve.stop import StopSwitch
-from stream_lstm.store.setup import Setup
+from stream_lstm.serve.signals import StopSwitch
+from stream_lstm.store.reading import Setup
 from stream_lstm.store.store import Store
 
 from ..engines import SMALL_BANK, engine_for, settings

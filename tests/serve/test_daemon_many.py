@@ -9,13 +9,13 @@ import pytest
 from stream_lstm.config import StoreConfig
 from stream_lstm.core.session import Session
 from stream_lstm.events import Gap, Prediction, Refusal, Score, Ticks
-from stream_lstm.feed.encode import encode_ticks
 from stream_lstm.feed.publisher import Publisher
+from stream_lstm.feed.records import encode_ticks
 from stream_lstm.serve import daemon as daemon_module
-from stream_lstm.serve.compilations import COMPILED
 from stream_lstm.serve.daemon import Daemon
-from stream_lstm.serve.stop import StopSwitch
-from stream_lstm.store.setup import Setup
+from stream_lstm.serve.runtime import COMPILED
+from stream_lstm.serve.signals import StopSwitch
+from stream_lstm.store.reading import Setup
 from stream_lstm.store.store import Store
 
 from ..engines import engine_for, settings

@@ -7,13 +7,12 @@ import pytest
 
 from stream_lstm.config import StoreConfig
 from stream_lstm.events import End, Gap, Label, Prediction, Score
-from stream_lstm.feed.encode import encode_heartbeat, encode_label, encode_ticks
 from stream_lstm.feed.predictions import PredictionSubscriber
 from stream_lstm.feed.publisher import Publisher
-from stream_lstm.feed.records import Heartbeat
+from stream_lstm.feed.records import Heartbeat, encode_heartbeat, encode_label, encode_ticks
 from stream_lstm.serve.daemon import Daemon
-from stream_lstm.serve.stop import StopSwitch
-from stream_lstm.store.setup import Setup
+from stream_lstm.serve.signals import StopSwitch
+from stream_lstm.store.reading import Setup
 from stream_lstm.store.store import Store
 
 from ..engines import engine_for, settings

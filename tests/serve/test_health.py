@@ -2,9 +2,9 @@
 
 import pytest
 
-from stream_lstm.serve import health
+from stream_lstm.schema import ServeConfig
+from stream_lstm.serve import monitor
 from stream_lstm.serve.monitor import Monitor
-from stream_lstm.tables import ServeConfig
 
 from .monitored import Monitored, series
 
@@ -28,7 +28,7 @@ def one_of(turns, last):
 @pytest.fixture
 def quick(monkeypatch):
     """Have the loop mark every turn."""
-    monkeypatch.setattr(health, "TURN_S", 0.0)
+    monkeypatch.setattr(monitor, "TURN_S", 0.0)
 
 
 def test_it_lives_while_the_loop_turns_and_not_when_it_hangs(quick):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from stream_lstm.serve.histogram import HIGHEST, LOWEST, LogHistogram
+from stream_lstm.serve.metrics import HIGHEST, LOWEST, LogHistogram
 
 
 def bucket_of(ns):

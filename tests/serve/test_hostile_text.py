@@ -11,9 +11,9 @@ import pytest
 from stream_lstm.config import build
 from stream_lstm.errors import DecodeError, StreamLSTMError
 from stream_lstm.events import Gap, Refusal, Rollback, SessionStart
-from stream_lstm.feed.columns import Columns
 from stream_lstm.feed.foreign import ForeignDecoder
-from stream_lstm.feed.topics import parse_topic
+from stream_lstm.feed.records import parse_topic
+from stream_lstm.feed.sequence import Columns
 from stream_lstm.serve.logs import Log, watch
 from stream_lstm.view.page import head_html
 from stream_lstm.view.words import Fact

@@ -6,8 +6,7 @@ import socket
 
 import pytest
 
-from stream_lstm.serve.hosts import is_served
-from stream_lstm.serve.web import Page, WebServer, bind
+from stream_lstm.serve.web import Page, WebServer, bind, is_served
 
 from .test_web import ask, raw
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stream_lstm.serve import memory
+from stream_lstm.serve import runtime
 
 MEGABYTE = 2**20
 
@@ -28,18 +28,18 @@ def test_freed_blocks_go_back_to_the_system() -> None:
     for block in blocks[:-1]:  # the last one keeps the top of the heap in use
         libc.free(block)
     before = resident()
-    assert memory.release_unused()
+    assert runtime.release_unused()
     assert before - resident() > 30 * MEGABYTE
     libc.free(blocks[-1])
 
 
 def test_growth_that_was_freed_goes_back_and_usual_work_is_left_alone(monkeypatch):
     now, released = 0, []
-    monkeypatch.setattr(memory, "GROWN_BYTES", 32)
-    monkeypatch.setattr(memory, "TRIES", 3)
-    monkeypatch.setattr(memory, "_resident", lambda: now)
-    monkeypatch.setattr(memory, "release_unused", lambda: released.append(now))
-    slack = memory.Slack()
+    monkeypatch.setattr(runtime, "GROWN_BYTES", 32)
+    monkeypatch.setattr(runtime, "TRIES", 3)
+    monkeypatch.setattr(runtime, "_resident", lambda: now)
+    monkeypatch.setattr(runtime, "release_unused", lambda: released.append(now))
+    slack = runtime.Slack()
 
     def tend(*sizes):
         nonlocal now
@@ -59,4 +59,4 @@ def test_growth_that_was_freed_goes_back_and_usual_work_is_left_alone(monkeypatc
 
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda _name: object())
-    assert not memory.release_unused()
+    assert not runtime.release_unused()

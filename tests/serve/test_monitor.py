@@ -12,13 +12,13 @@ from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as openmetrics_families,
 )
 
-from stream_lstm.core.digest import Digest
+from stream_lstm.core.replay import Digest
 from stream_lstm.errors import EndpointError
 from stream_lstm.events import Prediction
+from stream_lstm.schema import ServeConfig
 from stream_lstm.serve.daemon import TOGETHER
 from stream_lstm.serve.dashboard import DAEMON, ROWS, dashboard
 from stream_lstm.serve.monitor import Monitor
-from stream_lstm.tables import ServeConfig
 
 from .monitored import Monitored, asked, series
 

@@ -11,10 +11,9 @@ from stream_lstm.core.session import Session
 from stream_lstm.events import OldTimes, Prediction, Refusal
 from stream_lstm.feed.publisher import Publisher
 from stream_lstm.serve.daemon import Daemon
-from stream_lstm.serve.old_times import OldTimesWatch
-from stream_lstm.serve.refusals import RefusalLog
-from stream_lstm.serve.stop import StopSwitch
-from stream_lstm.store.setup import Setup
+from stream_lstm.serve.logs import OldTimesWatch, RefusalLog
+from stream_lstm.serve.signals import StopSwitch
+from stream_lstm.store.reading import Setup
 from stream_lstm.store.store import Store
 
 from ..engines import engine_for, settings

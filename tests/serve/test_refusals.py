@@ -1,7 +1,7 @@
 """Refusals for people: few lines of each kind, however fast and long a peer sends rubbish."""
 
 from stream_lstm.events import Gap, Prediction, Refusal, Rollback
-from stream_lstm.serve.refusals import MAX_LINE, MAX_PERIOD_S, RefusalLog
+from stream_lstm.serve.logs import MAX_LINE, MAX_PERIOD_S, RefusalLog
 
 
 class Time:

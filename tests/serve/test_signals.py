@@ -8,8 +8,7 @@ import sys
 
 import pytest
 
-from stream_lstm.serve.signals import SIGNALS, note_hangups, stop_on_signals
-from stream_lstm.serve.stop import StopSwitch
+from stream_lstm.serve.signals import SIGNALS, StopSwitch, note_hangups, stop_on_signals
 
 WAIT_S = 30.0
 
@@ -46,7 +45,7 @@ def test_set_twice_is_no_mistake():
 STUBBORN = """
 import os, signal
 from stream_lstm.serve.signals import stop_on_signals
-from stream_lstm.serve.stop import StopSwitch
+from stream_lstm.serve.signals import StopSwitch
 with StopSwitch() as stop, stop_on_signals(stop):
     os.kill(os.getpid(), signal.{first})
     assert stop.requested
@@ -84,7 +83,7 @@ def test_the_second_signal_does_not_wait_for_a_terminal_that_is_stopped():
 ALONE = """
 import ctypes, os, signal, sys
 from stream_lstm.serve.signals import leave_on_signals, stop_on_signals
-from stream_lstm.serve.stop import StopSwitch
+from stream_lstm.serve.signals import StopSwitch
 signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
 with leave_on_signals():
     pass

@@ -4,15 +4,14 @@ import msgspec
 import pytest
 
 from stream_lstm.events import End, Fresh, Stale
-from stream_lstm.feed.encode import encode_heartbeat, encode_ticks
 from stream_lstm.feed.predictions import PredictionSubscriber
 from stream_lstm.feed.publisher import Publisher
-from stream_lstm.feed.records import Heartbeat
+from stream_lstm.feed.records import Heartbeat, encode_heartbeat, encode_ticks
 from stream_lstm.feed.subscriber import Subscriber
+from stream_lstm.schema import FeedConfig
 from stream_lstm.serve.daemon import Daemon
-from stream_lstm.serve.staleness import SilenceLog, Staleness
-from stream_lstm.serve.stop import StopSwitch
-from stream_lstm.tables import FeedConfig
+from stream_lstm.serve.logs import SilenceLog, Staleness
+from stream_lstm.serve.signals import StopSwitch
 
 from ..engines import engine_for, settings
 

@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from stream_lstm.serve.supervisor import Supervisor
+from stream_lstm.serve.signals import Supervisor
 
 WAIT_S = 20.0
 

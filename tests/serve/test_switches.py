@@ -5,7 +5,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from stream_lstm.serve.switches import SWITCH_S, quick_switches
+from stream_lstm.serve.runtime import SWITCH_S, quick_switches
 
 
 def test_the_last_to_leave_brings_back_what_was_before_the_first():

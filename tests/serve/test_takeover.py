@@ -7,7 +7,7 @@ import sqlite3
 from stream_lstm.events import Refusal, Takeover
 from stream_lstm.feed.publisher import Publisher
 from stream_lstm.serve import logs
-from stream_lstm.serve.refusals import RefusalLog
+from stream_lstm.serve.logs import RefusalLog
 
 from .monitored import ANY_PORT, COLUMNS, WAIT_S, Monitored, series
 

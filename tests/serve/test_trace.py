@@ -13,7 +13,7 @@ from stream_lstm.errors import OutputError, UsageError
 from stream_lstm.events import Score, Ticks
 from stream_lstm.feed.publisher import Publisher
 from stream_lstm.serve.daemon import Daemon
-from stream_lstm.serve.stop import StopSwitch
+from stream_lstm.serve.signals import StopSwitch
 from stream_lstm.serve.trace import Trace
 
 from ..engines import engine_for, settings

@@ -15,8 +15,8 @@ from stream_lstm.config import Config, StoreConfig
 from stream_lstm.core.session import Session
 from stream_lstm.events import Gap, Label, Output, Prediction, Score, SessionStart, Ticks
 from stream_lstm.store.chain import rebuild
+from stream_lstm.store.reading import Setup
 from stream_lstm.store.schema import connect, connect_reader
-from stream_lstm.store.setup import Setup
 from stream_lstm.store.store import Store
 from stream_lstm.store.units import Settle
 

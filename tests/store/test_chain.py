@@ -12,11 +12,10 @@ from stream_lstm.config import StoreConfig
 from stream_lstm.errors import StoreError
 from stream_lstm.events import Gap, Label, SessionStart
 from stream_lstm.store.chain import damage
-from stream_lstm.store.compare import compare
-from stream_lstm.store.contents import contents
-from stream_lstm.store.examined import examined
+from stream_lstm.store.examined import contents, examined
 from stream_lstm.store.schema import connect_reader
 from stream_lstm.store.units import Settle
+from stream_lstm.store.verify import compare
 
 from ..engines import settings
 from .stores import LEARNING, Kept, change, query, reseal, series, ticks

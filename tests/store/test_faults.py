@@ -14,8 +14,7 @@ from stream_lstm.config import StoreConfig
 from stream_lstm.errors import OutputError, StoreError, StreamLSTMError
 from stream_lstm.events import Gap, Prediction
 from stream_lstm.store import schema, writer
-from stream_lstm.store.reading import entries
-from stream_lstm.store.resume import same
+from stream_lstm.store.reading import entries, same
 from stream_lstm.store.writer import Writer
 
 from .stores import (

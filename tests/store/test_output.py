@@ -18,8 +18,7 @@ from stream_lstm.errors import OutputError, UsageError
 from stream_lstm.events import Prediction, Score
 from stream_lstm.records import Batch
 from stream_lstm.store import output
-from stream_lstm.store.output import open_output
-from stream_lstm.store.rows import COLUMNS, SCHEMA
+from stream_lstm.store.output import COLUMNS, SCHEMA, open_output
 
 SUFFIXES = (".parquet", ".csv", ".jsonl")
 

@@ -29,12 +29,11 @@ from stream_lstm.errors import (
 )
 from stream_lstm.events import Gap, Label, Prediction, SessionStart
 from stream_lstm.store.chain import damage
-from stream_lstm.store.contents import contents
+from stream_lstm.store.examined import contents
 from stream_lstm.store.lock import StoreLock
-from stream_lstm.store.reading import drive, entries
+from stream_lstm.store.reading import drive, entries, resume
 from stream_lstm.store.recovered_file import recover
-from stream_lstm.store.resume import resume
-from stream_lstm.store.salvage import open_damaged, salvage
+from stream_lstm.store.recovery import open_damaged, salvage
 from stream_lstm.store.schema import connect, connect_reader
 from stream_lstm.store.table_files import export_store
 from stream_lstm.store.units import Settle
@@ -570,9 +569,9 @@ def test_an_earlier_file_of_its_name_goes_with_its_log(store, states, damaged, t
 
 
 KILLS = {
-    "while rows are copied": ("stream_lstm.store.salvage._Copy.outputs", "before"),
-    "before the part is cut": ("stream_lstm.store.recovery.Recovery._cut", "before"),
-    "before it is stored": ("stream_lstm.store.recovery.Recovery._lost", "before"),
+    "while rows are copied": ("stream_lstm.store.recovery._Copy.outputs", "before"),
+    "before the part is cut": ("stream_lstm.store.recovery.StoreRecovery._cut", "before"),
+    "before it is stored": ("stream_lstm.store.recovery.StoreRecovery._lost", "before"),
     "before it has its name": ("stream_lstm.store.recovered_file._name", "before"),
     "once it has its name": ("stream_lstm.store.recovered_file._name", "after"),
 }

@@ -5,7 +5,7 @@ import sqlite3
 import pytest
 
 from stream_lstm.core import snapshot
-from stream_lstm.store import chain, journal, saving, schema
+from stream_lstm.store import chain, journal, schema, units
 from stream_lstm.store.reading import snapshot_state
 from stream_lstm.store.units import Hole, Step
 
@@ -19,8 +19,8 @@ def path(tmp_path):
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(saving, "PIECE_BYTES", 200)
-    monkeypatch.setattr(saving, "SLICE_BYTES", 600)
+    monkeypatch.setattr(units, "PIECE_BYTES", 200)
+    monkeypatch.setattr(units, "SLICE_BYTES", 600)
 
 
 def whole(path):
@@ -105,7 +105,7 @@ def test_what_a_kill_leaves_of_a_snapshot_is_deleted(path, small, slices):
 def test_a_slice_that_fails_is_written_again(path, small, monkeypatch, at):
     """A live store tries again, over a new connection, until the snapshot is whole."""
     calls = []
-    write = saving.Saving.write
+    write = units.Saving.write
 
     def failing(self, connection):
         write(self, connection)
@@ -113,7 +113,7 @@ def test_a_slice_that_fails_is_written_again(path, small, monkeypatch, at):
         if len(calls) == at:
             raise sqlite3.OperationalError("disk I/O error")
 
-    monkeypatch.setattr(saving.Saving, "write", failing)
+    monkeypatch.setattr(units.Saving, "write", failing)
     kept = Kept(path, blocking=False)
     kept.give(*cut(series(130), range(10, 130, 10)))
     kept.store.close()
@@ -190,7 +190,7 @@ def test_a_hole_is_not_stored_before_its_snapshot_is(path, small, monkeypatch):
     connection = schema.connect(path)
     book = journal.Journal(connection, 1)
     hole = Hole(3, "a test", {}, kept.store._saved())
-    write, calls = saving.Saving.write, []
+    write, calls = units.Saving.write, []
 
     def dying(self, connection):
         calls.append(self.number)
@@ -199,7 +199,7 @@ def test_a_hole_is_not_stored_before_its_snapshot_is(path, small, monkeypatch):
         write(self, connection)
 
     with monkeypatch.context() as patched:
-        patched.setattr(saving.Saving, "write", dying)
+        patched.setattr(units.Saving, "write", dying)
         with pytest.raises(KeyboardInterrupt):
             book.write([hole])
     assert query(path, "SELECT count(*) FROM events WHERE kind = 'hole'") == [(0,)]

@@ -39,9 +39,8 @@ from stream_lstm.events import (
 from stream_lstm.store import schema
 from stream_lstm.store.journal import read_positions
 from stream_lstm.store.lock import StoreLock
-from stream_lstm.store.reading import entries, history
-from stream_lstm.store.runtime import held_weights
-from stream_lstm.store.setup import read_setup
+from stream_lstm.store.reading import entries, history, read_setup
+from stream_lstm.store.schema import held_weights
 from stream_lstm.store.units import Settle
 
 from ..engines import SMALL_BANK, settings

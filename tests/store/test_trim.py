@@ -5,12 +5,12 @@ import contextlib
 import pytest
 
 from stream_lstm.events import Prediction
+from stream_lstm.schema import StoreConfig
+from stream_lstm.store import journal as trimming
 from stream_lstm.store import schema, writer
-from stream_lstm.store import trim as trimming
 from stream_lstm.store.chain import damage
-from stream_lstm.store.trim import first_pos, trim, used_bytes
+from stream_lstm.store.journal import first_pos, trim, used_bytes
 from stream_lstm.store.verify import Verification
-from stream_lstm.tables import StoreConfig
 
 from .stores import Kept, predictions, query, series, settings, shown, ticks
 

@@ -9,11 +9,8 @@ pytest.importorskip("bokeh", reason="bokeh is not installed")
 
 from bokeh.document import Document
 
-from stream_lstm.view.columns import Updates
-from stream_lstm.view.figures import panels
-from stream_lstm.view.panel import Panel
-from stream_lstm.view.style import plot, set_powers
-from stream_lstm.view.track import Track
+from stream_lstm.view.figures import Panel, panels, plot, set_powers
+from stream_lstm.view.track import Track, Updates
 
 
 def panel(name: str) -> Panel:

@@ -18,8 +18,7 @@ import pytest
 import zmq
 
 from stream_lstm.events import NO_TIME
-from stream_lstm.feed.encode import encode_heartbeat, encode_ticks
-from stream_lstm.feed.records import Heartbeat
+from stream_lstm.feed.records import Heartbeat, encode_heartbeat, encode_ticks
 
 from .browser import SIZES, Tab, chromium
 

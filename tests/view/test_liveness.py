@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stream_lstm.view.liveness import Liveness
+from stream_lstm.view.watcher import Liveness
 
 S = 10**9
 BEGAN = 1_700_000_000 * S

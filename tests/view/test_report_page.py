@@ -14,8 +14,7 @@ pytest.importorskip("bokeh", reason="bokeh is not installed")
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
     """Reports on one run and on two, as files."""
-    from stream_lstm.view.report import report
-    from stream_lstm.view.runs import read_runs
+    from stream_lstm.view.report import read_runs, report
 
     folder = tmp_path_factory.mktemp("pages")
     for name, seed in (("a", 3), ("b", 4)):

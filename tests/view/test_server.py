@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("bokeh", reason="bokeh is not installed")
 
 SERVE = """
-from stream_lstm.view import server
+from stream_lstm.view import live as server
 server.MAX_PAGES = 2
 server.LivePage = lambda document, *_: None
 server.serve(None, "tcp://127.0.0.1:1", 0, lambda address: print(address, flush=True))

@@ -11,8 +11,20 @@ from stream_lstm.core.evidence import ALPHA, accuracy_band, window_half_width
 from stream_lstm.core.losses import log_losses
 from stream_lstm.events import Prediction, Score
 from stream_lstm.records import Batch
-from stream_lstm.view.columns import EVIDENCE, FORECASTS, Targets, Updates, forecasts
-from stream_lstm.view.track import MARKS, POINTS, RECENT, Rolling, Spell, Thinned, Track
+from stream_lstm.view.track import (
+    EVIDENCE,
+    FORECASTS,
+    MARKS,
+    POINTS,
+    RECENT,
+    Interval,
+    Rolling,
+    Targets,
+    Thinned,
+    Track,
+    Updates,
+    forecasts,
+)
 
 SECOND = 10**9
 
@@ -120,8 +132,8 @@ def test_a_spell_after_lost_ticks_lasts_from_the_prediction_before_to_the_last_f
     track = Track("a")
     track.predict(predictions(10, flagged=(130, 140, 190)))
     spells = list(track.spells)
-    assert spells[0] == Spell("gap", (120, 120 * SECOND), (140, 140 * SECOND))
-    assert spells[1] == Spell("gap", (180, 180 * SECOND), None)
+    assert spells[0] == Interval("gap", (120, 120 * SECOND), (140, 140 * SECOND))
+    assert spells[1] == Interval("gap", (180, 180 * SECOND), None)
 
 
 def test_a_silence_lasts_until_the_next_prediction() -> None:
@@ -131,9 +143,9 @@ def test_a_silence_lasts_until_the_next_prediction() -> None:
     track.predict(predictions(1))
     track.fall_silent()
     track.fall_silent()
-    assert list(track.spells) == [Spell("stale", (100, 100 * SECOND), None)]
+    assert list(track.spells) == [Interval("stale", (100, 100 * SECOND), None)]
     track.predict(predictions(1, 110))
-    assert list(track.spells) == [Spell("stale", (100, 100 * SECOND), (110, 110 * SECOND))]
+    assert list(track.spells) == [Interval("stale", (100, 100 * SECOND), (110, 110 * SECOND))]
 
 
 def test_figures_go_by_time_where_there_are_times_that_go_on() -> None:

@@ -7,11 +7,10 @@ import threading
 import pytest
 
 from stream_lstm.events import Prediction, Score
-from stream_lstm.feed.key_files import make_keys
 from stream_lstm.feed.predictions import PredictionPublisher, PredictionSubscriber
-from stream_lstm.feed.security import Security
-from stream_lstm.tables import SecurityConfig
-from stream_lstm.view import liveness
+from stream_lstm.feed.security import Security, make_keys
+from stream_lstm.schema import SecurityConfig
+from stream_lstm.view import watcher as watching
 from stream_lstm.view.watcher import Watcher
 
 S = 10**9
@@ -79,7 +78,7 @@ def test_an_end_is_told(published, watcher):
 
 
 def test_a_daemon_that_wants_keys_is_told_of(tmp_path, monkeypatch):
-    monkeypatch.setattr(liveness, "SILENT_S", 0.0)
+    monkeypatch.setattr(watching, "SILENT_S", 0.0)
     make_keys(tmp_path / "keys")
     keyed = Security(SecurityConfig(curve_dir=str(tmp_path / "keys")))
     with (
