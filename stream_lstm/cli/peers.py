@@ -62,7 +62,7 @@ class PeerLog:
             if count > self._told.get(reason, 0) and due(reason)
         }
         for reason, count in new.items():
-            self._spacing.told(reason)
+            self._spacing.written(reason)
             self._told[reason] = self._told.get(reason, 0) + count
         ours = NOT_ADMITTED, GIVEN_UP
         admitted = {reason: count for reason, count in new.items() if reason not in ours}

@@ -1,34 +1,29 @@
-"""The loop of the live service, which joins feed, session and prediction publisher.
+"""The loop of the live service: it joins feed, session, publisher and store in one thread.
 
-What the feed gives goes into the session. A prediction leaves for its subscribers before anything
-else is done with it; scores follow, and observers get every record in order. One thread does
-everything. Observers are for counting and showing: they are called in the loop and must be quick.
-What takes longer, such as drawing a table, is a chore, done between two messages at its period.
-Garbage is collected where nothing is waiting; see `collector`.
+Events from the feed enter the session. A prediction is published before any other work; scores
+follow, and observers receive every record in order. Observers count and display: the loop calls
+them, so they must be quick. Slower work, such as a table on the terminal, is a periodic task that
+runs between two messages. Garbage is collected in pauses (`Collector`).
 
-A tick that publishes nothing waits in the session. The session catches up with what waits when
-nothing came for `PAUSE_S`, when `MOST_HELD` ticks are waiting, before chores and at the end; only
-then does the store get these ticks, with all that came of them.
+A tick that publishes nothing waits in the session. The session catches up when no message came for
+`PAUSE_S`, when `MOST_HELD` ticks wait, before periodic tasks, and at the end. Only then does the
+store receive these ticks, with their results.
 
-Single ticks of many streams that came together are handed over in columns, where the session can
-work them off so; long runs of one stream as blocks. The result is the same to the bit.
+Single ticks of many streams that arrive together enter the session as columns, where the session
+supports it; long runs of one stream enter as blocks. All ways give the same bits.
 
-After a stop nothing more is taken from the socket, and what had been taken is worked off for as
-long as `GRACE_S` allows: a backlog with large weights could take minutes. For the same reason a
-block is pushed in pieces.
+After a stop the loop reads no more from the socket and works off what it has read for up to
+`GRACE_S`: a backlog with large weights could take minutes. For the same reason a block is pushed
+in pieces.
 
-It ends when the stop switch is set, when every stream has ended (if asked to), or with an
-EndpointError when nothing has come for `idle_timeout` seconds. In every case an end is published
-for each stream. The clock is injected; data never depends on it.
+The loop ends when the stop switch is set, when every stream has ended (if requested), or with an
+EndpointError after `idle_timeout` seconds without a message. Each time an end is published for
+every stream. The clock is injected; data never depends on it.
 
-Heartbeats of the published predictions: the daemon is alive, and where each stream stands.
-
-It says too whether the feed has fallen silent, and with it the daemon. A heartbeat's `seq` is the
-number of the stream's next element, and its session that of the predictions. Many streams take
-turns, so that a beat never holds up a tick for long. The daemon's loop sends them, where a
-`Publisher` of ticks has a thread for that: they have to show that this loop runs.
-
-What a loop does now and then, between its real work: each chore with its own period.
+Heartbeats of the published predictions come from this loop and not from a thread, because they
+prove that the loop runs; they also report a silent feed. The `seq` of a heartbeat is the number of
+the stream's next element, its session the publisher's run. Many streams take turns, so that a
+heartbeat delays a tick only briefly.
 """
 
 from __future__ import annotations
@@ -81,7 +76,7 @@ from .signals import StopSwitch
 HEARTBEAT_PERIOD_S = 1.0
 
 STREAMS_A_BEAT = 100
-"""Half a millisecond of sending."""
+"""Streams in one heartbeat task: half a millisecond of sending."""
 
 
 class Heartbeats:
@@ -99,78 +94,78 @@ class Heartbeats:
         self._turn: list[str] = []
 
     def beat(self) -> None:
-        """Send the heartbeats of the streams whose turn it is, ticks that waited included."""
+        """Catch up, and send the heartbeats of the next streams in turn."""
         self._session.catch_up()
         if not self._turn:
             self._turn = self._session.table.names[::-1]
         stale = self._stale()
         for name in self._turn[: -STREAMS_A_BEAT - 1 : -1]:
-            n, session = self._reached(name)
-            self._publisher.heartbeat(name, n + 1, session=session, stale=stale)
+            n, run_id = self._reached(name)
+            self._publisher.heartbeat(name, n + 1, session=run_id, stale=stale)
         del self._turn[-STREAMS_A_BEAT:]
 
     def end(self) -> None:
-        """Say of every stream that nothing more will come."""
+        """Send the end of every stream."""
         self._session.catch_up()
         for name in self._session.table.names:
-            n, session = self._reached(name)
-            self._publisher.end(name, n + 1, session=session)
+            n, run_id = self._reached(name)
+            self._publisher.end(name, n + 1, session=run_id)
 
     def _reached(self, name: str) -> tuple[int, str]:
-        """Return the elements of a stream and its publisher's run."""
+        """Return the number of elements of a stream and its publisher's run id."""
         table = self._session.table
         row = table.places[name]
         return int(table.view[row, N]), table.sources[row]
 
 
-class _Chore(msgspec.Struct):
+class _Task(msgspec.Struct):
     due: float
     period_s: float
     work: Callable[[], object]
 
 
 class PeriodicTasks:
-    """Chores by time; `due` is when the next one is, in seconds of the loop's clock."""
+    """Tasks with a period each; `due` is the time of the next one, in seconds of the clock."""
 
     def __init__(self) -> None:
-        self._chores: list[_Chore] = []
+        self._tasks: list[_Task] = []
         self.due = float("inf")
 
     def add(self, now: float, period_s: float, work: Callable[[], object]) -> None:
-        """Do `work` every `period_s` seconds, for the first time a period from `now`."""
-        self._chores.append(_Chore(now + period_s, period_s, work))
+        """Run `work` every `period_s` seconds, first a period after `now`."""
+        self._tasks.append(_Task(now + period_s, period_s, work))
         self.due = min(self.due, now + period_s)
 
     def run(self, now: float) -> None:
-        """Do what is due; what was missed meanwhile is not made up for."""
-        for chore in self._chores:
-            if chore.due <= now:
-                chore.due = now + chore.period_s
-                chore.work()
-        self.due = min((chore.due for chore in self._chores), default=self.due)
+        """Run the tasks that are due; missed periods are skipped."""
+        for task in self._tasks:
+            if task.due <= now:
+                task.due = now + task.period_s
+                task.work()
+        self.due = min((task.due for task in self._tasks), default=self.due)
 
 
 PIECE, PLAIN_PIECE = 512, 4096
-"""Rows pushed at a time: with learning some 20 ms, without it 5 ms, so that a stop is prompt."""
+"""Rows of a pushed piece: 20 ms with learning, 5 ms without, so that a stop is prompt."""
 
 MOST_HELD = 4096
-"""Ticks that may wait to be stepped and stored while more are in the socket: 20 ms of work."""
+"""Ticks that may wait while more are in the socket: 20 ms of work."""
 
 PAUSE_S = 0.001
-"""Without a message before ticks that wait are stepped, the least that a poll can wait: the tick
-that publishes is often right behind them, and steps all of them in one call."""
+"""Time without a message before waiting ticks are stepped, the shortest wait of a poll: the tick
+that publishes often follows immediately, and steps all of them in one call."""
 
 TOGETHER = 32
-"""Streams whose ticks are worth handing over in columns, when they came together."""
+"""Streams whose ticks arrived together from which columns are faster."""
 
 GRACE_S = 2.0
-"""For what is in hand at a stop; sending the last messages may take two more of the five."""
+"""Time for the ticks in hand at a stop; sending the last messages may take two more seconds."""
 
 AGAIN_S = 5.0
-"""For a subscriber to come back after a restart, before predictions are published once more."""
+"""Time for a subscriber to reconnect before predictions are published again."""
 
 LONGEST_WAIT_S = 1.0
-"""Of one poll. Everything that matters wakes it; this only bounds what we overlooked."""
+"""Longest poll. Every event wakes it; this bounds the cost of a missing wake-up."""
 
 Observer: TypeAlias = Callable[[Input | Output | Notice], object]
 
@@ -178,15 +173,14 @@ Observer: TypeAlias = Callable[[Input | Output | Notice], object]
 class Daemon(Closing):
     """Feed, session and publisher of a configuration, ready to run.
 
-    columns: names of the values of a tick. stop: ends `run`. observers: called with every event
-    that comes in or out, but for ticks. store: brings the session back, and is called with ticks
-    too. republish: publish once more what the store's journal leads to behind its last snapshot.
-    weights, scaler, members, engine: see `Session`.
-    security: keys and limits of the sockets; made of the configuration if None. clock: seconds,
-    monotonic.
+    columns: names of the values of a tick. stop: ends `run`. observers: receive every event in
+    and out, except ticks. store: restores the session, and also receives ticks. republish: publish
+    again the predictions that follow the store's last snapshot. weights, scaler, members, engine:
+    see `Session`. security: keys and limits of the sockets, by default from the configuration.
+    clock: seconds, monotonic.
 
-    Compiles everything first and opens the sockets then. Raises ConfigurationError for what does
-    not fit, and EndpointError for an endpoint that cannot be bound or connected to.
+    Compiles everything, then opens the sockets. Raises ConfigurationError for settings that do not
+    fit together, and EndpointError for an endpoint that cannot be bound or connected to.
     """
 
     def __init__(
@@ -266,7 +260,7 @@ class Daemon(Closing):
         self._compiled = compilations()
 
     def _compile_together(self) -> threading.Thread:
-        """Compile what works off ticks of many streams in columns: most daemons never need it."""
+        """Compile the loop over many streams in a thread; most daemons never need it."""
         session = self.session
         self._compiling = threading.Thread(target=lambda: session.engine.table, name="compile")
         self._compiling.start()
@@ -274,15 +268,15 @@ class Daemon(Closing):
 
     @property
     def compilations(self) -> int:
-        """How many programs this process has compiled since the construction.
+        """Programs that this process compiled since the construction.
 
-        None but the two that step many streams, where so many come without having been named.
+        0, or the two that step many streams if so many arrive without being configured.
         """
         return compilations() - self._compiled
 
     @property
     def together(self) -> bool:
-        """Whether ticks of many streams are worked off in columns, once there are so many."""
+        """Whether ticks of many streams enter in columns; starts the compilation when needed."""
         if self._compiling is None:
             if not self.session.plain or len(self.session.table) < TOGETHER:
                 return False
@@ -290,20 +284,20 @@ class Daemon(Closing):
         return self._compiling is not None and not self._compiling.is_alive()
 
     def _resume_feed(self) -> None:
-        """Have what was missed since the store ends asked for, or else count as missed."""
+        """Request the ticks since the end of the store; those that do not come count as missed."""
         for stream, position in self.store.positions.items() if self.store is not None else ():
             self.subscriber.resume(stream, position.session, position.next_seq)
 
     def every(self, period_s: float, work: Callable[[], object]) -> None:
-        """Have `work` done in the loop every `period_s` seconds."""
+        """Run `work` in the loop every `period_s` seconds."""
         self.chores.add(self._clock(), period_s, work)
 
     def reconfigure(self, feed: FeedConfig) -> None:
-        """Take over what of `feed` can change while running: `idle_timeout`, `max_streams`."""
-        kept = msgspec.structs.replace(
+        """Apply the settings of `feed` that can change: `idle_timeout`, `max_streams`."""
+        changed = msgspec.structs.replace(
             self.config.feed, idle_timeout=feed.idle_timeout, max_streams=feed.max_streams
         )
-        self.config = msgspec.structs.replace(self.config, feed=kept)
+        self.config = msgspec.structs.replace(self.config, feed=changed)
         self.subscriber.intake.max_streams = feed.max_streams
 
     def run(self, *, until_end: bool = False) -> None:
@@ -318,7 +312,7 @@ class Daemon(Closing):
                 self._publish_again()
                 ended = self._loop(until_end, collector)
         finally:
-            # With a store, what may still be revised is for the next start to wait for.
+            # with a store, the next start waits for labels that may still be revised
             if ended or self.store is None:
                 self._settle()
             self._old_times.tend()
@@ -326,7 +320,7 @@ class Daemon(Closing):
                 self._heartbeats.end()
 
     def _publish_again(self) -> None:
-        """Publish what was asked to be published once more, once there is somebody to hear it."""
+        """Publish the predictions of `republish` again, after waiting for a subscriber."""
         if self.publisher is None or not self._again:
             return
         with contextlib.suppress(EndpointError):
@@ -336,14 +330,14 @@ class Daemon(Closing):
         self._again = []
 
     def _settle(self) -> None:
-        """Let the labels that may be revised count now."""
+        """Count the labels that could still be revised."""
         self.session.settle()
         if self.store is not None:
             self.store.hold(Settle())
             self.store.hand_over()
 
     def _loop(self, until_end: bool, collector: Collector) -> bool:
-        """Work until the switch is set; return whether the streams' end came before."""
+        """Work until the switch is set; return whether the streams ended before."""
         receive, clock, chores = self.subscriber.receive, self._clock, self.chores
         while not self.stop.requested:
             events = receive(self._wait_s())
@@ -365,7 +359,7 @@ class Daemon(Closing):
         return False
 
     def _catch_up(self) -> None:
-        """Step over what waits in the session, and have it stored."""
+        """Step over the waiting ticks, and store them."""
         self.session.catch_up()
         if self.store is not None:
             self.store.hand_over()
@@ -384,14 +378,14 @@ class Daemon(Closing):
         return idle_timeout - self.subscriber.idle_s if idle_timeout else math.inf
 
     def _must_leave(self) -> bool:
-        """Return whether a stop was asked for and what is in hand has had its time."""
+        """Return whether the time for the ticks in hand after a stop is over."""
         if not self.stop.requested:
             return False
         if self._stop_by is None:
             self._stop_by = self._clock() + GRACE_S
         return self._clock() >= self._stop_by
 
-    # ---- what comes in ----------------------------------------------------------------
+    # ---- in ---------------------------------------------------------------------------
 
     def _take_all(self, events: Sequence[Received]) -> None:
         if len(events) >= TOGETHER and self.together:
@@ -403,12 +397,18 @@ class Daemon(Closing):
             self._take(event)
 
     def _take(self, event: Received) -> None:
-        if isinstance(event, Run):
-            self._tick(event)
-            return
         match event:
+            case Run():
+                self._tick(event)
+                return
             case Ticks():
                 self._push(event)
+                return
+            case Refusal():
+                self._observe(event)
+                return
+            case Takeover():
+                self._notice(event)
                 return
             case Label():
                 self.session.label(event)
@@ -419,24 +419,18 @@ class Daemon(Closing):
                 self.session.session_start(event)
             case End():
                 self._ended.add(event.stream)
-        if isinstance(event, Refusal):
-            self._observe(event)
-            return
-        if isinstance(event, Takeover):
-            self._notice(event)
-            return
         self._hold(event, 1)
         for observer in self._observers:
             observer(event)
 
     def _hold(self, event: Input, ticks: int, made: int = 0) -> None:
-        """Remember that an input is to be stored once the session has caught up with it."""
+        """Queue an input for the store until the session has caught up with it."""
         self._held += ticks
         if self.store is not None:
             self.store.hold(event, made)
 
     def _tick(self, run: Run) -> None:
-        """Give the session a few ticks, one by one."""
+        """Push a few ticks singly."""
         tick, made = self.session.tick, 0
         for t_ns, values in zip(run.times, run.rows, strict=True):
             made += tick(run.stream, t_ns, values, run.session, run.seq, run.where)
@@ -453,7 +447,7 @@ class Daemon(Closing):
                 self._catch_up()
 
     def _take_together(self, events: Sequence[Received]) -> None:
-        """Take events; runs of different streams that follow each other are one call."""
+        """Take events; consecutive runs of different streams are one call."""
         group: dict[str, Run] = {}
         for event in events:
             if self._must_leave():
@@ -470,7 +464,7 @@ class Daemon(Closing):
         self._arrive(group)
 
     def _arrive(self, group: Mapping[str, Run]) -> None:
-        """Give the session runs of different streams, in columns where that is faster."""
+        """Push runs of different streams, in columns where that is faster."""
         session, runs = self.session, list(group.values())
         sent = {(run.session, run.seq is None) for run in runs}
         rows = [session.place(run.stream) for run in runs] if len(runs) >= TOGETHER else []
@@ -504,13 +498,14 @@ class Daemon(Closing):
         topics = f" and sends the streams {names}" if names else ""
         other = ""
         if not self.subscriber.counters.messages and feed.payload == "record":
-            other = "; a feed of other topics than tick/NAME/ is not heard without --payload json"
+            other = "; a feed with topics other than tick/NAME/ needs --payload json"
         return (
             f"nothing has come from {', '.join(feed.connect)} for {feed.idle_timeout:g} s: check "
-            f"that the publisher runs, binds this endpoint{topics}, or raise idle_timeout{other}"
+            f"that the publisher runs, binds this endpoint{topics}, or raise idle_timeout{other}; "
+            "see 'stream-lstm help wire'"
         )
 
-    # ---- what goes out ----------------------------------------------------------------
+    # ---- out --------------------------------------------------------------------------
 
     def _emit(self, event: Output) -> None:
         if self.publisher is not None and type(event) is Score:
@@ -527,7 +522,7 @@ class Daemon(Closing):
         return self.staleness.stale
 
     def _notice(self, notice: Notice) -> None:
-        """Report a feed that falls silent or is back, a new owner of a stream, or old ticks."""
+        """Report a feed that falls silent or returns, a new owner of a stream, or old ticks."""
         if self.store is not None:
             if isinstance(notice, Takeover):
                 reason = f"from {notice.owner} to {notice.to}"
@@ -547,7 +542,7 @@ class Daemon(Closing):
             self.publisher.close()
 
     def close(self) -> None:
-        """Close the sockets; what was published has two seconds to leave."""
+        """Close the sockets; unsent messages have two seconds."""
         if self._compiling is not None:
             self._compiling.join()
         self.subscriber.close()

@@ -1,51 +1,63 @@
-"""What a running session has counted, over all its streams, for a thread that only looks.
+"""Figures of a running daemon: counts over its streams, and how long its stages take.
 
-Nothing here changes anything or holds up the loop: the columns of the tables of streams and of
-scores are summed as they are at that moment, and numbers of different moments may stand together.
-Ticks that wait in the session are not counted yet.
+`totals` and its companions read the columns of the tables of streams and scores from another
+thread. They change nothing and do not delay the loop; figures of different moments may appear
+together, and ticks that still wait in the session are not counted.
 
-Durations counted in buckets that grow by half an octave, for a loop that has no time to spare.
+`LogHistogram` counts a duration in a quarter of a microsecond, into buckets half an octave wide.
 
-Counting one costs a quarter of a microsecond: some arithmetic on whole numbers and an entry of a
-list that is there already. What is served is made of it at a scrape.
-
-How long the stages of a daemon take, at the cost of a microsecond for a published prediction.
-
-Every update and every publication is timed by a proxy before it, as in a `Trace`. Of the calls
-into the network only some are, ten a second of each kind: a proxy is put before the next one, and
-takes itself away when it has timed it. All others run as if there were none.
+`Timings` times every update and every publication through a proxy method, as `Trace` does. Of the
+calls into the network it times ten a second of each kind: a proxy replaces the method for the next
+call and removes itself afterwards. All other calls run without it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from types import TracebackType
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from .daemon import Daemon
-from collections.abc import Iterable, Iterator, Sequence
-
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
 from ..core.scores import BOARD, WAYS
 from ..core.session import Session
 from ..core.table import EXPIRED, FRESH, Counters, N
+from ..typing import Bools, Float64s, Int64s
+
+if TYPE_CHECKING:
+    from .daemon import Daemon
 
 LOWEST, HIGHEST = 10, 34
-"""Octaves that are served: from 2^10 ns, a microsecond, to 2^34 ns, 17 seconds."""
+"""Octaves of the served buckets: from 2^10 ns, a microsecond, to 2^34 ns, 17 seconds."""
 
 SIZE = 2 * 64
 """Buckets: durations of up to 2^63 ns have one."""
+
+SAMPLE_S = 0.1
+"""Between two timed calls of a kind."""
+
+CALLS = {"advance_in_place": "step", "window": "window", "run_strides": "strides"}
+"""Sampled methods of an engine, and the label of each."""
+
+TABLE_CALLS = {"step": "table"}
+"""The same for its loop over many streams, where the daemon uses it."""
+
+FORECASTS = ("model", "base_rate", "last_label")
+"""The forecasts whose log losses are summed, in the order of `scores.WAYS`."""
+
+MOST_STREAMS = 100
+"""Streams with figures of their own."""
+
+COUNTS = [BOARD.index(name) for name in ("labels", "positives", "model_correct")]
+LOSSES = [BOARD.index(f"{way}_log_loss") for way in WAYS]
+LOG_E = [BOARD.index(f"{bet}_better") for bet in ("coin", "base", "last")]
+"""Columns of log W of the bets that the model is better."""
 
 
 class LogHistogram:
     """Counts durations in nanoseconds; one thread counts, any thread reads.
 
-    A bucket (a, b] has b = 1.5 a or 4/3 a, so a quantile that is read off is at most so far away.
+    A bucket (a, b] has b = 1.5 a or b = 4/3 a, which bounds the error of a quantile.
     """
 
     __slots__ = ("_counts", "sum_ns")
@@ -55,15 +67,15 @@ class LogHistogram:
         self.sum_ns = 0
 
     def add(self, ns: int) -> None:
-        """Count a duration; what is less than 4 ns, or negative, is in the first bucket."""
+        """Count a duration; the first bucket also counts everything below 4 ns."""
         below = ns - 1 if ns > 4 else 3
         octave = below.bit_length()
         self._counts[2 * octave + (below >> octave - 2 & 1)] += 1
         self.sum_ns += ns
 
     def buckets(self) -> list[tuple[str, int]]:
-        """Return [(upper bound in seconds, durations up to it)], the last bound being +Inf."""
-        counts = self._counts[:]  # one moment's
+        """Return [(upper bound in seconds, durations up to it)]; the last bound is +Inf."""
+        counts = self._counts[:]  # of one moment
         out, total = [], 0
         for octave in range(HIGHEST + 1):
             for half in range(2):
@@ -74,23 +86,13 @@ class LogHistogram:
         return [*out, ("+Inf", sum(counts))]
 
 
-SAMPLE_S = 0.1
-"""Between two calls of a kind that are timed."""
-
-CALLS = {"advance_in_place": "step", "window": "window", "run_strides": "strides"}
-"""Calls of an engine that are timed now and then, and what they are called."""
-
-TABLE_CALLS = {"step": "table"}
-"""The same of its loop over many streams, where the daemon uses it."""
-
-
 class Timings:
-    """A context manager around the life of a daemon.
+    """Histograms of a daemon's stages; a context manager around its life.
 
     clock: nanoseconds, monotonic. `tick_to_publish`: from taking a message that makes a prediction
-    due from the socket until the prediction is handed to its own. `queue_age`: the longest that
-    such a message can have waited in the socket. `step`: one call into the network, by kind.
-    `update`: one update of the weights that is made by itself.
+    due to handing the prediction to its socket. `queue_age`: the longest time that such a message
+    can have waited in the socket. `step`: one call into the network, by kind. `update`: one single
+    update of the weights.
     """
 
     def __init__(self, clock: Callable[[], int] = time.perf_counter_ns) -> None:
@@ -103,7 +105,7 @@ class Timings:
         self._set: list[tuple[Any, str, Any, Any]] = []
 
     def attach(self, daemon: Daemon, clock: Callable[[], float]) -> None:
-        """Begin to time; `clock` is the daemon's, in seconds."""
+        """Start timing; clock: that of the daemon, in seconds."""
         self._daemon = daemon
         session, engine = daemon.session, daemon.session.engine
         self._targets = [(engine, name, self.step[kind]) for name, kind in CALLS.items()]
@@ -128,16 +130,16 @@ class Timings:
     def _timed(self, call: Callable[..., Any], into: LogHistogram) -> Any:
         clock, add = self._clock, into.add
 
-        def timed(*given: Any) -> Any:
+        def timed(*arguments: Any) -> Any:
             start = clock()
-            result = call(*given)
+            result = call(*arguments)
             add(clock() - start)
             return result
 
         return timed
 
     def sample(self) -> None:
-        """Have the next call of each kind timed."""
+        """Time the next call of each kind."""
         if self._daemon is not None and self._daemon.together:
             table, self._daemon = self._daemon.session.engine.table, None
             self._targets += [(table, name, self.step[kind]) for name, kind in TABLE_CALLS.items()]
@@ -146,24 +148,21 @@ class Timings:
                 self._put(owner, name, self._once(owner, name, into))
 
     def _once(self, owner: Any, name: str, into: LogHistogram) -> Any:
-        call, clock = getattr(owner, name), self._clock
+        timed = self._timed(getattr(owner, name), into)
 
-        def once(*given: Any) -> Any:
+        def once(*arguments: Any) -> Any:
             self._take_back(owner, name)
-            start = clock()
-            result = call(*given)
-            into.add(clock() - start)
-            return result
+            return timed(*arguments)
 
         return once
 
     def _put(self, owner: Any, name: str, proxy: Any) -> None:
-        """Stand `proxy` before a method, in front of whatever stands there."""
+        """Replace a method by `proxy`."""
         self._set.append((owner, name, vars(owner).get(name), proxy))
         setattr(owner, name, proxy)
 
     def _take_back(self, owner: Any, name: str) -> None:
-        """Take a proxy away again, unless somebody else has put one in its place."""
+        """Restore a method, unless other code has replaced the proxy."""
         for k, (target, known, before, proxy) in enumerate(self._set):
             if target is owner and known == name:
                 del self._set[k]
@@ -178,30 +177,13 @@ class Timings:
     def __enter__(self) -> Timings:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for owner, name, *_ in self._set[::-1]:
             self._take_back(owner, name)
 
 
-FORECASTS = ("model", "base_rate", "last_label")
-"""Whose log losses are summed, in the order of `scores.WAYS`."""
-
-MOST_STREAMS = 100
-"""Streams whose own figures are given."""
-
-COUNTS = [BOARD.index(name) for name in ("labels", "positives", "model_correct")]
-LOSSES = [BOARD.index(f"{way}_log_loss") for way in WAYS]
-LOG_E = [BOARD.index(f"{bet}_better") for bet in ("coin", "base", "last")]
-"""Log W of the bets that the model is better."""
-
-
 class Scored(msgspec.Struct):
-    """Labels, positive ones and right calls of the model; log losses of FORECASTS, in nats."""
+    """Labels, positive ones, correct calls of the model; log losses of FORECASTS, in nats."""
 
     labels: int
     positives: int
@@ -247,27 +229,8 @@ def totals(session: Session) -> Totals:
     )
 
 
-def _rows(
-    session: Session, most: int | None = None
-) -> tuple[Sequence[str], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Return the names of the streams, and their rows of the two tables, which may just grow."""
-    names, ints, board = session.table.names[:most], session.table.ints, session.scores.board
-    count = min(len(names), len(ints), len(board))
-    return names[:count], ints[:count], board[:count]
-
-
-def _warm(session: Session, ints: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    warm: npt.NDArray[np.bool_] = ints[:, N] - ints[:, FRESH] >= session.config.stream.window
-    return warm
-
-
-def _scored(row: npt.NDArray[np.float64]) -> Scored:
-    labels, positives, correct = (int(count) for count in row[COUNTS].tolist())
-    return Scored(labels, positives, correct, tuple(row[LOSSES].tolist()))
-
-
 def some_streams(session: Session) -> Iterator[OneStream]:
-    """Yield the first streams of a session: all of them may be too many to report."""
+    """Yield the first MOST_STREAMS streams of a session."""
     names, ints, board = _rows(session, MOST_STREAMS)
     warm = _warm(session, ints).tolist()
     for row, name in enumerate(names):
@@ -276,8 +239,25 @@ def some_streams(session: Session) -> Iterator[OneStream]:
 
 
 def warm_streams(session: Session, wanted: Iterable[str]) -> tuple[int, list[str]]:
-    """Return (streams that are warm, those of `wanted` that are not)."""
+    """Return (number of warm streams, names of `wanted` that are not warm)."""
     _, ints, _ = _rows(session)
     warm, places = _warm(session, ints).tolist(), session.table.places
     rows = {name: places.get(name, len(warm)) for name in wanted}
     return sum(warm), [name for name, row in rows.items() if not any(warm[row : row + 1])]
+
+
+def _rows(session: Session, most: int | None = None) -> tuple[Sequence[str], Int64s, Float64s]:
+    """Return names of streams and their rows of the two tables, which may grow meanwhile."""
+    names, ints, board = session.table.names[:most], session.table.ints, session.scores.board
+    count = min(len(names), len(ints), len(board))
+    return names[:count], ints[:count], board[:count]
+
+
+def _warm(session: Session, ints: Int64s) -> Bools:
+    warm: Bools = ints[:, N] - ints[:, FRESH] >= session.config.stream.window
+    return warm
+
+
+def _scored(row: Float64s) -> Scored:
+    labels, positives, correct = (int(count) for count in row[COUNTS].tolist())
+    return Scored(labels, positives, correct, tuple(row[LOSSES].tolist()))

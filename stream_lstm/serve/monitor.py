@@ -1,21 +1,17 @@
-"""The pages of a daemon: /metrics, /livez and /readyz, and the server that gives them.
+"""The pages of a daemon: /metrics, /livez and /readyz, and the server for them.
 
-It stands before the daemon is made, so that a port that is taken is told of before anything is
-compiled, and an orchestrator gets an answer while it starts. Whatever goes wrong here is counted
-and told of, and no tick waits for it.
+The server starts before the daemon is constructed: a taken port is reported before anything is
+compiled, and an orchestrator gets answers during the start. Errors here are counted and logged; no
+tick waits for this thread.
 
-Whether the daemon lives, and whether it is of use: what an orchestrator asks for.
+A daemon is live while its loop turns, and nothing else counts: a restart does not help a daemon
+whose feed is gone. It is ready while it predicts from a feed that sends, and stores what it should
+store.
 
-It lives as long as its loop turns, and that is all: a daemon whose feed is gone is not helped by
-being started again. It is ready while it predicts from a feed that is there and keeps what it
-should keep.
-
-The metrics: what a daemon has counted, as families of the Prometheus client at a scrape.
-
-All of it is read where the daemon counts it anyway; nothing is counted for a metric but the
-histograms of `timings`. Names follow Prometheus: base units, counters that end in `_total`, one
-unit for all series of a name. Sums over time are counters too, so that a mean over any span is a
-ratio of two rates; the log loss of the last hour is
+The metrics are families of the Prometheus client, made at a scrape from counts that the daemon
+keeps anyway; only the histograms of `Timings` exist for them. Names follow Prometheus: base units,
+counters end in `_total`, one unit for all series of a name. Sums over time are counters, so a mean
+over any span is a ratio of two rates. The log loss of the last hour is
 
     rate(stream_lstm_log_loss_nats_total{forecast="model"}[1h])
     / on() group_left rate(stream_lstm_labels_total[1h])
@@ -23,15 +19,10 @@ ratio of two rates; the log loss of the last hour is
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-if TYPE_CHECKING:
-    from .daemon import Daemon
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import (
@@ -48,28 +39,40 @@ from ..feed.security import Reason
 from ..feed.sequence import CAUSES
 from ..quoting import json_line, label
 from ..schema import ServeConfig
-from .metrics import FORECASTS, LogHistogram, Timings, Totals, some_streams, totals
+from .metrics import (
+    FORECASTS,
+    LogHistogram,
+    Timings,
+    Totals,
+    some_streams,
+    totals,
+    warm_streams,
+)
 from .runtime import quick_switches
 from .web import Page, WebServer, bind
 
+if TYPE_CHECKING:
+    from .daemon import Daemon
+
 TURN_S = 0.5
-"""Between two marks that the loop makes."""
+"""Period at which the loop marks that it turns."""
 
 NAMED = 5
-"""Streams that a reason names."""
+"""Streams that a reason lists."""
 
 
 class HealthStatus(NamedTuple):
-    """Whether all is well, and what is told of it."""
+    """Whether all is well, and the JSON object of the page."""
 
     well: bool
-    told: dict[str, Any]
+    body: dict[str, Any]
 
 
 class Health:
-    """What is known of a daemon, which there need not be yet.
+    """The state of a daemon, which may not exist yet.
 
-    live_after: seconds without a turn of the loop after which it hangs. clock: seconds, monotonic.
+    live_after: seconds without a turn after which the loop counts as hung. clock: seconds,
+    monotonic.
     """
 
     def __init__(self, live_after: float, clock: Callable[[], float]) -> None:
@@ -78,7 +81,7 @@ class Health:
         self._daemon: Daemon | None = None
 
     def attend(self, daemon: Daemon) -> None:
-        """Have the loop of a daemon mark its turns."""
+        """Mark the turns of a daemon's loop from now on."""
         self._daemon = daemon
         daemon.every(TURN_S, self._mark)
 
@@ -86,12 +89,12 @@ class Health:
         self._turned = self._clock()
 
     def leave(self) -> None:
-        """Take notice that the loop is over, so that no more turns are to be expected."""
+        """Note that the loop has ended and will not turn again."""
         self._turned = None
 
     @property
     def loop_age_s(self) -> float:
-        """Seconds since the loop was last seen to turn; 0 before it begins and after its end."""
+        """Seconds since the last turn of the loop; 0 before its start and after its end."""
         turned = self._turned
         return 0.0 if turned is None else max(self._clock() - turned, 0.0)
 
@@ -105,37 +108,35 @@ class Health:
         )
 
     def ready(self) -> HealthStatus:
-        """Return whether predictions are made from a fresh feed, and kept where they should be."""
+        """Return whether the daemon predicts from a live feed and stores what it should."""
         daemon = self._daemon
         if daemon is None:
-            return _verdict({"started": "it is still starting"})
+            return _status({"started": "it is still starting"})
         stopping = "it is stopping" if daemon.stop.requested else ""
         checks = {
             "started": stopping,
-            "loop": "; ".join(self.live().told["reasons"]),
+            "loop": "; ".join(self.live().body["reasons"]),
             "warm": _cold(daemon),
             "feed": _silent(daemon),
         }
         if daemon.store is not None:
             trouble = daemon.store.trouble
             checks["store"] = f"the store cannot be written: {trouble}" if trouble else ""
-        return _verdict(checks)
+        return _status(checks)
 
 
-def _verdict(checks: dict[str, str]) -> HealthStatus:
-    """Make a verdict of {check: what is wrong, "" if nothing is}."""
+def _status(checks: dict[str, str]) -> HealthStatus:
+    """Combine {check: fault, "" where there is none}."""
     reasons = [reason for reason in checks.values() if reason]
-    told = {
+    body = {
         "ready": not reasons,
         "reasons": reasons,
         "checks": {k: not v for k, v in checks.items()},
     }
-    return HealthStatus(not reasons, told)
+    return HealthStatus(not reasons, body)
 
 
 def _cold(daemon: Daemon) -> str:
-    from .metrics import warm_streams
-
     wanted = daemon.config.feed.streams
     warm, cold = warm_streams(daemon.session, wanted)
     if cold:
@@ -147,44 +148,44 @@ def _cold(daemon: Daemon) -> str:
 def _silent(daemon: Daemon) -> str:
     if daemon.staleness.stale:
         return f"the feed has been silent for {daemon.subscriber.idle_s:.1f} s"
-    return "" if daemon.subscriber.counters.messages else "nothing has come from the feed yet"
+    return "" if daemon.subscriber.counters.messages else "no message has come from the feed yet"
 
 
 PREFIX = "stream_lstm_"
 
 COUNTED = {
     "elements": "Elements accepted.",
-    "ticks": "Ticks that came to a stream, those refused included.",
-    "old_ticks": "Ticks older than what came before them, or repeated, taken or not.",
+    "ticks": "Ticks that a stream received, refused ones included.",
+    "old_ticks": "Ticks with an old or a repeated time, accepted or refused.",
     "predictions": "Predictions made.",
-    "labels": "Labels that a prediction was scored with.",
+    "labels": "Labels that scored a prediction.",
     "positive_labels": "Labels that were 1.",
-    "expired_predictions": "Predictions that left the book of those waiting without a label.",
+    "expired_predictions": "Predictions that expired without a label.",
     "updates": "Updates of the weights.",
-    "updates_rested": "Labels that nothing was learned from, learning being at rest.",
-    "rollbacks": "Times that learning was rolled back.",
+    "updates_rested": "Labels that caused no update because learning rested.",
+    "rollbacks": "Roll-backs of learning.",
     "gaps": "Gaps in the sequence numbers.",
     "missed_ticks": "Ticks lost in gaps.",
-    "resets": "Times that a stream's state began anew.",
-    "labels_early": "Labels from outside that came before their prediction.",
-    "labels_revised": "Labels from outside that took the place of another.",
+    "resets": "Resets of a stream's state.",
+    "labels_early": "Labels from outside that arrived before their prediction.",
+    "labels_revised": "Labels from outside that replaced another.",
 }
 """Counters of the session, over all streams."""
 
 FEED = {
     "feed_messages": ("messages", "Messages that came from the feed."),
     "feed_heartbeats": ("heartbeats", "Heartbeats of the feed."),
-    "feed_sessions": ("sessions", "Publishers' sessions that began."),
+    "feed_sessions": ("sessions", "Starts of publishers."),
     "feed_takeovers": ("takeovers", "Streams that another endpoint took over."),
     "feed_stale_spells": ("stale", "Times that the feed fell silent."),
     "recovery_requests": ("asked", "Requests for lost ticks."),
-    "recovery_timeouts": ("timeouts", "Requests for lost ticks without an answer in time."),
-    "recovery_overflows": ("overfull", "Times that too much waited for lost ticks."),
-    "recovered_ticks": ("recovered", "Ticks that came in answer to a request."),
-    "recovered_twice_ticks": ("overlaps", "Recovered ticks that also came by the usual way."),
-    "unrecoverable_ticks": ("gone", "Ticks that were asked for and no longer held."),
+    "recovery_timeouts": ("timeouts", "Requests for lost ticks that timed out."),
+    "recovery_overflows": ("overfull", "Overflows of the buffer that waits for lost ticks."),
+    "recovered_ticks": ("recovered", "Ticks received in answer to a request."),
+    "recovered_twice_ticks": ("overlaps", "Recovered ticks that also arrived live."),
+    "unrecoverable_ticks": ("gone", "Requested ticks that the publisher no longer had."),
 }
-"""Counters of the feed: what they are called, in `FeedCounters` and here, and what they mean."""
+"""Counters of the feed: metric, (field of `FeedCounters`, meaning)."""
 
 TICK_REASONS = ("not_finite", "repeated", "too_late", "old_time")
 LABEL_REASONS = ("repeated", "disagreeing", "late", "unknown", "bad", "unexpected")
@@ -194,24 +195,24 @@ AGAINST = ("coin", "base_rate", "last_label")
 
 
 def about() -> Iterator[Metric]:
-    """Yield what is known without a daemon."""
+    """Yield the families that need no daemon."""
     info = GaugeMetricFamily(PREFIX + "build_info", "1, labelled.", labels=["version"])
     info.add_metric([__version__], 1)
     yield info
 
 
 def health(state: Health) -> Iterator[Metric]:
-    """Yield how the daemon is."""
+    """Yield the health of the daemon."""
     yield gauge("ready", "1 if /readyz says so.", state.ready().well)
     yield gauge("loop_age_seconds", "Time since the loop was seen to turn.", state.loop_age_s)
 
 
 def counts(daemon: Daemon) -> Iterator[Metric]:
-    """Yield what was counted over all streams."""
+    """Yield the counts over all streams."""
     total = totals(daemon.session)
-    yield gauge("streams", "Streams that are known.", total.streams)
+    yield gauge("streams", "Known streams.", total.streams)
     yield gauge("warm_streams", "Streams past their warm-up.", total.warm)
-    yield gauge("compile_seconds", "Time that the start took to compile.", daemon.compile_s)
+    yield gauge("compile_seconds", "Time for compiling at the start.", daemon.compile_s)
     yield counter(
         "compilations_after_ready", "Programs compiled after the start.", daemon.compilations
     )
@@ -224,7 +225,7 @@ def counts(daemon: Daemon) -> Iterator[Metric]:
         dict(zip(FORECASTS, total.scored.losses, strict=True)),
     )
     yield counter(
-        "correct_predictions", "Labels that the prediction was right about.", total.scored.correct
+        "correct_predictions", "Labels that the model called correctly.", total.scored.correct
     )
     yield from _refusals(daemon, total)
 
@@ -254,9 +255,7 @@ def _refusals(daemon: Daemon, total: Totals) -> Iterator[Metric]:
     counters, feed = total.counters, daemon.subscriber.counters
     old = counters.old_ticks if daemon.config.stream.on_old_time == "refuse" else 0
     ticks = counters.refused_ticks - old, feed.repeats, feed.old, old
-    yield by_label(
-        "refused_ticks", "Ticks that were refused.", "reason", _pairs(TICK_REASONS, ticks)
-    )
+    yield by_label("refused_ticks", "Refused ticks.", "reason", _pairs(TICK_REASONS, ticks))
     labels = (
         counters.labels_repeated,
         counters.labels_disagreeing,
@@ -267,38 +266,38 @@ def _refusals(daemon: Daemon, total: Totals) -> Iterator[Metric]:
     rest = max(counters.refused_labels - sum(labels), 0)
     yield by_label(
         "refused_labels",
-        "Labels from outside that were refused.",
+        "Refused labels from outside.",
         "reason",
         _pairs(LABEL_REASONS, (*labels, rest)),
     )
     messages = daemon.subscriber.intake.refused
     yield by_label(
         "refused_messages",
-        "Messages that were refused whole.",
+        "Messages refused as a whole.",
         "reason",
         {cause: messages[cause] for cause in CAUSES},
     )
     updates = counters.updates_not_finite, counters.updates_too_large, counters.weights_too_large
     yield by_label(
         "refused_updates",
-        "Updates that were refused.",
+        "Refused updates.",
         "reason",
         _pairs(UPDATE_REASONS, updates),
     )
     peers = daemon.security.counts()
     yield by_label(
         "refused_peers",
-        "Peers that were not let in, or were cut off.",
+        "Peers rejected or disconnected.",
         "reason",
         {reason: peers.get(reason, 0) for reason in get_args(Reason)},
     )
 
 
 def feed(daemon: Daemon) -> Iterator[Metric]:
-    """Yield what the feed counted, and how it is."""
+    """Yield the counts and the state of the feed."""
     subscriber = daemon.subscriber
-    for name, told in FEED.items():
-        yield counter(name, told[1], getattr(subscriber.counters, told[0]))
+    for name, (field, words) in FEED.items():
+        yield counter(name, words, getattr(subscriber.counters, field))
     yield gauge("feed_stale", "1 while the feed is silent.", daemon.staleness.stale)
     yield gauge(
         "feed_silence_seconds", "Time since the last message.", max(subscriber.idle_s, 0.0)
@@ -306,27 +305,32 @@ def feed(daemon: Daemon) -> Iterator[Metric]:
 
 
 def store(daemon: Daemon) -> Iterator[Metric]:
-    """Yield how the store is, where there is one."""
+    """Yield the state of the store, if any."""
     if daemon.store is None:
         return
     figures = daemon.store.figures()
-    yield gauge("store_healthy", "1 while the store is written.", daemon.store.trouble is None)
-    yield gauge("store_waiting_bytes", "What waits to be written.", daemon.store.waiting_bytes)
-    yield counter("store_retries", "Writes that failed and were tried again.", figures["retries"])
+    yield gauge("store_healthy", "1 while the store can be written.", daemon.store.trouble is None)
+    yield gauge(
+        "store_waiting_bytes", "Bytes that wait to be written.", daemon.store.waiting_bytes
+    )
+    yield counter("store_retries", "Failed writes that were retried.", figures["retries"])
     yield counter(
-        "store_inputs_left_out", "Inputs that were left out.", figures["inputs_left_out"]
+        "store_inputs_left_out", "Inputs that could not be stored.", figures["inputs_left_out"]
     )
 
 
 def streams(daemon: Daemon) -> Iterator[Metric]:
-    """Yield some figures of each stream, up to a number of streams."""
-    told = list(some_streams(daemon.session))
+    """Yield figures of the first streams, one series each."""
+    listed = list(some_streams(daemon.session))
     columns = {
-        "stream_elements": ("Elements of a stream.", [s.elements for s in told]),
-        "stream_labels": ("Labels of a stream.", [s.scored.labels for s in told]),
-        "stream_correct_predictions": ("Right calls.", [s.scored.correct for s in told]),
+        "stream_elements": ("Elements of a stream.", [s.elements for s in listed]),
+        "stream_labels": ("Labels of a stream.", [s.scored.labels for s in listed]),
+        "stream_correct_predictions": (
+            "Correct calls of a stream.",
+            [s.scored.correct for s in listed],
+        ),
     }
-    names = [label(stream.name) for stream in told]
+    names = [label(stream.name) for stream in listed]
     for name, (words, values) in columns.items():
         yield by_label(name, words, "stream", _pairs(names, values))
     losses = CounterMetricFamily(
@@ -339,7 +343,7 @@ def streams(daemon: Daemon) -> Iterator[Metric]:
         "Logarithm of the evidence that the model is better.",
         labels=["stream", "against"],
     )
-    for name, stream in zip(names, told, strict=True):
+    for name, stream in zip(names, listed, strict=True):
         for forecast, loss in zip(FORECASTS, stream.scored.losses, strict=True):
             losses.add_metric([name, forecast], loss)
         for against, log_e in zip(AGAINST, stream.evidence, strict=True):
@@ -353,11 +357,11 @@ def times(timings: Timings) -> Iterator[Metric]:
     alone = {
         "tick_to_publish_seconds": (
             timings.tick_to_publish,
-            "From taking a message from the socket to handing over the prediction it made due.",
+            "From receiving a message to publishing the prediction that it made due.",
         ),
         "queue_age_seconds": (
             timings.queue_age,
-            "The longest that such a message can have waited in the socket.",
+            "Longest time that such a message can have waited in the socket.",
         ),
         "update_seconds": (timings.update, "One update of the weights."),
     }
@@ -367,7 +371,7 @@ def times(timings: Timings) -> Iterator[Metric]:
         yield family
     family = HistogramMetricFamily(
         PREFIX + "step_seconds",
-        "One call into the network; some of them are timed.",
+        "One call into the network (sampled).",
         labels=["call"],
     )
     for kind, histogram in timings.step.items():
@@ -407,11 +411,11 @@ HOME = b"stream-lstm: /metrics for Prometheus, /livez, /readyz\n"
 class Monitor(Closing):
     """Serves the pages of a daemon; a context manager.
 
-    config: the table `serve`, with an address. insecure: other machines may reach it. dropped:
-    how many log lines were dropped. say: takes a line for people. clock: seconds, monotonic, as
-    the daemon's.
+    config: the table `serve`, with an address. insecure: allow other machines. dropped: returns
+    the number of dropped log lines. say: takes a line for people. clock: seconds, monotonic, the
+    same as the daemon's.
 
-    `address` is the actual one. Raises what `web.bind` raises.
+    `address` is the actual one. Raises the errors of `web.bind`.
     """
 
     def __init__(
@@ -440,7 +444,7 @@ class Monitor(Closing):
         self.address = self._server.address
 
     def attend(self, daemon: Daemon) -> None:
-        """Tell of a daemon from now on, which is about to run."""
+        """Serve the figures of a daemon that is about to run."""
         self._stack.enter_context(self.timings)
         self.timings.attach(daemon, self._clock)
         self.health.attend(daemon)
@@ -449,7 +453,7 @@ class Monitor(Closing):
     # ---- in the server's thread -------------------------------------------------------
 
     def respond(self, path: str, headers: Mapping[str, str]) -> Page | None:
-        """Return the page of a path, None where there is none."""
+        """Return the page of a path, None for an unknown one."""
         match path:
             case "/metrics":
                 encode, kind = choose_encoder(headers.get("accept", ""))
@@ -465,11 +469,11 @@ class Monitor(Closing):
         return None
 
     def collect(self) -> Iterator[Metric]:
-        """Yield all families, as they are now."""
+        """Yield all families with their present values."""
         yield from about()
         yield from health(self.health)
-        yield counter("scrapes", "Scrapes that were answered.", self.scrapes)
-        yield counter("scrape_errors", "Pages that could not be made.", self.errors)
+        yield counter("scrapes", "Answered scrapes.", self.scrapes)
+        yield counter("scrape_errors", "Pages that failed.", self.errors)
         yield counter("log_lines_dropped", "Log lines dropped.", self._dropped())
         daemon = self._daemon
         if daemon is None:
@@ -489,6 +493,6 @@ class Monitor(Closing):
         self._stack.close()
 
 
-def _page(verdict: HealthStatus) -> Page:
-    body = json_line(verdict.told).encode() + b"\n"
-    return Page(200 if verdict.well else 503, "application/json", body)
+def _page(status: HealthStatus) -> Page:
+    body = json_line(status.body).encode() + b"\n"
+    return Page(200 if status.well else 503, "application/json", body)

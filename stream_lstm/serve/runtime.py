@@ -1,22 +1,16 @@
-"""How many programs JAX has compiled in this process, or has read from its cache of them.
+"""What the process itself costs a tick: compilations, freed memory, garbage, thread switches.
 
-A daemon compiles before it is ready and not later: a tick that waits for the compiler waits for a
-tenth of a second and more. This counts, so that a later compilation shows.
+A daemon compiles before it is ready. A later compilation makes a tick wait for a tenth of a second
+or more, so `compilations` counts them.
 
-Freed memory, handed back to the operating system.
+A compiler allocates and frees hundreds of megabytes in small blocks, and so does a peer that sends
+messages of the maximum size. glibc keeps the freed pages for later allocations, of which a daemon
+makes few; `Slack` returns them to the system.
 
-A compiler allocates and frees several hundred megabytes of small blocks, and so does a peer whose
-messages are as large as they may be. The allocator of glibc keeps the freed pages for later
-allocations, of which a daemon makes few.
-
-Python's garbage collector, called in the pauses of a loop and not in the middle of a tick.
-
-Nearly everything in the loop is freed by its reference count, at once. The collector is for what
-refers to itself, and left alone it looks for that whenever enough objects have been made, mostly
-while one is being worked on. Here it waits until nothing else does. What it may take of the time
-is bounded, and so is what may pile up where there never is a pause.
-
-How soon a thread that wakes gets the interpreter from another one that is at work.
+Python frees nearly every object of the loop by its reference count. The garbage collector is for
+reference cycles, and by default runs after a number of allocations, mostly in the middle of a
+tick. `Collector` runs it while no message waits, within a bounded share of the time, and without
+a pause once too many objects have accumulated.
 """
 
 from __future__ import annotations
@@ -30,44 +24,62 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import jax
 
 GROWN_BYTES = 32 * 2**20
-"""Growth after which freed pages are looked for: a daemon in its usual work grows by far less, and
-the search takes milliseconds."""
+"""Growth after which free pages are returned. Normal work grows by far less, and the search for
+free pages takes milliseconds."""
 
 TRIES = 20
-"""Attempts after a growth: what a peer has sent is in use for some seconds before it is freed."""
+"""Attempts after a growth: what a peer sent stays in use for some seconds before it is freed."""
 
 STATM = Path("/proc/self/statm")
 
+YOUNG = 2_000
+"""New objects that make a collection worthwhile; it takes some 0.1 ms."""
+
+LIMIT = 100_000
+"""New objects that start a collection without a pause: 10 MB of small ones."""
+
+OLDER = 10
+"""Collections of a generation for each one of the next older, as Python has it."""
+
+SHARE = 0.01
+"""Largest share of the time for collections in pauses."""
+
+SWITCH_S = 0.0002
+"""Longest wait for the interpreter while a scrape, a drawing or a store's writer runs. Python's
+default of 5 ms would be the longest wait of a tick."""
+
+COMPILED = "/jax/core/compile/backend_compile_duration"
+"""JAX's event for each program, whether compiled or read from the persistent cache."""
+
 
 def release_unused() -> bool:
-    """Return free pages of the allocator to the system, and report whether there were any.
+    """Return free pages of the allocator to the system; return whether there were any.
 
-    Does nothing where the C library has no `malloc_trim`, which is glibc's own.
+    Does nothing without `malloc_trim`, which only glibc has.
     """
     try:
         trim = ctypes.CDLL(None).malloc_trim
-    except (AttributeError, OSError):
+    except (AttributeError, OSError, TypeError):
         return False
     trim.argtypes, trim.restype = (ctypes.c_size_t,), ctypes.c_int
     return bool(trim(0))
 
 
 class Slack:
-    """What the allocator keeps back: `tend`, called once a second, lets go of it after growth."""
+    """Memory that the allocator retains; `tend`, called every second, releases it after growth."""
 
     def __init__(self) -> None:
         self._level, self._tries = _resident(), 0
 
     def tend(self) -> None:
-        """Return free pages to the system while memory is GROWN_BYTES above its level.
+        """Release free pages while memory is GROWN_BYTES above its level.
 
-        What TRIES attempts did not bring back is in use, and a level of its own.
+        Memory that TRIES attempts did not release is in use, and becomes the new level.
         """
         now = _resident()
         if now <= self._level + GROWN_BYTES:
@@ -80,30 +92,17 @@ class Slack:
 
 
 def _resident() -> int:
-    """Return the resident memory of this process, bytes; 0 where the system does not tell."""
+    """Return the resident memory of this process in bytes, 0 where the system does not say."""
     with contextlib.suppress(OSError):
         return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return 0
 
 
-YOUNG = 2_000
-"""Objects more than at the last collection that make one worth its while: some 0.1 ms."""
-
-LIMIT = 100_000
-"""Objects at which there is a collection without a pause: 10 MB of small ones."""
-
-OLDER = 10
-"""Collections of a generation between two of the next older, as Python has it."""
-
-SHARE = 0.01
-"""Of the time goes to collections in pauses, at most."""
-
-
 class Collector:
-    """A context manager: inside it, garbage is collected by `turn` and not automatically.
+    """A context manager inside which `turn` collects garbage and Python does not.
 
-    What there is on entry stays for good, and is never looked at. clock: seconds, monotonic.
-    collector: what `gc` is in Python.
+    Objects that exist on entry are never examined. clock: seconds, monotonic. collector: the
+    module `gc`, or a double of it.
     """
 
     def __init__(self, clock: Callable[[], float], collector: Any = gc) -> None:
@@ -113,7 +112,7 @@ class Collector:
         self._not_before = clock()
 
     def turn(self, pause: Callable[[], bool]) -> None:
-        """Collect if it is worth it and nothing waits, as `pause()` says, or too much piled up."""
+        """Collect if it is worthwhile and `pause()` is true, or if too many objects exist."""
         young, middle, old = self._gc.get_count()
         if young < YOUNG:
             return
@@ -131,50 +130,37 @@ class Collector:
         self._gc.disable()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._automatic:
             self._gc.enable()
         self._gc.unfreeze()
 
 
-SWITCH_S = 0.0002
-"""That a tick waits at most for a scrape, a drawing or the writing of a store to let go of the
-interpreter; Python's own 5 ms would be the longest wait of a tick."""
-
-_wanted: list[object] = []
-_before = [0.0]
+_switching: list[object] = []
+_interval_before = [0.0]
 
 
 @contextmanager
 def quick_switches() -> Iterator[None]:
-    """Let no thread keep the interpreter for longer than SWITCH_S while others want it.
+    """Limit the time for which a thread holds the interpreter to SWITCH_S.
 
-    Whoever leaves last, in whatever order, brings back what was there before the first.
+    The last of several nested or overlapping users restores the interval of before the first.
     """
-    if not _wanted:
-        _before[0] = sys.getswitchinterval()
-        sys.setswitchinterval(min(_before[0], SWITCH_S))
+    if not _switching:
+        _interval_before[0] = sys.getswitchinterval()
+        sys.setswitchinterval(min(_interval_before[0], SWITCH_S))
     me = object()
-    _wanted.append(me)
+    _switching.append(me)
     try:
         yield
     finally:
-        _wanted.remove(me)
-        if not _wanted:
-            sys.setswitchinterval(_before[0])
-
-
-COMPILED = "/jax/core/compile/backend_compile_duration"
-"""JAX's event for each program, whether it compiles it or reads it from `compile_cache`."""
+        _switching.remove(me)
+        if not _switching:
+            sys.setswitchinterval(_interval_before[0])
 
 
 class _Counter:
-    """A listener to JAX, whose protocol names the arguments."""
+    """A listener of JAX, whose protocol names the arguments."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -191,5 +177,5 @@ jax.monitoring.register_event_duration_secs_listener(_counter)
 
 
 def compilations() -> int:
-    """Return how many programs have been compiled, in any thread, since this was imported."""
+    """Return how many programs any thread has compiled since this module was imported."""
     return _counter.count

@@ -1,25 +1,14 @@
-"""SIGTERM and SIGINT: the first asks for an orderly end, the second ends at once. SIGHUP is noted.
+"""Signals, the stop switch, and systemd's notification socket.
 
-Python runs a handler between two of its own instructions, and a poll that a signal interrupts
-is taken up again. The wake-up descriptor is written by the C handler itself, so the poll returns
-and the loop sees the switch, which the handler has set by then.
+The first SIGTERM or SIGINT requests an orderly end, the second ends the process immediately.
+Python runs a handler between two bytecode instructions and resumes an interrupted poll. The C
+handler writes to the wake-up descriptor, so the poll returns and the loop sees the switch.
 
-The second signal leaves by `os._exit`: whatever hangs, nothing more is waited for or cleaned up,
-but for the cursor that a live table may have hidden. So does the first one where no loop takes
-signals yet. A compiler does not return to Python for seconds, and no handler runs meanwhile, so a
-thread reads the wake-up descriptor and ends the process. That is safe: locks and sockets end with
-the process, and stores and files are written so that a kill leaves them whole.
-
-The switch that ends the daemon, from a signal handler or from another thread.
-
-A flag alone does not wake a poll, so the switch is also a descriptor that becomes readable: the
-daemon polls it beside its sockets.
-
-What systemd is told: ready, alive, loading anew, stopping.
-
-A datagram to the socket that `NOTIFY_SOCKET` names, as sd_notify(3) has it; where there is none,
-nothing is sent. The watchdog is fed from the daemon's loop and from nowhere else: a loop that
-hangs is one that is killed and started again.
+The second signal ends the process with `os._exit`: nothing is waited for or cleaned up, except a
+cursor that a live table may have hidden. Before the loop handles signals, the first one does the
+same. A compiler does not return to Python for seconds, so a thread reads the wake-up descriptor
+and ends the process. This is safe: locks and sockets end with the process, and a kill at any
+instant leaves stores and files intact.
 """
 
 from __future__ import annotations
@@ -38,12 +27,19 @@ from types import FrameType
 
 from ..closing import Closing
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+SHOW_CURSOR = b"\x1b[?25h\n"
+
+DEFAULTS = (signal.SIG_DFL, signal.default_int_handler)
+"""Handlers that a process starts with. Any other handler was chosen, and is left alone."""
+
+MIN_PERIOD_S = 0.1
+"""Shortest period between two watchdog messages."""
+
 
 class StopSwitch(Closing):
-    """Off until `set`; `fileno` can be read from then on.
-
-    `wake_fd` is the end to write to: one byte there wakes the poll and sets nothing.
-    """
+    """A flag that also wakes a poll: `fileno` becomes readable when the switch is set."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -53,7 +49,7 @@ class StopSwitch(Closing):
 
     @property
     def wake_fd(self) -> int:
-        """The descriptor for `signal.set_wakeup_fd`."""
+        """The descriptor for `signal.set_wakeup_fd`; a byte there wakes the poll, sets nothing."""
         return self._write.fileno()
 
     def fileno(self) -> int:
@@ -61,13 +57,13 @@ class StopSwitch(Closing):
         return self._read.fileno()
 
     def set(self) -> None:
-        """Ask for the end, once and for all; any thread may call it."""
+        """Request the end; any thread may call it, repeatedly."""
         if not self.requested:
             self.requested = True
             self._write.send(b"\0")
 
     def quieten(self) -> None:
-        """Take back the wake-ups so far, unless the end was asked for."""
+        """Discard the wake-ups so far, unless the end was requested."""
         with contextlib.suppress(BlockingIOError):
             while not self.requested:
                 self._read.recv(64)
@@ -78,20 +74,12 @@ class StopSwitch(Closing):
         self._write.close()
 
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
-SHOW_CURSOR = b"\x1b[?25h\n"
-
-DEFAULTS = (signal.SIG_DFL, signal.default_int_handler)
-"""Handlers that a process starts with; another one is somebody's choice, such as to ignore it."""
-
-
 @contextmanager
 def stop_on_signals(switch: StopSwitch, *, later: bool = False) -> Iterator[Callable[[], None]]:
-    """Let signals set `switch` inside the `with`; main thread only. Old handlers come back.
+    """Set `switch` on a signal inside the `with`; main thread only. Restores the old handlers.
 
-    later: not before what this yields is called, until when they do what they did. A command that
-    compiles inside the `with` calls it when it is ready.
+    later: install the handlers only when the yielded function is called. A command that compiles
+    inside the `with` calls it when it is ready.
     """
     with ExitStack() as stack:
 
@@ -105,12 +93,12 @@ def stop_on_signals(switch: StopSwitch, *, later: bool = False) -> Iterator[Call
 
 @contextmanager
 def _setting(switch: StopSwitch) -> Iterator[None]:
-    def handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - Python gives it
+    def handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - Python passes it
         if switch.requested:
             _leave(number)
         switch.set()
 
-    # `leave_on_signals` gets the byte of a signal wherever its handler could still be called
+    # handlers first: until the descriptor is replaced, `leave_on_signals` receives the byte
     old = {number: signal.signal(number, handle) for number in SIGNALS}
     old_fd = signal.set_wakeup_fd(switch.wake_fd, warn_on_full_buffer=False)
     try:
@@ -123,16 +111,20 @@ def _setting(switch: StopSwitch) -> Iterator[None]:
 
 @contextmanager
 def note_hangups(switch: StopSwitch, note: Callable[[], object]) -> Iterator[None]:
-    """Call `note` at a SIGHUP inside the `with`, which is within `stop_on_signals(switch)`.
+    """Call `note` at a SIGHUP inside the `with`, which is inside `stop_on_signals(switch)`.
 
-    It is called between any two instructions, so it should do no more than take a note.
+    `note` runs between any two instructions and must do no more than set a flag. Does nothing on
+    Windows, which has no SIGHUP.
     """
 
-    def handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - Python gives it
-        # left there, the byte of the wake-up would end every further poll at once
+    def handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - Python passes it
+        # the byte of the wake-up would otherwise end every further poll immediately
         switch.quieten()
         note()
 
+    if not hasattr(signal, "SIGHUP"):
+        yield
+        return
     old = signal.signal(signal.SIGHUP, handle)
     try:
         yield
@@ -142,23 +134,23 @@ def note_hangups(switch: StopSwitch, note: Callable[[], object]) -> Iterator[Non
 
 @contextmanager
 def leave_on_signals() -> Iterator[None]:
-    """End the process inside the `with` at the first signal that no loop has taken over.
+    """End the process at the first signal inside the `with` that no loop handles.
 
-    It ends with one sentence and 130 or 143, even while a compiler runs. Main thread only. A
-    handler that is not one of `DEFAULTS` stays as it is.
+    It prints one sentence and exits with 130 or 143, even while a compiler runs. Main thread
+    only. Handlers outside `DEFAULTS` stay in place.
     """
     taken = [number for number in SIGNALS if signal.getsignal(number) in DEFAULTS]
 
-    def handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - Python gives it
-        threading.Event().wait()  # nothing more is begun while the thread ends the process
+    def handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - Python passes it
+        threading.Event().wait()  # start nothing more while the thread ends the process
 
     def watch() -> None:
         while numbers := os.read(reader, 1):
             if numbers[0] not in taken:
                 continue
             name = signal.Signals(numbers[0]).name
-            told = f"stopped by {name} before it was done: stores and files keep what they held"
-            _last_words(f"stream-lstm: {told}\n".encode())
+            text = f"stopped by {name} before it was done: stores and files keep what they held"
+            _last_words(f"stream-lstm: {text}\n".encode())
             _leave(numbers[0])
 
     reader, writer = os.pipe()
@@ -185,21 +177,20 @@ def _leave(number: int) -> None:
 
 
 def _last_words(data: bytes) -> None:
-    """Write to standard error if that is possible without waiting."""
+    """Write to standard error if that does not block."""
     descriptor = sys.stderr.fileno()
     if select.select((), (descriptor,), (), 0)[1]:
         os.write(descriptor, data)
 
 
-MIN_PERIOD_S = 0.1
-"""Between two signs of life, however short systemd's patience."""
-
-
 class Supervisor(Closing):
-    """The service manager's end of the line, where there is one.
+    """Sends the service manager its messages, in the format of sd_notify(3).
 
-    environment: that of the process. `watchdog_s` is how often to call `alive`, None where nobody
-    waits for it.
+    Sends nothing without `NOTIFY_SOCKET`. Only the daemon's loop feeds the watchdog, so systemd
+    restarts a daemon whose loop hangs.
+
+    environment: that of the process. `watchdog_s` is the period for `alive`, None without a
+    watchdog.
     """
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
@@ -211,27 +202,27 @@ class Supervisor(Closing):
             self._socket.setblocking(False)
 
     def ready(self, status: str) -> None:
-        """Say that work has begun, and in a line what it is."""
-        self._tell(f"READY=1\nSTATUS={status}\nMAINPID={os.getpid()}")
+        """Report that work has begun; status: one line."""
+        self._send(f"READY=1\nSTATUS={status}\nMAINPID={os.getpid()}")
 
     def alive(self) -> None:
         """Feed the watchdog."""
-        self._tell("WATCHDOG=1")
+        self._send("WATCHDOG=1")
 
     def reloading(self) -> None:
-        """Say that the configuration is being read anew; `ready` says that it is over."""
-        self._tell(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        """Report that the configuration is being reloaded; `ready` reports the end of it."""
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
-        """Say that the end has begun."""
-        self._tell("STOPPING=1")
+        """Report that the end has begun."""
+        self._send("STOPPING=1")
 
-    def _tell(self, text: str) -> None:
+    def _send(self, text: str) -> None:
         if self._socket is None:
             return
-        # A name that begins with @ lies in the abstract namespace, with a zero in its place.
+        # a leading @ means the abstract namespace, whose names begin with a zero byte
         name = "\0" + self._address[1:] if self._address[0] == "@" else self._address
-        # A manager that does not listen must not hold up a tick; the next sign of life comes soon.
+        # a manager that does not read must not delay a tick; the next message comes soon
         with contextlib.suppress(OSError):
             self._socket.sendto(text.encode(), name)
 
@@ -242,8 +233,8 @@ class Supervisor(Closing):
 
 
 def _watchdog_s(environment: Mapping[str, str]) -> float | None:
-    """Return a third of systemd's patience, None where it does not wait for this process."""
-    patience, process = environment.get("WATCHDOG_USEC", ""), environment.get("WATCHDOG_PID", "")
-    if not patience.isdecimal() or int(patience) == 0 or process not in ("", str(os.getpid())):
+    """Return a third of the watchdog's timeout, None if it does not watch this process."""
+    timeout, process = environment.get("WATCHDOG_USEC", ""), environment.get("WATCHDOG_PID", "")
+    if not timeout.isdecimal() or int(timeout) == 0 or process not in ("", str(os.getpid())):
         return None
-    return max(int(patience) / 3e6, MIN_PERIOD_S)
+    return max(int(timeout) / 3e6, MIN_PERIOD_S)

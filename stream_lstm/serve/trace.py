@@ -1,23 +1,22 @@
 """A timeline of the stages of a daemon or a replay, for chrome://tracing and ui.perfetto.dev.
 
-A stage is a function of somebody else, and is timed by a proxy that stands before it while a
-`Trace` is attached: the session keeps its ignorance of clocks, and without a trace nothing is
-there to cost anything. Spans are kept in memory, the newest of them, and written when all is over.
+While a `Trace` is attached, a proxy method times each stage. The session needs no clock, and
+without a trace there is no cost. The newest spans stay in memory and are written at the end.
 
 | stage | what it spans | `n` |
 |---|---|---|
-| receive | taking what waits in the socket, its decoding included | messages |
-| decode | bytes to ticks or to another event, one message | 1 |
-| push | a block through the session: the stages below, scoring and publishing | ticks |
+| receive | receiving and decoding the waiting messages | messages |
+| decode | decoding one message to ticks or to another event | 1 |
+| push | a block through the session: the stages below, scoring, publishing | ticks |
 | arrive | the same for ticks of many streams in columns | ticks |
-| wait | stepping over the ticks that waited for it, and their scores | 1 |
-| features | ticks of a block to elements | elements |
+| wait | stepping over waiting ticks, and their scores | 1 |
+| features | making elements from the ticks of a block | elements |
 | step | the network over elements of one stream | elements |
 | window | the network over a window from a zero state | elements |
-| publish | a prediction, or a score, to its bytes and to the socket | 1 |
+| publish | encoding and sending a prediction or a score | 1 |
 | strides | the network over whole strides, with the updates at their ends | elements |
 | learn | one update of the weights | 1 |
-| store | an event to the file of results | 1 |
+| store | writing an event to the file of results | 1 |
 | chores | heartbeats, the live table | 1 |
 | gc | a garbage collection | generation |
 """
@@ -30,7 +29,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..errors import OutputError, UsageError
@@ -40,10 +38,10 @@ if TYPE_CHECKING:
     from .daemon import Daemon
 
 LIMIT = 250_000
-"""Spans kept: some 40 MB, 25 MB on disk, and a minute of a thousand ticks a second."""
+"""Spans in memory: 40 MB, 25 MB on disk, a minute at a thousand ticks a second."""
 
 SUFFIX = ".json"
-"""What viewers open; and no input of ours is called so, which a slip would overwrite."""
+"""Viewers open it, and no input file has it, so a slip cannot overwrite one."""
 
 Span: TypeAlias = tuple[str, int, int, int]
 """Stage, start and length (ns of the clock), and n."""
@@ -59,11 +57,12 @@ def _one(arguments: tuple[Any, ...], result: Any) -> int:  # noqa: ARG001 - as e
 class Trace:
     """Times stages; a context manager that writes the timeline to a file at its end.
 
-    title: what is traced. limit: spans kept, the newest. clock: nanoseconds, monotonic.
+    title: name of the process in the viewer. limit: number of spans, the newest. clock:
+    nanoseconds, monotonic.
 
-    The file gets its name when it is whole. An error or an interrupt inside the `with` does not
-    keep it from being written, unless nothing was timed yet. Raises UsageError for a name that
-    does not end in `.json`, and OutputError where the file cannot be.
+    The file gets its name when it is complete. It is also written after an error or an interrupt
+    inside the `with`, unless nothing was timed. Raises UsageError for a name that does not end in
+    `.json`, and OutputError for a file that cannot be written.
     """
 
     def __init__(
@@ -82,15 +81,13 @@ class Trace:
         self._collecting = 0
         self._partial = path.with_name(path.name + ".partial")
         if path.suffix != SUFFIX:
-            raise UsageError(f"{path}: a trace is {SUFFIX}; give the file that suffix")
+            raise UsageError(f"{path}: a trace is a {SUFFIX} file; give the path that suffix")
         if path.is_dir():
             raise OutputError(f"cannot write {path}: it is a directory")
         try:
             self._file = self._partial.open("w", encoding="utf-8")
         except OSError as error:
             raise self._failure(error) from None
-
-    # ---- what is timed ----------------------------------------------------------------
 
     def session(self, session: Session) -> None:
         """Time the stages of a session, and garbage collections."""
@@ -130,7 +127,7 @@ class Trace:
         return timed
 
     def _timed_runs(self, stage: str, make: Callable[..., Iterator[Any]]) -> Any:
-        """Return a generator that times how each run is made, and not what is done with it."""
+        """Return a generator that times the making of each run, not its use."""
         clock, add = self._clock, self._add
 
         def timed(*given: Any) -> Iterator[Any]:
@@ -153,7 +150,7 @@ class Trace:
         setattr(owner, name, proxy)
 
     def _collected(self, phase: str, about: dict[str, int]) -> None:
-        """Take note of a collection; Python calls this before and after each."""
+        """Time a collection; Python calls this before and after each."""
         if phase == "start":
             self._collecting = self._clock()
         else:
@@ -163,10 +160,8 @@ class Trace:
         self.recorded += 1
         self.spans.append((stage, start, end - start, n))
 
-    # ---- the end ----------------------------------------------------------------------
-
     def close(self) -> None:
-        """Take the proxies away and write the file; raises OutputError where that fails."""
+        """Remove the proxies and write the file; raises OutputError if that fails."""
         if self._collected in gc.callbacks:
             gc.callbacks.remove(self._collected)
         for owner, name, before in self._wrapped[::-1]:
@@ -200,12 +195,7 @@ class Trace:
     def __enter__(self) -> Trace:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is not None and not self._wrapped:
             self._file.close()
             self._partial.unlink(missing_ok=True)

@@ -1,14 +1,13 @@
-"""A small HTTP server in a thread of its own, for pages of a few kilobytes to a few clients.
+"""A small HTTP server in one thread, for pages of a few kilobytes to a few clients.
 
-One thread serves all connections, and none of them can hold it up: whoever has not asked and taken
-its answer in `PATIENCE_S` seconds is cut off, and so is the oldest where there are too many. Each
-connection is for one answer. An error while a page is made is an answer too, 500.
+One thread serves all connections, and no client can hold it up: a client that has not sent its
+request and read the answer within `PATIENCE_S` seconds is disconnected, and so is the oldest of
+too many. A connection carries one request. An error while a page is made gives a 500.
 
-Which names a page may be asked for: a site that rebinds its own name to ours must not read it.
-
-A browser sends the name that its page has in the header `Host`. So an answer goes only to names of
-this machine's loopback and to the configured host. Where that is every address of the machine,
-addresses are served too, and the name of the machine: what is rebound is always another name.
+A site that rebinds its own name to this machine's address must not read a page. A browser sends
+the name of the site in the header `Host`, so the server answers only requests for loopback names
+and for the configured host. If that is every address of the machine, it also answers requests for
+literal addresses and for the machine's name, which a rebound name never is.
 """
 
 from __future__ import annotations
@@ -42,9 +41,9 @@ def host_of(header: str) -> str:
 
 
 def is_served(header: str | None, configured: str) -> bool:
-    """Return whether to answer a request with this `Host`; one without it is of no browser.
+    """Return whether to answer a request with this `Host`; browsers always send one.
 
-    configured: the host that the page is bound to.
+    configured: the host that the server is bound to.
     """
     if header is None:
         return True
@@ -58,8 +57,8 @@ def is_served(header: str | None, configured: str) -> bool:
 
 
 def refusal(header: str, address: str) -> str:
-    """Return the sentence for a host that is not served at `address`."""
-    return f"the host {printable(header, 100)!r} is not served here; ask for http://{address}/"
+    """Return the message for a host that `address` does not serve."""
+    return f"the host {printable(header, 100)!r} is not served here; open http://{address}/"
 
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
@@ -70,7 +69,7 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 PATIENCE_S = 5.0
-"""For a client to ask, and to take the answer."""
+"""Time for a client to send its request and read the answer."""
 
 MAX_CONNECTIONS = 32
 
@@ -85,7 +84,7 @@ PLAIN = "text/plain; charset=utf-8"
 
 
 class Page(NamedTuple):
-    """An answer."""
+    """A response."""
 
     status: int
     kind: str
@@ -93,11 +92,11 @@ class Page(NamedTuple):
 
 
 Respond: TypeAlias = Callable[[str, Mapping[str, str]], Page | None]
-"""From a path and the headers, by their names in lower case, to a page, if there is one."""
+"""From a path and the headers, by lower-case name, to a page; None for an unknown path."""
 
 
 class _Client(msgspec.Struct, eq=False):
-    """A connection: what it has sent, what it is still to be sent, and until when it may take."""
+    """A connection: received bytes, bytes still to send, and its deadline."""
 
     socket: socket.socket
     until: float
@@ -106,26 +105,26 @@ class _Client(msgspec.Struct, eq=False):
 
 
 def bind(address: str, *, insecure: bool = False) -> socket.socket:
-    """Return a socket that listens at `HOST:PORT`; port 0 lets the system choose.
+    """Return a socket that listens at `HOST:PORT`; with port 0 the system chooses one.
 
-    insecure: other machines may reach it. Raises ConfigurationError where they could without, and
-    EndpointError for an address that cannot be bound.
+    insecure: allow an address that other machines can reach. Raises ConfigurationError for such an
+    address otherwise, and EndpointError for one that cannot be bound.
     """
     host, _, port = address.rpartition(":")
     host = "127.0.0.1" if host == "localhost" else host
     if not host or not port.isdecimal() or int(port) > 65_535:
         raise ConfigurationError(
-            f"metrics = {address!r} is no address: {SYNTAX}",
+            f"metrics = {address!r} is not an address: {SYNTAX}",
             key="metrics",
         )
     try:
         if not (insecure or is_local(f"tcp://{host}:{port}")):
             raise ConfigurationError(
-                f"metrics = {address!r} can be reached by other machines, and anybody there could "
-                "read it: bind 127.0.0.1 and let a proxy carry it on, or say --insecure",
+                f"metrics = {address!r} can be reached by other machines, and anyone there could "
+                "read it: bind 127.0.0.1 behind a proxy, or allow it with --insecure",
                 key="metrics",
             )
-        bare = "0.0.0.0" if host == "*" else str(ip_of(host.strip("[]")))  # noqa: S104 - was asked for
+        bare = "0.0.0.0" if host == "*" else str(ip_of(host.strip("[]")))  # noqa: S104 - by request
         family = socket.AF_INET6 if ":" in bare else socket.AF_INET
         return socket.create_server((bare, int(port)), family=family, backlog=MAX_CONNECTIONS)
     except (OSError, ValueError) as error:
@@ -133,10 +132,10 @@ def bind(address: str, *, insecure: bool = False) -> socket.socket:
 
 
 class WebServer(Closing):
-    """Serves what `respond` makes of a path, until `close`; a context manager.
+    """Serves the pages of `respond` until `close`; a context manager.
 
-    listener: where to listen. host: the configured one, as `bind` takes it; see `hosts`.
-    failed: called with an error of `respond`. clock: seconds, monotonic.
+    listener: a listening socket. host: the configured one, as `bind` takes it. failed: called with
+    each error of `respond`. clock: seconds, monotonic.
     `address` is the actual one.
     """
 
@@ -203,7 +202,7 @@ class WebServer(Closing):
     def _accept(self) -> None:
         try:
             taken, _ = self._listener.accept()
-        except OSError:  # it is gone again, or there are no descriptors left
+        except OSError:  # the client left, or no descriptor is free
             self._closing.wait(0.05)
             return
         taken.setblocking(False)
@@ -220,7 +219,7 @@ class WebServer(Closing):
 
     def _attend(self, client: _Client) -> None:
         if client not in self._clients:
-            return  # cut off in this very turn
+            return  # dropped earlier in this turn
         try:
             done = self._listen(client) if client.answer is None else self._send(client)
         except BlockingIOError:
@@ -231,7 +230,7 @@ class WebServer(Closing):
             self._drop(client)
 
     def _listen(self, client: _Client) -> bool:
-        """Take what a client asks, and answer it; return whether it is done with."""
+        """Read from a client and answer a whole request; return whether the client is done."""
         came = client.socket.recv(CHUNK)
         client.request += came
         whole = b"\r\n\r\n" in client.request or b"\n\n" in client.request
@@ -242,7 +241,7 @@ class WebServer(Closing):
         return self._send(client)
 
     def _send(self, client: _Client) -> bool:
-        """Send on; return whether all is sent."""
+        """Send more of the answer; return whether all is sent."""
         assert client.answer is not None
         client.answer = client.answer[client.socket.send(client.answer[:CHUNK]) :]
         if len(client.answer):
@@ -255,11 +254,11 @@ class WebServer(Closing):
         lines = request.decode("latin-1").splitlines()
         words = lines[0].split() if lines else []
         if len(request) > MAX_REQUEST:
-            page = _told(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+            page = _text(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
         elif len(words) != 3 or not words[2].startswith("HTTP/1."):
-            page = _told(HTTPStatus.BAD_REQUEST)
+            page = _text(HTTPStatus.BAD_REQUEST)
         elif words[0] not in ("GET", "HEAD"):
-            page = _told(HTTPStatus.METHOD_NOT_ALLOWED)
+            page = _text(HTTPStatus.METHOD_NOT_ALLOWED)
         else:
             page = self._page(words[1].partition("?")[0], _headers(lines[1:]))
         head = [
@@ -275,17 +274,17 @@ class WebServer(Closing):
         return "\r\n".join(head).encode() + (b"" if words[:1] == ["HEAD"] else page.body)
 
     def _page(self, path: str, headers: Mapping[str, str]) -> Page:
-        asked = headers.get("host")
-        if not any(is_served(asked, host) for host in self._hosts):
-            return _told(HTTPStatus.FORBIDDEN, refusal(asked or "", self.address))
+        named = headers.get("host")
+        if not any(is_served(named, host) for host in self._hosts):
+            return _text(HTTPStatus.FORBIDDEN, refusal(named or "", self.address))
         try:
-            return self._respond(path, headers) or _told(HTTPStatus.NOT_FOUND)
-        except Exception as error:  # whatever it is, the next one may go better
+            return self._respond(path, headers) or _text(HTTPStatus.NOT_FOUND)
+        except Exception as error:  # any error of a page must not end the server
             self._failed(error)
-            return _told(HTTPStatus.INTERNAL_SERVER_ERROR, printable(repr(error)))
+            return _text(HTTPStatus.INTERNAL_SERVER_ERROR, printable(repr(error)))
 
 
-def _told(status: HTTPStatus, more: str = "") -> Page:
+def _text(status: HTTPStatus, more: str = "") -> Page:
     text = f"{status.value} {status.phrase}: {more or status.description}\n"
     return Page(status, PLAIN, text.encode())
 

@@ -480,7 +480,7 @@ def test_silence_ends_in_an_error_that_says_from_where(start, publisher):
     with PredictionSubscriber(daemon.publisher.endpoint) as listener:
         daemon.publisher.wait_for_subscribers(1, WAIT_S)
         hurry = lambda: daemon.subscriber.counters.ticks and setattr(clock, "step", 10.0)  # noqa: E731
-        daemon.chores._chores.clear()
+        daemon.chores._tasks.clear()
         daemon.every(0.0, hurry)
         with pytest.raises(EndpointError) as caught:
             daemon.run()

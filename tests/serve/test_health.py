@@ -73,7 +73,7 @@ def test_it_is_ready_once_it_is_warm(tmp_path):
     assert [status for status, _ in seen] == [503, 503, 200, 503]
     reasons = [told["reasons"] for _, told in seen]
     assert reasons == [
-        ["no stream is warm yet", "nothing has come from the feed yet"],
+        ["no stream is warm yet", "no message has come from the feed yet"],
         ["no stream is warm yet"],
         [],
         ["it is stopping"],
@@ -129,4 +129,4 @@ def test_a_store_that_cannot_be_written_is_not_ready(tmp_path):
 def test_while_it_starts_it_lives_and_is_not_ready():
     with Monitor(ServeConfig(metrics="127.0.0.1:0")) as monitor:
         assert monitor.health.live().well
-        assert monitor.health.ready().told["reasons"] == ["it is still starting"]
+        assert monitor.health.ready().body["reasons"] == ["it is still starting"]

@@ -52,7 +52,7 @@ def server():
 def test_a_rebound_name_gets_a_sentence(server, host):
     status, body = ask(server, Host=host)
     assert status == 403
-    assert b"is not served here; ask for http://127.0.0.1:" in body
+    assert b"is not served here; open http://127.0.0.1:" in body
     assert b"secret" not in body
     assert b"\x1b" not in body
 

@@ -103,7 +103,7 @@ def test_a_stream_is_reported_once_in_a_while_and_the_log_backs_off():
     assert lines[0] == (
         "old ticks of the stream 'a\\x1b': 30 ticks are old: the first has the time "
         "2001-09-09T01:46:40.000000000Z, and the stream had reached "
-        "2033-05-18T03:33:20.000000000Z; taken (--on-old-time)"
+        "2033-05-18T03:33:20.000000000Z; accepted (--on-old-time)"
     )
     assert len(lines) < 20
     told = [int(line.split()[0]) for line in lines if "more old ticks" in line]

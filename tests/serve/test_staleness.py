@@ -129,7 +129,7 @@ def test_lines_say_it():
     for event in (Stale(3.04), End("a"), Fresh(12.34)):
         log(event)
     assert lines == [
-        "stale: nothing has come from the feed for 3.0 s; waiting for it",
+        "stale: no message from the feed for 3.0 s; waiting",
         "fresh: the feed is back after 12.3 s of silence",
     ]
 
