@@ -23,6 +23,7 @@ from . import (
     doctor,
     export,
     import_,
+    init,
     inspect_,
     keys,
     metrics_dashboard,
@@ -50,6 +51,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("demo")(demo.command)
+app.command("init")(init.command)
 app.command("replay")(replay.command)
 app.command("train")(train.command)
 app.command("publish")(publish.command)

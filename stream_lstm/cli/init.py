@@ -1,0 +1,274 @@
+"""`stream-lstm init`: a commented configuration for a file, a feed, or neither.
+
+The settings come from a bounded look at the source (see `feed.look`). A feature is suggested only
+if its values over the sample are finite and vary. The parser of `--config` reads the text back
+before it is written.
+"""
+
+from __future__ import annotations
+
+import shlex
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import typer
+
+from ..config import KEYS, Config, build, flatten, parse_tables
+from ..core.expressions import Column, columns_of
+from ..core.features import FeatureSet
+from ..errors import ConfigurationError, DataError, OutputError, UsageError
+from ..quoting import printable
+from ..schema import SecurityConfig
+from .options import key_help
+from .process import say, say_json
+
+FEW_ROWS = 20
+"""Fewer values do not show whether a column varies around zero."""
+
+MOST_OTHERS = 5
+"""Further features that are listed as comments."""
+
+PRICES = ("mid", "price", "close", "last", "px", "rate", "quote", "value", "open", "high", "low")
+AMOUNTS = ("size", "qty", "quantity", "volume", "vol", "amount", "count", "num", "id", "seq",
+           "index", "idx", "no", "row", "n")  # fmt: skip
+"""Words in the names of columns with prices, the first ones preferred, and of doubtful ones."""
+
+COMMON = ("features", "window", "stride", "horizon", "labels", "hidden", "layers", "weights",
+          "scaling", "learn", "optimizer", "learning_rate", "bank", "connect", "columns",
+          "publish", "store", "metrics")  # fmt: skip
+"""Keys that are listed for a file or a feed, beside those that it needs."""
+
+EXAMPLES: Mapping[str, Any] = {
+    "threshold": 0.0,
+    "weights": "weights.safetensors",
+    "compile_cache": "compiled",
+    "topic": "quotes/",
+    "time_field": "time",
+    "publish": "tcp://127.0.0.1:5556",
+    "store": "stream-lstm.db",
+    "curve_dir": "keys",
+    "metrics": "127.0.0.1:9464",
+}
+"""Values of the keys that are not set by default."""
+
+
+class Draft(NamedTuple):
+    """The settings to write, further features, notes, and the command to type after the check.
+
+    `facts` are for the JSON object.
+    """
+
+    settings: Mapping[str, Any]
+    others: Sequence[str]
+    notes: Sequence[str]
+    run: str
+    facts: Mapping[str, Any]
+
+
+def command(
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="FILE|ENDPOINT",
+            help="A file that replay reads, or the endpoint of a running publisher, such as "
+            "tcp://127.0.0.1:5555. Without it, every key is listed with its default.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(metavar="FILE.toml", help="The configuration file to write.")
+    ] = Path("stream-lstm.toml"),
+    force: Annotated[
+        bool, typer.Option("--force", "--overwrite", help="Replace a file of that name.")
+    ] = False,
+    wait: Annotated[
+        float,
+        typer.Option(
+            min=0.1, max=3600, metavar="S", help="Seconds to wait for a feed's first message."
+        ),
+    ] = 10.0,
+    curve_dir: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Key directory, for an encrypted feed.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the result as one JSON object.")
+    ] = False,
+) -> None:
+    """Write a commented configuration for a file or a feed, and print what to type next.
+
+    Example: stream-lstm init quotes.csv.gz
+    """
+    if out.is_dir() or not out.parent.is_dir():
+        raise OutputError(f"cannot write {out}: name a file in a directory that exists")
+    if out.exists() and source and Path(source).exists() and out.samefile(source):
+        raise UsageError(f"--out {out} is the file that is read; name another")
+    if out.exists() and not force:
+        raise UsageError(f"{out} exists already; --force replaces it")
+    name = shlex.quote(str(out))
+    if source is None:
+        draft = Draft({}, (), (), f"stream-lstm run --config {name}", {})
+    elif "://" in source:
+        draft = draft_feed(source, name, wait, curve_dir)
+    else:
+        draft = draft_file(Path(source), name)
+    text = render(source, draft)
+    build(parse_tables(tomllib.loads(text)))
+    try:
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"cannot write {out}: {error.strerror}") from None
+    commands = [f"stream-lstm check-config {name}", draft.run]
+    if as_json:
+        say_json({"file": str(out), "source": source, **draft.facts, "next": commands})
+        return
+    say(f"Wrote {out}.", *draft.notes, "Next, type:", err=True)
+    say(*commands)
+
+
+def draft_file(path: Path, config: str) -> Draft:
+    """Return the draft for a file; raises what `look_at_file` raises."""
+    from ..feed.look import look_at_file
+
+    look = look_at_file(path)
+    features = suggest(look.columns, look.values)
+    used = [look.columns.index(name) for name in columns_of(features[:1])]
+    skip = look.skip or not np.isfinite(look.values[:, used]).all()
+    flags = {"--time": look.time, "--stream-column": look.stream_column}
+    flags |= {"--on-bad-row": "skip" if skip else None}
+    line = f"stream-lstm replay {shlex.quote(str(path))} --config {config} --learn"
+    line += "".join(f" {flag} {shlex.quote(text)}" for flag, text in flags.items() if text)
+    notes = [f"Columns: {printable(', '.join(look.names))}."]
+    facts = {"columns": look.columns, "features": features, "time": look.time}
+    facts |= {"stream_column": look.stream_column}
+    settings = {"features": features[:1], "columns": look.columns}
+    return Draft(settings, features[1:], notes, line, facts)
+
+
+def draft_feed(endpoint: str, config: str, wait_s: float, curve_dir: str | None) -> Draft:
+    """Return the draft for a feed; raises what `look_at_feed` raises."""
+    from ..feed.look import look_at_feed
+    from ..feed.security import Security
+
+    look = look_at_feed(endpoint, wait_s, Security(SecurityConfig(curve_dir=curve_dir)))
+    columns = look.settings["columns"]
+    features = suggest(columns, look.values)
+    streams = printable(", ".join(look.streams), 300) or "none yet"
+    notes = [
+        f"Messages read: {look.messages - look.refused} of {look.messages}. Streams: {streams}.",
+        "Ticks have sequence numbers, so that lost ticks are noticed."
+        if look.numbered
+        else "Ticks have no sequence numbers: lost ticks cannot be noticed.",
+    ]
+    facts = {key: look.settings.get(key) for key in ("columns", "payload", "topic", "time_field")}
+    facts |= {"features": features, "streams": look.streams, "sequence_numbers": look.numbered}
+    settings = look.settings | {"features": features[:1]}
+    if curve_dir is not None:
+        settings["curve_dir"] = curve_dir
+    run = f"stream-lstm run --config {config} --learn"
+    return Draft(settings, features[1:], notes, run, facts)
+
+
+# ---- the text ----------------------------------------------------------------------------
+
+
+def render(source: str | None, draft: Draft) -> str:
+    """Return the configuration as TOML, each key with its help in a comment."""
+    what = "every key with its default" if source is None else f"for {printable(source)}"
+    lines = [f"# Configuration of stream-lstm: {what}.", *(f"# {note}" for note in draft.notes)]
+    lines += [f"# Use it with: {printable(draft.run)}", "# Remove the # before a key to set it."]
+    table = ""
+    for key, default in flatten(Config()).items():
+        text = key_help(key)
+        listed = source is None or key in COMMON or key in draft.settings
+        if not listed or text.startswith("does nothing"):
+            continue
+        if KEYS[key] != table:
+            table = KEYS[key]
+            lines += ["", f"[{table}]"]
+        lines.append(f"# {text.split('. ')[0].rstrip('.')}.")
+        if key in draft.settings:
+            lines.append(f"{key} = {toml(draft.settings[key])}")
+        elif default is None:
+            lines.append(f"#{key} = {toml(EXAMPLES[key])}  # an example; not set by default")
+        else:
+            lines.append(f"#{key} = {toml(default)}")
+        if key == "features":
+            lines += [f"#features = {toml([other])}" for other in draft.others[:MOST_OTHERS]]
+    return "\n".join(lines) + "\n"
+
+
+def toml(value: Any) -> str:
+    """Return a value as TOML; DataError for text that no TOML file can hold."""
+    if isinstance(value, str):
+        if any("\ud800" <= c <= "\udfff" for c in value):
+            raise DataError(f"{value!r} is not valid Unicode: rename it")
+        marks = {'"': '\\"', "\\": "\\\\"}
+        return f'"{"".join(marks.get(c) or _escaped(c) for c in value)}"'
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(toml, value))}]"
+    return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def _escaped(character: str) -> str:
+    return character if character.isprintable() else f"\\U{ord(character):08x}"
+
+
+# ---- features ----------------------------------------------------------------------------
+
+
+def suggest(names: Sequence[str], values: Any) -> list[str]:
+    """Return features over columns, the most likely first; values: float64 (m, C), a sample."""
+    groups = _candidates(names, values)
+    found = (next((form for form in forms if _works(form, names, values)), "") for forms in groups)
+    fullest = names[int(np.isfinite(values).sum(axis=0).argmax())]
+    return [form for form in found if form] or [f"diff({Column(fullest)})"]
+
+
+def _candidates(names: Sequence[str], values: Any) -> Iterator[list[str]]:
+    """Yield the features of each pair of quotes and of each column, in order of preference."""
+    from ..feed.look import STREAMS, TIMES, rank
+
+    doubtful_words = [*AMOUNTS, *TIMES, *STREAMS]
+    quotes = set()
+    for bid in names:
+        own = next(filter(None, (_other_side(bid, side, names) for side in ("ask", "offer"))), "")
+        if own and rank(bid, AMOUNTS) == len(AMOUNTS):
+            mid = f"mid({Column(bid)}, {Column(own)})"
+            yield [f"log_return({mid})", f"diff({mid})"]
+            quotes |= {bid, own}
+    ranked = []
+    for place, name in enumerate(names):
+        column = values[np.isfinite(values[:, place]), place]
+        text, word = str(Column(name)), rank(name, PRICES)
+        signed = len(column) >= FEW_ROWS and min(np.mean(column > 0), np.mean(column < 0)) > 0.1
+        signed = bool(signed and abs(column.mean()) < column.std())
+        forms = [text] if signed else [f"diff({text})", text]
+        if word < len(PRICES) and not signed:
+            forms.insert(0, f"log_return({text})")
+        doubtful = rank(name, doubtful_words) < len(doubtful_words) or name in quotes
+        doubtful |= bool(2 * len(column) < len(values) or np.isin(column, (0, 1)).all())
+        ranked.append(((doubtful and not signed, word, not signed, place), forms))
+    yield from (forms for _, forms in sorted(ranked))
+
+
+def _other_side(bid: str, side: str, names: Sequence[str]) -> str:
+    """Return the column that is called as `bid` is, with the other side's word in it, or ""."""
+    for old, new in (("bid", side), ("BID", side.upper()), ("Bid", side.capitalize())):
+        if old in bid and (other := bid.replace(old, new)) in names:
+            return other
+    return ""
+
+
+def _works(form: str, names: Sequence[str], values: Any) -> bool:
+    """Return whether a feature can be computed over the sample, and varies in it."""
+    try:
+        feature = FeatureSet([form], names)
+    except ConfigurationError:
+        return False
+    used = [names.index(name) for name in columns_of([form])]
+    rows = values[np.isfinite(values[:, used]).all(axis=1)]
+    made = feature.evaluate(np.zeros(len(rows), np.int64), np.ascontiguousarray(rows))
+    few = len(values) < FEW_ROWS
+    return bool(np.isfinite(made).all() and (few or (made.size and np.ptp(made) > 0)))
