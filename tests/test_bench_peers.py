@@ -148,6 +148,7 @@ def test_a_missing_peer_says_how_to_install_it(bench: Any) -> None:
     assert registry.missing(registry.PEERS["NumPy by hand"]) == ""
 
 
+@pytest.mark.slow
 def test_the_table_has_ours_and_each_peer_or_a_line_for_it(
     bench: Any, rows: dict[str, dict[str, Any]]
 ) -> None:

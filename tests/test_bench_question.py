@@ -49,6 +49,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     return found
 
 
+@pytest.mark.slow
 def test_each_row_has_its_figures(rows: dict[str, dict[str, Any]]) -> None:
     without_keras = {*PLAIN, *ONLINE, TRAINED}
     assert set(rows) == {"series", *without_keras, *KERAS}
@@ -60,6 +61,7 @@ def test_each_row_has_its_figures(rows: dict[str, dict[str, Any]]) -> None:
     assert set(rows[TRAINED]) == SCORES | {"seconds"}
 
 
+@pytest.mark.slow
 def test_all_rows_are_scored_on_the_same_labels(rows: dict[str, dict[str, Any]]) -> None:
     # Of 4,000 elements the predictions after 100, 110 .. 3,990 have labels, 39 of them late.
     scored = [row for row in rows.values() if "labels" in row]
@@ -71,6 +73,7 @@ def test_all_rows_are_scored_on_the_same_labels(rows: dict[str, dict[str, Any]])
         assert rows[name]["all_log_loss"] < rows["base rate so far"]["all_log_loss"]
 
 
+@pytest.mark.slow
 def test_a_carried_state_is_what_a_network_of_32_units_keeps(
     rows: dict[str, dict[str, Any]],
 ) -> None:
@@ -79,6 +82,7 @@ def test_a_carried_state_is_what_a_network_of_32_units_keeps(
     assert rows[ONLINE[0]]["state_bytes"] == 4 * (scaler + window)
 
 
+@pytest.mark.slow
 def test_what_lacks_is_said_in_a_line(rows: dict[str, dict[str, Any]]) -> None:
     assert "synthetic twin" in rows["series"]["note"]
     assert "is not there (set STREAM_LSTM_DATA)" in rows["series"]["note"]

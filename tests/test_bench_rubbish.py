@@ -12,10 +12,11 @@ rubbish = bench_module("rubbish")
 soak = bench_module("soak_faults")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", [altered.cells, altered.altered_bytes])
 def test_a_store_that_was_altered_leads_to_its_state_or_is_refused(part):
-    found = part(60, seed=5)
-    assert found["right"] + found["refused"] == found["altered"] == 60
+    found = part(30, seed=5)
+    assert found["right"] + found["refused"] == found["altered"] == 30
     assert found["right"] > 5
     assert found["refused"] > 5
     assert found["first"] == ""
@@ -41,6 +42,7 @@ def test_there_are_a_hundred_kinds_whose_beginnings_depend_on_the_seed_alone(whe
         assert one == other
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["feed", "recovery", "publisher", "http"])
 def test_beside_rubbish_every_honest_tick_is_taken(where):
     found = peers.rubbish(where, 3, seconds=0.2, lanes=1)
@@ -49,6 +51,7 @@ def test_beside_rubbish_every_honest_tick_is_taken(where):
     assert found["grown_mib"] < 50
 
 
+@pytest.mark.slow
 def test_a_process_that_ends_is_a_death_and_the_next_kinds_are_said_to_another(monkeypatch):
     killed = []
 
@@ -66,6 +69,7 @@ def test_a_process_that_ends_is_a_death_and_the_next_kinds_are_said_to_another(m
     assert found["lost"] > 0
 
 
+@pytest.mark.slow
 def test_a_short_soak_accounts_for_every_tick(monkeypatch):
     monkeypatch.setattr(soak, "FAULT_S", 0.5)
     monkeypatch.setattr(soak, "LASTS_S", 0.3)

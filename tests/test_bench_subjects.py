@@ -136,6 +136,7 @@ def test_a_gradient_with_other_weights_is_told_and_not_timed(
         learn.subject_gradient(given, {"count": 3})
 
 
+@pytest.mark.slow
 def test_a_file_is_learned_from_at_each_label(
     bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -197,6 +198,7 @@ def test_counts_of_streams_are_checked(bench: Any) -> None:
 # ---- start --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_start_is_split_into_its_parts(bench: Any) -> None:
     found = bench("start").session("learning off", "")
     parts = found["python_s"] + found["import_s"] + found["compile_s"]
@@ -238,6 +240,7 @@ def test_training_is_told_as_a_ratio_to_ours(bench: Any, monkeypatch: pytest.Mon
 # ---- roundtrip and sustained --------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_daemon_and_the_echo_answer_what_is_due(bench: Any) -> None:
     roundtrip, exchange = bench("roundtrip"), bench("exchange").exchange
     plan = roundtrip.plan("2000", 0.5)
@@ -249,6 +252,7 @@ def test_the_daemon_and_the_echo_answer_what_is_due(bench: Any) -> None:
         assert roundtrip.figures(found)["max"] >= roundtrip.figures(found)["p50"]
 
 
+@pytest.mark.slow
 def test_back_to_back_each_stride_is_answered(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     roundtrip = bench("roundtrip")
     monkeypatch.setattr(roundtrip, "STRIDES", 20)
@@ -290,6 +294,7 @@ def test_troubles_are_checked(bench: Any) -> None:
         bench("roundtrip")._troubles("rain")
 
 
+@pytest.mark.slow
 def test_with_keys_the_daemon_answers_all_that_is_due(bench: Any, tmp_path: Path) -> None:
     trouble = bench("troubles").make("keys", tmp_path / "keys")
     plan = bench("roundtrip").plan("2000", 0.5)
@@ -297,6 +302,7 @@ def test_with_keys_the_daemon_answers_all_that_is_due(bench: Any, tmp_path: Path
     assert (found.lost, len(found.delays)) == (0, 90)
 
 
+@pytest.mark.slow
 def test_with_every_trouble_beside_it_the_daemon_answers_all_that_is_due(
     bench: Any, tmp_path: Path
 ) -> None:
