@@ -1,4 +1,4 @@
-"""The systemd unit of the README is one that systemd takes, and starts a command that exists."""
+"""The systemd unit is valid, and starts a command that exists."""
 
 import re
 import shutil
@@ -8,18 +8,17 @@ from pathlib import Path
 
 import pytest
 
-README = Path(__file__).parents[1] / "README.md"
+UNIT = Path(__file__).parents[1] / "stream_lstm" / "data" / "stream-lstm.service"
 
 
 @pytest.fixture
 def unit():
-    (found,) = re.findall(r"```ini\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    return found
+    return UNIT.read_text(encoding="utf-8")
 
 
-def test_systemd_takes_it(unit, tmp_path):
+def test_systemd_accepts_it(unit, tmp_path):
     if shutil.which("systemd-analyze") is None:
-        pytest.skip("there is no systemd-analyze here")
+        pytest.skip("systemd-analyze is not installed")
     command = Path(sys.executable).with_name("stream-lstm")
     file = tmp_path / "stream-lstm.service"
     file.write_text(unit.replace("/opt/stream-lstm/bin/stream-lstm", str(command)))
@@ -41,5 +40,5 @@ def test_systemd_takes_it(unit, tmp_path):
         "ExecReload=/bin/kill -HUP $MAINPID",
     ],
 )
-def test_it_has_what_the_daemon_counts_on(unit, line):
+def test_it_has_the_settings_that_the_daemon_needs(unit, line):
     assert re.search(f"^{re.escape(line)}", unit, re.MULTILINE)

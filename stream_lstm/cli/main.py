@@ -38,6 +38,7 @@ from . import (
     watch,
 )
 from .commands import Commands
+from .help import command as show_help
 from .process import warn
 
 app = typer.Typer(
@@ -70,6 +71,7 @@ app.add_typer(prove.app)
 app.command("keys")(keys.command)
 app.command("metrics-dashboard")(metrics_dashboard.command)
 app.command("check-config")(check.command)
+app.command("help")(show_help)
 
 
 def _version(wanted: bool) -> None:

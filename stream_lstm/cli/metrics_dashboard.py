@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 
 from ..errors import OutputError
-from ..serve.dashboard import dashboard
 
 
 def command(
@@ -23,12 +22,12 @@ def command(
 
     Example: stream-lstm metrics-dashboard --out dashboard.json
     """
-    text = msgspec.json.format(msgspec.json.encode(dashboard())).decode()
+    text = (files("stream_lstm") / "data" / "grafana.json").read_text(encoding="utf-8")
     if out is None:
-        typer.echo(text)
+        typer.echo(text, nl=False)
         return
     try:
-        out.write_text(text + "\n", encoding="utf-8")
+        out.write_text(text, encoding="utf-8")
     except OSError as error:
         raise OutputError(f"cannot write {out}: {error.strerror}") from None
     typer.echo(f"stream-lstm: wrote {out}; import it in Grafana", err=True)
