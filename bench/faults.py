@@ -1,6 +1,6 @@
 """Faults, injected and counted: kills, losses, damage, floods, poison. Figures, not times.
 
-Each part takes a count, which `--count` scales: 1 is the count of the README, 0.01 a quick
+Each part takes a count, which `--count` scales: 1 is the full count, 0.01 a quick
 look. What must be 0 in each row is `differing`, `lost`, `wrong`, `let_in`, `deaths` and
 `other_errors`.
 

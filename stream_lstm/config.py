@@ -314,7 +314,7 @@ DEFAULT_BANK: Members = (
     RegimeMember("regime"),
     RegimeMember("repeat-regime", relative=True),
 )
-"""The bank that needs no choice: what each member is for stands in the README."""
+"""The bank that needs no tuning; the manual's page on learning describes each member."""
 
 
 class BankFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -159,7 +159,7 @@ def test_scores_are_those_of_their_definition(modules: Any) -> None:
 
 
 def test_raw_returns_move_an_untrained_network_by_a_millionth() -> None:
-    # What the README gives as the reason why the recipe as asked learns nothing.
+    # The manual gives this as the reason why the recipe as asked learns nothing.
     from stream_lstm.model.network import Shape, init_weights, seed_key
 
     weights = init_weights(Shape(1, 32, 1), key=seed_key(0))

@@ -11,7 +11,7 @@ from stream_lstm.core.doctor.diagnosis import KINDS
 from stream_lstm.core.doctor.series import LEVELS
 from stream_lstm.feed.synthetic import SOURCES
 
-from .test_import import readme_keys
+from ..test_manual import documented_keys, mentioned_keys
 
 SMALL = ("--hidden", 4, "--window", 20, "--bptt", 5, "--learning-rate", 0.01)
 X = ("--feature", "x")
@@ -41,8 +41,9 @@ def test_a_file_is_examined_and_told_of_as_json(cli, returns):
     assert findings["window_count"]["figures"]["stride_of_counted"] in (100, 103)
     assert findings["feature_count"]["figures"]["features_of_counted"] == 3
     assert findings["input_scale"]["level"] == "note"
-    keys = readme_keys("`doctor --json` prints", "Its findings are")
-    assert set(found) | set(found["findings"][0]) | set(KINDS) | set(LEVELS) == keys
+    assert set(found) == documented_keys("doctor")
+    named = set(found) | set(found["findings"][0]) | set(KINDS) | set(LEVELS)
+    assert named == mentioned_keys("doctor")
 
 
 def test_learning_is_on_unless_somebody_says_otherwise(monkeypatch, tmp_path):

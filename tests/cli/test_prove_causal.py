@@ -7,7 +7,7 @@ from stream_lstm.cli import prove_causal
 from stream_lstm.core import expressions
 from stream_lstm.events import Ticks
 
-from .test_import import readme_keys
+from ..test_manual import documented_keys, mentioned_keys
 
 SIZES = ("--hidden", 3, "--window", 20, "--bptt", 5)
 SMALL = (*SIZES, "--trials", 12)
@@ -43,11 +43,11 @@ def test_a_clean_file_is_proved_and_its_digest_is_a_replays(cli, prices, learn):
     assert all(part["differing"] == 0 for part in found["stages"].values())
     assert (found["stages"]["updates"]["bytes"] > 0) == (learn == "--learn")
     assert "nothing looks ahead" in found["verdict"]
-    told = readme_keys("`prove causal --json` prints", "**`prove live`**")
+    assert set(found) == documented_keys("prove causal")
     parts = set(found["stages"]) | {"bytes", "differing"}
     parts |= {"stage", "tick", "element", "n", "future"}
     parts |= {"column", "kind", "relation", "next", "own"}
-    assert set(found) | parts == told
+    assert set(found) | parts == mentioned_keys("prove causal")
 
 
 def test_places_and_futures_come_from_the_seed(cli, prices):

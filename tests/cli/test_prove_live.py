@@ -6,7 +6,7 @@ import pytest
 from stream_lstm.cli.file_feed import FileFeed
 from stream_lstm.serve.daemon import Daemon
 
-from .test_import import readme_keys
+from ..test_manual import documented_keys
 
 FEATURES = ("--feature", "diff(x)", "--feature", "y")
 SMALL = ("--hidden", 3, "--window", 20, "--bptt", 5, "--learn", *FEATURES)
@@ -35,8 +35,7 @@ def test_live_is_replay(cli, file):
         assert found[name] == dict.fromkeys(("live", "replay"), replayed[name])
     assert found["updates"]["live"] > 20
     assert "live is replay: the same 28 predictions" in found["verdict"]
-    told = readme_keys("`prove live --json` prints", "## Python") - {"live", "replay"}
-    assert set(found) == told - {"cause", "what", "tick", "n"}
+    assert set(found) == documented_keys("prove live")
 
 
 def test_a_tick_that_the_feed_does_not_bring_is_named(cli, file, tmp_path, monkeypatch):

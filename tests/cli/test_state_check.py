@@ -4,7 +4,7 @@ import pytest
 
 from stream_lstm.cli.state_check import effect, state_lines, verdict
 
-from .test_import import readme_keys
+from ..test_manual import documented_keys, mentioned_keys
 
 SMALL = ("--hidden", 4, "--window", 20)
 
@@ -21,12 +21,11 @@ def test_the_check_is_an_object_of_the_summary_and_changes_nothing_else(cli):
 
 
 def assert_told(found):
-    """The README names the keys of a check, and no others."""
-    parts = {"accuracy", "log_loss", "mean", "low", "high", "cut"}
-    told = readme_keys("Of what the states did there are", ", one sentence.")
-    assert set(found) | parts == told
-    named = readme_keys(", one sentence.", "counts the starts")
-    assert {"forgetting", *found["forgetting"]} == named
+    """The manual names the keys of a check, and no others."""
+    assert set(found) == documented_keys("prove state")
+    assert set(found["forgetting"]) == documented_keys("forgetting")
+    parts = {*found["carried"], *found["windowed_more"]}
+    assert parts <= mentioned_keys("prove state")
 
 
 def test_people_are_told_in_lines(cli):

@@ -29,7 +29,7 @@ from . import stores
 from .stores import LEARNING, Kept, cut, of, query, reseal, series, ticks
 from .test_faults import files_no_longer_than, wait_until, written
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "stream_lstm" / "manual" / "store.md"
 
 
 @pytest.fixture
@@ -275,11 +275,11 @@ def test_every_table_becomes_a_csv_file_that_a_spreadsheet_may_open(kept, tmp_pa
         assert not list(out.glob("*.partial"))
 
 
-# ---- the queries of the README ----------------------------------------------------------
+# ---- the queries of the manual ----------------------------------------------------------
 
 
-def readme_queries():
-    return re.findall(r"```sql\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+def documented_queries():
+    return re.findall(r"```sql\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
 
 
 @pytest.fixture
@@ -291,9 +291,9 @@ def lived(path):
     return path, kept.events
 
 
-def test_the_readme_has_three_queries_that_run(lived):
+def test_the_manual_has_three_queries_that_run(lived):
     path, events = lived
-    queries = readme_queries()
+    queries = documented_queries()
     assert len(queries) == 3
     by_day, by_gap, by_bucket = (query(path, sql) for sql in queries)
     scored = of(Score, events)
@@ -310,8 +310,8 @@ def test_the_readme_has_three_queries_that_run(lived):
     assert all(0 <= row[3] <= 1 for row in by_bucket)
 
 
-def test_the_readme_tells_of_every_table():
-    text = README.read_text(encoding="utf-8").split("## The store")[1].split("\n## ")[0]
+def test_the_manual_documents_every_table():
+    text = PAGE.read_text(encoding="utf-8").split("## Tables")[1].split("\n## ")[0]
     told = set(re.findall(r"^\| `([a-z_]+)` \|", text, re.MULTILINE))
     assert set(NAMES) <= told
 
