@@ -38,9 +38,6 @@ DOCUMENTS = {path.name: path.read_text(encoding="utf-8") for path in (README, *P
 BEGIN = "<!-- configuration reference: generated from the schema, held by a test -->\n"
 END = "<!-- end of the configuration reference -->\n"
 
-PENDING = {"init"}
-"""Commands that are documented before they exist."""
-
 OTHER_PROGRAMS = {"benchmarks.md", "development.md"}
 """Pages with flags of pip, pytest and the benchmarks."""
 
@@ -139,10 +136,10 @@ def test_every_command_is_documented_and_every_documented_one_exists() -> None:
     rows = re.findall(r"^\| (.*?) \|", table, re.MULTILINE)
     named = {words for row in rows for words in re.findall(r"`([a-z]+(?:[ -][a-z]+)*)", row)}
     known = {" ".join(words) for words in LEAVES}
-    assert named - PENDING == known - PENDING
+    assert named == known
     for _, block in blocks("sh"):
         for word in re.findall(r"(?<![/-])\bstream-lstm ([a-z][a-z-]*)", block):
-            assert word in {*COMMANDS, *PENDING} or "useradd" in block, word
+            assert word in COMMANDS or "useradd" in block, word
 
 
 @pytest.mark.parametrize("words", sorted(LEAVES), ids=" ".join)
@@ -185,8 +182,6 @@ def command_lines() -> list[list[str]]:
 
 @pytest.mark.parametrize("line", command_lines(), ids=" ".join)
 def test_every_flag_in_a_block_belongs_to_its_command(line: list[str]) -> None:
-    if line[0] in PENDING - set(COMMANDS):
-        pytest.skip(f"{line[0]} does not exist yet")
     words = tuple(line[:2]) if tuple(line[:2]) in LEAVES else (line[0],)
     assert {word for word in line if word.startswith("--")} <= flags_of(LEAVES[words])
 
@@ -220,7 +215,7 @@ def test_every_metric_and_every_event_of_the_log_is_documented() -> None:
     source = "".join(path.read_text(encoding="utf-8") for path in files)
     events = set(re.findall(r"log\.(?:say|named)\(\s*\"([a-z_]+)\"", source)) - {"feed"}
     assert {"ready", "reloaded", "stopped", "page_failed"} <= events
-    assert events | {name for name, _ in logs._NAMES.values()} <= named
+    assert events | {named.event for named in logs._LOGGED.values()} <= named
 
 
 def test_the_reasons_for_refused_peers_are_documented() -> None:
