@@ -60,7 +60,7 @@ MODEST = {
     "counts": "1,1000,100000",
     "started": "learning on",
 }
-"""Defaults of `all`, so that it is short; options go before them."""
+"""Defaults of `all`, which keep it short; options override them."""
 
 UNITS = {
     "sequence": "elements a second",

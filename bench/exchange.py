@@ -37,7 +37,7 @@ COMMAND = "from stream_lstm.cli.main import main; main()"
 
 
 class Run(NamedTuple):
-    """What came of a plan: intended times and delays of the answers (ns), and the rest.
+    """The result of a plan: intended times and delays of the answers (ns), and the rest.
 
     `lost` answers never came; `rate` is how many ticks a second were answered, from the second
     quarter of the answers on; `late_p99_us` tells how late the sender was itself.

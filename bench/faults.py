@@ -58,7 +58,7 @@ def _parts(text: str) -> list[str]:
     for name in names:
         if name not in PARTS and name != "learning":
             raise argparse.ArgumentTypeError(
-                f"{name!r} is no part: say {', '.join([*PARTS, 'learning'])}"
+                f"{name!r} is not a part: use {', '.join([*PARTS, 'learning'])}"
             )
     return names
 

@@ -1,10 +1,10 @@
-"""kill -9 of a learning daemon at random instants, on a feed that can be asked again.
+"""kill -9 of a learning daemon at random instants, on a feed that can replay.
 
-A feed is published at a steady pace and answers who asks for what was lost. A daemon with a store
-is started on it, killed at a random instant (while it starts, catches up, learns or waits), and
-started again, many times; the last one stays to the end. Then every prediction in its store is
-compared with that of one session that saw the same ticks without any of this, by identity and bit
-for bit, and so is what a subscriber heard on the way.
+A publisher sends at a steady pace and answers requests for lost ticks. A daemon with a store
+starts on it, is killed at a random instant (while it starts, catches up, learns or waits), and is
+restarted, many times; the last one runs to the end. Then every prediction in its store is compared
+with that of one session that saw the same ticks undisturbed, by identity and bit for bit, and so
+is every prediction that a subscriber received.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ def compared(store: Path, values: list[float], listener: Listener) -> dict[str, 
 
 
 def uninterrupted(values: list[float]) -> dict[int, float]:
-    """Return n and p of each prediction of a session that saw all ticks at once."""
+    """Return n and p of each prediction of a session that saw all ticks in one block."""
     made: dict[int, float] = {}
 
     def take(event: Output) -> None:

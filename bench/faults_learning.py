@@ -1,13 +1,13 @@
-"""Learning that is poisoned: what the guard makes of it, beside the same run without the guard.
+"""Poisoned learning: with roll-backs, and the same run without them.
 
-The series is a persistent hidden level, most of whose signs can be foretold. After `clean` labels
-one thing goes wrong and stays so for `bad` labels:
+The series is a persistent hidden level, most of whose signs can be predicted. After `clean` labels
+one fault begins and lasts for `bad` labels:
 
 * learning rate: it is 1e6 from the first label on;
 * flipped: in every other spell of a hundred labels each is the opposite of the truth, so that what
   has been learned is always wrong again;
 * adversarial: every label is chosen against the prediction;
-* inputs x 1e12: the series goes on a million million times as large; once more without scaling.
+* inputs x 1e12: the series becomes a million million times as large; once more without scaling.
 
 Log losses are means in nats over the bad labels from the first roll-back on, or over all bad ones
 where there was none: of the predictions, of the base rate so far, and of the same labels' numbers

@@ -312,7 +312,7 @@ class Target:
         return socket.create_connection((HERE, self.doors[door]), seconds)
 
     def started(self) -> None:
-        """Read what was said up to the line `ready`."""
+        """Read the output up to the line `ready`."""
 
     def heard(self, line: str) -> None:
         """Take a line of standard error."""

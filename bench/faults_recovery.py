@@ -1,8 +1,8 @@
 """Recovery of what a feed has lost, under faults that are injected and counted.
 
-`schedules` runs a publisher, a network and a subscriber in memory (see `faults_schedule`) and says
-how many came out otherwise than they must. `late_joins` lets subscribers on real sockets join at
-random instants, and compares what they got with all there was.
+`schedules` runs a publisher, a network and a subscriber in memory (see `faults_schedule`) and
+counts wrong results. In `late_joins` subscribers on real sockets join at random instants; what
+they received is compared with everything that was sent.
 """
 
 from __future__ import annotations

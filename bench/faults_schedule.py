@@ -85,7 +85,7 @@ def value_of(session: str, stream: str, seq: np.ndarray) -> np.ndarray:
 
 
 class Oracle:
-    """What must come of messages in the order in which they arrive, recovery being immediate.
+    """The expected result of messages in their order of arrival, with immediate recovery.
 
     A tick beyond the one that is due has everything in between asked for before it, with success
     unless its publisher has gone. That asking takes time, during which more arrives, must change

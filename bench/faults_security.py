@@ -46,7 +46,7 @@ def resident_mib() -> float:
 
 
 def keys_refused(count: int) -> dict[str, Any]:
-    """Let `count` intruders of each kind try; figures: refused by reason, let in, received."""
+    """Try `count` intruders of each kind; figures: refused by reason, `let_in`, received."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "keys"
         make_keys(folder)
@@ -86,7 +86,7 @@ def _try(out: Publisher, who: tuple[bytes, KeyPair] | None) -> tuple[int, int]:
     intruder.setsockopt(zmq.SUBSCRIBE, b"")
     intruder.connect(out.endpoint)
     if not monitor.poll(int(WAIT_S * 1000)):
-        raise RuntimeError("an intruder was neither let in nor refused")
+        raise RuntimeError("an intruder was neither accepted nor refused")
     entered = recv_monitor_message(monitor)["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED
     out.publish("a", 0, [1.0])
     got = bool(intruder.poll(0))
@@ -148,7 +148,7 @@ def _attack(name: str, *arguments: object) -> subprocess.Popen[str]:
 
 
 def subscription_flood(count: int, *, seconds: float = 5.0) -> dict[str, Any]:
-    """Flood a publisher from `count` connections at once; figures: MiB grown, who was cut off."""
+    """Flood a publisher from `count` connections; figures: growth in MiB, disconnected peers."""
     security = Security()
     with Publisher(ANY_PORT, columns=["x"], security=security) as out:
         before = peak = resident_mib()

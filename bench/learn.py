@@ -9,7 +9,7 @@ re-runs an LSTM of the same size over the last K elements and learns from the ne
 
 `whole file`: all EUR/USD quotes through a session, as `replay --learn` does once they are parsed:
 a prediction, its score and one update every ten elements. Where the file is missing, a random
-walk of as many quotes stands in for it.
+walk of as many quotes replaces it.
 
     python -m bench learn --file-elements 1047700
 """

@@ -2,14 +2,14 @@
 
 An LSTM trained on rolling windows of returns sits at a log loss of ln 2: how is state used?
 The recipe as asked is LSTM(32) and Dense(1) in Keras, on windows of 100 raw returns every 10
-elements, adam, batches of 128. Beside it stand the same with its inputs scaled, plain forecasters,
+elements, adam, batches of 128. The other rows are the same with scaled inputs, plain forecasters,
 and this project: online in one pass, with and without a carried state, and trained.
 
 `labels`, `accuracy` and `log_loss` (nats; ln 2 is 0.6931) are over the last tenth, the same labels
 for every row; `all_` are over every prediction of an online pass, from the first one on. `seconds`
 is a whole run, start and compilation included. `state_bytes` are what is kept for each stream from
 one prediction to the next, weights apart, and `us_per_prediction` is one compiled call from the
-newest element to its p: a window of 100 anew, or one step of a carried state.
+newest element to its p: a whole window of 100, or one step of a carried state.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _subjects(text: str) -> list[str]:
     chosen = text.split(",")
     unknown = [name for name in chosen if name not in SUBJECTS]
     if unknown:
-        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(SUBJECTS)}")
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not one of {', '.join(SUBJECTS)}")
     return chosen
 
 

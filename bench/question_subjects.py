@@ -111,7 +111,7 @@ def engine_cost(**settings: Any) -> dict[str, Any]:
 
 def subject_window(folder: Path, elements: Array) -> dict[str, Any]:
     row = replayed(folder, elements, "--mode", "window")
-    return {"online, each window of 100 anew": row | engine_cost(mode="window")}
+    return {"online, each window of 100 from a zero state": row | engine_cost(mode="window")}
 
 
 def subject_carry(folder: Path, elements: Array) -> dict[str, Any]:

@@ -10,8 +10,8 @@ the delays, the machine and not the subject is at its end. `growing` is the shar
 the delays grew to the end, so that their percentiles tell how long the run was; `lost` answers
 never came.
 
-`back to back` is a closed loop beside it: the ten ticks of a stride at once, timed from the tenth,
-and the next ten when their prediction has come.
+`back to back` is a closed loop: the ten ticks of a stride together, timed from the tenth, and the
+next ten when their prediction has come.
 
 Sender, subject and receiver share the machine. On two cores the sender spins up to 80
 microseconds before each tick and the receiver wakes with each answer, so from some thousand ticks
@@ -79,7 +79,7 @@ def _ways(text: str) -> list[str]:
     for way in ways:
         if way not in SPEEDS and way != BACK_TO_BACK and not re.fullmatch(r"[1-9]\d*", way):
             raise argparse.ArgumentTypeError(
-                f"{way!r} is no way: say {', '.join(SPEEDS)}, {BACK_TO_BACK} or ticks a second"
+                f"{way!r} is not a way: use {', '.join(SPEEDS)}, {BACK_TO_BACK} or ticks a second"
             )
     return ways
 
@@ -89,7 +89,7 @@ def _troubles(text: str) -> list[str]:
     for name in names:
         if name not in troubles.NAMES:
             raise argparse.ArgumentTypeError(
-                f"{name!r} is no trouble: say {', '.join(troubles.NAMES)} or all"
+                f"{name!r} is not a trouble: use {', '.join(troubles.NAMES)} or all"
             )
     return names
 
@@ -103,7 +103,7 @@ def _hdr(text: str) -> Path:
 
 
 def plan(way: str, seconds: float) -> dict[str, Any]:
-    """Return what the sender is told of a way."""
+    """Return the sender's plan for a way."""
     if way == BACK_TO_BACK:
         return {"way": "closed", "block": 1, "messages": WINDOW + STRIDES * STRIDE}
     told = {"speed": SPEEDS[way]} if way in SPEEDS else {"rate": float(way)}

@@ -23,8 +23,8 @@ WARM_UP = 0.1
 """Share of the time at the beginning whose delays are not counted."""
 
 GROWTH = 0.02
-"""A delay that grows by more than this share of the time is no delay that a queue will work off:
-the subject is then slower than what comes by as much."""
+"""A delay that grows by more than this share of the time is not one that a queue works off:
+the subject is slower than the feed by that share."""
 
 Ns: TypeAlias = npt.NDArray[np.int64]
 

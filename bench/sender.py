@@ -2,12 +2,12 @@
 
 PLAN is a JSON object. The sender makes all messages first, binds and prints where; on a line of
 standard input it begins, says when (the clock is the machine's monotonic one, which the receiver
-reads too), sends each message at its intended time or at once where that has passed, and ends by
-saying how late it was itself.
+reads too), sends each message at its intended time, or immediately if that has passed, and ends by
+reporting how late it was itself.
 
 It sleeps until shortly before a message is due and spins the rest, `SPIN_NS` at most.
 
-`closed` is the other way of sending, back to back: the ten ticks of a stride at once, the next
+`closed` is the other way of sending, back to back: the ten ticks of a stride together, the next
 ten when their prediction has come. There the sender takes the answers itself, and the delay is
 that from the tenth tick.
 """

@@ -54,7 +54,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def _started(text: str) -> list[str]:
     names = text.split(",")
     if unknown := [name for name in names if name not in SETTINGS]:
-        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(SETTINGS)}")
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not one of {', '.join(SETTINGS)}")
     return names
 
 

@@ -8,7 +8,7 @@ ten of each open the streams and are not timed. Weights are shared but in the la
 
 `rss_per_stream` is how much the resident set grew over the whole run, `traced_per_stream` what
 Python's allocator and NumPy hold at its end above what they held before the first stream,
-measured in another process, bytes. They are told from 100 streams on: below, they are noise.
+measured in another process, bytes. They are printed from 100 streams on: below, they are noise.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ As single messages and as blocks of 256 ticks. A flood, sent as fast as the send
 how much the subject gets through; then rates below it are sent in an open loop, each in fresh
 processes, until the delays do not grow from the second to the last quarter of the run by more
 than 2 % of the time: `bench.schedule.growing`. `ticks_per_s` is that rate, `flood` the first
-figure, `sender` what the sender got rid of in the flood: where it is no higher than `flood`, the
-sender is what was measured. A plain echo goes through the same.
+figure, `sender` what the sender got rid of in the flood: if it does not exceed `flood`, the
+sender was measured. A plain echo goes through the same.
 """
 
 from __future__ import annotations

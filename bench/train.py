@@ -4,7 +4,7 @@
 is a target. `keras` is what people do instead: stateless windows of 100 every 10 elements,
 LSTM(32) and Dense(1), batches of 128. It does a tenth of the targets at ten times the steps, so
 seconds an epoch are what is compared, and `elements_per_s` counts elements of the series. Keras
-is no dependency: without it its line says so. The series is x' = 0.6 x + e, from a seed.
+is optional: without it its row says so. The series is x' = 0.6 x + e, from a seed.
 """
 
 from __future__ import annotations

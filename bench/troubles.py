@@ -30,7 +30,7 @@ from stream_lstm.feed.security import make_keys
 from .exchange import Subject
 
 CLIENTS = 8
-"""Of the page of metrics, of each kind; with three kinds fewer than it lets in."""
+"""Of the page of metrics, of each kind; three kinds together stay below its limit."""
 
 ASKED = b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 

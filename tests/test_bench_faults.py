@@ -40,4 +40,4 @@ def test_each_part_is_shown_in_a_line():
 def test_an_unknown_part_is_named(capsys):
     with pytest.raises(SystemExit):
         bench_module("__main__").parser().parse_args(["faults", "--only", "kil"])
-    assert "'kil' is no part: say kill, schedules" in capsys.readouterr().err
+    assert "'kil' is not a part: use kill, schedules" in capsys.readouterr().err

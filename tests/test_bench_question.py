@@ -17,7 +17,11 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 
-ONLINE = ("online, each window of 100 anew", "online, state carried", "online, bank of experts")
+ONLINE = (
+    "online, each window of 100 from a zero state",
+    "online, state carried",
+    "online, bank of experts",
+)
 TRAINED = "trained, state carried"
 PLAIN = ("base rate so far", "last label again", "best possible")
 KERAS = ("the recipe as asked (Keras)", "the same, inputs over their s.d.")
@@ -96,7 +100,7 @@ def test_what_lacks_is_said_in_a_line(rows: dict[str, dict[str, Any]]) -> None:
     [
         (["--elements", "100"], "100 is too few to hold a tenth out: 2000 or more"),
         (["--seed", "-1"], "'-1' is not a whole number above 0"),
-        (["--only", "keras"], "'keras' is none of plain, asked, scaled"),
+        (["--only", "keras"], "'keras' is not one of plain, asked, scaled"),
     ],
 )
 def test_a_wrong_option_is_said_in_a_line(arguments: list[str], said: str, tmp_path: Path) -> None:

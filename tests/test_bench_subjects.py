@@ -211,7 +211,7 @@ def test_a_start_is_split_into_its_parts(bench: Any) -> None:
 
 def test_what_is_started_is_checked(bench: Any) -> None:
     assert options(bench, "start", "--started", "the bank").started == ["the bank"]
-    with pytest.raises(argparse.ArgumentTypeError, match="'x' is none of"):
+    with pytest.raises(argparse.ArgumentTypeError, match="'x' is not one of"):
         bench("start")._started("x")
 
 
@@ -283,14 +283,14 @@ def test_a_store_is_refused_where_the_daemon_has_none(
 def test_ways_are_checked(bench: Any) -> None:
     assert options(bench, "roundtrip", "--ways", "10x,2000").ways == ["10x", "2000"]
     for text in ("fast", "0", "-5", "1e3"):
-        with pytest.raises(argparse.ArgumentTypeError, match="is no way"):
+        with pytest.raises(argparse.ArgumentTypeError, match="is not a way"):
             bench("roundtrip")._ways(text)
 
 
 def test_troubles_are_checked(bench: Any) -> None:
     assert options(bench, "roundtrip", "--beside", "keys, full log").beside == ["keys", "full log"]
     assert options(bench, "roundtrip", "--beside", "all").beside == list(bench("troubles").NAMES)
-    with pytest.raises(argparse.ArgumentTypeError, match="is no trouble"):
+    with pytest.raises(argparse.ArgumentTypeError, match="is not a trouble"):
         bench("roundtrip")._troubles("rain")
 
 

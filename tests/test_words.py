@@ -114,6 +114,14 @@ def test_the_strings_and_public_docstrings_of_the_package_are_plain(folder: str)
     assert not found, "\n".join(found)
 
 
+def test_the_benchmarks_are_plain() -> None:
+    found = []
+    for path in sorted((Path(__file__).parents[1] / "bench").rglob("*.py")):
+        for line, text in readable(ast.parse(path.read_text(encoding="utf-8"))):
+            found += [f"{path.name}:{line} {words}" for words in odd(text)]
+    assert not found, "\n".join(found)
+
+
 def readable(tree: ast.Module) -> Iterator[tuple[int, str]]:
     """Yield every string of a module that a person may see, with its line.
 

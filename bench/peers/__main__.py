@@ -48,12 +48,12 @@ def p_of(way: str, call: Any, xs: np.ndarray) -> np.ndarray:
 
 
 def strides(calls: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-    """Return {policy: figures} of the elements of a stride: each alone, and all at once."""
+    """Return {policy: figures} of the elements of a stride: each alone, and all in one block."""
     policies = {}
     if "step" in calls:
         policies["each alone"] = timing.one_by_one(calls["step"])
     if "sequence" in calls:
-        policies["all at once"] = timing.at_once(calls["sequence"])
+        policies["in one block"] = timing.at_once(calls["sequence"])
     return timing.rounds(policies, length=options["length"], count=options["count"])
 
 
