@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 from typing import Any
 
@@ -30,6 +29,10 @@ def warn(line: str, *more: str) -> None:
 
 
 def peak_rss_bytes() -> int:
-    """Return the most memory that this process has held so far."""
+    """Return the most memory that this process has held so far; 0 on Windows."""
+    try:
+        import resource  # here, since Windows has none
+    except ImportError:
+        return 0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -145,7 +145,7 @@ def leave_on_signals() -> Iterator[None]:
         threading.Event().wait()  # start nothing more while the thread ends the process
 
     def watch() -> None:
-        while numbers := os.read(reader, 1):
+        while numbers := reader.recv(1):
             if numbers[0] not in taken:
                 continue
             name = signal.Signals(numbers[0]).name
@@ -153,11 +153,11 @@ def leave_on_signals() -> Iterator[None]:
             _last_words(f"stream-lstm: {text}\n".encode())
             _leave(numbers[0])
 
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
+    reader, writer = socket.socketpair()  # Windows has no pipe that does not block
+    writer.setblocking(False)
     watcher = threading.Thread(target=watch, name="signals", daemon=True)
     watcher.start()
-    old_fd = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    old_fd = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     old = {number: signal.signal(number, handle) for number in taken}
     try:
         yield
@@ -165,9 +165,9 @@ def leave_on_signals() -> Iterator[None]:
         for number, handler in old.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(old_fd)
-        os.close(writer)
+        writer.close()
         watcher.join()
-        os.close(reader)
+        reader.close()
 
 
 def _leave(number: int) -> None:
@@ -179,7 +179,8 @@ def _leave(number: int) -> None:
 def _last_words(data: bytes) -> None:
     """Write to standard error if that does not block."""
     descriptor = sys.stderr.fileno()
-    if select.select((), (descriptor,), (), 0)[1]:
+    # Windows selects among sockets alone
+    if sys.platform == "win32" or select.select((), (descriptor,), (), 0)[1]:
         os.write(descriptor, data)
 
 

@@ -7,17 +7,19 @@ FILE.lock beside the resolved file, which also says who has it, and one on a byt
 itself, for a file that is mounted in a second place. Both end with the process however that ends:
 there is no such thing as a stale one.
 
+Windows has one lock alone, that of a byte of FILE.lock.
+
 To close any descriptor of a file drops the POSIX locks that SQLite has on it in this process. So
 the descriptor stays open until `close`, which comes after the last connection of the store.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
 import stat
 import struct
+import sys
 import time
 from pathlib import Path
 
@@ -27,6 +29,9 @@ from ..errors import ConfigurationError, LockedError, OutputError
 
 LOCK_BYTE = 2**62
 """The byte of the store that is locked: far behind those that SQLite locks, and any data."""
+
+WINDOWS_BYTE = 2**30
+"""The byte of FILE.lock that Windows locks: nobody else can read it, so it is behind the text."""
 
 
 class Holder(msgspec.Struct):
@@ -55,7 +60,7 @@ class StoreLock:
         except OSError as error:
             raise _failure(store, error) from None
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock_file(self._fd)
             self.descriptor = _open(self.store)
         except BlockingIOError:
             holder = _holder(self._fd)
@@ -81,7 +86,8 @@ class StoreLock:
     def _sign(self) -> None:
         holder = Holder(os.getpid(), socket.gethostname(), time.time_ns())
         os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, msgspec.json.encode(holder), 0)
+        os.lseek(self._fd, 0, os.SEEK_SET)
+        os.write(self._fd, msgspec.json.encode(holder))
 
     def close(self) -> None:
         """Release the lock, after the last connection; closing twice is no mistake.
@@ -94,7 +100,8 @@ class StoreLock:
 
 
 def _open(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o644)
+    # not to wait at a pipe, which Windows has none of
+    return os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NONBLOCK", 0), 0o644)
 
 
 def _check_file(store: Path, about: os.stat_result) -> None:
@@ -110,12 +117,29 @@ def _check_file(store: Path, about: os.stat_result) -> None:
         )
 
 
+def _lock_file(descriptor: int) -> None:
+    """Lock an open file for this descriptor alone; raises BlockingIOError."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        os.lseek(descriptor, WINDOWS_BYTE, os.SEEK_SET)
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except PermissionError as error:
+            raise BlockingIOError(*error.args) from None
+    else:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 def _lock_byte(descriptor: int) -> None:
     """Lock a byte of an open file for this descriptor alone; raises BlockingIOError."""
-    command = getattr(fcntl, "F_OFD_SETLK", None)  # Linux has it
-    if command is not None:
+    if sys.platform == "linux":  # others have no lock of a descriptor
+        import fcntl
+
         request = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, LOCK_BYTE, 1, 0)
-        fcntl.fcntl(descriptor, command, request)
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, request)
 
 
 def _in_use(store: Path, holder: str) -> LockedError:
@@ -130,7 +154,8 @@ def _failure(store: Path, error: OSError) -> OutputError:
 
 def _holder(fd: int) -> str:
     try:
-        holder = msgspec.json.decode(os.pread(fd, 4096, 0), type=Holder)
+        os.lseek(fd, 0, os.SEEK_SET)
+        holder = msgspec.json.decode(os.read(fd, 4096), type=Holder)
     except (OSError, msgspec.DecodeError):
         return "another process"
     since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(holder.started_ns / 1e9))

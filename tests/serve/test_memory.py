@@ -57,6 +57,11 @@ def test_growth_that_was_freed_goes_back_and_usual_work_is_left_alone(monkeypatc
     assert tend(83) == [83]
 
 
-def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ctypes, "CDLL", lambda _name: object())
+def _of_windows(name: str | None) -> object:
+    raise TypeError(f"LoadLibrary() argument 1 must be str, not {name}")
+
+
+@pytest.mark.parametrize("load", [lambda _name: object(), _of_windows])
+def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch, load: object) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", load)
     assert not runtime.release_unused()
