@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .interop.frames import replay_frame
     from .interop.river import river_classifier
 
-__version__ = "0.2.0.dev0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Config",

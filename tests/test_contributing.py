@@ -11,6 +11,7 @@ import pytest
 import yaml
 from typer.main import get_command
 
+from stream_lstm import __version__
 from stream_lstm.cli.main import app
 
 ROOT = Path(__file__).parents[1]
@@ -111,3 +112,9 @@ def test_the_lock_file_has_every_dependency() -> None:
         for one in own["metadata"]["requires-dist"]
     }
     assert locked == {(line, f"extra == '{extra}'" if extra else "") for line, extra in asked}
+
+
+def test_the_changelog_has_a_section_for_this_version() -> None:
+    sections = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").split("\n## [")[1:]
+    (own,) = (text for text in sections if text.startswith(f"{__version__}] - "))
+    assert len(own.rstrip().splitlines()) <= 40
