@@ -60,6 +60,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from scipy.linalg import lapack
 
 from ..errors import ConfigurationError
@@ -319,7 +320,7 @@ def packed_init(inputs: int, hidden: int) -> Initializer:
     """
     glorot, orthogonal = nn.initializers.glorot_uniform(), nn.initializers.orthogonal()
 
-    def init(key: Array, shape: tuple[int, int], dtype: type = jnp.float32) -> Array:
+    def init(key: Array, shape: tuple[int, int], dtype: DTypeLike = jnp.float32) -> Array:
         if shape != (inputs + hidden + 1, 4 * hidden):
             raise ValueError(
                 f"a packed kernel is {(inputs + hidden + 1, 4 * hidden)}, not {shape}"
@@ -350,7 +351,7 @@ class PackedLSTMCell(nn.Module):
         return (h, c), h
 
 
-def head_init(key: Array, shape: tuple[int], dtype: type = jnp.float32) -> Array:
+def head_init(key: Array, shape: tuple[int], dtype: DTypeLike = jnp.float32) -> Array:
     """Return a head (H + 1,): Glorot uniform weights and a bias of zero."""
     body = nn.initializers.glorot_uniform()(key, (shape[0] - 1, 1), dtype)
     return jnp.concatenate([body[:, 0], jnp.zeros((1,), dtype)])
