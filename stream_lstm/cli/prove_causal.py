@@ -125,7 +125,7 @@ def prove(about: Subject, trials: int, seed: int) -> dict[str, Any]:
             f"{file.path}: of {count:,} ticks there was no prediction before a place that was "
             f"tried; the warm-up is {config.stream.window} elements (--window)"
         )
-    held = check.main.session.streams[file.stream]
+    held = main.streams[file.stream]
     summary = {
         "version": __version__,
         "stream": file.stream,

@@ -17,6 +17,7 @@ import msgspec
 from .. import __version__
 from ..config import build, flatten
 from ..errors import ConfigurationError, DataError, StreamLSTMError
+from ..events import Ticks
 from .input_file import (
     FileArgument,
     JsonOption,
@@ -80,7 +81,7 @@ def prove(about: Subject) -> dict[str, Any]:
 
     Raises what a replay and a daemon raise, and DataError where there is no prediction.
     """
-    from ..core.proofs.causality import first_difference
+    from ..core.proofs.live import first_difference
 
     start = clocks.perf_counter()
     replayed = _replay(about)
@@ -112,7 +113,7 @@ def prove(about: Subject) -> dict[str, Any]:
 def _replay(about: Subject) -> Any:
     """Return the recording of a replay."""
     from ..core.outcome import Outcome
-    from ..core.proofs.causality import Recording
+    from ..core.proofs.live import Recording
     from ..core.replay import Replay, ReplayRows
     from .replay_results import ReplayResults
 
@@ -125,9 +126,10 @@ def _replay(about: Subject) -> Any:
 
         def begin(piece: ReplayRows) -> None:
             results.rows = piece.numbers
+            recording.take(Ticks(file.stream, piece.t_ns, piece.values))
 
         session = about.session(deliver)
-        recording.watch(session)
+        recording.start(session)
         with file.open(about.columns, results.refused) as source:
             blocks = (
                 ReplayRows(block.t_ns, block.values, block.rows) for block in source.blocks()
@@ -138,7 +140,7 @@ def _replay(about: Subject) -> Any:
 
 def _live(about: Subject) -> tuple[Any, dict[str, int]]:
     """Return the recording of the live daemon, and what its feed counted."""
-    from ..core.proofs.causality import Recording
+    from ..core.proofs.live import Recording
     from ..serve.daemon import Daemon
     from ..serve.signals import StopSwitch
     from .feed_process import FeedProcess
@@ -155,12 +157,13 @@ def _live(about: Subject) -> tuple[Any, dict[str, int]]:
             about.columns,
             stop=stop,
             observers=(recording,),
+            on_input=recording.take,
             weights=about.weights,
             scaler=about.scaler,
             members=about.members,
         )
         with daemon:
-            recording.watch(daemon.session)
+            recording.start(daemon.session)
             daemon.run(until_end=True)
             counted = msgspec.structs.asdict(daemon.subscriber.counters)
     return recording, counted

@@ -34,6 +34,7 @@ import struct
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
+import jax
 import numpy as np
 import numpy.typing as npt
 
@@ -90,6 +91,14 @@ class Digest:
         if len(hashes) == 1:
             return str(hashes[0].hexdigest())
         return hashlib.sha256(b"".join(one.digest() for one in hashes)).hexdigest()
+
+
+def weights_digest(weights: Any) -> str:
+    """Return a digest of the bits of weights."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(weights):
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()
 
 
 OnPiece: TypeAlias = Callable[[int], object]

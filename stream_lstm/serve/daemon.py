@@ -174,10 +174,10 @@ class Daemon(Closing):
     """Feed, session and publisher of a configuration, ready to run.
 
     columns: names of the values of a tick. stop: ends `run`. observers: receive every event in
-    and out, except ticks. store: restores the session, and also receives ticks. republish: publish
-    again the predictions that follow the store's last snapshot. weights, scaler, members, engine:
-    see `Session`. security: keys and limits of the sockets, by default from the configuration.
-    clock: seconds, monotonic.
+    and out, except ticks. on_input: receives every input, ticks too. store: restores the session,
+    and also receives ticks. republish: publish again the predictions that follow the store's last
+    snapshot. weights, scaler, members, engine: see `Session`. security: keys and limits of the
+    sockets, by default from the configuration. clock: seconds, monotonic.
 
     Compiles everything, then opens the sockets. Raises ConfigurationError for settings that do not
     fit together, and EndpointError for an endpoint that cannot be bound or connected to.
@@ -190,6 +190,7 @@ class Daemon(Closing):
         *,
         stop: StopSwitch,
         observers: Iterable[Observer] = (),
+        on_input: Callable[[Input], object] | None = None,
         store: Store | None = None,
         republish: bool = False,
         weights: Mapping[str, Mapping[str, Any]] | None = None,
@@ -203,6 +204,7 @@ class Daemon(Closing):
         self.stop = stop
         self.store = store
         self._observers: tuple[Observer, ...] = tuple(observers)
+        self._on_input = on_input
         self._clock = clock
         self._ended: set[str] = set()
         self._stop_by: float | None = None
@@ -426,6 +428,8 @@ class Daemon(Closing):
     def _hold(self, event: Input, ticks: int, made: int = 0) -> None:
         """Queue an input for the store until the session has caught up with it."""
         self._held += ticks
+        if self._on_input is not None:
+            self._on_input(event)
         if self.store is not None:
             self.store.hold(event, made)
 
@@ -484,6 +488,9 @@ class Daemon(Closing):
         session.arrive(
             Arrivals(np.repeat(places, counts), t_ns, values, runs[0].session, numbered, origins)
         )
+        if self._on_input is not None:
+            for run in runs:
+                self._on_input(run)
         if self.store is not None:
             self.store.hold_together(runs, (session.table.ints[places, N] - before).tolist())
         self._held += len(t_ns)

@@ -29,7 +29,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from .. import __version__
-from ..core.proofs.causality import weights_digest
+from ..core.replay import weights_digest
 from ..core.session import Session
 from ..errors import ConfigurationError, InputMissingError, OutputError, StoreError
 from ..events import Prediction, Score, Update

@@ -33,7 +33,7 @@ import msgspec
 
 from ..core import snapshot
 from ..core.outcome import Outcome
-from ..core.proofs.causality import weights_digest
+from ..core.replay import weights_digest
 from ..core.session import Session
 from ..core.table import TICKS, N
 from ..errors import SnapshotError, StoreError

