@@ -56,7 +56,6 @@ from ..model.engine import Engine
 from ..model.forecaster import Params, constant
 from ..model.optimizers import ACCEPTED, NOT_FINITE, UPDATE_TOO_LARGE, WEIGHTS_TOO_LARGE, Caps
 from ..typing import Float32s
-from .outcome import Observer
 from .stream import Owed, Stream, Tape
 
 
@@ -401,7 +400,6 @@ class Learning:
     """
 
     def __init__(self, config: Config, engine: Engine, initial: Params | None) -> None:
-        self.observer: Observer | None = None
         self.guard = RollbackPolicy(config, engine, initial)
         self.length = engine.tape_length if config.learning.learn else 0
         self._engine = engine
@@ -482,13 +480,10 @@ class Learning:
     def _update(self, learned: LearnerState, stream: Stream, example: Example) -> Float32s:
         side = stream.side
         assert side is not None
-        given = None if self.observer is None else (np.array(side.trace), *example)
         self.preserve(learned)
         learned.weights, learned.optimizer, side.trace, info = self._engine.update(
             learned.weights, learned.optimizer, side.trace, *example
         )
-        if self.observer is not None and given is not None:
-            self.observer.updated(stream.n, given, learned.weights, info)
         return info
 
     def _report(self, learned: LearnerState, stream: Stream, n: int, info: Float32s) -> Update:

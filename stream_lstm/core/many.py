@@ -113,7 +113,7 @@ class Many:
         streams = np.ascontiguousarray(arrivals.streams, np.int64)
         if len(streams) and not 0 <= streams.min() <= streams.max() < len(self._table):
             raise IndexError(f"rows are 0 to {len(self._table) - 1}: ask for them with `place`")
-        if not session.plain or session.observer is not None:
+        if not session.plain:
             self._in_runs(arrivals, streams)
             return
         if session.active:

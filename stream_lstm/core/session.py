@@ -39,7 +39,7 @@ from .forecasts import Mixture, Recalibration
 from .labels import LabelPolicy
 from .learning import LearnerState, Learning
 from .many import Arrivals, Many
-from .outcome import Deliver, Emit, Labelled, Observer, Outlet
+from .outcome import Deliver, Emit, Labelled, Outlet
 from .scores import Scores
 from .sided import SidedStreams, Twins, names
 from .stream import ROOM as MOST_WAITING
@@ -135,7 +135,6 @@ class Session(Outlet):
         self._pack = struct.Struct(f"{len(columns)}d").pack_into
         self._tick_bytes = 8 * len(columns)
         self._good = self.maker.features.good
-        self.observer: Observer | None = None
         if self.shared:
             self.learned_for(SHARED)
 
@@ -227,31 +226,15 @@ class Session(Outlet):
     ) -> int:
         """Make elements of ticks and step over them; return how many."""
         made, memory = 0, stream.memory()
-        if self.observer is None:
-            for sifted in self.maker.sift(memory, t_ns, values):
-                stream.remember(memory)
-                stream.late = [
-                    (stream.n + before, self._refused(stream, index, reason, where))
-                    for before, index, reason in reversed(sifted.refused)
-                ]
-                self._walk(stream, sifted.t_ns, sifted.elements)
-                self.reach(stream, stream.n + 1)
-                made += len(sifted.elements)
+        for sifted in self.maker.sift(memory, t_ns, values):
             stream.remember(memory)
-            self.count_old(stream, memory.old, where)
-            return made
-        observer = self.observer
-        observer.took(t_ns, values)
-
-        def refused(index: int, reason: str) -> None:
-            observer.refused(index, reason)
-            self.out.append(self._refused(stream, index, reason, where))
-
-        for run_t, elements in self.maker.make(memory, t_ns, values, refused):
-            stream.remember(memory)
-            observer.made(elements)
-            self._walk(stream, run_t, elements)
-            made += len(elements)
+            stream.late = [
+                (stream.n + before, self._refused(stream, index, reason, where))
+                for before, index, reason in reversed(sifted.refused)
+            ]
+            self._walk(stream, sifted.t_ns, sifted.elements)
+            self.reach(stream, stream.n + 1)
+            made += len(sifted.elements)
         stream.remember(memory)
         self.count_old(stream, memory.old, where)
         return made
@@ -519,7 +502,7 @@ class Session(Outlet):
 
     def _chunk(self, stream: Stream, times: list[int], xs: Float32s, ticks: int = 0) -> None:
         """Step over elements with one set of weights, and report what falls due."""
-        out = self._advance(stream, xs)
+        out = self.engine.advance_in_place(stream.learned.weights, stream.carry, xs)
         before, count = stream.n, len(xs)
         stream.n = after = before + count
         positive = (xs[:, 0] > 0).tolist()
@@ -530,17 +513,6 @@ class Session(Outlet):
         stream.moved(ticks, made)
         left = stream.due - after
         stream.left = left if left < MOST_WAITING else MOST_WAITING
-
-    def _advance(self, stream: Stream, xs: Float32s) -> Any:
-        """Step a stream over elements xs (m, F); return what `Engine.rows` reads."""
-        weights = stream.learned.weights
-        if self.observer is None:
-            return self.engine.advance_in_place(weights, stream.carry, xs)
-        carry = stream.carry.host.copy()
-        out = self.engine.advance_in_place(weights, stream.carry, xs)
-        rows = self.engine.rows(out, len(xs))
-        self.observer.stepped(stream.n, weights, carry, xs.copy(), rows)
-        return out
 
     def _report(
         self, stream: Stream, before: int, times: list[int], positive: list[bool], out: Any
@@ -646,16 +618,6 @@ class Session(Outlet):
     def refuse_label(self, label: Label, reason: str) -> None:
         """Report a label that is refused."""
         self.out.append(Refusal(label.stream, "label", reason, where=f"n={label.n}"))
-
-    def watch(self, observer: Observer) -> None:
-        """Tell an observer of each stage from now on, of ticks that wait as well."""
-        self.observer = self.learning.observer = observer
-        self._good = _not_surely
-
-
-def _not_surely(*_: Any) -> bool:
-    """Leave it to the element maker whether a tick is good."""
-    return False
 
 
 def fallbacks(session: Session) -> list[str]:

@@ -126,12 +126,7 @@ class SidedStreams:
         oldest = stream.due - -(-self._horizon // stride) * stride
         begins = stream.due - stream.n == stride and not side.owed
         waits = bool(stream.waiting) and stream.waiting[0].n == oldest
-        if not (
-            begins
-            and waits
-            and self.session.engine.exact_strides
-            and self.session.observer is None
-        ):
+        if not (begins and waits and self.session.engine.exact_strides):
             return 0
         if until := self.session.config.learning.learn_until:
             count = min(count, until - stream.n)
@@ -246,8 +241,6 @@ class SidedStreams:
             assert side.tape is not None
             inputs = side.tape.inputs(n, self.session.config.stream.window)
         known, raw = self.combined(stream, p, inputs)
-        if inputs is not None and self.session.observer is not None:
-            self.session.observer.windowed(n, known if raw is None else raw)
         aside = NO_FORECASTS
         if self.session.config.scoring.twins:
             aside = self.session.twins.forecasts(stream, weights, twin, n)
