@@ -10,7 +10,7 @@ from stream_lstm.cli.doctor_case import file_case
 from stream_lstm.cli.input_file import InputFile
 from stream_lstm.cli.label_column import LabelColumn
 from stream_lstm.cli.settings import resolve
-from stream_lstm.core.doctor.diagnosis import _of_data
+from stream_lstm.core.doctor.diagnosis import data_findings
 from stream_lstm.core.doctor.series import series_of
 
 ROWS = 30_000
@@ -36,6 +36,6 @@ def test_real_series_raise_what_is_true_of_them_and_nothing_else(name: str, data
     labels = LabelColumn(column) if column else None
     file = InputFile(data_dir / name, "s", limit=ROWS)
     case, file = file_case(file, resolve(flags, None), labels)
-    findings = _of_data(case, series_of(case.config.stream.features, case.table))
+    findings = data_findings(case, series_of(case.config.stream.features, case.table))
     assert {f.name: f.level for f in findings if f.level in ("warning", "fault")} == said
     assert (file.time is None) == (name == "elec2.csv.gz")

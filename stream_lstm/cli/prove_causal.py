@@ -182,7 +182,7 @@ def _count(about: Subject) -> int:
 def _foreknowing(about: Subject) -> list[dict[str, Any]]:
     """Return the columns of a file that know the label; nothing where none can be read."""
     from ..core.elements import ElementMaker
-    from ..core.proofs.look_ahead import Foreknowledge
+    from ..core.proofs.look_ahead import LookAhead
 
     file, features = about.file, about.config.stream.features
     if isinstance(file, SyntheticInput):
@@ -195,7 +195,7 @@ def _foreknowing(about: Subject) -> list[dict[str, Any]]:
             if not set(about.columns) <= set(columns):
                 return []
             maker = ElementMaker(features, columns)
-            check = Foreknowledge(maker, about.config.stream.horizon)
+            check = LookAhead(maker, about.config.stream.horizon)
             for block in source.blocks():
                 check.push(Ticks(file.stream, block.t_ns, block.values))
     except DataError:

@@ -66,7 +66,7 @@ def test_a_feature_that_stood_still_for_long_is_noted_with_its_row():
     values[1000:2000] = 0.25
     found = constant_inputs(series(values))
     assert found.level == "note"
-    assert "x is 0.25 for 1,000 elements on end from row 1,001" in found.evidence
+    assert "x is 0.25 for 1,000 elements in a row from row 1,001" in found.evidence
     assert constant_inputs(series(noise())).level == "ok"
 
 

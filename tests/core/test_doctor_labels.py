@@ -39,7 +39,7 @@ def test_a_target_that_is_mostly_zero_is_told_with_what_a_constant_reaches(moves
     found = label_balance(series(values), settings())
     assert found.level == level
     assert found.figures["zeros"] == pytest.approx(1 - moves, abs=0.02)
-    assert "hold log loss against" in found.remedy
+    assert "compare log loss with" in found.remedy
 
 
 def test_labels_of_one_class_are_a_fault():
@@ -74,7 +74,7 @@ def test_labels_that_are_the_other_way_round_are_named():
     turned = 1.0 - shifted(values, 0)
     found = label_alignment(series(values, labels=turned), settings(labels="external"))
     assert found.level == "fault"
-    assert "the other way round" in found.evidence
+    assert "inverted" in found.evidence
 
 
 def test_missing_labels_are_neither_counted_nor_compared():
@@ -86,7 +86,7 @@ def test_missing_labels_are_neither_counted_nor_compared():
     assert labels_of(told, config) == windows_of(3000, config) == 298
     labels[20::10] = np.nan
     assert labels_of(series(values, labels=labels), config) == 0
-    assert len(told.truth(config)) == np.isfinite(labels[1:]).sum()
+    assert len(told.labels(config)) == np.isfinite(labels[1:]).sum()
 
 
 def walk_with(tip):
@@ -104,7 +104,7 @@ def test_a_feature_that_knows_the_label_is_a_fault_and_an_idle_column_a_note():
     told = series(walk_with(ahead), *features, columns="price tip")
     found = look_ahead(told, settings(features=features))
     assert found.level == "fault"
-    assert "'tip' knows the label" in found.evidence
+    assert "'tip' contains the label" in found.evidence
     alone = series(walk_with(ahead), features[0], columns="price tip")
     assert look_ahead(alone, settings(features=features[:1])).level == "note"
 

@@ -1,6 +1,7 @@
-"""The series that is examined: its ticks, and the elements and labels that come of them.
+"""The series that the doctor examines, and what a check returns.
 
-What a check has found, and how bad it is.
+A `TickTable` contains rows as they were read; an `ExaminedSeries` adds the elements that the
+features make of them. A check returns a `Finding`.
 """
 
 from __future__ import annotations
@@ -18,14 +19,17 @@ from ..elements import ElementMaker, Memory
 Level: TypeAlias = Literal["ok", "note", "warning", "fault"]
 
 LEVELS: tuple[Level, ...] = get_args(Level)
-"""From good to bad. A fault is reason enough for a loss that stays where it is, a warning may be
-or spoils the scores, and a note is worth knowing."""
+"""From good to bad. A fault is enough to keep a loss from moving, a warning may be the reason or
+spoil the scores, a note is worth knowing."""
+
+MAX_REASONS = 3
+"""Reasons for refused rows that are kept."""
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One check's answer: `evidence` is a sentence with numbers, `remedy` what to do, if anything.
+    """The result of a check: `evidence` is a sentence with numbers, `remedy` what to do, or "".
 
-    `figures` are the numbers again, fit for JSON.
+    `figures` are the numbers again, as JSON values.
     """
 
     name: str
@@ -40,30 +44,27 @@ def worst_first(findings: list[Finding]) -> list[Finding]:
     return sorted(findings, key=lambda finding: -LEVELS.index(finding.level))
 
 
-def worst(*levels: Level) -> Level:
-    """Return the worst of some levels, `ok` of none."""
-    return max(levels, key=LEVELS.index, default="ok")
-
-
 def percent(share: float) -> str:
-    """Return a share as people read it: 12.3 %, 0.04 %."""
+    """Return a share with its unit: 12.3 %, 0.04 %."""
     if share in (0.0, 1.0):
-        return f"{share:.0%}".replace("%", " %")
-    shown = f"{100 * share:.1f}" if 0.001 <= share <= 0.999 else f"{100 * share:.2g}"
-    return f"{shown if share <= 0.999 else f'{100 * share:.4g}'} %"
+        return f"{100 * share:.0f} %"
+    digits = ".1f" if 0.001 <= share <= 0.999 else ".2g" if share < 0.001 else ".4g"
+    return f"{100 * share:{digits}} %"
 
 
 class TickTable(NamedTuple):
-    """Rows as they were read: of all numeric columns, the used ones finite.
-
-    `t_ns` is None where nobody said what their times are. `rows` are line or row numbers.
-    """
+    """Rows of all numeric columns, those that features use finite; `rows` are line numbers."""
 
     columns: tuple[str, ...]
     values: Float64s  # (m, C)
-    t_ns: Int64s | None  # (m,)
+    t_ns: Int64s | None  # (m,), None for a table without a column of times
     rows: Int64s  # (m,)
-    labels: Float64s | None = None  # (m,), NaN where there is none
+    labels: Float64s | None = None  # (m,), NaN for a missing label
+
+    @property
+    def times(self) -> Int64s:
+        """The times (m,), zeros for a table without times."""
+        return np.zeros(len(self.values), np.int64) if self.t_ns is None else self.t_ns
 
 
 class ExaminedSeries(NamedTuple):
@@ -82,41 +83,38 @@ class ExaminedSeries(NamedTuple):
         """The first feature, (n,)."""
         return self.elements[:, 0]
 
-    def truth(self, config: Config) -> Bools:
-        """Return the labels of the predictions after element 1, 2, ... as far as there are any.
+    def labels(self, config: Config) -> Bools:
+        """Return the labels of the predictions after elements 1, 2, ..., without missing ones.
 
-        Those of a label column stand in the row of element n + horizon; a missing one is left out.
+        A label column has the label of the prediction after element n in the row of element
+        n + horizon.
         """
         horizon = config.stream.horizon
         if self.table.labels is None:
             return self.target[horizon:] > 0
         labels = self.table.labels[self.at][horizon:]
-        labels = labels[np.isfinite(labels)]
-        threshold = config.stream.threshold
-        return labels > (0.5 if threshold is None else threshold)
+        return labels[np.isfinite(labels)] > threshold(config)
 
 
-REASONS = 3
-"""Reasons for refusals that are told."""
+def threshold(config: Config) -> float:
+    """Return the value above which a number in a label column is a 1."""
+    return 0.5 if config.stream.threshold is None else config.stream.threshold
 
 
 def series_of(features: Sequence[str], table: TickTable) -> ExaminedSeries:
     """Return the series of a table; raises what `ElementMaker` raises."""
     maker = ElementMaker(features, table.columns)
-    good, made = np.ones(len(table.values), bool), []
+    good = np.ones(len(table.values), bool)
     reasons: list[str] = []
 
     def refused(index: int, reason: str) -> None:
         good[index] = False
-        if len(reasons) < REASONS:
+        if len(reasons) < MAX_REASONS:
             reasons.append(f"row {table.rows[index]:,}: {reason}")
 
-    times = np.zeros(len(table.values), np.int64) if table.t_ns is None else table.t_ns
     memory = Memory.empty(len(table.columns))
-    for _, elements in maker.make(memory, times, table.values, refused):
-        made.append(elements)
-    lag = maker.features.lag
-    elements = np.concatenate(made) if made else np.zeros((0, len(maker)), np.float32)
-    at = np.flatnonzero(good)[lag:]
+    made = [part for _, part in maker.make(memory, table.times, table.values, refused)]
+    elements = np.concatenate([np.zeros((0, len(maker)), np.float32), *made])
     names, used = maker.features.names, maker.features.columns_used
+    at = np.flatnonzero(good)[maker.features.lag :]
     return ExaminedSeries(table, names, used, elements, at, tuple(reasons), int((~good).sum()))

@@ -1,20 +1,15 @@
-"""Checks by trial: what plain forecasters find, what the network does, whether it could at all.
+"""Checks by trial: plain forecasters, the model, and the model on a planted signal.
 
-Three trials tell "nothing to learn" from "not learning": the plain forecasters and the network on
-the series, and the network on the series with a signal planted in it.
+Three trials separate "nothing to learn" from "not learning": plain forecasters and the model on
+the series, and the model on the series with a known signal planted in it.
 
-A known signal planted in the user's own series, to see whether the pipeline learns it.
+Planting changes the signs of the target only: each repeats the sign `horizon` elements back with
+probability `STAY`. Magnitudes, other features, scaling, network, learner, settings and the source
+of labels stay the user's. A target of 0 has no sign: it takes the magnitude of the element before
+it. A short series is repeated until it is long enough.
 
-Everything stays as it is but the signs of the target: they follow a chain that repeats the sign
-`horizon` elements back with probability `STAY`. Magnitudes, other features, scaling, network,
-learner and settings are the user's, and labels come from where they came from. A target of 0 has
-no sign to set: it takes the magnitude of the element before it. A short series is repeated until
-it is long enough.
-
-A trial: a session along a part of the series, and what its forecasts were worth.
-
-A series can be longer than anyone wants to wait: a trial takes its beginning, as many elements as
-bring `labels_tried` labels.
+A trial takes the first elements of a series, as many as bring `labels_tried` labels: whole series
+can take hours.
 """
 
 from __future__ import annotations
@@ -28,7 +23,7 @@ import numpy as np
 
 from ...config import Config, LogisticMember, Members, TableMember
 from ...events import Output, Prediction, Rollback, Score, Ticks, Update
-from ...typing import Bools, Float32s, Float64s
+from ...typing import Float32s, Float64s
 from ..evidence import PROVEN, Bet
 from ..losses import log_loss
 from ..replay import LateLabels, Replay, ReplayRows
@@ -38,98 +33,22 @@ from .labels import entropy
 from .series import Finding, Level, percent
 
 STAY = 0.8
-"""What the best forecast has for an accuracy: far from a coin, and far from certain."""
+"""Accuracy of the best forecast of a planted signal: far from a coin, and far from certain."""
+
+BEST = entropy(STAY)
+"""Its log loss in nats."""
 
 PLANTED = 2_000
 """Labels of the planted series: enough for every learner that works."""
 
-MOST_PLANTED = 60_000
+MAX_PLANTED = 60_000
+"""Elements of the planted series."""
 
-SHARE = 0.5
-"""Of what there is to gain over the base rate, in the last half, from which on it was learned."""
+LEARNED = 0.5
+"""Share of the possible gain over the base rate, in the last half, that counts as learned."""
 
-
-class Planted(NamedTuple):
-    """The series and the settings under which the pipeline is to learn it."""
-
-    ticks: Ticks
-    labels: Float64s | None  # (m,), in the rows in which a label column has them
-    config: Config
-    columns: tuple[str, ...]
-
-
-def plant(elements: Float32s, config: Config, *, seed: int = 0) -> Planted | None:
-    """Return elements (n, F) with planted signs; None where the target has no magnitude at all.
-
-    Learning is then on.
-    """
-    stream = config.stream
-    horizon = max(stream.horizon, 1)
-    count = min(stream.window + horizon + PLANTED * stream.stride, MOST_PLANTED)
-    count = max(count, 3 * stream.window)
-    values = np.resize(elements, (count, elements.shape[1])).astype(np.float64)
-    magnitudes = _filled(np.abs(values[:, 0]))
-    if not magnitudes.any():
-        return None
-    values[:, 0] = magnitudes * _signs(count, horizon, seed)
-    names = tuple(f"f{k}" for k in range(elements.shape[1]))
-    times = np.arange(count, dtype=np.int64) * 1_000_000_000
-    ticks = Ticks("planted", times, values)
-    return Planted(ticks, _labels(values[:, 0] > 0, config), _learning(config, names), names)
-
-
-def _labels(positive: Bools, config: Config) -> Float64s | None:
-    """Return a column of labels of planted signs (m,), None where they come from the series."""
-    stream = config.stream
-    if stream.labels == "series":
-        return None
-    if not stream.horizon:
-        positive = np.roll(positive, -1)  # a prediction is about the element after it all the same
-    if stream.threshold is None:
-        return positive.astype(np.float64)
-    return np.where(positive, stream.threshold + 1.0, stream.threshold - 1.0)
-
-
-BEST = entropy(STAY)
-
-
-def _learning(config: Config, names: tuple[str, ...]) -> Config:
-    replace = msgspec.structs.replace
-    stream = replace(config.stream, features=names)
-    bptt = min(config.learning.bptt, config.stream.window)
-    learning = replace(config.learning, learn=True, learn_until=0, bptt=bptt)
-    scoring = replace(config.scoring, twins=())
-    return replace(config, stream=stream, learning=learning, scoring=scoring)
-
-
-def _signs(count: int, horizon: int, seed: int) -> Float64s:
-    """Return signs (count,) that repeat those `horizon` before them with probability `STAY`."""
-    random = np.random.default_rng(seed)
-    rounds = math.ceil(count / horizon)
-    turns = np.where(random.random((rounds, horizon)) < STAY, 1.0, -1.0)
-    signs: Float64s = np.cumprod(turns, axis=0, dtype=np.float64).reshape(-1)[:count]
-    return signs
-
-
-def _filled(magnitudes: Float64s) -> Float64s:
-    """Return magnitudes with each 0 replaced by the last one, or else the first one, above 0."""
-    above = np.flatnonzero(magnitudes > 0)
-    if not len(above):
-        return magnitudes
-    last = np.searchsorted(above, np.arange(len(magnitudes)), side="right") - 1
-    return magnitudes[above[np.maximum(last, 0)]]
-
-
-def share_learned(log_loss: float, base_rate: float) -> float:
-    """Return what of the gap between base rate and best a log loss has closed."""
-    return (base_rate - log_loss) / (base_rate - BEST)
-
-
-Progress: TypeAlias = Callable[[int, int], None]
-"""Takes what is done and of how much."""
-
-Make: TypeAlias = Callable[[Callable[[Output], None]], Session]
-"""Makes a session that emits to what it is given."""
+GUESSED = 0.1
+"""Share of the possible gain that random weights may reach."""
 
 TRIED, BANK_TRIED = 8_000, 2_000
 """Labels of a trial of one small network, and of a bank: some seconds."""
@@ -138,7 +57,10 @@ SMALL = 64
 """Hidden units up to which a label costs about the same."""
 
 LEAST_TRIED = 1_000
-MOST_ELEMENTS = 400_000
+MAX_ELEMENTS = 400_000
+
+REFUSED = 0.1
+"""Share of refused updates above which learning does not work as intended."""
 
 BASELINES: Members = (
     TableMember("base rate"),
@@ -146,11 +68,67 @@ BASELINES: Members = (
     TableMember("sign table", signs=6, targets="every"),
     LogisticMember("logistic on lags", lags=10, signs=10, q=1e-6),
 )
-"""Forecasters that need no network; the first is what the others must beat."""
+"""Forecasters without a network; the others are compared with the first."""
+
+Progress: TypeAlias = Callable[[int, int], None]
+"""Takes how much is done, and of how much."""
+
+Make: TypeAlias = Callable[[Callable[[Output], None]], Session]
+"""Returns a session that emits to its argument."""
+
+
+# ---- the planted signal ----------------------------------------------------------------------
+
+
+class Planted(NamedTuple):
+    """A series with a planted signal, and the settings to learn it with."""
+
+    ticks: Ticks
+    labels: Float64s | None  # (m,), as a label column has them
+    config: Config
+    columns: tuple[str, ...]
+
+
+def plant(elements: Float32s, config: Config, *, seed: int = 0) -> Planted | None:
+    """Return elements (n, F) with planted signs, learning on; None if all targets are 0."""
+    stream, replace = config.stream, msgspec.structs.replace
+    horizon = max(stream.horizon, 1)
+    count = min(stream.window + horizon + PLANTED * stream.stride, MAX_PLANTED)
+    count = max(count, 3 * stream.window)
+    values = np.resize(elements, (count, elements.shape[1])).astype(np.float64)
+    nonzero = np.flatnonzero(values[:, 0])
+    if not len(nonzero):
+        return None
+    last = np.searchsorted(nonzero, np.arange(count), side="right") - 1
+    magnitudes = np.abs(values[nonzero[np.maximum(last, 0)], 0])
+    random = np.random.default_rng(seed)
+    turns = np.where(random.random((math.ceil(count / horizon), horizon)) < STAY, 1.0, -1.0)
+    signs = np.cumprod(turns, axis=0).reshape(-1)[:count]
+    values[:, 0] = magnitudes * signs
+    labels = None
+    if stream.labels != "series":
+        # without a horizon, a prediction is still about the element after it
+        ahead = signs if stream.horizon else np.roll(signs, -1)
+        labels = (ahead > 0).astype(np.float64)
+        if stream.threshold is not None:
+            labels = stream.threshold + ahead
+    names = tuple(f"f{k}" for k in range(elements.shape[1]))
+    bptt = min(config.learning.bptt, stream.window)
+    planted = replace(
+        config,
+        stream=replace(stream, features=names),
+        learning=replace(config.learning, learn=True, learn_until=0, bptt=bptt),
+        scoring=replace(config.scoring, twins=()),
+    )
+    times = np.arange(count, dtype=np.int64) * 1_000_000_000
+    return Planted(Ticks("planted", times, values), labels, planted, names)
+
+
+# ---- trials ----------------------------------------------------------------------------------
 
 
 class Forecast(NamedTuple):
-    """Scores of one forecaster, its advantage over the base rate as evidence in nats."""
+    """Scores of one forecaster; `better` and `worse` than the base rate are evidence in nats."""
 
     name: str
     labels: int
@@ -161,13 +139,13 @@ class Forecast(NamedTuple):
     worse: float
 
     def proven(self, looks: int = 1) -> bool:
-        """Tell whether it beats the base rate, on the whole too, as the best of `looks`."""
-        on_the_whole = self.log_loss < self.base_rate_log_loss
-        return on_the_whole and self.better >= PROVEN + float(np.log(looks))
+        """Return whether it beats the base rate, also in total, as the best of `looks`."""
+        in_total = self.log_loss < self.base_rate_log_loss
+        return in_total and self.better >= PROVEN + math.log(looks)
 
 
 class Trial:
-    """What came of a session; `session` is as it was at the end."""
+    """The results of a session; `session` is in its final state."""
 
     def __init__(self, make: Make) -> None:
         self.scores: list[Score] = []
@@ -194,7 +172,7 @@ class Trial:
         delays: Mapping[str, Any] | None = None,
         progress: Progress = lambda *_: None,
     ) -> Trial:
-        """Push ticks, with the labels of their rows where they come from outside."""
+        """Push ticks, with the labels of their rows if labels come from outside."""
         late = None if labels is None else LateLabels(self.session, **(delays or {}))
         rows, count = ReplayRows(ticks.t_ns, ticks.values, labels=labels), len(ticks.values)
         Replay(self.session, ticks.stream, late=late).run(
@@ -203,7 +181,7 @@ class Trial:
         return self
 
     def forecast(self, name: str, *, skip: float = 0.0) -> Forecast | None:
-        """Return the scores of what was published, without the first share `skip` of labels."""
+        """Return the scores of the published forecasts without the first share `skip`."""
         scores = self.scores[int(skip * len(self.scores)) :]
         return _forecast(name, [score.p for score in scores], scores)
 
@@ -230,22 +208,17 @@ def _forecast(name: str, ps: list[float], scores: list[Score]) -> Forecast | Non
     return Forecast(name, count, right / count, loss / count, base / count, *highest)
 
 
-def labels_tried(config: Config) -> int:
-    """Return how many labels a trial of a configuration takes, so that it takes some seconds."""
-    most = BANK_TRIED if config.learning.bank != "none" else TRIED
-    share = min(1.0, (SMALL / config.model.hidden) ** 2) / config.model.layers
-    return max(LEAST_TRIED, int(most * share))
-
-
 def elements_tried(config: Config) -> int:
-    """Return the elements that bring so many labels."""
-    stream = config.stream
-    tried = stream.window + stream.horizon + labels_tried(config) * stream.stride
-    return min(tried, max(MOST_ELEMENTS, 2 * stream.window))
+    """Return the elements of a trial of a configuration, so that it takes some seconds."""
+    stream, model = config.stream, config.model
+    most = BANK_TRIED if config.learning.bank != "none" else TRIED
+    share = min(1.0, (SMALL / model.hidden) ** 2) / model.layers
+    tried = stream.window + stream.horizon + max(LEAST_TRIED, int(most * share)) * stream.stride
+    return min(tried, max(MAX_ELEMENTS, 2 * stream.window))
 
 
 def baseline_config(config: Config) -> Config:
-    """Return the configuration under which `BASELINES` stand beside each other."""
+    """Return the configuration of a session whose bank is `BASELINES`."""
     replace = msgspec.structs.replace
     return replace(
         config,
@@ -257,132 +230,118 @@ def baseline_config(config: Config) -> Config:
     )
 
 
-REFUSED = 0.1
-"""A share of updates that are refused above which learning is not what it was meant to be."""
-
-LITTLE = 0.1
-"""What of a planted signal random weights may hit on."""
+# ---- findings --------------------------------------------------------------------------------
 
 
 def learning_set(config: Config, weights: bool) -> Finding:
-    """Look whether anything is to learn at all."""
-    if config.learning.learn:
-        how = f"{config.learning.optimizer}, gradient {config.gradient()}"
-        if config.learning.bank != "none":
-            how = f"the bank {config.learning.bank}"
-        told = f"learning is on: {how}"
-        return Finding("learning", "ok", told)
+    """Check whether the model learns, or has given weights."""
+    name, learning = "learning", config.learning
+    if learning.learn:
+        how = f"{learning.optimizer}, gradient {config.gradient()}"
+        if learning.bank != "none":
+            how = f"the bank {learning.bank}"
+        return Finding(name, "ok", f"learning is on: {how}")
     if weights:
-        return Finding("learning", "ok", "learning is off, and weights are given")
-    return Finding(
-        "learning",
-        "fault",
-        "learning is off and no weights are given: the network keeps its random weights",
-        "--learn, or --weights FILE",
-    )
+        return Finding(name, "ok", "learning is off, and weights are given")
+    evidence = "learning is off and no weights are given: the network keeps its random weights"
+    return Finding(name, "fault", evidence, "--learn, or --weights FILE")
 
 
 def updates_made(trial: Trial, config: Config) -> Finding:
-    """Look for updates that were refused, and for weights that were rolled back."""
-    name, figures = "updates", {
+    """Check for refused updates, and for weights that were rolled back."""
+    name = "updates"
+    figures = {
         "updates": trial.updates,
         "refused": trial.refused,
         "rollbacks": trial.rollbacks,
-    }  # fmt: skip
-    told = (
+    }
+    evidence = (
         f"{count(trial.updates, 'updates')}, {trial.refused:,} refused, weights rolled back "
         f"{count(trial.rollbacks, 'times')}"
     )
     many = trial.refused > REFUSED * max(trial.updates, 1)
     if not (many or trial.rollbacks):
-        return Finding(name, "ok", told, "", figures)
-    rate = f"--learning-rate {config.learning.learning_rate / 10:g}"
-    remedy = (
-        rate if config.learning.optimizer != "dekf" else "a lower p0 (--optimizer-args p0=0.1)"
-    )
-    return Finding(
-        name, "fault" if many else "warning", told, f"{remedy}, or --scaling sd", figures
-    )
+        return Finding(name, "ok", evidence, "", figures)
+    remedy = f"--learning-rate {config.learning.learning_rate / 10:g}"
+    if config.learning.optimizer == "dekf":
+        remedy = "a lower p0 (--optimizer-args p0=0.1)"
+    level: Level = "fault" if many else "warning"
+    return Finding(name, level, evidence, f"{remedy}, or --scaling sd", figures)
 
 
 def baselines(found: Sequence[Forecast]) -> Finding:
-    """Tell what plain forecasters reach; the first is the base rate."""
-    others = found[1:]
+    """Report the scores of plain forecasters, of which the first is the base rate."""
+    name, others = "baselines", found[1:]
     best = max(others, key=lambda one: one.better)
-    told = "; ".join(f"{one.name} {one.log_loss:.4f} ({one.accuracy:.3f})" for one in found)
-    told = f"log loss (accuracy) over {count(best.labels, 'labels')}: {told}"
+    scores = "; ".join(f"{one.name} {one.log_loss:.4f} ({one.accuracy:.3f})" for one in found)
+    evidence = f"log loss (accuracy) over {count(best.labels, 'labels')}: {scores}"
     figures = {one.name.replace(" ", "_"): one._asdict() for one in found}
     if best.proven(len(others)):
-        told += f"; {best.name} beats the base rate (evidence {odds(best.better)})"
-        return Finding("baselines", "ok", told, "", figures)
-    return Finding(
-        "baselines",
-        "note",
-        f"{told}; none is shown to beat the base rate",
-        "if no forecaster finds anything, there may be nothing to learn: other features, another "
-        "target or more labels",
-        figures,
+        evidence += f"; {best.name} beats the base rate (evidence {odds(best.better)})"
+        return Finding(name, "ok", evidence, "", figures)
+    evidence += "; none is shown to beat the base rate"
+    remedy = (
+        "if no forecaster finds anything, there may be nothing to learn: use other features, "
+        "another target or more labels"
     )
+    return Finding(name, "note", evidence, remedy, figures)
 
 
 def planted_signal(trial: Trial | None) -> Finding:
-    """Tell whether a planted signal was learned; there is no trial where none could be planted."""
+    """Check whether a planted signal was learned; the trial is None if all targets are 0."""
     name = "planted_signal"
     half = None if trial is None else trial.forecast("planted", skip=0.5)
     if half is None:
-        told = "the target has no size but 0, so that no sign could be planted in it"
-        return Finding(name, "fault", told, "choose a target that changes")
-    gained = share_learned(half.log_loss, half.base_rate_log_loss)
+        evidence = "every target is 0, and a 0 has no sign to plant"
+        return Finding(name, "fault", evidence, "choose a target that changes")
+    gained = (half.base_rate_log_loss - half.log_loss) / (half.base_rate_log_loss - BEST)
     figures = {"stay": STAY, "best_log_loss": BEST, "gained": gained, **half._asdict()}
-    told = (
-        f"signs that repeat {percent(STAY)} of the time, planted in this series: over the last "
-        f"{count(half.labels, 'labels')} log loss {half.log_loss:.4f}, base rate "
-        f"{half.base_rate_log_loss:.4f}, best possible {BEST:.4f} ({percent(max(gained, 0.0))} of "
-        "what there is to gain)"
+    level: Level = "ok"
+    if gained < LEARNED:
+        level = "warning" if half.proven() and gained >= GUESSED else "fault"
+    result = {"ok": "learns", "warning": "hardly learns", "fault": "does not learn"}[level]
+    evidence = (
+        f"this pipeline {result}: signs that repeat {percent(STAY)} of the time, planted in this "
+        f"series: over the last {count(half.labels, 'labels')} log loss {half.log_loss:.4f}, base "
+        f"rate {half.base_rate_log_loss:.4f}, best possible {BEST:.4f} "
+        f"({percent(max(gained, 0.0))} of what there is to gain)"
     )
-    if gained >= SHARE:
-        return Finding(name, "ok", f"this pipeline learns: {told}", "", figures)
-    level: Level = "warning" if half.proven() and gained >= LITTLE else "fault"
-    return Finding(
-        name,
-        level,
-        f"this pipeline {'hardly learns' if level == 'warning' else 'does not learn'}: {told}",
-        "see to the other findings first; then --learning-rate (1e-3), --optimizer dekf, or "
-        "--bank default, which needs no choice",
-        figures,
+    remedy = (
+        "fix the other findings first; then try --learning-rate (1e-3), --optimizer dekf, or "
+        "--bank default, which has nothing to choose"
     )
+    return Finding(name, level, evidence, remedy if level != "ok" else "", figures)
 
 
 def model(
     found: Forecast | None, plain: Sequence[Forecast], config: Config, learns: bool
 ) -> Finding:
-    """Hold the model against the base rate and the best plain forecaster on the same labels."""
-    name = "model"
+    """Compare the model with the base rate and the best plain forecaster on the same labels.
+
+    learns: whether it learned the planted signal.
+    """
+    name, bank = "model", "--bank default"
     if found is None:
-        return Finding(
-            name, "note", "there were no labels to score the model on", "give more rows"
-        )
+        evidence = "there were no labels to score the model on"
+        return Finding(name, "note", evidence, "give more rows")
     best = max(plain[1:], key=lambda one: one.better)
-    some = best.proven(len(plain) - 1)
-    figures: dict[str, Any] = found._asdict()
-    told = (
+    best_proven = best.proven(len(plain) - 1)
+    figures = found._asdict()
+    evidence = (
         f"log loss {found.log_loss:.4f} over {count(found.labels, 'labels')}, accuracy "
         f"{found.accuracy:.3f}; base rate {found.base_rate_log_loss:.4f}"
     )
-    bank = "--bank default"
     if found.proven():
-        told += f"; better than the base rate (evidence {odds(found.better)})"
-        behind = some and found.log_loss > best.log_loss + 0.01
-        if not behind:
-            return Finding(name, "ok", told, "", figures)
-        told += f", but {best.name} has {best.log_loss:.4f}"
-        return Finding(name, "note", told, f"{bank}, which holds both", figures)
+        evidence += f"; better than the base rate (evidence {odds(found.better)})"
+        if not best_proven or found.log_loss <= best.log_loss + 0.01:
+            return Finding(name, "ok", evidence, "", figures)
+        evidence += f", but {best.name} has {best.log_loss:.4f}"
+        return Finding(name, "note", evidence, f"{bank}, which contains both", figures)
     worse = found.log_loss > found.base_rate_log_loss
-    told += "; worse than the base rate so far" if worse else "; not better than the base rate"
-    if some and config.learning.bank == "none":
-        told += f", while {best.name} is ({best.log_loss:.4f}, evidence {odds(best.better)})"
-        return Finding(
-            name, "warning" if learns else "note", told, f"{bank}, which holds both", figures
-        )
+    evidence += "; worse than the base rate so far" if worse else "; not better than the base rate"
+    if best_proven and config.learning.bank == "none":
+        evidence += f", while {best.name} is ({best.log_loss:.4f}, evidence {odds(best.better)})"
+        level: Level = "warning" if learns else "note"
+        return Finding(name, level, evidence, f"{bank}, which contains both", figures)
     remedy = f"{bank} is never much worse than the base rate" if worse else ""
-    return Finding(name, "note", told, remedy, figures)
+    return Finding(name, "note", evidence, remedy, figures)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from stream_lstm.core.elements import ElementMaker
-from stream_lstm.core.proofs.look_ahead import Foreknowledge
+from stream_lstm.core.proofs.look_ahead import LookAhead
 from stream_lstm.events import Ticks
 
 COUNT = 3000
@@ -18,7 +18,7 @@ def ahead(values, by=1):
 
 def found(columns, feature, *, horizon=1, blocks=(COUNT,)):
     maker = ElementMaker((feature,), tuple(columns))
-    check = Foreknowledge(maker, horizon)
+    check = LookAhead(maker, horizon)
     values = np.column_stack(list(columns.values())).astype(np.float64)
     start = 0
     for size in blocks:
