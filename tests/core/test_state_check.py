@@ -161,9 +161,9 @@ def test_ticks_that_make_no_element_are_left_out():
 
 
 def test_memory_is_bounded(monkeypatch):
-    monkeypatch.setattr(state, "STRETCH", 50)
-    monkeypatch.setattr(state, "STRETCH_WINDOWS", 1)
-    monkeypatch.setattr(state, "MAX_STRETCHES", 4)
+    monkeypatch.setattr(state, "SEGMENT", 50)
+    monkeypatch.setattr(state, "SEGMENT_WINDOWS", 1)
+    monkeypatch.setattr(state, "MAX_SEGMENTS", 4)
     assert checked(SERIES)["forgetting"]["positions"] == 4
 
 

@@ -1,1 +1,1 @@
-"""Doctor."""
+"""The checks of `stream-lstm doctor`: why a loss stays at ln 2."""

@@ -1,1 +1,1 @@
-"""Proofs."""
+"""Proofs on data: causality, live equals replay, the value of carried state, look-ahead."""
