@@ -1,10 +1,7 @@
-"""The live page: a document for each browser that opens it, filled from a watcher's tracks.
+"""The live page: a document for each browser, filled from a watcher's tracks, on loopback only.
 
-The live page's server, on loopback alone.
-
-The live page as a process of its own, beside the daemon that started it.
-
-It prints the page's address as its only line, and leaves when its standard input is closed.
+As a process of its own it prints the page's address as its only line, and ends when its standard
+input is closed.
 """
 
 from __future__ import annotations
@@ -12,6 +9,7 @@ from __future__ import annotations
 import argparse
 import signal
 from collections.abc import Callable
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -57,15 +55,15 @@ CHOOSER = """
 
 
 class LivePage:
-    """One browser's view.
+    """The view of one browser.
 
-    document: to be filled. watcher: gives the tracks. endpoint: told in the page.
+    document: to fill. watcher: has the tracks. endpoint: shown in the page.
     """
 
     def __init__(self, document: Document, watcher: Watcher, endpoint: str) -> None:
         self._watcher = watcher
         self._shown: Any = None
-        self._streams: dict[str, str] = {}  # by what the page calls them
+        self._streams: dict[str, str] = {}  # by their labels on the page
         self._head = Div(
             name="head",
             sizing_mode="stretch_width",
@@ -95,11 +93,11 @@ class LivePage:
         document.template = template()
         document.template_variables.update(
             live=True,
-            subtitle=f"Predictions published at {endpoint}, as they come.",
+            subtitle=f"Live predictions from {endpoint}.",
             runs=[{"panels": self._cards}],
             comparison=None,
             facts_css=facts_css(),
-            footer=f"stream-lstm {__version__}. The daemon does nothing for this page.",
+            footer=f"stream-lstm {__version__}. This page puts no load on the daemon.",
         )
         document.add_periodic_callback(self.refresh, EVERY_MS)
 
@@ -107,7 +105,7 @@ class LivePage:
         self.refresh()
 
     def refresh(self) -> None:
-        """Show what is known by now."""
+        """Show the present state."""
         with self._watcher.lock:
             names = sorted(self._watcher.tracks)
         self._streams = {label(name): name for name in names}
@@ -133,15 +131,15 @@ class LivePage:
             has_data = panel.has_data(track)
             if has_data:
                 panel.fill(track)
-            # in the place of a figure without data stands why it has none
+            # a note replaces a figure without data
             panel.figure.visible = has_data
             note.text = panel.note(track)
 
 
 def _state(track: Track) -> tuple[Any, ...]:
-    """Return what changes whenever a figure would."""
+    """Return a value that changes whenever a figure does."""
     counts = track.predictions, track.scores.labels, track.updates, track.refused, track.rollbacks
-    return (id(track), *counts, len(track.targets().n), *track.spells)
+    return (id(track), *counts, len(track.targets().n), *track.intervals)
 
 
 def _options(names: list[str]) -> list[Any]:
@@ -157,48 +155,37 @@ HOST = "127.0.0.1"
 OTHER_HOSTS = r"(?!(localhost|127\.0\.0\.1)$).*"
 
 MAX_PAGES = 16
-"""Open at the same time: each is made when it is asked for, which takes a tenth of a second and
-some megabytes, and is kept for 15 s after its browser has gone."""
+"""Open at the same time: each takes a tenth of a second and some megabytes, and stays for 15 s
+after its browser has gone."""
 
 
-class _OtherHost(RequestHandler):
-    """Answers what asks for another host, whatever the path."""
+class _Refusal(RequestHandler):
+    """Refuses a request, whatever its method and path, before anything is done."""
 
-    def initialize(self, port: int) -> None:
-        """Take the port of the page."""
-        self._port = port
+    def initialize(self, status: int, reason: Callable[[str], str]) -> None:
+        """Take the status and what returns the reason for a host."""
+        self._refusal = status, reason
 
     def prepare(self) -> None:
-        """Refuse before anything is done."""
-        self.set_status(403)
+        """Refuse."""
+        status, reason = self._refusal
+        self.set_status(status)
         self.set_header("Content-Type", "text/plain; charset=utf-8")
-        told = refusal(self.request.host, f"{HOST}:{self._port}")
-        self.finish(f"403 Forbidden: {told}\n")
+        if status == HTTPStatus.SERVICE_UNAVAILABLE:
+            self.set_header("Retry-After", "15")
+        self.finish(f"{status} {HTTPStatus(status).phrase}: {reason(self.request.host)}\n")
 
 
 class _TooMany(Matcher):
-    """Matches requests for one more page than there may be."""
+    """Matches requests for a page above the limit."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
 
     def match(self, request: HTTPServerRequest) -> dict[str, Any] | None:
-        """Return the arguments of the handler, None where the page may be made."""
+        """Return the arguments of the handler, None below the limit."""
         too_many = request.path == "/" and len(self._server.get_sessions("/")) >= MAX_PAGES
         return {} if too_many else None
-
-
-class _Busy(RequestHandler):
-    """Answers a request for a page too many."""
-
-    def prepare(self) -> None:
-        """Refuse before anything is made."""
-        self.set_status(503)
-        self.set_header("Content-Type", "text/plain; charset=utf-8")
-        self.set_header("Retry-After", "15")
-        self.finish(
-            f"503 Service Unavailable: {MAX_PAGES} pages are open; close one, and try again\n"
-        )
 
 
 def serve(
@@ -210,10 +197,9 @@ def serve(
 ) -> None:
     """Serve the page until SIGINT or SIGTERM; main thread only.
 
-    port: 0 lets the system choose. ready: takes the address of the page once it is there. tend:
-    called once a second.
+    port: 0 for a free one. ready: receives the address of the page. tend: called once a second.
 
-    Raises EndpointError where the port cannot be had.
+    Raises EndpointError for a port that is not free.
     """
 
     def make(document: Document) -> None:
@@ -224,7 +210,7 @@ def serve(
             {"/": Application(FunctionHandler(make))},
             port=port,
             address=HOST,
-            # pages of other sites that the same browser shows are not to read along
+            # pages of other sites in the same browser must not connect
             allow_websocket_origin=[HOST, "localhost"],
             check_unused_sessions_milliseconds=EVERY_MS,
         )
@@ -233,9 +219,11 @@ def serve(
             f"cannot serve the live page at {HOST}:{port}: {error.strerror or error}; choose "
             "another port with --port"
         ) from None
-    # nor are such whose name a foreign server points at this machine
-    server._tornado.add_handlers(OTHER_HOSTS, [(r".*", _OtherHost, {"port": server.port})])
-    server._tornado.default_router.rules.insert(0, Rule(_TooMany(server), _Busy))
+    # nor may sites whose name a foreign server points at this machine
+    other = {"status": 403, "reason": lambda host: refusal(host, f"{HOST}:{server.port}")}
+    server._tornado.add_handlers(OTHER_HOSTS, [(r".*", _Refusal, other)])
+    busy = {"status": 503, "reason": lambda _: f"{MAX_PAGES} pages are open; close one first"}
+    server._tornado.default_router.rules.insert(0, Rule(_TooMany(server), _Refusal, busy))
     server.start()
     loop = server.io_loop
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -249,7 +237,7 @@ def serve(
 
 
 def main() -> None:
-    """Serve the page until a signal comes or the parent goes."""
+    """Serve the page until a signal, or until the parent ends."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--connect", required=True)
     parser.add_argument("--store", type=Path)

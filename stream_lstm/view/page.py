@@ -1,7 +1,7 @@
 """The page around the figures: one template for the live page and the report.
 
-All that it shows is escaped, and it loads nothing: style, script and data are in the page, or come
-from the server that it came from.
+All text is escaped, and the page loads nothing from elsewhere: style, script and data are in the
+page or come from its server.
 """
 
 from __future__ import annotations
@@ -21,19 +21,11 @@ FOLDER = Path(__file__).parent
 
 
 def _shown(value: Any) -> Any:
-    """Return a value for the page: text that is not known to be HTML is made printable."""
+    """Return a value for the page, text that is not HTML as printable characters."""
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 _ENVIRONMENT = Environment(loader=FileSystemLoader(FOLDER), autoescape=True, finalize=_shown)
-
-FACTS = _ENVIRONMENT.from_string(
-    """{% if status %}<p class="status{% if bad %} bad{% endif %}">{{ status }}</p>{% endif %}
-<p class="verdict">{{ verdict }}</p>
-<dl class="facts">{% for fact in facts %}<div{% if fact.bad %} class="bad"{% endif %}>
-<dt>{{ fact.name }}</dt><dd class="value">{{ fact.value }}</dd>
-<dd class="more">{{ fact.more }}</dd></div>{% endfor %}</dl>"""
-)
 
 
 def template() -> Template:
@@ -53,11 +45,11 @@ def facts_css() -> str:
 
 def head_html(verdict: str, facts: list[Fact], status: str, *, bad: bool) -> str:
     """Return the head of the live page."""
-    return FACTS.render(verdict=verdict, facts=facts, status=status, bad=bad)
+    return str(template().module.head(verdict, facts, status, bad))  # type: ignore[attr-defined]
 
 
 def card(panel: Panel, root: str, track: Track, note: str = "") -> dict[str, Any]:
-    """Return what the template wants to know of a panel, whose figure is named `root`."""
+    """Return the template's variables of a panel; its figure is named `root`."""
     panel.figure.name = root
     return {
         "root": root,

@@ -1,8 +1,10 @@
-"""Pictures of a report, drawn by a browser of this machine, with its network off.
+"""Pictures of a report, drawn by a Chromium of this machine through Playwright, without a network.
 
-The browser is a Chromium that Playwright drives. Pictures are in the light theme, since they go on
-paper and into other pages. A picture of one figure is made as SVG, whatever its form: what Bokeh
-draws, with its title and its key above it.
+Pictures use the light theme, since they are for paper and for other pages. A picture of one figure
+starts as an SVG in every form: the figure as Bokeh draws it, below its title and its key.
+
+`bokeh.io.export` would need Selenium and a driver for the browser, and makes neither a PDF nor a
+figure with its key.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from playwright.sync_api import Error, sync_playwright
 from ..errors import DataError, OutputError, UsageError, nearest
 from .figures import HEIGHT, Key, Panel
 from .page import figure_template
-from .report import NAMES, ReportedRun, panels_beside, panels_of
+from .report import NAMES, ReportedRun, panels_of, shared_panels
 
 Form: TypeAlias = Literal["png", "svg", "pdf"]
 
@@ -28,33 +30,33 @@ KNOWN = ", ".join(NAMES)
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable",
             "microsoft-edge")  # fmt: skip
-"""Looked for in PATH, in this order."""
+"""Searched in PATH, in this order."""
 
 PAGE, FIGURE = 1280, 640
-"""Widths in CSS pixels, of a page and of a figure, unless others are asked for."""
+"""Default widths in CSS pixels, of a page and of a figure."""
 
 SHARP = 2
 """Pixels of a .png for each CSS pixel."""
 
 TALLEST = 16_384
-"""Pixels; beyond these Chromium repeats the top of a picture, or leaves it white."""
+"""Pixels; in a taller picture Chromium repeats the top, or leaves it white."""
 
 PAPER, MARGIN = 210 / 25.4 * 96, 10 / 25.4 * 96
-"""CSS pixels of A4, and of what is left free around."""
+"""CSS pixels of the width of A4, and of its margins."""
 
 DRAWN = "() => window.Bokeh?.documents[0]?.is_idle"
 
 EXPORT = "() => Bokeh.index.roots[0].export('svg').ctx.get_serialized_svg(true)"
-"""What `bokeh.io.export` asks of a page."""
+"""The script of `bokeh.io.export`."""
 
 DASHES = {"solid": "none", "dashed": "6", "dotted": "2 3", "dotdash": "2 3 6 3"}
 
 
 def check_figure(figure: str | None, form: Form) -> None:
-    """Raise UsageError for a figure that there is not, or one that must be named."""
+    """Raise UsageError for an unknown figure, and for an .svg without one."""
     if figure is None:
         if form == "svg":
-            raise UsageError(f"an .svg is of one figure; name it with --figure: {KNOWN}")
+            raise UsageError(f"an .svg shows one figure; name it with --figure: {KNOWN}")
     elif figure not in NAMES:
         raise UsageError(
             f"there is no figure {figure!r}{nearest(figure, NAMES)}; there are: {KNOWN}"
@@ -62,12 +64,12 @@ def check_figure(figure: str | None, form: Form) -> None:
 
 
 def page_picture(html: str, form: Form, width: int | None, browser: str | None) -> bytes:
-    """Return the picture of a page; a .pdf is on A4, its text as small as `width` asks for.
+    """Return the picture of a page; a .pdf is on A4, scaled to `width`.
 
-    browser: where it is, None for one that is found.
+    browser: its path, None to search for one.
 
     Raises UsageError for a page that is too long for a .png, or without a browser, and OutputError
-    where the browser fails.
+    if the browser fails.
     """
     width = width or PAGE
     with _browser(browser) as running, _tab(running, html, width, DRAWN) as tab:
@@ -87,8 +89,8 @@ def figure_picture(
 ) -> bytes:
     """Return the picture of a figure of a run, or of one that several runs share.
 
-    Raises what `page_picture` raises, UsageError where several do not share it, and DataError
-    where it has no data.
+    Raises what `page_picture` raises, UsageError for a figure that they do not share, and
+    DataError for one without data.
     """
     panel, title = _panel_of(runs, name)
     width = width or FIGURE
@@ -122,17 +124,17 @@ def figure_picture(
 def _panel_of(runs: list[ReportedRun], name: str) -> tuple[Panel, str]:
     """Return a filled panel and its title."""
     if len(runs) > 1:
-        shared = {panel.name.removesuffix("-beside"): panel for panel in panels_beside(runs)}
+        shared = {panel.name: panel for panel in shared_panels(runs)}
         if name not in shared:
             raise UsageError(
-                f"--figure {name} is of one stream, and here are {len(runs)}: name one with "
-                f"--stream, or take a figure that they share: {', '.join(shared)}"
+                f"--figure {name} shows one stream, and there are {len(runs)}: name one with "
+                f"--stream, or use a figure that they share: {', '.join(shared)}"
             )
         return shared[name], shared[name].title
     (run,) = runs
     panel = next(panel for panel in panels_of(run) if panel.name == name)
     if not panel.has_data(run.track):
-        raise DataError(f"there is nothing to draw: {panel.note(run.track)}")
+        raise DataError(f"nothing to draw: {panel.note(run.track)}")
     return panel, f"{panel.title}: {run.name}"
 
 
@@ -147,7 +149,7 @@ def _browser(path: str | None) -> Iterator[Any]:
             if path is not None:
                 why = f"the browser {path} does not start ({_first_line(error)})"
             else:
-                why = "a picture needs a browser, and there is no Chromium or Chrome in PATH"
+                why = "a picture needs a browser, and PATH has no Chromium or Chrome"
             raise UsageError(
                 f"{why}: apt-get install chromium, or playwright install chromium, or name one "
                 "with --browser PATH"
@@ -160,7 +162,7 @@ def _browser(path: str | None) -> Iterator[Any]:
 
 @contextmanager
 def _tab(browser: Any, html: str, width: int, drawn: str) -> Iterator[Any]:
-    """Give a page that is drawn in full, as the script `drawn` tells."""
+    """Open a page and wait until the script `drawn` returns true."""
     context = browser.new_context(
         viewport={"width": width, "height": 800},
         device_scale_factor=SHARP,
@@ -179,7 +181,7 @@ def _tab(browser: Any, html: str, width: int, drawn: str) -> Iterator[Any]:
 
 
 def _places(keys: tuple[Key, ...], width: int) -> tuple[list[tuple[Key, int, int]], int]:
-    """Return where each entry of a key stands, in columns, and where the figure begins."""
+    """Return the position of each entry of a key, in columns, and the top of the figure."""
     column = 44 + 7 * max(len(key.text) for key in keys)
     columns = max(1, min(len(keys), (width - 12) // column))
     places = [

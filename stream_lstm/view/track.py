@@ -1,16 +1,13 @@
-"""What is known of one stream for people to look at: rolling figures of bounded size.
+"""What a page shows of one stream: rolling figures of bounded size.
 
-A track takes predictions, scores and what else happened, in blocks of any size, and never grows
-beyond its limits, however long the run is: lines over the whole run are thinned evenly, and what
-is shown one by one is of the last predictions alone. It has no clock: times come with the records
-or are passed in. "Position" is the pair (n, t_ns) of an element; figures go by time where the
-stream has times, else by n.
+A track takes predictions, scores and other events in blocks of any size, and never grows beyond
+its limits, however long the run: lines over the whole run are thinned evenly, and only the last
+predictions are shown one by one. It has no clock: times come with the records or are passed in. A
+position is the pair (n, t_ns) of an element; figures go by time if the stream has times, else by
+n.
 
-Every forecaster calls a label 1 where it gives it more than one half. So the call of "last label"
-is that the last label comes again, or that it does not where the contrary came more often so far:
-a score tells what repetition gave, and not which label was the last.
-
-What a track takes beside predictions and scores, as columns, and the fields that it shows.
+A forecaster predicts 1 where its probability is above one half. So "last label" predicts that the
+last label repeats, or that it turns if that was more frequent so far.
 """
 
 from __future__ import annotations
@@ -42,16 +39,38 @@ NEEDED = tuple(
 )
 """Fields without which there are no figures."""
 
+WINDOW = 1000
+"""Labels of a rolling figure, as `score_window` has by default."""
 
-def forecasts(scores: Batch[Score]) -> Float64s:
-    """Return the `FORECASTS` of n scores, float64 (3, n)."""
-    return np.stack([scores[name] for name in FORECASTS])
+POINTS = 1500
+"""Of a line over the whole run: more than a screen has pixels for it."""
+
+RECENT = 100
+"""Predictions that are shown one by one."""
+
+MAX_TARGETS = 4000
+"""Elements whose target is shown."""
+
+MAX_EVENTS = 200
+"""Gaps, silences, refused updates and roll-backs of each kind; the oldest are dropped."""
+
+MIN_SEEN = 8192
+"""Scores, at least, whose repetition is recognised."""
+
+LATENCIES = 10_000
+"""Latencies in the quantiles."""
+
+MAX_LATENCY_S = 60.0
+"""An older tick carries a time of the past, which gives no latency."""
+
+Position: TypeAlias = tuple[int, int]
+IntervalKind: TypeAlias = Literal["gap", "stale"]
 
 
 class Updates(NamedTuple):
-    """n optimiser updates; `t_ns` is the time of the prediction that each came of.
+    """n optimiser updates; `t_ns` are the times of their predictions.
 
-    `reasons` are those of the refused ones, in their order; "" where it is not known.
+    `reasons` are those of the refused updates, in their order; "" for an unknown one.
     """
 
     n: Int64s
@@ -63,82 +82,39 @@ class Updates(NamedTuple):
 
 
 class Targets(NamedTuple):
-    """The target of n elements."""
+    """The targets of n elements."""
 
     n: Int64s
     t_ns: Int64s
     value: Float64s
 
-    @classmethod
-    def none(cls) -> Targets:
-        """Return those of no element."""
-        return cls(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
 
-    def joined(self, other: Targets) -> Targets:
-        """Return these and those of later elements."""
-        return Targets(
-            np.concatenate([self.n, other.n]),
-            np.concatenate([self.t_ns, other.t_ns]),
-            np.concatenate([self.value, other.value]),
-        )
-
-    def at(self, rows: Bools | slice) -> Targets:
-        """Return some of the rows."""
-        return Targets(self.n[rows], self.t_ns[rows], self.value[rows])
+NO_TARGETS = Targets(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
 
 
-WINDOW = 1000
-"""Labels of a rolling figure, as `score_window` has by default."""
-
-POINTS = 1500
-"""Of a line over the whole run: more than a screen has pixels for it."""
-
-RECENT = 100
-"""Predictions that are shown one by one, and labels of some earlier ones are still waited for."""
-
-TARGETS = 4000
-"""Elements whose target is shown."""
-
-MARKS = 200
-"""Gaps, silences, refused updates and roll-backs that are kept of each kind; the oldest go."""
-
-SEEN = 8192
-"""Scores, at least, of which a repetition is known for one."""
-
-LATENCIES = 10_000
-"""Times to here from which the quantiles are made."""
-
-MAX_LATENCY_S = 60.0
-"""A tick that is older came with times of another day, of which no latency can be told."""
-
-Position: TypeAlias = tuple[int, int]
-IntervalKind: TypeAlias = Literal["gap", "stale"]
-
-
-class Thinned:
+class Downsampled:
     """Rows float64 (m, width) of a series of any length: each k-th, k doubling as it grows."""
 
     def __init__(self, width: int, capacity: int = POINTS) -> None:
         self.seen = 0
         self._capacity, self._step = capacity, 1
-        self._kept = np.empty((0, width))
-        self._last = self._kept
+        self._sample = self._last = np.empty((0, width))
 
     def extend(self, rows: Float64s) -> None:
-        """Take the rows that come next."""
+        """Take the next rows."""
         if not len(rows):
             return
-        self._kept = np.concatenate([self._kept, rows[-self.seen % self._step :: self._step]])
+        self._sample = np.concatenate([self._sample, rows[-self.seen % self._step :: self._step]])
         self._last = rows[-1:]
         self.seen += len(rows)
-        while len(self._kept) > self._capacity:
-            self._kept = self._kept[::2].copy()
+        while len(self._sample) > self._capacity:
+            self._sample = self._sample[::2].copy()
             self._step *= 2
 
     def rows(self) -> Float64s:
-        """Return what is kept, and the last row in any case."""
-        last_is_kept = not self.seen or (self.seen - 1) % self._step == 0
-        return self._kept if last_is_kept else np.concatenate([self._kept, self._last])
+        """Return the sample with the last row."""
+        has_last = not self.seen or (self.seen - 1) % self._step == 0
+        return self._sample if has_last else np.concatenate([self._sample, self._last])
 
 
 class Rolling:
@@ -149,7 +125,7 @@ class Rolling:
         self._tail = np.empty((0, width))
 
     def extend(self, rows: Float64s) -> Float64s:
-        """Take rows (m, width); return the means (m, width) as they are after each."""
+        """Take rows (m, width); return the means (m, width) after each."""
         whole = np.concatenate([self._tail, rows])
         sums = np.concatenate([np.zeros((1, rows.shape[1])), np.cumsum(whole, axis=0)])
         ends = np.arange(len(self._tail) + 1, len(whole) + 1)
@@ -160,15 +136,15 @@ class Rolling:
 
 
 class Interval(NamedTuple):
-    """From one position to another; `end` is None while it lasts."""
+    """A period between two positions; `end` is None while it lasts."""
 
     kind: IntervalKind
     start: Position
     end: Position | None
 
 
-class Shown(NamedTuple):
-    """A prediction of the last ones; `label` is None while it is waited for."""
+class RecentPrediction(NamedTuple):
+    """One of the last predictions; `label` is None while it is pending."""
 
     n: int
     t_ns: int
@@ -177,7 +153,7 @@ class Shown(NamedTuple):
 
 
 class Rollback(NamedTuple):
-    """Where weights went back, and why in words."""
+    """Where weights were rolled back, and a sentence why."""
 
     n: int
     t_ns: int
@@ -191,7 +167,7 @@ class Track:
 
     Attributes: `predictions`, `missed` (ticks), `updates`, `refused` (updates; `refused_for` by
     reason) and `rollbacks` are counts; `last` is the position of the last prediction; `has_store`
-    says that a store contains what is not published. A row of `lines` is n, t_ns, the rolling
+    says that a store gives what is not published. A row of `lines` is n, t_ns, the rolling
     accuracies of model, base rate and last label, their log losses (nats), the log W against coin,
     base rate and last label (nats), and the number of the label. A row of `norms` is n, t_ns,
     gradient norm and loss.
@@ -204,160 +180,151 @@ class Track:
         self.last: Position = (0, 0)
         self.first_t_ns = 0
         self.has_store = False
-        self.lines = Thinned(2 + 6 + 3 + 1)
-        self.norms = Thinned(4)
-        self.refusals: deque[Position] = deque(maxlen=MARKS)
+        self.lines = Downsampled(2 + 6 + 3 + 1)
+        self.norms = Downsampled(4)
+        self.refusals: deque[Position] = deque(maxlen=MAX_EVENTS)
         self.refused_for: Counter[str] = Counter()
-        self.rolled_back: deque[Rollback] = deque(maxlen=MARKS)
-        self.spells: deque[Interval] = deque(maxlen=MARKS)
+        self.rolled_back: deque[Rollback] = deque(maxlen=MAX_EVENTS)
+        self.intervals: deque[Interval] = deque(maxlen=MAX_EVENTS)
         self.latencies: deque[float] = deque(maxlen=LATENCIES)
         self._rolling = Rolling(6, window)
-        self._recent: dict[int, Shown] = {}
+        self._recent: dict[int, RecentPrediction] = {}
         self._flagged = False
-        self._targets = Targets.none()
+        self._targets = NO_TARGETS
         self._seen: dict[int, float] = {}
 
-    # ---- what comes in ------------------------------------------------------------------
+    # ---- input --------------------------------------------------------------------------
 
-    def predict(self, came: Batch[Prediction]) -> None:
-        """Take predictions; those up to the last one that was taken are repetitions."""
-        came = came.take(came["n"] > self.last[0])
-        if not len(came):
+    def predict(self, batch: Batch[Prediction]) -> None:
+        """Take predictions; those up to the last one taken are repetitions."""
+        batch = batch.take(batch["n"] > self.last[0])
+        if not len(batch):
             return
+        n, t_ns, p = (batch[name].tolist() for name in ("n", "t_ns", "p"))
         if not self.predictions:
-            self.first_t_ns = int(came["t_ns"][0])
-        self._follow_flags(came)
-        self.predictions += len(came)
-        self.last = int(came["n"][-1]), int(came["t_ns"][-1])
-        self._end_silence()
-        tail = came.take(slice(-RECENT, None))
-        for n, t_ns, p in zip(*(tail[name].tolist() for name in ("n", "t_ns", "p")), strict=True):
-            self._recent[n] = Shown(n, t_ns, p, None)
+            self.first_t_ns = t_ns[0]
+        self._follow_flags(batch["after_gap"], list(zip(n, t_ns, strict=True)))
+        self.predictions += len(n)
+        self.last = n[-1], t_ns[-1]
+        self._close("stale", self.last)
+        for row in zip(n[-RECENT:], t_ns[-RECENT:], p[-RECENT:], strict=True):
+            self._recent[row[0]] = RecentPrediction(*row, None)
         while len(self._recent) > RECENT:
             del self._recent[next(iter(self._recent))]
 
-    def is_of_another_life(self, n: int, t_ns: int, p: float) -> bool:
-        """Return whether a prediction shows that the stream was begun anew, its n with it.
+    def shows_restart(self, n: int, t_ns: int, p: float) -> bool:
+        """Return whether a prediction shows that the stream restarted, and n with it.
 
-        A prediction that is published once more is the same; of a new beginning it is a later
-        one under a lower n.
+        A repeated prediction is equal to the first; after a restart, a low n has a later time.
         """
         if n > self.last[0]:
             return False
-        shown = self._recent.get(n)
-        known = self._seen.get(n) if shown is None else shown.p
+        recent = self._recent.get(n)
+        known = self._seen.get(n) if recent is None else recent.p
         return known != p and (not self.by_time or t_ns > self.last[1])
 
-    def _follow_flags(self, came: Batch[Prediction]) -> None:
-        """Note the spells of predictions that are flagged as following a loss."""
-        flagged = came["after_gap"]
+    def _follow_flags(self, flagged: Bools, positions: list[Position]) -> None:
+        """Note the gaps around predictions that are flagged as following a loss."""
         before = np.concatenate([[self._flagged], flagged[:-1]])
-        where = list(zip(came["n"].tolist(), came["t_ns"].tolist(), strict=True))
         for k in np.flatnonzero(before != flagged).tolist():
-            previous = where[k - 1] if k else self.last
+            previous = positions[k - 1] if k else self.last
             if flagged[k]:
-                self.spells.append(Interval("gap", previous if previous[0] else where[k], None))
+                start = previous if previous[0] else positions[k]
+                self.intervals.append(Interval("gap", start, None))
             else:
                 self._close("gap", previous)
         self._flagged = bool(flagged[-1])
 
-    def score(self, came: Batch[Score]) -> None:
-        """Take scores; one that was taken before is a repetition."""
-        new = [n not in self._seen for n in came["n"].tolist()]
-        if not all(new):
-            came = came.take(np.array(new))
-        if not len(came):
+    def score(self, batch: Batch[Score]) -> None:
+        """Take scores; those taken before are repetitions."""
+        batch = batch.take(np.array([n not in self._seen for n in batch["n"].tolist()], np.bool_))
+        if not len(batch):
             return
-        n, p, label = came["n"], forecasts(came), came["label"].astype(np.int8)
-        self._seen.update(zip(n[-SEEN:].tolist(), p[0, -SEEN:].tolist(), strict=True))
-        if len(self._seen) > 2 * SEEN:
-            # not one by one: the place of what went first is passed at every look for the next
-            self._seen = dict(islice(self._seen.items(), len(self._seen) - SEEN, None))
-        positive = label == 1
-        losses = log_losses(p, positive)
+        n, label = batch["n"], batch["label"].astype(np.int8)
+        p = np.stack([batch[name] for name in FORECASTS])
+        self._seen.update(zip(n[-MIN_SEEN:].tolist(), p[0, -MIN_SEEN:].tolist(), strict=True))
+        if len(self._seen) > 2 * MIN_SEEN:  # many at a time: each removal passes the empty places
+            self._seen = dict(islice(self._seen.items(), len(self._seen) - MIN_SEEN, None))
         calls = p > 0.5
-        right = calls == positive
-        rows = np.zeros(len(label), np.int64)
-        self._scores.extend(rows, label.astype(np.int8), calls[2].astype(np.int8), p)
+        right, losses = calls == (label == 1), log_losses(p, label == 1)
+        self._scores.extend(np.zeros(len(n), np.int64), label, calls[2].astype(np.int8), p)
         means = self._rolling.extend(np.concatenate([right.astype(np.float64), losses]).T)
-        labels = int(self._scores.board[0, 0])
-        at, evidence = (np.stack([came[x] for x in of], 1) for of in (("n", "t_ns"), EVIDENCE))
-        look = np.arange(labels - len(n) + 1, labels + 1)[:, None]
-        self.lines.extend(np.concatenate([at, means, evidence, look], axis=1))
-        for one, truth in zip(n[-RECENT:].tolist(), label[-RECENT:].tolist(), strict=True):
-            if one in self._recent:
-                self._recent[one] = self._recent[one]._replace(label=truth)
+        numbers = int(self._scores.board[0, 0]) - np.arange(len(n))[::-1]
+        at, evidence = [n, batch["t_ns"]], [batch[name] for name in EVIDENCE]
+        self.lines.extend(np.column_stack([*at, means, *evidence, numbers]))
+        for k, outcome in zip(n[-RECENT:].tolist(), label[-RECENT:].tolist(), strict=True):
+            if k in self._recent:
+                self._recent[k] = self._recent[k]._replace(label=outcome)
 
-    def update(self, came: Updates) -> None:
+    def update(self, batch: Updates) -> None:
         """Take optimiser updates."""
-        self.updates += int(came.accepted.sum())
-        refused = ~came.accepted
+        accepted, refused = batch.accepted, ~batch.accepted
+        self.updates += int(accepted.sum())
         self.refused += int(refused.sum())
-        where = zip(came.n[refused].tolist(), came.t_ns[refused].tolist(), strict=True)
-        self.refusals.extend(where)
-        self.refused_for.update(came.reasons)
-        rows = np.stack([came.n, came.t_ns, came.grad_norm, came.loss], axis=1)
-        self.norms.extend(rows[came.accepted])
+        self.refusals.extend(
+            zip(batch.n[refused].tolist(), batch.t_ns[refused].tolist(), strict=True)
+        )
+        self.refused_for.update(batch.reasons)
+        rows = np.column_stack([batch.n, batch.t_ns, batch.grad_norm, batch.loss])
+        self.norms.extend(rows[accepted])
 
     def roll_back(self, n: int, t_ns: int, reason: str) -> None:
-        """Note that the weights went back after the label of prediction n."""
+        """Note that the weights were rolled back after the label of prediction n."""
         self.rollbacks += 1
         self.rolled_back.append(Rollback(n, t_ns, reason))
 
-    def lose(self, ticks: int) -> None:
-        """Note that so many ticks were lost."""
+    def miss(self, ticks: int) -> None:
+        """Count lost ticks."""
         self.missed = min(self.missed + ticks, MAX_COUNT)
 
-    def target(self, came: Targets) -> None:
-        """Take the targets of elements."""
-        self._targets = self._targets.joined(came).at(slice(-TARGETS, None))
+    def target(self, batch: Targets) -> None:
+        """Take the targets of later elements."""
+        joined = (
+            np.concatenate(pair)[-MAX_TARGETS:] for pair in zip(self._targets, batch, strict=True)
+        )
+        self._targets = Targets(*joined)
 
     def fall_silent(self) -> None:
-        """Note that nothing comes any more; the next prediction ends it."""
-        if self.last[0] and not any(spell.end is None for spell in self.silences()):
-            self.spells.append(Interval("stale", self.last, None))
+        """Note that the feed or the daemon is silent; the next prediction ends it."""
+        silent = any(one.kind == "stale" and one.end is None for one in self.intervals)
+        if self.last[0] and not silent:
+            self.intervals.append(Interval("stale", self.last, None))
 
     def arrive(self, latencies_s: Float64s) -> None:
         """Take the seconds from ticks' times to the arrival of their predictions."""
-        told = latencies_s[(latencies_s >= 0.0) & (latencies_s < MAX_LATENCY_S)]
-        self.latencies.extend(told.tolist())
-
-    def _end_silence(self) -> None:
-        self._close("stale", self.last)
+        live = (latencies_s >= 0.0) & (latencies_s < MAX_LATENCY_S)
+        self.latencies.extend(latencies_s[live].tolist())
 
     def _close(self, kind: IntervalKind, end: Position) -> None:
-        for k, spell in enumerate(self.spells):
-            if spell.kind == kind and spell.end is None:
-                self.spells[k] = spell._replace(end=end)
+        for k, interval in enumerate(self.intervals):
+            if interval.kind == kind and interval.end is None:
+                self.intervals[k] = interval._replace(end=end)
 
-    # ---- what is shown ------------------------------------------------------------------
+    # ---- output -------------------------------------------------------------------------
 
     @property
     def scores(self) -> Scoreboard:
-        """The scores of all labels that were taken."""
+        """The scores of all labels."""
         return self._scores.of(0)
 
     @property
     def by_time(self) -> bool:
-        """Whether the stream has times that go on."""
+        """Whether the stream has increasing times."""
         return 0 < self.first_t_ns < self.last[1]
 
     def x(self, n: Any, t_ns: Any) -> Any:
-        """Return where positions lie on the axis: milliseconds since 1970, or n."""
+        """Return positions on the x axis: milliseconds since 1970, or n."""
         return np.asarray(t_ns) / 1e6 if self.by_time else np.asarray(n, np.float64)
 
-    def recent(self) -> list[Shown]:
+    def recent(self) -> list[RecentPrediction]:
         """Return the last predictions."""
         return list(self._recent.values())
 
     def targets(self) -> Targets:
         """Return the targets around the last predictions."""
-        first = min(self._recent, default=0)
-        return self._targets.at(self._targets.n >= first)
-
-    def silences(self) -> list[Interval]:
-        """Return the spells in which nothing came."""
-        return [spell for spell in self.spells if spell.kind == "stale"]
+        shown = self._targets.n >= min(self._recent, default=0)
+        n, t_ns, value = self._targets
+        return Targets(n[shown], t_ns[shown], value[shown])
 
     def latency_quantiles(self) -> tuple[float, float, float] | None:
         """Return p50, p99 and p99.9 of the latencies in seconds, None without any."""

@@ -1,6 +1,6 @@
-"""Listens to a daemon's published records in a thread, and keeps a track of each stream.
+"""Receives a daemon's published records in a thread, and fills a track for each stream.
 
-Whether what a live page shows is of now, in words: it never stands still without saying so.
+A status says whether the tracks are up to date: a page never stops without a message.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ S = 1e9
 
 
 class Status(NamedTuple):
-    """A sentence; `bad` where what is shown is not of now. `silent` asks for a band.
+    """A sentence; `bad` if the page is not up to date, `silent` if no data come.
 
-    `unheard` says that it is the daemon of which nothing comes.
+    `unheard` says that nothing comes from the daemon itself.
     """
 
     text: str
@@ -42,9 +42,9 @@ class Status(NamedTuple):
 
 
 class Liveness:
-    """What was last heard of a daemon.
+    """When a daemon was last heard; times are nanoseconds since 1970, passed in.
 
-    Times are nanoseconds since 1970, passed in. endpoint: where it publishes.
+    endpoint: where it publishes.
     """
 
     def __init__(self, endpoint: str, now_ns: int) -> None:
@@ -56,24 +56,24 @@ class Liveness:
         self._ended_ns: dict[str, int] = {}
 
     def hear(self, now_ns: int, *, stale: bool) -> None:
-        """Note that a message came; stale: whether the daemon's own feed has fallen silent."""
+        """Note a message; stale: whether the daemon's own feed is silent."""
         self._heard_ns = now_ns
         self._stale_since_ns = (self._stale_since_ns or now_ns) if stale else 0
 
     def predict(self, stream: str, now_ns: int) -> None:
-        """Note that a prediction of a stream came."""
+        """Note a prediction of a stream."""
         self._predicted_ns[stream] = now_ns
         self._ended_ns.pop(stream, None)
 
     def end(self, stream: str, now_ns: int) -> None:
-        """Note that the daemon has said that nothing more will come of a stream."""
+        """Note that a stream has ended."""
         self._ended_ns[stream] = now_ns
 
     def status(self, stream: str, now_ns: int) -> Status:
-        """Return how it stands with a stream, "" for that none is known yet."""
+        """Return the status of a stream, "" while none is known."""
         if not self._heard_ns:
             waited = _seconds(now_ns - self._began_ns)
-            text = f"Nothing has come from {self._endpoint} yet, for {waited}: is a daemon there?"
+            text = f"Nothing has come from {self._endpoint} for {waited}: does a daemon run there?"
             unheard = now_ns - self._began_ns > SILENT_S * S
             return Status(text, bad=unheard, unheard=unheard)
         predicted = self._predicted_ns.get(stream, 0)
@@ -91,7 +91,7 @@ class Liveness:
             text += f"{moment(self._stale_since_ns)} or before"
             return Status(_joined(text, last), bad=True, silent=True)
         if not predicted:
-            return Status("The daemon is heard; no prediction has come since then.", bad=False)
+            return Status("The daemon runs; no prediction has come yet.", bad=False)
         return Status(f"Live; the last prediction came {_ago(now_ns - predicted)}.", bad=False)
 
 
@@ -108,23 +108,22 @@ def _ago(ns: int) -> str:
 
 
 MAX_STREAMS = 64
-"""Of which tracks are kept, some 2 MB each; the others are counted."""
+"""Streams with a track, some 2 MB each; others are counted."""
 
 WAIT_S = 0.2
-"""For a message: so soon the thread ends when it is asked to."""
+"""For a message: the longest time that the thread takes to stop."""
 
 STORE_EVERY_S = 1.0
 
 
 class Watcher:
-    """A context manager: the thread runs inside it.
+    """A context manager whose thread runs inside it.
 
-    subscriber: belongs to the thread from then on. store: gives the history, and what is not
-    published. streams: those alone that are wanted; all where there are none.
+    subscriber: used by the thread only. store: has the history, and what is not published.
+    streams: those to show; all if empty.
 
-    Attributes: `lock` is to be held while a track is read; `tracks` by stream; `left_out` are
-    streams above the limit, `restarts` counts streams that were begun anew, and `trouble` says
-    what is wrong with the store.
+    Attributes: hold `lock` while you read a track; `tracks` by stream; `left_out` are streams
+    above the limit, `restarts` counts restarted streams, and `trouble` is the error of the store.
     """
 
     def __init__(
@@ -146,12 +145,12 @@ class Watcher:
         self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
 
     def status(self, stream: str) -> Status:
-        """Return how it stands with a stream now."""
+        """Return the present status of a stream."""
         status = self._liveness.status(stream, time.time_ns())
-        more = [f"{len(self.left_out):,} more streams are not kept."] if self.left_out else []
+        more = [f"{len(self.left_out):,} more streams are not shown."] if self.left_out else []
         security = self._subscriber.security
-        if not_let_in := status.unheard and security.counts().get("not_admitted"):
-            more.append(f"It has not let us in, {count(not_let_in, 'times')}: {security.advice}.")
+        if refused := status.unheard and security.counts().get("not_admitted"):
+            more.append(f"It refused the connection {count(refused, 'times')}: {security.advice}.")
         more += [f"The store cannot be read: {self.trouble}"] if self.trouble else []
         return status._replace(
             text=" ".join([status.text, *more]), bad=status.bad or bool(self.trouble)
@@ -182,7 +181,7 @@ class Watcher:
                 history.close()
 
     def _open(self) -> History | None:
-        """Read what the store holds; what comes meanwhile waits at the socket."""
+        """Read the store; records that arrive meanwhile wait at the socket."""
         if self._store is None:
             return None
         try:
@@ -207,7 +206,7 @@ class Watcher:
             self.trouble = str(error)
 
     def _track(self, stream: str) -> Track | None:
-        """Return the track of a stream, None where it is not kept."""
+        """Return the track of a stream, None if it is not shown."""
         if self._streams and stream not in self._streams:
             return None
         if stream not in self.tracks and len(self.tracks) == MAX_STREAMS:
@@ -220,32 +219,29 @@ class Watcher:
         for event in events:
             if not isinstance(event, End):
                 streams.setdefault(event.stream, []).append(event)
-        for stream, came in streams.items():
+        for stream, records in streams.items():
             if self._track(stream) is not None:
-                for run in _runs(came):
+                for run in _runs(records):
                     self._take_run(stream, run, now_ns)
         for event in events:
             if isinstance(event, End):
                 self._liveness.end(event.stream, now_ns)
 
-    def _take_run(self, stream: str, came: list[Prediction | Score], now_ns: int) -> None:
-        """Take records of one stream, whose predictions follow on each other."""
-        made = [event for event in came if isinstance(event, Prediction)]
+    def _take_run(self, stream: str, records: list[Prediction | Score], now_ns: int) -> None:
+        """Take records of one stream with predictions in order."""
+        predictions = [record for record in records if isinstance(record, Prediction)]
         track = self.tracks[stream]
-        if any(track.is_of_another_life(one.n, one.t_ns, one.p) for one in made):
+        if any(track.shows_restart(one.n, one.t_ns, one.p) for one in predictions):
             self.restarts += 1
             track = self.tracks[stream] = Track(stream)
-        if made:
-            columns = Batch.of(Prediction, made)
+        if predictions:
+            columns = Batch.of(Prediction, predictions)
             track.predict(columns)
             t_ns = columns["t_ns"]
             timed = t_ns[t_ns > 0]
             track.arrive((now_ns - timed).astype(np.float64) / 1e9)
             self._liveness.predict(stream, now_ns)
-        scored = [event for event in came if isinstance(event, Score)]
-        track.score(Batch.of(Score, scored))
-
-    # ---- its life -----------------------------------------------------------------------
+        track.score(Batch.of(Score, [one for one in records if isinstance(one, Score)]))
 
     def __enter__(self) -> Watcher:
         self._thread.start()
@@ -261,11 +257,11 @@ class Watcher:
         self._thread.join()
 
 
-def _runs(came: list[Prediction | Score]) -> Iterator[list[Prediction | Score]]:
-    """Cut records where a prediction goes back: a repetition, or a new beginning."""
+def _runs(records: list[Prediction | Score]) -> Iterator[list[Prediction | Score]]:
+    """Cut records where n goes back: at a repetition, or a restart."""
     run: list[Prediction | Score] = []
     last = 0
-    for event in came:
+    for event in records:
         if isinstance(event, Prediction):
             if event.n <= last:
                 yield run

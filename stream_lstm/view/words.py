@@ -1,4 +1,4 @@
-"""Figures of a track in words: numbers with their units, and the row of health figures."""
+"""Figures of a track as text: numbers with their units, and the row of health figures."""
 
 from __future__ import annotations
 
@@ -8,12 +8,18 @@ from typing import NamedTuple
 
 from ..core.evidence import PROVEN
 from ..core.verdict import count, odds
-from ..core.verdict import verdict as told
+from ..core.verdict import verdict as sentence
 from .track import Track
+
+REFUSED = {
+    "not-finite": "a part of it was not finite",
+    "update-too-large": "it would have changed the weights too much",
+    "weights-too-large": "it would have made the weights too large",
+}
 
 
 class Fact(NamedTuple):
-    """A figure with its name; `more` is what it is to be read with; `bad` asks for a look."""
+    """A figure with its name; `more` explains it, and `bad` draws attention to it."""
 
     name: str
     value: str
@@ -24,74 +30,62 @@ class Fact(NamedTuple):
 def facts(track: Track) -> list[Fact]:
     """Return the health figures of a track, the same for the live page and the report."""
     labels = track.scores.labels
-    waiting = f"{labels:,} have their label"
-    told = [Fact("Predictions", f"{track.predictions:,}", waiting, not track.predictions)]
+    found = [
+        Fact(
+            "Predictions",
+            f"{track.predictions:,}",
+            f"{labels:,} have their label",
+            not track.predictions,
+        )
+    ]
     if labels:
         means, band = track.scores.means(), track.scores.evidence.accuracy_band()
         assert band is not None
-        told += [
+        accuracy = (
+            f"{percent(band[0])} to {percent(band[1])} with 95 % at every look; base rate "
+            f"{percent(means['base_rate_accuracy'])}"
+        )
+        loss = f"base rate {nats(means['base_rate_log_loss'])}, ln 2 is {math.log(2):.4f}"
+        log_e = float(track.lines.rows()[-1, 9])
+        shown = "" if log_e >= PROVEN else "; 20 : 1 is needed"
+        found += [
+            Fact("Accuracy", percent(means["accuracy"]), accuracy),
+            Fact("Log loss", nats(means["log_loss"]), loss),
             Fact(
-                "Accuracy",
-                percent(means["accuracy"]),
-                f"{percent(band[0])} to {percent(band[1])} with 95 % at every look; base rate "
-                f"{percent(means['base_rate_accuracy'])}",
+                "Evidence",
+                odds(log_e) if log_e > 0 else "none",
+                f"that it beats the base rate{shown}",
             ),
-            Fact(
-                "Log loss",
-                nats(means["log_loss"]),
-                f"base rate {nats(means['base_rate_log_loss'])}, ln 2 is {math.log(2):.4f}",
-            ),
-            evidence(track),
         ]
     if track.updates or track.refused:
-        told.append(_learning(track))
-    gaps = sum(spell.kind == "gap" for spell in track.spells)
+        learning = f"{track.refused:,} refused, {track.rollbacks:,} roll-backs"
+        bad = bool(track.refused or track.rollbacks)
+        found.append(Fact("Updates", f"{track.updates:,}", learning, bad))
+    gaps = sum(interval.kind == "gap" for interval in track.intervals)
     missed = f"{count(track.missed, 'ticks')} missed" if track.missed else ""
-    told.append(Fact("Gaps", f"{gaps:,}", missed, bool(gaps)))
-    return told
-
-
-def _learning(track: Track) -> Fact:
-    learnt = f"{track.refused:,} refused, {track.rollbacks:,} roll-backs"
-    return Fact("Updates", f"{track.updates:,}", learnt, bool(track.refused or track.rollbacks))
-
-
-REFUSED = {
-    "not-finite": "something of it was not finite",
-    "update-too-large": "it would have changed the weights too much",
-    "weights-too-large": "it would have made them too large",
-}
+    return [*found, Fact("Gaps", f"{gaps:,}", missed, bool(gaps))]
 
 
 def refusals(track: Track) -> list[str]:
-    """Return a sentence about why updates were refused, if any were for a known reason."""
-    known = [(times, why) for why, times in track.refused_for.most_common() if why]
-    if not known:
-        return []
-    said = [f"{times:,} since {REFUSED.get(why, why)}" for times, why in known]
-    return [f"Refused: {', '.join(said)}."]
+    """Return a sentence about why updates were refused, if the reasons are known."""
+    reasons = [
+        f"{times:,} since {REFUSED.get(reason, reason)}"
+        for reason, times in track.refused_for.most_common()
+        if reason
+    ]
+    return [f"Refused: {', '.join(reasons)}."] if reasons else []
 
 
-def evidence(track: Track) -> Fact:
-    """Return the present evidence that the model beats the base rate."""
-    log_e = float(track.lines.rows()[-1, 9])
-    proven = "that it beats the base rate"
-    proven += "" if log_e >= PROVEN else "; 20 : 1 would do"
-    return Fact("Evidence", odds(log_e) if log_e > 0 else "none", proven)
-
-
-def verdict(track: Track, **known: int) -> str:
-    """Return what `core.verdict` says; known: of its counts, those that a track has not."""
-    if not (track.predictions or known):
+def verdict(track: Track, **counts: int) -> str:
+    """Return the sentence of `core.verdict`; counts: those that a track does not have."""
+    if not (track.predictions or counts):
         return "no predictions yet"
-    return told(
+    missing = ("refused_ticks", "refused_labels", "elements", "window")
+    return sentence(
         {
+            **dict.fromkeys(missing, 0),
             "ticks": 1,
-            "refused_ticks": 0,
-            "refused_labels": 0,
-            "elements": 0,
-            "window": 0,
-            **known,
+            **counts,
             "streams": 1,
             "predictions": track.predictions,
             "labels": track.scores.labels,
@@ -111,7 +105,7 @@ def nats(loss: float | None) -> str:
 
 
 def seconds(value: float) -> str:
-    """Return a time with three digits, in the unit that suits it."""
+    """Return a time with three digits and its unit."""
     for unit, size in (("s", 1.0), ("ms", 1e-3)):
         if value >= size:
             return f"{value / size:.3g} {unit}"
@@ -119,5 +113,5 @@ def seconds(value: float) -> str:
 
 
 def moment(t_ns: int) -> str:
-    """Return a time as people write it, in UTC."""
+    """Return a date and time in UTC."""
     return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(t_ns / 1e9))

@@ -66,7 +66,7 @@ def test_several_runs_stand_side_by_side(cli, made, tmp_path):
     ]  # fmt: skip
     first, second = (run["verdict"] for run in outcome.json()["runs"])
     assert first == second, "the same run, from the store and from its results"
-    assert "Side by side" in text_of(tmp_path / "r.html")
+    assert "Comparison" in text_of(tmp_path / "r.html")
 
 
 def test_streams_beyond_those_that_are_shown_are_counted(cli, made, tmp_path, monkeypatch):

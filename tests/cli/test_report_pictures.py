@@ -121,9 +121,9 @@ def test_a_page_too_long_for_a_png_is_refused(browser):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("one.db", "--out", "r.svg"), "an .svg is of one figure; name it with --figure: series,"),
+        (("one.db", "--out", "r.svg"), "an .svg shows one figure; name it with --figure: series,"),
         (("one.db", "--out", "r.svg", "--figure", "los"), "did you mean 'loss'?"),
-        (("one.db", "two.db", "--out", "r.svg", "--figure", "series"), "is of one stream"),
+        (("one.db", "two.db", "--out", "r.svg", "--figure", "series"), "shows one stream"),
         (("one.db", "--out", "r.png", "--browser", "/bin/false"), "/bin/false does not start"),
     ],
 )

@@ -89,8 +89,8 @@ def test_lost_ticks_are_counted_and_make_a_spell(tmp_path, kept):
     commit(kept)
     track = read(tmp_path / "a.db")
     assert track.missed == GAP
-    assert [spell.kind for spell in track.spells] == ["gap"]
-    assert track.spells[0].start[0] <= 300 < track.spells[0].end[0]
+    assert [spell.kind for spell in track.intervals] == ["gap"]
+    assert track.intervals[0].start[0] <= 300 < track.intervals[0].end[0]
 
 
 def test_a_silence_of_the_feed_lies_between_the_predictions_around_it(tmp_path, kept):
@@ -101,7 +101,7 @@ def test_a_silence_of_the_feed_lies_between_the_predictions_around_it(tmp_path, 
         more.store.note("stale")
     made = [n for (n,) in query(tmp_path / "a.db", "SELECT n FROM predictions ORDER BY n")]
     before, after = max(n for n in made if n <= 300), min(n for n in made if n > 300)
-    spells = [(spell.start[0], spell.end[0]) for spell in read(tmp_path / "a.db").spells]
+    spells = [(spell.start[0], spell.end[0]) for spell in read(tmp_path / "a.db").intervals]
     assert spells == [(before, after), (made[-1], made[-1])]
 
 

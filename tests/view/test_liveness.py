@@ -19,7 +19,7 @@ def test_before_anything_was_heard_it_asks_whether_there_is_a_daemon(live):
     assert not live.status("", BEGAN).bad
     status = live.status("", BEGAN + 20 * S)
     assert status.bad
-    assert "Nothing has come from tcp://here yet, for 20 seconds" in status.text
+    assert "Nothing has come from tcp://here for 20 seconds" in status.text
 
 
 def test_a_stream_that_comes_is_live(live):

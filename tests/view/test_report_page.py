@@ -53,8 +53,8 @@ def test_runs_side_by_side_share_figures(browser, pages):
     tab = Tab(browser, offline=True)
     tab.open((pages / "two.html").as_uri())
     drawn = tab.drawn()
-    assert {"evidence-beside", "loss-beside"} < set(drawn)
+    assert {"evidence-all", "loss-all"} < set(drawn)
     assert len(drawn) == 2 + 2 * 7
-    assert "Side by side" in tab.text()
+    assert "Comparison" in tab.text()
     assert tab.errors == []
     tab.close()

@@ -14,16 +14,15 @@ from stream_lstm.records import Batch
 from stream_lstm.view.track import (
     EVIDENCE,
     FORECASTS,
-    MARKS,
+    MAX_EVENTS,
     POINTS,
     RECENT,
+    Downsampled,
     Interval,
     Rolling,
     Targets,
-    Thinned,
     Track,
     Updates,
-    forecasts,
 )
 
 SECOND = 10**9
@@ -62,8 +61,8 @@ def test_rolling_figures_are_means_over_the_last_labels() -> None:
     track.score(came)
     line = track.lines.rows()
     positive = came["label"] == 1
-    right = (forecasts(came) > 0.5) == positive
-    losses = log_losses(forecasts(came), positive)
+    p = np.stack([came[name] for name in FORECASTS])
+    right, losses = (p > 0.5) == positive, log_losses(p, positive)
     for k in (0, 10, 49, 50, 299):
         part = slice(max(k - 49, 0), k + 1)
         assert line[k, 2:5] == pytest.approx(right[:, part].mean(axis=1))
@@ -83,11 +82,11 @@ def test_blocks_of_any_size_give_the_same_figures() -> None:
     assert parts.lines.rows() == pytest.approx(whole.lines.rows())
     assert parts.scores.figures() == whole.scores.figures()
     assert parts.recent() == whole.recent()
-    assert parts.spells == whole.spells
+    assert parts.intervals == whole.intervals
 
 
 def test_a_line_stays_bounded_and_spans_the_whole_run() -> None:
-    line = Thinned(1, capacity=100)
+    line = Downsampled(1, capacity=100)
     for block in np.array_split(np.arange(12_345.0), 77):
         line.extend(block[:, None])
         assert len(line.rows()) <= 101
@@ -109,7 +108,7 @@ def test_a_long_run_takes_no_more_than_its_limits() -> None:
     assert len(track.lines.rows()) <= POINTS + 1
     assert len(track.norms.rows()) <= POINTS + 1
     assert len(track.recent()) == RECENT
-    assert len(track.spells) == len(track.refusals) == MARKS
+    assert len(track.intervals) == len(track.refusals) == MAX_EVENTS
 
 
 def test_a_label_finds_its_prediction_among_the_last_ones() -> None:
@@ -131,7 +130,7 @@ def test_what_comes_a_second_time_counts_once() -> None:
 def test_a_spell_after_lost_ticks_lasts_from_the_prediction_before_to_the_last_flagged() -> None:
     track = Track("a")
     track.predict(predictions(10, flagged=(130, 140, 190)))
-    spells = list(track.spells)
+    spells = list(track.intervals)
     assert spells[0] == Interval("gap", (120, 120 * SECOND), (140, 140 * SECOND))
     assert spells[1] == Interval("gap", (180, 180 * SECOND), None)
 
@@ -139,13 +138,13 @@ def test_a_spell_after_lost_ticks_lasts_from_the_prediction_before_to_the_last_f
 def test_a_silence_lasts_until_the_next_prediction() -> None:
     track = Track("a")
     track.fall_silent()
-    assert not track.spells, "before anything was heard there is no place for it"
+    assert not track.intervals, "before anything was heard there is no place for it"
     track.predict(predictions(1))
     track.fall_silent()
     track.fall_silent()
-    assert list(track.spells) == [Interval("stale", (100, 100 * SECOND), None)]
+    assert list(track.intervals) == [Interval("stale", (100, 100 * SECOND), None)]
     track.predict(predictions(1, 110))
-    assert list(track.spells) == [Interval("stale", (100, 100 * SECOND), (110, 110 * SECOND))]
+    assert list(track.intervals) == [Interval("stale", (100, 100 * SECOND), (110, 110 * SECOND))]
 
 
 def test_figures_go_by_time_where_there_are_times_that_go_on() -> None:

@@ -85,5 +85,5 @@ def test_a_daemon_that_wants_keys_is_told_of(tmp_path, monkeypatch):
         PredictionPublisher("tcp://127.0.0.1:*", security=keyed) as published,
         Watcher(PredictionSubscriber(published.endpoint), published.endpoint) as watcher,
     ):
-        wait(lambda: "It has not let us in" in watcher.status("a").text)
+        wait(lambda: "It refused the connection" in watcher.status("a").text)
         assert "--curve-dir" in watcher.status("a").text

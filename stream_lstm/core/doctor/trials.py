@@ -103,9 +103,9 @@ def plant(elements: Float32s, config: Config, *, seed: int = 0) -> Planted | Non
     magnitudes = np.abs(values[nonzero[np.maximum(last, 0)], 0])
     random = np.random.default_rng(seed)
     turns = np.where(random.random((math.ceil(count / horizon), horizon)) < STAY, 1.0, -1.0)
-    signs = np.cumprod(turns, axis=0).reshape(-1)[:count]
+    signs: Float64s = np.cumprod(turns, axis=0, dtype=np.float64).reshape(-1)[:count]
     values[:, 0] = magnitudes * signs
-    labels = None
+    labels: Float64s | None = None
     if stream.labels != "series":
         # without a horizon, a prediction is still about the element after it
         ahead = signs if stream.horizon else np.roll(signs, -1)

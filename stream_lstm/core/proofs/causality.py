@@ -190,7 +190,8 @@ class CausalCheck:
                 future = FUTURES[name](random, *future)
             push(after, *future)
             split = _state(session)
-            joined = push(start, *map(np.concatenate, zip(past, future, strict=True)))
+            t_ns, values = (np.concatenate(pair) for pair in zip(past, future, strict=True))
+            joined = push(start, t_ns, values)
             found = self._compare((known, joined), (split, _state(session)), n)
             if found is not None and self.leak is None:
                 stage, first = found
