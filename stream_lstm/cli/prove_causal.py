@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ..core.proofs.causality import CausalCheck
 
 PIECE = 256
-"""Ticks of a block: a trial takes seven runs over one, and a look-ahead shows within it."""
+"""Ticks of a block: a trial takes 13 runs over one, and a look-ahead shows within it."""
 
 LOOKED_AT = 200_000
 """Ticks at most in which a column is looked for that knows the label."""

@@ -90,7 +90,7 @@ def test_a_changed_value_is_named_with_its_column() -> None:
 def test_a_feed_that_ended_early_or_late_is_named() -> None:
     assert difference(recorded(XS[:70])).what == "the live feed ended after 70 of 80 ticks"
     late = difference(recorded(XS), recorded(XS[:70]))
-    assert late.what == "the live feed went on after the 70 ticks of the file"
+    assert late.what == "the live feed continued after the 70 ticks of the file"
 
 
 def test_another_time_counts_where_times_are_read() -> None:

@@ -174,7 +174,7 @@ def _input(live: Recording, replayed: Recording, a: Int64s, b: Int64s, at: int) 
     if at == len(a):
         return f"the live feed ended after {at:,} of {len(b):,} ticks{refused}"
     if at == len(b):
-        return f"the live feed went on after the {at:,} ticks of the file{refused}"
+        return f"the live feed continued after the {at:,} ticks of the file{refused}"
     tick = f"tick {at + 1:,}"
     if _agree(a[at:], b[at + 1 :]):
         return f"{tick} was missing in the live feed{refused}"
