@@ -8,8 +8,8 @@ two runs start from snapshots:
 * split: the past first, then the future in a second call;
 * joined: past and future in one call, where a look-ahead can use the future.
 
-Three comparisons follow. The features of the past, and the rows that the engine computes for them,
-are pure functions of arrays: the future must not change their beginning. The joined run must start
+Three comparisons follow. The features, and the rows that the engine computes for them, are pure
+functions of arrays: the future must not change those of the past. The joined run must start
 with the records that the past alone gave. Both runs must end in the same state: carry, scaler,
 weights, optimiser, tape, scores and counters.
 
@@ -104,6 +104,9 @@ STAGES = ("features", "scaler", "predictions", "updates", "calibration", "scores
 UPSTREAM = STAGES[:2]
 """Stages that depend on no later one."""
 
+CONTINUED = (("features", "element"), ("scaler", "input"))
+"""Entries that do not depend on weights, so that those of the future can be compared too."""
+
 RECORDS: Mapping[str, str] = MappingProxyType(
     {
         "Prediction": "calibration",
@@ -188,11 +191,15 @@ class CausalCheck:
             if name != AS_IT_WAS:
                 random = np.random.default_rng([self._seed, self._ticks + place])
                 future = FUTURES[name](random, *future)
-            push(after, *future)
+            rest = push(after, *future)
             split = _state(session)
             t_ns, values = (np.concatenate(pair) for pair in zip(past, future, strict=True))
             joined = push(start, t_ns, values)
-            found = self._compare((known, joined), (split, _state(session)), n)
+            wanted = {
+                key: entries + rest[key] if key in CONTINUED else entries
+                for key, entries in known.items()
+            }
+            found = self._compare((wanted, joined), (split, _state(session)), n)
             if found is not None and self.leak is None:
                 stage, first = found
                 self.leak = Leak(stage, self._ticks + place, n, first, name)
@@ -202,8 +209,8 @@ class CausalCheck:
     ) -> tuple[str, int] | None:
         """Return the stage of a leak and the first element that differs, None if there is none.
 
-        entries: of the past alone, and of the joined run. states: after the split run, and after
-        the joined one. last: the last element of the past.
+        entries: those that the joined run must start with, and its own. states: after the split
+        run, and after the joined one. last: the last element of the past.
         """
         self.comparisons += 1
         differing: dict[str, tuple[int, int]] = {}  # the first element, and what ties break by
