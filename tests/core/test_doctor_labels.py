@@ -1,4 +1,4 @@
-"""Labels that are missing, one-sided, shifted or foreknown are named."""
+"""Labels that are missing, of one class, shifted or known in advance are named."""
 
 from __future__ import annotations
 
@@ -22,37 +22,39 @@ from ..engines import engine_for, settings
 from .examined import noise, series
 
 
+EXTERNAL = {"labels": "external"}
+
+
 def shifted(values, by: int):
-    """A label column in which row i holds the sign of row i + by."""
+    """A label column in which row i has the sign of row i + by."""
     return np.roll((values > 0).astype(float), -by)
 
 
-def test_balanced_labels_are_let_be():
-    found = label_balance(series(noise()), settings())
-    assert found.level == "ok"
-    assert "a constant has accuracy 0.515 and log loss 0.6927" in found.evidence
+def mostly_zero(moves: float):
+    return np.where(np.random.default_rng(2).random(20_000) < moves, noise(20_000), 0.0)
 
 
-@pytest.mark.parametrize(("moves", "level"), [(0.5, "note"), (0.03, "warning")])
-def test_a_target_that_is_mostly_zero_is_told_with_what_a_constant_reaches(moves, level):
-    values = np.where(np.random.default_rng(2).random(20_000) < moves, noise(20_000), 0.0)
+@pytest.mark.parametrize(
+    ("values", "level", "zeros", "text"),
+    [
+        (noise(), "ok", 0.0, "a constant has accuracy 0.515 and log loss 0.6927"),
+        (mostly_zero(0.5), "note", 0.5, "compare log loss with"),
+        (mostly_zero(0.03), "warning", 0.97, "compare log loss with"),
+        (100 + noise(), "fault", 0.0, "--feature 'diff(x)'"),
+    ],
+)
+def test_the_balance_of_labels_is_judged(values, level, zeros, text):
     found = label_balance(series(values), settings())
     assert found.level == level
-    assert found.figures["zeros"] == pytest.approx(1 - moves, abs=0.02)
-    assert "compare log loss with" in found.remedy
-
-
-def test_labels_of_one_class_are_a_fault():
-    found = label_balance(series(100 + noise()), settings())
-    assert found.level == "fault"
-    assert "--feature 'diff(x)'" in found.remedy
+    assert found.figures["zeros"] == pytest.approx(zeros, abs=0.02)
+    assert text in found.evidence + found.remedy
 
 
 @pytest.mark.parametrize("horizon", [1, 2])
 @pytest.mark.parametrize("by", [-1, 1, 2])
-def test_a_label_column_that_is_off_is_named_with_the_horizon_that_mends_it(by, horizon):
+def test_a_shifted_label_column_is_named_with_the_horizon_that_fixes_it(by, horizon):
     values = noise()
-    config = settings(labels="external", horizon=horizon)
+    config = settings(horizon=horizon, **EXTERNAL)
     found = label_alignment(series(values, labels=shifted(values, by)), config)
     assert (found.level, found.figures["shift"]) == ("fault", by)
     right = horizon - by
@@ -60,77 +62,66 @@ def test_a_label_column_that_is_off_is_named_with_the_horizon_that_mends_it(by, 
     assert f"scored on element n + {horizon + by}" in found.evidence
 
 
-def test_labels_in_their_place_are_let_be_and_unrelated_ones_not_judged():
-    values, config = noise(), settings(labels="external")
-    assert label_alignment(series(values, labels=shifted(values, 0)), config).level == "ok"
-    found = label_alignment(series(values, labels=shifted(noise(seed=9), 0)), config)
-    assert found.level == "ok"
-    assert "cannot be judged" in found.evidence
-    assert label_alignment(series(values), settings()).level == "ok"
-
-
-def test_labels_that_are_the_other_way_round_are_named():
-    values = noise()
-    turned = 1.0 - shifted(values, 0)
-    found = label_alignment(series(values, labels=turned), settings(labels="external"))
-    assert found.level == "fault"
-    assert "inverted" in found.evidence
+@pytest.mark.parametrize(
+    ("labels", "keys", "level", "text"),
+    [
+        (shifted(noise(), 0), EXTERNAL, "ok", "the sign of that row's target"),
+        (shifted(noise(seed=9), 0), EXTERNAL, "ok", "cannot be judged"),
+        (1.0 - shifted(noise(), 0), EXTERNAL, "fault", "inverted"),
+        (None, {}, "ok", "taken from the series"),
+    ],
+)
+def test_the_place_of_labels_is_judged_where_it_can_be(labels, keys, level, text):
+    found = label_alignment(series(noise(), labels=labels), settings(**keys))
+    assert found.level == level
+    assert text in found.evidence
 
 
 def test_missing_labels_are_neither_counted_nor_compared():
-    values, config = noise(), settings(labels="external", window=20)
+    values, config = noise(), settings(window=20, **EXTERNAL)
     labels = shifted(values, 0)
     labels[1::2] = np.nan
-    told = series(values, labels=labels)
-    assert label_alignment(told, config).level == "ok"
-    assert labels_of(told, config) == windows_of(3000, config) == 298
+    some = series(values, labels=labels)
+    assert label_alignment(some, config).level == "ok"
+    assert labels_of(some, config) == windows_of(3000, config) == 298
+    assert len(some.labels(config)) == np.isfinite(labels[1:]).sum()
     labels[20::10] = np.nan
     assert labels_of(series(values, labels=labels), config) == 0
-    assert len(told.labels(config)) == np.isfinite(labels[1:]).sum()
 
 
-def walk_with(tip):
-    price = 100 + np.cumsum(noise())
-    return np.column_stack([price, tip(price)])
+# ---- look-ahead -------------------------------------------------------------------------
+
+PRICE = 100 + np.cumsum(noise())
+AHEAD = np.column_stack([PRICE, np.append(np.diff(PRICE), 0.1)])
+"""A price, and the next row's change, as `shift(-1)` makes it."""
+BARS = np.column_stack([np.roll(PRICE, 1), PRICE])[1:]
 
 
-def ahead(price):
-    """The next row's change, as `shift(-1)` makes."""
-    return np.append(np.diff(price), 0.1)
+@pytest.mark.parametrize(
+    ("values", "columns", "features", "level", "text"),
+    [
+        (AHEAD, "price tip", ["diff(price)", "tip"], "fault", "'tip' contains the label"),
+        (AHEAD, "price tip", ["diff(price)"], "note", "'tip' contains the label"),
+        (AHEAD, "price tip", ["tip"], "warning",
+         "the feature tip is the next row's change of 'price'"),
+        (BARS, "open close", ["log_return(close)", "lag(close)", "diff(open)"], "ok", "none"),
+    ],
+)  # fmt: skip
+def test_columns_that_contain_the_label_are_named(values, columns, features, level, text):
+    found = look_ahead(series(values, *features, columns=columns), settings(features=features))
+    assert found.level == level
+    assert text in found.evidence
 
 
-def test_a_feature_that_knows_the_label_is_a_fault_and_an_idle_column_a_note():
-    features = ("diff(price)", "tip")
-    told = series(walk_with(ahead), *features, columns="price tip")
-    found = look_ahead(told, settings(features=features))
-    assert found.level == "fault"
-    assert "'tip' contains the label" in found.evidence
-    alone = series(walk_with(ahead), features[0], columns="price tip")
-    assert look_ahead(alone, settings(features=features[:1])).level == "note"
-
-
-def test_a_target_that_was_shifted_by_hand_is_named():
-    told = series(walk_with(ahead), "tip", columns="price tip")
-    found = look_ahead(told, settings(features=["tip"]))
-    assert found.level == "warning"
-    assert "the feature tip is the next row's change of 'price'" in found.evidence
-
-
-def test_a_column_that_knows_a_label_column_is_named():
-    values = noise()
+def test_a_column_that_contains_a_label_column_is_named():
     labels = (noise(seed=8) > 0).astype(float)
-    both = np.column_stack([values, np.append(labels[1:], 0.0)])
+    both = np.column_stack([noise(), np.append(labels[1:], 0.0)])
     told = series(both, "x", "spy", columns="x spy", labels=labels)
-    config = settings(features=["x", "spy"], labels="external")
+    config = settings(features=["x", "spy"], **EXTERNAL)
     assert look_ahead(told, config).level == "fault"
 
 
-def test_an_open_that_is_the_close_before_and_a_lag_are_no_look_ahead():
-    price = 100 + np.cumsum(noise())
-    bars = np.column_stack([np.roll(price, 1), price])[1:]
-    features = ("log_return(close)", "lag(close)", "diff(open)")
-    told = series(bars, *features, columns="open close")
-    assert look_ahead(told, settings(features=features)).level == "ok"
+# ---- counts -----------------------------------------------------------------------------
 
 
 def test_windows_are_counted_as_a_session_counts_its_labels():

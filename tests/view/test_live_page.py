@@ -23,6 +23,7 @@ from stream_lstm.feed.records import Heartbeat, encode_heartbeat, encode_ticks
 from .browser import SIZES, Tab, chromium
 
 pytest.importorskip("bokeh", reason="bokeh is not installed")
+pytestmark = pytest.mark.slow
 
 PROGRAM = "from stream_lstm.cli.main import main; main()"
 SMALL = ("--hidden", "4", "--window", "20", "--bptt", "10", "--feature", "x", "--learn")

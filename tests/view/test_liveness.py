@@ -1,4 +1,4 @@
-"""A live page never stands still without saying so."""
+"""A live page says why it does not move."""
 
 from __future__ import annotations
 
@@ -10,55 +10,50 @@ S = 10**9
 BEGAN = 1_700_000_000 * S
 
 
-@pytest.fixture
-def live() -> Liveness:
-    return Liveness("tcp://here", BEGAN)
+def live(*, heard: bool = True, predicted: bool = False) -> Liveness:
+    made = Liveness("tcp://here", BEGAN)
+    if heard:
+        made.hear(BEGAN, stale=False)
+    if predicted:
+        made.predict("a", BEGAN)
+    return made
 
 
-def test_before_anything_was_heard_it_asks_whether_there_is_a_daemon(live):
-    assert not live.status("", BEGAN).bad
-    status = live.status("", BEGAN + 20 * S)
-    assert status.bad
-    assert "Nothing has come from tcp://here for 20 seconds" in status.text
+@pytest.mark.parametrize(
+    ("made", "after_s", "bad", "silent", "text"),
+    [
+        (live(heard=False), 0, False, False, "Nothing has come from tcp://here"),
+        (live(heard=False), 20, True, False, "Nothing has come from tcp://here for 20 seconds"),
+        (live(), 0, False, False, "no prediction has come"),
+        (live(predicted=True), 2, False, False, "Live; the last prediction came 2 seconds ago."),
+        (live(predicted=True), 60, True, True,
+         "No data since 2023-11-14 22:13:20 UTC, for 60 seconds"),
+    ],
+)  # fmt: skip
+def test_the_status_follows_what_was_heard_last(
+    made: Liveness, after_s: int, bad: bool, silent: bool, text: str
+) -> None:
+    status = made.status("a", BEGAN + after_s * S)
+    assert (status.bad, status.silent) == (bad, silent)
+    assert text in status.text
 
 
-def test_a_stream_that_comes_is_live(live):
-    live.hear(BEGAN, stale=False)
-    live.predict("a", BEGAN)
-    status = live.status("a", BEGAN + 2 * S)
-    assert status.text == "Live; the last prediction came 2 seconds ago."
-    assert not status.bad
-
-
-def test_a_daemon_that_is_heard_may_have_no_prediction_yet(live):
-    live.hear(BEGAN, stale=False)
-    assert "no prediction has come" in live.status("a", BEGAN).text
-
-
-def test_a_daemon_that_is_not_heard_is_told_with_the_time_of_its_last_word(live):
-    live.hear(BEGAN, stale=False)
-    live.predict("a", BEGAN)
-    status = live.status("a", BEGAN + 60 * S)
-    assert status.bad
-    assert status.silent
-    assert "No data since 2023-11-14 22:13:20 UTC, for 60 seconds" in status.text
-
-
-def test_a_feed_that_is_silent_is_told_while_the_daemon_is_heard(live):
-    for second in range(3):
-        live.hear(BEGAN + second * S, stale=second > 0)
-    status = live.status("a", BEGAN + 2 * S)
+def test_a_silent_feed_is_reported_while_the_daemon_runs() -> None:
+    made = live()
+    for second in (1, 2):
+        made.hear(BEGAN + second * S, stale=True)
+    status = made.status("a", BEGAN + 2 * S)
     assert status.bad
     assert status.silent
     assert "its feed is silent: no data since 2023-11-14 22:13:21 UTC" in status.text
-    live.hear(BEGAN + 3 * S, stale=False)
-    assert not live.status("a", BEGAN + 3 * S).bad
+    made.hear(BEGAN + 3 * S, stale=False)
+    assert not made.status("a", BEGAN + 3 * S).bad
 
 
-def test_an_end_is_told_until_the_stream_goes_on(live):
-    live.hear(BEGAN, stale=False)
-    live.end("a", BEGAN)
-    assert "The stream ended at" in live.status("a", BEGAN + S).text
-    assert not live.status("b", BEGAN + S).bad
-    live.predict("a", BEGAN + S)
-    assert "Live" in live.status("a", BEGAN + S).text
+def test_an_end_is_reported_until_the_stream_continues() -> None:
+    made = live()
+    made.end("a", BEGAN)
+    assert "The stream ended at" in made.status("a", BEGAN + S).text
+    assert not made.status("b", BEGAN + S).bad
+    made.predict("a", BEGAN + S)
+    assert "Live" in made.status("a", BEGAN + S).text

@@ -9,6 +9,7 @@ from ..store.stores import Kept, series, ticks
 from .browser import SIZES, Tab, chromium
 
 pytest.importorskip("bokeh", reason="bokeh is not installed")
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
