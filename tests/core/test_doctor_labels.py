@@ -21,7 +21,6 @@ from stream_lstm.events import Score, Ticks
 from ..engines import engine_for, settings
 from .examined import noise, series
 
-
 EXTERNAL = {"labels": "external"}
 
 
