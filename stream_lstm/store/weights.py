@@ -220,7 +220,9 @@ SCHEMA = pa.schema(
 def check_history(path: Path) -> None:
     """Raise UsageError or OutputError if a history cannot be written at `path`."""
     if path.suffix.lower() != HISTORY_SUFFIX:
-        raise UsageError(f"{path}: a history is written as {SUFFIX}; give the file that suffix")
+        raise UsageError(
+            f"{path}: a history is written as {HISTORY_SUFFIX}; give the file that suffix"
+        )
     if not path.parent.is_dir():
         raise OutputError(f"cannot write {path}: there is no directory {path.parent}")
     if path.is_dir():
