@@ -20,7 +20,7 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
-from stream_lstm.cli.feed_process import FeedProcess
+from stream_lstm.feed.child import demo_feed
 from stream_lstm.feed.synthetic import HiddenLevel
 
 SIZES = {"desk": (1280, 800), "phone": (390, 844)}
@@ -46,9 +46,8 @@ def take(out: Path, *, labels: int, size: str, theme: str) -> None:
     browser_path = next(filter(None, map(shutil.which, BROWSERS)), None)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        feed = stack.enter_context(
-            FeedProcess.demo(seed=1, speed=SPEED, count=round(SPEED * SECONDS))
-        )
+        count = round(SPEED * SECONDS)
+        feed = stack.enter_context(demo_feed(seed=1, speed=SPEED, count=count))
         url = _daemon(stack, feed.endpoint(), folder / "live.db")
         playwright = stack.enter_context(sync_playwright())
         browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])

@@ -145,9 +145,9 @@ def main(name: str, cache: str) -> None:
     python = time.perf_counter()
     import jax
 
-    from stream_lstm.cli.compile_cache import keep_compiled
     from stream_lstm.config import build
     from stream_lstm.core.session import Session
+    from stream_lstm.store.startup import keep_compiled
 
     if cache:
         keep_compiled(cache)

@@ -132,6 +132,12 @@ KEYS: Mapping[str, str] = {
 }
 """The table of every key."""
 
+NOT_TRAINED = (
+    *("max_pending", "on_gap", "labels", "table"),
+    *("mode", "sharing", "learn", "learning_rate"),
+)
+"""Keys of a live session that have no meaning in training."""
+
 
 def parse_tables(data: Mapping[str, Any]) -> dict[str, Any]:
     """Flatten tables of keys into {key: value}.

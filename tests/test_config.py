@@ -58,7 +58,7 @@ def test_every_key_has_a_help_a_default_and_a_flag(key: str) -> None:
 
 def test_a_key_without_help_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TABLES["model"], "__doc__", "The network.\n\nhidden: units.")
-    with pytest.raises(LookupError, match="ModelConfig does not tell of layers"):
+    with pytest.raises(LookupError, match="ModelConfig does not describe layers"):
         key_help("layers")
 
 

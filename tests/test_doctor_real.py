@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from stream_lstm.cli.doctor_case import file_case
-from stream_lstm.cli.input_file import InputFile
-from stream_lstm.cli.label_column import LabelColumn
+from stream_lstm.cli.doctor import file_case
 from stream_lstm.cli.settings import resolve
 from stream_lstm.core.doctor.diagnosis import data_findings
 from stream_lstm.core.doctor.series import series_of
+from stream_lstm.feed.input_file import InputFile, LabelColumn
 
 ROWS = 30_000
 

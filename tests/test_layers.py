@@ -171,4 +171,8 @@ def test_every_folder_is_known() -> None:
     """A new folder is shell until this test is told otherwise."""
     folders = {module.split("/")[0] for module in MODULES if "/" in module}
     assert folders <= {"model", "core", "feed", "store", "serve", "view", "interop", "cli"}
-    assert {module for module in MODULES if "/" not in module} == {"__init__.py", *VOCABULARY}
+    assert {module for module in MODULES if "/" not in module} == {
+        "__init__.py",
+        "__main__.py",
+        *VOCABULARY,
+    }

@@ -1,8 +1,12 @@
-"""`stream-lstm doctor`: what keeps a loss at ln 2."""
+"""`stream-lstm doctor`: why a loss stays at ln 2."""
 
 from __future__ import annotations
 
+import dataclasses
+import os
+import textwrap
 import time as clocks
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,125 +14,172 @@ import msgspec
 import typer
 
 from .. import __version__
-from ..errors import ConfigurationError, DataError, UsageError
-from ..store.schema import is_store
-from .doctor_case import blame, file_case, implied, store_case
-from .input_file import JsonOption, LimitOption, StreamOption, TimeOption, TimeUnitOption
-from .label_column import LabelColumnOption, LabelDelayOption
-from .label_column import label_column as chosen_labels
-from .options import configured
-from .process import say, say_json
-from .progress import step_progress
-from .settings import Settings
-from .synthetic_input import SeriesSeedOption, SyntheticOption, chosen_input
+from ..errors import DataError, UsageError
+from ..feed.input_file import InputFile, LabelColumn
+from ..feed.whole_file import MOST_ROWS, find_times, read_whole
+from ..schema import LearningConfig
+from ..store.startup import warm_start
+from .console import result, step_progress, warn
+from .options import FileOptions, JsonOption, LabelOptions, external_labels, flag, options
+from .replay import check_features, with_features
+from .settings import Settings, read_environment, read_toml
 
 if TYPE_CHECKING:
-    from ..core.doctor.diagnosis import Diagnosis
+    from ..core.doctor.diagnosis import Case, Diagnosis
 
 PHASES = ("looking at the rows", "plain forecasters", "the model", "a planted signal")
-"""What is done, in its order."""
+"""The phases of an examination, in their order."""
+
+WIDTH = 88
+
+LEVELS = {"fault": "FAULT", "warning": "warning", "note": "note", "ok": "ok"}
 
 
-@configured(
-    ("stream", "model", "scaling", "learning", "scoring"),
-    without=("max_pending", "on_gap", "table", "twins", "score_window", "compile_cache"),
+@dataclasses.dataclass(frozen=True)
+class ExaminedOptions(FileOptions):
+    """A historical file, a synthetic stream or a store."""
+
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="FILE|STORE",
+            help="A file as for replay: CSV or TSV (also .gz, .zst), Parquet, Arrow, Feather or "
+            ".npy; or a file of --store, with the settings in it.",
+        ),
+    ] = None
+
+
+def implied(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the implied settings: labels of a column, and learning from a file.
+
+    Learning is implied unless the user sets it or gives weights.
+    """
+    settings, file, path = (
+        external_labels(arguments),
+        arguments.get("file"),
+        arguments.get("config"),
+    )
+    if file is not None and _is_store(file):
+        return settings
+    known = (read_toml(path) if path else {}) | read_environment(os.environ) | dict(arguments)
+    if "learn" in known or "weights" in known:
+        return settings
+    window = str(known.get("window", ""))
+    if "bptt" not in known and window.isdigit() and int(window) > 0:
+        settings["bptt"] = min(LearningConfig().bptt, int(window))
+    return settings | {"learn": True}
+
+
+@options(
+    *("stream", "model", "scaling", "learning", "scoring"),
+    without=(
+        *("max_pending", "on_gap", "table", "twins", "score_window", "compile_cache"),
+        "on_bad_row",
+    ),
     implied=implied,
 )
 def command(
     *,
     settings: Settings,
-    file: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="FILE|STORE",
-            help="What replay reads: CSV or TSV (also .gz, .zst), Parquet, Arrow, Feather or "
-            ".npy; or a file of --store, with the settings that it holds.",
-        ),
-    ] = None,
-    synthetic: SyntheticOption = None,
-    series_seed: SeriesSeedOption = None,
-    time: TimeOption = None,
-    time_unit: TimeUnitOption = "auto",
-    limit: LimitOption = None,
-    stream: StreamOption = None,
-    label_column: LabelColumnOption = None,
-    label_delay: LabelDelayOption = "0",
+    source: ExaminedOptions,
+    labels: LabelOptions,
     accuracy: Annotated[
         float,
-        typer.Option(
-            min=0.501, max=1.0, metavar="A", help="The accuracy that is hoped for, at least."
-        ),
+        typer.Option(min=0.501, max=1.0, metavar="A", help="Smallest accuracy worth detecting."),
     ] = 0.52,
     expect_windows: Annotated[
-        int | None,
-        typer.Option(min=0, metavar="N", help="The windows that you count, to be checked."),
+        int | None, typer.Option(min=0, metavar="N", help="Your count of windows, to be checked.")
     ] = None,
     expect_weights: Annotated[
-        int | None,
-        typer.Option(min=0, metavar="N", help="The weights that you count, to be checked."),
+        int | None, typer.Option(min=0, metavar="N", help="Your count of weights, to be checked.")
     ] = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="End with exit code 65 where there is a fault.")
+        bool, typer.Option("--strict", help="Exit with code 65 if there is a fault.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Tell why a loss is stuck at ln 2: faults of data and settings, or nothing to learn.
+    """Explain why a loss is stuck at ln 2: faults of data and settings, or nothing to learn.
 
-    Learning is on, but for given --weights, unless --no-learn is given.
+    Learning is on, unless --weights or --no-learn is given.
 
     Example: stream-lstm doctor quotes.csv.gz --feature 'log_return(mid(bid, ask))'
     """
-    source = chosen_input(
-        file,
-        synthetic,
-        stream,
-        series_seed=series_seed,
-        time=time,
-        time_unit=time_unit,
-        on_bad_row="skip",
-        limit=limit,
-    )
+    file = msgspec.structs.replace(source.input(), on_bad_row="skip")
     start = clocks.perf_counter()
-    try:
-        if file is not None and is_store(file):
-            if label_column is not None:
-                raise UsageError("--label-column is of a file; a store has labels of its own")
-            case, name = store_case(source, stream, settings)
-            times = None
-        else:
-            labels = chosen_labels(label_column, label_delay, config=settings.config, time=time)
-            case, source = file_case(source, settings, labels)
-            name, times = source.stream, source.time
-        case = case._replace(
-            windows=expect_windows, weights_counted=expect_weights, accuracy=accuracy
-        )
-        from ..core.doctor.diagnosis import examine
+    if source.file is not None and _is_store(source.file):
+        if labels.label_column is not None:
+            raise UsageError("--label-column is for a file; a store has its own labels")
+        case, name = store_case(file, source.stream, settings)
+        times = None
+    else:
+        column = labels.column(settings.config, source.time)
+        case, file = file_case(file, settings, column)
+        name, times = file.stream, file.time
+    case = case._replace(windows=expect_windows, weights_counted=expect_weights, accuracy=accuracy)
+    from ..core.doctor.diagnosis import examine
 
-        with step_progress(f"doctor {name}") as report:
+    with step_progress(f"doctor {name}") as report:
 
-            def progress(what: str, done: int, of: int) -> None:
-                report(round(1000 * (PHASES.index(what) + done / of)), 1000 * len(PHASES))
+        def progress(what: str, done: int, of: int) -> None:
+            report(round(1000 * (PHASES.index(what) + done / of)), 1000 * len(PHASES))
 
-            found = examine(case, progress)
-    except ConfigurationError as error:
-        raise blame(settings, error, label_column) from None
-    rows = len(case.table.values)
+        found = examine(case, progress)
     record = _record(found) | {
         "stream": name,
-        "rows": rows,
+        "rows": len(case.table.values),
         "time_column": times,
         "wall_s": clocks.perf_counter() - start,
     }
-    if as_json:
-        say_json(record)
-    else:
-        from .doctor_report import lines
-
-        for line in lines(record):
-            say(line)
+    result(record, _lines(record), as_json=as_json)
     faults = [one.name for one in found.findings if one.level == "fault"]
     if strict and faults:
         raise DataError(f"--strict: {', '.join(faults)}")
+
+
+def _is_store(path: Path) -> bool:
+    from ..store.schema import is_store
+
+    return is_store(path)
+
+
+def file_case(
+    file: InputFile, settings: Settings, labels: LabelColumn | None
+) -> tuple[Case, InputFile]:
+    """Return the case of a file, and the file with the column of times that was found.
+
+    Raises what a replay of it would before it compiles.
+    """
+    from ..core.doctor.diagnosis import Case
+
+    begin = with_features(file, warm_start(settings.config, settings.origins, warn))
+    file = find_times(file)
+    used = check_features(file, begin.config)
+    whole = read_whole(file, used, None if labels is None else labels.name)
+    case = Case(begin.config, whole.table, begin.weights, begin.scaler, begin.members)
+    case = case._replace(left_out=whole.left_out, reasons=whole.reasons)
+    if labels is not None:
+        case = case._replace(delays={"delay": labels.delay, "delay_ns": labels.delay_ns})
+    return case, file
+
+
+def store_case(file: InputFile, stream: str | None, settings: Settings) -> tuple[Case, str]:
+    """Return the case of a store, with its own settings, and the name of its stream.
+
+    Raises UsageError for settings from the command line, and what reading a store raises.
+    """
+    from ..core.doctor.diagnosis import Case
+    from ..store.examined import examined
+
+    if settings.flags:
+        given = ", ".join(map(flag, settings.flags))
+        raise UsageError(f"a store has its own settings: omit {given}")
+    if file.time is not None:
+        raise UsageError("--time names a column of a file; a store has its own times")
+    limit = MOST_ROWS if file.limit is None else min(file.limit, MOST_ROWS)
+    found = examined(file.path, stream, limit)
+    setup = found.setup
+    case = Case(setup.config, found.table, setup.weights, setup.scaler, setup.members)
+    return case._replace(further=found.findings), found.stream
 
 
 def _record(found: Diagnosis) -> dict[str, Any]:
@@ -141,3 +192,28 @@ def _record(found: Diagnosis) -> dict[str, Any]:
         "labels": found.labels,
         "elements_tried": found.elements_tried,
     }
+
+
+def _lines(record: dict[str, Any]) -> Iterator[str]:
+    """Yield the findings, the worst first, in lines that fit a terminal."""
+    head = f"{record['stream']}: {record['rows']:,} rows, {record['elements']:,} elements, "
+    head += f"{record['labels']:,} labels"
+    if record["elements_tried"] < record["elements"]:
+        head += f"; trials used the first {record['elements_tried']:,} elements"
+    if record["time_column"] is not None:
+        head += f"; times are in {record['time_column']}"
+    yield from textwrap.wrap(head, WIDTH)
+    yield ""
+    for finding in record["findings"]:
+        first = f"{LEVELS[finding['level']]:<8}{finding['name']}: "
+        yield from _wrapped(first, finding["evidence"])
+        if finding["remedy"]:
+            yield from _wrapped(" " * 8 + "-> ", finding["remedy"], " " * 11)
+    yield ""
+    yield from textwrap.wrap(record["verdict"], WIDTH)
+
+
+def _wrapped(first: str, text: str, later: str = " " * 8) -> list[str]:
+    return textwrap.wrap(
+        text, WIDTH, initial_indent=first, subsequent_indent=later, break_on_hyphens=False
+    )

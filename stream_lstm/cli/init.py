@@ -18,12 +18,11 @@ import typer
 
 from ..config import KEYS, Config, build, flatten, parse_tables
 from ..core.expressions import Column, columns_of
-from ..core.features import FeatureSet
 from ..errors import ConfigurationError, DataError, OutputError, UsageError
 from ..quoting import printable
 from ..schema import SecurityConfig
-from .options import key_help
-from .process import say, say_json
+from .console import note, say, say_json
+from .options import JsonOption, key_help, options
 
 FEW_ROWS = 20
 """Fewer values do not show whether a column varies around zero."""
@@ -68,7 +67,9 @@ class Draft(NamedTuple):
     facts: Mapping[str, Any]
 
 
+@options()
 def command(
+    *,
     source: Annotated[
         str | None,
         typer.Argument(
@@ -92,9 +93,7 @@ def command(
     curve_dir: Annotated[
         str | None, typer.Option(metavar="DIR", help="Key directory, for an encrypted feed.")
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the result as one JSON object.")
-    ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Write a commented configuration for a file or a feed, and print what to type next.
 
@@ -123,7 +122,7 @@ def command(
     if as_json:
         say_json({"file": str(out), "source": source, **draft.facts, "next": commands})
         return
-    say(f"Wrote {out}.", *draft.notes, "Next, type:", err=True)
+    note(f"Wrote {out}.", *draft.notes, "Next, type:")
     say(*commands)
 
 
@@ -263,6 +262,8 @@ def _other_side(bid: str, side: str, names: Sequence[str]) -> str:
 
 def _works(form: str, names: Sequence[str], values: Any) -> bool:
     """Return whether a feature can be computed over the sample, and varies in it."""
+    from ..core.features import FeatureSet
+
     try:
         feature = FeatureSet([form], names)
     except ConfigurationError:

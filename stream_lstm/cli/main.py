@@ -1,45 +1,183 @@
-"""The command `stream-lstm`: one module for each subcommand, one place for errors.
+"""The command `stream-lstm`: its commands, the layout of their help, and one place for errors.
 
 Results go to standard output; progress, tables and errors go to standard error. A mistake of
-the user's or of a peer's ends in one sentence and an exit code, never in a traceback.
+the user or of a peer ends in one sentence and an exit code, never in a traceback.
 """
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
-from typing import Annotated
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from .. import __version__
+from ..config import KEYS
 from ..errors import StreamLSTMError
+from ..quoting import printable
 from ..serve.signals import leave_on_signals
 from . import (
-    bridge,
-    check,
+    convert,
     demo,
-    diff,
+    deploy,
     doctor,
-    export,
-    import_,
     init,
-    inspect_,
-    keys,
-    metrics_dashboard,
+    pages,
     prove,
     publish,
-    recover,
     replay,
-    report,
     run,
+    stores,
     train,
-    verify,
-    watch,
 )
-from .commands import Commands
+from .console import report_error, set_level
 from .help import command as show_help
-from .process import warn
+from .options import QuietOption, VerboseOption
+
+CLOSE = 0.8
+"""Similarity from which on a name may be a misspelt other name: one letter in five."""
+
+PANELS = ("Input", "Model", "Learning", "Labels", "Output", "Operations")
+
+ADVANCED = "Advanced"
+
+MANY = 16
+"""Options of a command above which those that are not in `FIRST` are shown as advanced."""
+
+FIRST = frozenset(
+    (
+        *("file", "files", "features", "synthetic", "time", "connect"),
+        *("window", "weights", "learn", "epochs", "labels", "label_column"),
+        *("out", "publish", "as_json", "trials", "accuracy", "bind", "columns", "speed"),
+        *("store", "metrics", "config", "quiet", "verbose", "help"),
+    )
+)
+"""Options that people use first."""
+
+TABLES = {
+    "stream": "Labels",
+    "model": "Model",
+    "scaling": "Model",
+    "learning": "Learning",
+    "scoring": "Output",
+    "train": "Learning",
+    "feed": "Input",
+    "publish": "Output",
+}
+"""The panel of a table's keys; others belong to Operations."""
+
+INPUT = (
+    *("features", "on_gap", "on_old_time", "file", "files", "synthetic", "series_seed", "time"),
+    *("time_unit", "on_bad_row", "limit", "stream", "stream_column", "url", "stream_field"),
+    *("time_field", "subscribe", "silent_after", "model", "sources", "other", "begin", "columns"),
+    *("seconds", "seed_of_series", "folder", "streams", "connect", "feature"),
+)
+OUTPUT = (
+    *("out", "spreadsheet", "save_weights", "as_json", "history", "overwrite", "to", "keep"),
+    *("layout", "form", "title", "figure", "width", "bind", "encoding", "recovery", "ring"),
+    *("speed", "block", "wait_subscribers", "wait_timeout", "send_timeout", "state_check"),
+)
+OWN = {
+    **dict.fromkeys(INPUT, "Input"),
+    **dict.fromkeys(("window", "stride"), "Model"),
+    **dict.fromkeys(("label_column", "label_delay"), "Labels"),
+    **dict.fromkeys(OUTPUT, "Output"),
+}
+"""The panel of an option that is not that of its table."""
+
+
+def panel(name: str, *, many: bool) -> str:
+    """Return the panel of an option by its name, in a command of many options or of few."""
+    if many and name not in FIRST:
+        return ADVANCED
+    return OWN.get(name) or TABLES.get(KEYS.get(name, ""), "Operations")
+
+
+class Command(TyperCommand):
+    """A command whose help shows its options in panels."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write arguments and options, by panel; plain text, for terminals and pipes alike."""
+        parameters = sorted(self.get_params(ctx), key=lambda p: p.param_type_name == "option")
+        many = len(parameters) > MANY
+        panels: dict[str, list[tuple[str, str]]] = {name: [] for name in (*PANELS, ADVANCED)}
+        for one in parameters:
+            if (record := one.get_help_record(ctx)) is not None:
+                name = panel(one.name or "", many=many and not getattr(one, "required", False))
+                panels[name].append(record)
+        for name, records in panels.items():
+            if records:
+                with formatter.section(name):
+                    formatter.write_dl(records)
+
+
+class Commands(TyperGroup):
+    """The group of all commands: it names the commands of an option that another one lacks.
+
+    What an error quotes of the command line is made printable.
+    """
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; an error about an unknown option gets a hint."""
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            # Typer does not export its class of this error
+            unknown: Any = error
+            if hasattr(error, "possibilities") and hasattr(error, "option_name"):
+                own = _options(unknown.ctx.command)
+                name = unknown.option_name
+                unknown.message = f"No such option: {name}{self._hint(name, own)}"
+                unknown.possibilities = None
+            _make_printable(error)
+            raise
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the options that come before a command."""
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            _make_printable(error)
+            raise
+
+    def _hint(self, name: str, own: list[str]) -> str:
+        owners: dict[str, list[str]] = {}
+        for command, options in _leaves(self, ()):
+            for option in options:
+                owners.setdefault(option, []).append(command)
+        if name in owners:
+            return f"; {name} is an option of {_listed(owners[name])}"
+        if close := difflib.get_close_matches(name, own, n=1, cutoff=CLOSE):
+            return f"; did you mean {close[0]}?"
+        if close := difflib.get_close_matches(name, owners, n=1, cutoff=CLOSE):
+            return f"; did you mean {close[0]}, an option of {_listed(owners[close[0]])}?"
+        return ""
+
+
+def _make_printable(error: Any) -> None:
+    if isinstance(getattr(error, "message", None), str):
+        error.message = printable(error.message)
+
+
+def _leaves(command: Any, path: tuple[str, ...]) -> Iterator[tuple[str, list[str]]]:
+    """Yield each command below, by its words, and its options."""
+    for name, child in getattr(command, "commands", {}).items():
+        yield " ".join((*path, name)), _options(child)
+        yield from _leaves(child, (*path, name))
+
+
+def _options(command: Any) -> list[str]:
+    names = (name for one in command.params for name in (*one.opts, *one.secondary_opts))
+    return [name for name in names if name.startswith("--")]
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
 
 app = typer.Typer(
     name="stream-lstm",
@@ -47,31 +185,52 @@ app = typer.Typer(
     help="Carry an LSTM along a live series, one element at a time, and publish every tenth "
     "element the probability that the next one is positive. Start with: stream-lstm demo",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command("demo")(demo.command)
-app.command("init")(init.command)
-app.command("replay")(replay.command)
-app.command("train")(train.command)
-app.command("publish")(publish.command)
-app.command("run")(run.command)
-app.command("bridge")(bridge.command)
-app.command("watch")(watch.command)
-app.command("report")(report.command)
-app.command("verify")(verify.command)
-app.command("recover")(recover.command)
-app.command("diff")(diff.command)
-app.command("doctor")(doctor.command)
-app.command("inspect")(inspect_.command)
-app.command("import")(import_.command)
-app.command("export")(export.command)
-app.add_typer(prove.app)
-app.command("keys")(keys.command)
-app.command("metrics-dashboard")(metrics_dashboard.command)
-app.command("check-config")(check.command)
-app.command("help")(show_help)
+
+
+def _add(group: typer.Typer, name: str, function: Callable[..., None]) -> None:
+    summary = (function.__doc__ or "").partition("\n")[0]
+    group.command(name, cls=Command, short_help=summary)(function)
+
+
+for name, function in (
+    ("demo", demo.command),
+    ("replay", replay.command),
+    ("train", train.command),
+    ("publish", publish.publish),
+    ("run", run.command),
+    ("bridge", publish.bridge),
+    ("watch", pages.watch),
+    ("report", pages.report),
+    ("verify", stores.verify),
+    ("recover", stores.recover),
+    ("diff", stores.diff),
+    ("doctor", doctor.command),
+    ("inspect", stores.inspect),
+    ("import", convert.import_),
+    ("export", convert.export),
+):
+    _add(app, name, function)
+prove_app = typer.Typer(
+    name="prove",
+    help="Prove on your own data that the state matters, that nothing looks ahead, and that live "
+    "is replay. Exit code 0: proved; 70: a promise is broken.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+for name, function in (("state", prove.state), ("causal", prove.causal), ("live", prove.live)):
+    _add(prove_app, name, function)
+app.add_typer(prove_app)
+for name, function in (
+    ("keys", deploy.keys),
+    ("metrics-dashboard", deploy.metrics_dashboard),
+    ("check-config", deploy.check_config),
+    ("init", init.command),
+    ("help", show_help),
+):
+    _add(app, name, function)
 
 
 def _version(wanted: bool) -> None:
@@ -82,12 +241,15 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[
+    version: Annotated[  # noqa: ARG001 - its callback prints it
         bool,
         typer.Option("--version", help="Print the version.", callback=_version, is_eager=True),
     ] = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Hold the options that come before a command."""
+    set_level(quiet=quiet, verbose=verbose)
 
 
 def main() -> None:
@@ -96,9 +258,9 @@ def main() -> None:
         with leave_on_signals():
             app()
     except StreamLSTMError as error:
-        warn(*error.lines)
+        report_error(*error.lines)
         sys.exit(error.exit_code)
     except BrokenPipeError:
-        # The reader of our output is gone; there is nobody left to tell.
+        # the reader of our output is gone, so there is nobody to report to
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(74)

@@ -1,13 +1,14 @@
 """`stream-lstm replay`: a historical file through the same session as a live feed.
 
-The file comes in blocks and goes through the session in pieces, so memory stays flat however long
-it is, and a signal is obeyed within a piece. Whatever can be wrong with the command line or the
-head of the file is found before the network is compiled, which takes seconds.
+The file is read in blocks and pushed in pieces, so memory stays flat however long it is, and a
+signal is obeyed within a piece. Errors in the command line or the head of the file are found
+before the network is compiled, which takes seconds.
 """
 
 from __future__ import annotations
 
 import time as clocks
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,123 +16,84 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from ..config import build, flatten
-from ..errors import ConfigurationError, DataError, UsageError
+from ..config import Config, build, flatten
+from ..core.expressions import Column, columns_of
+from ..errors import DataError, UsageError
+from ..feed.input_file import InputFile, LabelColumn, SyntheticInput
 from ..serve.trace import Trace
-from .input_file import (
-    FileArgument,
-    InputFile,
-    JsonOption,
-    LimitOption,
-    OnBadRowOption,
-    StreamColumnOption,
-    StreamOption,
-    TimeOption,
-    TimeUnitOption,
+from ..store.startup import (
+    WarmStart,
+    check_one_set,
+    check_saving,
+    keep_weights,
+    open_store,
+    warm_start,
 )
-from .label_column import (
-    LabelColumn,
-    LabelColumnOption,
-    LabelDelayOption,
-    implied,
-)
-from .label_column import label_column as chosen_labels
-from .options import configured
-from .process import say_json, warn
-from .replay_checks import check_many
+from .console import detail, file_progress, result, warn
+from .options import FileOptions, JsonOption, LabelOptions, ResultOptions, external_labels, options
 from .settings import Settings
-from .spreadsheet_option import SpreadsheetOption, check_spreadsheet
-from .state_check import StateCheckOption, check_frozen, effect, queries_of, verdict
-from .synthetic_input import (
-    SeriesSeedOption,
-    SyntheticInput,
-    SyntheticOption,
-    chosen_input,
-)
-from .trace_option import TraceOption
 
 if TYPE_CHECKING:
     from ..core.proofs.state import StateCheck
     from ..core.session import Session
     from ..store.store import Store
 
+PRICES = ("price", "close", "mid", "last", "px", "value")
+"""Parts of the names of columns whose logarithmic return makes sense."""
 
-@configured(
-    ("stream", "model", "scaling", "learning", "scoring", "store"),
+
+@options(
+    *("stream", "model", "scaling", "learning", "scoring", "store"),
     without=("on_gap",),
-    implied=implied,
+    implied=external_labels,
 )
 def command(
     *,
     settings: Settings,
-    file: FileArgument = None,
-    synthetic: SyntheticOption = None,
-    series_seed: SeriesSeedOption = None,
-    time: TimeOption = None,
-    time_unit: TimeUnitOption = "auto",
-    on_bad_row: OnBadRowOption = "fail",
-    limit: LimitOption = None,
-    stream: StreamOption = None,
-    stream_column: StreamColumnOption = None,
-    label_column: LabelColumnOption = None,
-    label_delay: LabelDelayOption = "0",
-    out: Annotated[
-        Path | None,
+    source: FileOptions,
+    stream_column: Annotated[
+        str | None,
         typer.Option(
-            metavar="FILE.parquet|.csv|.jsonl", help="Write predictions and their scores here."
+            "--stream-column",
+            metavar="COLUMN",
+            help="Column that names each row's stream.",
+            show_default="all rows are of one stream",
         ),
     ] = None,
-    spreadsheet: SpreadsheetOption = False,
-    save_weights: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.safetensors", help="Write the weights as they are at the end."),
-    ] = None,
-    state_check: StateCheckOption = False,
-    trace: TraceOption = None,
+    labels: LabelOptions,
+    files: ResultOptions,
+    state_check: Annotated[
+        bool,
+        typer.Option(
+            "--state-check",
+            help="Also predict from windows, with the weights unchanged, and report how far that "
+            "differs from carrying the state and how soon the state forgets its start.",
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Replay a file or a synthetic stream: predict, score each prediction, and learn if asked to.
 
     Example: stream-lstm replay quotes.csv.gz --feature 'log_return(mid(bid, ask))'
     """
-    source = chosen_input(
-        file,
-        synthetic,
-        stream,
-        series_seed=series_seed,
-        time=time,
-        time_unit=time_unit,
-        on_bad_row=on_bad_row,
-        limit=limit,
-    )
-    others = {
-        "--stream": stream,
-        "--synthetic": synthetic,
-        "--label-column": label_column,
-        "--state-check": state_check,
-        "--save-weights": save_weights,
-        "--store": settings.config.store.store,
-    }
-    check_many(settings.config, stream_column, [flag for flag, said in others.items() if said])
+    file = source.input()
     if stream_column is not None:
-        source = msgspec.structs.replace(source, stream_column=stream_column)
-    labels = chosen_labels(label_column, label_delay, config=settings.config, time=time)
-    try:
-        summary = _replay(
-            source, settings, labels, out, spreadsheet, save_weights, state_check, trace
-        )
-    except ConfigurationError as error:
-        if error.key in ("time", "stream_column"):
-            raise UsageError(*error.within(f"--{error.key.replace('_', '-')}: ")) from None
-        if labels is not None and f"no column {labels.name!r}" in str(error):
-            raise UsageError(f"--label-column: {error}") from None
-        raise settings.blame(error) from None
-    if as_json:
-        say_json(summary)
-    else:
-        from .summary_table import print_summary
+        alone = {
+            "--stream": source.stream,
+            "--synthetic": source.synthetic,
+            "--label-column": labels.label_column,
+            "--state-check": state_check,
+            "--store": settings.config.store.store,
+        }
+        if given := [flag for flag, value in alone.items() if value]:
+            raise UsageError(f"{given[0]} is for one stream: omit it or --stream-column")
+        check_one_set(settings.config, files.save_weights)
+        file = msgspec.structs.replace(file, stream_column=stream_column)
+    column = labels.column(settings.config, source.time)
+    summary = _replay(file, settings, column, files, state_check)
+    from .results import summary_lines
 
-        print_summary(summary)
+    result(summary, summary_lines(summary), as_json=as_json)
     if summary["refused_labels"] and not summary["labels"]:
         raise DataError(summary["verdict"])
 
@@ -140,108 +102,158 @@ def _replay(
     file: InputFile,
     settings: Settings,
     labels: LabelColumn | None,
-    out: Path | None,
-    spreadsheet: bool,
-    save_weights: Path | None,
+    files: ResultOptions,
     state_check: bool,
-    trace: Path | None,
 ) -> dict[str, Any]:
     """Run the whole replay and return its summary."""
-    from .bank_file import check_bank, read_bank
-    from .best_possible import BestPossible
-    from .replay_checks import check_features, check_targets
-    from .replay_results import ReplayResults
-    from .store_option import open_store
-    from .warm_start import keep_weights, warm_start
-
-    check_targets(file.path, out, save_weights)
-    check_spreadsheet(out, spreadsheet=spreadsheet)
+    if files.out is not None and _same(files.out, file.path):
+        raise UsageError(f"--out {files.out} is the file that is read; name another")
+    files.check()
     if state_check:
         check_frozen(settings.config)
         if settings.config.store.store is not None:
-            raise UsageError("--state-check sees a whole replay: leave --store out")
-    check_bank(settings.config, save_weights)
-    members = read_bank(settings.config)
-    begin = warm_start(settings)
-    config, weights, scaler = begin
-    if not config.stream.features:
-        config = build({**flatten(config), "features": file.default_features()})
-    columns = check_features(file, config)
+            raise UsageError("--state-check needs a whole replay: omit --store")
+    check_saving(settings.config, files.save_weights)
+    begin = with_features(file, warm_start(settings.config, settings.origins, warn))
+    columns = check_features(file, begin.config)
+    from ..core.session import fallbacks  # JAX is imported here and not before
+    from ..serve.replaying import FileReplay, ReplayResults, session_of, state_record
+
     with ExitStack() as stack:
-        results = stack.enter_context(ReplayResults(str(file.path), file.on_bad_row))
-        if isinstance(file, SyntheticInput):
-            results.compare_with(BestPossible(file.source()))
+        results = stack.enter_context(ReplayResults(str(file.path), file.on_bad_row, warn))
         read = columns if labels is None else labels.columns(columns)
         optional = {} if labels is None else {"optional": (labels.name,)}
         source = stack.enter_context(file.open(read, results.refused, **optional))
-        if out is not None:
-            results.write_to(out, spreadsheet=spreadsheet)
-        begin = begin._replace(config=config)
-        store = open_store(begin, columns, members, command="replay", blocking=True, say=warn)
+        results.open(files.out, spreadsheet=files.spreadsheet)
+        if isinstance(file, SyntheticInput):
+            from ..core.best_possible import BestPossible
+
+            results.best = BestPossible(file.source())
+        store = open_store(begin, columns, command="replay", blocking=True, warn=warn)
         if store is not None:
             stack.enter_context(store)
-            results.keep_in(store)
-            weights, scaler = store.setup.weights, store.setup.scaler
-        title = "stream-lstm replay"
-        timeline = None if trace is None else stack.enter_context(Trace(trace, title))
-
-        from ..core.session import Session, fallbacks  # JAX is imported here and not before
-        from .replay_feed import ReplayFeed
+            results.store = store
+            begin = begin._replace(weights=store.setup.weights, scaler=store.setup.scaler)
+        timeline = None
+        if files.trace is not None:
+            timeline = stack.enter_context(Trace(files.trace, "stream-lstm replay"))
 
         start = clocks.perf_counter()
-        session = Session(
-            config,
-            columns,
-            deliver=results.deliver,
-            scored=results.scored,
-            weights=weights,
-            scaler=scaler,
-            members=members,
-        )
+        session = session_of(begin, columns, deliver=results.deliver, scored=results.scored)
         for line in fallbacks(session):
             warn(line)
         if timeline is not None:
             timeline.session(session)
-        check = _state_check(session, file, scaler) if state_check else None
+        check = _state_check(session, file, begin.scaler) if state_check else None
         compile_s = clocks.perf_counter() - start
+        detail(f"compiled in {compile_s:.2f} s")
         start = clocks.perf_counter()
         if store is not None and store.begin(session) is not None:
             results.take_over(store)
-            _tell_of_others(store, file)
-        feed = ReplayFeed(session, results, check, labels, store)
+            _warn_of_others(store, file)
+        feed = FileReplay(
+            session, results, check, labels, store, warn=warn, progress=file_progress
+        )
         interrupted = feed.run(file, source)
         wall_s = clocks.perf_counter() - start
-    if save_weights is not None:
-        keep_weights(save_weights, session, file.stream)
+    if files.save_weights is not None:
+        keep_weights(files.save_weights, session, file.stream)
     summary = results.summary(session, source.rows_refused, wall_s=wall_s, compile_s=compile_s)
     if store is not None:
         summary["store"] = store.figures()
     if isinstance(file, SyntheticInput):
         summary["series"] = {"name": file.path.name, "seed": file.seed}
     if check is not None:
-        found = check.record()
-        summary["state_check"] = found | {"effect": effect(found), "verdict": verdict(found)}
+        summary["state_check"] = state_record(check)
     if feed.late is not None and labels is not None:
         counts = {"missing": feed.late.missing, "undelivered": feed.late.undelivered}
         summary["label_column"] = {"name": labels.name, **counts}
-    column = file.stream_column
-    named = {"stream": file.stream} if column is None else {"stream_column": column}
+    by_column = file.stream_column
+    named = {"stream": file.stream} if by_column is None else {"stream_column": by_column}
     return {**named, **summary, "interrupted": interrupted}
 
 
-def _tell_of_others(store: Store, file: InputFile) -> None:
-    """Say where a stream comes into a store beside those that it holds."""
+def _same(one: Path, other: Path) -> bool:
+    return one.exists() and other.exists() and one.samefile(other)
+
+
+def _warn_of_others(store: Store, file: InputFile) -> None:
+    """Warn that a stream is added to a store of other streams."""
     known = sorted(store.positions)
     if known and file.stream_column is None and file.stream not in known:
         warn(
-            f"the store {store.path} holds {', '.join(known)}: {file.stream} is added to it and "
-            "goes on with its weights (--stream names the series, or take another store)"
+            f"the store {store.path} contains {', '.join(known)}: {file.stream} is added and "
+            "continues with its weights (--stream names the series, or use another store)"
+        )
+
+
+# ---- checks -----------------------------------------------------------------------------------
+
+
+def check_frozen(config: Config) -> None:
+    """Raise UsageError if the weights would change."""
+    if config.learning.learn:
+        raise UsageError(
+            "--state-check compares predictions of unchanged weights; omit --learn, or save the "
+            "learned weights (--save-weights) and check those (--weights)"
         )
 
 
 def _state_check(session: Session, file: InputFile, scaler: Any) -> StateCheck:
     from ..core.proofs.state import StateCheck
 
-    weights = session.weights_for(file.stream)
-    queries = queries_of(file, session.config)
-    return StateCheck(session.config, session.maker, weights, scaler=scaler, queries=queries)
+    config, weights = session.config, session.weights_for(file.stream)
+    queries = file.informative(config.stream)
+    return StateCheck(config, session.maker, weights, scaler=scaler, queries=queries)
+
+
+def with_features(file: InputFile, begin: WarmStart) -> WarmStart:
+    """Return the start with the default features of a synthetic stream."""
+    if begin.config.stream.features:
+        return begin
+    features = file.default_features()
+    return begin._replace(config=build({**flatten(begin.config), "features": features}))
+
+
+def check_features(file: InputFile, config: Config) -> tuple[str, ...]:
+    """Return the columns that the features use.
+
+    Raises UsageError without features, or without times that they need, and ConfigurationError
+    for a wrong feature.
+    """
+    expressions = config.stream.features
+    if not expressions:
+        raise UsageError(_which_features(file))
+    from ..core.features import FeatureSet
+
+    columns = columns_of(expressions)
+    if file.time is None and FeatureSet(expressions, columns).uses_time:
+        raise UsageError("the feature elapsed() needs times: name their column with --time COLUMN")
+    return columns
+
+
+def _which_features(file: InputFile) -> str:
+    from ..feed.files import file_columns
+
+    names = ", ".join(file_columns(file.path))
+    with file.open(columns=None) as source:
+        example = feature_example(source.value_columns)
+    return (
+        f"name the model's inputs with --feature; {file.path} has the columns {names}, for "
+        f"example: --feature '{example}'"
+    )
+
+
+def feature_example(columns: Sequence[str]) -> str:
+    """Return a likely feature of some of the numeric columns."""
+
+    def containing(word: str) -> list[str]:
+        return [name for name in columns if word in name.lower()]
+
+    bids, asks = containing("bid"), containing("ask")
+    if bids and asks:
+        return f"log_return(mid({Column(bids[0])}, {Column(asks[0])}))"
+    for word in PRICES:
+        if found := containing(word):
+            return f"log_return({Column(found[0])})"
+    return f"diff({Column(columns[-1])})"

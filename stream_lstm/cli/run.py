@@ -1,14 +1,13 @@
 """`stream-lstm run`: the daemon, from a ZeroMQ feed to published predictions.
 
-Whatever can be wrong with the command line is found before the network is compiled. The line
-`ready: ...` on standard error says that ticks are taken from now on; scripts wait for it.
+Errors in the command line are found before the network is compiled. The line `ready: ...` on
+standard error means that ticks are taken from now on; scripts wait for it.
 """
 
 from __future__ import annotations
 
 import time
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,70 +15,50 @@ import typer
 from .. import __version__
 from ..config import Config
 from ..core.expressions import columns_of
-from ..core.features import FeatureSet
-from ..errors import (
-    ConfigurationError,
-    DataError,
-    EndpointError,
-    StreamLSTMError,
-    UsageError,
-)
+from ..errors import ConfigurationError, DataError, EndpointError, StreamLSTMError, UsageError
+from ..feed.child import ChildProcess
 from ..serve.logs import REFUSALS_PERIOD_S, Log, Pipe
 from ..serve.logs import watch as observe
 from ..serve.signals import StopSwitch, stop_on_signals
 from ..serve.trace import Trace
-from .input_file import JsonOption
-from .live_results import LiveResults
-from .live_table import REFRESH_S, LiveTable
-from .monitoring import ended, open_monitor, told
-from .options import configured
-from .peers import print_refused_peers
-from .process import say, say_json
-from .service import Service
+from ..store.startup import (
+    WarmStart,
+    check_one_set,
+    check_saving,
+    keep_weights,
+    open_store,
+    warm_start,
+)
+from .console import REFRESH_S, LiveTable, is_quiet, result, warn
+from .options import JsonOption, ResultOptions, WatchOption, as_usage, options
 from .settings import Settings
-from .spreadsheet_option import SpreadsheetOption, check_spreadsheet
-from .trace_option import TraceOption
-from .watch_option import WatchOption, need_page, page_process
 
 if TYPE_CHECKING:
     from ..feed.intake import Intake
+    from ..feed.security import Security
     from ..serve.daemon import Daemon
     from ..serve.monitor import Monitor
 
 EXAMPLE = "stream-lstm run --connect tcp://127.0.0.1:5555 --feature 'log_return(mid(bid, ask))'"
 
 
-@configured(
-    (
-        *("stream", "model", "scaling", "learning", "scoring"),
-        *("feed", "publish", "store", "security", "serve"),
-    )
+@options(
+    *("stream", "model", "scaling", "learning", "scoring"),
+    *("feed", "publish", "store", "security", "serve"),
 )
 def command(
     *,
     settings: Settings,
     until_end: Annotated[
-        bool,
-        typer.Option("--until-end", help="Stop when every stream has said that it has ended."),
+        bool, typer.Option("--until-end", help="Stop when every stream has ended.")
     ] = False,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.parquet|.csv|.jsonl", help="Write predictions and their scores here."
-        ),
-    ] = None,
-    spreadsheet: SpreadsheetOption = False,
-    save_weights: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.safetensors", help="Write the weights as they are at the end."),
-    ] = None,
-    trace: TraceOption = None,
+    files: ResultOptions,
     republish: Annotated[
         bool,
         typer.Option(
             "--republish",
-            help="After a restart on a store, publish what was predicted behind its last "
-            "snapshot once more.",
+            help="After a restart on a store, publish again the predictions made after its last "
+            "snapshot.",
         ),
     ] = False,
     watch: WatchOption = False,
@@ -91,105 +70,79 @@ def command(
     --feature 'log_return(mid(bid, ask))' --learn
     """
     try:
-        summary, failure = _run(
-            settings, until_end, out, spreadsheet, save_weights, trace, republish, watch
-        )
-    except ConfigurationError as error:
-        raise told(settings.config.serve, settings.blame(error)) from None
+        summary, failure = _run(settings, until_end, files, republish, watch)
     except StreamLSTMError as error:
-        raise told(settings.config.serve, error) from None
-    if as_json:
-        say_json(summary)
-    else:
-        from .summary_table import print_summary
+        if isinstance(error, ConfigurationError):
+            error = as_usage(error, settings, {})
+        raise _failed(settings.config, error) from None
+    from .results import feed_lines, summary_lines
 
-        print_summary(summary)
-        _print_feed(summary["feed"])
-        print_refused_peers(summary["refused_peers"])
+    result(summary, [*summary_lines(summary), *feed_lines(summary)], as_json=as_json)
     if failure is not None:
-        raise told(settings.config.serve, failure)
+        raise _failed(settings.config, failure)
+
+
+def _failed(config: Config, error: StreamLSTMError) -> typer.Exit:
+    """Log an error, as far as the log is read; return what exits with its code."""
+    with Pipe() as pipe:
+        log = Log(config.serve.log_format, pipe.put)
+        log.say("failed", *error.lines, level="error", exit_code=error.exit_code)
+    return typer.Exit(error.exit_code)
 
 
 def _run(
-    settings: Settings,
-    until_end: bool,
-    out: Path | None,
-    spreadsheet: bool,
-    save_weights: Path | None,
-    trace: Path | None,
-    republish: bool,
-    watch: bool,
+    settings: Settings, until_end: bool, files: ResultOptions, republish: bool, watch: bool
 ) -> tuple[dict[str, Any], StreamLSTMError | None]:
-    """Run the daemon; return its summary, and the error that ended it if one did."""
-    from ..feed.security import Security
-    from .bank_file import check_bank, read_bank
-    from .store_option import open_store
-    from .warm_start import keep_weights, warm_start
-
-    check_spreadsheet(out, spreadsheet=spreadsheet)
-    if republish and settings.config.store.store is None:
-        raise UsageError("--republish is for a restart on a store: name it with --store")
-    if watch:
-        if not settings.config.publish.publish:
-            raise UsageError("--watch shows what is published: say where with --publish")
-        need_page()
-    check_bank(settings.config, save_weights)
-    members = read_bank(settings.config)
-    start = warm_start(settings)
-    config, weights, scaler = start
-    columns = _check(config, save_weights)
-    security = Security(config.security)
-    if config.publish.publish:
-        security.check_bind(config.publish.publish)
-    for endpoint in (*config.feed.connect, *config.feed.recovery):
-        security.check_connect(endpoint)
+    """Run the daemon; return its summary, and the error that ended it if any."""
+    start, columns, security = _checked(settings, files, republish, watch)
+    config = start.config
     failure: StreamLSTMError | None = None
+    from ..core.session import fallbacks  # JAX is imported here and not before
+    from ..serve.daemon import Daemon
+    from ..serve.replaying import LiveResults
+    from ..serve.runtime import Slack, release_unused
+    from ..serve.service import Service, log_stop, open_monitor
+
     with ExitStack() as stack:
         stop = stack.enter_context(StopSwitch())
         take_signals = stack.enter_context(stop_on_signals(stop, later=True))
-        results = stack.enter_context(LiveResults(out, spreadsheet=spreadsheet))
+        results = stack.enter_context(LiveResults())
+        results.open(files.out, spreadsheet=files.spreadsheet)
         pipe = stack.enter_context(Pipe())
         table = stack.enter_context(LiveTable(time.monotonic, pipe))
-        log = Log(config.serve.log_format, pipe.put)
+        log = Log(config.serve.log_format, pipe.put, quiet=is_quiet())
         watched = observe(log)
         monitor = open_monitor(config, log, pipe)
         if monitor is not None:
             stack.enter_context(monitor)
-        service = stack.enter_context(Service(settings, security, stop, log))
-        store = open_store(
-            start,
-            columns,
-            members,
-            command="run",
-            blocking=False,
-            say=log.named("store", "warning"),
+        service = stack.enter_context(
+            Service(settings.config, settings.again, security, stop, log)
         )
+        store_log = log.named("store", "warning")
+        store = open_store(start, columns, command="run", blocking=False, warn=store_log)
         if store is not None:
             stack.enter_context(store)
-            weights, scaler = store.setup.weights, store.setup.scaler
+            start = start._replace(weights=store.setup.weights, scaler=store.setup.scaler)
 
-        from ..core.session import fallbacks  # JAX is imported here and not before
-        from ..serve.daemon import Daemon
-        from ..serve.runtime import Slack, release_unused
-
-        timeline = None if trace is None else stack.enter_context(Trace(trace, "stream-lstm run"))
-        kept = results if timeline is None else timeline.timed("store", results)
-        observers = (kept, *watched.observers, table)
+        timeline = None
+        if files.trace is not None:
+            timeline = stack.enter_context(Trace(files.trace, "stream-lstm run"))
+        observer = results if timeline is None else timeline.timed("store", results)
         daemon = stack.enter_context(
             Daemon(
                 config,
                 columns,
                 stop=stop,
-                observers=observers,
+                observers=(observer, *watched.observers, table),
                 store=store,
                 republish=republish,
-                weights=weights,
-                scaler=scaler,
-                members=members,
+                weights=start.weights,
+                scaler=start.scaler,
+                members=start.members,
                 security=security,
             )
         )
-        release_unused()  # what compiling took is not needed again
+        release_unused()  # the memory that compiling took is not needed again
         if timeline is not None:
             timeline.daemon(daemon)
         if monitor is not None:
@@ -213,7 +166,7 @@ def _run(
         try:
             daemon.run(until_end=until_end)
         except (EndpointError, ConfigurationError) as error:
-            failure = error  # what came until then is still worth its summary
+            failure = error  # what was received before still gets its summary
         wall_s = time.perf_counter() - began
         if failure is None or isinstance(failure, EndpointError):
             failure = _nothing_taken(daemon.subscriber.intake) or failure
@@ -224,20 +177,64 @@ def _run(
             if store is not None:
                 store.close()
         except StreamLSTMError as error:
-            failure = failure or error  # the same: the disk may be full
+            failure = failure or error  # the disk may be full; the summary is still printed
         watched.flush()
-        if log.form == "json":
-            log.say("stopped", "the daemon has stopped", **ended(daemon, wall_s))
+        log_stop(log, daemon, wall_s)
     session = daemon.session
-    if save_weights is not None:
+    if files.save_weights is not None:
         names = session.table.names
-        keep_weights(save_weights, session, names[0] if len(names) == 1 else "")
+        keep_weights(files.save_weights, session, names[0] if len(names) == 1 else "")
     summary = results.summary(daemon, wall_s=wall_s)
     return summary | {"log_lines_dropped": pipe.dropped}, failure
 
 
+def _checked(
+    settings: Settings, files: ResultOptions, republish: bool, watch: bool
+) -> tuple[WarmStart, tuple[str, ...], Security]:
+    """Return the start, the columns and the security; raise for everything that cannot work."""
+    from ..feed.security import Security
+
+    files.check()
+    config = settings.config
+    if republish and config.store.store is None:
+        raise UsageError("--republish is for a restart on a store: name it with --store")
+    if watch:
+        if not config.publish.publish:
+            raise UsageError("--watch shows published predictions: give an endpoint to --publish")
+        need_page()
+    check_one_set(config, files.save_weights)
+    check_saving(config, files.save_weights)
+    start = warm_start(config, settings.origins, warn)
+    columns = _columns(start.config)
+    config = start.config
+    security = Security(config.security)
+    if config.publish.publish:
+        security.check_bind(config.publish.publish)
+    for endpoint in (*config.feed.connect, *config.feed.recovery):
+        security.check_connect(endpoint)
+    return start, columns, security
+
+
+def _columns(config: Config) -> tuple[str, ...]:
+    """Return the columns; raise UsageError or ConfigurationError for a feed that cannot work."""
+    if not config.feed.connect:
+        raise UsageError(f"name the publisher with --connect, for example: {EXAMPLE}")
+    if not config.stream.features:
+        raise UsageError(f"name the model's inputs with --feature, for example: {EXAMPLE}")
+    if config.feed.payload == "float64" and not config.feed.columns:
+        raise UsageError(
+            "bare float64 numbers have no names: list all values of a message, in order, with "
+            "--columns, for example --columns price,size"
+        )
+    from ..core.features import FeatureSet
+
+    columns = config.feed.columns or columns_of(config.stream.features)
+    FeatureSet(config.stream.features, columns)
+    return columns
+
+
 def _nothing_taken(intake: Intake) -> DataError | None:
-    """Return the error where messages came and no tick of them could be taken."""
+    """Return an error if messages came and none of their ticks was accepted."""
     counters = intake.counters
     if counters.ticks or not counters.refused:
         return None
@@ -245,34 +242,9 @@ def _nothing_taken(intake: Intake) -> DataError | None:
     causes = ", ".join(f"{times:,} for {cause}" for cause, times in intake.refused.most_common())
     (cause, _), *_ = intake.refused.most_common(1)
     return DataError(
-        f"no tick was taken: refused {count} ({causes}), the first for {cause}: "
+        f"no tick was accepted: refused {count} ({causes}), the first for {cause}: "
         f"{intake.first_refused[cause]}"
     )
-
-
-def _check(config: Config, save_weights: Path | None) -> tuple[str, ...]:
-    """Return the columns; raise UsageError or ConfigurationError for what cannot work."""
-    if not config.feed.connect:
-        raise UsageError(f"name the publisher to listen to with --connect, for example: {EXAMPLE}")
-    if not config.stream.features:
-        raise UsageError(f"name what the model sees with --feature, for example: {EXAMPLE}")
-    if config.feed.payload == "float64" and not config.feed.columns:
-        raise UsageError(
-            "bare float64 numbers have no names: list every one that a message holds, in order, "
-            "with --columns, for example --columns price,size"
-        )
-    columns = config.feed.columns or columns_of(config.stream.features)
-    FeatureSet(config.stream.features, columns)
-    if save_weights is not None:
-        from ..store.weights import check_target
-
-        if config.model.sharing == "per-stream":
-            raise UsageError(
-                "--save-weights writes one set of weights, and with sharing = 'per-stream' there "
-                "is one for each stream: leave one of the two out"
-            )
-        check_target(save_weights)
-    return columns
 
 
 def _ready(daemon: Daemon, monitor: Monitor | None) -> str:
@@ -284,29 +256,29 @@ def _ready(daemon: Daemon, monitor: Monitor | None) -> str:
     out = f"publishing on {publisher.endpoint}" if publisher else "publishing nowhere (--publish)"
     if monitor is not None:
         out += f", metrics at http://{monitor.address}/metrics"
-    told = f"ready: subscribed to {names} at {feed}, {out}, compiled in {daemon.compile_s:.1f} s"
+    line = f"ready: subscribed to {names} at {feed}, {out}, compiled in {daemon.compile_s:.1f} s"
     resumed = None if daemon.store is None else daemon.store.resumed
     if resumed is None:
-        return told
-    return f"{told}, gone on from the store ({resumed.inputs:,} inputs behind its last snapshot)"
+        return line
+    return f"{line}, resumed from the store ({resumed.inputs:,} inputs after its last snapshot)"
 
 
-def _print_feed(feed: dict[str, int]) -> None:
-    """Print what the feed did wrong, if it did."""
-    words = {
-        "refused": ("message", "refused"),
-        "repeats": ("tick", "repeated"),
-        "old": ("tick", "too late"),
-        "recovered": ("tick", "recovered"),
-        "gone": ("tick", "asked for and gone"),
-        "timeouts": ("request", "unanswered"),
-        "stale": ("time", "silent"),
-        "takeovers": ("stream", "taken over"),
+# ---- the live page, which `demo --watch` serves too -------------------------------------------
+
+
+def need_page() -> None:
+    """Raise UsageError with the install line if the extra is missing."""
+    from ..interop.extras import need_for
+
+    need_for("the live page", "bokeh", "view")
+
+
+def page_process(endpoint: str, config: Config) -> ChildProcess:
+    """Start the page of what is published at `endpoint`; a context manager that ends it."""
+    given = {
+        "--connect": endpoint,
+        "--store": config.store.store,
+        "--curve-dir": config.security.curve_dir,
     }
-    told = [
-        f"{count:,} {noun}{'' if count == 1 else 's'} {what}"
-        for key, (noun, what) in words.items()
-        if (count := feed[key])
-    ]
-    if told:
-        say(f"feed: {', '.join(told)}")
+    words = [word for pair in given.items() if pair[1] is not None for word in pair]
+    return ChildProcess("stream_lstm.view.live", *map(str, words), what="live page")

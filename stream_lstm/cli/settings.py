@@ -1,7 +1,7 @@
-"""Where each setting comes from: flag, else environment, else file, else default.
+"""The source of each setting: flag, else environment, else file, else default.
 
-The environment variable of the key `hidden` is `STREAM_LSTM_HIDDEN`; lists take commas, and those
-in parentheses or double quotes belong to what they stand in.
+The environment variable of the key `hidden` is `STREAM_LSTM_HIDDEN`. Lists are separated by
+commas, except for commas in parentheses or double quotes.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from typing import Any, Literal, TypeAlias, get_origin
 
 import msgspec
 
-from ..config import KEYS, TABLES, Config, build, nearest, parse_tables
+from ..config import KEYS, TABLES, Config, build, flatten, nearest, parse_tables
 from ..errors import ConfigurationError, InputMissingError, OutputError, UsageError
 from ..feed.reader import check_plain
 
 PREFIX = "STREAM_LSTM_"
 
 RESERVED = ("STREAM_LSTM_DATA", "STREAM_LSTM_BROWSER")
-"""Variables of this prefix that are not settings: where tests find real series, and `report` its
-browser."""
+"""Variables of this prefix that are not settings: the folder of real series for tests, and the
+browser of `report`."""
 
 Origin: TypeAlias = Literal["flag", "environment", "file", "default"]
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """A configuration, and where each value that is not a default came from.
+    """A configuration, and the source of each value that is not a default.
 
-    `flags` and `file` are what it was resolved from, beside the environment.
+    flags, file: the inputs that it was resolved from, beside the environment.
     """
 
     config: Config
@@ -38,15 +38,14 @@ class Settings(msgspec.Struct, frozen=True):
     flags: dict[str, Any] = {}
     file: Path | None = None
 
-    def again(self) -> Settings:
-        """Return the settings that the same flags and the same file give now."""
-        return resolve(self.flags, self.file)
+    def again(self) -> Config:
+        """Return the configuration that the same flags and the same file give now."""
+        return resolve(self.flags, self.file).config
 
-    def blame(self, error: ConfigurationError) -> ConfigurationError | UsageError:
-        """Return `error`, as a usage error where the value to blame was a flag."""
-        if error.key and self.origins.get(error.key) == "flag":
-            return UsageError(*error.lines)
-        return error
+    def lines(self) -> list[str]:
+        """Return each value that is not a default, with its source."""
+        values = flatten(self.config)
+        return [f"{key} = {values[key]!r} ({origin})" for key, origin in self.origins.items()]
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -89,7 +88,7 @@ def read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
 
 
 def split_list(text: str) -> list[str]:
-    """Split a list at its commas, but for those in parentheses or double quotes."""
+    """Split a list at its commas, except for those in parentheses or double quotes."""
     parts, depth, quoted = [""], 0, False
     for character in text:
         quoted ^= character == '"'
@@ -104,7 +103,7 @@ def split_list(text: str) -> list[str]:
 def resolve(flags: Mapping[str, Any], file: Path | None) -> Settings:
     """Return the settings that flags, the environment and a file give together.
 
-    Raises UsageError where a flag is wrong, ConfigurationError where something else is.
+    Raises UsageError for a wrong flag, ConfigurationError for another wrong setting.
     """
     sources: list[tuple[Origin, Mapping[str, Any]]] = [
         ("file", read_toml(file) if file else {}),
@@ -119,9 +118,9 @@ def resolve(flags: Mapping[str, Any], file: Path | None) -> Settings:
     try:
         return Settings(build(values), origins, dict(flags), file)
     except ConfigurationError as error:
-        # Keys that do not go together have no single one to blame: a flag among them is.
-        at_odds = any(f"{key}=" in str(error) for key in flags) and not error.key
-        if at_odds or origins.get(error.key) == "flag":
+        # an error about a conflict of keys names no single one: a flag among them is the cause
+        conflict = any(f"{key}=" in str(error) for key in flags) and not error.key
+        if conflict or origins.get(error.key) == "flag":
             raise UsageError(*error.lines) from None
         if error.key and origins.get(error.key) == "environment":
             place = f"the environment variable {PREFIX}{error.key.upper()}: "

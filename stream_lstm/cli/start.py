@@ -1,17 +1,24 @@
-"""Where the command `stream-lstm` starts, before its parts are imported."""
+"""The entry point of `stream-lstm`, which runs before the other modules are imported.
+
+Some supervisors close standard streams before they start a command. A file that is opened later
+would take the number of a closed descriptor, and what is printed would go into it. So `/dev/null`
+takes the place of each missing stream, for child processes too.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 
-from .standard_streams import open_missing
+STREAMS = (("stdin", os.O_RDONLY), ("stdout", os.O_WRONLY), ("stderr", os.O_WRONLY))
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
     open_missing()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        # an interrupt within an import would end in a traceback: here the signal itself ends it
+        # an interrupt during an import would end in a traceback; the signal itself ends it here
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         from . import main as _  # noqa: F401
 
@@ -19,3 +26,34 @@ def main() -> None:
     from .main import main as run
 
     run()
+
+
+def open_missing() -> None:
+    """Open `/dev/null` as each standard stream that is closed."""
+    for descriptor, (name, access) in enumerate(STREAMS):
+        if not _is_open(descriptor):
+            _open(descriptor, access)
+        elif getattr(sys, name) is not None:
+            continue
+        else:  # it was closed, and its number belongs to another file now
+            descriptor = os.open(os.devnull, access)
+        stream = open(  # noqa: SIM115 - stays open until the process ends
+            descriptor, "r" if access == os.O_RDONLY else "w", encoding="utf-8", closefd=False
+        )
+        setattr(sys, name, stream)
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
+
+
+def _open(descriptor: int, access: int) -> None:
+    opened = os.open(os.devnull, access)
+    if opened != descriptor:
+        os.dup2(opened, descriptor)
+        os.close(opened)
+    os.set_inheritable(descriptor, True)

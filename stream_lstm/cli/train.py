@@ -1,38 +1,27 @@
-"""`stream-lstm train`: weights from historical files, by stateful training in epochs.
-
-Whatever can be wrong with the command line, the files or the places to write to is found before
-the first epoch. A checkpoint is written at the end of each epoch and on a signal, so that a
-training that was killed goes on with --resume to the same bits.
-"""
+"""`stream-lstm train`: weights from historical files, by stateful training in epochs."""
 
 from __future__ import annotations
 
-import time as clocks
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
-from ..config import Config
-from ..errors import ConfigurationError, UsageError
-from .input_file import (
-    JsonOption,
-    LimitOption,
-    OnBadRowOption,
-    TimeOption,
-    TimeUnitOption,
-    input_file,
-)
-from .options import configured
-from .process import peak_rss_bytes, say_json, warn
+from ..config import NOT_TRAINED
+from ..quoting import printable
+from ..store.startup import warm_start
+from .console import detail, file_progress, note, progress_bar, result, warn
+from .options import JsonOption, RowOptions, options
+from .replay import check_features
 from .settings import Settings
-from .training_job import UNUSED, Job
 
 if TYPE_CHECKING:
-    from ..core.training import Training, TrainingSeries
+    from ..core.training import Epoch, Training
 
 
-@configured(("stream", "model", "scaling", "learning", "train"), without=UNUSED)
+@options("stream", "model", "scaling", "learning", "train", without=NOT_TRAINED)
 def command(
     *,
     settings: Settings,
@@ -46,19 +35,16 @@ def command(
     out: Annotated[
         Path, typer.Option(metavar="FILE.safetensors", help="Write the best weights here.")
     ],
-    time: TimeOption = None,
-    time_unit: TimeUnitOption = "auto",
-    on_bad_row: OnBadRowOption = "fail",
-    limit: LimitOption = None,
+    rows: RowOptions,
     history: Annotated[
         Path | None,
         typer.Option(metavar="FILE.parquet", help="Write one row for each epoch here."),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the checkpoint beside --out.")
+        bool, typer.Option("--resume", help="Continue from the checkpoint beside --out.")
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Start anew over existing weights or checkpoint.")
+        bool, typer.Option("--overwrite", help="Restart over existing weights or checkpoint.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -67,109 +53,100 @@ def command(
     Example: stream-lstm train quotes.csv.gz --feature 'log_return(mid(bid, ask))'
     --out weights.safetensors
     """
-    inputs = [
-        input_file(path, None, time=time, time_unit=time_unit, on_bad_row=on_bad_row, limit=limit)
-        for path in files
-    ]
-    job = Job(inputs, out, history, resume, overwrite)
-    try:
-        summary = _train(job, settings)
-    except ConfigurationError as error:
-        if error.key == "time":
-            raise UsageError(f"--time: {error}") from None
-        raise settings.blame(error) from None
-    if as_json:
-        say_json(summary)
-        return
-    from .training_report import print_training
+    inputs = [rows.of(path) for path in files]
+    from ..serve.replaying import peak_rss_bytes
+    from ..serve.training import TrainingJob, check_mode, check_places, train
 
-    print_training(summary)
-
-
-def _train(job: Job, settings: Settings) -> dict[str, Any]:
-    """Run the whole training and return its summary."""
-    from ..serve.signals import StopSwitch, stop_on_signals
-    from .replay_checks import check_features
-    from .warm_start import warm_start
-
-    _check_places(job)
-    config, weights, _ = warm_start(settings)
-    _check_config(config)
+    job = TrainingJob(inputs, out, history, resume, overwrite)
+    check_places(job)
+    config, weights, *_ = warm_start(settings.config, settings.origins, warn)
+    check_mode(config)
     columns = check_features(job.files[0], config)
-    with StopSwitch() as stop:
-        from .training_files import Reading, check_series  # JAX is imported here and not before
-        from .training_run import TrainingRun
-
-        reading = Reading(config, columns, stop)
-        with stop_on_signals(stop):
-            series = reading.read(job.files)
-        if stop.requested:
-            warn("stopped by a signal before the training began")
-            raise typer.Exit
-        check_series(series, config.stream.features, config.stream.horizon)
-        start = clocks.perf_counter()
-        training = _training(config, series, weights)
-        compile_s = clocks.perf_counter() - start
-        run = TrainingRun(job, config, training)
-        run.restore()
-        start = clocks.perf_counter()
-        with stop_on_signals(stop):
-            stopped = run.go_on(stop)
-            wall_s = clocks.perf_counter() - start
-            summary = run.finish(stopped)
-    return {
-        **summary,
-        "ticks": reading.ticks,
-        "refused_ticks": reading.refused,
-        "compile_s": compile_s,
-        "wall_s": wall_s,
-        "peak_rss_bytes": peak_rss_bytes(),
-    }
+    summary = train(
+        job, config, weights, columns, warn=warn, progress=file_progress, displays=TrainingDisplay
+    )
+    if summary is not None:
+        detail(f"compiled in {summary['compile_s']:.2f} s")
+        summary["peak_rss_bytes"] = peak_rss_bytes()
+        result(summary, _lines(summary), as_json=as_json)
 
 
-def _check_places(job: Job) -> None:
-    """Raise where results cannot go, or where something is there that nobody gave up."""
-    from ..store.weights import check_history, check_target, checkpoint_path
+class TrainingDisplay:
+    """A bar over the epochs on a terminal, plain lines elsewhere, both on standard error."""
 
-    if job.resume and job.overwrite:
-        raise UsageError("--resume goes on and --overwrite starts anew: give one of them")
-    check_target(job.out)
-    if job.history is not None:
-        check_history(job.history)
-    checkpoint = checkpoint_path(job.out)
-    if job.overwrite:
-        return
-    if job.resume:
-        if job.out.exists() and not checkpoint.exists():
-            raise UsageError(
-                f"there is no checkpoint {checkpoint} to go on from, and {job.out} is there: its "
-                "training has ended; --overwrite starts anew"
-            )
-        return
-    for path in (checkpoint, job.out):
-        if path.exists():
-            way = "--resume goes on from it, " if path == checkpoint else ""
-            raise UsageError(f"{path} is there already; {way}--overwrite starts anew")
+    def __init__(self, epochs: int, base_rate: float) -> None:
+        self._epochs, self._base_rate = epochs, base_rate
+        self._bar = progress_bar("{task.fields[loss]}")
+        self._task: Any = None
 
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._task = self._bar.add_task("training", total=float(self._epochs), loss="")
+            self._bar.start()
+        return self
 
-def _check_config(config: Config) -> None:
-    if config.model.mode != "carry":
-        raise ConfigurationError(
-            "mode = 'window' cannot be trained: training carries the state from element to "
-            "element; leave it out here (weights that were trained so can be used in both modes)",
-            key="mode",
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def part(self, training: Training) -> None:
+        """Show the progress within an epoch."""
+        if self._bar is None:
+            return
+        at = training.position
+        self._bar.update(
+            self._task,
+            completed=at.epoch + at.segment / training.segments,
+            description=f"epoch {at.epoch + 1}/{self._epochs}",
+            loss=f"train {training.train_loss:.4f} (base rate {self._base_rate:.4f})",
         )
 
+    def epoch(self, training: Training) -> None:
+        """Print the line of an epoch that has just ended."""
+        history = training.position.history
+        best = history[training.position.best_epoch - 1]
+        line = epoch_line(history[-1], self._epochs, self._base_rate, best)
+        if self._bar is not None:
+            self._bar.console.print(printable(line), markup=False, soft_wrap=True)
+        else:
+            note(line)
 
-def _training(
-    config: Config, series: list[TrainingSeries], weights: dict[str, Any] | None
-) -> Training:
-    from ..core.training import Training
-    from ..model.network import Shape, check_weights, init_weights, seed_key
 
-    shape = Shape(series[0].scaled.shape[1], config.model.hidden, config.model.layers)
-    if weights is None:
-        start = init_weights(shape, key=seed_key(config.model.seed))
-    else:
-        start = check_weights(shape, weights)
-    return Training(config, series, start)
+def epoch_line(epoch: Epoch, epochs: int, base_rate: float, best: Epoch) -> str:
+    """Return the line of an epoch; `base_rate` is its log loss on the same labels, nats."""
+    from ..serve.training import COIN
+
+    refused = f", {epoch.updates_refused:,} updates refused" * (epoch.updates_refused > 0)
+    return (
+        f"epoch {epoch.epoch}/{epochs}: train {epoch.train_loss:.4f}, validation "
+        f"{epoch.validation_log_loss:.4f} (coin {COIN:.4f}, base rate {base_rate:.4f}), accuracy "
+        f"{epoch.validation_accuracy:.4f}, best {best.validation_log_loss:.4f} in epoch "
+        f"{best.epoch}, {epoch.seconds:.2f} s{refused}"
+    )
+
+
+def _lines(summary: dict[str, Any]) -> Iterator[str]:
+    files = f"{len(summary['files'])} file{'s' * (len(summary['files']) != 1)}"
+    yield (
+        f"{summary['elements']:,} elements of {files}, {summary['trained_elements']:,} trained on "
+        f"in {summary['lanes']} lanes; {summary['epochs']} epochs, stopped by {summary['stopped']}"
+    )
+    if (found := summary["validation"]) is not None:
+        yield (
+            f"validation, {found['labels']:,} labels: log loss {found['log_loss']:.4f} (coin "
+            f"{found['coin_log_loss']:.4f}, base rate {found['base_rate_log_loss']:.4f}), "
+            f"accuracy {found['accuracy']:.4f} (base rate {found['base_rate_accuracy']:.4f}), "
+            f"weights of epoch {summary['best_epoch']}"
+        )
+        yield (
+            f"{summary['seconds_per_epoch']:.2f} s an epoch, {summary['elements_per_s']:,.0f} "
+            f"elements/s; compiled in {summary['compile_s']:.2f} s"
+        )
+    if summary["written"]:
+        yield f"weights: {summary['out']}"
+    yield summary["verdict"]

@@ -27,7 +27,6 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from ..config import nearest
 from ..errors import ConfigurationError, DataError, InputMissingError, OutputError
@@ -93,6 +92,8 @@ def keys_of(column: Any) -> Keys:
 
     Names that no stream can have count as none; see `fault`.
     """
+    import pyarrow as pa  # only a file of many streams needs it
+
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     encoded = column.cast(pa.string()).dictionary_encode()

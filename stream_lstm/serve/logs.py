@@ -173,8 +173,8 @@ def to_standard_error(text: str) -> None:
 class Log:
     """Writes messages as text or as JSON.
 
-    form: which. write: takes a line without its end. clock: seconds, monotonic. now: nanoseconds
-    since 1970.
+    form: which. write: takes a line without its end. quiet: write errors only. clock: seconds,
+    monotonic. now: nanoseconds since 1970.
     """
 
     def __init__(
@@ -182,10 +182,12 @@ class Log:
         form: LogFormat,
         write: Callable[[str], object],
         *,
+        quiet: bool = False,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], int] = time.time_ns,
     ) -> None:
         self.form = form
+        self._quiet = quiet
         self._write, self._clock, self._now = write, clock, now
         self._second: dict[str, float] = {}
         self._written: Counter[str] = Counter()
@@ -205,6 +207,8 @@ class Log:
         event: its stable name. kind: the rate limit applies to each kind of an event separately.
         plain: write the text without the program's name. fields: of the JSON object only.
         """
+        if self._quiet and level != "error":
+            return
         if not self._within_limit(key := f"{event} {kind}"):
             return
         left_out = self._left_out.pop(key, 0)

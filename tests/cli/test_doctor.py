@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stream_lstm.cli.doctor_case import implied
-from stream_lstm.cli.doctor_report import WIDTH
+from stream_lstm.cli.doctor import WIDTH, implied
 from stream_lstm.core.doctor.diagnosis import KINDS
 from stream_lstm.core.doctor.series import LEVELS
 from stream_lstm.feed.synthetic import SOURCES
 
 from ..test_manual import documented_keys, mentioned_keys
+from .lines import write_csv
 
 SMALL = ("--hidden", 4, "--window", 20, "--bptt", 5, "--learning-rate", 0.01)
 X = ("--feature", "x")
@@ -20,14 +20,13 @@ X = ("--feature", "x")
 @pytest.fixture(scope="module")
 def returns(tmp_path_factory):
     """Returns as small as those of the question, that can be foretold, at regular times."""
-    values = 1e-5 * SOURCES["s1-ar"](1).block(3000)[:, 0]
-    rows = [f"{1_700_000_000 + k},{x!r},{int(x > 0)}" for k, x in enumerate(values.tolist())]
+    x = 1e-5 * SOURCES["s1-ar"](1).block(3000)[:, 0]
     path = tmp_path_factory.mktemp("doctor") / "returns.csv"
-    path.write_text("timestamp,x,up\n" + "\n".join(rows) + "\n")
-    return path
+    return write_csv(path, timestamp=range(1_700_000_000, 1_700_003_000), x=x, up=1 * (x > 0))
 
 
-def test_a_file_is_examined_and_told_of_as_json(cli, returns):
+@pytest.mark.slow
+def test_a_file_is_examined_as_json(cli, returns):
     asked = ("--expect-windows", 29, "--expect-weights", 4 * 4 * 8, "--accuracy", 0.6)
     done = cli("doctor", returns, *X, *SMALL, *asked, "--json")
     assert done.code == 0
@@ -46,7 +45,7 @@ def test_a_file_is_examined_and_told_of_as_json(cli, returns):
     assert named == mentioned_keys("doctor")
 
 
-def test_learning_is_on_unless_somebody_says_otherwise(monkeypatch, tmp_path):
+def test_learning_is_on_unless_it_is_set_otherwise(monkeypatch, tmp_path):
     assert implied({"label_column": "up"}) == {"labels": "external", "learn": True}
     assert implied({"window": 20}) == {"learn": True, "bptt": 20}
     assert implied({"window": 20, "bptt": 5}) == {"learn": True}
@@ -58,7 +57,8 @@ def test_learning_is_on_unless_somebody_says_otherwise(monkeypatch, tmp_path):
     assert implied({}) == {}
 
 
-def test_a_blind_model_is_told_with_the_worst_first_and_strict_makes_it_an_exit_code(cli, returns):
+@pytest.mark.slow
+def test_a_blind_model_is_reported_worst_first_and_strict_makes_it_an_exit_code(cli, returns):
     done = cli("doctor", returns, *X, *SMALL, "--scaling", "none", "--strict")
     assert done.code == 65
     lines = done.out.splitlines()
@@ -74,21 +74,11 @@ def test_a_blind_model_is_told_with_the_worst_first_and_strict_makes_it_an_exit_
     assert "--strict: input_scale" in done.err
 
 
+@pytest.mark.slow
 def test_a_store_is_examined_with_the_settings_that_it_holds(cli, returns, tmp_path):
     store = tmp_path / "kept.db"
-    line = (
-        returns,
-        *X,
-        *SMALL,
-        "--learn",
-        "--store",
-        store,
-        "--label-column",
-        "up",
-        "--horizon",
-        0,
-    )
-    assert cli("replay", *line).code == 0
+    more = ("--learn", "--store", store, "--label-column", "up", "--horizon", 0)
+    assert cli("replay", returns, *X, *SMALL, *more).code == 0
     done = cli("doctor", store, "--json")
     assert done.code == 0
     found = done.json()
@@ -103,27 +93,25 @@ def test_a_store_is_examined_with_the_settings_that_it_holds(cli, returns, tmp_p
         assert "Traceback" not in done.err
 
 
-def test_every_misstep_ends_in_a_sentence(cli, returns, tmp_path):
-    missing = cli("doctor", tmp_path / "none.csv", *X)
-    assert (missing.code, "no such file" in missing.err) == (66, True)
-    which = cli("doctor", returns)
-    assert which.code == 2
-    assert "--feature" in which.err
-    unknown = cli("doctor", returns, "--feature", "y")
-    assert unknown.code == 2
-    assert "no column 'y'" in unknown.err
-    assert cli("doctor").code == 2
-    assert cli("doctor", returns, *X, "--time", "up2").code == 2
-    assert cli("doctor", returns, *X, "--label-column", "upp").code == 2
-    assert cli("doctor", returns, *X, "--labels", "external").code == 2
-    assert cli("doctor", returns, *X, "--label-delay", "3").code == 2
-    assert cli("doctor", returns, *X, "--limit", 0).code == 65
-    empty = tmp_path / "empty.csv"
+def test_a_mistake_is_one_sentence_and_an_exit_code(cli, returns, tmp_path):
+    empty, other = tmp_path / "empty.csv", tmp_path / "other.db"
     empty.write_text("")
-    assert cli("doctor", empty, *X).code == 65
-    other = tmp_path / "other.db"
     other.write_bytes(b"SQLite format 3\0" + bytes(100))
-    assert cli("doctor", other).code == 65
+    for code, line, words in (
+        (66, (tmp_path / "none.csv", *X), "no such file"),
+        (2, (returns,), "--feature"),
+        (2, (returns, "--feature", "y"), "no column 'y'"),
+        (2, (), "FILE or --synthetic"),
+        (2, (returns, *X, "--time", "up2"), "--time: "),
+        (2, (returns, *X, "--label-column", "upp"), "--label-column: "),
+        (2, (returns, *X, "--labels", "external"), "--label-column"),
+        (2, (returns, *X, "--label-delay", "3"), "--label-column"),
+        (65, (returns, *X, "--limit", 0), "no rows"),
+        (65, (empty, *X), "empty.csv"),
+        (65, (other,), "other.db"),
+    ):
+        done = cli("doctor", *line)
+        assert (done.code, words in done.err) == (code, True), (line, done.err)
 
 
 def test_rows_that_replay_would_stop_at_are_counted(cli, returns, tmp_path):
@@ -139,22 +127,15 @@ def test_rows_that_replay_would_stop_at_are_counted(cli, returns, tmp_path):
     assert done.json()["kind"] == "no_labels"
 
 
-def test_times_are_not_guessed_from_a_column_that_holds_none(cli, tmp_path):
-    rows = np.random.default_rng(1).normal(size=15)
-    path = tmp_path / "odd.csv"
-    path.write_text("overtime,x\n" + "\n".join(f"never,{x!r}" for x in rows.tolist()))
-    assert cli("doctor", path, *X, *SMALL, "--json").json()["time_column"] is None
-    # a share of a year
-    path.write_text("date,x\n" + "\n".join(f"{k / 15},{x!r}" for k, x in enumerate(rows.tolist())))
-    assert cli("doctor", path, *X, *SMALL, "--json").json()["time_column"] is None
+def test_times_are_found_by_name_and_content(cli, tmp_path):
+    x, path = np.random.default_rng(1).normal(size=28), tmp_path / "odd.csv"
 
+    def examined(**columns):
+        return cli("doctor", write_csv(path, **columns, x=x), *X, *SMALL, "--json").json()
 
-def test_dates_are_times_and_those_of_the_newest_row_first_are_told(cli, tmp_path):
-    rows = np.random.default_rng(1).normal(size=28).tolist()
-    lines = [f"2024-02-{28 - k:02},{x!r}" for k, x in enumerate(rows)]
-    path = tmp_path / "newest.csv"
-    path.write_text("\n".join(["Date,x", *lines]))
-    found = cli("doctor", path, *X, *SMALL, "--json").json()
+    assert examined(overtime=["never"] * 28)["time_column"] is None
+    assert examined(date=np.arange(28) / 28)["time_column"] is None, "a share of a year"
+    found = examined(Date=[f"2024-02-{28 - k:02}" for k in range(28)])
     assert found["time_column"] == "Date"
     (order,) = (one for one in found["findings"] if one["name"] == "time_order")
     assert order["level"] == "fault"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from stream_lstm.cli.live_table import MAX_ROWS, LiveTable, laid_out, short
+from stream_lstm.cli.console import MAX_ROWS, LiveTable, live_table, short
 from stream_lstm.core.session import Session
 from stream_lstm.core.table import AT, N
 from stream_lstm.events import Gap, Prediction, Ticks
@@ -40,7 +40,7 @@ def pipe():
 def drawn(table, session):
     text = io.StringIO()
     console = Console(file=text, width=80, markup=False, highlight=False)
-    console.print(laid_out(table._rows(session)))
+    console.print(live_table(table._rows(session)))
     return text.getvalue()
 
 
@@ -104,9 +104,7 @@ def test_on_a_terminal_it_is_drawn_in_place(session, monkeypatch):
     assert text.rstrip().endswith("\x1b[?25h"), "the cursor is shown again"
 
 
-def test_a_terminal_that_is_stopped_holds_up_nobody_and_then_shows_the_newest(
-    session, monkeypatch
-):
+def test_a_terminal_that_is_stopped_delays_nobody_and_then_shows_the_newest(session, monkeypatch):
     """Ctrl-S, then more lines and tables than the queue has room for, then Ctrl-Q."""
     terminal, descriptor = os.openpty()
     monkeypatch.setenv("TERM", "xterm")
@@ -116,7 +114,10 @@ def test_a_terminal_that_is_stopped_holds_up_nobody_and_then_shows_the_newest(
         os.write(terminal, CTRL_S)
         with LiveTable(lambda: 0.0, pipe) as table:
             table.show(session)
-            for n in range(2 * QUEUE):
+            pipe.put("line 0")
+            while pipe._lines:  # until the writer waits for the terminal, with a line
+                os.sched_yield()
+            for n in range(1, 2 * QUEUE):
                 session.table.ints[0, N] = 10_000 + n
                 table.refresh()
                 pipe.put(f"line {n}")

@@ -6,28 +6,28 @@ import threading
 import numpy as np
 import pytest
 
-from stream_lstm.cli import publish, sending
+from stream_lstm.cli.options import RING
+from stream_lstm.cli.publish import MAX_BLOCK
 from stream_lstm.events import End, Ticks
+from stream_lstm.feed import sending
 from stream_lstm.feed.publisher import Publisher
+from stream_lstm.feed.records import MAX_BLOCK_ROWS
 from stream_lstm.feed.recovery_server import RING_TICKS
 from stream_lstm.feed.subscriber import Subscriber
 from stream_lstm.schema import FeedConfig
 
 from ..feed.received import blocks
+from .lines import ANY_PORT, write_csv
 
 S = 10**9
 WAIT_S = 20.0
-ANY_PORT = "tcp://127.0.0.1:*"
 
 
 def write_ticks(path, count=100, step_s=1, bad=()):
     """Ticks `step_s` seconds apart; line numbers in `bad` (the header is 1) hold no number."""
-    lines = ["t,bid,ask"]
-    for k in range(count):
-        bid = "oops" if k + 2 in bad else f"{1.3 + k / 1000}"
-        lines.append(f"{10**18 + k * step_s * S},{bid},{1.4 + k / 1000}")
-    path.write_text("\n".join(lines) + "\n")
-    return path
+    k = np.arange(count)
+    bid = ["oops" if n + 2 in bad else 1.3 + n / 1000 for n in range(count)]
+    return write_csv(path, t=10**18 + k * step_s * S, bid=bid, ask=1.4 + k / 1000)
 
 
 class Listener(threading.Thread):
@@ -39,6 +39,7 @@ class Listener(threading.Thread):
         columns = ("bid", "ask")
         config = FeedConfig(connect=(endpoint,), recovery=recovery, columns=columns)
         self.subscriber = Subscriber(config)
+        self.start()
 
     def run(self):
         with self.subscriber:
@@ -52,11 +53,11 @@ class Listener(threading.Thread):
         self.join(WAIT_S)
         return isinstance(self.events[-1], End)
 
-    def values(self):
-        return np.concatenate([e.values for e in self.events if isinstance(e, Ticks)])
+    def ticks(self):
+        return [event for event in self.events if isinstance(event, Ticks)]
 
-    def times(self):
-        return np.concatenate([e.t_ns for e in self.events if isinstance(e, Ticks)])
+    def values(self):
+        return np.concatenate([ticks.values for ticks in self.ticks()])
 
 
 @pytest.fixture
@@ -66,9 +67,7 @@ def endpoint(tmp_path):
 
 @pytest.fixture
 def listener(endpoint):
-    thread = Listener(endpoint)
-    thread.start()
-    return thread
+    return Listener(endpoint)
 
 
 @pytest.mark.parametrize(
@@ -77,23 +76,20 @@ def listener(endpoint):
 def test_every_tick_arrives_and_then_the_end(
     cli, tmp_path, endpoint, listener, encoding, block, messages
 ):
-    done = cli(
-        *("publish", write_ticks(tmp_path / "fx.csv"), "--bind", endpoint, "--stream", "EURUSD"),
-        *("--columns", "bid,ask", "--time", "t", "--speed", "max", "--json"),
-        *("--wait-subscribers", 1, "--encoding", encoding, "--block", block),
-    )
+    line = ("publish", write_ticks(tmp_path / "fx.csv"), "--bind", endpoint, "--stream", "EURUSD")
+    more = ("--columns", "bid,ask", "--time", "t", "--speed", "max", "--wait-subscribers", 1)
+    done = cli(*line, *more, "--encoding", encoding, "--block", block, "--json")
     assert done.code == 0, done.err
     assert listener.ended()
-    sent = done.json()
+    sent, ticks = done.json(), listener.ticks()
     assert (sent["ticks"], sent["messages"], sent["stream"]) == (100, messages, "EURUSD")
     assert not sent["interrupted"]
-    ticks = [event for event in listener.events if isinstance(event, Ticks)]
     assert {t.stream for t in ticks} == {"EURUSD"}
-    assert {t.session for t in ticks} == {sent["session"]}
+    assert {getattr(t, "run_id", "") or t.session for t in ticks} == {sent["session"]}
     assert ticks[0].seq == 1
     k = np.arange(100)
     assert np.array_equal(listener.values(), np.column_stack([1.3 + k / 1000, 1.4 + k / 1000]))
-    assert np.array_equal(listener.times(), 10**18 + k * S)
+    assert np.array_equal(np.concatenate([t.t_ns for t in ticks]), 10**18 + k * S)
 
 
 def test_a_bad_row_ends_the_feed_for_its_subscribers_too(cli, tmp_path, endpoint, listener):
@@ -111,21 +107,17 @@ def test_a_bad_row_ends_the_feed_for_its_subscribers_too(cli, tmp_path, endpoint
 def test_what_was_sent_before_anybody_listened_is_asked_for(cli, tmp_path, endpoint):
     lost = f"ipc://{tmp_path}/lost"
     listener = Listener(endpoint, recovery=(lost,))
-    listener.start()
-    done = cli(
-        *("publish", write_ticks(tmp_path / "fx.csv"), "--bind", endpoint, "--columns", "bid,ask"),
-        *("--recovery", lost, "--ring", 90, "--json"),
-    )
+    line = ("publish", write_ticks(tmp_path / "fx.csv"), "--bind", endpoint)
+    done = cli(*line, "--columns", "bid,ask", "--recovery", lost, "--ring", 90, "--json")
     assert done.code == 0, done.err
-    assert f"what is lost at {lost}" in done.err
+    assert f"lost ticks at {lost}" in done.err
     assert done.json()["recovery"] == lost
     assert listener.ended()
-    held = 1.3 + np.arange(10, 100) / 1000
-    assert np.array_equal(listener.values()[-90:, 0], held)
+    assert np.array_equal(listener.values()[-90:, 0], 1.3 + np.arange(10, 100) / 1000)
 
 
-def test_the_ring_is_as_long_as_a_publishers():
-    assert publish.RING == RING_TICKS
+def test_its_limits_are_those_of_a_publisher():
+    assert (RING, MAX_BLOCK) == (RING_TICKS, MAX_BLOCK_ROWS)
 
 
 class FakeTime:
@@ -143,12 +135,12 @@ class FakeTime:
 
 @pytest.fixture
 def sent(monkeypatch):
-    """(seconds since the first record, first time, ticks) of each record; no time passes."""
+    """(seconds since the first record, ticks) of each record; no time passes."""
     clock, records = FakeTime(), []
     publish = Publisher.publish
 
     def note(publisher, stream, t_ns, values):
-        records.append((clock.now_s - 50.0, int(t_ns[0]), len(t_ns)))
+        records.append((clock.now_s - 50.0, len(t_ns)))
         return publish(publisher, stream, t_ns, values)
 
     monkeypatch.setattr(sending, "time", clock)
@@ -158,28 +150,23 @@ def sent(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("speed", "seconds"), [([], 1.0), (["--speed", "10x"], 0.1), (["--speed", "4/s"], 0.25)]
+    ("flags", "times"),
+    [
+        (("--time", "t"), [1.0 * k for k in range(10)]),
+        (("--time", "t", "--speed", "10x"), [0.1 * k for k in range(10)]),
+        (("--time", "t", "--speed", "4/s"), [0.25 * k for k in range(10)]),
+        (("--time", "t", "--block", 4), [0.0, 4.0, 6.0]),  # each waits for its last tick
+        (("--time", "t", "--speed", "2/s", "--block", 4), [0.0, 2.0, 3.0]),
+        ((), [0.0] * 10),
+    ],
 )
-def test_ticks_are_sent_at_their_pace(cli, tmp_path, sent, speed, seconds):
-    file = write_ticks(tmp_path / "fx.csv", 30)
-    done = cli("publish", file, "--bind", ANY_PORT, "--time", "t", *speed)
+def test_ticks_are_sent_at_their_pace(cli, tmp_path, sent, flags, times):
+    file = write_ticks(tmp_path / "fx.csv", 12)
+    done = cli("publish", file, "--bind", ANY_PORT, "--limit", 10, *flags)
     assert done.code == 0
-    assert [at for at, _, _ in sent] == pytest.approx([k * seconds for k in range(30)])
-    assert "30 ticks sent" in done.out
-
-
-@pytest.mark.parametrize(("speed", "seconds"), [("recorded", 1.0), ("2/s", 0.5)])
-def test_a_record_of_several_ticks_waits_for_its_last(cli, tmp_path, sent, speed, seconds):
-    file = write_ticks(tmp_path / "fx.csv", 10)
-    cli("publish", file, "--bind", ANY_PORT, "--time", "t", "--speed", speed, "--block", 4)
-    assert [count for _, _, count in sent] == [4, 4, 2]
-    assert [at for at, _, _ in sent] == pytest.approx([0.0, 4 * seconds, 6 * seconds])
-
-
-def test_without_times_ticks_go_out_at_full_speed(cli, tmp_path, sent):
-    path = write_ticks(tmp_path / "fx.csv", 10)
-    done = cli("publish", path, "--bind", ANY_PORT, "--limit", 8)
-    assert [at for at, _, _ in sent] == [0.0] * 8
+    assert [at for at, _ in sent] == pytest.approx(times)
+    assert sum(count for _, count in sent) == 10
+    assert "10 ticks sent" in done.out
     assert "nobody was listening at the end: --wait-subscribers 1" in done.err
 
 
@@ -188,13 +175,11 @@ def test_a_signal_ends_the_feed_in_order(cli, tmp_path, endpoint, listener, monk
         signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(sending, "_nap", interrupted_nap)
-    done = cli(
-        *("publish", write_ticks(tmp_path / "fx.csv", step_s=3600), "--bind", endpoint),
-        *("--columns", "bid,ask", "--time", "t", "--wait-subscribers", 1, "--json"),
-    )
+    line = ("publish", write_ticks(tmp_path / "fx.csv", step_s=3600), "--bind", endpoint)
+    more = ("--columns", "bid,ask", "--time", "t", "--wait-subscribers", 1, "--json")
+    done = cli(*line, *more)
     assert done.code == 0
-    assert done.json()["interrupted"]
-    assert done.json()["ticks"] == 1
+    assert (done.json()["interrupted"], done.json()["ticks"]) == (True, 1)
     assert listener.ended()
     assert len(listener.values()) == 1
 
@@ -218,8 +203,7 @@ def test_a_signal_ends_the_feed_in_order(cli, tmp_path, endpoint, listener, monk
 def test_a_mistake_is_one_sentence_and_an_exit_code(cli, tmp_path, arguments, code, words):
     file = write_ticks(tmp_path / "fx.csv")
     done = cli("publish", file, "--bind", ANY_PORT, *arguments)
-    assert done.code == code
-    assert done.out == ""
+    assert (done.code, done.out) == (code, "")
     for word in words:
         assert word in done.err
 

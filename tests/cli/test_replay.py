@@ -2,22 +2,23 @@
 
 import csv
 import json
-import math
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pyarrow.parquet
 import pytest
 
-from stream_lstm.cli.replay_checks import feature_example
+from stream_lstm.cli.options import parse_delay
+from stream_lstm.cli.replay import feature_example
 from stream_lstm.config import build
 from stream_lstm.core import replay
 from stream_lstm.core import session as session_module
 from stream_lstm.core.replay import Digest
 from stream_lstm.core.session import Session
+from stream_lstm.errors import UsageError
 from stream_lstm.events import Prediction, Score, Ticks
+
+from .lines import write_csv
 
 FEATURE = "log_return(mid(bid, ask))"
 SMALL = ("--hidden", 4, "--window", 20, "--bptt", 10)
@@ -26,19 +27,19 @@ PLAIN = ("accuracy", "log_loss", "brier")
 
 def write_quotes(path, ticks=300, bad=()):
     """A file of quotes; line numbers in `bad` (the header is 1) hold a cell that is no number."""
-    steps = np.random.default_rng(3).normal(0, 1e-4, ticks)
-    bids = 1.3 * np.exp(np.cumsum(steps))
-    lines = ["time_ns,bid,ask,venue"]
-    for k, bid in enumerate(bids, 2):
-        cell = "oops" if k in bad else repr(float(bid))
-        lines.append(f"{10**18 + k},{cell},{bid + 1e-4},EBS")
-    path.write_text("\n".join(lines) + "\n")
-    return path
+    bid = 1.3 * np.exp(np.cumsum(np.random.default_rng(3).normal(0, 1e-4, ticks)))
+    cells = ["oops" if k in bad else repr(float(b)) for k, b in enumerate(bid, 2)]
+    times = [10**18 + k for k in range(2, ticks + 2)]
+    return write_csv(path, time_ns=times, bid=cells, ask=bid + 1e-4, venue=["EBS"] * ticks)
 
 
 @pytest.fixture
 def quotes(tmp_path):
     return write_quotes(tmp_path / "eurusd.quotes.csv")
+
+
+def rows_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def stepped_one_by_one(path, **settings):
@@ -56,10 +57,8 @@ def stepped_one_by_one(path, **settings):
 
 def test_replay_predicts_scores_and_learns_as_a_session_fed_tick_by_tick(cli, quotes, tmp_path):
     out = tmp_path / "results.parquet"
-    done = cli(
-        *("replay", quotes, "--feature", FEATURE, "--time", "time_ns", *SMALL),
-        *("--learn", "--out", out, "--json"),
-    )
+    line = ("replay", quotes, "--feature", FEATURE, "--time", "time_ns", *SMALL)
+    done = cli(*line, "--learn", "--out", out, "--json")
     assert done.code == 0
     summary = done.json()
     predictions, scores = stepped_one_by_one(quotes, hidden=4, window=20, bptt=10, learn=True)
@@ -96,7 +95,7 @@ def test_a_level_far_from_zero_is_named_once(cli, tmp_path, rows):
 def test_figures_are_those_of_the_rows_written(cli, quotes, tmp_path):
     out = tmp_path / "results.jsonl"
     summary = cli("replay", quotes, "--feature", FEATURE, *SMALL, "--out", out, "--json").json()
-    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    rows = rows_of(out)
     labels = np.array([row["label"] for row in rows])
 
     def figures(p):
@@ -111,17 +110,14 @@ def test_figures_are_those_of_the_rows_written(cli, quotes, tmp_path):
     assert summary["last_label_log_loss"] == pytest.approx(last[1], rel=1e-6)
 
 
-def test_a_series_shorter_than_the_warm_up_gives_null_figures_and_says_why(cli, quotes):
+def test_a_series_shorter_than_the_warm_up_gives_null_figures_and_the_reason(cli, quotes):
     arguments = ("replay", quotes, "--feature", FEATURE, "--hidden", 4, "--limit", 88)
     summary = cli(*arguments, "--json").json()
     assert (summary["ticks"], summary["elements"], summary["predictions"]) == (88, 87, 0)
     for prefix in ("", "base_rate_", "last_label_"):
         assert [summary[prefix + name] for name in PLAIN] == [None] * 3
     assert summary["base_rate"] is None
-
-    text = cli(*arguments)
-    assert text.code == 0
-    assert "no predictions: the series has 87 elements and the warm-up is 100" in text.out
+    assert "the series has 87 elements and the warm-up is 100" in cli(*arguments).out
 
 
 def test_weights_saved_by_one_replay_start_another_of_their_shape(cli, quotes, tmp_path):
@@ -140,42 +136,29 @@ def test_weights_saved_by_one_replay_start_another_of_their_shape(cli, quotes, t
 
     warned = cli(*again, "--feature", "diff(bid)", "--json")
     assert warned.code == 0
-    assert "was made for the features log_return(mid(bid, ask)), not diff(bid)" in warned.err
+    assert "was trained on the features log_return(mid(bid, ask)), not diff(bid)" in warned.err
     assert warned.json()["digest"] != saved["digest"]
 
 
-def test_rows_that_are_no_ticks_end_the_replay_or_are_left_out(cli, tmp_path):
-    file, out = write_quotes(tmp_path / "q.csv", bad=(30, 31)), tmp_path / "out.csv"
-    arguments = ("replay", file, "--feature", FEATURE, *SMALL, "--out", out, "--json")
+@pytest.mark.parametrize("bad", ["no number", "no finite feature"])
+def test_an_unusable_row_ends_the_replay_or_is_left_out(cli, tmp_path, bad):
+    if bad == "no number":
+        file, feature = write_quotes(tmp_path / "q.csv", bad=(30,)), FEATURE
+        named, shown = "q.csv, line 30: column 'bid': 'oops'", "q.csv:30"
+    else:
+        file = write_csv(tmp_path / "q.csv", price=[-1 if k == 28 else 1 for k in range(300)])
+        feature, named, shown = "log_return(price)", "q.csv:30", "q.csv:30"
+    out = tmp_path / "out.csv"
+    arguments = ("replay", file, "--feature", feature, *SMALL, "--out", out, "--json")
     failed = cli(*arguments)
-    assert failed.code == 65
-    assert f"{file}, line 30: column 'bid': 'oops'" in failed.err
-    assert failed.out == ""
-    assert not out.exists()
-
-    skipped = cli(*arguments, "--on-bad-row", "skip")
-    summary = skipped.json()
-    assert skipped.code == 0
-    assert (summary["ticks"], summary["refused_ticks"], summary["elements"]) == (300, 2, 297)
-    assert f"{file}:30" in skipped.err
-    assert out.exists()
-
-
-def test_a_tick_without_a_finite_feature_is_refused_by_its_line(cli, tmp_path):
-    file = tmp_path / "q.csv"
-    prices = [1.0] * 60
-    prices[40] = -1.0
-    file.write_text("price\n" + "".join(f"{p}\n" for p in prices))
-    arguments = ("replay", file, "--feature", "log_return(price)", *SMALL, "--json")
-    failed = cli(*arguments)
-    assert failed.code == 65
-    assert f"{file}:42" in failed.err
+    assert (failed.code, failed.out, out.exists()) == (65, "", False)
+    assert named in failed.err
     assert "--on-bad-row skip" in failed.err
-    done = cli(*arguments, "--on-bad-row", "skip")
-    summary = done.json()
-    assert (summary["ticks"], summary["refused_ticks"], summary["elements"]) == (60, 1, 58)
-    assert f"{file}:42" in done.err
-    assert "price=-1" in done.err
+    skipped = cli(*arguments, "--on-bad-row", "skip")
+    assert (skipped.code, out.exists()) == (0, True)
+    counted = [skipped.json()[key] for key in ("ticks", "refused_ticks", "elements")]
+    assert counted == [300, 1, 298]
+    assert shown in skipped.err
 
 
 def test_a_signal_ends_the_replay_in_order(cli, quotes, tmp_path, monkeypatch):
@@ -198,6 +181,9 @@ def test_a_signal_ends_the_replay_in_order(cli, quotes, tmp_path, monkeypatch):
     assert signal.getsignal(signal.SIGINT) is before
 
 
+STAGES = ("push", "step", "block", "strides", "learn")
+
+
 def test_the_timeline_of_a_replay_holds_every_tick_and_update(cli, quotes, tmp_path):
     timeline = tmp_path / "t.json"
     more = ("--learn", "--json", "--trace", timeline)
@@ -211,72 +197,69 @@ def test_the_timeline_of_a_replay_holds_every_tick_and_update(cli, quotes, tmp_p
     assert len(counts["learn"]) + strided == done["updates"] > strided > 0
 
 
-STAGES = ("push", "step", "block", "strides", "learn")
-
-
 def test_a_table_for_people_and_nothing_on_standard_error(cli, data_dir):
     done = cli("replay", data_dir / "nyc_taxi.csv", "--feature", "diff(value)", "--limit", 500)
-    assert done.code == 0
-    assert done.err == ""
+    assert (done.code, done.err) == (0, "")
     assert "nyc_taxi: 500 ticks, 499 elements, 40 predictions, 40 labels" in done.out
     lines = done.out.splitlines()
     assert any("model" in row and "base rate" in row and "last label" in row for row in lines)
-    assert any("accuracy" in row for row in lines)
+    assert any(row.startswith("accuracy  ") for row in lines)
     assert lines[-1].startswith("no evidence yet after 40 labels; an accuracy of ")
+
+
+BID = ("--feature", "bid")
+ASK = (*BID, "--label-column", "ask")
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        ([], 2, ["time_ns, bid, ask, venue", "--feature 'log_return(mid(bid, ask))'"]),
-        (["--feature", "diff(bidd)"], 2, ["no column 'bidd'", "did you mean 'bid'"]),
-        (["--feature", "diff(bid"], 2, ["never closed", "\n  diff(bid\n      ^"]),
-        (["--feature", "elapsed()"], 2, ["--time COLUMN"]),
-        (["--feature", "bid", "--time", "when"], 2, ["--time: ", "no column 'when'"]),
-        (["--feature", "bid", "--time-unit", "days"], 2, ["'days'", "auto, ns"]),
-        (["--feature", "bid", "--on-bad-row", "x"], 2, ["fail or skip"]),
-        (["--feature", "bid", "--labels", "external"], 2, ["--label-column", "stream-lstm run"]),
-        (["--feature", "bid", "--label-delay", "3"], 2, ["--label-column"]),
-        (["--feature", "bid", "--label-column", "asks"], 2, ["'asks'", "did you mean 'ask'"]),
-        (["--feature", "bid", "--label-column", "ask", "--label-delay", "3 days"], 2, ["30s"]),
-        (["--feature", "bid", "--label-column", "ask", "--label-delay", "3s"], 2, ["--time"]),
-        (["--feature", "bid", "--label-column", "ask", "--labels", "series"], 2, ["--labels"]),
-        (["--feature", "bid", "--horizon", "0"], 2, ["horizon=0", "labels=external"]),
-        (["--feature", "bid", "--learning-rate", "fast"], 2, ["--learning-rate"]),
-        (["--feature", "bid", "--learning-rate", "0"], 2, ["learning_rate = 0.0"]),
-        (["--feature", "bid", "--learn", "--bptt", "500"], 2, ["bptt=500", "window=100"]),
-        (["--feature", "bid", "--learn", "--window", "20", "--bptt", "50"], 2, ["bptt=50"]),
-        (["--feature", "bid", "--stream", "a/b"], 2, ["'a/b'", "--stream"]),
-        (["--feature", "bid", "--out", "x.txt"], 2, [".parquet, .csv, .jsonl"]),
-        (["--feature", "bid", "--out", "/no/where/x.csv"], 74, ["there is no directory"]),
-        (["--feature", "bid", "--trace", "x.csv"], 2, ["x.csv", ".json"]),
-        (["--feature", "bid", "--trace", "/no/where/x.json"], 74, ["/no/where/x.json"]),
-        (["--feature", "bid", "--save-weights", "x.npz"], 2, [".safetensors"]),
-        (["--feature", "bid", "--save-weights", "/no/where.safetensors"], 74, ["no directory"]),
-        (["--feature", "bid", "--weights", "none.safetensors"], 66, ["none.safetensors"]),
-        (["--feature", "venue"], 65, ["line 2", "'EBS'"]),
+        ((), 2, ["time_ns, bid, ask, venue", "--feature 'log_return(mid(bid, ask))'"]),
+        (("--feature", "diff(bidd)"), 2, ["no column 'bidd'", "did you mean 'bid'"]),
+        (("--feature", "diff(bid"), 2, ["never closed", "\n  diff(bid\n      ^"]),
+        (("--feature", "elapsed()"), 2, ["--time COLUMN"]),
+        ((*BID, "--time", "when"), 2, ["--time: ", "no column 'when'"]),
+        ((*BID, "--time-unit", "days"), 2, ["'days'", "auto, ns"]),
+        ((*BID, "--on-bad-row", "x"), 2, ["fail or skip"]),
+        ((*BID, "--labels", "external"), 2, ["--label-column", "stream-lstm run"]),
+        ((*BID, "--label-delay", "3"), 2, ["--label-column"]),
+        ((*BID, "--label-column", "asks"), 2, ["'asks'", "did you mean 'ask'"]),
+        ((*ASK, "--label-delay", "3 days"), 2, ["30s"]),
+        ((*ASK, "--label-delay", "3s"), 2, ["--time"]),
+        ((*ASK, "--labels", "series"), 2, ["--labels"]),
+        ((*BID, "--horizon", "0"), 2, ["horizon=0", "labels=external"]),
+        ((*BID, "--learning-rate", "0"), 2, ["learning_rate = 0.0"]),
+        ((*BID, "--learn", "--bptt", "500"), 2, ["bptt=500", "window=100"]),
+        ((*BID, "--stream", "a/b"), 2, ["'a/b'", "--stream"]),
+        ((*BID, "--out", "x.txt"), 2, [".parquet, .csv, .jsonl"]),
+        ((*BID, "--out", "eurusd.quotes.csv"), 2, ["is the file that is read"]),
+        ((*BID, "--out", "/no/where/x.csv"), 74, ["there is no directory"]),
+        ((*BID, "--trace", "x.csv"), 2, ["x.csv", ".json"]),
+        ((*BID, "--trace", "/no/where/x.json"), 74, ["/no/where/x.json"]),
+        ((*BID, "--save-weights", "x.npz"), 2, [".safetensors"]),
+        ((*BID, "--save-weights", "/no/where.safetensors"), 74, ["no directory"]),
+        ((*BID, "--weights", "none.safetensors"), 66, ["none.safetensors"]),
+        ((*BID, "--spreadsheet"), 2, ["--out"]),
+        (("--feature", "venue"), 65, ["line 2", "'EBS'"]),
     ],
 )
-def test_a_mistake_is_one_sentence_and_an_exit_code(cli, quotes, arguments, code, words):
+def test_a_mistake_is_one_sentence_and_an_exit_code(
+    cli, quotes, monkeypatch, arguments, code, words
+):
+    monkeypatch.chdir(quotes.parent)
+    before = quotes.read_bytes()
     done = cli("replay", quotes, *arguments)
-    assert done.code == code
-    assert done.out == ""
+    assert (done.code, done.out) == (code, "")
     for word in words:
         assert word in done.err
     assert done.err.count("stream-lstm: ") <= 1
+    assert quotes.read_bytes() == before
 
 
 def test_a_missing_file_is_named_with_its_likely_neighbour(cli, quotes):
     done = cli("replay", quotes.with_name("eurusd.quote.csv"), "--feature", "bid")
     assert done.code == 66
     assert "did you mean 'eurusd.quotes.csv'" in done.err
-
-
-def test_results_never_replace_the_file_that_is_read(cli, quotes):
-    before = quotes.read_bytes()
-    done = cli("replay", quotes, "--feature", "bid", "--out", quotes)
-    assert done.code == 2
-    assert quotes.read_bytes() == before
 
 
 def test_external_labels_from_the_environment_need_a_column_too(cli, quotes, monkeypatch):
@@ -298,35 +281,89 @@ def test_the_example_uses_columns_that_are_there(columns, feature):
     assert feature_example(columns) == feature
 
 
-def test_as_a_process_it_prints_one_object_and_no_traceback(quotes):
-    code = "from stream_lstm.cli.main import main; main()"
-    arguments = [sys.executable, "-c", code, "replay", str(quotes), "--json", "--hidden", "4"]
-    good = subprocess.run(
-        [*arguments, "--feature", FEATURE], capture_output=True, text=True, check=False
-    )
-    assert good.returncode == 0, good.stderr
-    assert good.stderr == ""
-    assert good.stdout.count("\n") == 1
-    assert math.isfinite(json.loads(good.stdout)["log_loss"])
-    bad = subprocess.run(
-        [*arguments, "--feature", "diff("], capture_output=True, text=True, check=False
-    )
-    assert bad.returncode == 2
-    assert bad.stdout == ""
-    assert bad.stderr.startswith("stream-lstm: ")
-    assert "Traceback" not in bad.stderr
+# ---- labels from a column, each in its own time -----------------------------------------------
+
+LABELLED = ("--hidden", 4, "--window", 20, "--stride", 5, "--feature", "x", "--label-column", "up")
 
 
-def test_help_is_there_without_waiting_for_jax():
-    code = """
-import sys
-from stream_lstm.cli.main import app
-try:
-    app(["replay", "--help"])
-except SystemExit:
-    pass
-print([name for name in ("jax", "flax", "optax", "pyarrow") if name in sys.modules])
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "--save-weights" in done.stdout
-    assert done.stdout.endswith("[]\n")
+def labelled_file(path, cells):
+    xs = np.random.default_rng(0).normal(size=len(cells))
+    return write_csv(path, t=[10**18 + k * 10**9 for k in range(len(xs))], x=xs, up=cells)
+
+
+@pytest.fixture
+def outcomes():
+    return np.random.default_rng(1).integers(0, 2, 200)
+
+
+@pytest.mark.parametrize("horizon", [0, 1, 3])
+def test_each_prediction_is_scored_with_its_own_row_however_late(cli, tmp_path, outcomes, horizon):
+    file, out, tables = labelled_file(tmp_path / "a.csv", outcomes), tmp_path / "out.jsonl", []
+    for delay in ("0", "7", "40", "13s"):
+        line = ("replay", file, *LABELLED, "--label-delay", delay, "--time", "t", "--out", out)
+        summary = cli(*line, "--horizon", horizon, "--json").json()
+        assert summary["label_column"]["name"] == "up"
+        rows = {row["n"]: row for row in rows_of(out)}
+        labels = {n: row["label"] for n, row in rows.items() if row["label"] is not None}
+        assert labels == {n: outcomes[n + horizon - 1] for n in labels}
+        assert len(labels) == summary["labels"]
+        late = 13 if delay == "13s" else int(delay)
+        assert set(labels) == {n for n in rows if n + horizon + late <= 200}
+        read = {n for n in rows if n + horizon <= 200}
+        assert summary["label_column"]["undelivered"] == len(read) - len(labels)
+        tables.append({n: row["p"] for n, row in rows.items()})
+    assert tables[1:] == tables[:-1]
+
+
+def test_an_empty_cell_is_a_label_that_never_comes(cli, tmp_path, outcomes):
+    cells = [str(y) for y in outcomes]
+    cells[25] = cells[99] = ""  # the rows of elements 26 and 100
+    file = labelled_file(tmp_path / "a.csv", cells)
+    summary = cli("replay", file, *LABELLED, "--label-expiry", 50, "--json").json()
+    assert summary["ticks"] == 200
+    assert summary["label_column"]["missing"] == 1
+    assert summary["expired"] == 1
+    assert summary["labels"] == summary["predictions"] - 2  # the last one has no row
+
+
+def test_an_invalid_label_is_named_and_the_tick_stays(cli, tmp_path, outcomes):
+    cells = [str(y) for y in outcomes]
+    cells[25] = "7"
+    file = labelled_file(tmp_path / "a.csv", cells)
+    done = cli("replay", file, *LABELLED, "--json")
+    assert done.json()["labels_bad"] == done.json()["refused_labels"] == 1
+    assert "n=25" in done.err
+    assert "0 or 1, not 7" in done.err
+    real = cli("replay", file, *LABELLED, "--threshold", 0.5, "--json").json()
+    assert real["refused_labels"] == 0
+    assert real["labels"] == done.json()["labels"] + 1
+
+
+def test_labels_that_are_all_refused_are_bad_data_with_the_remedy(cli, tmp_path, outcomes):
+    file = labelled_file(tmp_path / "a.csv", outcomes)
+    late = cli("replay", file, *LABELLED, "--label-delay", 50, "--max-pending", 3)
+    assert late.code == 65
+    assert "expired before its label came: raise max_pending=3" in late.err
+    assert "every label was refused (26 late)" in late.err
+    assert "26 too late, 10 not due by the end" in late.out
+    wrong = cli("replay", file, *LABELLED[:-1], "t", "--json")
+    assert wrong.code == 65
+    assert wrong.json()["labels_bad"] == wrong.json()["predictions"] - 1
+    assert "set threshold" in wrong.err
+
+
+def test_learning_from_late_labels_is_not_learning_from_prompt_ones(cli, tmp_path, outcomes):
+    line = ("replay", labelled_file(tmp_path / "a.csv", outcomes), *LABELLED, "--learn")
+    delays = (("--label-delay", delay, "--bptt", 10, "--json") for delay in ("0", "0", "60"))
+    digests = [cli(*line, *more).json()["digest"] for more in delays]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_a_delay_is_elements_or_a_time():
+    assert parse_delay("0") == (0, None)
+    assert parse_delay("10000") == (10_000, None)
+    assert parse_delay("1.5s") == (0, 1_500_000_000)
+    assert parse_delay("5 min") == (0, 300 * 10**9)
+    for text in ("", "-1", "1.5", "s", "3 days", "1e3"):
+        with pytest.raises(UsageError, match="elements"):
+            parse_delay(text)

@@ -1,30 +1,36 @@
 """`stream-lstm run`, fed by a publisher of the test's own, as a user meets it."""
 
+from __future__ import annotations
+
+import json
 import signal
-import subprocess
-import sys
 import threading
-from pathlib import Path
+from collections.abc import Callable
 
 import msgspec
 import numpy as np
 import pytest
+import zmq
 
-from stream_lstm.cli import service
 from stream_lstm.core.replay import Digest
 from stream_lstm.core.session import Session
 from stream_lstm.errors import OutputError
 from stream_lstm.events import End, Prediction, Ticks
+from stream_lstm.feed.foreign import MAX_QUOTE, advice, quoted
 from stream_lstm.feed.predictions import PredictionSubscriber
 from stream_lstm.feed.publisher import Publisher
+from stream_lstm.quoting import printable
+from stream_lstm.schema import FeedConfig
+from stream_lstm.serve import service
 from stream_lstm.store.store import Store
 from stream_lstm.store.weights import load_weights
 
 from ..engines import engine_for, settings
+from .lines import ANY_PORT, NOWHERE, WAIT_S, started
 
-ANY_PORT = "tcp://127.0.0.1:*"
-WAIT_S = 120.0
-SMALL = ("--feature", "x", "--hidden", "4", "--window", "12", "--bptt", "5")
+X = ("--feature", "x")
+SIZES = ("--hidden", "4", "--window", "12", "--bptt", "5")
+SMALL = (*X, *SIZES)
 
 
 def series(n=300):
@@ -45,40 +51,44 @@ def direct_digest(values, **more):
 
 @pytest.fixture
 def publisher():
-    with Publisher(ANY_PORT, heartbeats=False, columns=("x",), session="s1") as made:
+    with Publisher(ANY_PORT, heartbeats=False, columns=("x",)) as made:
         yield made
 
 
 @pytest.fixture
-def feed(publisher):
+def feed():
     """A function that publishes values in another thread as soon as somebody subscribes."""
     threads = []
 
-    def start(values, *, garbage=False, end=True):
-        def work():
-            publisher.wait_for_subscribers(1, WAIT_S)
-            if garbage:
-                publisher._socket.send_multipart([b"tick/a/", b"\x1b[2Jrubbish"])
-            publisher.publish("a", np.arange(len(values)), values)
-            if end:
-                publisher.end()
+    def start(values, *, columns=("x",), garbage=False, end=True):
+        publisher = Publisher(ANY_PORT, heartbeats=False, columns=columns)
 
-        threads.append(threading.Thread(target=work))
-        threads[0].start()
+        def work():
+            with publisher:
+                publisher.wait_for_subscribers(1, WAIT_S)
+                if garbage:
+                    publisher._socket.send_multipart([b"tick/a/", b"\x1b[2Jrubbish"])
+                publisher.publish("a", np.arange(len(values)), values)
+                if end:
+                    publisher.end()
+                done.wait(WAIT_S)
+
+        done = threading.Event()
+        threads.append((threading.Thread(target=work), done))
+        threads[-1][0].start()
         return publisher.endpoint
 
     yield start
-    for thread in threads:
+    for thread, done in threads:
+        done.set()
         thread.join()
 
 
 def test_it_learns_from_a_feed_until_its_end(cli, feed, tmp_path):
     values = series()
-    out, weights = tmp_path / "p.csv", tmp_path / "w.safetensors"
-    done = cli(
-        *("run", "--connect", feed(values, garbage=True), "--learn", "--until-end", "--json"),
-        *("--out", out, "--save-weights", weights, *SMALL),
-    )
+    out, weights, timeline = (tmp_path / n for n in ("p.csv", "w.safetensors", "t.json"))
+    line = ("run", "--connect", feed(values, garbage=True), "--learn", "--until-end", *SMALL)
+    done = cli(*line, "--out", out, "--save-weights", weights, "--trace", timeline, "--json")
     summary = done.json()
     assert done.code == 0
     assert summary["digest"] == direct_digest(values, learn=True)
@@ -94,41 +104,69 @@ def test_it_learns_from_a_feed_until_its_end(cli, feed, tmp_path):
     assert arrays["head"]["kernel"].shape == (5,)
     assert about["features"] == '["x"]'
 
+    spans = msgspec.json.decode(timeline.read_bytes())["traceEvents"]
+    learned = sum(span["name"] == "learn" for span in spans)
+    strided = sum(span["args"]["n"] for span in spans if span["name"] == "strides")
+    assert learned + strided // summary["stride"] == summary["updates"]
 
-def test_a_feed_whose_columns_stand_elsewhere_is_refused_and_the_end_says_so(cli):
-    with Publisher(ANY_PORT, heartbeats=False, columns=("bid", "ask")) as out:
+    again = ("--weights", weights, "--window", "12", "--bptt", "5")
+    second = cli("run", "--connect", feed(values), "--until-end", "--json", *again)
+    assert second.json()["predictions"] == summary["predictions"]
+    assert second.json()["digest"] != summary["digest"]
 
-        def work():
-            out.wait_for_subscribers(1, WAIT_S)
-            out.publish("a", np.arange(30), np.ones((30, 2)))
-            out.end()
 
-        thread = threading.Thread(target=work)
-        thread.start()
-        features = "--feature", "log_return(ask)", "--feature", "log_return(bid)"
-        small = "--hidden", "4", "--window", "12"
-        done = cli("run", "--connect", out.endpoint, *features, *small, "--until-end", "--json")
-        thread.join()
+def test_people_read_what_was_seen(cli, feed):
+    done = cli("run", "--connect", feed(series(50), garbage=True), "--until-end", *SMALL)
+    assert done.code == 0
+    assert "50 elements, 4 predictions, 4 labels" in done.out
+    assert "feed: 1 message refused" in done.out
+    assert "\x1b" not in done.out
+
+
+def test_it_asks_for_what_was_published_before_it_came(cli):
+    values = series(100)
+    with Publisher(ANY_PORT, columns=("x",), recovery=ANY_PORT, heartbeat_s=0.1) as publisher:
+        publisher.publish("a", np.arange(100), values)
+        publisher.end()
+        lost = publisher.recovery_endpoint
+        command = ("run", "--connect", publisher.endpoint, "--recovery", lost, "--until-end")
+        done = cli(*command, "--json", *SMALL)
+        shown = cli(*command, *SMALL)
+    assert done.code == 0, done.err
+    assert done.json()["digest"] == direct_digest(values)
+    counted = [done.json()["feed"][key] for key in ("recovered", "gaps", "timeouts")]
+    assert counted == [100, 0, 0]
+    assert f"and for lost ticks to {lost}" in done.err
+    assert "feed: 100 ticks recovered" in shown.out
+
+
+def test_a_feed_whose_columns_are_in_another_order_is_refused_and_the_end_names_it(cli, feed):
+    endpoint = feed(np.ones((30, 2)), columns=("bid", "ask"))
+    features = ("--feature", "log_return(ask)", "--feature", "log_return(bid)")
+    done = cli("run", "--connect", endpoint, *features, *SIZES, "--until-end", "--json")
     assert done.code == 65
     assert (done.json()["ticks"], done.json()["feed"]["refused"]) == (0, 1)
-    assert "here they are ask, bid: name them in the feed's order, --columns bid,ask" in done.err
-    assert (
-        "no tick was taken: refused 1 message (1 for columns), the first"
-        in done.err.splitlines()[-1]
-    )
+    assert "name them in the feed's order, --columns bid,ask" in done.err
+    last = "no tick was accepted: refused 1 message (1 for columns), the first"
+    assert last in done.err.splitlines()[-1]
 
 
-def test_where_nothing_comes_it_says_once_what_may_be_wrong(cli, monkeypatch):
+@pytest.mark.slow
+def test_silence_is_explained_once_and_ends_with_69_after_the_summary(cli, feed, monkeypatch):
     monkeypatch.setattr(service, "HINT_S", 1)
-    words = ("--connect", "tcp://127.0.0.1:1", "--stream", "a", "--idle-timeout", "2.5", *SMALL)
-    done = cli("run", *words)
+    done = cli("run", *NOWHERE, "--stream", "a", "--idle-timeout", "2.5", *SMALL)
     assert done.code == 69
-    hints = [line for line in done.err.splitlines() if "nothing has come from" in line]
-    assert hints[0].endswith("for 1 s: is a publisher there, and does it send a? going on to wait")
-    assert len(hints) == 2  # the other is the end's
+    (hint,) = (line for line in done.err.splitlines() if "no message from" in line)
+    words = "for 1 s: is a publisher running, and does it send a? still waiting"
+    assert hint.endswith(words)
+    endpoint = feed(series(40), end=False)
+    done = cli("run", "--connect", endpoint, "--idle-timeout", "2", "--json", *SMALL)
+    assert done.code == 69
+    assert endpoint in done.err.splitlines()[-1]
+    assert done.json()["elements"] == 40
 
 
-def test_the_summary_comes_out_where_the_store_cannot_be_written_to_its_end(
+def test_the_summary_comes_out_even_if_the_store_cannot_be_written_to_its_end(
     cli, feed, tmp_path, monkeypatch
 ):
     ended = Store.close
@@ -147,123 +185,38 @@ def test_the_summary_comes_out_where_the_store_cannot_be_written_to_its_end(
     assert "could not be written to the end" in done.err.splitlines()[-1]
 
 
-def test_it_asks_for_what_was_published_before_it_came(cli):
-    values = series(100)
-    with Publisher(ANY_PORT, columns=("x",), recovery=ANY_PORT, heartbeat_s=0.1) as publisher:
-        publisher.publish("a", np.arange(100), values)
-        publisher.end()
-        lost = publisher.recovery_endpoint
-        command = ("run", "--connect", publisher.endpoint, "--recovery", lost, "--until-end")
-        done = cli(*command, "--json", *SMALL)
-        shown = cli(*command, *SMALL)
-    assert done.code == 0, done.err
-    assert done.json()["digest"] == direct_digest(values)
-    feed = done.json()["feed"]
-    assert (feed["recovered"], feed["gaps"], feed["timeouts"]) == (100, 0, 0)
-    assert f"and for lost ticks to {lost}" in done.err
-    assert "feed: 100 ticks recovered" in shown.out
-
-
-def test_it_writes_a_timeline(cli, feed, tmp_path):
-    timeline = tmp_path / "t.json"
-    ready = ("--until-end", "--json", "--learn", *SMALL)
-    done = cli("run", "--connect", feed(series(60)), "--trace", timeline, *ready)
-    assert done.code == 0
-    spans = msgspec.json.decode(timeline.read_bytes())["traceEvents"]
-    learned = sum(span["name"] == "learn" for span in spans)
-    strided = sum(span["args"]["n"] for span in spans if span["name"] == "strides")
-    assert learned + strided // done.json()["stride"] == done.json()["updates"] == 5
-
-
-def test_it_tells_people_what_was_seen(cli, feed):
-    values = series(50)
-    done = cli("run", "--connect", feed(values, garbage=True), "--until-end", *SMALL)
-    assert done.code == 0
-    assert "50 elements, 4 predictions, 4 labels" in done.out
-    assert "feed: 1 message refused" in done.out
-    assert "\x1b" not in done.out
-
-
-def test_silence_ends_with_69_after_the_summary(cli, feed):
-    endpoint = feed(series(40), end=False)
-    done = cli("run", "--connect", endpoint, "--idle-timeout", "2", "--json", *SMALL)
-    assert done.code == 69
-    assert f"nothing has come from {endpoint} for 2 s" in done.err
-    assert done.json()["elements"] == 40
-
-
-def test_it_goes_on_from_a_file_of_weights(cli, feed, publisher, tmp_path):
-    weights = tmp_path / "w.safetensors"
-    first = cli(
-        *("run", "--connect", feed(series(60)), "--until-end", "--json", "--learn"),
-        *("--save-weights", weights, *SMALL),
-    )
-    with Publisher(ANY_PORT, heartbeats=False, columns=("x",)) as other:
-
-        def again():
-            other.wait_for_subscribers(1, WAIT_S)
-            other.publish("a", np.arange(60), series(60))
-            other.end()
-
-        thread = threading.Thread(target=again)
-        thread.start()
-        second = cli(
-            *("run", "--connect", other.endpoint, "--until-end", "--json"),
-            *("--weights", weights, "--window", "12", "--bptt", "5"),
-        )
-        thread.join()
-    assert second.json()["predictions"] == first.json()["predictions"] == 5
-    assert second.json()["digest"] != first.json()["digest"]
-
-
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "words"),
     [
-        (("--feature", "x"), "--connect tcp://127.0.0.1:5555"),
-        (("--connect", ANY_PORT[:-1] + "1"), "--feature"),
-        (
-            ("--connect", "tcp://127.0.0.1:1", "--feature", "x", "--columns", "y"),
-            "x",
-        ),
-        (
-            *(
-                (
-                    *("--connect", "tcp://127.0.0.1:1", "--feature", "x"),
-                    *("--sharing", "per-stream", "--save-weights", "w.safetensors"),
-                ),
-            ),
-            "per-stream",
-        ),
-        (("--connect", "tcp://127.0.0.1:1", "--feature", "x", "--out", "x.txt"), "x.txt"),
-        (("--connect", "tcp://127.0.0.1:1", "--feature", "x", "--trace", "x.csv"), "x.csv"),
-        (
-            ("--connect", "tcp://127.0.0.1:1", "--feature", "x", "--payload", "float64"),
-            "--columns price,size",
-        ),
+        (X, "--connect tcp://127.0.0.1:5555"),
+        (NOWHERE, "--feature"),
+        ((*NOWHERE, *X, "--columns", "y"), "x"),
+        ((*NOWHERE, *X, "--sharing", "per-stream", "--save-weights", "w"), "per-stream"),
+        ((*NOWHERE, *X, "--out", "x.txt"), "x.txt"),
+        ((*NOWHERE, *X, "--trace", "x.csv"), "x.csv"),
+        ((*NOWHERE, *X, "--payload", "float64"), "--columns price,size"),
+        ((*NOWHERE, *X, "--spreadsheet"), "--out"),
+        ((*NOWHERE, *X, "--watch"), "give an endpoint to --publish"),
     ],
 )
-def test_a_wrong_command_line_is_code_2_and_one_sentence(cli, arguments, said):
+def test_a_wrong_command_line_is_code_2_and_one_sentence(cli, arguments, words):
     done = cli("run", *arguments)
-    assert done.code == 2
-    assert said in done.err
+    assert (done.code, done.out) == (2, "")
+    assert words in done.err
     assert "Traceback" not in done.err
-    assert done.out == ""
 
 
-def test_an_endpoint_that_cannot_be_is_code_69(cli, publisher):
-    taken = ("--publish", publisher.endpoint)
-    done = cli("run", "--connect", "tcp://127.0.0.1:1", *SMALL, *taken)
+def test_an_endpoint_that_cannot_be_used_is_code_69(cli, publisher):
+    done = cli("run", *NOWHERE, *SMALL, "--publish", publisher.endpoint)
     assert done.code == 69
     assert publisher.endpoint in done.err
 
 
+@pytest.mark.slow
 def test_sigterm_ends_it_cleanly_with_its_summary(publisher):
     """In a process of its own, woken while it waits for a tick."""
-    command = Path(sys.executable).with_name("stream-lstm")
-    arguments = ("run", "--connect", publisher.endpoint, "--publish", ANY_PORT, "--json", *SMALL)
-    process = subprocess.Popen(
-        [command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    line = ("run", "--connect", publisher.endpoint, "--publish", ANY_PORT, "--json", *SMALL)
+    process = started(*line)
     try:
         ready = process.stderr.readline()
         assert ready.startswith("ready: ")
@@ -284,8 +237,114 @@ def test_sigterm_ends_it_cleanly_with_its_summary(publisher):
     finally:
         process.kill()
         process.communicate()
-    assert process.returncode == 0
-    assert err == ""
+    assert (process.returncode, err) == (0, "")
     summary = msgspec.json.decode(out)
     assert summary["interrupted"] is True
     assert summary["predictions"] >= 1
+
+
+# ---- feeds of other messages ------------------------------------------------------------------
+
+COUNT = 300
+
+
+def price(k: int) -> float:
+    return 1.1 + k * 1e-4
+
+
+def record(k: int) -> bytes:
+    return json.dumps({"price": price(k), "t": 1_700_000_000_000 + k}).encode()
+
+
+JSON = ("--payload", "json")
+FORMS: dict[str, tuple[Callable[[int], list[bytes]], tuple[str, ...], str, str]] = {
+    "topic and object in one frame": (
+        lambda k: [b"EURUSD " + record(k)],
+        JSON,
+        'begins \'EURUSD {"price": 1.1',
+        "send the topic in a frame of its own, and set --payload json",
+    ),
+    "text": (
+        lambda k: [f"EURUSD {price(k):.5f}".encode()],
+        JSON,
+        "begins 'EURUSD 1.1",
+        "send the values as a JSON object",
+    ),
+    "numbers as text": (
+        lambda k: [b"EURUSD", json.dumps({"price": f"{price(k):.5f}"}).encode()],
+        JSON,
+        'begins \'EURUSD | {"price": "1.1',
+        "send numbers as JSON numbers",
+    ),
+    "other names": (
+        lambda k: [b"EURUSD", json.dumps({"last": price(k), "t": k}).encode()],
+        JSON,
+        'begins \'EURUSD | {"last": 1.1',
+        "name its columns with --columns (it has last, t)",
+    ),
+    "three frames": (
+        lambda k: [b"EURUSD", b"1700", record(k)],
+        JSON,
+        'begins \'EURUSD | 1700 | {"price"',
+        "send a topic and a payload, in two frames",
+    ),
+    "an object where a record belongs": (
+        lambda k: [b"tick/EURUSD/", record(k)],
+        (),
+        'begins \'tick/EURUSD/ | {"price"',
+        "set --payload json",
+    ),
+    "escapes": (
+        lambda k: [b"tick/EURUSD/", b"\x1b[31m\x00\xff" * 100],
+        (),
+        r"begins 'tick/EURUSD/ | \x1b[31m\x00\xff",
+        "send a record with the fields v and values",
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS)
+def test_the_end_names_what_was_refused_and_what_would_be_accepted(cli, form):
+    message, flags, begins, remedy = FORMS[form]
+    with zmq.Context() as context, context.socket(zmq.XPUB) as out:
+        out.linger = 0
+        port = out.bind_to_random_port("tcp://127.0.0.1")
+
+        def work() -> None:
+            if out.poll(WAIT_S * 1000):
+                out.recv()
+                for k in range(COUNT):
+                    out.send_multipart(message(k))
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        connect = "--connect", f"tcp://127.0.0.1:{port}", "--idle-timeout", "1"
+        done = cli("run", *connect, *flags, "--feature", "log_return(price)", *SIZES, "--json")
+        thread.join()
+    last = done.err.splitlines()[-1]
+    assert done.code == 65
+    assert done.json()["feed"]["refused"] == COUNT
+    assert f"no tick was accepted: refused {COUNT} messages" in last
+    first = next(line for line in done.err.splitlines() if "refused a message" in line)
+    for line in (last, first):
+        assert begins in line
+        assert remedy in line
+        assert line.isprintable()
+
+
+@pytest.mark.parametrize("payload", ["record", "json", "float64"])
+def test_any_message_has_advice_in_one_printable_line(payload):
+    rng = np.random.default_rng(0)
+    config = FeedConfig(columns=("x", "y"), payload=payload, topic="T")
+    records = {"v": 1, "values": [1.0]}
+    known = [b"", b"{}", b"{", b"T", b"tick/a/", b" {", msgspec.msgpack.encode(records)]
+    for _ in range(300):
+        frames = [
+            known[int(rng.integers(len(known)))] if rng.random() < 0.5 else rng.bytes(24)
+            for _ in range(int(rng.integers(1, 7)))
+        ]
+        text = advice(config, frames)
+        assert printable(text, len(text)).isprintable()
+        assert len(quoted(frames)) <= MAX_QUOTE
+        assert quoted(frames).isprintable()

@@ -1,13 +1,14 @@
-"""`stream-lstm run` as a service: keys, systemd, SIGHUP, SIGSTOP, as who runs it meets them."""
+"""`stream-lstm run` as a service: keys, systemd, signals, its pages and its log."""
 
 import contextlib
+import json
 import os
 import signal
 import socket
 import stat
 import subprocess
-import sys
 import threading
+import time
 from pathlib import Path
 
 import msgspec
@@ -15,15 +16,18 @@ import numpy as np
 import pytest
 import zmq
 
+from stream_lstm.cli.console import REFRESH_S
+from stream_lstm.feed.predictions import PredictionSubscriber
 from stream_lstm.feed.publisher import Publisher
 from stream_lstm.feed.records import Heartbeat, encode_heartbeat, encode_ticks
 from stream_lstm.feed.security import Security, make_keys
 from stream_lstm.schema import SecurityConfig
+from stream_lstm.serve.peers import PeerLog
 
-ANY_PORT = "tcp://127.0.0.1:*"
-WAIT_S = 120.0
+from ..serve.monitored import asked
+from .lines import ANY_PORT, NOWHERE, WAIT_S, started, until
+
 SMALL = ("--feature", "x", "--hidden", "4", "--window", "12", "--bptt", "5")
-NOWHERE = ("--connect", "tcp://127.0.0.1:1")
 
 
 @pytest.fixture
@@ -32,48 +36,51 @@ def keys(tmp_path):
     return tmp_path / "keys"
 
 
+@contextlib.contextmanager
+def publishing(**options):
+    with Publisher(ANY_PORT, **{"heartbeats": False, "columns": ("x",)} | options) as out:
+        yield out
+
+
 def secured(folder):
     return Security(SecurityConfig(curve_dir=str(folder)))
 
 
 class Service:
-    """A daemon in a process of its own, and the manager that it tells of itself."""
+    """A daemon in a process of its own, and the manager that it reports to."""
 
-    def __init__(self, folder, *arguments, **environment):
+    def __init__(self, folder, feed, *arguments, environment=(), **options):
         self.manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.manager.settimeout(WAIT_S)
         self.manager.bind(str(folder / "notify"))
-        command = Path(sys.executable).with_name("stream-lstm")
-        self.process = subprocess.Popen(
-            [command, "run", *arguments, "--json", *SMALL],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "NOTIFY_SOCKET": str(folder / "notify"), **environment},
-        )
-        # before it may stand a warning, such as of a compiled executable that was half written
-        lines = iter(self.process.stderr.readline, "")
-        self.ready = next((line for line in lines if line.startswith("ready: ")), "")
-        assert self.ready, "it ended before it was ready"
+        environment = {"NOTIFY_SOCKET": str(folder / "notify"), **dict(environment)}
+        line = ("run", "--connect", feed, *arguments, "--json", *SMALL)
+        self.process = started(*line, env=os.environ | environment, **options)
+        if self.process.stderr is not None:
+            # a warning may precede it, such as of a compiled executable that was half written
+            self.ready = until(self.process.stderr, "ready")
 
     def heard(self, wanted):
-        """Wait until the manager hears `wanted`; return all of that message."""
+        """Wait until the manager receives `wanted`; return all of that message."""
         while True:
             text = self.manager.recv(4096).decode()
             if wanted in text:
                 return text
 
-    def hang_up(self):
-        """Send SIGHUP, and return the line that says what came of it."""
-        self.process.send_signal(signal.SIGHUP)
+    def line(self):
         return self.process.stderr.readline().strip()
 
+    def hang_up(self):
+        """Send SIGHUP, and return the line that reports the result."""
+        self.process.send_signal(signal.SIGHUP)
+        return self.line()
+
     def pause(self):
-        """Stop the process, and return when it stands."""
+        """Stop the process, and return when it has stopped."""
         self.process.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WNOWAIT)
 
-    def go_on(self):
+    def resume(self):
         self.process.send_signal(signal.SIGCONT)
 
     def end(self):
@@ -96,7 +103,9 @@ class Service:
         self.manager.close()
 
 
-# ---- keys ---------------------------------------------------------------------------------
+# ---- keys and peers ---------------------------------------------------------------------------
+
+PUBLISH = ("publish", "--synthetic", "s0-garch", "--limit", "9", "--bind")
 
 
 def test_keys_are_made_once(cli, tmp_path):
@@ -111,62 +120,45 @@ def test_keys_are_made_once(cli, tmp_path):
     assert again.code == 78
     assert "never overwritten" in again.err
     assert cli("keys", tmp_path / "other", "--json").json()["files"]
-
-
-def test_keys_that_cannot_be_written_are_code_74(cli):
     done = cli("keys", "/proc/keys-here")
     assert done.code == 74
     assert "cannot write keys to /proc/keys-here" in done.err
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        ("run", *NOWHERE, "--publish", "tcp://*:5556", *SMALL),
-        ("publish", "--synthetic", "s0-garch", "--limit", "9", "--bind", "tcp://0.0.0.0:5555"),
-    ],
-    ids=["run", "publish"],
-)
-def test_binding_for_others_without_keys_is_code_78(cli, line):
-    done = cli(*line)
-    assert done.code == 78
+@pytest.mark.parametrize("command", ["run", "publish"])
+def test_unsafe_addresses_and_unusable_keys_are_code_78(cli, keys, command):
+    opened = {
+        "run": ("run", *NOWHERE, "--publish", "tcp://*:5556", *SMALL),
+        "publish": (*PUBLISH, "tcp://0.0.0.0:5555"),
+    }[command]
+    done = cli(*opened)
+    assert (done.code, done.out) == (78, "")
     assert "make keys with stream-lstm keys DIR" in done.err
     assert "--insecure" in done.err
-    assert done.out == ""
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        ("run", *NOWHERE, *SMALL),
-        ("publish", "--synthetic", "s0-garch", "--limit", "9", "--bind", ANY_PORT),
-    ],
-    ids=["run", "publish"],
-)
-def test_keys_that_cannot_be_used_are_code_78(cli, keys, line):
+    line = {"run": ("run", *NOWHERE, *SMALL), "publish": (*PUBLISH, ANY_PORT)}[command]
     (keys / "client.key_secret").chmod(0o644)
-    done = cli(*line, "--curve-dir", keys)
-    assert done.code == 78
-    assert f"chmod 600 {keys / 'client.key_secret'}" in done.err
-    done = cli(*line, "--curve-dir", keys / "nothing")
-    assert done.code == 78
-    assert f"stream-lstm keys {keys / 'nothing'}" in done.err
+    for folder, words in (
+        (keys, f"chmod 600 {keys / 'client.key_secret'}"),
+        (keys / "nothing", f"stream-lstm keys {keys / 'nothing'}"),
+    ):
+        done = cli(*line, "--curve-dir", folder)
+        assert (done.code, words in done.err) == (78, True), done.err
 
 
-def test_it_may_be_asked_for_by_a_file_too(cli, tmp_path):
+def test_a_file_may_allow_an_unsafe_address(cli, tmp_path):
     file = tmp_path / "c.toml"
     file.write_text("[security]\ninsecure = true\n")
-    line = ("publish", "--synthetic", "s0-garch", "--limit", "9", "--bind", "tcp://0.0.0.0:*")
-    done = cli(*line, "--config", file, "--json")
+    done = cli(*PUBLISH, "tcp://0.0.0.0:*", "--config", file, "--json")
     assert done.code == 0
     assert done.json()["refused_peers"] == {}
 
 
+@pytest.mark.slow
 def test_a_daemon_with_keys_counts_who_was_refused(keys, tmp_path):
     with (
-        Publisher(ANY_PORT, heartbeats=False, columns=("x",), security=secured(keys)) as out,
+        publishing(security=secured(keys)) as out,
         Service(
-            tmp_path, "--connect", out.endpoint, "--publish", ANY_PORT, "--curve-dir", keys
+            tmp_path, out.endpoint, "--publish", ANY_PORT, "--curve-dir", str(keys)
         ) as service,
         zmq.Context() as context,
         context.socket(zmq.SUB) as intruder,
@@ -175,45 +167,63 @@ def test_a_daemon_with_keys_counts_who_was_refused(keys, tmp_path):
         out.publish("a", np.arange(40), np.ones((40, 1)))
         intruder.setsockopt(zmq.RECONNECT_IVL, -1)
         intruder.connect(service.ready.split("publishing on ")[1].split(",")[0])
-        assert "stream-lstm: peers refused: 1 " in service.process.stderr.readline()
+        assert "stream-lstm: peers refused: 1 " in service.line()
         summary = service.end()
     assert summary["elements"] == 40
     assert summary["refused_peers"] in ({"no_key": 1}, {"left": 1})
 
 
-def test_a_feed_that_calls_its_values_otherwise_is_told_of_once(tmp_path):
+class Peers:
+    """A log of refused peers, its lines and its clock."""
+
+    def __init__(self, **options):
+        self.security, self.lines, self.now = Security(**options), [], 0.0
+        self.log = PeerLog(self.security, self.lines.append, lambda: self.now)
+
+
+def test_refused_peers_are_logged_by_reason_once_and_ever_more_rarely():
+    peers = Peers()
+    peers.security.refuse("no_key", 2)
+    peers.security.refuse("too_many_peers")
+    peers.log.tend()
+    peers.log.tend()
+    assert peers.lines == ["peers refused: 2 no key, 1 too many peers"]
+    peers = Peers()
+    for second in range(60):
+        peers.now = float(second)
+        peers.security.refuse("no_key")
+        peers.log.tend()
+    assert len(peers.lines) == 6
+    peers.log.flush()
+    assert sum(int(line.split()[2]) for line in peers.lines) == 60
+
+
+def test_a_peer_that_refuses_us_is_logged_with_what_to_do(tmp_path, keys):
+    peers = Peers()
+    peers.security.refuse("not_admitted")
+    peers.security.give_up("tcp://10.0.0.1:5555", "its handshake failed")
+    peers.log.tend()
+    peers.log.tend()
+    rejected, given_up = peers.lines
+    assert rejected.startswith("rejected by the peer that we connect to, 1 time: ")
+    assert rejected.endswith("--curve-dir DIR")
+    assert given_up == "gave up the connection to tcp://10.0.0.1:5555: its handshake failed"
+    keyed = Peers(config=SecurityConfig(curve_dir=str(keys)))
+    keyed.security.refuse("not_admitted", 3)
+    keyed.log.tend()
+    assert str(keys / "client.key") in keyed.lines[0]
+    assert "3 times" in keyed.lines[0]
+
+
+# ---- systemd and warnings ---------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_systemd_hears_of_readiness_life_reloading_and_the_end(tmp_path):
+    watchdog = {"WATCHDOG_USEC": "300000"}
     with (
-        Publisher(ANY_PORT, heartbeats=False, columns=("price",)) as out,
-        Service(tmp_path, "--connect", out.endpoint) as service,
-    ):
-        out.wait_for_subscribers(1, WAIT_S)
-        out.publish("a", np.arange(40), np.ones((40, 1)))
-        line = service.process.stderr.readline()
-        assert service.end()["elements"] == 40
-    words = "the feed calls its values price; they are taken by their place, as x"
-    assert line == f"stream-lstm: {words}\n"
-
-
-def test_a_level_far_from_zero_is_named_once(tmp_path):
-    values = 1000 + np.random.default_rng(0).normal(size=(1000, 1))
-    with (
-        Publisher(ANY_PORT, columns=("x",)) as out,
-        Service(tmp_path, "--connect", out.endpoint) as service,
-    ):
-        out.wait_for_subscribers(1, WAIT_S)
-        out.publish("a", np.arange(1000), values)
-        line = service.process.stderr.readline()
-        assert service.end()["elements"] == 1000
-    assert line.startswith("stream-lstm: feature x of the stream a is about ")
-
-
-# ---- systemd ------------------------------------------------------------------------------
-
-
-def test_systemd_hears_when_it_is_ready_that_it_lives_and_that_it_stops(tmp_path):
-    with (
-        Publisher(ANY_PORT, heartbeats=False, columns=("x",)) as out,
-        Service(tmp_path, "--connect", out.endpoint, WATCHDOG_USEC="300000") as service,
+        publishing() as out,
+        Service(tmp_path, out.endpoint, environment=watchdog) as service,
     ):
         assert f"STATUS={service.ready.strip()}" in service.heard("READY=1")
         service.heard("WATCHDOG=1")
@@ -225,81 +235,95 @@ def test_systemd_hears_when_it_is_ready_that_it_lives_and_that_it_stops(tmp_path
         service.heard("STOPPING=1")
 
 
-# ---- SIGHUP -------------------------------------------------------------------------------
+@pytest.mark.slow
+def test_other_names_and_a_level_far_from_zero_are_each_logged_once(tmp_path):
+    values = 1000 + np.random.default_rng(0).normal(size=(1000, 1))
+    with publishing(columns=("price",)) as out, Service(tmp_path, out.endpoint) as service:
+        out.wait_for_subscribers(1, WAIT_S)
+        out.publish("a", np.arange(1000), values)
+        lines = {service.line(), service.line()}
+        assert service.end()["elements"] == 1000
+    names = "the feed names its values price; they are taken by position, as x"
+    assert f"stream-lstm: {names}" in lines
+    (other,) = lines - {f"stream-lstm: {names}"}
+    assert other.startswith("stream-lstm: feature x of the stream a is about ")
 
 
-def test_a_hangup_takes_over_what_can_change_and_nothing_where_something_cannot(keys, tmp_path):
+# ---- SIGHUP -----------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_hangup_changes_what_can_change_and_nothing_if_something_cannot(keys, tmp_path):
     file = tmp_path / "c.toml"
     file.write_text("[feed]\nmax_streams = 1\n")
+    flags = ("--curve-dir", keys, "--config", file)
     with (
-        Publisher(ANY_PORT, heartbeats=False, columns=("x",), security=secured(keys)) as out,
-        Service(
-            tmp_path, "--connect", out.endpoint, "--curve-dir", keys, "--config", file
-        ) as service,
+        publishing(security=secured(keys)) as out,
+        Service(tmp_path, out.endpoint, *flags) as service,
     ):
         out.wait_for_subscribers(1, WAIT_S)
         out.publish("a", 1, [1.0])
         out.publish("b", 1, [1.0])
-        assert "more than 1 streams" in service.process.stderr.readline()
+        assert "more than 1 streams" in service.line()
         assert service.hang_up() == "stream-lstm: reloaded: keys of clients: 1"
 
         make_keys(tmp_path / "others")
-        (keys / "clients" / "other.key").write_bytes(
-            (tmp_path / "others" / "client.key").read_bytes()
-        )
-        file.write_text("[feed]\nmax_streams = 3\n[model]\nlayers = 2\n")
-        said = service.hang_up()
-        assert "not reloaded, nothing has changed: layers is 1 and would be 2" in said
-        assert "needs a restart" in said
-        file.write_text("[feed]\nmax_streams = 0\n")
-        assert "not reloaded, nothing has changed" in service.hang_up()
-        file.write_text("[feed]\nmax_stream = 3\n")
-        assert "did you mean 'max_streams'" in service.hang_up()
+        other = (tmp_path / "others" / "client.key").read_bytes()
+        (keys / "clients" / "other.key").write_bytes(other)
+        for text, words in (
+            (
+                "[feed]\nmax_streams = 3\n[model]\nlayers = 2\n",
+                "not reloaded, nothing has changed: layers is 1 and would be 2, which needs a re",
+            ),
+            ("[feed]\nmax_streams = 0\n", "not reloaded, nothing has changed"),
+            ("[feed]\nmax_stream = 3\n", "did you mean 'max_streams'"),
+        ):
+            file.write_text(text)
+            assert words in service.hang_up()
 
         file.write_text("[feed]\nmax_streams = 2\n[security]\nmax_subscriptions = 50\n")
-        said = service.hang_up()
+        line = service.hang_up()
         for words in (
             "reloaded: max_streams is 2 and was 1",
             "max_subscriptions is 50 and was 3000",
             "keys of clients: 2",
         ):
-            assert words in said
+            assert words in line
         out.publish("b", 3, [1.0])
         out.publish("c", 1, [1.0])
-        assert "refused" in service.process.stderr.readline()
+        assert "refused" in service.line()
         summary = service.end()
     assert summary["feed"]["streams"] == summary["streams"] == 2
     assert summary["feed"]["refused"] == 2
 
 
-# ---- SIGSTOP ------------------------------------------------------------------------------
+# ---- SIGSTOP ----------------------------------------------------------------------------------
 
 
-def test_what_came_during_a_pause_is_caught_up(tmp_path):
+@pytest.mark.slow
+def test_ticks_of_a_pause_are_caught_up(tmp_path):
     """The feed waits for its slowest subscriber: however long the pause, nothing is lost."""
     blocks, rows = 60, 5_000
+    flags = ("--receive-hwm", "2", "--until-end")
     with (
-        Publisher(
-            ANY_PORT, heartbeats=False, columns=("x",), send_hwm=2, send_timeout_s=WAIT_S
-        ) as out,
-        Service(
-            tmp_path, "--connect", out.endpoint, "--receive-hwm", "2", "--until-end"
-        ) as service,
+        publishing(send_hwm=2, send_timeout_s=WAIT_S) as out,
+        Service(tmp_path, out.endpoint, *flags) as service,
     ):
         out.wait_for_subscribers(1, WAIT_S)
         service.pause()
-        going_on = threading.Timer(1.0, service.go_on)
-        going_on.start()
+        resuming = threading.Timer(0.5, service.resume)
+        resuming.start()
         for block in np.random.default_rng(1).normal(size=(blocks, rows, 1)):
             out.publish("a", np.zeros(rows, np.int64), block)
         out.end()
-        going_on.join()
+        resuming.join()
         summary = service.finished()
     assert summary["elements"] == blocks * rows
     assert (summary["gaps"], summary["missed"]) == (0, 0)
 
 
-def test_what_was_lost_during_a_pause_is_declared_a_gap(tmp_path):
+@pytest.mark.slow
+def test_ticks_lost_during_a_pause_are_declared_a_gap(tmp_path):
     """A plain PUB socket drops for a subscriber that does not read: the numbers show it."""
     blocks, rows = 400, 5_000
     with zmq.Context() as context, context.socket(zmq.XPUB) as out:
@@ -307,9 +331,7 @@ def test_what_was_lost_during_a_pause_is_declared_a_gap(tmp_path):
         out.setsockopt(zmq.SNDBUF, 4096)
         out.bind(ANY_PORT)
         endpoint = out.getsockopt_string(zmq.LAST_ENDPOINT)
-        with Service(
-            tmp_path, "--connect", endpoint, "--receive-hwm", "2", "--until-end"
-        ) as service:
+        with Service(tmp_path, endpoint, "--receive-hwm", "2", "--until-end") as service:
             for _ in range(3):
                 assert out.poll(WAIT_S * 1000)
                 out.recv()
@@ -317,7 +339,7 @@ def test_what_was_lost_during_a_pause_is_declared_a_gap(tmp_path):
             t_ns, values = np.zeros(rows, np.int64), np.zeros((rows, 1))
             for seq in range(1, 1 + blocks * rows, rows):
                 out.send_multipart(encode_ticks("a", t_ns, values, session="s", seq=seq))
-            service.go_on()
+            service.resume()
             end = Heartbeat("a", 1 + blocks * rows, "s", end=True)
             while service.process.poll() is None:
                 # it is dropped too, until there is room for it
@@ -328,3 +350,144 @@ def test_what_was_lost_during_a_pause_is_declared_a_gap(tmp_path):
     assert summary["gaps"] >= 1
     assert 0 < summary["missed"] < blocks * rows
     assert summary["missed"] + summary["ticks"] == blocks * rows
+
+
+# ---- pages and log ----------------------------------------------------------------------------
+
+
+def test_an_address_that_cannot_be_served_is_refused_before_anything_is_compiled(cli, tmp_path):
+    file = tmp_path / "c.toml"
+    file.write_text('[serve]\nmetrics = "0.0.0.0:0"\n')
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        for code, flags, words in (
+            (69, ("--metrics", address), f"metrics at '{address}': Address already in use"),
+            (2, ("--metrics", "0.0.0.0:0"), "--insecure"),
+            (78, ("--config", file), "insecure"),
+            (2, ("--metrics", "9464"), "HOST:PORT"),
+        ):
+            done = cli("run", *NOWHERE, *SMALL, *flags)
+            assert (done.code, words in done.err) == (code, True), done.err
+        done = cli("run", *NOWHERE, *SMALL, "--metrics", address, "--log-format", "json")
+    line = json.loads(done.err)
+    assert done.code == line["exit_code"] == 69
+    assert (line["event"], line["level"]) == ("failed", "error")
+    assert "already in use" in line["message"]
+
+
+@pytest.mark.slow
+def test_pages_and_log_of_a_daemon_from_start_to_end(tmp_path):
+    flags = ("--metrics", "127.0.0.1:0", "--log-format", "json")
+    with publishing() as out, Service(tmp_path, out.endpoint, *flags) as service:
+        ready = json.loads(service.ready)
+        address = ready["message"].split("http://")[1].split("/")[0]
+        out.wait_for_subscribers(1, WAIT_S)
+        assert asked(address, "/livez")[0] == 200
+        assert asked(address, "/readyz")[0] == 503
+        out._socket.send_multipart([b"tick/a/", b"\x1b[2Jrubbish"])
+        out.publish("a", np.arange(40), np.ones((40, 1)))
+        lines = [json.loads(service.line()) for _ in range(2)]
+        while asked(address, "/readyz")[0] != 200:
+            pass
+        assert "stream_lstm_elements_total 40.0" in asked(address, "/metrics")[2]
+        service.process.send_signal(signal.SIGTERM)
+        rest, err = service.process.communicate(timeout=WAIT_S)
+    assert service.process.returncode == 0
+    assert json.loads(rest)["elements"] == 40
+    lines += [json.loads(line) for line in err.splitlines()]
+    assert ready["event"] == "ready"
+    assert [line["event"] for line in lines] == ["refused", "session_started", "stopped"]
+    assert lines[0]["kind"] == "message"
+    assert lines[-1]["elements"] == 40
+
+
+@pytest.fixture
+def full_pipe():
+    """The end to write to of a pipe that is full, and that nobody ever reads."""
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    try:
+        while True:
+            os.write(write, b"x" * 4096)
+    except BlockingIOError:
+        os.set_blocking(write, True)
+    yield write
+    os.close(read)
+    os.close(write)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_log_that_nobody_reads_delays_nothing(tmp_path, full_pipe, form):
+    flags = ("--until-end", "--log-format", form)
+    with publishing() as out, Service(tmp_path, out.endpoint, *flags, stderr=full_pipe) as service:
+        out.wait_for_subscribers(1, WAIT_S)
+        for _ in range(50):
+            out._socket.send_multipart([b"tick/a/", b"rubbish"])
+        out.publish("a", np.arange(400), np.ones((400, 1)))
+        out.end()
+        summary = service.finished()
+    assert (summary["elements"], summary["feed"]["refused"]) == (400, 50)
+    assert summary["log_lines_dropped"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_an_error_that_nobody_reads_ends_it_with_its_code(full_pipe, form):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        line = ("run", *NOWHERE, *SMALL, "--metrics", address, "--log-format", form)
+        with started(*line, stderr=full_pipe) as process:
+            assert process.wait(WAIT_S) == 69
+
+
+CTRL_S, CTRL_Q = b"\x13", b"\x11"
+
+
+@pytest.mark.slow
+def test_a_terminal_that_is_stopped_delays_nothing(tmp_path, monkeypatch):
+    """It is stopped (Ctrl-S) before the daemon begins, and goes on (Ctrl-Q) at its end."""
+    monkeypatch.setenv("TERM", "xterm")
+    terminal, descriptor = os.openpty()
+    os.write(terminal, CTRL_S)
+    answers = f"ipc://{tmp_path}/answers"
+    with (
+        PredictionSubscriber(answers) as listener,
+        publishing() as out,
+        Service(tmp_path, out.endpoint, "--publish", answers, stderr=descriptor) as service,
+    ):
+        os.close(descriptor)
+        out.wait_for_subscribers(1, WAIT_S)
+        heard, refreshed = 0, time.monotonic() + 4 * REFRESH_S
+        while heard < 100 or time.monotonic() < refreshed:
+            out.publish("a", np.arange(10), np.ones((10, 1)))
+            heard += len(listener.receive(0.05))
+        os.write(terminal, CTRL_Q)
+        service.process.send_signal(signal.SIGTERM)
+        seen = everything(terminal)
+        summary = service.finished()
+    os.close(terminal)
+    assert summary["log_lines_dropped"] == 0
+    assert "ready: " in seen
+    last = [line for line in seen.splitlines() if line.startswith("a ")][-1]
+    assert last.split()[1] == str(summary["elements"])
+
+
+def everything(terminal):
+    """What is written to a terminal until nobody has it open any more."""
+    seen = b""
+    while True:
+        try:
+            seen += os.read(terminal, 65536)
+        except OSError:
+            return seen.decode()
+
+
+def test_the_dashboard_is_written_out(cli, tmp_path):
+    printed = cli("metrics-dashboard").json()
+    assert printed["uid"] == "stream-lstm"
+    done = cli("metrics-dashboard", "--out", tmp_path / "d.json")
+    assert json.loads((tmp_path / "d.json").read_text()) == printed
+    assert (done.code, done.out) == (0, "")
+    done = cli("metrics-dashboard", "--out", tmp_path / "nowhere" / "d.json")
+    assert done.code == 74

@@ -96,6 +96,7 @@ def ended(where, number, arguments):
     return process.returncode, out, err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", STARTS)
 def test_a_signal_at_the_start_ends_it_with_one_sentence(folder, start):
     where, name, arguments = STARTS[start]
@@ -107,6 +108,7 @@ def test_a_signal_at_the_start_ends_it_with_one_sentence(folder, start):
     assert err == f"stream-lstm: {told}\n"
 
 
+@pytest.mark.slow
 def test_a_store_is_as_it_was_and_free_for_the_next_start(folder, cli):
     path = folder / "s.db"
     arguments = ("replay", str(folder / "x.csv"), *SMALL, "--store", str(path))

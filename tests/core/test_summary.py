@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from stream_lstm.cli.summary_table import print_summary
+from stream_lstm.cli.results import summary_lines
 from stream_lstm.config import TableMember, build
 from stream_lstm.core.replay import Digest
 from stream_lstm.core.session import Session
@@ -81,15 +81,13 @@ def test_one_sentence_says_why_there_is_nothing(engine, streams, words, capsys):
     session, _, digest = fed(engine, **streams)
     summary = summarize(session, digest, wall_s=1.0, compile_s=0.0)
     assert verdict(summary) == summary["verdict"] == words
-    print_summary(summary)
-    assert capsys.readouterr().out.endswith(words + "\n")
+    assert list(summary_lines(summary))[-1] == words
 
 
 def test_the_table_stands_the_model_beside_the_plain_forecasters(engine, capsys):
     session, _, digest = fed(engine, a=2001)
     summary = summarize(session, digest, wall_s=0.5, compile_s=0.0)
-    print_summary(summary | {"stream": "eurusd", "refused_ticks": 3})
-    out = capsys.readouterr().out
+    out = "\n".join(summary_lines(summary | {"stream": "eurusd", "refused_ticks": 3}))
     assert out.startswith("eurusd: 2,001 ticks (3 refused), 2,001 elements, 999 predictions")
     row = next(line.split() for line in out.splitlines() if "log loss (nats)" in line)
     expected = [summary[key] for key in ("log_loss", "base_rate_log_loss", "last_label_log_loss")]
@@ -97,20 +95,18 @@ def test_the_table_stands_the_model_beside_the_plain_forecasters(engine, capsys)
     assert all(map(math.isfinite, expected))
     assert "4,002 elements/s" in out
     low, high = summary["accuracy_band"]
-    assert f"accuracy with 95 % at every look: between {low:.4f} and {high:.4f}" in out
-    assert "of the last" not in out, "the last labels are all labels"
-    assert out.endswith(summary["verdict"] + "\n")
+    assert f"accuracy, anytime-valid 95 % band: {low:.4f} to {high:.4f}" in out
+    assert "\nlast " not in out, "the last labels are all labels"
+    assert out.endswith("\n" + summary["verdict"])
 
 
 def test_the_table_tells_of_the_last_labels_where_they_are_not_all(engine, capsys):
     session, _, digest = fed(engine, a=2101)
     summary = summarize(session, digest, wall_s=0.5, compile_s=0.0)
-    print_summary(summary)
+    lines = list(summary_lines(summary))
     recent = summary["rolling"]
     assert (recent["labels"], summary["labels"]) == (1000, 1048)
-    assert (
-        f"of the last 1,000 labels: accuracy {recent['accuracy']:.4f}" in capsys.readouterr().out
-    )
+    assert any(f"last 1,000 labels: accuracy {recent['accuracy']:.4f}" in x for x in lines)
 
 
 def test_a_summary_is_fit_for_json(engine):

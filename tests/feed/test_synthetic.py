@@ -9,8 +9,8 @@ import sys
 import numpy as np
 import pytest
 
-from stream_lstm.cli.feed_process import FeedProcess
 from stream_lstm.events import End, Ticks
+from stream_lstm.feed.child import demo_feed
 from stream_lstm.feed.subscriber import Subscriber
 from stream_lstm.feed.synthetic import HiddenLevel, normal_cdf
 from stream_lstm.schema import FeedConfig
@@ -106,7 +106,7 @@ def test_normal_cdf():
 
 
 def test_the_feed_process_sends_the_series_and_its_end():
-    with FeedProcess.demo(seed=4, speed=20_000, count=300) as feed:
+    with demo_feed(seed=4, speed=20_000, count=300) as feed:
         config = FeedConfig(connect=(feed.endpoint(),), columns=HiddenLevel.columns)
         with Subscriber(config) as subscriber:
             events = []
@@ -122,7 +122,7 @@ def test_the_feed_process_sends_the_series_and_its_end():
 
 
 def test_the_feed_process_is_gone_when_it_is_closed():
-    with FeedProcess.demo(seed=4, speed=1, count=1000) as feed:
+    with demo_feed(seed=4, speed=1, count=1000) as feed:
         feed.endpoint()
     with pytest.raises(ProcessLookupError):
         os.kill(feed.pid, 0)

@@ -280,3 +280,79 @@ def forgetting(lengths: list[int], limit: int) -> dict[str, Any]:
         "median": median if median < limit else None,
         "max": largest if largest < limit else None,
     }
+
+
+# ---- what a record says, in words -----------------------------------------------------------
+
+
+SAME = 1e-4
+"""A difference of probabilities that is too small to act on."""
+
+
+def verdict(check: dict[str, Any]) -> str:
+    """Return one plain sentence about the record of a `StateCheck`."""
+    return f"{_forgetting(check)}; {_difference(check)}"
+
+
+def _forgetting(check: dict[str, Any]) -> str:
+    found = check["forgetting"]
+    limit, positions, longer = found["limit"], found["positions"], found["not_within_limit"]
+    if not positions:
+        need = check["window"] + limit
+        return f"the series is too short to measure the memory of the state ({need:,} elements)"
+    if longer == positions:
+        return f"the state remembers its start for more than {limit:,} elements"
+    if longer:
+        return (
+            f"the state remembers its start for more than {limit:,} elements at {longer:,} of "
+            f"{positions:,} positions"
+        )
+    return f"the state forgets its start within {found['max']:,} elements"
+
+
+def _difference(check: dict[str, Any]) -> str:
+    if not check["predictions"]:
+        return "there were no predictions to compare"
+    window = check["window"]
+    if check["max_abs_dp"] < SAME:
+        return (
+            f"carrying the state does not matter here: windows of {window:,} give the same "
+            f"predictions (within {check['max_abs_dp']:.1g})"
+        )
+    if not check["labels"]:
+        return f"windows of {window:,} give other predictions, and there was no label to score"
+    than = f"than from windows of {window:,}"
+    overall = _compared(check["windowed_more"], than)
+    queries = check["queries"]
+    if queries is None or not 0 < queries["labels"] < check["labels"]:
+        return overall
+    predictable = _compared(queries["windowed_more"], than)
+    return f"{overall}; on the {queries['labels']:,} predictable labels, {predictable}"
+
+
+def effect(check: dict[str, Any]) -> str:
+    """Return `helps`, `hurts`, `does not matter` or, without labels, `unknown`.
+
+    Where only some labels are predictable, they decide.
+    """
+    if check["predictions"] and check["max_abs_dp"] < SAME:
+        return "does not matter"
+    queries = check["queries"]
+    band = (queries if queries is not None and queries["labels"] else check)["windowed_more"]
+    if band["mean"] is None:
+        return "unknown"
+    return "helps" if band["low"] > 0 else "hurts" if band["high"] < 0 else "does not matter"
+
+
+def _compared(band: dict[str, float], than: str) -> str:
+    """Return what the excess loss of another state says about the carried one."""
+    low, high, mean = band["low"], band["high"], band["log_loss"]
+    word = "lower" if mean >= 0 else "higher"
+    loss = f"log loss {abs(mean):.4f} {word} {than}"
+    cut = f", {band['cut']:,} differences cut at 1 nat" if band["cut"] else ""
+    where = f"(windowed less carried: {band['mean']:+.4f}, band {low:+.4f} to {high:+.4f}{cut})"
+    if low > 0:
+        return f"carried state helps here: {loss} {where}"
+    if high < 0:
+        return f"carried state hurts here: {loss} {where}"
+    return f"no evidence that carrying the state matters: {loss} {where}"

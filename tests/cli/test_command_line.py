@@ -1,0 +1,310 @@
+"""The command line as a whole: options, help, settings, what is printed where, its start."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from stream_lstm.cli.main import ADVANCED, PANELS, app
+from stream_lstm.cli.settings import read_environment, resolve, split_list
+from stream_lstm.errors import ConfigurationError, UsageError
+
+from .lines import ran, write_csv
+
+SMALL = ("--feature", "x", "--hidden", "2", "--window", "5", "--bptt", "5")
+FLAGS = json.loads(Path(__file__).with_name("flags.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("folder")
+    write_csv(folder / "x.csv", x=[k % 7 - 3 for k in range(60)])
+    (folder / "c.toml").write_text("[model]\nhidden = 4\n")
+    return folder
+
+
+# ---- options and their help -----------------------------------------------------------------
+
+
+def leaves(command, path=()):
+    for name, child in getattr(command, "commands", {}).items():
+        yield from leaves(child, (*path, name))
+        if not hasattr(child, "commands"):
+            yield " ".join((*path, name)), child
+
+
+COMMANDS = dict(leaves(typer.main.get_command(app)))
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_no_flag_metavar_or_default_changes_unnoticed(name):
+    def shown(p):
+        return p.show_default if isinstance(p.show_default, str) else p.default
+
+    found = {
+        "/".join((*p.opts, *p.secondary_opts)): [p.metavar, shown(p), p.required]
+        for p in COMMANDS[name].params
+    }
+    assert found.pop("--quiet/-q") == found.pop("--verbose/-v") == [None, False, False]
+    assert found == FLAGS[name]
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_help_is_in_panels_and_a_long_one_begins_with_few_options(cli, name):
+    text = cli(*name.split(), "--help").out
+    sections = [line[:-1] for line in text.splitlines() if line.endswith(":") and line[0] != " "]
+    assert sections == [panel for panel in (*PANELS, ADVANCED) if panel in sections]
+    assert max(map(len, text.splitlines())) <= 80
+    first = text.split(f"\n{ADVANCED}:")[0]
+    assert first.count("\n  -") <= 21
+    for panel in PANELS if name in ("replay", "run") else ():
+        assert f"\n{panel}:\n" in text
+    assert (ADVANCED in sections) == (len(COMMANDS[name].params) > 16)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("replay x.csv --connect y", "option: --connect; --connect is an option of run and watch"),
+        ("publish x.csv --feature y", "--feature; --feature is an option of replay, train, run, "),
+        ("run --speed 1x", "option: --speed; --speed is an option of demo and publish\n"),
+        ("replay x.csv --hiden 3", "option: --hiden; did you mean --hidden?\n"),
+        ("replay x.csv --colums a", "--colums; did you mean --columns, an option of publish, run"),
+        ("prove live --connect y", "option: --connect; --connect is an option of run and watch\n"),
+        ("replay x.csv --zebra", "No such option: --zebra\n"),
+        ("repaly", "No such command 'repaly'. Did you mean 'replay'"),
+        ("prove cusal", "No such command 'cusal'. Did you mean 'causal'"),
+        ("replay x.csv --hidden=abc", "--hidden is a whole number, not 'abc'\n"),
+        ("replay x.csv --window=1.5", "--window is a whole number, not '1.5'\n"),
+        ("replay x.csv --learning-rate=fast", "--learning-rate is a number, not 'fast'\n"),
+        ("replay x.csv -q -v", "--quiet and --verbose exclude each other"),
+    ],
+)
+def test_a_wrong_name_or_value_is_answered_with_what_may_be_meant(cli, line, words):
+    done = cli(*line.split())
+    assert done.code == 2
+    assert words in done.err
+    assert "Possible options" not in done.err
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_can_complete_commands_and_options(shell):
+    def completed(line):
+        asked = {
+            "_STREAM_LSTM_COMPLETE": f"complete_{shell}",
+            "COMP_WORDS": line,
+            "COMP_CWORD": str(len(line.split()) - 1),
+            "_TYPER_COMPLETE_ARGS": line,
+            "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+        }
+        return code(f"import sys; sys.argv = ['stream-lstm']; {START}", env=os.environ | asked)
+
+    assert "--state-check" in completed("stream-lstm replay --state-c").stdout
+    assert "inspect" in completed("stream-lstm insp").stdout
+    known = os.environ | {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    assert "_COMPLETE" in ran("--show-completion", shell, env=known).stdout
+
+
+# ---- what is printed ------------------------------------------------------------------------
+
+
+def test_quiet_leaves_the_result_and_errors_and_verbose_adds_details(cli, folder, monkeypatch):
+    monkeypatch.setenv("STREAM_LSTM_SEED", "3")
+    far = write_csv(folder / "far.csv", x=[1000 + k % 7 for k in range(1100)])
+    line = ("replay", far, *SMALL, "--config", folder / "c.toml")
+    normal, quiet, verbose = cli(*line), cli(*line, "-q"), cli(*line, "--verbose")
+    assert "feature x of the stream far is" in normal.err
+    assert quiet.err == ""
+    assert "1,100 elements" in quiet.out
+    for words in ("hidden = 2 (flag)", "seed = 3 (environment)", "compiled in "):
+        assert f"stream-lstm: {words}" in verbose.err
+        assert words not in normal.err
+    assert "feature x" in verbose.err
+    assert cli("-q", *line).err == "", "before the command too"
+    refused = cli("replay", folder / "none.csv", *SMALL, "-q")
+    assert (refused.code, refused.err.count("\n")) == (66, 1)
+    from_file = cli("replay", far, *SMALL[:2], *SMALL[4:], "--config", folder / "c.toml", "-v")
+    assert "hidden = 4 (file)" in from_file.err
+
+
+def test_a_quiet_daemon_logs_errors_only(cli):
+    line = ("run", "--connect", "tcp://127.0.0.1:1", *SMALL, "--idle-timeout", "0.2")
+    assert cli(*line).err.startswith("ready: ")
+    done = cli(*line, "--quiet", "--log-format", "json")
+    (error,) = map(json.loads, done.err.splitlines())
+    assert (done.code, error["event"], error["level"]) == (69, "failed", "error")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ("replay", "x.csv", *SMALL),
+        ("doctor", "x.csv", *SMALL),
+        ("prove", "state", "--synthetic", "s1", "--help"),
+        ("check-config", "c.toml"),
+        ("--help",),
+        ("demo", "--help"),
+    ],
+    ids=" ".join,
+)
+def test_a_pipe_gets_plain_text_without_boxes_or_colours(cli, folder, monkeypatch, line):
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("FORCE_COLOR", "")
+    done = cli(*line)
+    assert done.code in (0, 65)
+    assert done.out
+    assert not set("\x1b│─╭┃━…") & set(done.out + done.err)
+
+
+# ---- settings -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("bid,ask", ["bid", "ask"]),
+        ("f(mid(bid, ask)), spread(bid, ask)", ["f(mid(bid, ask))", "spread(bid, ask)"]),
+        ('diff("a, b"), x', ['diff("a, b")', "x"]),
+        ('"odd ( name",y', ['"odd ( name"', "y"]),
+        (" a , ,b,", ["a", "b"]),
+        ("", []),
+    ],
+)
+def test_a_list_is_split_at_its_own_commas(text, parts):
+    assert split_list(text) == parts
+
+
+def test_flag_before_environment_before_file_before_default(monkeypatch, tmp_path):
+    file = tmp_path / "c.toml"
+    file.write_text("[model]\nhidden = 8\nlayers = 2\nseed = 5\n")
+    monkeypatch.setenv("STREAM_LSTM_HIDDEN", "16")
+    monkeypatch.setenv("STREAM_LSTM_LAYERS", "3")
+    monkeypatch.setenv("STREAM_LSTM_FEATURES", "log_return(mid(bid, ask)), elapsed()")
+    found = resolve({"hidden": 64}, file)
+    model = found.config.model
+    assert (model.hidden, model.layers, model.seed, model.mode) == (64, 3, 5, "carry")
+    assert found.config.stream.features == ("log_return(mid(bid, ask))", "elapsed()")
+    environment = dict.fromkeys(("layers", "features"), "environment")
+    assert found.origins == {"hidden": "flag", "seed": "file", **environment}
+
+
+def test_each_source_gets_the_error_of_its_own_mistakes(monkeypatch, tmp_path):
+    with pytest.raises(UsageError, match="carry, window"):
+        resolve({"mode": "rolling"}, None)
+    file = tmp_path / "c.toml"
+    file.write_text('[stream]\nfeatures = "x"\n')
+    with pytest.raises(ConfigurationError, match=r"c\.toml: features.*a list is written"):
+        resolve({}, file)
+    monkeypatch.setenv("STREAM_LSTM_LEARN", "yes")
+    with pytest.raises(ConfigurationError, match=r"STREAM_LSTM_LEARN.*true or false"):
+        resolve({}, None)
+    with pytest.raises(ConfigurationError, match="did you mean 'hidden'"):
+        read_environment({"STREAM_LSTM_HIDEN": "3"})
+    assert read_environment({"STREAM_LSTM_DATA": "/somewhere", "OTHER": "1"}) == {}
+
+
+# ---- the start of the process ---------------------------------------------------------------
+
+AS_FROM_A_SHELL = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+"""Where tests run in the background, an interrupt is ignored."""
+
+START = "from stream_lstm.cli.start import main; main()"
+INTERRUPTED = f"""
+import os, signal, sys
+
+class Finder:
+    def find_spec(name, path=None, target=None):
+        if name == "stream_lstm.cli.replay":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder)
+{START}
+"""
+
+
+def code(text, *arguments, **options):
+    line = [sys.executable, "-c", AS_FROM_A_SHELL + text, *arguments]
+    return subprocess.run(line, capture_output=True, text=True, check=False, **options)
+
+
+def test_an_interrupt_within_the_imports_ends_it_without_a_traceback():
+    done = code(INTERRUPTED)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+    shown = "lambda: print(signal.getsignal(signal.SIGINT).__name__)"
+    kept = code(f"import atexit; atexit.register({shown}); {START}", "--version")
+    assert kept.stdout.split()[0] == "stream-lstm"
+    assert kept.stdout.splitlines()[-1] == "default_int_handler"
+
+
+def test_help_needs_no_heavy_library():
+    text = f"""
+import atexit, sys
+heavy = ("jax", "flax", "optax", "pyarrow")
+atexit.register(lambda: print([name for name in heavy if name in sys.modules]))
+{START}
+"""
+    done = code(text, "replay", "--help")
+    assert "--save-weights" in done.stdout
+    assert done.stdout.endswith("[]\n")
+
+
+@pytest.mark.slow
+def test_as_a_process_it_prints_one_object_and_no_traceback(folder):
+    good = ran("replay", folder / "x.csv", *SMALL, "--json")
+    assert (good.returncode, good.stderr, good.stdout.count("\n")) == (0, "", 1)
+    assert json.loads(good.stdout)["elements"] == 60
+    bad = ran("replay", folder / "x.csv", "--feature", "diff(")
+    assert (bad.returncode, bad.stdout) == (2, "")
+    assert bad.stderr.startswith("stream-lstm: ")
+    assert "Traceback" not in bad.stderr
+
+
+# ---- standard streams that a supervisor closed before the start -------------------------------
+
+CLOSED = (">&-", "<&- >&- 2>&-")
+LINE = "--feature x --hidden 2 --window 5 --bptt 5"
+
+
+def in_shell(command, closed, folder):
+    line = f"{sys.executable} -m stream_lstm {command} {closed}"
+    here = {"cwd": folder, "env": os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}}
+    return subprocess.run(line, shell=True, capture_output=True, text=True, check=False, **here)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("closed", CLOSED)
+def test_a_replay_writes_its_results_and_nothing_else(folder, closed):
+    (folder / "o.csv").unlink(missing_ok=True)
+    done = in_shell(f"replay x.csv {LINE} --out o.csv", closed, folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    header, *lines = (folder / "o.csv").read_text().splitlines()
+    assert header.startswith("stream,n,")
+    assert all(line.startswith("x,") for line in lines)
+    assert len(lines) > 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "exit_code"),
+    [
+        ("--version", 0),
+        ("--help", 0),
+        ("check-config c.toml", 0),
+        ("metrics-dashboard", 0),
+        ("inspect x.csv", 65),
+        ("inspect nothing.db", 66),
+        ("replay x.csv --feature nothing", 2),
+        ("replay --nonsense", 2),
+        ("run --connect tcp://127.0.0.1:1 --feature x --hidden 2 --idle-timeout 0.1", 69),
+        ("publish x.csv --bind tcp://127.0.0.1:* --speed max", 0),
+        ("demo --seconds 1", 0),
+    ],
+)
+def test_without_any_stream_a_command_ends_with_its_code(folder, command, exit_code):
+    done = in_shell(command, CLOSED[-1], folder)
+    assert (done.returncode, done.stdout, done.stderr) == (exit_code, "", "")

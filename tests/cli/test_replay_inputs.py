@@ -1,0 +1,365 @@
+"""`replay` of many streams and of synthetic ones, of a bank, and with kept executables."""
+
+import csv
+import math
+from importlib.metadata import version
+
+import msgspec
+import numpy as np
+import pyarrow.parquet
+import pytest
+
+from stream_lstm.config import DEFAULT_BANK, build, parse_bank
+from stream_lstm.core.best_possible import FIGURES, BestPossible
+from stream_lstm.core.many import Many
+from stream_lstm.core.session import Session
+from stream_lstm.core.snapshot import fingerprint
+from stream_lstm.errors import ConfigurationError, StreamLSTMError
+from stream_lstm.events import End, Score, Ticks
+from stream_lstm.feed.files import CHUNK_ROWS
+from stream_lstm.feed.subscriber import Subscriber
+from stream_lstm.feed.synthetic import SOURCES
+from stream_lstm.records import Batch
+from stream_lstm.schema import FeedConfig
+from stream_lstm.serve.training import terms_of
+
+from ..feed.received import blocks
+from .lines import ANY_PORT, ran, write_csv
+
+SMALL = ("--hidden", 4, "--window", 20, "--bptt", 10)
+
+
+def summary(done):
+    assert done.code == 0, done.err
+    return done.json()
+
+
+# ---- many streams -----------------------------------------------------------------------------
+
+PRICE = (*SMALL, "--feature", "log_return(price)")
+BY_COLUMN = ("--stream-column", "symbol", *PRICE)
+ALIKE = ("streams", "elements", "ticks", "predictions", "labels", "digest", "ece", "auc")
+
+
+def write_prices(path, ticks=900, streams=7, bad=()):
+    """Prices of several streams in disorder; line numbers in `bad` have a negative one."""
+    rng = np.random.default_rng(2)
+    prices = np.exp(rng.normal(0, 1e-2, ticks))
+    prices[np.array(bad, int) - 2] = -1.0
+    symbols = [f"s{k}" for k in rng.integers(0, streams, ticks)]
+    return write_csv(path, symbol=symbols, price=prices)
+
+
+@pytest.fixture
+def prices(tmp_path):
+    return write_prices(tmp_path / "prices.csv")
+
+
+def in_runs(many, arrivals):
+    many._in_runs(arrivals, arrivals.streams)
+
+
+def test_columns_of_streams_give_what_each_gives_alone(cli, prices, tmp_path, monkeypatch):
+    found, files = [], []
+    for kind in ("columns", "alone"):
+        out = tmp_path / f"{kind}.parquet"
+        found.append(summary(cli("replay", prices, *BY_COLUMN, "--out", out, "--json")))
+        files.append(pyarrow.parquet.read_table(out))
+        monkeypatch.setattr(Many, "arrive", in_runs)
+    one, two = found
+    assert {key: one[key] for key in ALIKE} == {key: two[key] for key in ALIKE}
+    assert one["evidence"] == two["evidence"]
+    assert (one["streams"], one["stream_column"]) == (7, "symbol")
+    assert one["predictions"] > 60
+    order = [("stream", "ascending"), ("n", "ascending")]
+    assert files[0].sort_by(order).equals(files[1].sort_by(order))
+
+
+def test_a_replay_learns_from_many_streams(cli, prices):
+    found = summary(cli("replay", prices, *BY_COLUMN, "--learn", "--json"))
+    assert found["updates"] == found["labels"] > 60
+    assert math.isfinite(found["log_loss"])
+
+
+@pytest.mark.parametrize("flags", [(), ("--learn",)])
+def test_a_tick_that_is_refused_is_named_by_its_line(cli, tmp_path, flags):
+    path = write_prices(tmp_path / "prices.csv", bad=(400,))
+    done = cli("replay", path, *BY_COLUMN, *flags)
+    assert done.code == 65
+    assert f"{path}:400: feature log_return(price) is nan" in done.err
+    done = cli("replay", path, *BY_COLUMN, *flags, "--on-bad-row", "skip", "--json")
+    assert summary(done)["refused_ticks"] == 1
+    assert "prices.csv:400)" in done.err
+
+
+def test_what_many_streams_cannot_have_is_refused(cli, prices, monkeypatch):
+    for flags, words in (
+        (("--stream-column", "symbl"), "did you mean 'symbol'"),
+        (("--stream-column", "symbol", "--stream", "a"), "--stream is for one stream"),
+        (("--stream-column", "symbol", "--state-check"), "--state-check is for one stream"),
+        (
+            ("--stream-column", "symbol", "--sharing", "per-stream", "--save-weights", "w"),
+            "--save-weights writes one set of weights",
+        ),
+    ):
+        done = cli("replay", prices, *PRICE, *flags)
+        assert (done.code, words in done.err) == (2, True), done.err
+    monkeypatch.setitem(Session.__init__.__kwdefaults__, "limit", 3)
+    done = cli("replay", prices, *BY_COLUMN)
+    assert done.code == 65
+    assert "3 streams are the most" in done.err
+
+
+def test_table_is_accepted_for_one_more_release_and_warned_about_once(cli, prices):
+    plain, flagged = (cli("replay", prices, *PRICE, *f, "--json") for f in ((), ("--table",)))
+    assert summary(plain)["digest"] == summary(flagged)["digest"]
+    assert plain.err.count("table has no effect") == 0
+    assert flagged.err.count("table has no effect") == 1
+
+
+# ---- synthetic streams, and the best possible forecast ----------------------------------------
+
+
+def test_the_best_is_scored_on_the_labels_of_the_model(cli, tmp_path):
+    out = tmp_path / "scores.csv"
+    line = ("replay", "--synthetic", "s4-latch", "--series-seed", 3, "--limit", 5000, *SMALL)
+    found = summary(cli(*line, "--learn", "--out", out, "--json"))
+    assert (found["stream"], found["ticks"], found["updates"]) == ("s4-latch", 5000, 498)
+    assert found["series"] == {"name": "s4-latch", "seed": 3}
+
+    source = SOURCES["s4-latch"](3)
+    values = source.block(5000)
+    at = np.arange(20, 5000, 10)  # elements predicted from; row n is element n + 1
+    label, best = values[at, 0] > 0, source.best(values)[at - 1]
+    query = best != 0.5
+    with out.open() as file:
+        p = np.array([float(row["p"]) for row in csv.DictReader(file) if row["label"]])
+    assert found["labels"] == len(p) == len(at)
+    assert found["best_accuracy"] == pytest.approx(np.mean((best > 0.5) == label))
+    losses = -np.log(np.where(label, best, 1 - best))
+    assert found["best_log_loss"] == pytest.approx(losses.mean())
+    assert found["query_labels"] == query.sum() > 20
+    right = ((p > 0.5) == label)[query]
+    assert found["query_accuracy"] == pytest.approx(right.mean())
+    assert found["best_query_accuracy"] == pytest.approx(((best > 0.5) == label)[query].mean())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--feature", "diff(x)"),
+        ("--feature", "x", "--feature", "diff(x)"),
+        ("--horizon", 2),
+        ("--window", 600, "--bptt", 10),
+    ],
+)
+def test_of_other_labels_nothing_best_is_claimed(cli, arguments):
+    line = ("replay", "--synthetic", "s1-ar", "--limit", 500, *SMALL, *arguments, "--json")
+    found = summary(cli(*line))
+    assert {found[key] for key in FIGURES} == {None}
+
+
+def test_where_nothing_can_be_known_there_are_no_queries(cli):
+    found = cli("replay", "--synthetic", "s0-garch", "--limit", 500, *SMALL, "--json").json()
+    assert found["best_log_loss"] == pytest.approx(np.log(2))
+    assert (found["query_labels"], found["query_accuracy"]) == (0, None)
+
+
+@pytest.mark.parametrize(("name", "lines"), [("s6-echo", 1), ("s1-ar", 0)])
+def test_people_read_the_best_too(cli, name, lines):
+    done = cli("replay", "--synthetic", name, "--limit", 2000, *SMALL)
+    assert done.code == 0
+    assert "best possible on these labels: accuracy 0." in done.out
+    assert done.out.count("at best 0.") == lines
+
+
+def test_a_file_of_the_same_values_gives_the_same_predictions(cli, tmp_path):
+    # the digest holds the name
+    file = write_csv(tmp_path / "s1-ar.csv", x=SOURCES["s1-ar"](0).block(500)[:, 0])
+    from_file = cli("replay", file, "--feature", "x", *SMALL, "--json").json()
+    drawn = cli("replay", "--synthetic", "S1", "--limit", 500, *SMALL, "--json").json()
+    assert from_file["digest"] == drawn["digest"]
+    assert drawn["series"] == {"name": "s1-ar", "seed": 0}
+    assert not {"series", *FIGURES} & set(from_file)
+    latch = cli("replay", "--synthetic", "s4l", "--limit", 50, *SMALL, "--json")
+    assert latch.json()["stream"] == "s4l-latch"
+
+
+def test_it_is_published_whole_and_then_its_end(cli, tmp_path):
+    endpoint, count = f"ipc://{tmp_path}/feed", CHUNK_ROWS + 100
+    with Subscriber(FeedConfig(connect=(endpoint,), columns=("x",))) as subscriber:
+        line = ("publish", "--synthetic", "s2-regime", "--series-seed", 5, "--limit", count)
+        more = ("--bind", endpoint, "--block", 5000, "--wait-subscribers", 1, "--json")
+        sent = summary(cli(*line, *more))
+        assert (sent["stream"], sent["ticks"]) == ("s2-regime", count)
+        events = []
+        while not any(isinstance(event, End) for event in events):
+            came = subscriber.receive(20.0)
+            assert came
+            events += blocks(came)
+    values = np.concatenate([event.values for event in events if isinstance(event, Ticks)])
+    assert values.tobytes() == SOURCES["s2-regime"](5).block(count).tobytes()
+
+
+@pytest.mark.parametrize("command", ["replay", "publish"])
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["FILE or --synthetic NAME, one of them"]),
+        (["x.csv", "--synthetic", "s1-ar"], ["not both"]),
+        (["--synthetic", "s4-lach"], ["'s4-lach'", "did you mean 's4-latch'", *SOURCES]),
+        (["--synthetic", "s1-ar", "--time", "t"], ["--time", "no times"]),
+        (["--synthetic", "s1-ar", "--series-seed", "-1"], ["--series-seed"]),
+        (["x.csv", "--series-seed", "1"], ["--series-seed", "--synthetic"]),
+        (["--synthetic", "s1-ar", "--stream", "a/b"], ["'a/b'"]),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_an_exit_code(cli, command, arguments, words):
+    done = cli(command, *arguments)
+    assert (done.code, done.out) == (2, "")
+    for word in words:
+        assert word in done.err
+
+
+def test_a_column_that_is_not_there_is_named(cli):
+    line = ("--synthetic", "s1-ar")
+    asked = cli("replay", *line, "--feature", "diff(y)")
+    assert (asked.code, "s1-ar has no column 'y' (it has x)" in asked.err) == (2, True)
+    asked = cli("publish", *line, "--columns", "x,y", "--bind", ANY_PORT)
+    assert (asked.code, "s1-ar has no column 'y'" in asked.err) == (2, True)
+
+
+def test_another_series_is_not_taken_for_it():
+    best = BestPossible(SOURCES["s1-ar"](1))
+    xs = SOURCES["s1-ar"](2).block(50)[1:, 0]
+    scores = [Score("s", n, 0, 0.5, int(x > 0), 0.7, 0.5, 0.5) for n, x in enumerate(xs, 1)]
+    best.add(Batch.of(Score, scores))
+    with pytest.raises(StreamLSTMError, match="not the one"):
+        best.figures(build({"features": ["x"]}), {"ticks": 50, "elements": 50})
+
+
+# ---- a bank -----------------------------------------------------------------------------------
+
+GOOD = """
+[[member]]
+kind = "network"
+name = "small"
+hidden = 2
+gradient = "snap1"
+
+[[member]]
+kind = "table"
+name = "rate"
+"""
+
+
+@pytest.fixture
+def x(tmp_path):
+    return write_csv(tmp_path / "x.csv", x=np.random.default_rng(0).normal(size=80))
+
+
+def with_bank(cli, x, bank, *more, learn=("--learn",)):
+    small = ("--feature", "x", "--hidden", 2, "--window", 20, "--bptt", 10)
+    return cli("replay", x, *small, *learn, "--bank", bank, *more)
+
+
+def test_a_bank_from_a_file_is_mixed_and_shown(cli, x, tmp_path):
+    file = tmp_path / "bank.toml"
+    file.write_text(GOOD)
+    found = with_bank(cli, x, file, "--json").json()
+    assert list(found["experts"]) == ["small", "rate"]
+    weights = [figures["weight"] for figures in found["experts"].values()]
+    assert sum(weights) == pytest.approx(1)
+    assert min(weights) > 0
+    losses = [figures["log_loss"] for figures in found["experts"].values()]
+    assert found["log_loss"] <= min(losses) + np.log(2) / found["labels"] + 1e-4
+    table = with_bank(cli, x, file)
+    assert table.code == 0
+    assert "\nsmall " in table.out
+    assert "\nrate " in table.out
+    assert "experts" not in with_bank(cli, x, "none", "--json", learn=()).json()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('[[member]]\nkind = "netwrok"\nname = "a"\n', "'netwrok'; choose one of network"),
+        ('[[member]]\nname = "a"\n', "member 1 ('a'): kind = None"),
+        ('[[member]]\nkind = "table"\nname = "a"\nfaed = 3\n', "no key 'faed'; did you mean 'fad"),
+        ('[[member]]\nkind = "table"\nname = "a"\nsigns = 99\n', "member 1 ('a')"),
+        ('[[member]]\nkind = "table"\n', "member 1: Object missing required field `name`"),
+        (GOOD + GOOD, "'small' is not one"),
+        ("member = 3\n", "[[member]]"),
+        ("", "[[member]]"),
+        ("[[member]\n", "is not valid TOML"),
+        (GOOD.replace("hidden", "layers"), "member 'small': gradient = 'snap1' is defined for on"),
+    ],
+)
+def test_an_invalid_bank_is_refused_by_name(cli, x, tmp_path, text, words):
+    file = tmp_path / "bank.toml"
+    file.write_text(text)
+    done = with_bank(cli, x, file)
+    assert done.code in (2, 78), "a configuration is at fault"
+    assert words in done.err.replace("\n", " ")
+    assert "Traceback" not in done.err
+
+
+def test_a_bank_that_is_missing_or_cannot_be_is_refused(cli, x, tmp_path):
+    file, weights = tmp_path / "bank.toml", tmp_path / "w.safetensors"
+    file.write_text(GOOD)
+    assert with_bank(cli, x, tmp_path / "none.toml").code == 66
+    without = with_bank(cli, x, file, learn=())
+    assert without.code in (2, 78)
+    for flag, words in (("--save-weights", "save one"), ("--weights", "start from weights")):
+        refused = with_bank(cli, x, file, flag, weights)
+        assert (refused.code, f"{words} with --bank none" in refused.err) == (2, True)
+    assert not weights.exists()
+
+
+def test_the_default_bank_can_be_written_as_a_file():
+    tables = msgspec.to_builtins(DEFAULT_BANK)
+    assert parse_bank({"member": tables}) == DEFAULT_BANK
+    for table in tables:
+        with pytest.raises(ConfigurationError):
+            parse_bank({"member": [table, table]})
+
+
+# ---- kept executables -------------------------------------------------------------------------
+
+KEPT = f"jaxlib-{version('jaxlib')}"
+LINE = ("replay", "--synthetic", "s1-ar", "--limit", "300", "--feature", "x", "--hidden", "2")
+
+
+def digest(folder) -> str:
+    """Of a replay in a process of its own, which JAX's cache belongs to."""
+    done = ran(*LINE, "--json", "--compile-cache", folder)
+    assert done.returncode == 0, done.stderr
+    return msgspec.json.decode(done.stdout)["digest"]
+
+
+def entries(folder) -> dict[str, bytes]:
+    kept = folder / KEPT
+    return {path.name: path.read_bytes() for path in kept.iterdir() if "atime" not in path.name}
+
+
+@pytest.mark.slow
+def test_kept_executables_serve_a_later_start_and_damaged_ones_are_compiled_again(tmp_path):
+    folder = tmp_path / "cache"
+    compiled = digest(folder)
+    kept = entries(folder)
+    assert kept
+    assert digest(folder) == compiled
+    assert entries(folder) == kept, "the second start compiled something"
+    for name in kept:
+        (folder / KEPT / name).write_bytes(b"not an executable")
+    assert digest(folder) == compiled
+
+
+def test_a_cache_that_cannot_be_made_is_refused_and_no_state_depends_on_its_place(cli, tmp_path):
+    (tmp_path / "file").write_text("")
+    done = cli(*LINE, "--compile-cache", tmp_path / "file" / "cache")
+    assert done.code == 74
+    assert "cannot keep executables in" in done.err
+    plain, there = (build({"features": ["x"], "compile_cache": c}) for c in (None, "somewhere"))
+    assert fingerprint(there, ("x",)) == fingerprint(plain, ("x",))
+    assert terms_of(there, []) == terms_of(plain, [])
