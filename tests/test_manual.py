@@ -162,7 +162,11 @@ def flags_of(command: Any) -> set[str]:
 
 
 def test_every_flag_in_the_text_exists() -> None:
-    known = {"--version", *(flag for command in LEAVES.values() for flag in flags_of(command))}
+    known = {
+        "--version",
+        "--install-completion",
+        *(flag for command in LEAVES.values() for flag in flags_of(command)),
+    }
     for name, text in DOCUMENTS.items():
         if name not in OTHER_PROGRAMS:
             ours = re.sub(r"`[^`]*(?:python -m bench|pip )[^`]*`", "", without_blocks(text))
