@@ -151,7 +151,7 @@ def opened(path: Path) -> Store:
 def state(session: Session, positions: dict[str, JournalPosition]) -> bytes:
     """Return a digest of all that a session holds, and of where its streams stand."""
     session.catch_up()
-    due = {name: (place.session, place.next_seq) for name, place in positions.items()}
+    due = {name: (place.run_id, place.next_seq) for name, place in positions.items()}
     return hashlib.sha256(snapshot.take(session) + repr(sorted(due.items())).encode()).digest()
 
 

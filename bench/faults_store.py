@@ -169,7 +169,7 @@ def main(path: Path) -> dict[str, Any]:
         made = Prediction("a", start + ROWS, 0, 0.5, "s")
         writer.put([Step(ticks, ROWS, [made])])
         if k % 8 == 7:
-            writer.put(Saved(Zeros(), 1, "", start + ROWS))
+            writer.put(Saved(Zeros().chunks, 1, "", start + ROWS))
             handed += 1
         handed += 1
         # each in a transaction of its own

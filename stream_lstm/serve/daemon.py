@@ -66,7 +66,7 @@ from ..feed.security import Security
 from ..feed.subscriber import Subscriber
 from ..model.engine import Engine
 from ..schema import FeedConfig
-from ..store.store import TEND_S, Store
+from ..store.store import REPORT_S, Store
 from ..store.units import Settle
 from .logs import OLD_TIMES_PERIOD_S as OLD_TIMES_S
 from .logs import OldTimesWatch, Staleness, about
@@ -258,7 +258,7 @@ class Daemon(Closing):
         self.staleness: Staleness = Staleness(self.subscriber, feed, self._notice, self._all_ended)
         self.every(self.staleness.period_s, self.staleness.look)
         if store is not None:
-            self.every(TEND_S, store.tend)
+            self.every(REPORT_S, store.report)
         self._compiled = compilations()
 
     def _compile_together(self) -> threading.Thread:
@@ -288,7 +288,7 @@ class Daemon(Closing):
     def _resume_feed(self) -> None:
         """Request the ticks since the end of the store; those that do not come count as missed."""
         for stream, position in self.store.positions.items() if self.store is not None else ():
-            self.subscriber.resume(stream, position.session, position.next_seq)
+            self.subscriber.resume(stream, position.run_id, position.next_seq)
 
     def every(self, period_s: float, work: Callable[[], object]) -> None:
         """Run `work` in the loop every `period_s` seconds."""
@@ -335,8 +335,8 @@ class Daemon(Closing):
         """Count the labels that could still be revised."""
         self.session.settle()
         if self.store is not None:
-            self.store.hold(Settle())
-            self.store.hand_over()
+            self.store.add(Settle())
+            self.store.flush()
 
     def _loop(self, until_end: bool, collector: Collector) -> bool:
         """Work until the switch is set; return whether the streams ended before."""
@@ -364,7 +364,7 @@ class Daemon(Closing):
         """Step over the waiting ticks, and store them."""
         self.session.catch_up()
         if self.store is not None:
-            self.store.hand_over()
+            self.store.flush()
         self._held = 0
 
     def _pausing(self) -> bool:
@@ -431,7 +431,7 @@ class Daemon(Closing):
         if self._on_input is not None:
             self._on_input(event)
         if self.store is not None:
-            self.store.hold(event, made)
+            self.store.add(event, made)
 
     def _tick(self, run: Run) -> None:
         """Push a few ticks singly."""
@@ -492,7 +492,7 @@ class Daemon(Closing):
             for run in runs:
                 self._on_input(run)
         if self.store is not None:
-            self.store.hold_together(runs, (session.table.ints[places, N] - before).tolist())
+            self.store.add_runs(runs, (session.table.ints[places, N] - before).tolist())
         self._held += len(t_ns)
 
     def _all_ended(self) -> bool:

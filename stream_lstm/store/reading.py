@@ -1,32 +1,26 @@
-"""What a store holds, read back: inputs in their order, what came of them, and snapshots.
+"""The content of a store, read back: its setup, its journal and outputs, and a resumed session.
 
-What a store was begun with: all that its journal needs to be replayed, and nothing more.
+A store has one setup, with all that a replay of its journal needs. A restart must agree with it in
+every setting that the session's state depends on; the sources and destinations of data may change.
 
-A store holds one setup for good. What a restart brings must agree with it in every setting that
-the session's state depends on; where data come from and go to may change.
-
-Going on from a store: the newest snapshot that is whole, and the journal behind it.
-
-What the journal leads to must be what was stored, bit for bit, or nothing that follows could be
-believed.
+A session resumes from the newest intact snapshot and the journal behind it. The journal must lead
+to the stored predictions bit for bit; otherwise nothing that follows could be trusted.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import heapq
 import math
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import safetensors.numpy
 from msgspec.structs import replace
 
@@ -38,40 +32,50 @@ from ..core.session import Session
 from ..errors import ConfigurationError, SnapshotError, StoreError, StreamLSTMError
 from ..events import End, Gap, Label, Prediction, Score, SessionStart, Ticks
 from ..records import Batch
+from ..typing import Float32s
 from .chain import damage
-from .journal import checksum, first_pos, last_pos
+from .journal import first_pos, last_pos, tick_checksum
 from .schema import UNREADABLE, WAY_OUT, R, damaged, failure, read
-from .units import Settle
+from .snapshots import snapshot_state, snapshots
+from .units import Settle, StoredInput
+
+FETCHED = 1000
+"""Small rows fetched at a time."""
+
+HISTORY = 8192
+"""Predictions and scores that become columns at a time."""
+
+
+# ---- the setup --------------------------------------------------------------------------
 
 STATE = ("stream", "model", "scaling", "learning", "scoring")
 """Tables of the configuration that the state depends on."""
 
 FREE = ("weights", "publish_experts", "table")
-"""Keys of those that it does not depend on; weights are compared as numbers."""
+"""Keys of those tables that it does not depend on; weights are compared as numbers."""
 
 SCALER = "scaler.state"
 
-DAMAGED: tuple[type[Exception], ...] = (*UNREADABLE, safetensors.SafetensorError)
-"""What reading a setup that is damaged raises."""
+_DAMAGED_SETUP: tuple[type[Exception], ...] = (*UNREADABLE, safetensors.SafetensorError)
 
 
 class Setup(NamedTuple):
-    """Configuration and columns, members of a bank, weights and scaler to start from."""
+    """Configuration and columns, members of a bank, initial weights and scaler."""
 
     config: Config
     columns: tuple[str, ...]
     members: Members | None = None
     weights: dict[str, Any] | None = None
-    scaler: npt.NDArray[np.float32] | None = None
+    scaler: Float32s | None = None
 
 
 def write_setup(connection: sqlite3.Connection, setup: Setup) -> None:
-    """Write the setup of a store that is new."""
+    """Write the setup of a new store."""
     parts: dict[str, str | bytes] = {
         "configuration": msgspec.json.encode(setup.config).decode(),
         "columns": msgspec.json.encode(setup.columns).decode(),
         "members": msgspec.json.encode(setup.members).decode(),
-        "start": _start(setup),
+        "start": _initial_tensors(setup),
     }
     rows = [(name, value, _digest(value)) for name, value in parts.items()]
     connection.executemany("INSERT INTO setup VALUES (?, ?, ?)", rows)
@@ -82,15 +86,14 @@ def read_setup(connection: sqlite3.Connection, store: str) -> Setup | None:
 
     Raises StoreError where it is damaged, naming the file and the part.
     """
-    rows = connection.execute("SELECT name, value, sha256 FROM setup").fetchall()
-    if not rows:
-        return None
     parts: dict[str, Any] = {}
-    for name, value, digest in rows:
+    for name, value, digest in connection.execute("SELECT name, value, sha256 FROM setup"):
         if not isinstance(value, str | bytes) or _digest(value) != digest:
-            what = "weights to start from" if name == "start" else name
+            what = "initial weights" if name == "start" else name
             raise damaged(store, f"the checksum of its {what} is wrong")
         parts[name] = value
+    if not parts:
+        return None
     try:
         tensors = safetensors.numpy.load(parts["start"])
         scaler = tensors.pop(SCALER, None)
@@ -101,24 +104,29 @@ def read_setup(connection: sqlite3.Connection, store: str) -> Setup | None:
             {name: {"kernel": kernel} for name, kernel in tensors.items()} or None,
             scaler,
         )
-    except DAMAGED as error:
+    except _DAMAGED_SETUP as error:
         raise damaged(store, f"its setup does not fit this version ({error})") from None
 
 
-def check_setup(theirs: Setup, ours: Setup, store: str) -> None:
-    """Raise ConfigurationError for the first thing in which a restart differs, naming both."""
-    was, now = _settings(theirs.config), _settings(ours.config)
-    for key in was:
-        if was[key] != now[key]:
-            raise _differs(store, key, was[key], now[key])
-    if theirs.columns != ours.columns:
-        raise _differs(store, "columns", list(theirs.columns), list(ours.columns))
-    if theirs.members != ours.members:
-        raise _differs(store, "bank", _short(theirs.members), _short(ours.members))
-    given = ours.weights is not None or ours.scaler is not None
-    before, after = _digest(_start(theirs))[:12], _digest(_start(ours))[:12]
-    if given and before != after:
-        raise _differs(store, "weights", f"of SHA-256 {before}", f"of SHA-256 {after}")
+def check_setup(stored: Setup, present: Setup, store: str) -> None:
+    """Raise ConfigurationError for the first difference of a restart, with both values."""
+
+    def compare(key: str, before: object, after: object) -> None:
+        if before != after:
+            raise ConfigurationError(
+                f"{store} was created with {key} = {before}, but {key} = {after} is set: restore "
+                "that setting, or name another store"
+            )
+
+    before, after = _settings(stored.config), _settings(present.config)
+    for key in before:
+        compare(key, before[key], after[key])
+    compare("columns", list(stored.columns), list(present.columns))
+    if stored.members != present.members:
+        compare("bank", _names(stored.members), _names(present.members))
+    if present.weights is not None or present.scaler is not None:
+        digests = (_digest(_initial_tensors(setup))[:12] for setup in (stored, present))
+        compare("weights", *(f"SHA-256 {digest}" for digest in digests))
 
 
 def _settings(config: Config) -> dict[str, Any]:
@@ -127,18 +135,11 @@ def _settings(config: Config) -> dict[str, Any]:
     return {key: values[key] for key in keys if key not in FREE}
 
 
-def _differs(store: str, key: str, was: object, now: object) -> ConfigurationError:
-    return ConfigurationError(
-        f"{store} was begun with {key} = {was}, and now it is {now}: go on with what it was begun "
-        "with, or name another store"
-    )
-
-
-def _short(members: Members | None) -> str:
+def _names(members: Members | None) -> str:
     return "none" if members is None else ", ".join(member.name for member in members)
 
 
-def _start(setup: Setup) -> bytes:
+def _initial_tensors(setup: Setup) -> bytes:
     tensors = {
         name: np.ascontiguousarray(layer["kernel"], np.float32)
         for name, layer in (setup.weights or {}).items()
@@ -152,38 +153,28 @@ def _digest(value: str | bytes) -> str:
     return hashlib.sha256(value.encode() if isinstance(value, str) else value).hexdigest()
 
 
-Stored: TypeAlias = Ticks | Label | Gap | SessionStart | End | Settle
-
-NEXT = 1000
-"""Rows fetched at a time where they are small."""
-
-HISTORY = 8192
-"""Predictions and scores that become columns at a time."""
+# ---- the journal ------------------------------------------------------------------------
 
 
 class JournalEntry(NamedTuple):
-    """A row of the journal; `event` is None for a hole. `intact` is False for damaged ticks."""
+    """A row of the journal; `event` is None for a hole. `intact` is False for damaged ticks.
+
+    `n` is the number of the last element behind ticks, 0 for other inputs.
+    """
 
     pos: int
-    event: Stored | None
+    event: StoredInput | None
     intact: bool = True
-
-
-class SnapshotRow(NamedTuple):
-    """A snapshot without its bytes."""
-
-    snapshot: int
-    pos: int
-    elements: int
-    version: int
-    taken_ns: int
-    set_aside: str | None
+    n: int = 0
 
 
 def entries(connection: sqlite3.Connection, after: int = 0) -> Iterator[JournalEntry]:
-    """Yield the journal behind position `after`; a position that is missing raises StoreError."""
+    """Yield the journal behind position `after`; raises StoreError where a position is missing."""
     expected = after + 1
-    tables = (_ticks(connection, after), _labels(connection, after), _events(connection, after))
+    tables = [
+        _entries(connection.execute(f"{query} ORDER BY pos", (after,)), size, parse)
+        for query, size, parse in _JOURNAL
+    ]
     for entry in heapq.merge(*tables, key=itemgetter(0)):
         if entry.pos != expected:
             raise StoreError(
@@ -194,8 +185,63 @@ def entries(connection: sqlite3.Connection, after: int = 0) -> Iterator[JournalE
         yield entry
 
 
-def drive(session: Session, event: Stored) -> None:
-    """Give a session an input again."""
+def _entries(
+    cursor: sqlite3.Cursor, size: int, parse: Callable[..., JournalEntry]
+) -> Iterator[JournalEntry]:
+    while rows := cursor.fetchmany(size):
+        for pos, *cells in rows:
+            try:
+                entry = parse(pos, *cells)
+            except (TypeError, ValueError):  # a missing page reads as nulls and zeros
+                raise StoreError(
+                    f"the journal's input at position {pos} cannot be read: the store is damaged"
+                ) from None
+            yield entry
+
+
+def _ticks(
+    pos: int, stream: str, run_id: str, seq: int | None, count: int, n: int, t_ns: bytes,
+    fields: bytes, crc: int,
+) -> JournalEntry:  # fmt: skip
+    values = np.frombuffer(fields, "<f8").reshape(count, -1)
+    ticks = Ticks(stream, np.frombuffer(t_ns, "<i8"), values, run_id, seq)
+    return JournalEntry(pos, ticks, tick_checksum(t_ns, fields) == crc, n)
+
+
+def _label(pos: int, stream: str, n: int, y: float | None, t_ns: int) -> JournalEntry:
+    return JournalEntry(pos, Label(stream, n, math.nan if y is None else y, t_ns))
+
+
+def _event(pos: int, kind: str, stream: str, run_id: str, seq: int, count: int) -> JournalEntry:
+    match kind:
+        case "gap":
+            return JournalEntry(pos, Gap(stream, seq, count))
+        case "session":
+            return JournalEntry(pos, SessionStart(stream, run_id))
+        case "end":
+            return JournalEntry(pos, End(stream, run_id))
+        case "settle":
+            return JournalEntry(pos, Settle())
+        case "hole":
+            return JournalEntry(pos, None)
+        case _:
+            raise StoreError(f"the journal has an input of the unknown kind {kind!r}")
+
+
+_TICKS = (
+    "SELECT pos, stream, session, seq, count, n_after, t_ns, fields, crc FROM ticks WHERE pos > ?"
+)
+_LABELS = "SELECT pos, stream, n, y, t_ns FROM labels WHERE pos > ?"
+_EVENTS = "SELECT pos, kind, stream, session, seq, count FROM events WHERE input = 1 AND pos > ?"
+_JOURNAL: tuple[tuple[str, int, Callable[..., JournalEntry]], ...] = (
+    (_TICKS, 1, _ticks),  # a row may be large
+    (_LABELS, FETCHED, _label),
+    (_EVENTS, FETCHED, _event),
+)
+
+
+def drive(session: Session, event: StoredInput) -> None:
+    """Repeat an input in a session."""
     match event:
         case Ticks():
             send(session, event)
@@ -209,138 +255,6 @@ def drive(session: Session, event: Stored) -> None:
             session.settle()
 
 
-def _ticks(connection: sqlite3.Connection, after: int) -> Iterator[JournalEntry]:
-    cursor = connection.execute(
-        "SELECT pos, stream, session, seq, count, t_ns, fields, crc FROM ticks WHERE pos > ? "
-        "ORDER BY pos",
-        (after,),
-    )
-    for pos, stream, session, seq, count, t_ns, fields, crc in cursor:
-        try:
-            times = np.frombuffer(t_ns, "<i8")
-            values = np.frombuffer(fields, "<f8").reshape(count, -1)
-            ticks = Ticks(stream, times, values, session, seq)
-            intact = checksum(t_ns, fields) == crc
-        except (TypeError, ValueError):  # a page that is not there reads as nulls and zeros
-            raise StoreError(
-                f"the journal's ticks at position {pos} cannot be read: the store is damaged"
-            ) from None
-        yield JournalEntry(pos, ticks, intact)
-
-
-def _labels(connection: sqlite3.Connection, after: int) -> Iterator[JournalEntry]:
-    cursor = connection.execute(
-        "SELECT pos, stream, n, y, t_ns FROM labels WHERE pos > ? ORDER BY pos", (after,)
-    )
-    for pos, stream, n, y, t_ns in _rows(cursor):
-        with _readable(pos):
-            label = Label(stream, n, math.nan if y is None else y, t_ns)
-        yield JournalEntry(pos, label)
-
-
-def _events(connection: sqlite3.Connection, after: int) -> Iterator[JournalEntry]:
-    cursor = connection.execute(
-        "SELECT pos, kind, stream, session, seq, count FROM events WHERE input = 1 AND pos > ? "
-        "ORDER BY pos",
-        (after,),
-    )
-    for pos, kind, stream, session, seq, count in _rows(cursor):
-        with _readable(pos):
-            event = _event(kind, stream, session, seq, count)
-        yield JournalEntry(pos, event)
-
-
-def _event(kind: str, stream: str, session: str, seq: int, count: int) -> Stored | None:
-    match kind:
-        case "gap":
-            return Gap(stream, seq, count)
-        case "session":
-            return SessionStart(stream, session)
-        case "end":
-            return End(stream, session)
-        case "settle":
-            return Settle()
-        case "hole":
-            return None
-        case _:
-            raise StoreError(f"the journal has an input of the unknown kind {kind!r}")
-
-
-@contextlib.contextmanager
-def _readable(pos: int) -> Iterator[None]:
-    """Turn what a cell of another type or size raises into StoreError with the place."""
-    try:
-        yield
-    except (TypeError, ValueError):
-        raise StoreError(
-            f"the journal's input at position {pos} cannot be read: the store is damaged"
-        ) from None
-
-
-def _rows(cursor: sqlite3.Cursor) -> Iterator[tuple[Any, ...]]:
-    while rows := cursor.fetchmany(NEXT):
-        yield from rows
-
-
-# ---- what came out ----------------------------------------------------------------------
-
-
-def history(
-    connection: sqlite3.Connection,
-) -> Iterator[tuple[Batch[Prediction], Batch[Score]]]:
-    """Yield predictions, and the scores that came about with them, in their order."""
-    merged: Iterator[tuple[int, int, Prediction | Score]] = heapq.merge(
-        ((pos, 0, made) for pos, made in outputs(connection, Prediction)),
-        ((pos, 1, score) for pos, score in outputs(connection, Score)),
-        key=itemgetter(0, 1),
-    )
-    while part := [event for _, _, event in islice(merged, HISTORY)]:
-        made = [event for event in part if isinstance(event, Prediction)]
-        scores = [event for event in part if isinstance(event, Score)]
-        yield Batch.of(Prediction, made), Batch.of(Score, scores)
-
-
-def outputs(
-    connection: sqlite3.Connection, kind: type[R], after: int = 0
-) -> Iterator[tuple[int, R]]:
-    """Yield (pos, record) of each that came of an input behind a position, in order."""
-    for pos, batch in read(connection, kind, "WHERE pos > ? ORDER BY pos, n", after):
-        yield from zip(pos, batch.events(), strict=True)
-
-
-def stored_prediction(connection: sqlite3.Connection, stream: str, n: int) -> Prediction | None:
-    """Return the prediction n of a stream, None where there is none."""
-    for _, batch in read(connection, Prediction, "WHERE stream = ? AND n = ?", stream, n):
-        return batch.events()[0]
-    return None
-
-
-# ---- snapshots --------------------------------------------------------------------------
-
-
-def snapshots(connection: sqlite3.Connection) -> list[SnapshotRow]:
-    """Return the snapshots, the newest first."""
-    found = connection.execute(
-        "SELECT snapshot, pos, elements, version, taken_ns, set_aside FROM snapshots "
-        "ORDER BY snapshot DESC"
-    )
-    return [SnapshotRow(*row) for row in found]
-
-
-def snapshot_state(connection: sqlite3.Connection, snapshot: int) -> bytes:
-    """Return the bytes of a snapshot; raises StoreError where they are not what was stored."""
-    (digest,) = connection.execute(
-        "SELECT sha256 FROM snapshots WHERE snapshot = ?", (snapshot,)
-    ).fetchone()
-    pieces = connection.execute(
-        "SELECT data FROM snapshot_pieces WHERE snapshot = ? ORDER BY piece", (snapshot,)
-    )
-    state = b"".join(piece if isinstance(piece, bytes) else b"" for (piece,) in pieces)
-    if hashlib.sha256(state).hexdigest() != digest:
-        raise StoreError(f"snapshot {snapshot} is damaged: its checksum does not match")
-    return state
-
-
 def is_whole(connection: sqlite3.Connection, after: int, until: int) -> bool:
     """Return whether the journal has all of (after, until]: no hole, and nothing trimmed."""
     if until > after and first_pos(connection) > after + 1:
@@ -352,12 +266,47 @@ def is_whole(connection: sqlite3.Connection, after: int, until: int) -> bool:
     return found.fetchone() is None
 
 
-class Resumed(NamedTuple):
-    """What a session was brought back from.
+# ---- outputs ----------------------------------------------------------------------------
 
-    `snapshot` is its number, None for the journal's start; `inputs` are the rows of the journal
-    behind it; `predictions` those that it led to once more; `set_aside` the damaged snapshots and
-    what is wrong with each.
+
+def outputs(
+    connection: sqlite3.Connection, kind: type[R], after: int = 0
+) -> Iterator[tuple[int, R]]:
+    """Yield (pos, record) of the outputs that inputs behind a position caused, in order."""
+    for pos, batch in read(connection, kind, "WHERE pos > ? ORDER BY pos, n", after):
+        yield from zip(pos, batch.events(), strict=True)
+
+
+def history(
+    connection: sqlite3.Connection,
+) -> Iterator[tuple[Batch[Prediction], Batch[Score]]]:
+    """Yield all predictions, and the scores that belong between them, in their order."""
+    merged: Iterator[tuple[int, int, Prediction | Score]] = heapq.merge(
+        ((pos, 0, prediction) for pos, prediction in outputs(connection, Prediction)),
+        ((pos, 1, score) for pos, score in outputs(connection, Score)),
+        key=itemgetter(0, 1),
+    )
+    while part := [event for _, _, event in islice(merged, HISTORY)]:
+        yield (
+            Batch.of(Prediction, [event for event in part if isinstance(event, Prediction)]),
+            Batch.of(Score, [event for event in part if isinstance(event, Score)]),
+        )
+
+
+def same(stored: Prediction | None, computed: Prediction) -> bool:
+    """Return whether two predictions are equal, except for their experts."""
+    return stored is not None and replace(stored, experts=()) == replace(computed, experts=())
+
+
+# ---- resuming ---------------------------------------------------------------------------
+
+
+class Resumed(NamedTuple):
+    """How a session was resumed.
+
+    `snapshot` is the number of its snapshot, None for the journal's start; `inputs` counts the
+    journal rows behind it; `predictions` are those that it computed again; `set_aside` are the
+    damaged snapshots, each with its damage.
     """
 
     snapshot: int | None
@@ -367,10 +316,10 @@ class Resumed(NamedTuple):
 
 
 def resume(connection: sqlite3.Connection, session: Session, store: str) -> Resumed:
-    """Bring a session, which is fresh, to where the store's journal ends.
+    """Bring a new session to the end of the store's journal.
 
-    Raises StoreError where no snapshot is good and the journal is not whole, and StreamLSTMError
-    where the journal does not lead to the predictions that are stored.
+    Raises StoreError where no snapshot is intact and the journal is incomplete, and
+    StreamLSTMError where the journal does not lead to the stored predictions.
     """
     set_aside: dict[int, str] = {}
     try:
@@ -381,16 +330,20 @@ def resume(connection: sqlite3.Connection, session: Session, store: str) -> Resu
         raise failure(Path(store), error) from None
     if found is not None:
         raise damaged(store, found.what)
-    again = _Again(connection, store)
+    predictions: list[Prediction] = []
+
+    def compare(outcome: Outcome) -> None:
+        for prediction in outcome.predictions.events():
+            _compare(connection, store, prediction)
+            predictions.append(prediction)
+
     listeners = session.emit, session.deliver
-    session.emit, session.deliver = None, again
+    session.emit, session.deliver = None, compare
     try:
         for entry in entries(connection, start):
             if not entry.intact:
-                raise StoreError(
-                    f"{store} is damaged: the ticks at position {entry.pos:,} of its journal are "
-                    f"not those that were stored. {WAY_OUT}"
-                )
+                what = f"the ticks at position {entry.pos:,} do not match their checksum"
+                raise damaged(store, what)
             assert entry.event is not None
             drive(session, entry.event)
         session.catch_up()  # each stored tick was stored with all its outputs
@@ -399,12 +352,25 @@ def resume(connection: sqlite3.Connection, session: Session, store: str) -> Resu
     expected = connection.execute(
         "SELECT count(*) FROM predictions WHERE pos > ?", (start,)
     ).fetchone()[0]
-    if expected != len(again.predictions):
+    if expected != len(predictions):
         raise StreamLSTMError(
-            f"{store}: its journal leads to {len(again.predictions):,} predictions where "
-            f"{expected:,} are stored; stream-lstm verify says more"
+            f"{store}: its journal leads to {len(predictions):,} predictions, but {expected:,} "
+            "are stored; run stream-lstm verify for the cause"
         )
-    return Resumed(number, end - start, again.predictions, set_aside)
+    return Resumed(number, end - start, predictions, set_aside)
+
+
+def _compare(connection: sqlite3.Connection, store: str, computed: Prediction) -> None:
+    where = "WHERE stream = ? AND n = ?"
+    found = next(read(connection, Prediction, where, computed.stream, computed.n), None)
+    stored = None if found is None else found[1].events()[0]
+    if not same(stored, computed):
+        raise StreamLSTMError(
+            f"{store}: its journal leads to another prediction {computed.n} of "
+            f"{computed.stream!r} than is stored: p = {computed.p!r}, stored "
+            f"{'none' if stored is None else repr(stored.p)}. Other versions or another machine "
+            "can be the cause: run stream-lstm verify, or start a new store"
+        )
 
 
 def _restore(
@@ -414,7 +380,7 @@ def _restore(
     set_aside: dict[int, str],
     store: str,
 ) -> tuple[int | None, int]:
-    """Restore the newest good snapshot; return its number and position."""
+    """Restore the newest intact snapshot; return its number and position."""
     for row in snapshots(connection):
         if row.set_aside is not None:
             continue
@@ -427,38 +393,9 @@ def _restore(
             continue
         return row.snapshot, row.pos
     if not is_whole(connection, 0, end):
-        told = "; ".join(set_aside.values()) or "there is none behind the hole"
+        why = "; ".join(set_aside.values()) or "there is none behind the hole"
         raise StoreError(
-            f"{store}: no snapshot can be used ({told}), and the journal is not whole. "
-            f"{WAY_OUT}; stream-lstm export STORE --out DIR keeps what this one holds"
+            f"{store}: no snapshot can be used ({why}), and the journal is incomplete. {WAY_OUT}; "
+            "stream-lstm export STORE --out DIR saves its tables"
         )
     return None, 0
-
-
-class _Again:
-    """Takes what comes of a session, and compares each prediction with the one that is stored."""
-
-    def __init__(self, connection: sqlite3.Connection, store: str) -> None:
-        self.predictions: list[Prediction] = []
-        self._connection, self._store = connection, store
-
-    def __call__(self, outcome: Outcome) -> None:
-        for prediction in outcome.predictions.events():
-            self._compare(prediction)
-
-    def _compare(self, event: Prediction) -> None:
-        stored = stored_prediction(self._connection, event.stream, event.n)
-        if not same(stored, event):
-            was = "none" if stored is None else repr(stored.p)
-            raise StreamLSTMError(
-                f"{self._store}: its journal leads to another prediction {event.n} of "
-                f"{event.stream!r} than is stored: p = {event.p!r}, stored {was}. Other versions "
-                "or another machine can be why: stream-lstm verify says more, and a new store "
-                "starts anew"
-            )
-        self.predictions.append(event)
-
-
-def same(stored: Prediction | None, made: Prediction) -> bool:
-    """Return whether two predictions are the same but for what was said of experts."""
-    return stored is not None and replace(stored, experts=()) == replace(made, experts=())

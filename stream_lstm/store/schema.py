@@ -1,21 +1,18 @@
-"""The tables of a store, and the opening of its file.
+"""The tables of a store, records as rows of them, and how the file is opened.
 
-`pos` counts the rows of the journal: what came in, in its order, whichever table it stands in.
-The journal is ticks, labels and those events whose `input` is 1, together; a `pos` that is missing
-is a hole, and one that is known of stands as an event `hole`. Outputs carry the `pos` of the input
-that they came of.
+`pos` numbers the rows of the journal: the inputs in their order, whichever table they are in. The
+journal consists of the ticks, the labels, and the events whose `input` is 1. A missing `pos` is
+damage; inputs that were left out on purpose are an event `hole`. Each output carries the `pos` of
+the input that caused it.
 
-What a run is computed by: whatever can change the bits of a result.
-
-The tables of what comes out of a session, and records as their rows.
-
-The columns of such a table are the declared fields of its record, and `pos`, the position of the
-input that a row came of. Columns are named wherever rows are written or read, since their order
-depends on the version that made the table: a field that is declared later stands behind `pos`.
+The columns of an output table are the declared fields of its record, and `pos`. Statements name
+their columns, because the order depends on the version that created the table: a field that a
+later version declares is behind `pos`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import sqlite3
@@ -24,7 +21,7 @@ from importlib.metadata import version
 from itertools import repeat
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
@@ -36,39 +33,10 @@ from ..events import Prediction, Score, Update
 from ..feed.reader import check_plain, other_kind
 from ..records import Batch, Field, fields_of
 
-LIBRARIES = ("jax", "jaxlib", "numpy", "optax", "flax")
-
-
-def runtime() -> dict[str, str]:
-    """Return the versions of this program and its libraries, and what the machine is."""
-    return {
-        "stream_lstm": __version__,
-        "python": platform.python_version(),
-        **{name: version(name) for name in LIBRARIES},
-        "sqlite": sqlite3.sqlite_version,
-        "system": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
-        "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
-    }
-
-
-def held_weights(session: Session) -> str:
-    """Return a short digest of the weights that a session holds."""
-    held = {name: learned.weights for name, learned in session.learned.items()}
-    return weights_digest(held)[:16]
-
-
-def _processor() -> str:
-    """Return the processor's name, whose instructions the compiled code is made of."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return platform.processor()
-    found = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(found, platform.processor())
-
-
 R = TypeVar("R", Prediction, Score, Update)
+Row: TypeAlias = Sequence[Any]
+Progress: TypeAlias = Callable[[int, int], object]
+"""Takes the steps done and their total."""
 
 OUTPUTS: Mapping[str, type[Prediction | Score | Update]] = MappingProxyType(
     {"predictions": Prediction, "scores": Score, "updates": Update}
@@ -78,7 +46,7 @@ INTO = {
     kind: f"{table} ({', '.join(field.name for field in fields_of(kind))}, pos)"
     for kind, table in TABLE_OF.items()
 }
-"""Table and columns of a row that is inserted."""
+"""Table and columns of an INSERT."""
 
 _NESTED = {
     kind: [place for place, field in enumerate(fields_of(kind)) if field.nested]
@@ -91,9 +59,26 @@ ADDED = {"updates": ("reason",)}
 FETCHED = 4096
 """Rows that become columns at a time."""
 
+APPLICATION_ID = 0x534C5354
+"""`SLST`; `file` and SQLite show it."""
+
+VERSION = 4
+
+READABLE = 1
+"""The oldest readable version. A session resumes only from the present version: up to 2 the
+updates of a tick came before its prediction, and 3 was never released."""
+
+MAGIC = b"SQLite format 3\0"
+
+BUSY_MS = 5_000
+"""How long to wait for a reader that is at a checkpoint."""
+
+
+# ---- outputs as rows --------------------------------------------------------------------
+
 
 def create_tables() -> str:
-    """Return the statements that create the tables."""
+    """Return the statements that create the output tables."""
     return "".join(_create(table, kind) for table, kind in OUTPUTS.items())
 
 
@@ -106,16 +91,15 @@ def _create(table: str, kind: type[msgspec.Struct]) -> str:
 
 
 def _column(field: Field) -> str:
-    """Return a column of a table; where it is added, old rows get the default."""
+    """Return the definition of a column; rows from before it was added get the default."""
     if field.required or field.nullable or field.nested:
         return f"{field.name} {field.sql}"
     default = default_of(field)
-    shown = repr(default) if isinstance(default, str) else default
-    return f"{field.name} {field.sql} DEFAULT {shown}"
+    return f"{field.name} {field.sql} DEFAULT {default!r}"
 
 
 def default_of(field: Field) -> Any:
-    """Return what a column has where its field has the default; a field without one is not it."""
+    """Return the cell of a field's default, `NODEFAULT` where there is none."""
     if field.required:
         return field.default
     if field.nullable or field.nested:
@@ -134,32 +118,31 @@ def missing_columns(connection: sqlite3.Connection) -> list[str]:
     ]
 
 
-def row_of(event: Prediction | Score | Update, pos: int) -> Sequence[Any]:
+def row_of(event: Prediction | Score | Update, pos: int) -> Row:
     """Return a record as a row for `INTO`."""
     row = [*msgspec.structs.astuple(event), pos]
     for place in _NESTED[type(event)]:
-        row[place] = _text(row[place])
+        row[place] = _json_cell(row[place])
     return row
 
 
-def rows_of(batch: Batch[R], pos: int) -> Iterator[Sequence[Any]]:
-    """Return records that came of one input as rows for `INTO`."""
+def rows_of(batch: Batch[R], pos: int) -> Iterator[Row]:
+    """Return the records that one input caused as rows for `INTO`."""
     cells = [batch.cells(field) for field in fields_of(batch.kind)]
     for place in _NESTED[batch.kind]:
-        cells[place] = [_text(value) for value in cells[place]]
+        cells[place] = [_json_cell(value) for value in cells[place]]
     return zip(*cells, repeat(pos, len(batch)), strict=True)
 
 
-def _text(value: tuple[Any, ...]) -> str | None:
+def _json_cell(value: tuple[Any, ...]) -> str | None:
     return msgspec.json.encode(value).decode() if value else None
 
 
 def read(
-    connection: sqlite3.Connection, kind: type[R], rest: str, *arguments: Any
+    connection: sqlite3.Connection, kind: type[R], clause: str, *arguments: Any
 ) -> Iterator[tuple[tuple[int, ...], Batch[R]]]:
-    """Yield (positions, records) of a table; `rest` is what follows its name in the query."""
-    table = TABLE_OF[kind]
-    cursor = connection.execute(f"SELECT * FROM {table} {rest}", arguments)  # noqa: S608 - ours
+    """Yield (positions, records) of a table; `clause` follows its name in the query."""
+    cursor = connection.execute(f"SELECT * FROM {TABLE_OF[kind]} {clause}", arguments)  # noqa: S608
     names = [column[0] for column in cursor.description]
     while fetched := cursor.fetchmany(FETCHED):
         lists: dict[str, Any] = dict(zip(names, zip(*fetched, strict=True), strict=True))
@@ -172,122 +155,134 @@ def read(
         yield lists["pos"], Batch.from_lists(kind, lists)
 
 
-APPLICATION_ID = 0x534C5354
-"""`SLST`; `file` and SQLite show it."""
-
-VERSION = 4
-
-READABLE = 1
-"""The oldest version whose tables can be read. No session is resumed from an older version than
-this one: up to 2 the updates of a tick came before its prediction, and 3 was never released."""
-
-MAGIC = b"SQLite format 3\0"
-
-BUSY_MS = 5_000
-"""A reader of ours or of the user's may be at a checkpoint."""
+# ---- the tables -------------------------------------------------------------------------
 
 TABLES = f"""
 CREATE TABLE runs (
-    run INTEGER PRIMARY KEY,
-    started_ns INTEGER NOT NULL,
-    pos INTEGER NOT NULL,
-    command TEXT NOT NULL,
-    pid INTEGER NOT NULL,
-    version TEXT NOT NULL,
-    runtime TEXT NOT NULL,
-    configuration TEXT NOT NULL
+    run INTEGER PRIMARY KEY, started_ns INTEGER NOT NULL, pos INTEGER NOT NULL,
+    command TEXT NOT NULL, pid INTEGER NOT NULL, version TEXT NOT NULL,
+    runtime TEXT NOT NULL, configuration TEXT NOT NULL
 ) STRICT;
 
-CREATE TABLE setup (
-    name TEXT PRIMARY KEY,
-    value ANY NOT NULL,
-    sha256 TEXT NOT NULL
-) STRICT;
+CREATE TABLE setup (name TEXT PRIMARY KEY, value ANY NOT NULL, sha256 TEXT NOT NULL) STRICT;
 
 CREATE TABLE streams (
-    stream TEXT PRIMARY KEY,
-    session TEXT NOT NULL,
-    next_seq INTEGER,
-    n INTEGER NOT NULL,
-    ticks INTEGER NOT NULL,
-    labels INTEGER NOT NULL,
-    times_crc INTEGER NOT NULL,
-    fields_crc INTEGER NOT NULL,
-    pos INTEGER NOT NULL
+    stream TEXT PRIMARY KEY, session TEXT NOT NULL, next_seq INTEGER,
+    n INTEGER NOT NULL, ticks INTEGER NOT NULL, labels INTEGER NOT NULL,
+    times_crc INTEGER NOT NULL, fields_crc INTEGER NOT NULL, pos INTEGER NOT NULL
 ) STRICT;
 
 CREATE TABLE ticks (
-    pos INTEGER PRIMARY KEY,
-    run INTEGER NOT NULL REFERENCES runs,
-    stream TEXT NOT NULL,
-    session TEXT NOT NULL,
-    seq INTEGER,
-    count INTEGER NOT NULL,
-    n_before INTEGER NOT NULL,
-    n_after INTEGER NOT NULL,
+    pos INTEGER PRIMARY KEY, run INTEGER NOT NULL REFERENCES runs,
+    stream TEXT NOT NULL, session TEXT NOT NULL, seq INTEGER, count INTEGER NOT NULL,
+    n_before INTEGER NOT NULL, n_after INTEGER NOT NULL,
     t_ns BLOB NOT NULL CHECK (length(t_ns) = 8 * count),
     fields BLOB NOT NULL CHECK (length(fields) % (8 * count) = 0),
     crc INTEGER NOT NULL
 ) STRICT;
 
 CREATE TABLE labels (
-    pos INTEGER PRIMARY KEY,
-    run INTEGER NOT NULL REFERENCES runs,
-    stream TEXT NOT NULL,
-    n INTEGER NOT NULL,
-    y REAL,
-    t_ns INTEGER NOT NULL
+    pos INTEGER PRIMARY KEY, run INTEGER NOT NULL REFERENCES runs,
+    stream TEXT NOT NULL, n INTEGER NOT NULL, y REAL, t_ns INTEGER NOT NULL
 ) STRICT;
 {create_tables()}
 
 CREATE TABLE events (
-    event INTEGER PRIMARY KEY,
-    pos INTEGER NOT NULL,
-    run INTEGER NOT NULL REFERENCES runs,
-    at_ns INTEGER NOT NULL,
-    input INTEGER NOT NULL,
-    kind TEXT NOT NULL,
-    stream TEXT NOT NULL,
-    session TEXT NOT NULL,
-    seq INTEGER,
-    n INTEGER,
-    count INTEGER NOT NULL,
-    reason TEXT NOT NULL
+    event INTEGER PRIMARY KEY, pos INTEGER NOT NULL,
+    run INTEGER NOT NULL REFERENCES runs, at_ns INTEGER NOT NULL, input INTEGER NOT NULL,
+    kind TEXT NOT NULL, stream TEXT NOT NULL, session TEXT NOT NULL,
+    seq INTEGER, n INTEGER, count INTEGER NOT NULL, reason TEXT NOT NULL
 ) STRICT;
 
 CREATE UNIQUE INDEX inputs_among_events ON events (pos) WHERE input = 1;
 
 CREATE TABLE snapshots (
-    snapshot INTEGER PRIMARY KEY,
-    run INTEGER NOT NULL REFERENCES runs,
-    pos INTEGER NOT NULL,
-    taken_ns INTEGER NOT NULL,
-    elements INTEGER NOT NULL,
-    version INTEGER NOT NULL,
-    fingerprint TEXT NOT NULL,
-    sha256 TEXT NOT NULL,
-    set_aside TEXT
+    snapshot INTEGER PRIMARY KEY, run INTEGER NOT NULL REFERENCES runs,
+    pos INTEGER NOT NULL, taken_ns INTEGER NOT NULL, elements INTEGER NOT NULL,
+    version INTEGER NOT NULL, fingerprint TEXT NOT NULL, sha256 TEXT NOT NULL, set_aside TEXT
 ) STRICT;
 
 CREATE TABLE snapshot_pieces (
-    snapshot INTEGER NOT NULL,
-    piece INTEGER NOT NULL,
-    data BLOB NOT NULL,
+    snapshot INTEGER NOT NULL, piece INTEGER NOT NULL, data BLOB NOT NULL,
     PRIMARY KEY (snapshot, piece)
 ) STRICT;
 
 CREATE TABLE commits (
-    number INTEGER PRIMARY KEY,
-    pos INTEGER NOT NULL,
-    event INTEGER NOT NULL,
-    digest BLOB NOT NULL,
-    held BLOB NOT NULL
+    number INTEGER PRIMARY KEY, pos INTEGER NOT NULL, event INTEGER NOT NULL,
+    digest BLOB NOT NULL, held BLOB NOT NULL
 ) STRICT;
 """
 
 NAMES = ("runs", "setup", "streams", "ticks", "labels", "predictions", "scores", "updates",
          "events", "snapshots", "snapshot_pieces", "commits")  # fmt: skip
 """Every table."""
+
+
+def insert(connection: sqlite3.Connection, table: str, row: Row, how: str = "INSERT") -> int:
+    """Insert a row into all columns of a table; return its rowid."""
+    marks = ", ".join("?" * len(row))
+    done = connection.execute(f"{how} INTO {table} VALUES ({marks})", row)
+    return int(done.lastrowid or 0)
+
+
+# ---- the program that writes -------------------------------------------------------------
+
+
+def runtime() -> dict[str, str]:
+    """Return everything that can change the bits of a result: versions, machine and flags."""
+    libraries = ("jax", "jaxlib", "numpy", "optax", "flax")
+    return {
+        "stream_lstm": __version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in libraries},
+        "sqlite": sqlite3.sqlite_version,
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
+    }
+
+
+def run_row(
+    session: Session, run: int, started_ns: int, pos: int, command: str, configuration: str
+) -> Row:
+    """Return a row of `runs`, with the weights that the session has at its start."""
+    about = runtime() | {"weights": short_digest(session)}
+    known = msgspec.json.encode(about).decode(), configuration
+    return (run, started_ns, pos, command, os.getpid(), about["stream_lstm"], *known)
+
+
+def short_digest(session: Session) -> str:
+    """Return a short digest of a session's weights."""
+    weights = {name: learned.weights for name, learned in session.learned.items()}
+    return weights_digest(weights)[:16]
+
+
+def _processor() -> str:
+    """Return the processor's name: XLA compiles for its instructions."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return platform.processor()
+    found = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(found, platform.processor())
+
+
+# ---- opening ----------------------------------------------------------------------------
+
+SQLITE_ERRORS: tuple[type[Exception], ...] = (sqlite3.Error, UnicodeDecodeError)
+"""What a query raises where the file cannot be read or written."""
+
+UNREADABLE: tuple[type[Exception], ...] = (
+    *SQLITE_ERRORS, TypeError, ValueError, LookupError, OverflowError, msgspec.MsgspecError,
+)  # fmt: skip
+"""What reading raises where a cell has another type than its column, or is not text: a flipped
+bit in the head of a row causes that."""
+
+DAMAGED: tuple[type[Exception], ...] = (StoreError, *UNREADABLE)
+"""What reading a damaged store raises."""
+
+WAY_OUT = "Restore a backup, or save the intact part: stream-lstm recover STORE --to NEW"
+"""What a user can do about a damaged store."""
 
 
 def is_store(path: Path) -> bool:
@@ -302,32 +297,26 @@ def is_store(path: Path) -> bool:
 
 
 def connect(path: Path, *, sync: str = "normal") -> sqlite3.Connection:
-    """Open a store for writing, made and brought up to date if need be.
+    """Open a store for writing; create it or add missing columns if necessary.
 
-    Raises ConfigurationError for one of another version, StoreError for a file that is no store,
-    and OutputError where the operating system will not.
+    Raises ConfigurationError for a store of another version, StoreError for a file that is not a
+    store, and OutputError where the operating system refuses.
     """
-    try:
-        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        try:
-            connection.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
-            connection.execute("PRAGMA foreign_keys = ON")
-            _bring_up_to_date(connection, path)
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute(f"PRAGMA synchronous = {sync}")
-        except BaseException:
-            connection.close()
-            raise
-    except UNREADABLE as error:
-        raise failure(path, error) from None
-    return connection
+
+    def prepare(connection: sqlite3.Connection) -> None:
+        connection.execute("PRAGMA foreign_keys = ON")
+        _bring_up_to_date(connection, path)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(f"PRAGMA synchronous = {sync}")
+
+    return _open(path, str(path), prepare, check_same_thread=False)
 
 
 def connect_reader(path: Path, *, oldest: int = READABLE) -> sqlite3.Connection:
-    """Open a store for reading alone, while it may be written to.
+    """Open a store read-only; a daemon may write to it meanwhile.
 
-    oldest: the oldest version that serves. Raises InputMissingError where there is none, and else
-    what `connect` raises.
+    oldest: the oldest acceptable version. Raises InputMissingError where there is no such file,
+    and otherwise what `connect` raises.
     """
     check_plain(path)
     if not path.is_file():
@@ -338,16 +327,17 @@ def connect_reader(path: Path, *, oldest: int = READABLE) -> sqlite3.Connection:
 
 
 def open_reader(
-    path: Path, how: str, prepare: Callable[[sqlite3.Connection], object]
+    path: Path, options: str, prepare: Callable[[sqlite3.Connection], object]
 ) -> sqlite3.Connection:
-    """Open a file for reading, by the parameters `how` of a SQLite URI, and prepare it.
+    """Open a file with the options of a SQLite URI, and prepare the connection."""
+    return _open(path, f"{path.resolve().as_uri()}?{options}", prepare, uri=True)
 
-    Raises what `failure` makes of an error.
-    """
+
+def _open(
+    path: Path, name: str, prepare: Callable[[sqlite3.Connection], object], **options: Any
+) -> sqlite3.Connection:
     try:
-        connection = sqlite3.connect(
-            f"{path.resolve().as_uri()}?{how}", uri=True, isolation_level=None
-        )
+        connection: sqlite3.Connection = sqlite3.connect(name, isolation_level=None, **options)
         try:
             connection.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
             prepare(connection)
@@ -359,20 +349,21 @@ def open_reader(
     return connection
 
 
-UNREADABLE: tuple[type[Exception], ...] = (
-    sqlite3.Error, UnicodeDecodeError, TypeError, ValueError, LookupError, OverflowError,
-    msgspec.MsgspecError,
-)  # fmt: skip
-"""What reading raises where a cell is of another type than its column, or no text: a flipped bit
-in the head of a row does that."""
-
-
-WAY_OUT = "Put back a copy, or keep what is whole of it: stream-lstm recover STORE --to NEW"
-"""What a user can do about a store that is damaged."""
+@contextlib.contextmanager
+def using(
+    connection: sqlite3.Connection, path: Path, errors: tuple[type[Exception], ...] = UNREADABLE
+) -> Iterator[sqlite3.Connection]:
+    """Close a connection at the end, and raise what `failure` makes of `errors`."""
+    try:
+        yield connection
+    except errors as error:
+        raise failure(path, error) from None
+    finally:
+        connection.close()
 
 
 def is_damage(error: Exception) -> bool:
-    """Return whether an error of `UNREADABLE` comes of what is in the file."""
+    """Return whether an error of `UNREADABLE` is due to the content of the file."""
     if not isinstance(error, sqlite3.Error) or str(error).startswith("Could not decode"):
         return True
     if isinstance(error, sqlite3.IntegrityError):
@@ -382,26 +373,26 @@ def is_damage(error: Exception) -> bool:
 
 
 def failure(path: Path, error: Exception) -> StoreError | OutputError:
-    """Return what an error of `UNREADABLE` means for a user."""
-    if is_damage(error):
-        no_store = getattr(error, "sqlite_errorname", "") == "SQLITE_NOTADB"
-        way_out = "Move it away and start a new store, or put back a copy" if no_store else WAY_OUT
-        return StoreError(f"{path} is damaged or no store ({error}). {way_out}")
-    return OutputError(f"cannot use the store {path}: {error}")
-
-
-def check_version(connection: sqlite3.Connection, path: Path, *, oldest: int) -> None:
-    """Raise StoreError for what is no store, and ConfigurationError for one of another version."""
-    version = _version(connection, path)
-    if version == 0:
-        raise StoreError(f"{path} is empty: run and replay make a store of it")
-    if version < oldest:
-        raise _older(path, version)
+    """Return the exception that reports an error of `UNREADABLE` to a user."""
+    if not is_damage(error):
+        return OutputError(f"cannot use the store {path}: {error}")
+    foreign = getattr(error, "sqlite_errorname", "") == "SQLITE_NOTADB"
+    way_out = "Move it away and start a new store, or restore a backup" if foreign else WAY_OUT
+    return StoreError(f"{path} is damaged or not a store ({error}). {way_out}")
 
 
 def damaged(store: str, what: str) -> StoreError:
-    """Return the error of a store that has a damage at a place."""
+    """Return the error of a store with a known damage."""
     return StoreError(f"{store} is damaged: {what}. {WAY_OUT}")
+
+
+def check_version(connection: sqlite3.Connection, path: Path, *, oldest: int) -> None:
+    """Raise StoreError for another kind of file, ConfigurationError for another version."""
+    version = _version(connection, path)
+    if version == 0:
+        raise StoreError(f"{path} is an empty file, not a store: run and replay create stores")
+    if version < oldest:
+        raise _older(path, version)
 
 
 def _version(connection: sqlite3.Connection, path: Path) -> int:
@@ -410,20 +401,20 @@ def _version(connection: sqlite3.Connection, path: Path) -> int:
     version = int(connection.execute("PRAGMA user_version").fetchone()[0])
     empty = not connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
     if application != APPLICATION_ID and not (empty and version == 0 and application == 0):
-        raise StoreError(f"{path} is a SQLite file of something else, not a store")
+        raise StoreError(f"{path} is a SQLite database of another program, not a store")
     if version > VERSION:
         raise ConfigurationError(
-            f"{path} has schema version {version}, and this program knows {VERSION}: use the "
-            "newer program that wrote it, or name another store"
+            f"{path} has schema version {version}, and this program supports up to {VERSION}: "
+            "use the newer program that wrote it, or name another store"
         )
     return version
 
 
 def _older(path: Path, version: int) -> ConfigurationError:
     return ConfigurationError(
-        f"{path} has schema version {version}, and this program resumes version {VERSION} alone: "
-        "predictions now come before the updates of their tick, so the journal would lead to "
-        f"others. Keep its contents with stream-lstm export {path} --out DIR, and name a new store"
+        f"{path} has schema version {version}, and this program resumes only version {VERSION}: "
+        "it predicts before the updates of a tick, so the results would differ. Save its contents "
+        f"with stream-lstm export {path} --out DIR, and name a new store"
     )
 
 

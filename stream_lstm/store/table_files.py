@@ -3,33 +3,30 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 
 from ..errors import OutputError, StoreError
-from .output import CsvRows, ParquetRows, SheetRows
-from .schema import NAMES, OUTPUTS, UNREADABLE, connect_reader, failure
+from .files import replacing
+from .output import FORMATS
+from .schema import NAMES, OUTPUTS, Progress, connect_reader, using
 
 ROWS = 65_536
-"""Rows of a group, which is what is held in memory."""
+"""Rows of a group, which is in memory at once."""
 
 PIECES = 64
-"""The same of the pieces of snapshots, which are of some size."""
+"""The same for the pieces of snapshots, which are large."""
 
-Progress: TypeAlias = Callable[[int, int], object]
-"""Takes the rows that are written, and of how many."""
+FORMS = ("parquet", "csv")
+"""The formats, as suffixes."""
 
 TYPES = {"INTEGER": pa.int64(), "REAL": pa.float64(), "TEXT": pa.string(), "BLOB": pa.binary(),
          "ANY": pa.binary()}  # fmt: skip
-
-
-FORMS: Mapping[str, type[ParquetRows | CsvRows]] = {"parquet": ParquetRows, "csv": CsvRows}
-"""The formats, by the suffix of their files."""
 
 
 def export_store(
@@ -42,28 +39,33 @@ def export_store(
 ) -> dict[str, int]:
     """Write a file for each table into a folder; return the rows of each.
 
-    form: one of `FORMS`. spreadsheet: with `csv`, quote text that a spreadsheet would run.
+    form: one of `FORMS`. spreadsheet: with `csv`, quote text that a spreadsheet would run. report
+    takes the rows written and their total.
 
-    A file gets its name when it is whole. Raises what `connect_reader` raises, and OutputError
-    where the operating system will not write.
+    A file gets its name once it is whole. Raises what `connect_reader` raises, and OutputError
+    where the operating system refuses to write.
     """
-    connection = connect_reader(path)
-    try:
-        connection.execute("BEGIN")  # all tables as they are at one moment
-        out.mkdir(exist_ok=True)
-        encoder = SheetRows if spreadsheet else FORMS[form]
-        total, rows = sum(_count(connection, name) for name in NAMES), dict.fromkeys(NAMES, 0)
-        for name in NAMES:
-            for written in _export(connection, name, out / f"{name}.{form}", encoder):
-                rows[name] += written
-                report(sum(rows.values()), total)
-        return rows
-    except (OSError, pa.ArrowException) as error:
-        raise OutputError(f"cannot write {out}: {error}") from None
-    except UNREADABLE as error:
-        raise failure(path, error) from None
-    finally:
-        connection.close()
+    options = {"spreadsheet": True} if spreadsheet else {}
+    rows = dict.fromkeys(NAMES, 0)
+    with using(connect_reader(path), path) as connection:
+        try:
+            connection.execute("BEGIN")  # all tables at one moment
+            out.mkdir(exist_ok=True)
+            total = sum(_count(connection, name) for name in NAMES)
+            for name in NAMES:
+                schema, batches = (_ticks if name == "ticks" else _table)(connection, name)
+                with replacing(out / f"{name}.{form}") as file:
+                    writer = FORMATS[f".{form}"](file, schema, **options)
+                    try:
+                        for batch in batches:
+                            writer.write_table(pa.Table.from_batches([batch]))
+                            rows[name] += batch.num_rows
+                            report(sum(rows.values()), total)
+                    finally:
+                        writer.close()
+        except (OSError, pa.ArrowException) as error:
+            raise OutputError(f"cannot write {out}: {error}") from None
+    return rows
 
 
 def _count(connection: sqlite3.Connection, table: str) -> int:
@@ -72,80 +74,49 @@ def _count(connection: sqlite3.Connection, table: str) -> int:
     return found.fetchone()[0] or 0
 
 
-def _export(
-    connection: sqlite3.Connection,
-    table: str,
-    target: Path,
-    encoder: type[ParquetRows | CsvRows],
-) -> Iterator[int]:
-    """Write a table; yield how many rows each step has written."""
-    partial = target.with_name(target.name + ".partial")
-    if table == "ticks":
-        schema, batches = _ticks(connection)
-    else:
-        schema, batches = _table(connection, table)
-    with partial.open("wb") as file:
-        rows = encoder(file, schema)
-        try:
-            for batch in batches:
-                rows.write(pa.Table.from_batches([batch]))
-                yield batch.num_rows
-        finally:
-            rows.finish()
-    partial.replace(target)
-
-
-def _table(connection: sqlite3.Connection, table: str) -> tuple[Any, Iterator[Any]]:
-    described = connection.execute(f"PRAGMA table_info({table})").fetchall()
-    schema = pa.schema([pa.field(name, TYPES[kind]) for _, name, kind, *_ in described])
+def _table(connection: sqlite3.Connection, table: str) -> tuple[pa.Schema, Iterator[Any]]:
+    columns = connection.execute(f"PRAGMA table_info({table})").fetchall()
+    schema = pa.schema([pa.field(name, TYPES[kind]) for _, name, kind, *_ in columns])
     order = "pos, n" if table in OUTPUTS else "1"
 
     def batches() -> Iterator[Any]:
         cursor = connection.execute(f"SELECT * FROM {table} ORDER BY {order}")  # noqa: S608 - ours
         while rows := cursor.fetchmany(ROWS if table != "snapshot_pieces" else PIECES):
-            columns = zip(*rows, strict=True)
             arrays = [
-                pa.array([_plain(value, field.type) for value in column], field.type)
-                for column, field in zip(columns, schema, strict=True)
+                pa.array([_bytes_of(cell, field.type) for cell in column], field.type)
+                for column, field in zip(zip(*rows, strict=True), schema, strict=True)
             ]
             yield pa.record_batch(arrays, schema=schema)
 
     return schema, batches()
 
 
-def _plain(value: Any, kind: Any) -> Any:
-    return value.encode() if isinstance(value, str) and kind == pa.binary() else value
+def _bytes_of(cell: Any, kind: pa.DataType) -> Any:
+    return cell.encode() if isinstance(cell, str) and kind == pa.binary() else cell
 
 
-def _ticks(connection: sqlite3.Connection) -> tuple[Any, Iterator[Any]]:
+def _ticks(connection: sqlite3.Connection, _table: str) -> tuple[pa.Schema, Iterator[Any]]:
     """Return a row for each tick: `pos`, `stream`, `session`, `seq`, `t_ns` and its columns."""
     found = connection.execute("SELECT value FROM setup WHERE name = 'columns'").fetchone()
     columns = msgspec.json.decode(found[0], type=list[str]) if found else []
-    about = [
-        pa.field("pos", pa.int64()),
-        pa.field("stream", pa.string()),
-        pa.field("session", pa.string()),
-        pa.field("seq", pa.int64()),
-        pa.field("t_ns", pa.int64()),
-    ]
-    # A column may be called like one of ours.
-    taken = {field.name for field in about}
-    names = [f"field_{name}" if name in taken else name for name in columns]
-    schema = pa.schema([*about, *(pa.field(name, pa.float64()) for name in names)])
+    types = {"pos": pa.int64(), "stream": pa.string(), "session": pa.string(),
+             "seq": pa.int64(), "t_ns": pa.int64()}  # fmt: skip
+    # a column may have one of these names
+    names = [f"field_{name}" if name in types else name for name in columns]
+    schema = pa.schema([*types.items(), *((name, pa.float64()) for name in names)])
 
     def batches() -> Iterator[Any]:
         cursor = connection.execute(
             "SELECT pos, stream, session, seq, count, t_ns, fields FROM ticks ORDER BY pos"
         )
-        for pos, stream, session, seq, count, t_ns, fields in cursor:
+        for pos, stream, run_id, seq, count, t_ns, fields in cursor:
             values = np.frombuffer(fields, "<f8").reshape(count, -1)
             if values.shape[1] != len(columns):
                 raise StoreError(f"the ticks at position {pos} have {values.shape[1]} columns")
-            numbers = pa.nulls(count, pa.int64())
-            if seq is not None:
-                numbers = pa.array(np.arange(seq, seq + count))
-            repeated = [pa.array([one] * count) for one in (pos, stream, session)]
-            rest = [np.frombuffer(t_ns, "<i8"), *(values[:, k].copy() for k in range(len(names)))]
-            yield pa.record_batch([*repeated, numbers, *map(pa.array, rest)], schema=schema)
+            numbers = pa.nulls(count, pa.int64()) if seq is None else np.arange(seq, seq + count)
+            repeated = [pa.repeat(cell, count) for cell in (pos, stream, run_id)]
+            rest = [np.frombuffer(t_ns, "<i8"), *np.ascontiguousarray(values.T)]
+            arrays = [*repeated, pa.array(numbers), *map(pa.array, rest)]
+            yield pa.record_batch(arrays, schema=schema)
 
     return schema, batches()

@@ -1,33 +1,24 @@
-"""Whether the journal of a store still leads to the predictions that are stored, and if not, why.
+"""Whether a store's journal still leads to the stored predictions, and the first difference.
 
 A replay begins at the journal's start or at a snapshot, and behind a hole at the next snapshot.
-What no replay reaches is counted as unchecked. On the way the weights are held against those of
-each snapshot and of each start of a run, so that of a difference can be said what it comes of:
+Predictions that no replay reaches are counted as unchecked. On the way the weights are compared
+with those of each snapshot and of each start of a run. That gives the cause of a difference:
 
-* `input`: ticks are not those that were stored (their checksum differs);
-* `weights`: what was started from, or a snapshot, holds other weights than the journal leads to;
-* `damage`: rows are not those that were stored (the checksum of their transaction differs);
-* `runtime`: none of these; versions, machine or flags differ, or else this program is at fault.
+* `input`: ticks do not match their checksum;
+* `weights`: the initial weights, or those of a snapshot, differ from those that the journal leads
+  to;
+* `damage`: rows do not match the checksum of their transaction;
+* `runtime`: none of these; versions, machine or flags differ, or this program is at fault.
 
-The first prediction in which two stores differ.
-
-Where the streams of a store stood after a transaction: the rows of `streams`, computed again.
-
-The journal from its start has all of it, and the checksum of the transaction proves the result.
-Where the start is missing, or inputs were left out, the session knows how many ticks and elements
-there were; the checksums over all ticks, and the number of labels, begin with what is left.
+`compare` finds the first prediction in which two stores differ.
 """
 
 from __future__ import annotations
 
-import heapq
 import sqlite3
-import zlib
-from collections.abc import Callable, Iterator
 from itertools import zip_longest
-from operator import itemgetter
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
 
@@ -35,27 +26,27 @@ from ..core import snapshot
 from ..core.outcome import Outcome
 from ..core.replay import weights_digest
 from ..core.session import Session
-from ..core.table import TICKS, N
 from ..errors import SnapshotError, StoreError
-from ..events import Gap, Prediction, SessionStart
-from .chain import HELD, Row, Seal, checksum_of, damage, sums_of
+from ..events import Prediction
+from .chain import damage
 from .journal import first_pos, last_pos
-from .reading import (
-    SnapshotRow,
-    drive,
-    entries,
-    is_whole,
-    outputs,
-    same,
-    snapshot_state,
-    snapshots,
+from .reading import drive, entries, outputs, same
+from .schema import DAMAGED, VERSION, Progress, connect_reader, runtime, short_digest, using
+from .snapshots import SnapshotRow, snapshot_state, snapshots
+
+Cause: TypeAlias = Literal["input", "weights", "damage", "runtime"]
+
+SAME_RUNTIME = (
+    "versions, processor and flags are unchanged: either the stored rows were altered, or the "
+    "hardware or this program is at fault"
 )
-from .schema import UNREADABLE, VERSION, connect_reader, failure, held_weights, runtime
-from .units import JournalPosition
 
 
-class Unlike(msgspec.Struct, frozen=True):
-    """The first prediction that differs; `p` and `other_p` are None where there is none."""
+# ---- two stores -------------------------------------------------------------------------
+
+
+class Mismatch(msgspec.Struct, frozen=True):
+    """The first prediction that differs; `p` and `other_p` are None where it is missing."""
 
     stream: str
     n: int
@@ -64,193 +55,56 @@ class Unlike(msgspec.Struct, frozen=True):
 
 
 class Compared(msgspec.Struct, frozen=True):
-    """Predictions of each store, those that both have alike, and the first that differs.
+    """The number of predictions of each store and of equal ones, and the first that differs.
 
-    `older` says which one was made by a version with another order of work, if one of them was.
+    `older` names the store of a version that predicts in another order, if one of them is.
     """
 
     predictions: int
     other_predictions: int
     alike: int
-    difference: Unlike | None
+    difference: Mismatch | None
     older: str | None = None
 
 
 def compare(path: Path, other: Path) -> Compared:
     """Compare the predictions of two stores by stream and n; p must have the same bits.
 
-    The first is that which came first in the first store, then in the other one. Raises what
-    `connect_reader` raises.
+    The first difference is that of the first store's journal, then that of the other one's. Raises
+    what `connect_reader` raises.
     """
-    connect_reader(other).close()  # which says what is wrong with it
-    connection = connect_reader(path)
-    try:
-        connection.execute("ATTACH ? AS other", (f"{other.resolve().as_uri()}?mode=ro",))
-        found = _compare(connection)
-        ours, theirs = (
-            connection.execute(f"PRAGMA {name}.user_version").fetchone()[0] >= VERSION
-            for name in ("main", "other")
+    connect_reader(other).close()  # reports what is wrong with it
+    with using(connect_reader(path), path) as connection:
+        execute = connection.execute
+        execute("ATTACH ? AS other", (f"{other.resolve().as_uri()}?mode=ro",))
+        counts, current = [], []
+        for name in ("main", "other"):
+            counts.append(int(execute(f"SELECT count(*) FROM {name}.predictions").fetchone()[0]))  # noqa: S608
+            current.append(execute(f"PRAGMA {name}.user_version").fetchone()[0] >= VERSION)
+        alike = execute(
+            "SELECT count(*) FROM main.predictions AS a JOIN other.predictions AS b "
+            "USING (stream, n) WHERE a.p = b.p"
+        ).fetchone()[0]
+        joined = (
+            "SELECT stream, n, a.p, b.p FROM {} LEFT JOIN {} USING (stream, n) WHERE {} IS NOT {}"
         )
-        older = None if ours == theirs else str(other if ours else path)
-        return msgspec.structs.replace(found, older=older)
-    except UNREADABLE as error:
-        raise failure(path, error) from None
-    finally:
-        connection.close()
-
-
-def _compare(connection: sqlite3.Connection) -> Compared:
-    ours, theirs = (
-        int(connection.execute(f"SELECT count(*) FROM {name}.predictions").fetchone()[0])  # noqa: S608
-        for name in ("main", "other")
-    )
-    alike = connection.execute(
-        "SELECT count(*) FROM main.predictions AS a JOIN other.predictions AS b USING (stream, n) "
-        "WHERE a.p = b.p"
-    ).fetchone()[0]
-    first = connection.execute(
-        "SELECT stream, n, a.p, b.p FROM main.predictions AS a LEFT JOIN other.predictions AS b "
-        "USING (stream, n) WHERE b.p IS NOT a.p ORDER BY a.pos, n LIMIT 1"
-    ).fetchone() or (
-        connection.execute(
-            "SELECT stream, n, a.p, b.p FROM other.predictions AS b LEFT JOIN "
-            "main.predictions AS a USING (stream, n) WHERE a.p IS NULL ORDER BY b.pos, n LIMIT 1"
-        ).fetchone()
-    )
-    return Compared(ours, theirs, int(alike), None if first is None else Unlike(*first))
-
-
-class Places(NamedTuple):
-    """Rows of `streams`; `inexact` are the streams whose checksums begin with what is left."""
-
-    rows: list[Row]
-    inexact: list[str]
-
-
-def places(
-    connection: sqlite3.Connection, before: Seal, last: Seal, newest: Seal, session: Session
-) -> Places:
-    """Return where the streams stood after the transaction `last`.
-
-    connection: a store cut to the transactions behind `before` up to `last`, with all rows of
-    `streams` that could be read. newest: the transaction that these rows were as they are after.
-    session: it has taken the journal up to `last`.
-    """
-    known = connection.execute(HELD["streams"]).fetchall()
-    total = _sum(known)
-    if total == sums_of(last).get("streams"):
-        return Places(known, [])
-    proven = total == sums_of(newest).get("streams")
-    rows: list[Row]
-    if before.pos == 0 and is_whole(connection, 0, last.pos):
-        rows = _from_the_start(connection)
-        if _sum(rows) == sums_of(last).get("streams"):
-            return Places(rows, [])
-    as_they_were = {row[0]: row for row in known if proven and row[-1] <= last.pos}
-    found = {stream: JournalPosition(ticks=1) for stream in session.table.places}
-    for _, _, event, _ in _inputs(connection):
-        _follow(found, event)
-    for stream, place in session.table.places.items():
-        found[stream].n = int(session.table.view[place, N])
-        found[stream].ticks = int(session.table.view[place, TICKS])
-    inexact = [stream for stream in found if stream not in as_they_were]
-    rows = [_row(stream, found[stream], last.pos) for stream in inexact]
-    return Places([*as_they_were.values(), *rows], sorted(inexact))
-
-
-def _sum(rows: list[Row]) -> int:
-    return sum(map(checksum_of, rows)) % 2**64
-
-
-def _row(stream: str, position: JournalPosition, pos: int) -> Row:
-    return (stream, *msgspec.structs.astuple(position), pos)
-
-
-class _Block(NamedTuple):
-    """A row of ticks without its arrays."""
-
-    stream: str
-    session: str
-    seq: int | None
-    many: int
-
-
-def _follow(
-    found: dict[str, JournalPosition], event: _Block | str | Gap | SessionStart
-) -> JournalPosition:
-    """Take a stream where an input leads; a label is the name of its stream."""
-    name = event if isinstance(event, str) else event.stream
-    position = found.setdefault(name, JournalPosition())
-    match event:
-        case str():
-            position.labels += 1
-        case _Block():
-            position.session = event.session
-            position.next_seq = None if event.seq is None else event.seq + event.many
-        case _:
-            position.follow(event)
-    return position
-
-
-def _from_the_start(connection: sqlite3.Connection) -> list[Row]:
-    """Return the rows as the writer made them, each with the end of the transaction it is of."""
-    ends = (pos for (pos,) in connection.execute("SELECT pos FROM commits ORDER BY number"))
-    found: dict[str, JournalPosition] = {}
-    reached: dict[str, int] = {}
-    end = 0
-    for pos, _, event, ticks in _inputs(connection):
-        while end < pos:
-            end = next(ends)
-        position = _follow(found, event)
-        if isinstance(event, _Block):
-            position.n, t_ns, fields = ticks
-            position.ticks += event.many
-            position.times_crc = zlib.crc32(t_ns, position.times_crc)
-            position.fields_crc = zlib.crc32(fields, position.fields_crc)
-        reached[event if isinstance(event, str) else event.stream] = end
-    return [_row(stream, position, reached[stream]) for stream, position in found.items()]
-
-
-def _inputs(connection: sqlite3.Connection) -> Iterator[tuple[int, int, Any, Any]]:
-    """Yield (pos, table, input, (elements, times, fields)) of what moves a stream, in order."""
-    blocks = (
-        (pos, 0, _Block(stream, session, seq, count), rest)
-        for pos, stream, session, seq, count, *rest in connection.execute(
-            "SELECT pos, stream, session, seq, count, n_after, t_ns, fields FROM ticks "
-            "ORDER BY pos"
+        ours, theirs = "main.predictions AS a", "other.predictions AS b"
+        first = (
+            execute(f"{joined.format(ours, theirs, 'a.p', 'b.p')} ORDER BY a.pos, n").fetchone()
+            or execute(f"{joined.format(theirs, ours, 'b.p', 'a.p')} ORDER BY b.pos, n").fetchone()
         )
-    )
-    labels = (
-        (pos, 1, stream, None)
-        for pos, stream in connection.execute("SELECT pos, stream FROM labels ORDER BY pos")
-    )
-    events = (
-        (pos, 2, Gap(stream, seq, count) if kind == "gap" else SessionStart(stream, session), None)
-        for pos, kind, stream, session, seq, count in connection.execute(
-            "SELECT pos, kind, stream, session, seq, count FROM events "
-            "WHERE input = 1 AND kind IN ('gap', 'session') ORDER BY pos"
-        )
-    )
-    return heapq.merge(blocks, labels, events, key=itemgetter(0))
+        older = None if current[0] == current[1] else str(other if current[0] else path)
+        difference = None if first is None else Mismatch(*first)
+        return Compared(counts[0], counts[1], int(alike), difference, older)
 
 
-Cause: TypeAlias = Literal["input", "weights", "damage", "runtime"]
-SAME_RUNTIME = (
-    "versions, processor and flags are as they were: either what is stored was altered, or the "
-    "hardware or this program erred"
-)
-
-DAMAGED: tuple[type[Exception], ...] = (StoreError, *UNREADABLE)
-"""What reading a store that is damaged raises."""
-
-Progress: TypeAlias = Callable[[int, int], object]
-"""Takes the position reached, and the last one."""
+# ---- one store --------------------------------------------------------------------------
 
 
 class Difference(msgspec.Struct, frozen=True):
-    """The first prediction that is not what it was, and why; None where none is one.
+    """The first prediction that differs, and the cause; the prediction is None where none does.
 
-    `stored` and `made` are its p, None where there is no such prediction.
+    `stored` and `made` (computed again) are its p, None where there is no such prediction.
     """
 
     cause: Cause
@@ -263,10 +117,10 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 class Verified(msgspec.Struct):
-    """What was found.
+    """The result of a verification.
 
-    `began` are the snapshots that replays began at, None for the journal's start; `checked` and
-    `unchecked` are stored predictions.
+    `began` are the snapshots at which replays began, None for the journal's start; `checked` and
+    `unchecked` count stored predictions.
     """
 
     began: list[int | None] = msgspec.field(default_factory=list)
@@ -279,73 +133,76 @@ class Verified(msgspec.Struct):
 class Verification:
     """The verification of one store.
 
-    connection: of `schema.connect_reader`. session: a fresh one of the store's setup.
+    connection: of `schema.connect_reader`. session: a new one with the store's setup.
     """
 
     def __init__(self, connection: sqlite3.Connection, session: Session) -> None:
         self._connection, self._session = connection, session
         self._end = last_pos(connection)
-        self._made: list[Prediction] = []
+        self._computed: list[Prediction] = []
         self._suspicion: Difference | None = None
         self._damage: Difference | None = None
-        self._found = Verified()
-        self._good = [row for row in reversed(snapshots(connection)) if row.set_aside is None]
+        self._result = Verified()
+        self._snapshots = [row for row in snapshots(connection)[::-1] if row.set_aside is None]
         session.deliver, session.scored = self._deliver, False
 
     def _deliver(self, outcome: Outcome) -> None:
-        self._made += outcome.predictions.events()
+        self._computed += outcome.predictions.events()
 
     def run(self, begin: int | None = None, report: Progress = lambda *_: None) -> Verified:
-        """Replay from the journal's start, or from snapshot `begin`, as far as it goes.
+        """Replay from the journal's start, or from snapshot `begin`, as far as possible.
 
-        Where the start is trimmed away, the oldest good snapshot is where it begins.
+        Where the start was trimmed, the replay begins at the oldest intact snapshot.
 
         Raises StoreError where there is no such snapshot, or the store is damaged.
         """
-        self._find_damage()
+        found = damage(self._connection)
+        if found is not None:
+            self._damage = Difference("damage", found.what, found.good.pos)
         try:
             return self._run(begin, report)
         except DAMAGED:
             if self._damage is None:
                 raise
-            self._found.difference = self._damage
-            return self._found
+            self._result.difference = self._damage
+            return self._result
 
     def _run(self, begin: int | None, report: Progress) -> Verified:
+        result = self._result
         pos: int | None = 0
         if begin is not None:
-            pos = self._begin_at([row for row in self._good if row.snapshot == begin])
+            pos = self._restore([row for row in self._snapshots if row.snapshot == begin])
             if pos is None:
-                known = ", ".join(str(row.snapshot) for row in self._good) or "none"
+                known = ", ".join(str(row.snapshot) for row in self._snapshots) or "none"
                 raise StoreError(f"snapshot {begin} cannot be used; there are: {known}")
         elif first_pos(self._connection) > 1:
-            pos = self._begin_at(self._good)
+            pos = self._restore(self._snapshots)
         else:
-            self._found.began.append(None)
-        while pos is not None and self._found.difference is None:
-            hole = self._segment(pos, report)
+            result.began.append(None)
+        while pos is not None and result.difference is None:
+            hole = self._replay(pos, report)
             if hole is None:
                 break
-            pos = self._begin_at([row for row in self._good if row.pos >= hole])
-        if self._found.difference is None:
-            self._found.difference = self._suspicion or self._damage
+            pos = self._restore([row for row in self._snapshots if row.pos >= hole])
+        if result.difference is None:
+            result.difference = self._suspicion or self._damage
         total = self._connection.execute("SELECT count(*) FROM predictions").fetchone()[0]
-        self._found.unchecked = total - self._found.checked
-        return self._found
+        result.unchecked = total - result.checked
+        return result
 
-    def _begin_at(self, rows: list[SnapshotRow]) -> int | None:
-        """Restore the first snapshot of these that can be; return its position."""
+    def _restore(self, rows: list[SnapshotRow]) -> int | None:
+        """Restore the first usable snapshot; return its position."""
         for row in rows:
             try:
                 snapshot.restore(self._session, snapshot_state(self._connection, row.snapshot))
             except (StoreError, SnapshotError):
                 continue
-            self._found.began.append(row.snapshot)
+            self._result.began.append(row.snapshot)
             return row.pos
         return None
 
-    def _segment(self, start: int, report: Progress) -> int | None:
-        """Replay from a position; return that of the hole that ends it."""
+    def _replay(self, start: int, report: Progress) -> int | None:
+        """Replay from a position; return that of the hole that ends the replay."""
         stored = outputs(self._connection, Prediction, start)
         row = next(stored, None)
         self._check_weights(start)
@@ -353,76 +210,68 @@ class Verification:
             if entry.event is None:
                 return entry.pos
             if not entry.intact:
-                what = "its ticks are not those that were stored: their checksum differs"
-                self._suspect("input", entry.pos, what)
+                self._suspect("input", entry.pos, "its ticks do not match their checksum")
             drive(self._session, entry.event)
-            made, self._made = self._made, []
+            computed, self._computed = self._computed, []
             expected = []
             while row is not None and row[0] == entry.pos:
                 expected.append(row[1])
                 row = next(stored, None)
-            for known, new in zip_longest(expected, made):
-                if known is None or new is None or not same(known, new):
-                    self._found.difference = self._differs(entry.pos, known, new)
+            for old, new in zip_longest(expected, computed):
+                if old is None or new is None or not same(old, new):
+                    self._result.difference = self._difference(entry.pos, old, new)
                     return None
-                self._found.checked += 1
-            self._found.inputs += 1
+                self._result.checked += 1
+            self._result.inputs += 1
             self._check_weights(entry.pos)
             report(entry.pos, self._end)
         return None
 
-    def _find_damage(self) -> None:
-        """Check the checksums of all transactions."""
-        found = damage(self._connection)
-        if found is not None:
-            self._damage = Difference("damage", found.what, found.good.pos)
-
-    # ---- why --------------------------------------------------------------------------
+    # ---- the cause --------------------------------------------------------------------
 
     def _suspect(self, cause: Cause, pos: int, what: str) -> None:
         if self._suspicion is None:
             self._suspicion = Difference(cause, what, pos)
 
     def _check_weights(self, pos: int) -> None:
-        """Hold the weights against those of the snapshots and of the runs at a position."""
-        for row in self._good:
-            if row.pos == pos and row.snapshot not in self._found.began:
-                self._check_snapshot(row)
+        """Compare the weights with those of the snapshots and of the runs at a position."""
+        known: list[tuple[str, str | None]] = []
+        for row in self._snapshots:
+            if row.pos == pos and row.snapshot not in self._result.began:
+                try:
+                    weights = snapshot.weights_of(snapshot_state(self._connection, row.snapshot))
+                except (StoreError, SnapshotError) as error:
+                    self._suspect("weights", pos, str(error))
+                    continue
+                known.append((f"snapshot {row.snapshot} has", weights_digest(weights)[:16]))
         runs = self._connection.execute("SELECT run, runtime FROM runs WHERE pos = ?", (pos,))
         for run, text in runs.fetchall():
-            known, now = msgspec.json.decode(text).get("weights"), held_weights(self._session)
-            if known != now:
-                what = f"run {run} went on with the weights {known}, the journal leads to {now}"
+            known.append((f"run {run} began with", msgspec.json.decode(text).get("weights")))
+        for owner, digest in known:
+            present = short_digest(self._session)
+            if digest != present:
+                what = f"{owner} the weights {digest}, but the journal leads to {present}"
                 self._suspect("weights", pos, what)
 
-    def _check_snapshot(self, row: SnapshotRow) -> None:
-        try:
-            held = snapshot.weights_of(snapshot_state(self._connection, row.snapshot))
-        except (StoreError, SnapshotError) as error:
-            self._suspect("weights", row.pos, str(error))
-            return
-        known, now = weights_digest(held)[:16], held_weights(self._session)
-        if known != now:
-            what = f"snapshot {row.snapshot} holds the weights {known}, the journal leads to {now}"
-            self._suspect("weights", row.pos, what)
-
-    def _differs(self, pos: int, known: Prediction | None, new: Prediction | None) -> Difference:
-        if known is not None and new is not None and known.n != new.n:
-            # One of them has no counterpart: the one that comes first.
-            known, new = (known, None) if known.n < new.n else (None, new)
-        one = known or new
+    def _difference(self, pos: int, old: Prediction | None, new: Prediction | None) -> Difference:
+        if old is not None and new is not None and old.n != new.n:
+            # The first of them has no counterpart.
+            old, new = (old, None) if old.n < new.n else (None, new)
+        one = old or new
         assert one is not None
         why = self._suspicion or self._damage or Difference("runtime", self._runtime(pos), pos)
-        stored, made = (None if found is None else found.p for found in (known, new))
+        stored, computed = (None if found is None else found.p for found in (old, new))
         return msgspec.structs.replace(
-            why, pos=pos, stream=one.stream, n=one.n, stored=stored, made=made
+            why, pos=pos, stream=one.stream, n=one.n, stored=stored, made=computed
         )
 
     def _runtime(self, pos: int) -> str:
-        """Return what differs between the run that stored something and this one."""
+        """Return the differences between the run that stored an input and this one."""
         text = self._connection.execute(
             "SELECT runtime FROM runs WHERE pos < ? ORDER BY run DESC LIMIT 1", (pos,)
         ).fetchone()[0]
-        then, now = msgspec.json.decode(text), runtime()
-        told = [f"{k} was {then.get(k)!r} and is {now[k]!r}" for k in now if then.get(k) != now[k]]
-        return "; ".join(told) or SAME_RUNTIME
+        old, new = msgspec.json.decode(text), runtime()
+        changed = [
+            f"{k} was {old.get(k)!r} and is {new[k]!r}" for k in new if old.get(k) != new[k]
+        ]
+        return "; ".join(changed) or SAME_RUNTIME

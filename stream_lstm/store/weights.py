@@ -1,33 +1,27 @@
-"""Trained weights in a safetensors file: plain numbers and text, nothing that can run.
+"""Trained weights, the history of a training and its checkpoint: files of plain numbers and text.
+
+Weights are a safetensors file, which contains nothing that can run:
 
 ```
 layer_0.kernel  float32 (F + H + 1, 4H)     layer_k.kernel  float32 (2H + 1, 4H)
 head.kernel     float32 (H + 1,)
-scaler.state    float32 (1 + 2F,), optional: what the scaler of a new stream starts from
+scaler.state    float32 (1 + 2F,), optional: the initial state of a new stream's scaler
 metadata        format, version, gate_order, hidden, layers; features as a JSON list; scaling,
                 memory and clip, where they are known
 ```
 
-The version is "2" where there is a scaler's state and "1" where there is none, so that what needs
-no more is read by every release.
+The version is "2" where there is a scaler's state, otherwise "1", which every release can read.
+Reading checks names, shapes that fit each other, and finite numbers.
 
-A file is written beside its place and renamed, so that what has the right name is whole. What is
-read is checked before it is believed: names, shapes that fit each other, and finite numbers.
-
-The file that `train --history` asks for: one row for each epoch.
-
-The checkpoint of a training, beside the weights that it will end with: OUT.checkpoint.
-
-A safetensors file of all arrays, with what a training of the same settings and data must share,
-and its position, as JSON in the metadata. It is written beside its place and renamed, so that a
-kill at any instant leaves the last one whole; a checksum tells a damaged one.
+The history (`train --history`) is a Parquet file with a row for each epoch. The checkpoint
+(OUT.checkpoint) is a safetensors file of all arrays of a training. Its metadata contain, as JSON,
+the position, the settings and data that a continuation must share, and a checksum.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -43,26 +37,25 @@ from ..core.training import Epoch, TrainingPosition
 from ..errors import DataError, InputMissingError, OutputError, SnapshotError, UsageError
 from ..feed.reader import check_plain
 from ..typing import Float32s
+from .files import check_place, write_whole
 
 FORMAT = "stream-lstm-weights"
 VERSION, WITH_SCALER = "1", "2"
 SCALER = "scaler.state"
 GATE_ORDER = "i,f,g,o"
-SUFFIX = ".safetensors"
+SUFFIX, HISTORY_SUFFIX = ".safetensors", ".parquet"
 
 Arrays: TypeAlias = dict[str, dict[str, Float32s]]
 
 
-def check_target(path: Path) -> None:
-    """Raise UsageError or OutputError if weights cannot be saved at `path`, before it matters."""
-    if path.suffix != SUFFIX:
-        raise UsageError(f"{path}: weights are saved as {SUFFIX}; give the file that suffix")
-    if not path.parent.is_dir():
-        raise OutputError(f"cannot write {path}: there is no directory {path.parent}")
-    if path.is_dir():
-        raise OutputError(f"cannot write {path}: it is a directory")
-    if not os.access(path.parent, os.W_OK):
-        raise OutputError(f"cannot write {path}: no permission to write in {path.parent}")
+def check_target(path: Path, suffix: str = SUFFIX) -> None:
+    """Raise UsageError for another suffix, OutputError where `path` cannot be written."""
+    if path.suffix.lower() != suffix:
+        raise UsageError(f"{path}: the format is {suffix}; use that suffix")
+    check_place(path)
+
+
+# ---- weights ----------------------------------------------------------------------------
 
 
 def save_weights(
@@ -71,11 +64,11 @@ def save_weights(
     metadata: Mapping[str, str],
     scaler: Float32s | None = None,
 ) -> None:
-    """Save {layer: {"kernel": array}}; what the format says of itself is added to `metadata`.
+    """Save {layer: {"kernel": array}}; the format's own entries are added to `metadata`.
 
-    `scaler` (1 + 2F,) is the state that a new stream's scaler is to start from.
+    scaler: (1 + 2F,) the initial state of a new stream's scaler.
 
-    Raises OutputError where the operating system will not write.
+    Raises OutputError where the operating system refuses to write.
     """
     tensors = {
         f"{layer}.kernel": np.ascontiguousarray(body["kernel"], np.float32)
@@ -94,28 +87,14 @@ def save_weights(
     write_whole(path, safetensors.numpy.save(tensors, metadata=about))
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file beside its place and rename it; raises OutputError where that cannot be."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from None
-
-
 def load_weights(path: Path) -> tuple[Arrays, dict[str, str]]:
     """Return ({layer: {"kernel": float32 array}}, metadata) of a file of `save_weights`.
 
     `hidden` and `layers` of the metadata are those of the arrays. Raises InputMissingError where
     there is no such file, OutputError where it cannot be read, and DataError where it is damaged,
-    of another format, or holds a number that is not finite.
+    has another format, or contains a number that is not finite.
     """
-    tensors, metadata = read_tensors(path, "weights")
-    _check_format(path, metadata)
+    tensors, metadata = _read_weights(path)
     tensors.pop(SCALER, None)
     hidden, layers = _check_tensors(path, tensors)
     metadata |= {"hidden": str(hidden), "layers": str(layers)}
@@ -124,13 +103,11 @@ def load_weights(path: Path) -> tuple[Arrays, dict[str, str]]:
 
 
 def load_scaler(path: Path) -> Float32s | None:
-    """Return the scaler's state (1 + 2F,) in a file of weights, or None where it holds none.
+    """Return the scaler's state (1 + 2F,) in a file of weights, None where it has none.
 
     Raises what `load_weights` raises.
     """
-    tensors, metadata = read_tensors(path, "weights")
-    _check_format(path, metadata)
-    state: Float32s | None = tensors.get(SCALER)
+    state: Float32s | None = _read_weights(path)[0].get(SCALER)
     if state is None:
         return None
     if state.dtype != np.float32 or state.ndim != 1 or not np.isfinite(state).all():
@@ -138,11 +115,8 @@ def load_scaler(path: Path) -> Float32s | None:
     return state
 
 
-def read_tensors(path: Path, what: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return (tensors by name, metadata) of a safetensors file; `what` it is, for messages.
-
-    Raises InputMissingError, OutputError (unreadable) or DataError (damaged).
-    """
+def _read(path: Path, what: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return (tensors by name, metadata) of a safetensors file; `what` it is, for messages."""
     check_plain(path, directories=False)
     try:
         path.open("rb").close()  # the library reports a directory and a missing file alike
@@ -154,29 +128,31 @@ def read_tensors(path: Path, what: str) -> tuple[dict[str, Any], dict[str, str]]
     except OSError as error:
         raise OutputError(f"cannot read {path}: {error.strerror or error}") from None
     except (safetensors.SafetensorError, TypeError, ValueError) as error:
-        raise DataError(f"{path} is damaged or no safetensors file: {error}") from None
+        raise DataError(f"{path} is damaged or not a safetensors file: {error}") from None
 
 
-def _check_format(path: Path, metadata: Mapping[str, str]) -> None:
-    found = metadata.get("format")
-    if found != FORMAT:
-        said = "says nothing of its format" if found is None else f"has the format {found!r}"
-        raise DataError(f"{path} {said}; weights of this program have {FORMAT!r}")
-    readable = {"version": (VERSION, WITH_SCALER), "gate_order": (GATE_ORDER,)}
+def _read_weights(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    tensors, metadata = _read(path, "weights")
+    readable = {
+        "format": (FORMAT,),
+        "version": (VERSION, WITH_SCALER),
+        "gate_order": (GATE_ORDER,),
+    }
     for key, wanted in readable.items():
         if metadata.get(key) not in wanted:
-            found = metadata.get(key, "none")
-            known = " and ".join(map(repr, wanted))
-            raise DataError(f"{path} has the {key} {found!r}; this program reads {known}")
+            found = repr(metadata[key]) if key in metadata else "none"
+            known = " or ".join(map(repr, wanted))
+            raise DataError(f"{path} has the {key} {found}; this program reads {known}")
+    return tensors, metadata
 
 
 def _check_tensors(path: Path, tensors: Mapping[str, Any]) -> tuple[int, int]:
-    """Return (hidden, layers) of tensors that are a whole network."""
+    """Return (hidden, layers) of tensors that form a network."""
     layers = len(tensors) - 1
     wanted = {*(f"layer_{k}.kernel" for k in range(layers)), "head.kernel"}
     if layers < 1 or set(tensors) != wanted:
         names = ", ".join(sorted(tensors)) or "none"
-        raise DataError(f"{path} does not hold a whole network; its tensors are {names}")
+        raise DataError(f"{path} does not contain a whole network; its tensors are {names}")
     hidden = tensors["head.kernel"].size - 1
     for name, kernel in tensors.items():
         if kernel.dtype != np.float32:
@@ -187,7 +163,7 @@ def _check_tensors(path: Path, tensors: Mapping[str, Any]) -> tuple[int, int]:
                 f"the {hidden} hidden units of the head"
             )
         if not np.isfinite(kernel).all():
-            raise DataError(f"{path}: {name} holds a number that is not finite")
+            raise DataError(f"{path}: {name} contains a number that is not finite")
     return hidden, layers
 
 
@@ -199,52 +175,33 @@ def _fits(name: str, shape: tuple[int, ...], hidden: int) -> bool:
     return shape[0] >= hidden + 2 if name == "layer_0.kernel" else shape[0] == 2 * hidden + 1
 
 
-HISTORY_SUFFIX = ".parquet"
+# ---- history ----------------------------------------------------------------------------
 
+_ARROW = {"int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
 SCHEMA = pa.schema(
     [
-        pa.field("epoch", pa.int64(), nullable=False),
-        pa.field("train_loss", pa.float64(), nullable=False),
-        pa.field("validation_log_loss", pa.float64(), nullable=False),
-        pa.field("validation_accuracy", pa.float64(), nullable=False),
-        pa.field("learning_rate", pa.float64(), nullable=False),
-        pa.field("updates", pa.int64(), nullable=False),
-        pa.field("updates_refused", pa.int64(), nullable=False),
-        pa.field("seconds", pa.float64(), nullable=False),
-        pa.field("best", pa.bool_(), nullable=False),
+        pa.field(name, _ARROW[str(kind)], nullable=False)
+        for name, kind in Epoch.__annotations__.items()
     ]
 )
-"""The fields of `Epoch`, in their order; `best` says that none before it was better."""
-
-
-def check_history(path: Path) -> None:
-    """Raise UsageError or OutputError if a history cannot be written at `path`."""
-    if path.suffix.lower() != HISTORY_SUFFIX:
-        raise UsageError(
-            f"{path}: a history is written as {HISTORY_SUFFIX}; give the file that suffix"
-        )
-    if not path.parent.is_dir():
-        raise OutputError(f"cannot write {path}: there is no directory {path.parent}")
-    if path.is_dir():
-        raise OutputError(f"cannot write {path}: it is a directory")
-    if not os.access(path.parent, os.W_OK):
-        raise OutputError(f"cannot write {path}: no permission to write in {path.parent}")
+"""The fields of `Epoch`; `best` means that no earlier epoch was better."""
 
 
 def save_history(path: Path, epochs: Sequence[Epoch]) -> None:
-    """Write the history, replacing one of that name; raises OutputError where that cannot be."""
+    """Write the history; raises OutputError where the operating system refuses."""
     rows = [msgspec.structs.asdict(epoch) for epoch in epochs]
     buffer = io.BytesIO()
     pyarrow.parquet.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), buffer)
     write_whole(path, buffer.getvalue())
 
 
-CHECKPOINT_FORMAT = "stream-lstm-training"
-CHECKPOINT_VERSION = "1"
+# ---- checkpoints ------------------------------------------------------------------------
+
+CHECKPOINT = {"format": "stream-lstm-training", "version": "1"}
 
 
 class Terms(msgspec.Struct, frozen=True):
-    """What a training and its checkpoint must agree on.
+    """What a training and its checkpoint must share.
 
     `settings` by key; `data` is (name, elements, SHA-256 of the elements) of each series.
     """
@@ -254,18 +211,17 @@ class Terms(msgspec.Struct, frozen=True):
 
 
 def checkpoint_path(out: Path) -> Path:
-    """Return where the checkpoint of a training stands whose weights go to `out`."""
+    """Return the path of the checkpoint of a training whose weights go to `out`."""
     return out.with_name(out.name + ".checkpoint")
 
 
 def save_checkpoint(
     path: Path, terms: Terms, position: TrainingPosition, arrays: Mapping[str, np.ndarray]
 ) -> None:
-    """Write a checkpoint; raises OutputError where the operating system will not."""
+    """Write a checkpoint; raises OutputError where the operating system refuses."""
     tensors = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     metadata = {
-        "format": CHECKPOINT_FORMAT,
-        "version": CHECKPOINT_VERSION,
+        **CHECKPOINT,
         "terms": msgspec.json.encode(terms).decode(),
         "position": msgspec.json.encode(position).decode(),
     }
@@ -274,52 +230,52 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: Path, terms: Terms) -> tuple[TrainingPosition, dict[str, np.ndarray]]:
-    """Return (position, arrays) of a checkpoint on the same `terms`.
+    """Return (position, arrays) of a checkpoint of the same `terms`.
 
-    Raises SnapshotError where it is damaged, of another version, or on other terms: the message
-    names each that differs. InputMissingError and OutputError are those of the file.
+    Raises SnapshotError where it is damaged, has another version, or other terms: the message
+    lists each difference. InputMissingError and OutputError are those of the file.
     """
-    tensors, metadata = read_tensors(path, "a training's state")
-    if (metadata.get("format"), metadata.get("version")) != (
-        CHECKPOINT_FORMAT,
-        CHECKPOINT_VERSION,
-    ):
-        raise SnapshotError(f"{path} is no checkpoint of this version; --overwrite starts anew")
+    tensors, metadata = _read(path, "a training's state")
+    if any(metadata.get(key) != value for key, value in CHECKPOINT.items()):
+        raise SnapshotError(
+            f"{path} is not a checkpoint of this version; --overwrite starts a new training"
+        )
     if metadata.pop("sha256", "") != _checksum(metadata, tensors):
-        raise SnapshotError(f"{path} is damaged: its checksum differs; --overwrite starts anew")
+        raise SnapshotError(
+            f"{path} is damaged: its checksum differs; --overwrite starts a new training"
+        )
     try:
-        theirs = msgspec.json.decode(metadata["terms"], type=Terms)
+        stored = msgspec.json.decode(metadata["terms"], type=Terms)
         position = msgspec.json.decode(metadata["position"], type=TrainingPosition)
     except (msgspec.DecodeError, KeyError) as error:
         raise SnapshotError(f"{path} does not fit this version: {error}") from None
-    if differences := differing(theirs, terms):
+    if differences := differing(stored, terms):
         raise SnapshotError(
-            f"{path} belongs to another training: {'; '.join(differences)}. Resume it with what "
-            "it was started with, or start anew with --overwrite"
+            f"{path} belongs to another training: {'; '.join(differences)}. Resume it with the "
+            "same settings and data, or start a new training with --overwrite"
         )
     return position, tensors
 
 
-def differing(theirs: Terms, ours: Terms) -> list[str]:
-    """Return what differs between two terms, in words."""
+def differing(stored: Terms, present: Terms) -> list[str]:
+    """Return the differences between two terms, in words."""
     # Both as JSON has them: a tuple and a list are the same setting.
-    ours = msgspec.json.decode(msgspec.json.encode(ours), type=Terms)
-    keys = dict.fromkeys((*theirs.settings, *ours.settings))
+    present = msgspec.json.decode(msgspec.json.encode(present), type=Terms)
+    before, after = stored.settings, present.settings
     out = [
-        f"{key} was {theirs.settings.get(key)!r} and is {ours.settings.get(key)!r}"
-        for key in keys
-        if theirs.settings.get(key) != ours.settings.get(key)
+        f"{key} was {before.get(key)!r} and is {after.get(key)!r}"
+        for key in {**before, **after}
+        if before.get(key) != after.get(key)
     ]
-    if len(theirs.data) != len(ours.data):
-        return [*out, f"it had {len(theirs.data)} files and there are {len(ours.data)}"]
-    for (name, count, digest), (our_name, our_count, our_digest) in zip(
-        theirs.data, ours.data, strict=True
-    ):
-        if (count, digest) != (our_count, our_digest):
-            out.append(
-                f"{our_name} ({our_count:,} elements) does not hold what {name} ({count:,}) did"
-            )
-    return out
+    if len(stored.data) != len(present.data):
+        return [*out, f"it had {len(stored.data)} files and there are {len(present.data)}"]
+    return out + [
+        f"{name} ({elements:,} elements) differs from {old_name} ({old_elements:,})"
+        for (old_name, old_elements, old), (name, elements, new) in zip(
+            stored.data, present.data, strict=True
+        )
+        if (old_elements, old) != (elements, new)
+    ]
 
 
 def _checksum(metadata: Mapping[str, str], tensors: Mapping[str, np.ndarray]) -> str:

@@ -12,7 +12,7 @@ from stream_lstm.config import StoreConfig
 from stream_lstm.errors import StoreError
 from stream_lstm.events import Gap, Label, SessionStart
 from stream_lstm.store.chain import damage
-from stream_lstm.store.examined import contents, examined
+from stream_lstm.store.inspection import contents, stored_series
 from stream_lstm.store.schema import connect_reader
 from stream_lstm.store.units import Settle
 from stream_lstm.store.verify import compare
@@ -156,7 +156,7 @@ def test_the_place_is_named_and_what_is_before_it_is_good(store, tmp_path):
     assert newest > pos
     assert found(copy, newest) is None, "a resume from there does not need it"
     change(copy, "UPDATE streams SET next_seq = next_seq + 256")
-    assert found(copy, newest).what == "the table streams is not what was written"
+    assert found(copy, newest).what == "the table streams does not match its checksum"
 
 
 def test_a_store_that_was_altered_is_not_gone_on_from(store, tmp_path):
@@ -238,7 +238,7 @@ def resumed(path):
 
 
 def looked_at(path):
-    examined(path, None, 1000)
+    stored_series(path, None, 1000)
 
 
 @pytest.mark.parametrize("table", ["labels", "ticks", "commits"])
@@ -248,5 +248,5 @@ def test_a_schema_that_is_no_text_is_damage(store, tmp_path, table):
     at = data.index(f"CREATE TABLE {table} (".encode()) + 9
     copy.write_bytes(data[:at] + b"\xcf" + data[at + 1 :])
     for use in (contents, found, resumed, looked_at):
-        with pytest.raises(StoreError, match="is damaged or no store"):
+        with pytest.raises(StoreError, match="is damaged or not a store"):
             use(copy)

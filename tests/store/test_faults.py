@@ -67,15 +67,15 @@ def test_a_full_disk_holds_up_no_prediction_and_nothing_is_lost_that_fits_the_qu
             kept.give(*[ticks(values[k : k + 1], k + 1) for k in range(100, 500)])
             assert len(of(Prediction, kept.events)) == 49, "predicting went on"
             wait_until(lambda: kept.store._writer.trouble)
-            kept.store.tend()
+            kept.store.report()
             assert query(path, "SELECT ticks FROM streams") == [(100,)]
         wait_until(lambda: written(kept))
-        kept.store.tend()
+        kept.store.report()
         kept.give(ticks(values[500:], 501))
     assert predictions(path) == shown(kept.events)
     assert [line.split(" (")[0] for line in said] == [
-        f"the store {path} cannot be written",
-        f"the store {path} is written again",
+        f"cannot write the store {path}",
+        f"the store {path} can be written again",
     ]
     trouble = query(path, "SELECT count, reason FROM events WHERE kind = 'store trouble'")
     assert sum(count for count, _ in trouble) == kept.store.figures()["retries"] >= 1
@@ -155,7 +155,7 @@ def test_a_stop_on_a_full_disk_says_that_the_end_is_missing(path, monkeypatch):
     wait_until(lambda: written(kept))
     with files_no_longer_than(path.with_name("s.db-wal").stat().st_size):
         kept.give(ticks(series(100), 101))
-        with pytest.raises(OutputError, match="could not be written to the end"):
+        with pytest.raises(OutputError, match="could not write the end"):
             kept.store.close()
     with Kept(path) as again:
         assert again.store.positions["a"].next_seq == 101
@@ -218,7 +218,7 @@ def test_what_no_disk_is_to_blame_for_ends_the_daemon(path):
     kept.store(of(Prediction, kept.events)[0])  # a second time: its number is taken
     kept.give(ticks(series(1), 31))
     wait_until(lambda: kept.store._writer.failure)
-    with pytest.raises(StreamLSTMError, match=r"cannot hold what came: .*UNIQUE") as caught:
+    with pytest.raises(StreamLSTMError, match=r"cannot write these records: .*UNIQUE") as caught:
         kept.give(ticks(series(1), 32))
     assert caught.value.exit_code == 70
     kept.kill()

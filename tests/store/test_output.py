@@ -295,5 +295,5 @@ def test_text_that_a_spreadsheet_would_run_is_quoted_on_request(tmp_path, start)
 
 @pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
 def test_only_csv_is_for_spreadsheets(tmp_path, suffix):
-    with pytest.raises(UsageError, match=r"--spreadsheet is for a \.csv file"):
+    with pytest.raises(UsageError, match=r"--spreadsheet requires a \.csv file"):
         open_output(tmp_path / f"o{suffix}", spreadsheet=True)

@@ -22,7 +22,7 @@ def path(tmp_path):
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
-    monkeypatch.setattr(writer, "WATCH_S", 0.05)
+    monkeypatch.setattr(writer, "FILE_CHECK_S", 0.05)
 
 
 def removed(path):
@@ -95,7 +95,7 @@ def test_a_daemon_goes_on_in_a_new_file_to_the_same_bits(path, way, tmp_path):
         assert kept.store.trouble is None
         kept.give(ticks(values[100:400], 301))
     assert len(said) == 1
-    assert "goes on in a new file" in said[0]
+    assert "continues in a new file" in said[0]
     assert kept.store.figures()["inputs_left_out"] == 1
     hole = query(path, "SELECT pos, count, reason FROM events WHERE kind = 'hole'")
     assert hole[0][:2] == (1, 1)
@@ -120,15 +120,15 @@ def test_a_daemon_waits_until_the_place_is_free(path, way):
         kept.give(ticks(series(10), 201))
         wait_until(lambda: kept.store.trouble)
         kept.give(ticks(series(10), 211))
-        kept.store.tend()
+        kept.store.report()
         assert "in its place" in kept.store.trouble
         assert "in its place" in said[-1]
         path.rename(path.with_name("aside"))
-        kept.store._anew_at = 0.0
+        kept.store._create_at = 0.0
         kept.give(ticks(series(10), 221))
         assert kept.store.trouble is None
-        kept.store.tend()
-        assert "is written again" in said[-1]
+        kept.store.report()
+        assert "can be written again" in said[-1]
     assert query(path, "SELECT next_seq FROM streams") == [(231,)]
     assert query(path, "SELECT count FROM events WHERE kind = 'hole'") == [(3,)]
 

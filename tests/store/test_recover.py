@@ -29,11 +29,11 @@ from stream_lstm.errors import (
 )
 from stream_lstm.events import Gap, Label, Prediction, SessionStart
 from stream_lstm.store.chain import damage
-from stream_lstm.store.examined import contents
+from stream_lstm.store.inspection import contents
 from stream_lstm.store.lock import StoreLock
 from stream_lstm.store.reading import drive, entries, resume
-from stream_lstm.store.recovered_file import recover
-from stream_lstm.store.recovery import open_damaged, salvage
+from stream_lstm.store.recovery import recover
+from stream_lstm.store.salvage import open_damaged, salvage
 from stream_lstm.store.schema import connect, connect_reader
 from stream_lstm.store.table_files import export_store
 from stream_lstm.store.units import Settle
@@ -294,7 +294,7 @@ def test_behind_a_damaged_end_the_last_snapshot_is_kept_alone(store, tmp_path):
     assert (found.kept.first, found.kept.last, found.kept.transactions) == (end + 1, end, 0)
     check(new, found, {end: taken(kept.session)})
     with Kept(new, CONFIG) as again:
-        assert again.store.held == 150
+        assert again.store.resumed_elements == 150
         again.give(ticks(series(20), 151))
     assert contents(new)["whole"] is False
 
@@ -353,7 +353,7 @@ def test_a_store_that_was_trimmed_keeps_its_end_and_its_places(tmp_path):
         settled(copy)
         refused = recovered(copy, new)
         assert isinstance(refused, StoreError)
-        assert "Put back a copy" in str(refused)
+        assert "Restore a backup" in str(refused)
 
 
 # ---- any damage -----------------------------------------------------------------------------
@@ -526,7 +526,7 @@ def test_it_never_writes_where_the_damaged_store_is(damaged, tmp_path):
     shutil.copy(damaged, odd)
     pairs = [(damaged, tmp_path / name) for name in ("s.db", "link.db", "s.db-wal", "s.db.lock")]
     for source, new in [*pairs, (odd, tmp_path / "x")]:
-        with pytest.raises(UsageError, match="belongs to the store that is read"):
+        with pytest.raises(UsageError, match="belongs to the damaged store"):
             recover(source, new, make)
     assert damaged.read_bytes() == odd.read_bytes() == before
 
@@ -561,7 +561,7 @@ def test_an_earlier_file_of_its_name_goes_with_its_log(store, states, damaged, t
     if known == "a store":
         shutil.copy(store, new)
     elif known == "no store":
-        new.write_text("something else")
+        new.write_text("another program")
     else:
         new.unlink()
     shutil.copy(tmp_path / "log", f"{new}-wal")
@@ -569,11 +569,11 @@ def test_an_earlier_file_of_its_name_goes_with_its_log(store, states, damaged, t
 
 
 KILLS = {
-    "while rows are copied": ("stream_lstm.store.recovery._Copy.outputs", "before"),
+    "while rows are copied": ("stream_lstm.store.salvage._Copy.outputs", "before"),
     "before the part is cut": ("stream_lstm.store.recovery.StoreRecovery._cut", "before"),
-    "before it is stored": ("stream_lstm.store.recovery.StoreRecovery._lost", "before"),
-    "before it has its name": ("stream_lstm.store.recovered_file._name", "before"),
-    "once it has its name": ("stream_lstm.store.recovered_file._name", "after"),
+    "before it is stored": ("stream_lstm.store.recovery.StoreRecovery._losses", "before"),
+    "before it has its name": ("stream_lstm.store.recovery._name", "before"),
+    "once it has its name": ("stream_lstm.store.recovery._name", "after"),
 }
 
 PROGRAM = """

@@ -5,8 +5,8 @@ import sqlite3
 import pytest
 
 from stream_lstm.core import snapshot
-from stream_lstm.store import chain, journal, schema, units
-from stream_lstm.store.reading import snapshot_state
+from stream_lstm.store import chain, journal, schema, snapshots
+from stream_lstm.store.snapshots import snapshot_state
 from stream_lstm.store.units import Hole, Step
 
 from .stores import LEARNING, Kept, cut, query, series, ticks
@@ -19,8 +19,8 @@ def path(tmp_path):
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(units, "PIECE_BYTES", 200)
-    monkeypatch.setattr(units, "SLICE_BYTES", 600)
+    monkeypatch.setattr(snapshots, "PIECE_BYTES", 200)
+    monkeypatch.setattr(snapshots, "SLICE_BYTES", 600)
 
 
 def whole(path):
@@ -105,7 +105,7 @@ def test_what_a_kill_leaves_of_a_snapshot_is_deleted(path, small, slices):
 def test_a_slice_that_fails_is_written_again(path, small, monkeypatch, at):
     """A live store tries again, over a new connection, until the snapshot is whole."""
     calls = []
-    write = units.Saving.write
+    write = snapshots.Saving.write
 
     def failing(self, connection):
         write(self, connection)
@@ -113,7 +113,7 @@ def test_a_slice_that_fails_is_written_again(path, small, monkeypatch, at):
         if len(calls) == at:
             raise sqlite3.OperationalError("disk I/O error")
 
-    monkeypatch.setattr(units.Saving, "write", failing)
+    monkeypatch.setattr(snapshots.Saving, "write", failing)
     kept = Kept(path, blocking=False)
     kept.give(*cut(series(130), range(10, 130, 10)))
     kept.store.close()
@@ -190,7 +190,7 @@ def test_a_hole_is_not_stored_before_its_snapshot_is(path, small, monkeypatch):
     connection = schema.connect(path)
     book = journal.Journal(connection, 1)
     hole = Hole(3, "a test", {}, kept.store._saved())
-    write, calls = units.Saving.write, []
+    write, calls = snapshots.Saving.write, []
 
     def dying(self, connection):
         calls.append(self.number)
@@ -199,7 +199,7 @@ def test_a_hole_is_not_stored_before_its_snapshot_is(path, small, monkeypatch):
         write(self, connection)
 
     with monkeypatch.context() as patched:
-        patched.setattr(units.Saving, "write", dying)
+        patched.setattr(snapshots.Saving, "write", dying)
         with pytest.raises(KeyboardInterrupt):
             book.write([hole])
     assert query(path, "SELECT count(*) FROM events WHERE kind = 'hole'") == [(0,)]
@@ -251,7 +251,7 @@ def test_the_pieces_of_a_snapshot_that_was_dropped_are_not_among_the_next_ones(p
     # as where the commit succeeded and its answer was lost
     book._savings.clear()
     book._number -= 1
-    book.write([saved._replace(state=Short())])
+    book.write([saved._replace(chunks=Short().chunks)])
     newest = "SELECT data FROM snapshot_pieces WHERE snapshot = (SELECT max(snapshot) FROM {})"
     assert query(path, newest.format("snapshots")) == [(b"x" * 150,)]
     assert query(path, newest.format("snapshot_pieces")) == [(b"x" * 150,)]

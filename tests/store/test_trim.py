@@ -101,8 +101,8 @@ def many_commits(path):
             for k in range(first, end):
                 kept.session.push(ticks(values[k : k + 1], k // 2 + 1, "ab"[k % 2]))
                 kept.session.catch_up()
-                kept.store.hold(ticks(values[k : k + 1], k // 2 + 1, "ab"[k % 2]))
-            kept.store.hand_over()
+                kept.store.add(ticks(values[k : k + 1], k // 2 + 1, "ab"[k % 2]))
+            kept.store.flush()
             kept.store._writer.catch_up()
         kept.store.snapshot()
     connection = schema.connect(path)
@@ -111,7 +111,7 @@ def many_commits(path):
 
 
 def test_a_commit_takes_no_more_than_its_share_and_whole_transactions(path, monkeypatch):
-    monkeypatch.setattr(trimming, "POSITIONS", 25)
+    monkeypatch.setattr(trimming, "TRIMMED_POSITIONS", 25)
     with contextlib.closing(many_commits(path)) as connection:
         assert trim(connection, 1, 0) == 100, "the first transaction is larger than the share"
         assert [trim(connection, 1, 0) for _ in range(3)] == [20, 20, 20]

@@ -18,7 +18,7 @@ from stream_lstm.core.session import Session
 from stream_lstm.errors import StoreError
 from stream_lstm.events import Gap, Prediction, Rollback, Score
 from stream_lstm.store import writer
-from stream_lstm.store.examined import contents
+from stream_lstm.store.inspection import contents
 from stream_lstm.store.reading import read_setup
 from stream_lstm.store.schema import NAMES, VERSION, connect_reader
 from stream_lstm.store.table_files import export_store
@@ -118,7 +118,7 @@ def test_a_prediction_that_was_changed_in_its_last_bit_is_found(kept):
     found = verified(kept).difference
     assert (found.cause, found.n, found.stream) == ("runtime", 112, "a")
     assert found.made == p
-    assert "are as they were" in found.what
+    assert "are unchanged" in found.what
 
 
 def test_another_version_is_named(kept):
@@ -153,7 +153,7 @@ def test_other_weights_to_start_from_are_the_cause(path):
         pass
     assert verified(path).difference is None
     change(path, "UPDATE setup SET value = x'00' WHERE name = 'start'")
-    with pytest.raises(StoreError, match="checksum of its weights to start from is wrong"):
+    with pytest.raises(StoreError, match="checksum of its initial weights is wrong"):
         verified(path)
     with Kept(path.with_name("u.db"), config) as unlike:
         unlike.give()
@@ -163,7 +163,7 @@ def test_other_weights_to_start_from_are_the_cause(path):
     change(path, "UPDATE setup SET value = ?, sha256 = ? WHERE name = 'start'", value, digest)
     found = verified(path).difference
     assert (found.cause, found.n) == ("weights", 12)
-    assert re.match(r"run 1 went on with the weights \w{16}, the journal leads to", found.what)
+    assert re.match(r"run 1 began with the weights \w{16}, but the journal leads to", found.what)
 
 
 def test_a_snapshot_with_other_weights_is_named(kept, path):
@@ -178,7 +178,7 @@ def test_a_snapshot_with_other_weights_is_named(kept, path):
         change(kept, f"INSERT INTO snapshot_pieces VALUES ({number}, ?, ?)", *piece)
     found = verified(kept).difference
     assert (found.cause, found.n) == ("weights", None)
-    assert f"snapshot {number} holds the weights" in found.what
+    assert f"snapshot {number} has the weights" in found.what
 
 
 def test_behind_a_hole_a_replay_begins_again(path, monkeypatch):
