@@ -67,13 +67,13 @@ class Seal(NamedTuple):
     pos: int = 0
     event: int = 0
     digest: bytes = bytes(32)
-    held: bytes = bytes(_SUMS.size)
+    packed_sums: bytes = bytes(_SUMS.size)
 
     def sums(self) -> dict[str, int]:
         """Return the sum of each table of `MUTABLE`; empty where the row is damaged."""
-        if len(self.held) != _SUMS.size:
+        if len(self.packed_sums) != _SUMS.size:
             return {}
-        return dict(zip(MUTABLE, _SUMS.unpack(self.held), strict=True))
+        return dict(zip(MUTABLE, _SUMS.unpack(self.packed_sums), strict=True))
 
 
 class Damage(NamedTuple):
@@ -133,8 +133,8 @@ class Chain:
         of `MUTABLE`.
         """
         sums = self.last.sums()
-        held = _SUMS.pack(*((sums[name] + changes.get(name, 0)) % 2**64 for name in MUTABLE))
-        return _write(connection, self.last, pos, held, rows)
+        packed = _SUMS.pack(*((sums[name] + changes.get(name, 0)) % 2**64 for name in MUTABLE))
+        return _write(connection, self.last, pos, packed, rows)
 
 
 def seal_as_is(connection: sqlite3.Connection, before: Seal, pos: int, events: list[Row]) -> Seal:
@@ -142,20 +142,20 @@ def seal_as_is(connection: sqlite3.Connection, before: Seal, pos: int, events: l
 
     pos: the last position. events: the rows that belong to it, with their numbers.
     """
-    held = _SUMS.pack(*(sum_in(connection, table) for table in MUTABLE))
+    packed = _SUMS.pack(*(sum_in(connection, table) for table in MUTABLE))
     connection.execute("DELETE FROM commits WHERE number > ?", (before.number,))
-    return _write(connection, before, pos, held, {"events": events})
+    return _write(connection, before, pos, packed, {"events": events})
 
 
 def _write(
     connection: sqlite3.Connection,
     before: Seal,
     pos: int,
-    held: bytes,
+    sums: bytes,
     rows: Mapping[str, list[Row]],
 ) -> Seal:
     events = rows.get("events")
-    seal = Seal(before.number + 1, pos, events[-1][0] if events else before.event, b"", held)
+    seal = Seal(before.number + 1, pos, events[-1][0] if events else before.event, b"", sums)
     seal = seal._replace(digest=_digest(before, seal, rows))
     insert(connection, "commits", seal)
     return seal
@@ -302,7 +302,7 @@ def _takes_until(rows: Iterator[Row], place: int) -> Callable[[int], list[Row]]:
 
 def _digest(before: Seal, seal: Seal, rows: Mapping[str, list[Row]]) -> bytes:
     digest = hashlib.sha256(before.digest)
-    digest.update(_encode([seal.number, seal.pos, seal.event, seal.held]))
+    digest.update(_encode([seal.number, seal.pos, seal.event, seal.packed_sums]))
     for table in QUERIES:
         found = rows.get(table, ())
         if table in OUTPUTS:
