@@ -22,7 +22,7 @@ from stream_lstm.store.store import Store
 
 from ..engines import SMALL_BANK, engine_for, settings
 from ..injecting import Injected, Injector
-from ..store.stores import COLUMNS, Kept, series, ticks
+from ..store.stores import COLUMNS, StoredSession, series, ticks
 
 ANY_PORT = "tcp://127.0.0.1:*"
 WAIT_S, LATE_S = 30.0, 120.0
@@ -94,22 +94,22 @@ def test_the_store_continues_from_the_state_of_some_tick(kind, part, tmp_path, m
     config = settings(**KINDS[kind])
     values = series(COUNT)
     states = []
-    with Kept(tmp_path / "whole.db", config, OPTIONS, members=members(kind)) as whole:
+    with StoredSession(tmp_path / "whole.db", config, OPTIONS, members=members(kind)) as whole:
         states.append(take(whole.session))
         for k in range(COUNT):
-            whole.give(ticks(values[k : k + 1], k + 1))
+            whole.feed(ticks(values[k : k + 1], k + 1))
             states.append(take(whole.session))
     reached, at = set(), 40
     for round_ in range(100):
         path = tmp_path / f"{round_}.db"
         if not interrupted(path, kind, part, at):
             break
-        with Kept(path, config, OPTIONS, members=members(kind)) as again:
+        with StoredSession(path, config, OPTIONS, members=members(kind)) as again:
             known = again.session.streams.get("a")
             n = 0 if known is None else known.n
             assert take(again.session) == states[n]
             for k in range(n, COUNT):
-                again.give(ticks(values[k : k + 1], k + 1))
+                again.feed(ticks(values[k : k + 1], k + 1))
             assert take(again.session) == states[COUNT]
         reached.add(n)
         at += at + 17

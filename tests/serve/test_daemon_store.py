@@ -16,7 +16,17 @@ from stream_lstm.store.reading import Setup
 from stream_lstm.store.store import Store
 
 from ..engines import engine_for, settings
-from ..store.stores import COLUMNS, LEARNING, Kept, of, predictions, query, scores, series, ticks
+from ..store.stores import (
+    COLUMNS,
+    LEARNING,
+    StoredSession,
+    of,
+    predictions,
+    query,
+    scores,
+    series,
+    ticks,
+)
 
 ANY_PORT = "tcp://127.0.0.1:*"
 WAIT_S = 30.0
@@ -145,8 +155,8 @@ def test_a_daemon_that_asks_for_what_it_missed_goes_on_to_the_same_bits(path, ki
             store.close(whole=not kill)
             assert daemon.subscriber.counters.recovered > 0
             assert Life.count(daemon) == until
-    with Kept(path.with_name("whole.db"), options=StoreConfig()) as whole:
-        whole.give(ticks(values))
+    with StoredSession(path.with_name("whole.db"), options=StoreConfig()) as whole:
+        whole.feed(ticks(values))
     assert predictions(path) == predictions(path.with_name("whole.db"))
     assert scores(path) == scores(path.with_name("whole.db"))
     assert not query(path, "SELECT 1 FROM events WHERE kind = 'gap'")
@@ -159,8 +169,8 @@ def test_a_daemon_that_is_sent_what_it_missed_goes_on_to_the_same_bits(path, liv
     # Sent again from before the stop: what is known is passed over.
     lives(lambda feed: publish(feed, values[120:300], 121), 300, kill=kill)
     lives(lambda feed: publish(feed, values[300:], 301), 400)
-    with Kept(path.with_name("whole.db"), options=StoreConfig()) as whole:
-        whole.give(ticks(values))
+    with StoredSession(path.with_name("whole.db"), options=StoreConfig()) as whole:
+        whole.feed(ticks(values))
     assert predictions(path) == predictions(path.with_name("whole.db"))
     assert scores(path) == scores(path.with_name("whole.db"))
     assert not query(path, "SELECT 1 FROM events WHERE kind = 'gap'")
@@ -218,8 +228,8 @@ def test_a_label_that_may_be_revised_still_may_be_after_a_restart(path, lives):
     after = lives(second, 100, **rules)
     assert of(Score, before.events) == []
     assert len(of(Label, after.events)) == 1
-    with Kept(path, settings(**LEARNING, **rules)) as kept:
-        kept.give(ticks(series(30), 101))
+    with StoredSession(path, settings(**LEARNING, **rules)) as kept:
+        kept.feed(ticks(series(30), 101))
     assert [row[1::2] for row in scores(path)] == [(12, 0)]
 
 
@@ -252,7 +262,7 @@ def test_a_stored_tick_has_its_outputs_though_it_waited(path, lives):
     assert [n for _, n, *_ in predictions(path)] == list(range(12, held + 1, 10))
     assert [n for _, n, *_ in scores(path)] == list(range(12, held, 10))
     lives(lambda feed: publish(feed, values[held:], held + 1), 200)
-    with Kept(path.with_name("whole.db"), options=StoreConfig()) as whole:
-        whole.give(ticks(values))
+    with StoredSession(path.with_name("whole.db"), options=StoreConfig()) as whole:
+        whole.feed(ticks(values))
     assert predictions(path) == predictions(path.with_name("whole.db"))
     assert scores(path) == scores(path.with_name("whole.db"))

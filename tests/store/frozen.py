@@ -15,7 +15,7 @@ from stream_lstm.events import Gap
 from stream_lstm.store import schema
 
 from ..engines import settings
-from .stores import Kept, series, ticks
+from .stores import StoredSession, series, ticks
 
 V1 = Path(__file__).with_name("v1.sql")
 
@@ -35,8 +35,8 @@ def freeze() -> None:
     assert schema.VERSION == 1, "a store of a later version is another file"
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "s.db"
-        kept = Kept(path, settings(score_window=0), StoreConfig())
-        kept.give(ticks(series(40)), Gap("a", 41, 2), ticks(series(20, seed=4), 43))
+        kept = StoredSession(path, settings(score_window=0), StoreConfig())
+        kept.feed(ticks(series(40)), Gap("a", 41, 2), ticks(series(20, seed=4), 43))
         kept.kill()
         connection = sqlite3.connect(path)
         V1.write_text("\n".join(connection.iterdump()) + "\n", encoding="utf-8")

@@ -57,7 +57,7 @@ def wait_until(true: Callable[[], bool]) -> None:
     pytest.fail(f"it did not happen within {WAIT_S} s")
 
 
-class Kept:
+class StoredSession:
     """A session with a store; a context manager that closes it as a clean stop does."""
 
     def __init__(
@@ -98,7 +98,7 @@ class Kept:
         self.events.append(event)
         self.store(event)
 
-    def give(self, *inputs: Ticks | Label | Gap | SessionStart | Settle) -> Kept:
+    def feed(self, *inputs: Ticks | Label | Gap | SessionStart | Settle) -> StoredSession:
         for event in inputs:
             match event:
                 case Ticks():
@@ -118,7 +118,7 @@ class Kept:
         """End as a kill between two commits does: no last snapshot, nothing settled."""
         self.store.close(whole=False)
 
-    def __enter__(self) -> Kept:
+    def __enter__(self) -> StoredSession:
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:

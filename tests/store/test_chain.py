@@ -18,7 +18,7 @@ from stream_lstm.store.units import Settle
 from stream_lstm.store.verify import compare
 
 from ..engines import settings
-from .stores import LEARNING, Kept, change, query, reseal, series, ticks
+from .stores import LEARNING, StoredSession, change, query, reseal, series, ticks
 
 OUTSIDE = {**LEARNING, "labels": "external", "horizon": 0}
 OWN = {("snapshots", "state"), ("setup", "name"), ("setup", "value"), ("setup", "sha256")}
@@ -36,20 +36,20 @@ def lived(path, options=OPTIONS, runs=2):
     """A store with rows in every table, of several runs, killed at the end of each."""
     values = series(300)
     for run in range(runs):
-        kept = Kept(path, config(), options)
+        kept = StoredSession(path, config(), options)
         first = 100 * run
         if run:
-            kept.give(SessionStart("a", f"s{run}"))
+            kept.feed(SessionStart("a", f"s{run}"))
         for k in range(first, first + 100, 10):
             seq = k + 1 if not run else k - first + 1 + (3 if k >= first + 50 else 0)
             if run and k == first + 50:
-                kept.give(Gap("a", seq, 3))
-            kept.give(ticks(values[k : k + 10], seq, session=f"s{run}" if run else "s1"))
+                kept.feed(Gap("a", seq, 3))
+            kept.feed(ticks(values[k : k + 10], seq, session=f"s{run}" if run else "s1"))
             if k % 20:
-                kept.give(Label("a", kept.session.streams["a"].n // 10 * 10 + 2, k // 10 % 2, 5))
+                kept.feed(Label("a", kept.session.streams["a"].n // 10 * 10 + 2, k // 10 % 2, 5))
             kept.store.note("stale", reason="of the test")
             kept.store._writer.catch_up()
-        kept.give(Settle())
+        kept.feed(Settle())
         kept.kill()
 
 
@@ -172,7 +172,7 @@ def test_a_store_that_was_altered_is_not_gone_on_from(store, tmp_path):
         copy = shutil.copy(store, tmp_path / "s.db")
         change(copy, f"UPDATE {sql}")
         with pytest.raises(StoreError, match="is damaged: ") as raised:
-            Kept(copy, config())
+            StoredSession(copy, config())
         assert raised.value.exit_code == 65
 
 
@@ -180,14 +180,14 @@ def test_a_store_that_was_trimmed_keeps_its_chain(tmp_path):
     path = tmp_path / "s.db"
     small = StoreConfig(snapshot_every=50, commit_elements=1, commit_ms=1, max_gb=1e-4)
     values = series(1500)
-    with Kept(path, settings(**LEARNING), small, blocking=False) as kept:
+    with StoredSession(path, settings(**LEARNING), small, blocking=False) as kept:
         for k in range(0, 1500, 5):
-            kept.give(ticks(values[k : k + 5], k + 1))
+            kept.feed(ticks(values[k : k + 5], k + 1))
             kept.store._writer.catch_up()
     assert query(path, "SELECT min(number) > 1 FROM commits") == [(1,)]
     assert found(path) is None
-    with Kept(path, settings(**LEARNING), small, blocking=False) as again:
-        again.give(ticks(series(100), 1501))
+    with StoredSession(path, settings(**LEARNING), small, blocking=False) as again:
+        again.feed(ticks(series(100), 1501))
     assert found(path) is None
     change(path, "UPDATE ticks SET seq = 7 WHERE pos = (SELECT min(pos) FROM ticks)")
     assert found(path) is not None
@@ -195,8 +195,8 @@ def test_a_store_that_was_trimmed_keeps_its_chain(tmp_path):
 
 def test_a_number_without_a_sign_in_sqlite_has_the_same_checksum(tmp_path):
     path = tmp_path / "s.db"
-    with Kept(path, config()) as kept:
-        kept.give(ticks(series(40), 1), Label("a", 40, -0.0, 0))
+    with StoredSession(path, config()) as kept:
+        kept.feed(ticks(series(40), 1), Label("a", 40, -0.0, 0))
     assert found(path) is None
 
 
@@ -234,7 +234,7 @@ def test_a_cell_of_another_type_is_damage_and_never_a_crash(store, tmp_path, tab
 
 
 def resumed(path):
-    Kept(path, config()).kill()
+    StoredSession(path, config()).kill()
 
 
 def looked_at(path):

@@ -18,7 +18,7 @@ from stream_lstm.store.reading import entries, same
 from stream_lstm.store.writer import Writer
 
 from .stores import (
-    Kept,
+    StoredSession,
     change,
     cut,
     of,
@@ -59,19 +59,19 @@ def written(kept):
 def test_a_full_disk_holds_up_no_prediction_and_nothing_is_lost_that_fits_the_queue(path):
     said = []
     values = series(900)
-    with Kept(path, blocking=False, say=said.append) as kept:
-        kept.give(ticks(values[:100], 1))
+    with StoredSession(path, blocking=False, say=said.append) as kept:
+        kept.feed(ticks(values[:100], 1))
         wait_until(lambda: written(kept))
         size = path.with_name("s.db-wal").stat().st_size
         with files_no_longer_than(size):
-            kept.give(*[ticks(values[k : k + 1], k + 1) for k in range(100, 500)])
+            kept.feed(*[ticks(values[k : k + 1], k + 1) for k in range(100, 500)])
             assert len(of(Prediction, kept.events)) == 49, "predicting went on"
             wait_until(lambda: kept.store._writer.trouble)
             kept.store.report()
             assert query(path, "SELECT ticks FROM streams") == [(100,)]
         wait_until(lambda: written(kept))
         kept.store.report()
-        kept.give(ticks(values[500:], 501))
+        kept.feed(ticks(values[500:], 501))
     assert predictions(path) == shown(kept.events)
     assert [line.split(" (")[0] for line in said] == [
         f"cannot write the store {path}",
@@ -85,16 +85,16 @@ def test_a_full_disk_holds_up_no_prediction_and_nothing_is_lost_that_fits_the_qu
 def test_what_does_not_fit_the_queue_is_a_hole_with_a_snapshot_behind_it(path, monkeypatch):
     monkeypatch.setattr(writer, "QUEUE_BYTES", 60_000)
     values = series(900)
-    with Kept(path, blocking=False) as kept:
-        kept.give(ticks(values[:100], 1))
+    with StoredSession(path, blocking=False) as kept:
+        kept.feed(ticks(values[:100], 1))
         wait_until(lambda: written(kept))
         size = path.with_name("s.db-wal").stat().st_size
         with files_no_longer_than(size):
-            kept.give(*[ticks(values[k : k + 1], k + 1) for k in range(100, 500)])
-            kept.give(Gap("a", 501, 2))
+            kept.feed(*[ticks(values[k : k + 1], k + 1) for k in range(100, 500)])
+            kept.feed(Gap("a", 501, 2))
         wait_until(lambda: written(kept))
         for block in cut(values[502:], [50, 200], first=503):
-            kept.give(block)
+            kept.feed(block)
             wait_until(lambda: written(kept))
     left_out = kept.store.figures()["inputs_left_out"]
     assert left_out > 100
@@ -109,12 +109,12 @@ def test_what_does_not_fit_the_queue_is_a_hole_with_a_snapshot_behind_it(path, m
     position = query(path, "SELECT next_seq, n, ticks FROM streams")
     assert position == [(901, 898, 898)]
     # From behind the hole it goes on to the same bits.
-    with Kept(path) as again:
+    with StoredSession(path) as again:
         assert again.resumed.snapshot is not None
         more = series(100, seed=9)
         kept.session.emit = kept.events.append
         kept.session.push(ticks(more, 901))
-        again.give(ticks(more, 901))
+        again.feed(ticks(more, 901))
     assert predictions(path)[-10:] == shown(kept.events)[-10:]
 
 
@@ -129,47 +129,47 @@ def test_a_hole_without_a_good_snapshot_behind_it_is_refused_with_a_way_out(path
     connection.close()
     reseal(path)
     with pytest.raises(StoreError, match=r"no snapshot can be used .* recover STORE --to NEW"):
-        Kept(path)
+        StoredSession(path)
 
 
 def test_a_kill_within_a_hole_leaves_what_came_before_it(path, monkeypatch):
     monkeypatch.setattr(writer, "QUEUE_BYTES", 20_000)
     monkeypatch.setattr(writer, "CLOSE_S", 0.0)
     values = series(600)
-    kept = Kept(path, blocking=False)
-    kept.give(ticks(values[:100], 1))
+    kept = StoredSession(path, blocking=False)
+    kept.feed(ticks(values[:100], 1))
     wait_until(lambda: written(kept))
     with files_no_longer_than(path.with_name("s.db-wal").stat().st_size):
-        kept.give(*[ticks(values[k : k + 1], k + 1) for k in range(100, 600)])
+        kept.feed(*[ticks(values[k : k + 1], k + 1) for k in range(100, 600)])
         kept.kill()
-    with Kept(path) as again:
+    with StoredSession(path) as again:
         assert again.store.positions["a"].next_seq == 101
-        again.give(ticks(values[100:], 101))
+        again.feed(ticks(values[100:], 101))
     assert predictions(path) == shown(kept.events)
 
 
 def test_a_stop_on_a_full_disk_says_that_the_end_is_missing(path, monkeypatch):
     monkeypatch.setattr(writer, "CLOSE_S", 0.2)
-    kept = Kept(path, blocking=False)
-    kept.give(ticks(series(100), 1))
+    kept = StoredSession(path, blocking=False)
+    kept.feed(ticks(series(100), 1))
     wait_until(lambda: written(kept))
     with files_no_longer_than(path.with_name("s.db-wal").stat().st_size):
-        kept.give(ticks(series(100), 101))
+        kept.feed(ticks(series(100), 101))
         with pytest.raises(OutputError, match="could not write the end"):
             kept.store.close()
-    with Kept(path) as again:
+    with StoredSession(path) as again:
         assert again.store.positions["a"].next_seq == 101
 
 
 def test_a_replay_ends_with_an_error_where_the_disk_is_full(path):
-    kept = Kept(path, blocking=True)
-    kept.give(ticks(series(100), 1))
+    kept = StoredSession(path, blocking=True)
+    kept.feed(ticks(series(100), 1))
     wait_until(lambda: written(kept))
     with files_no_longer_than(path.with_name("s.db-wal").stat().st_size):
-        kept.give(ticks(series(1), 101))
+        kept.feed(ticks(series(1), 101))
         wait_until(lambda: kept.store._writer.failure)
         with pytest.raises(OutputError, match="cannot write the store"):
-            kept.give(ticks(series(1), 102))
+            kept.feed(ticks(series(1), 102))
         with pytest.raises(OutputError, match="cannot write the store"):
             kept.store.close()
 
@@ -177,8 +177,8 @@ def test_a_replay_ends_with_an_error_where_the_disk_is_full(path):
 def test_a_replay_waits_for_a_slow_disk(path, monkeypatch):
     monkeypatch.setattr(writer, "QUEUE_BYTES", 5_000)
     values = series(500)
-    with Kept(path, blocking=True) as kept:
-        kept.give(*[ticks(values[k : k + 1], k + 1) for k in range(500)])
+    with StoredSession(path, blocking=True) as kept:
+        kept.feed(*[ticks(values[k : k + 1], k + 1) for k in range(500)])
     assert predictions(path) == shown(kept.events)
     assert kept.store.figures()["inputs_left_out"] == 0
 
@@ -200,26 +200,26 @@ def test_a_store_that_is_full_at_any_page_is_written_on_once_there_is_room(
             allowed[0] += 5
         return connection
 
-    with Kept(path, blocking=False) as kept:
+    with StoredSession(path, blocking=False) as kept:
         page_count = query(path, "PRAGMA page_count")[0][0]
         kept.store._writer._disconnect()
         allowed[0] = page_count + pages
         monkeypatch.setattr(schema, "connect", limited)
-        kept.give(*[ticks(values[k : k + 1], k + 1) for k in range(300)])
+        kept.feed(*[ticks(values[k : k + 1], k + 1) for k in range(300)])
         wait_until(lambda: written(kept))
     assert predictions(path) == shown(kept.events)
     assert pages or kept.store.figures()["retries"]
 
 
 def test_what_no_disk_is_to_blame_for_ends_the_daemon(path):
-    kept = Kept(path, blocking=False)
-    kept.give(ticks(series(30), 1))
+    kept = StoredSession(path, blocking=False)
+    kept.feed(ticks(series(30), 1))
     wait_until(lambda: written(kept))
     kept.store(of(Prediction, kept.events)[0])  # a second time: its number is taken
-    kept.give(ticks(series(1), 31))
+    kept.feed(ticks(series(1), 31))
     wait_until(lambda: kept.store._writer.failure)
     with pytest.raises(StreamLSTMError, match=r"cannot write these records: .*UNIQUE") as caught:
-        kept.give(ticks(series(1), 32))
+        kept.feed(ticks(series(1), 32))
     assert caught.value.exit_code == 70
     kept.kill()
 
@@ -233,8 +233,8 @@ def test_a_commit_that_was_one_after_all_is_not_made_twice(path):
         connects.append(connection)
         return connection
 
-    with Kept(path) as kept:
-        kept.give(ticks(series(30), 1))
+    with StoredSession(path) as kept:
+        kept.feed(ticks(series(30), 1))
     from stream_lstm.store.units import Step
 
     thread = Writer(connect, 1, commit_elements=1, commit_s=0.01, blocking=False)
@@ -269,11 +269,11 @@ class Once:
 @pytest.fixture
 def small(path):
     """A store whose last commits are in its journal file alone: (folder, all predictions)."""
-    kept = Kept(path, options=StoreConfig(snapshot_every=80))
+    kept = StoredSession(path, options=StoreConfig(snapshot_every=80))
     reader = schema.connect_reader(path)  # which keeps the journal from being folded in
     reader.execute("SELECT count(*) FROM ticks").fetchone()
     for block in cut(series(200), range(20, 200, 20)):
-        kept.give(block)
+        kept.feed(block)
         wait_until(lambda: written(kept))
     kept.kill()
     folder = path.parent / "killed"
@@ -329,10 +329,10 @@ def test_a_store_that_was_cut_is_gone_on_from(small, share):
     wal = folder / "s.db-wal"
     with wal.open("r+b") as file:
         file.truncate(int(wal.stat().st_size * share))
-    with Kept(folder / "s.db") as again:
+    with StoredSession(folder / "s.db") as again:
         position = again.store.positions.get("a")
         had = position.ticks if position is not None else 0
-        again.give(ticks(series(200)[had:], had + 1))
+        again.feed(ticks(series(200)[had:], had + 1))
     assert predictions(folder / "s.db") == everything
 
 
@@ -358,8 +358,8 @@ def test_two_predictions_are_the_same_only_with_every_bit():
 
 
 def test_an_index_that_is_a_page_of_another_table_is_damage_with_the_file_named(path):
-    with Kept(path) as kept:
-        kept.give(ticks(series(100)))
+    with StoredSession(path) as kept:
+        kept.feed(ticks(series(100)))
     pages = "SELECT rootpage FROM sqlite_schema WHERE name = '{}'"
     names = ("inputs_among_events", "sqlite_autoindex_streams_1")
     one, other = (query(path, pages.format(name))[0][0] for name in names)
@@ -371,4 +371,4 @@ def test_an_index_that_is_a_page_of_another_table_is_damage_with_the_file_named(
     connection.commit()
     connection.close()
     with pytest.raises(StoreError, match=r"s\.db is damaged: the last position .* is 'a'"):
-        Kept(path)
+        StoredSession(path)

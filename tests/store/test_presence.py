@@ -12,7 +12,7 @@ from stream_lstm.errors import GoneError, OutputError
 from stream_lstm.events import Prediction
 from stream_lstm.store import writer
 
-from .stores import Kept, of, predictions, query, series, shown, ticks, wait_until
+from .stores import StoredSession, of, predictions, query, series, shown, ticks, wait_until
 
 
 @pytest.fixture
@@ -51,8 +51,8 @@ WAYS = (removed, moved, replaced, cut, folder_moved)
 
 def begun(path, **more):
     """A store that has written, and whose file is not only its log."""
-    kept = Kept(path, **more)
-    kept.give(ticks(series(200), 1))
+    kept = StoredSession(path, **more)
+    kept.feed(ticks(series(200), 1))
     wait_until(lambda: not kept.store.waiting_bytes)
     query(path, "SELECT 1")
     return kept
@@ -62,10 +62,10 @@ def begun(path, **more):
 def test_a_replay_ends_with_an_error_of_the_file(path, way):
     kept = begun(path, blocking=True)
     way(path)
-    kept.give(ticks(series(1), 201))
+    kept.feed(ticks(series(1), 201))
     wait_until(lambda: kept.store._writer.failure)
     with pytest.raises(GoneError) as raised:
-        kept.give(ticks(series(1), 202))
+        kept.feed(ticks(series(1), 202))
     assert raised.value.exit_code == 74
     assert kept.store.trouble
     with pytest.raises(GoneError):
@@ -76,10 +76,10 @@ def test_a_replay_ends_with_an_error_of_the_file(path, way):
 def test_a_daemon_stops_where_it_is_to(path, way):
     kept = begun(path, blocking=False, options=StoreConfig(snapshot_every=60, if_gone="stop"))
     way(path)
-    kept.give(ticks(series(1), 201))
+    kept.feed(ticks(series(1), 201))
     wait_until(lambda: kept.store.trouble)
     with pytest.raises(GoneError, match=r"was (removed|replaced|cut)"):
-        kept.give(ticks(series(1), 202))
+        kept.feed(ticks(series(1), 202))
     with pytest.raises(GoneError):
         kept.store.close()
 
@@ -91,9 +91,9 @@ def test_a_daemon_goes_on_in_a_new_file_to_the_same_bits(path, way, tmp_path):
         way(path)
         wait_until(lambda: kept.store.trouble)  # with nothing to write
         made = len(of(Prediction, kept.events))
-        kept.give(ticks(values[:100], 201))
+        kept.feed(ticks(values[:100], 201))
         assert kept.store.trouble is None
-        kept.give(ticks(values[100:400], 301))
+        kept.feed(ticks(values[100:400], 301))
     assert len(said) == 1
     assert "continues in a new file" in said[0]
     assert kept.store.figures()["inputs_left_out"] == 1
@@ -107,8 +107,8 @@ def test_a_daemon_goes_on_in_a_new_file_to_the_same_bits(path, way, tmp_path):
     # the new file alone leads on to the same bits
     kept.session.emit = kept.events.append
     kept.session.push(ticks(values[400:500], 601))
-    with Kept(path) as again:
-        again.give(ticks(values[400:500], 601))
+    with StoredSession(path) as again:
+        again.feed(ticks(values[400:500], 601))
     assert predictions(path) == shown(kept.events)[made + 10 :]
 
 
@@ -117,15 +117,15 @@ def test_a_daemon_waits_until_the_place_is_free(path, way):
     said = []
     with begun(path, blocking=False, say=said.append) as kept:
         way(path)
-        kept.give(ticks(series(10), 201))
+        kept.feed(ticks(series(10), 201))
         wait_until(lambda: kept.store.trouble)
-        kept.give(ticks(series(10), 211))
+        kept.feed(ticks(series(10), 211))
         kept.store.report()
         assert "in its place" in kept.store.trouble
         assert "in its place" in said[-1]
         path.rename(path.with_name("aside"))
         kept.store._create_at = 0.0
-        kept.give(ticks(series(10), 221))
+        kept.feed(ticks(series(10), 221))
         assert kept.store.trouble is None
         kept.store.report()
         assert "can be written again" in said[-1]
@@ -136,7 +136,7 @@ def test_a_daemon_waits_until_the_place_is_free(path, way):
 def test_a_stop_without_a_file_is_an_error(path):
     kept = begun(path, blocking=False)
     replaced(path)
-    kept.give(ticks(series(10), 201))
+    kept.feed(ticks(series(10), 201))
     with pytest.raises(OutputError, match="replaced"):
         kept.store.close()
     assert path.read_text() == "hello"
@@ -146,7 +146,7 @@ def test_a_stop_without_a_file_is_an_error(path):
 def test_a_log_that_is_removed_is_brought_in_and_begun_again(path):
     with begun(path, blocking=False) as kept:
         path.with_name("s.db-wal").unlink()
-        kept.give(ticks(series(100), 201))
+        kept.feed(ticks(series(100), 201))
         wait_until(lambda: not kept.store.waiting_bytes)
     assert kept.store.figures()["retries"] == 1
     assert predictions(path) == shown(kept.events)
@@ -161,13 +161,13 @@ def test_a_file_that_was_made_smaller_by_sqlite_is_whole(path):
         other.execute("INSERT INTO filler VALUES (zeroblob(1000000))")
         other.commit()
         other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        kept.give(ticks(series(10), 201))
+        kept.feed(ticks(series(10), 201))
         kept.store._writer.catch_up()
         other.execute("DROP TABLE filler")
         other.execute("VACUUM")
         other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         other.close()
-        kept.give(ticks(series(90), 211))
+        kept.feed(ticks(series(90), 211))
         kept.store._writer.catch_up()
         assert kept.store.trouble is None
     assert predictions(path) == shown(kept.events)

@@ -40,7 +40,7 @@ from stream_lstm.store.units import Settle
 from stream_lstm.store.verify import Verification
 
 from ..engines import engine_for, settings
-from .stores import COLUMNS, Kept, change, of, query, series, ticks
+from .stores import COLUMNS, StoredSession, change, of, query, series, ticks
 
 CONFIG = settings(learn=True, score_window=0, labels="external", horizon=0)
 PAGE = 4096
@@ -74,23 +74,23 @@ def live(path, rounds=24, every=60):
     for k in range(rounds):
         if k % (rounds // 3) == 0:
             if kept is not None:
-                kept.give(Settle())
+                kept.feed(Settle())
                 kept.kill()
-            kept = Kept(path, CONFIG, StoreConfig(snapshot_every=every))
+            kept = StoredSession(path, CONFIG, StoreConfig(snapshot_every=every))
         for name in ("a", "b"):
             if k % 7 == 5:
-                kept.give(Gap(name, seq[name] + 3, 3))
+                kept.feed(Gap(name, seq[name] + 3, 3))
                 seq[name] += 3
             if k == rounds // 2 and name == "b":
-                kept.give(SessionStart(name, "s2"))
+                kept.feed(SessionStart(name, "s2"))
                 seq[name] = 1
             session = "s2" if name == "b" and k >= rounds // 2 else "s1"
             block = values[name][10 * k : 10 * k + 10]
-            kept.give(ticks(block, seq[name], name, session))
+            kept.feed(ticks(block, seq[name], name, session))
             seq[name] += 10
             made = [one.n for one in of(Prediction, kept.events) if one.stream == name]
             if made and k % 3:
-                kept.give(Label(name, made[-1], k % 2, 5))
+                kept.feed(Label(name, made[-1], k % 2, 5))
             kept.store._writer.catch_up()
         kept.store.note("stale", reason="of the test")
         kept.store._writer.catch_up()
@@ -231,9 +231,9 @@ def test_it_goes_on_to_the_bits_of_one_that_was_never_damaged(store, tmp_path):
     seq = {row[0]: row[2] for row in known}
     ends = []
     for path in (whole, new):
-        with Kept(path, CONFIG) as kept:
-            kept.give(ticks(series(100, 9), seq["a"]), Label("a", 250, 1, 5))
-            kept.give(ticks(series(100, 8), seq["b"], "b", "s2"))
+        with StoredSession(path, CONFIG) as kept:
+            kept.feed(ticks(series(100, 9), seq["a"]), Label("a", 250, 1, 5))
+            kept.feed(ticks(series(100, 8), seq["b"], "b", "s2"))
         ends.append((kept.events, taken(kept.session)))
     assert ends[0] == ends[1]
     recovered_rows = query(new, "SELECT * FROM predictions WHERE pos > 40 ORDER BY pos, n")
@@ -270,10 +270,10 @@ def test_places_are_those_of_the_last_input_that_is_kept(store, states, tmp_path
     session_start = iter(query(store, f"SELECT number FROM commits WHERE pos = {found.kept.last}"))
     assert next(session_start)
     connection = connect_reader(store)
-    with Kept(earlier, CONFIG) as kept:
+    with StoredSession(earlier, CONFIG) as kept:
         for entry in entries(connection):
             if entry.pos <= found.kept.last:
-                kept.give(entry.event)
+                kept.feed(entry.event)
     connection.close()
     assert sorted(query(new, PLACES)) == sorted(query(earlier, PLACES))
 
@@ -281,10 +281,10 @@ def test_places_are_those_of_the_last_input_that_is_kept(store, states, tmp_path
 def test_behind_a_damaged_end_the_last_snapshot_is_kept_alone(store, tmp_path):
     """A clean stop: the state of the end is whole, and what led to it is not."""
     path, copy, new = tmp_path / "one.db", tmp_path / "s.db", tmp_path / "new.db"
-    with Kept(path, CONFIG, StoreConfig(snapshot_every=10_000)) as kept:
-        kept.give(ticks(series(100), 1))
+    with StoredSession(path, CONFIG, StoreConfig(snapshot_every=10_000)) as kept:
+        kept.feed(ticks(series(100), 1))
         kept.store._writer.catch_up()
-        kept.give(ticks(series(50), 101), Label("a", 140, 1, 5))
+        kept.feed(ticks(series(50), 101), Label("a", 140, 1, 5))
     settled(path)
     shutil.copy(path, copy)
     end = query(path, "SELECT max(pos) FROM commits")[0][0]
@@ -293,9 +293,9 @@ def test_behind_a_damaged_end_the_last_snapshot_is_kept_alone(store, tmp_path):
     found = recovered(copy, new)
     assert (found.kept.first, found.kept.last, found.kept.transactions) == (end + 1, end, 0)
     check(new, found, {end: taken(kept.session)})
-    with Kept(new, CONFIG) as again:
+    with StoredSession(new, CONFIG) as again:
         assert again.store.resumed_elements == 150
-        again.give(ticks(series(20), 151))
+        again.feed(ticks(series(20), 151))
     assert contents(new)["whole"] is False
 
 
@@ -326,9 +326,9 @@ def test_a_store_that_was_trimmed_keeps_its_end_and_its_places(tmp_path):
     path, copy, new = tmp_path / "s.db", tmp_path / "copy.db", tmp_path / "new.db"
     small = StoreConfig(snapshot_every=50, commit_elements=1, commit_ms=1, max_gb=1e-4)
     values = series(1500)
-    with Kept(path, CONFIG, small, blocking=False) as kept:
+    with StoredSession(path, CONFIG, small, blocking=False) as kept:
         for k in range(0, 1500, 5):
-            kept.give(ticks(values[k : k + 5], k + 1))
+            kept.feed(ticks(values[k : k + 5], k + 1))
             kept.store._writer.catch_up()
     settled(path)
     whole = taken(kept.session)

@@ -9,7 +9,7 @@ from stream_lstm.store import chain, journal, schema, snapshots
 from stream_lstm.store.snapshots import snapshot_state
 from stream_lstm.store.units import Hole, Step
 
-from .stores import LEARNING, Kept, cut, query, series, ticks
+from .stores import LEARNING, StoredSession, cut, query, series, ticks
 
 
 @pytest.fixture
@@ -44,23 +44,23 @@ def test_a_state_above_the_limit_of_a_cell_is_stored(path, monkeypatch):
     monkeypatch.setattr(schema, "connect", limited)
     streams = [ticks(series(70, seed=k), stream=f"s{k}") for k in range(60)]
     said = []
-    with Kept(path, say=said.append) as kept:
-        kept.give(*streams)
+    with StoredSession(path, say=said.append) as kept:
+        kept.feed(*streams)
     assert not said
     [(size,)] = query(
         path, "SELECT max(size) FROM (SELECT sum(length(data)) AS size FROM snapshot_pieces "
         "GROUP BY snapshot)",
     )  # fmt: skip
     assert size > 70_000
-    with Kept(path) as again:
+    with StoredSession(path) as again:
         assert (again.resumed.snapshot, again.resumed.inputs) == (whole(path)[-1], 0)
         assert snapshot.take(again.session) == snapshot.take(kept.session)
 
 
 def test_ticks_are_stored_while_a_snapshot_is(path, small):
     """The snapshot is of its own position, however many transactions it takes."""
-    kept = Kept(path)
-    kept.give(ticks(series(130)))
+    kept = StoredSession(path)
+    kept.feed(ticks(series(130)))
     kept.kill()
     book = journal.Journal(schema.connect(path), 1)
     before, seq = book.pos, 131
@@ -78,8 +78,8 @@ def test_ticks_are_stored_while_a_snapshot_is(path, small):
 
 @pytest.mark.parametrize("slices", [1, 2, 5])
 def test_what_a_kill_leaves_of_a_snapshot_is_deleted(path, small, slices):
-    kept = Kept(path)
-    kept.give(*cut(series(130), [60]))
+    kept = StoredSession(path)
+    kept.feed(*cut(series(130), [60]))
     kept.kill()
     [known] = [whole(path)]
     connection = schema.connect(path)
@@ -91,11 +91,11 @@ def test_what_a_kill_leaves_of_a_snapshot_is_deleted(path, small, slices):
     connection.close()  # a kill
     assert whole(path) == known
     assert query(path, "SELECT max(snapshot) FROM snapshot_pieces") == [(known[-1] + 1,)]
-    with Kept(path) as again:
+    with StoredSession(path) as again:
         assert again.resumed.snapshot == known[-1]
         # the number is used again, and none of the old pieces is among the new ones
         assert query(path, "SELECT max(snapshot) FROM snapshot_pieces") == [(known[-1],)]
-        again.give(ticks(series(200, seed=5), seq=131))
+        again.feed(ticks(series(200, seed=5), seq=131))
     assert whole(path)[-1] > known[-1]
     pieces = query(path, "SELECT DISTINCT snapshot FROM snapshot_pieces ORDER BY 1")
     assert [number for (number,) in pieces] == whole(path)
@@ -114,23 +114,23 @@ def test_a_slice_that_fails_is_written_again(path, small, monkeypatch, at):
             raise sqlite3.OperationalError("disk I/O error")
 
     monkeypatch.setattr(snapshots.Saving, "write", failing)
-    kept = Kept(path, blocking=False)
-    kept.give(*cut(series(130), range(10, 130, 10)))
+    kept = StoredSession(path, blocking=False)
+    kept.feed(*cut(series(130), range(10, 130, 10)))
     kept.store.close()
     assert len(calls) > 8
     assert kept.store.figures()["retries"] == 1
     numbers = whole(path)
     pieces = query(path, "SELECT DISTINCT snapshot FROM snapshot_pieces ORDER BY 1")
     assert [number for (number,) in pieces] == numbers
-    with Kept(path) as again:
+    with StoredSession(path) as again:
         assert again.resumed.snapshot == numbers[-1]
         assert snapshot.take(again.session) == snapshot.take(kept.session)
 
 
 def test_a_commit_that_was_one_after_all_writes_no_snapshot_twice(path, small):
     """An error may come behind the commit: the row of the snapshot is there then."""
-    kept = Kept(path)
-    kept.give(ticks(series(130)))
+    kept = StoredSession(path)
+    kept.feed(ticks(series(130)))
     kept.kill()
     book = journal.Journal(schema.connect(path), 1)
     book.write([kept.store._saved()])
@@ -171,12 +171,12 @@ def test_a_snapshot_whose_commit_was_one_after_all_keeps_its_number(path, monkey
     connect = schema.connect
     monkeypatch.setattr(schema, "connect", lambda *given, **more: Lossy(connect(*given, **more)))
     monkeypatch.setattr(Lossy, "lost", 0)
-    kept = Kept(path, blocking=False)
-    kept.give(*cut(series(200), range(10, 200, 10)))
+    kept = StoredSession(path, blocking=False)
+    kept.feed(*cut(series(200), range(10, 200, 10)))
     kept.store.close()
     assert Lossy.lost == kept.store.figures()["retries"] == 1
     assert len(whole(path)) >= 2
-    with Kept(path) as again:
+    with StoredSession(path) as again:
         assert again.resumed.snapshot == whole(path)[-1]
         assert not again.resumed.set_aside
         assert snapshot.take(again.session) == snapshot.take(kept.session)
@@ -184,8 +184,8 @@ def test_a_snapshot_whose_commit_was_one_after_all_keeps_its_number(path, monkey
 
 def test_a_hole_is_not_stored_before_its_snapshot_is(path, small, monkeypatch):
     """A kill while the pieces are written leaves a store without the hole, and a whole journal."""
-    kept = Kept(path)
-    kept.give(ticks(series(130)))
+    kept = StoredSession(path)
+    kept.feed(ticks(series(130)))
     kept.kill()
     connection = schema.connect(path)
     book = journal.Journal(connection, 1)
@@ -208,14 +208,14 @@ def test_a_hole_is_not_stored_before_its_snapshot_is(path, small, monkeypatch):
     connection.close()
     assert query(path, "SELECT count(*) FROM events WHERE kind = 'hole'") == [(1,)]
     assert whole(path)[-1] > known[-1]
-    with Kept(path) as again:
+    with StoredSession(path) as again:
         assert (again.resumed.snapshot, again.resumed.inputs) == (whole(path)[-1], 0)
 
 
 def test_the_learning_of_a_live_session_goes_on_beside(path, small):
     """The state that is stored is that of its moment, though the session learns on meanwhile."""
     states = {}
-    kept = Kept(path, blocking=False)
+    kept = StoredSession(path, blocking=False)
     saved = kept.store._saved
 
     def noted():
@@ -223,7 +223,7 @@ def test_the_learning_of_a_live_session_goes_on_beside(path, small):
         return saved()
 
     kept.store._saved = noted
-    kept.give(*cut(series(400), range(10, 400, 10)))
+    kept.feed(*cut(series(400), range(10, 400, 10)))
     kept.store.close()
     assert LEARNING["learn"]
     connection = schema.connect_reader(path)
@@ -242,8 +242,8 @@ class Short:
 
 
 def test_the_pieces_of_a_snapshot_that_was_dropped_are_not_among_the_next_ones(path, small):
-    kept = Kept(path)
-    kept.give(ticks(series(130)))
+    kept = StoredSession(path)
+    kept.feed(ticks(series(130)))
     kept.kill()
     book = journal.Journal(schema.connect(path), 1)
     saved = kept.store._saved()

@@ -47,7 +47,7 @@ from ..engines import SMALL_BANK, settings
 from .frozen import thaw
 from .stores import (
     LEARNING,
-    Kept,
+    StoredSession,
     cut,
     of,
     predictions,
@@ -93,8 +93,8 @@ def state(kept):
 
 
 def test_everything_that_came_and_came_out_is_there(path):
-    with Kept(path, options=StoreConfig(snapshot_every=1000)) as kept:
-        kept.give(*mixed_inputs())
+    with StoredSession(path, options=StoreConfig(snapshot_every=1000)) as kept:
+        kept.feed(*mixed_inputs())
     assert predictions(path) == shown(kept.events)
     assert scores(path) == scored(kept.events)
     updates = of(Update, kept.events)
@@ -118,8 +118,8 @@ def test_everything_that_came_and_came_out_is_there(path):
 
 
 def test_what_came_stands_in_its_order_without_a_hole(path):
-    with Kept(path) as kept:
-        kept.give(*mixed_inputs())
+    with StoredSession(path) as kept:
+        kept.feed(*mixed_inputs())
     rows = query(
         path,
         "SELECT pos FROM ticks UNION ALL SELECT pos FROM labels "
@@ -130,8 +130,8 @@ def test_what_came_stands_in_its_order_without_a_hole(path):
 
 def test_ticks_are_raw_numbers_that_anyone_can_read(path):
     values = series(50)
-    with Kept(path) as kept:
-        kept.give(*cut(values, [20]))
+    with StoredSession(path) as kept:
+        kept.feed(*cut(values, [20]))
     rows = query(path, "SELECT t_ns, fields, seq, count, n_before, n_after FROM ticks")
     assert np.array_equal(
         np.concatenate([np.frombuffer(row[1], "<f8") for row in rows]), values[:, 0]
@@ -145,8 +145,8 @@ def test_ticks_are_raw_numbers_that_anyone_can_read(path):
 
 def test_predictions_and_scores_are_read_back_as_they_were(path):
     config = settings(bank="small.toml", publish_experts=True, **LEARNING)
-    with Kept(path, config, members=SMALL_BANK) as kept:
-        kept.give(*cut(series(80), [33]))
+    with StoredSession(path, config, members=SMALL_BANK) as kept:
+        kept.feed(*cut(series(80), [33]))
     connection = schema.connect_reader(path)
     read = [event for parts in history(connection) for part in parts for event in part.events()]
     connection.close()
@@ -158,16 +158,16 @@ def test_predictions_and_scores_are_read_back_as_they_were(path):
 def test_refusals_are_stored_as_counts(path):
     bad = series(40)
     bad[[5, 6, 7]] = np.nan
-    with Kept(path) as kept:
-        kept.give(*cut(bad, [5, 6, 7]))
+    with StoredSession(path) as kept:
+        kept.feed(*cut(bad, [5, 6, 7]))
     told = query(path, "SELECT kind, sum(count), min(reason) FROM events WHERE kind LIKE 'ref%'")
     assert told == [("refused tick", 3, "x is nan")]
 
 
 def test_an_expiry_and_a_reset_are_events(path):
     config = settings(labels="external", on_gap="reset", max_pending=2, **LEARNING)
-    with Kept(path, config) as kept:
-        kept.give(*cut(series(60), []), Gap("a", 61, 1))
+    with StoredSession(path, config) as kept:
+        kept.feed(*cut(series(60), []), Gap("a", 61, 1))
     said = query(path, "SELECT kind, n FROM events WHERE kind IN ('expiry', 'reset')")
     expired = [("expiry", e.n) for e in of(Expiry, kept.events)]
     assert sorted(said) == sorted([*expired, ("reset", 60)])
@@ -182,15 +182,15 @@ def test_an_expiry_and_a_reset_are_events(path):
 def test_a_restart_changes_no_bit(path, tmp_path, clean, values):
     config = settings(**LEARNING | values)
     inputs = mixed_inputs()
-    with Kept(tmp_path / "whole.db", config) as whole:
-        whole.give(*inputs)
+    with StoredSession(tmp_path / "whole.db", config) as whole:
+        whole.feed(*inputs)
     for low in range(0, len(inputs), 3):
-        kept = Kept(path, config)
-        kept.give(*inputs[low : low + 3])
+        kept = StoredSession(path, config)
+        kept.feed(*inputs[low : low + 3])
         kept.store.close() if clean else kept.kill()
     assert predictions(path) == predictions(tmp_path / "whole.db")
     assert scores(path) == scores(tmp_path / "whole.db")
-    with Kept(path, config) as kept:
+    with StoredSession(path, config) as kept:
         assert state(kept) == state(whole)
 
 
@@ -213,14 +213,14 @@ def test_a_restart_anywhere_with_labels_from_outside_changes_no_bit(tmp_path, da
     folder = tmp_path / os.urandom(8).hex()
     folder.mkdir()
     every = StoreConfig(snapshot_every=data.draw(st.integers(20, 200), label="every"))
-    with Kept(folder / "whole.db", config, every) as whole:
-        whole.give(*inputs, Settle())
+    with StoredSession(folder / "whole.db", config, every) as whole:
+        whole.feed(*inputs, Settle())
     for low, high in zip([0, *stops], [*stops, len(inputs)], strict=True):
-        kept = Kept(folder / "cut.db", config, every)
-        kept.give(*inputs[low:high])
+        kept = StoredSession(folder / "cut.db", config, every)
+        kept.feed(*inputs[low:high])
         kept.kill()
-    with Kept(folder / "cut.db", config, every) as last:
-        last.give(Settle())
+    with StoredSession(folder / "cut.db", config, every) as last:
+        last.feed(Settle())
     assert predictions(folder / "cut.db") == predictions(folder / "whole.db")
     assert scores(folder / "cut.db") == scores(folder / "whole.db")
     assert state(last) == state(whole)
@@ -228,40 +228,40 @@ def test_a_restart_anywhere_with_labels_from_outside_changes_no_bit(tmp_path, da
 
 def test_only_what_is_behind_the_last_snapshot_is_replayed(path):
     values = series(200)
-    kept = Kept(path, options=StoreConfig(snapshot_every=100))
-    kept.give(*cut(values[:130], [100, 120]))
+    kept = StoredSession(path, options=StoreConfig(snapshot_every=100))
+    kept.feed(*cut(values[:130], [100, 120]))
     kept.kill()
-    with Kept(path) as again:
+    with StoredSession(path) as again:
         assert again.resumed.snapshot == 1
         assert again.resumed.inputs in (1, 2)  # two blocks, or one where a commit took both
         assert again.events == []
         assert {e.n for e in again.resumed.predictions} == {102, 112, 122}
         assert again.store.positions["a"].next_seq == 131
-    with Kept(path) as third:
+    with StoredSession(path) as third:
         assert third.resumed.inputs == 0
 
 
 def test_a_bank_comes_back_too(path):
     config = settings(bank="small.toml", **LEARNING)
     values = series(90)
-    kept = Kept(path, config, members=SMALL_BANK)
-    kept.give(*cut(values[:50], [20]))
+    kept = StoredSession(path, config, members=SMALL_BANK)
+    kept.feed(*cut(values[:50], [20]))
     kept.kill()
-    with Kept(path, config, members=SMALL_BANK) as again:
-        again.give(ticks(values[50:], 51))
+    with StoredSession(path, config, members=SMALL_BANK) as again:
+        again.feed(ticks(values[50:], 51))
         assert again.resumed.predictions
     with pytest.raises(
         ConfigurationError, match=r"bank = filtered, short.*but bank = filtered is"
     ):
-        Kept(path, config, members=SMALL_BANK[:1])
-    with Kept(path.with_name("whole.db"), config, members=SMALL_BANK) as whole:
-        whole.give(*cut(values, [50]))
+        StoredSession(path, config, members=SMALL_BANK[:1])
+    with StoredSession(path.with_name("whole.db"), config, members=SMALL_BANK) as whole:
+        whole.feed(*cut(values, [50]))
     assert predictions(path) == predictions(path.with_name("whole.db"))
 
 
 def test_the_newest_three_snapshots_are_kept(path):
-    with Kept(path, options=StoreConfig(snapshot_every=20)) as kept:
-        kept.give(*cut(series(200), range(20, 200, 20)))
+    with StoredSession(path, options=StoreConfig(snapshot_every=20)) as kept:
+        kept.feed(*cut(series(200), range(20, 200, 20)))
     assert query(path, "SELECT elements FROM snapshots ORDER BY snapshot") == [
         (160,), (180,), (200,)
     ]  # fmt: skip
@@ -269,21 +269,21 @@ def test_the_newest_three_snapshots_are_kept(path):
 
 def test_the_weights_to_start_from_are_in_the_store(path):
     config = settings(sharing="per-stream", **LEARNING)
-    with Kept(path.with_name("other.db"), settings(seed=9, **LEARNING)) as other:
+    with StoredSession(path.with_name("other.db"), settings(seed=9, **LEARNING)) as other:
         weights = {
             name: {"kernel": np.array(layer["kernel"])}
             for name, layer in other.session.weights_for("").items()
         }
-    with Kept(path, config, weights=weights) as kept:
-        kept.give(*cut(series(60), []))
+    with StoredSession(path, config, weights=weights) as kept:
+        kept.feed(*cut(series(60), []))
     # A second stream starts from weights that are named nowhere any more.
-    with Kept(path, config) as again:
-        again.give(ticks(series(60), stream="b"))
+    with StoredSession(path, config) as again:
+        again.feed(ticks(series(60), stream="b"))
     made = predictions(path)
     assert [row[2] for row in made if row[0] == "b"] == [row[2] for row in made if row[0] == "a"]
     weights["head"]["kernel"] = weights["head"]["kernel"] + 1
     with pytest.raises(ConfigurationError, match=r"weights = SHA-256 \w+, but weights = SHA-256"):
-        Kept(path, config, weights=weights)
+        StoredSession(path, config, weights=weights)
 
 
 # ---- what is wrong ----------------------------------------------------------------------
@@ -291,11 +291,11 @@ def test_the_weights_to_start_from_are_in_the_store(path):
 
 def test_a_damaged_snapshot_is_set_aside_and_the_one_before_is_used(path):
     values = series(200)
-    kept = Kept(path)
-    kept.give(*cut(values, [60, 120, 180]))
+    kept = StoredSession(path)
+    kept.feed(*cut(values, [60, 120, 180]))
     kept.kill()
     damage(path, 3)
-    with Kept(path) as again:
+    with StoredSession(path) as again:
         assert again.resumed.snapshot == 2
     assert query(path, "SELECT set_aside FROM snapshots WHERE snapshot = 3") == [
         ("snapshot 3 is damaged: its checksum does not match",)
@@ -306,12 +306,12 @@ def test_a_damaged_snapshot_is_set_aside_and_the_one_before_is_used(path):
 
 
 def test_without_a_good_snapshot_the_whole_journal_is_replayed(path):
-    kept = Kept(path)
-    kept.give(*cut(series(200), [60, 120, 180]))
+    kept = StoredSession(path)
+    kept.feed(*cut(series(200), [60, 120, 180]))
     kept.kill()
     for number in (1, 2, 3):
         damage(path, number)
-    with Kept(path) as again:
+    with StoredSession(path) as again:
         assert again.resumed.snapshot is None
         assert len(again.resumed.set_aside) == 3
         assert len(again.resumed.predictions) == len(predictions(path)) == 19
@@ -327,12 +327,12 @@ def damage(path, number):
 
 
 def test_a_flipped_bit_anywhere_in_a_snapshot_is_seen(path):
-    kept = Kept(path)
-    kept.give(*cut(series(130), [60, 120]))
+    kept = StoredSession(path)
+    kept.feed(*cut(series(130), [60, 120]))
     kept.kill()
     [(piece,)] = query(path, "SELECT data FROM snapshot_pieces WHERE snapshot = 2")
     state = bytearray(piece)
-    with Kept(path.with_name("fresh.db")) as fresh:
+    with StoredSession(path.with_name("fresh.db")) as fresh:
         for k in range(len(state)):
             state[k] ^= 1 << k % 8
             with pytest.raises(StreamLSTMError, match="snapshot"):
@@ -347,7 +347,7 @@ def test_a_flipped_bit_anywhere_in_a_snapshot_is_seen(path):
             connection.execute("UPDATE snapshot_pieces SET data = ? WHERE snapshot = 2", (state,))
         connection.close()
         state[k] ^= 1
-        with Kept(copy) as again:
+        with StoredSession(copy) as again:
             assert again.resumed.snapshot == 1
         assert predictions(copy) == predictions(path)
 
@@ -362,22 +362,22 @@ def test_a_flipped_bit_anywhere_in_a_snapshot_is_seen(path):
     ],
 )
 def test_another_configuration_is_refused_with_both_values(path, change, named):
-    with Kept(path):
+    with StoredSession(path):
         pass
     with pytest.raises(ConfigurationError, match=named):
-        Kept(path, settings(**LEARNING | change))
-    with Kept(path, settings(**LEARNING, connect=["tcp://127.0.0.1:1"])):
+        StoredSession(path, settings(**LEARNING | change))
+    with StoredSession(path, settings(**LEARNING, connect=["tcp://127.0.0.1:1"])):
         pass  # where data come from is free
 
 
 def test_a_newer_schema_is_refused_with_both_versions(path):
-    with Kept(path):
+    with StoredSession(path):
         pass
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA user_version = 7")
     connection.close()
     told = f"version 7, and this program supports up to {schema.VERSION}:"
-    for opening in (Kept, schema.connect_reader):
+    for opening in (StoredSession, schema.connect_reader):
         with pytest.raises(ConfigurationError, match=told):
             opening(path)
 
@@ -385,14 +385,14 @@ def test_a_newer_schema_is_refused_with_both_versions(path):
 def test_a_file_of_something_else_is_refused_and_left_alone(path):
     path.write_text("what a user wrote, and needs\n" * 1000)
     with pytest.raises(StoreError, match="damaged or not a store"):
-        Kept(path)
+        StoredSession(path)
     assert path.read_text().startswith("what a user wrote")
     path.unlink()
     with sqlite3.connect(path) as connection:
         connection.execute("CREATE TABLE mine (x)")
     connection.close()
     with pytest.raises(StoreError, match="another program"):
-        Kept(path)
+        StoredSession(path)
 
 
 def test_a_store_that_is_not_there_is_missing_input(path):
@@ -401,8 +401,8 @@ def test_a_store_that_is_not_there_is_missing_input(path):
 
 
 def test_ticks_that_were_changed_are_not_gone_on_from(path):
-    kept = Kept(path, options=StoreConfig())
-    kept.give(*cut(series(50), []))
+    kept = StoredSession(path, options=StoreConfig())
+    kept.feed(*cut(series(50), []))
     kept.kill()
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE ticks SET fields = zeroblob(length(fields))")
@@ -410,42 +410,42 @@ def test_ticks_that_were_changed_are_not_gone_on_from(path):
     with pytest.raises(
         StoreError, match=r"inputs 1 to 1 \(transaction 2\) do not match their checksum"
     ):
-        Kept(path)
+        StoredSession(path)
 
 
 def test_a_prediction_that_was_changed_is_not_gone_on_from(path):
-    kept = Kept(path, options=StoreConfig())
-    kept.give(*cut(series(50), []))
+    kept = StoredSession(path, options=StoreConfig())
+    kept.feed(*cut(series(50), []))
     kept.kill()
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE predictions SET p = 0.25 WHERE n = 32")
     connection.close()
     with pytest.raises(StoreError, match="is damaged: inputs 1 to 1"):
-        Kept(path)
+        StoredSession(path)
     reseal(path)  # as if another machine had made it
     with pytest.raises(StreamLSTMError, match=r"another prediction 32 of 'a' .* stored 0\.25"):
-        Kept(path)
+        StoredSession(path)
 
 
 def test_a_row_that_is_missing_is_seen(path):
-    kept = Kept(path, options=StoreConfig())
-    kept.give(*mixed_inputs())
+    kept = StoredSession(path, options=StoreConfig())
+    kept.feed(*mixed_inputs())
     kept.kill()
     with sqlite3.connect(path) as connection:
         connection.execute("DELETE FROM events WHERE kind = 'gap'")
     connection.close()
     with pytest.raises(StoreError, match="is damaged: inputs"):
-        Kept(path)
+        StoredSession(path)
     reseal(path)
     with pytest.raises(StoreError, match="nothing at position"):
-        Kept(path)
+        StoredSession(path)
 
 
 # ---- the lock ---------------------------------------------------------------------------
 
 
 def test_a_second_process_is_refused_and_told_who_holds_the_store(path):
-    with Kept(path):
+    with StoredSession(path):
         program = (
             "import sys; from pathlib import Path; from stream_lstm.store.lock import StoreLock\n"
             "from stream_lstm.errors import LockedError\n"
@@ -471,10 +471,10 @@ def test_the_lock_of_a_killed_process_is_free(path):
     )
     assert holder.stdout.readline() == "held\n"
     with pytest.raises(LockedError, match=f"process {holder.pid} "):
-        Kept(path)
+        StoredSession(path)
     holder.kill()
     holder.communicate()
-    with Kept(path):
+    with StoredSession(path):
         pass
 
 
@@ -492,8 +492,8 @@ def test_a_store_in_use_is_refused_under_every_other_name(path, kind, monkeypatc
             other = path.with_name("folder") / path.name
         case "mount":  # the same file, with no FILE.lock beside it
             other = path
-    with Kept(path) as kept:
-        kept.give(ticks(series(30), 1))
+    with StoredSession(path) as kept:
+        kept.feed(ticks(series(30), 1))
         if kind == "mount":
             path.with_name("s.db.lock").unlink()
         program = (
@@ -504,23 +504,23 @@ def test_a_store_in_use_is_refused_under_every_other_name(path, kind, monkeypatc
         )
         done = subprocess.run([sys.executable, "-c", program, str(other)], check=False)
         assert done.returncode == 73
-        kept.give(ticks(series(30), 31))
+        kept.feed(ticks(series(30), 31))
     assert predictions(path) == shown(kept.events)
 
 
 def test_a_store_with_two_hard_links_is_refused_and_left_alone(path):
-    with Kept(path) as kept:
-        kept.give(ticks(series(30), 1))
+    with StoredSession(path) as kept:
+        kept.feed(ticks(series(30), 1))
     before = path.read_bytes()
     other = path.with_name("other.db")
     other.hardlink_to(path)
     for name in (path, other):
         with pytest.raises(ConfigurationError, match="has 2 names") as raised:
-            Kept(name)
+            StoredSession(name)
         assert raised.value.exit_code == 78
     assert path.read_bytes() == before
     other.unlink()
-    with Kept(path):
+    with StoredSession(path):
         pass
 
 
@@ -540,7 +540,7 @@ def test_what_is_no_regular_file_is_refused(path):
 def test_a_store_of_an_older_order_of_work_is_refused_with_the_way_out(path):
     thaw(path)
     with pytest.raises(ConfigurationError, match=f"schema version 1.*export {path}") as raised:
-        Kept(path)
+        StoredSession(path)
     assert raised.value.exit_code == 78
     with pytest.raises(ConfigurationError, match="schema version 1"):
         schema.connect_reader(path, oldest=schema.VERSION)
@@ -548,8 +548,8 @@ def test_a_store_of_an_older_order_of_work_is_refused_with_the_way_out(path):
 
 def test_why_an_update_was_refused_is_stored(path):
     config = settings(**LEARNING, max_update=1e-9)
-    with Kept(path, config) as kept:
-        kept.give(*cut(series(60), []))
+    with StoredSession(path, config) as kept:
+        kept.feed(*cut(series(60), []))
     refused = query(path, "SELECT DISTINCT accepted, reason FROM updates")
     assert refused == [(0, "update-too-large")]
 
@@ -559,29 +559,29 @@ class OnPurposeError(Exception):
 
 
 def fail_within_an_input(kept):
-    kept.give(*cut(series(30), []))
+    kept.feed(*cut(series(30), []))
 
     def emit(event):
         raise OnPurposeError
 
     kept.session.emit = emit
-    kept.give(ticks(series(30), 31))
+    kept.feed(ticks(series(30), 31))
 
 
 def test_an_error_within_an_input_leaves_no_snapshot_of_half_of_it(path):
-    kept = Kept(path)
+    kept = StoredSession(path)
     with pytest.raises(OnPurposeError), kept:
         fail_within_an_input(kept)
     assert query(path, "SELECT ticks FROM streams") == [(30,)]
     assert query(path, "SELECT count(*) FROM snapshots") == [(0,)]
-    with Kept(path) as again:
+    with StoredSession(path) as again:
         assert again.session.streams["a"].n == 30
 
 
 def test_a_store_says_who_wrote_it_and_with_what(path):
-    with Kept(path):
+    with StoredSession(path):
         pass
-    with Kept(path):
+    with StoredSession(path):
         pass
     runs = query(path, "SELECT run, command, pid, runtime, configuration FROM runs")
     assert [row[:3] for row in runs] == [(1, "test", os.getpid()), (2, "test", os.getpid())]

@@ -12,7 +12,7 @@ from stream_lstm.store.chain import damage
 from stream_lstm.store.journal import first_pos, trim, used_bytes
 from stream_lstm.store.verify import Verification
 
-from .stores import Kept, predictions, query, series, settings, shown, ticks
+from .stores import StoredSession, predictions, query, series, settings, shown, ticks
 
 LIMIT = 150_000
 SMALL = StoreConfig(snapshot_every=100, commit_elements=1, commit_ms=1, max_gb=LIMIT / 1e9)
@@ -27,9 +27,9 @@ def path(tmp_path, monkeypatch):
 def filled(path, count=3000):
     """A store far beyond its limit, and all the predictions that were made."""
     values = series(count)
-    with Kept(path, settings(), SMALL, blocking=False) as kept:
+    with StoredSession(path, settings(), SMALL, blocking=False) as kept:
         for k in range(0, count, 5):
-            kept.give(ticks(values[k : k + 5], k + 1))
+            kept.feed(ticks(values[k : k + 5], k + 1))
             kept.store._writer.catch_up()
         trimmed = kept.store._writer._journal.trimmed
     return values, kept.events, trimmed
@@ -52,16 +52,16 @@ def test_its_file_stays_near_the_limit_and_says_how_much_went(path):
 def test_it_is_gone_on_from_to_the_same_bits(path, tmp_path):
     values, events, _ = filled(path)
     more = series(3200)[3000:]
-    with Kept(path, settings(), SMALL, blocking=False) as kept:
-        kept.give(ticks(more, 3001))
-    with Kept(tmp_path / "whole.db", settings()) as whole:
-        whole.give(ticks(values, 1), ticks(more, 3001))
+    with StoredSession(path, settings(), SMALL, blocking=False) as kept:
+        kept.feed(ticks(more, 3001))
+    with StoredSession(tmp_path / "whole.db", settings()) as whole:
+        whole.feed(ticks(values, 1), ticks(more, 3001))
     assert shown(kept.events) == shown(whole.events)[len(shown(events)) :]
 
 
 def test_verify_begins_at_the_oldest_snapshot(path):
     filled(path)
-    with Kept(path, settings(), SMALL) as kept:
+    with StoredSession(path, settings(), SMALL) as kept:
         session = kept.session
     fresh = type(session)(settings(), session.columns, lambda _: None, engine=session.engine)
     connection = schema.connect_reader(path)
@@ -75,8 +75,8 @@ def test_verify_begins_at_the_oldest_snapshot(path):
 
 
 def test_what_no_snapshot_follows_stays(path):
-    with Kept(path, settings(), StoreConfig(snapshot_every=100_000)) as kept:
-        kept.give(ticks(series(300), 1))
+    with StoredSession(path, settings(), StoreConfig(snapshot_every=100_000)) as kept:
+        kept.feed(ticks(series(300), 1))
         kept.store._writer.catch_up()
         connection = schema.connect(path)
         assert trim(connection, 1, 0) == 0
@@ -86,9 +86,9 @@ def test_what_no_snapshot_follows_stays(path):
 
 def test_a_replay_keeps_all_of_its_file(path):
     values = series(1500)
-    with Kept(path, settings(), SMALL, blocking=True) as kept:
+    with StoredSession(path, settings(), SMALL, blocking=True) as kept:
         for k in range(0, 1500, 5):
-            kept.give(ticks(values[k : k + 5], k + 1))
+            kept.feed(ticks(values[k : k + 5], k + 1))
             kept.store._writer.catch_up()
     assert query(path, "SELECT min(pos) FROM ticks") == [(1,)]
 
@@ -96,7 +96,9 @@ def test_a_replay_keeps_all_of_its_file(path):
 def many_commits(path):
     """A store of 400 inputs: 100 in one transaction, then 10 in each; return its connection."""
     values = series(400)
-    with Kept(path, settings(), StoreConfig(snapshot_every=10**6, commit_ms=60_000)) as kept:
+    with StoredSession(
+        path, settings(), StoreConfig(snapshot_every=10**6, commit_ms=60_000)
+    ) as kept:
         for first, end in [(0, 100), *((k, k + 10) for k in range(100, 400, 10))]:
             for k in range(first, end):
                 kept.session.push(ticks(values[k : k + 1], k // 2 + 1, "ab"[k % 2]))

@@ -26,7 +26,7 @@ from stream_lstm.store.verify import Verification, compare
 
 from ..engines import engine_for, settings
 from . import stores
-from .stores import LEARNING, Kept, cut, of, query, reseal, series, ticks
+from .stores import LEARNING, StoredSession, cut, of, query, reseal, series, ticks
 from .test_faults import files_no_longer_than, wait_until, written
 
 PAGE = Path(__file__).parents[2] / "stream_lstm" / "manual" / "store.md"
@@ -41,11 +41,11 @@ def path(tmp_path):
 def kept(path):
     """A store of 200 elements in two runs, with snapshots 1 to 4; what it was made by."""
     values = series(200)
-    first = Kept(path)
-    first.give(*cut(values[:70], [60]))
+    first = StoredSession(path)
+    first.feed(*cut(values[:70], [60]))
     first.kill()
-    second = Kept(path)
-    second.give(*cut(values[70:], [10, 60, 90, 110], first=71))
+    second = StoredSession(path)
+    second.feed(*cut(values[70:], [10, 60, 90, 110], first=71))
     second.kill()
     return path
 
@@ -141,22 +141,22 @@ def test_a_prediction_that_is_missing_and_one_too_many_are_found(kept):
 
 def test_other_weights_to_start_from_are_the_cause(path):
     config = settings(**LEARNING)
-    with Kept(path, settings(seed=5, **LEARNING)) as other:
+    with StoredSession(path, settings(seed=5, **LEARNING)) as other:
         weights = {
             name: {"kernel": np.array(layer["kernel"])}
             for name, layer in other.session.weights_for("").items()
         }
     path.unlink()
-    with Kept(path, config, weights=weights) as kept:
-        kept.give(*cut(series(60), []))
-    with Kept(path.with_name("t.db"), config, weights=weights) as other:
+    with StoredSession(path, config, weights=weights) as kept:
+        kept.feed(*cut(series(60), []))
+    with StoredSession(path.with_name("t.db"), config, weights=weights) as other:
         pass
     assert verified(path).difference is None
     change(path, "UPDATE setup SET value = x'00' WHERE name = 'start'")
     with pytest.raises(StoreError, match="checksum of its initial weights is wrong"):
         verified(path)
-    with Kept(path.with_name("u.db"), config) as unlike:
-        unlike.give()
+    with StoredSession(path.with_name("u.db"), config) as unlike:
+        unlike.feed()
     [(value, digest)] = query(
         path.with_name("u.db"), "SELECT value, sha256 FROM setup WHERE name = 'start'"
     )
@@ -167,8 +167,8 @@ def test_other_weights_to_start_from_are_the_cause(path):
 
 
 def test_a_snapshot_with_other_weights_is_named(kept, path):
-    with Kept(path.with_name("t.db"), settings(seed=5, **LEARNING)) as other:
-        other.give(*cut(series(60), []))
+    with StoredSession(path.with_name("t.db"), settings(seed=5, **LEARNING)) as other:
+        other.feed(*cut(series(60), []))
     [(digest,)] = query(path.with_name("t.db"), "SELECT sha256 FROM snapshots")
     pieces = query(path.with_name("t.db"), "SELECT piece, data FROM snapshot_pieces")
     number = query(kept, "SELECT min(snapshot) FROM snapshots")[0][0]
@@ -184,13 +184,13 @@ def test_a_snapshot_with_other_weights_is_named(kept, path):
 def test_behind_a_hole_a_replay_begins_again(path, monkeypatch):
     monkeypatch.setattr(writer, "QUEUE_BYTES", 60_000)
     values = series(900)
-    with Kept(path, options=StoreConfig(), blocking=False) as kept:
-        kept.give(ticks(values[:100], 1))
+    with StoredSession(path, options=StoreConfig(), blocking=False) as kept:
+        kept.feed(ticks(values[:100], 1))
         wait_until(lambda: written(kept))
         with files_no_longer_than(path.with_name("s.db-wal").stat().st_size):
-            kept.give(*[ticks(values[k : k + 1], k + 1) for k in range(100, 500)])
+            kept.feed(*[ticks(values[k : k + 1], k + 1) for k in range(100, 500)])
         wait_until(lambda: written(kept))
-        kept.give(ticks(values[500:], 501))
+        kept.feed(ticks(values[500:], 501))
     found = verified(path)
     assert found.difference is None
     assert found.began == [None, 1]
@@ -199,8 +199,8 @@ def test_behind_a_hole_a_replay_begins_again(path, monkeypatch):
 
 
 def test_two_stores_of_the_same_are_alike(kept, path):
-    with Kept(path.with_name("t.db")) as other:
-        other.give(*cut(series(200), [33]))
+    with StoredSession(path.with_name("t.db")) as other:
+        other.feed(*cut(series(200), [33]))
     found = compare(kept, path.with_name("t.db"))
     assert (found.predictions, found.alike, found.difference) == (19, 19, None)
 
@@ -208,13 +208,13 @@ def test_two_stores_of_the_same_are_alike(kept, path):
 def test_the_first_prediction_that_differs_is_named(kept, path):
     values = series(200)
     values[101:] += 1
-    with Kept(path.with_name("t.db")) as other:
-        other.give(*cut(values, []))
+    with StoredSession(path.with_name("t.db")) as other:
+        other.feed(*cut(values, []))
     found = compare(kept, path.with_name("t.db"))
     assert (found.alike, found.difference.n) == (9, 102)
     assert found.difference.p != found.difference.other_p
-    with Kept(path.with_name("u.db")) as longer:
-        longer.give(*cut(series(230), []))
+    with StoredSession(path.with_name("u.db")) as longer:
+        longer.feed(*cut(series(230), []))
     for one, two, p in ((kept, "u.db", True), ("u.db", kept, False)):
         found = compare(path.parent / one, path.parent / two).difference
         assert found.n == 202
@@ -285,9 +285,9 @@ def documented_queries():
 @pytest.fixture
 def lived(path):
     """A store with scores, a gap and what a daemon would have seen."""
-    with Kept(path, settings(learn=True)) as kept:
-        kept.give(*cut(series(300), [100]), Gap("a", 301, 4))
-        kept.give(ticks(series(100, seed=9), 305))
+    with StoredSession(path, settings(learn=True)) as kept:
+        kept.feed(*cut(series(300), [100]), Gap("a", 301, 4))
+        kept.feed(ticks(series(100, seed=9), 305))
     return path, kept.events
 
 
@@ -320,8 +320,8 @@ def test_learning_that_was_rolled_back_leads_to_the_same_bits(path):
     config = settings(
         **LEARNING, learning_rate=1.0, rollback_window=16, rollback_excess=0.01, freeze_labels=16
     )
-    with Kept(path, config) as kept:
-        kept.give(*cut(series(1500), range(100, 1500, 100)))
+    with StoredSession(path, config) as kept:
+        kept.feed(*cut(series(1500), range(100, 1500, 100)))
     backs = of(Rollback, kept.events)
     stored = query(path, "SELECT stream, n, count, reason FROM events WHERE kind = 'rollback'")
     assert stored == [
@@ -334,8 +334,8 @@ def test_learning_that_was_rolled_back_leads_to_the_same_bits(path):
 def test_a_store_of_another_order_of_work_is_named_by_a_comparison(path, tmp_path):
     other = tmp_path / "other.db"
     for name, values in ((path, series(60)), (other, series(60) + 1e-3)):
-        with Kept(name) as kept:
-            kept.give(*cut(values, [20]))
+        with StoredSession(name) as kept:
+            kept.feed(*cut(values, [20]))
     assert compare(path, other).older is None
     connection = sqlite3.connect(other)
     connection.execute(f"PRAGMA user_version = {VERSION - 1}")

@@ -14,15 +14,15 @@ from stream_lstm.view.track import Track
 from stream_lstm.view.words import refusals
 
 from ..engines import settings
-from ..store.stores import Kept, of, query, series, ticks
+from ..store.stores import StoredSession, of, query, series, ticks
 
 GAP = 40
 
 
 @pytest.fixture
 def kept(tmp_path):
-    with Kept(tmp_path / "a.db") as kept:
-        kept.give(ticks(series(300)))
+    with StoredSession(tmp_path / "a.db") as kept:
+        kept.feed(ticks(series(300)))
         yield kept
 
 
@@ -33,7 +33,7 @@ def read(path) -> Track:
     return track
 
 
-def commit(kept: Kept) -> None:
+def commit(kept: StoredSession) -> None:
     """Let the writer have written what it was given."""
     kept.store.__exit__(None, None, None)
 
@@ -54,8 +54,8 @@ def test_all_predictions_and_scores_of_a_store_are_taken(tmp_path, kept):
 
 def test_refused_updates_are_told_of_with_their_reasons(tmp_path):
     config = settings(learn=True, bptt=3, max_update=1e-9)
-    with Kept(tmp_path / "a.db", config) as kept:
-        kept.give(ticks(series(100)))
+    with StoredSession(tmp_path / "a.db", config) as kept:
+        kept.feed(ticks(series(100)))
         refused = of(Update, kept.events)
     assert refused
     assert {update.reason for update in refused} == {"update-too-large"}
@@ -85,7 +85,7 @@ def test_the_targets_are_those_of_the_elements(tmp_path, kept):
 
 
 def test_lost_ticks_are_counted_and_make_a_spell(tmp_path, kept):
-    kept.give(Gap("a", 301 + GAP, GAP), ticks(series(100, seed=4), 301 + GAP))
+    kept.feed(Gap("a", 301 + GAP, GAP), ticks(series(100, seed=4), 301 + GAP))
     commit(kept)
     track = read(tmp_path / "a.db")
     assert track.missed == GAP
@@ -95,9 +95,9 @@ def test_lost_ticks_are_counted_and_make_a_spell(tmp_path, kept):
 
 def test_a_silence_of_the_feed_lies_between_the_predictions_around_it(tmp_path, kept):
     commit(kept)
-    with Kept(tmp_path / "a.db") as more:
+    with StoredSession(tmp_path / "a.db") as more:
         more.store.note("stale")
-        more.give(ticks(series(50, seed=4), 301))
+        more.feed(ticks(series(50, seed=4), 301))
         more.store.note("stale")
     made = [n for (n,) in query(tmp_path / "a.db", "SELECT n FROM predictions ORDER BY n")]
     before, after = max(n for n in made if n <= 300), min(n for n in made if n > 300)
@@ -113,8 +113,8 @@ def test_what_is_new_is_followed_without_reading_the_old_again(tmp_path, kept):
         before = track.updates
         history.follow(track)
         assert track.updates == before
-        with Kept(tmp_path / "a.db") as more:
-            more.give(ticks(series(100, seed=5), 301))
+        with StoredSession(tmp_path / "a.db") as more:
+            more.feed(ticks(series(100, seed=5), 301))
         history.follow(track)
         made = query(tmp_path / "a.db", "SELECT count(*) FROM updates")[0][0]
         assert track.updates == made > before

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ..store.stores import Kept, series, ticks
+from ..store.stores import StoredSession, series, ticks
 from .browser import SIZES, Tab, chromium
 
 pytest.importorskip("bokeh", reason="bokeh is not installed")
@@ -19,8 +19,8 @@ def pages(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("pages")
     for name, seed in (("a", 3), ("b", 4)):
-        with Kept(folder / f"{name}.db") as kept:
-            kept.give(ticks(np.cumsum(series(600, seed), axis=0)))
+        with StoredSession(folder / f"{name}.db") as kept:
+            kept.feed(ticks(np.cumsum(series(600, seed), axis=0)))
     one, _ = read_runs([folder / "a.db"])
     two, _ = read_runs([folder / "a.db", folder / "b.db"])
     (folder / "one.html").write_text(report(one, "One", []), encoding="utf-8")
