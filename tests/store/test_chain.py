@@ -18,149 +18,148 @@ from stream_lstm.store.units import Settle
 from stream_lstm.store.verify import compare
 
 from ..engines import settings
-from .stores import LEARNING, StoredSession, change, query, reseal, series, ticks
+from .stores import (
+    LEARNING,
+    TABLES,
+    StoredSession,
+    change,
+    fold_log,
+    query,
+    reseal,
+    series,
+    ticks,
+    value,
+)
 
-OUTSIDE = {**LEARNING, "labels": "external", "horizon": 0}
-OWN = {("snapshots", "state"), ("setup", "name"), ("setup", "value"), ("setup", "sha256")}
-"""Columns with a checksum of their own."""
-
-
-def config():
-    return settings(**OUTSIDE)
-
-
-OPTIONS = StoreConfig(snapshot_every=70)
-
-
-def lived(path, options=OPTIONS, runs=2):
-    """A store with rows in every table, of several runs, killed at the end of each."""
-    values = series(300)
-    for run in range(runs):
-        kept = StoredSession(path, config(), options)
-        first = 100 * run
-        if run:
-            kept.feed(SessionStart("a", f"s{run}"))
-        for k in range(first, first + 100, 10):
-            seq = k + 1 if not run else k - first + 1 + (3 if k >= first + 50 else 0)
-            if run and k == first + 50:
-                kept.feed(Gap("a", seq, 3))
-            kept.feed(ticks(values[k : k + 10], seq, session=f"s{run}" if run else "s1"))
-            if k % 20:
-                kept.feed(Label("a", kept.session.streams["a"].n // 10 * 10 + 2, k // 10 % 2, 5))
-            kept.store.note("stale", reason="of the test")
-            kept.store._writer.catch_up()
-        kept.feed(Settle())
-        kept.kill()
+CONFIG = settings(**LEARNING, labels="external", horizon=0)
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
+    """A store with rows in every table, of two runs, each killed at its end."""
     path = tmp_path_factory.mktemp("chain") / "s.db"
-    lived(path)
-    sqlite3.connect(path).execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
-    return path
+    values = series(300)
+    for run in range(2):
+        session = StoredSession(path, CONFIG, StoreConfig(snapshot_every=70))
+        run_id = f"s{run + 1}"
+        if run:
+            session.feed(SessionStart("a", run_id))
+        for k in range(0, 100, 10):
+            seq = k + 1 + (3 if run and k >= 50 else 0)
+            if run and k == 50:
+                session.feed(Gap("a", seq, 3))
+            session.feed(ticks(values[100 * run + k :][:10], seq, session=run_id))
+            if k % 20:
+                n = session.session.streams["a"].n // 10 * 10 + 2
+                session.feed(Label("a", n, k // 10 % 2, 5))
+            session.store.note("stale", reason="of the test")
+            session.store._writer.catch_up()
+        session.feed(Settle())
+        session.kill()
+    return fold_log(path)
+
+
+@pytest.fixture
+def copy(store, path):
+    return shutil.copy(store, path)
 
 
 def found(path, after=0):
-    connection = connect_reader(path)
-    try:
+    with contextlib.closing(connect_reader(path)) as connection:
         return damage(connection, after)
-    finally:
-        connection.close()
 
 
-def test_what_was_written_is_as_it_was(store):
-    assert found(store) is None
-    for (pos,) in query(store, "SELECT DISTINCT pos FROM snapshots"):
+def resumed(path):
+    StoredSession(path, CONFIG).kill()
+
+
+def looked_at(path):
+    stored_series(path, None, 1000)
+
+
+def test_an_unchanged_store_matches_its_checksums(store, copy):
+    for (pos,) in [(0,), *query(store, "SELECT DISTINCT pos FROM snapshots")]:
         assert found(store, pos) is None
-    assert query(store, "SELECT count(*) > 20 FROM commits") == [(1,)]
-
-
-def test_to_compute_them_anew_changes_none(store, tmp_path):
-    copy = shutil.copy(store, tmp_path / "s.db")
+    assert value(store, "count(*) > 20 FROM commits")
     reseal(copy)
-    commits = "SELECT * FROM commits"
-    assert query(copy, commits) == query(store, commits)
+    assert query(copy, "SELECT * FROM commits") == query(store, "SELECT * FROM commits")
 
 
-TABLES = ("runs", "streams", "ticks", "labels", "predictions", "scores", "updates", "events",
-          "snapshots", "commits")  # fmt: skip
+def columns_of(path, table):
+    return [row[1] for row in query(path, f"PRAGMA table_info({table})")]
+
+
+def order_of(table):
+    return "pos, n" if table in ("predictions", "scores", "updates") else "rowid"
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_a_cell_that_is_altered_is_found(store, tmp_path, table):
-    columns = [row[1] for row in query(store, f"PRAGMA table_info({table})")]
-    copy = tmp_path / "s.db"
-    rows = query(store, f"SELECT count(*) FROM {table}")[0][0]
-    assert rows
+def test_a_cell_that_is_altered_is_found(store, path, table):
+    first, second, *_ = columns = columns_of(store, table)
+    rows = value(store, f"count(*) FROM {table}")
     for column in columns:
-        if (table, column) in OWN:
-            continue
         for offset in {0, rows // 2, rows - 1}:
-            shutil.copy(store, copy)
-            connection = sqlite3.connect(copy)
-            order = "pos, n" if table in ("predictions", "scores", "updates") else "rowid"
-            what, *key = connection.execute(
-                f"SELECT {column}, {columns[0]}, {columns[1]} FROM {table} "
-                f"ORDER BY {order} LIMIT 1 OFFSET {offset}"
-            ).fetchone()
-            connection.execute("PRAGMA ignore_check_constraints = ON")
-            connection.execute(
-                f"UPDATE {table} SET {column} = ? WHERE {columns[0]} IS ? AND {columns[1]} IS ?",
-                (other(what), *key),
+            shutil.copy(store, path)
+            [(cell, *key)] = query(
+                store,
+                f"SELECT {column}, {first}, {second} FROM {table} ORDER BY {order_of(table)} "
+                f"LIMIT 1 OFFSET {offset}",
             )
-            connection.commit()
-            connection.close()
-            assert found(copy) is not None, (column, offset, what)
+            change(
+                path,
+                f"UPDATE {table} SET {column} = ? WHERE {first} IS ? AND {second} IS ?",
+                other(cell),
+                *key,
+            )
+            assert found(path) is not None, (column, offset, cell)
 
 
-def other(value):
-    match value:
+def other(cell):
+    match cell:
         case None:
             return 1
         case str():
-            return value + "x"
+            return cell + "x"
         case bytes():
-            return bytes([value[0] ^ 1]) + value[1:]
+            return bytes([cell[0] ^ 1]) + cell[1:]
         case int():
-            return value ^ 2**20
+            return cell ^ 2**20
         case float():
-            return value + 1.0
+            return cell + 1.0
 
 
 @pytest.mark.parametrize("table", [name for name in TABLES if name != "commits"])
-def test_a_row_that_is_missing_is_found(store, tmp_path, table):
-    copy = shutil.copy(store, tmp_path / "s.db")
-    order = "pos, n" if table in ("predictions", "scores", "updates") else "rowid"
-    first, second = [row[1] for row in query(copy, f"PRAGMA table_info({table})")][:2]
-    key = query(copy, f"SELECT {first}, {second} FROM {table} ORDER BY {order} DESC LIMIT 1")[0]
+def test_a_row_that_is_missing_is_found(copy, table):
+    first, second, *_ = columns_of(copy, table)
+    [key] = query(
+        copy, f"SELECT {first}, {second} FROM {table} ORDER BY {order_of(table)} DESC LIMIT 1"
+    )
     change(copy, f"DELETE FROM {table} WHERE {first} = ? AND {second} = ?", *key)
     assert found(copy) is not None
 
 
 @pytest.mark.parametrize("which", ["max(number)", "min(number)", "max(number) / 2"])
-def test_a_commit_that_is_missing_is_found(store, tmp_path, which):
-    copy = shutil.copy(store, tmp_path / "s.db")
+def test_a_commit_that_is_missing_is_found(copy, which):
     change(copy, f"DELETE FROM commits WHERE number = (SELECT {which} FROM commits)")
     assert found(copy) is not None
 
 
-def test_the_place_is_named_and_what_is_before_it_is_good(store, tmp_path):
-    copy = shutil.copy(store, tmp_path / "s.db")
-    [(pos,)] = query(copy, "SELECT pos FROM labels ORDER BY pos LIMIT 1 OFFSET 3")
+def test_the_place_is_named_and_the_rows_before_it_are_good(copy):
+    pos = value(copy, "pos FROM labels ORDER BY pos LIMIT 1 OFFSET 3")
     change(copy, "UPDATE labels SET y = 1 - y WHERE pos = ?", pos)
     there = found(copy)
     assert there.good.pos < pos
     assert there.what.startswith(f"inputs {there.good.pos + 1:,} to ")
-    [(newest,)] = query(copy, "SELECT max(pos) FROM snapshots")
+    newest = value(copy, "max(pos) FROM snapshots")
     assert newest > pos
     assert found(copy, newest) is None, "a resume from there does not need it"
     change(copy, "UPDATE streams SET next_seq = next_seq + 256")
     assert found(copy, newest).what == "the table streams does not match its checksum"
 
 
-def test_a_store_that_was_altered_is_not_gone_on_from(store, tmp_path):
-    for sql in (
+@pytest.mark.parametrize(
+    "sql",
+    [
         "streams SET next_seq = (next_seq | 8) - (next_seq & 8)",
         "streams SET session = 's'",
         "labels SET y = 1 - y WHERE pos = (SELECT max(pos) FROM labels)",
@@ -168,82 +167,50 @@ def test_a_store_that_was_altered_is_not_gone_on_from(store, tmp_path):
         "ticks SET seq = (seq | 8) - (seq & 8) WHERE pos = (SELECT max(pos) FROM ticks)",
         "ticks SET stream = 'b' WHERE pos = (SELECT max(pos) FROM ticks)",
         "snapshots SET pos = pos - 1",
-    ):
-        copy = shutil.copy(store, tmp_path / "s.db")
-        change(copy, f"UPDATE {sql}")
-        with pytest.raises(StoreError, match="is damaged: ") as raised:
-            StoredSession(copy, config())
-        assert raised.value.exit_code == 65
+    ],
+)
+def test_no_session_resumes_from_an_altered_store(copy, sql):
+    change(copy, f"UPDATE {sql}")
+    with pytest.raises(StoreError, match="is damaged: ") as raised:
+        resumed(copy)
+    assert raised.value.exit_code == 65
 
 
-def test_a_store_that_was_trimmed_keeps_its_chain(tmp_path):
-    path = tmp_path / "s.db"
-    small = StoreConfig(snapshot_every=50, commit_elements=1, commit_ms=1, max_gb=1e-4)
-    values = series(1500)
-    with StoredSession(path, settings(**LEARNING), small, blocking=False) as kept:
-        for k in range(0, 1500, 5):
-            kept.feed(ticks(values[k : k + 5], k + 1))
-            kept.store._writer.catch_up()
-    assert query(path, "SELECT min(number) > 1 FROM commits") == [(1,)]
-    assert found(path) is None
-    with StoredSession(path, settings(**LEARNING), small, blocking=False) as again:
-        again.feed(ticks(series(100), 1501))
-    assert found(path) is None
-    change(path, "UPDATE ticks SET seq = 7 WHERE pos = (SELECT min(pos) FROM ticks)")
-    assert found(path) is not None
-
-
-def test_a_number_without_a_sign_in_sqlite_has_the_same_checksum(tmp_path):
-    path = tmp_path / "s.db"
-    with StoredSession(path, config()) as kept:
-        kept.feed(ticks(series(40), 1), Label("a", 40, -0.0, 0))
+def test_a_number_without_a_sign_in_sqlite_has_the_same_checksum(path):
+    with StoredSession(path, CONFIG) as session:
+        session.feed(ticks(series(40), 1), Label("a", 40, -0.0, 0))
     assert found(path) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table", [*TABLES, "setup"])
-def test_a_cell_of_another_type_is_damage_and_never_a_crash(store, tmp_path, table):
-    copy = tmp_path / "s.db"
-    for column in [row[1] for row in query(store, f"PRAGMA table_info({table})")]:
-        for value in ("5", "'x'", "x'ff'", "1.5", "CAST(x'ff' AS TEXT)", "NULL"):
-            shutil.copy(store, copy)
-            connection = sqlite3.connect(copy)
-            connection.execute("PRAGMA writable_schema = ON")
-            text = connection.execute("SELECT sql FROM sqlite_schema WHERE name = ?", (table,))
-            strict = text.fetchone()[0]
+def test_a_cell_of_another_type_is_damage_and_never_a_crash(store, path, table):
+    for column in columns_of(store, table):
+        for cell in ("5", "'x'", "x'ff'", "CAST(x'ff' AS TEXT)", "NULL"):
+            shutil.copy(store, path)
+            strict = value(store, f"sql FROM sqlite_schema WHERE name = '{table}'")
             loose = strict.replace("STRICT, ", "").replace(" STRICT", "").replace(" NOT NULL", "")
-            loose = loose.replace(column + " INTEGER", column).replace(column + " TEXT", column)
-            loose = loose.replace(column + " REAL", column)
-            alter = "UPDATE sqlite_schema SET sql = ? WHERE name = ?"
-            connection.execute(alter, (loose, table))
-            connection.commit()
-            connection.close()
-            connection = sqlite3.connect(copy)
-            connection.execute("PRAGMA ignore_check_constraints = ON")
+            for kind in (" INTEGER", " TEXT", " REAL"):
+                loose = loose.replace(column + kind, column)
+            redefine(path, table, loose)
             try:
-                connection.execute(f"UPDATE {table} SET {column} = {value}")
+                change(path, f"UPDATE {table} SET {column} = {cell}")
             except sqlite3.Error:  # its rows are then not those of a table
-                connection.close()
                 continue
-            connection.execute("PRAGMA writable_schema = ON")
-            connection.execute(alter, (strict, table))
-            connection.commit()
-            connection.close()
+            redefine(path, table, strict)
             for use in (contents, found, lambda path: compare(path, store), resumed, looked_at):
                 with contextlib.suppress(StoreError):
-                    use(copy)
+                    use(path)
 
 
-def resumed(path):
-    StoredSession(path, config()).kill()
-
-
-def looked_at(path):
-    stored_series(path, None, 1000)
+def redefine(path, table, sql):
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute("UPDATE sqlite_schema SET sql = ? WHERE name = ?", (sql, table))
 
 
 @pytest.mark.parametrize("table", ["labels", "ticks", "commits"])
-def test_a_schema_that_is_no_text_is_damage(store, tmp_path, table):
-    copy = shutil.copy(store, tmp_path / "s.db")
+def test_a_schema_that_is_not_text_is_damage(copy, table):
     data = copy.read_bytes()
     at = data.index(f"CREATE TABLE {table} (".encode()) + 9
     copy.write_bytes(data[:at] + b"\xcf" + data[at + 1 :])

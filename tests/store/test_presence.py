@@ -1,7 +1,8 @@
-"""The file of a store goes away while it is written: it is said, and nothing is lost unseen."""
+"""The file of a store goes away while it is written: that is reported, and every loss counted."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 
@@ -12,12 +13,19 @@ from stream_lstm.errors import GoneError, OutputError
 from stream_lstm.events import Prediction
 from stream_lstm.store import writer
 
-from .stores import StoredSession, of, predictions, query, series, shown, ticks, wait_until
+from .stores import (
+    StoredSession,
+    of,
+    predictions,
+    query,
+    series,
+    shown,
+    ticks,
+    value,
+    wait_until,
+)
 
-
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "s.db"
+VALUES = series(900)
 
 
 @pytest.fixture(autouse=True)
@@ -49,125 +57,109 @@ def folder_moved(path):
 WAYS = (removed, moved, replaced, cut, folder_moved)
 
 
-def begun(path, **more):
+def begun(path, **options):
     """A store that has written, and whose file is not only its log."""
-    kept = StoredSession(path, **more)
-    kept.feed(ticks(series(200), 1))
-    wait_until(lambda: not kept.store.waiting_bytes)
+    session = StoredSession(path, **options).feed(ticks(VALUES[:200])).settle()
     query(path, "SELECT 1")
-    return kept
+    return session
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"blocking": True},
+        {"blocking": False, "options": StoreConfig(snapshot_every=60, if_gone="stop")},
+    ],
+)
 @pytest.mark.parametrize("way", WAYS)
-def test_a_replay_ends_with_an_error_of_the_file(path, way):
-    kept = begun(path, blocking=True)
+def test_a_replay_and_a_daemon_that_must_stop_end_with_an_error(path, way, options):
+    session = begun(path, **options)
     way(path)
-    kept.feed(ticks(series(1), 201))
-    wait_until(lambda: kept.store._writer.failure)
-    with pytest.raises(GoneError) as raised:
-        kept.feed(ticks(series(1), 202))
+    session.feed(ticks(series(1), 201))
+    wait_until(lambda: session.store.trouble)
+    with pytest.raises(GoneError, match=r"was (removed|replaced|cut)") as raised:
+        session.feed(ticks(series(1), 202))
     assert raised.value.exit_code == 74
-    assert kept.store.trouble
     with pytest.raises(GoneError):
-        kept.store.close()
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_a_daemon_stops_where_it_is_to(path, way):
-    kept = begun(path, blocking=False, options=StoreConfig(snapshot_every=60, if_gone="stop"))
-    way(path)
-    kept.feed(ticks(series(1), 201))
-    wait_until(lambda: kept.store.trouble)
-    with pytest.raises(GoneError, match=r"was (removed|replaced|cut)"):
-        kept.feed(ticks(series(1), 202))
-    with pytest.raises(GoneError):
-        kept.store.close()
+        session.store.close()
 
 
 @pytest.mark.parametrize("way", [removed, moved])
-def test_a_daemon_goes_on_in_a_new_file_to_the_same_bits(path, way, tmp_path):
-    said, values = [], series(900)
-    with begun(path, blocking=False, say=said.append) as kept:
+def test_a_daemon_continues_in_a_new_file_to_the_same_bits(path, way):
+    lines = []
+    with begun(path, blocking=False, say=lines.append) as session:
         way(path)
-        wait_until(lambda: kept.store.trouble)  # with nothing to write
-        made = len(of(Prediction, kept.events))
-        kept.feed(ticks(values[:100], 201))
-        assert kept.store.trouble is None
-        kept.feed(ticks(values[100:400], 301))
-    assert len(said) == 1
-    assert "continues in a new file" in said[0]
-    assert kept.store.figures()["inputs_left_out"] == 1
-    hole = query(path, "SELECT pos, count, reason FROM events WHERE kind = 'hole'")
-    assert hole[0][:2] == (1, 1)
-    assert "this file begins here" in hole[0][2]
+        wait_until(lambda: session.store.trouble)  # with nothing to write
+        lost = len(of(Prediction, session.events)) + 10
+        session.feed(ticks(VALUES[200:300], 201))
+        assert session.store.trouble is None
+        session.feed(ticks(VALUES[300:600], 301))
+    assert len(lines) == 1
+    assert "continues in a new file" in lines[0]
+    assert session.store.figures()["inputs_left_out"] == 1
+    [hole] = query(path, "SELECT pos, count, reason FROM events WHERE kind = 'hole'")
+    assert hole[:2] == (1, 1)
+    assert "this file begins here" in hole[2]
     assert query(path, "SELECT next_seq, n, ticks FROM streams") == [(601, 600, 600)]
-    assert predictions(path) == shown(kept.events)[made + 10 :]
+    assert predictions(path) == shown(session.events)[lost:]
     if way is moved:
-        assert query(path.with_name("other.db"), "SELECT ticks FROM streams") == [(200,)]
-    # the new file alone leads on to the same bits
-    kept.session.emit = kept.events.append
-    kept.session.push(ticks(values[400:500], 601))
+        assert value(path.with_name("other.db"), "ticks FROM streams") == 200
+    # a session resumes from the new file alone
+    session.session.emit = session.events.append
+    session.session.push(ticks(VALUES[600:700], 601))
     with StoredSession(path) as again:
-        again.feed(ticks(values[400:500], 601))
-    assert predictions(path) == shown(kept.events)[made + 10 :]
+        again.feed(ticks(VALUES[600:700], 601))
+    assert predictions(path) == shown(session.events)[lost:]
 
 
 @pytest.mark.parametrize("way", [replaced, cut])
 def test_a_daemon_waits_until_the_place_is_free(path, way):
-    said = []
-    with begun(path, blocking=False, say=said.append) as kept:
+    lines = []
+    with begun(path, blocking=False, say=lines.append) as session:
         way(path)
-        kept.feed(ticks(series(10), 201))
-        wait_until(lambda: kept.store.trouble)
-        kept.feed(ticks(series(10), 211))
-        kept.store.report()
-        assert "in its place" in kept.store.trouble
-        assert "in its place" in said[-1]
+        session.feed(ticks(series(10), 201))
+        wait_until(lambda: session.store.trouble)
+        session.feed(ticks(series(10), 211)).store.report()
+        assert "in its place" in session.store.trouble
+        assert "in its place" in lines[-1]
         path.rename(path.with_name("aside"))
-        kept.store._create_at = 0.0
-        kept.feed(ticks(series(10), 221))
-        assert kept.store.trouble is None
-        kept.store.report()
-        assert "can be written again" in said[-1]
-    assert query(path, "SELECT next_seq FROM streams") == [(231,)]
-    assert query(path, "SELECT count FROM events WHERE kind = 'hole'") == [(3,)]
+        session.store._create_at = 0.0
+        session.feed(ticks(series(10), 221))
+        assert session.store.trouble is None
+        session.store.report()
+        assert "can be written again" in lines[-1]
+    assert value(path, "next_seq FROM streams") == 231
+    assert value(path, "count FROM events WHERE kind = 'hole'") == 3
 
 
 def test_a_stop_without_a_file_is_an_error(path):
-    kept = begun(path, blocking=False)
+    session = begun(path, blocking=False)
     replaced(path)
-    kept.feed(ticks(series(10), 201))
+    session.feed(ticks(series(10), 201))
     with pytest.raises(OutputError, match="replaced"):
-        kept.store.close()
+        session.store.close()
     assert path.read_text() == "hello"
     assert not path.with_name("s.db-wal").exists(), "it is not that of the other file"
 
 
-def test_a_log_that_is_removed_is_brought_in_and_begun_again(path):
-    with begun(path, blocking=False) as kept:
+def test_a_log_that_is_removed_is_folded_in_and_begun_again(path):
+    with begun(path, blocking=False) as session:
         path.with_name("s.db-wal").unlink()
-        kept.feed(ticks(series(100), 201))
-        wait_until(lambda: not kept.store.waiting_bytes)
-    assert kept.store.figures()["retries"] == 1
-    assert predictions(path) == shown(kept.events)
+        session.feed(ticks(VALUES[200:300], 201)).settle()
+    assert session.store.figures()["retries"] == 1
+    assert predictions(path) == shown(session.events)
 
 
-def test_a_file_that_was_made_smaller_by_sqlite_is_whole(path):
-    with begun(path, blocking=False) as kept:
-        kept.store._writer.catch_up()
-        other = sqlite3.connect(path)
-        other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        other.execute("CREATE TABLE filler (x)")
-        other.execute("INSERT INTO filler VALUES (zeroblob(1000000))")
-        other.commit()
-        other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        kept.feed(ticks(series(10), 201))
-        kept.store._writer.catch_up()
-        other.execute("DROP TABLE filler")
-        other.execute("VACUUM")
-        other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        other.close()
-        kept.feed(ticks(series(90), 211))
-        kept.store._writer.catch_up()
-        assert kept.store.trouble is None
-    assert predictions(path) == shown(kept.events)
+def test_a_file_that_sqlite_made_smaller_is_whole(path):
+    fold = "PRAGMA wal_checkpoint(TRUNCATE)"
+    with begun(path, blocking=False) as session:
+        session.store._writer.catch_up()
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+            for sql in (fold, "CREATE TABLE filler AS SELECT zeroblob(1000000)", fold):
+                other.execute(sql)
+            session.feed(ticks(VALUES[200:210], 201)).store._writer.catch_up()
+            for sql in ("DROP TABLE filler", "VACUUM", fold):
+                other.execute(sql)
+        session.feed(ticks(VALUES[210:300], 211)).store._writer.catch_up()
+        assert session.store.trouble is None
+    assert predictions(path) == shown(session.events)
