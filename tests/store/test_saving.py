@@ -1,5 +1,6 @@
 """A snapshot in pieces: of any size, beside the ticks, whole or not there."""
 
+import contextlib
 import sqlite3
 
 import pytest
@@ -9,12 +10,7 @@ from stream_lstm.store import chain, journal, schema, snapshots
 from stream_lstm.store.snapshots import snapshot_state
 from stream_lstm.store.units import Hole, Step
 
-from .stores import LEARNING, StoredSession, cut, query, series, ticks
-
-
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "s.db"
+from .stores import StoredSession, cut, query, series, ticks, value
 
 
 @pytest.fixture
@@ -23,14 +19,39 @@ def small(monkeypatch):
     monkeypatch.setattr(snapshots, "SLICE_BYTES", 600)
 
 
+@pytest.fixture
+def killed(path, small):
+    """A session of 130 ticks whose process was killed."""
+    return StoredSession(path).feed(*cut(series(130), [60])).kill()
+
+
+@pytest.fixture
+def book(path, killed):
+    """The journal of its store, written in this thread."""
+    with contextlib.closing(schema.connect(path)) as connection:
+        yield journal.Journal(connection, 1)
+
+
 def whole(path):
-    """Return the numbers of the snapshots, each of which is read."""
-    connection = schema.connect_reader(path)
+    """Return the numbers of the snapshots, each of which is read, and which alone have pieces."""
     numbers = [number for (number,) in query(path, "SELECT snapshot FROM snapshots")]
-    for number in numbers:
-        snapshot.weights_of(snapshot_state(connection, number))
-    connection.close()
+    with contextlib.closing(schema.connect_reader(path)) as connection:
+        for number in numbers:
+            snapshot.weights_of(snapshot_state(connection, number))
     return numbers
+
+
+def numbers_of_pieces(path):
+    rows = query(path, "SELECT DISTINCT snapshot FROM snapshot_pieces ORDER BY 1")
+    return [number for (number,) in rows]
+
+
+def check_resumes(path, stored):
+    """The last snapshot is the state of the session at its end."""
+    with StoredSession(path) as again:
+        assert (again.resumed.snapshot, again.resumed.inputs) == (whole(path)[-1], 0)
+        assert not again.resumed.set_aside
+        assert snapshot.take(again.session) == snapshot.take(stored.session)
 
 
 def test_a_state_above_the_limit_of_a_cell_is_stored(path, monkeypatch):
@@ -42,70 +63,51 @@ def test_a_state_above_the_limit_of_a_cell_is_stored(path, monkeypatch):
         return connection
 
     monkeypatch.setattr(schema, "connect", limited)
-    streams = [ticks(series(70, seed=k), stream=f"s{k}") for k in range(60)]
-    said = []
-    with StoredSession(path, say=said.append) as kept:
-        kept.feed(*streams)
-    assert not said
-    [(size,)] = query(
-        path, "SELECT max(size) FROM (SELECT sum(length(data)) AS size FROM snapshot_pieces "
-        "GROUP BY snapshot)",
-    )  # fmt: skip
-    assert size > 70_000
-    with StoredSession(path) as again:
-        assert (again.resumed.snapshot, again.resumed.inputs) == (whole(path)[-1], 0)
-        assert snapshot.take(again.session) == snapshot.take(kept.session)
+    lines = []
+    with StoredSession(path, say=lines.append) as stored:
+        stored.feed(*(ticks(series(30, seed=k), stream=f"s{k}") for k in range(60)))
+    assert not lines
+    largest = "sum(length(data)) FROM snapshot_pieces GROUP BY snapshot ORDER BY 1 DESC LIMIT 1"
+    assert value(path, largest) > 70_000
+    check_resumes(path, stored)
 
 
-def test_ticks_are_stored_while_a_snapshot_is(path, small):
-    """The snapshot is of its own position, however many transactions it takes."""
-    kept = StoredSession(path)
-    kept.feed(ticks(series(130)))
-    kept.kill()
-    book = journal.Journal(schema.connect(path), 1)
+def test_ticks_are_stored_while_a_snapshot_is(path, killed, book):
+    """The snapshot has its own position, however many transactions it takes."""
     before, seq = book.pos, 131
-    book.write([kept.store._saved()])
+    book.write([killed.store._saved()])
     while book.saving:
         book.write([[Step(ticks(series(1), seq=seq), 1, [])]])
         seq += 1
     assert book.pos > before + 5
-    assert query(path, "SELECT max(pos), count(*) FROM ticks") == [(book.pos, seq - 130)]
-    assert query(path, "SELECT pos FROM snapshots ORDER BY snapshot DESC LIMIT 1") == [(before,)]
+    assert query(path, "SELECT max(pos), sum(count) FROM ticks") == [(book.pos, seq - 1)]
+    assert value(path, "pos FROM snapshots ORDER BY snapshot DESC LIMIT 1") == before
     assert chain.damage(book.connection) is None
-    assert whole(path)[-1] == 2
-    book.connection.close()
+    whole(path)
 
 
 @pytest.mark.parametrize("slices", [1, 2, 5])
-def test_what_a_kill_leaves_of_a_snapshot_is_deleted(path, small, slices):
-    kept = StoredSession(path)
-    kept.feed(*cut(series(130), [60]))
-    kept.kill()
-    [known] = [whole(path)]
-    connection = schema.connect(path)
-    book = journal.Journal(connection, 1)
-    frozen = kept.store._saved()
+def test_pieces_that_a_kill_leaves_are_deleted(path, killed, book, slices):
+    known, saved = whole(path), killed.store._saved()
     for _ in range(slices):
-        book.write([frozen] if not book.saving else [])
+        book.write([] if book.saving else [saved])
     assert book.saving
-    connection.close()  # a kill
+    book.connection.close()  # a kill
     assert whole(path) == known
-    assert query(path, "SELECT max(snapshot) FROM snapshot_pieces") == [(known[-1] + 1,)]
+    assert numbers_of_pieces(path)[-1] == known[-1] + 1
     with StoredSession(path) as again:
         assert again.resumed.snapshot == known[-1]
         # the number is used again, and none of the old pieces is among the new ones
-        assert query(path, "SELECT max(snapshot) FROM snapshot_pieces") == [(known[-1],)]
+        assert numbers_of_pieces(path)[-1] == known[-1]
         again.feed(ticks(series(200, seed=5), seq=131))
     assert whole(path)[-1] > known[-1]
-    pieces = query(path, "SELECT DISTINCT snapshot FROM snapshot_pieces ORDER BY 1")
-    assert [number for (number,) in pieces] == whole(path)
+    assert numbers_of_pieces(path) == whole(path)
 
 
 @pytest.mark.parametrize("at", range(1, 8))
 def test_a_slice_that_fails_is_written_again(path, small, monkeypatch, at):
     """A live store tries again, over a new connection, until the snapshot is whole."""
-    calls = []
-    write = snapshots.Saving.write
+    calls, write = [], snapshots.Saving.write
 
     def failing(self, connection):
         write(self, connection)
@@ -114,41 +116,16 @@ def test_a_slice_that_fails_is_written_again(path, small, monkeypatch, at):
             raise sqlite3.OperationalError("disk I/O error")
 
     monkeypatch.setattr(snapshots.Saving, "write", failing)
-    kept = StoredSession(path, blocking=False)
-    kept.feed(*cut(series(130), range(10, 130, 10)))
-    kept.store.close()
+    stored = StoredSession(path, blocking=False).feed(*cut(series(130), range(10, 130, 10)))
+    stored.store.close()
     assert len(calls) > 8
-    assert kept.store.figures()["retries"] == 1
-    numbers = whole(path)
-    pieces = query(path, "SELECT DISTINCT snapshot FROM snapshot_pieces ORDER BY 1")
-    assert [number for (number,) in pieces] == numbers
-    with StoredSession(path) as again:
-        assert again.resumed.snapshot == numbers[-1]
-        assert snapshot.take(again.session) == snapshot.take(kept.session)
-
-
-def test_a_commit_that_was_one_after_all_writes_no_snapshot_twice(path, small):
-    """An error may come behind the commit: the row of the snapshot is there then."""
-    kept = StoredSession(path)
-    kept.feed(ticks(series(130)))
-    kept.kill()
-    book = journal.Journal(schema.connect(path), 1)
-    book.write([kept.store._saved()])
-    while book.saving > 0:
-        held = list(book._savings)
-        book.write([])
-        last = book._savings == []
-        if last:
-            book._savings = held
-        book.reopen(schema.connect(path))
-        if last:
-            break
-    assert book.saving == 0
-    assert whole(path)[-1] == query(path, "SELECT max(snapshot) FROM snapshot_pieces")[0][0]
+    assert stored.store.figures()["retries"] == 1
+    assert numbers_of_pieces(path) == whole(path)
+    check_resumes(path, stored)
 
 
 class Lossy:
-    """A connection whose first commit of a whole snapshot succeeds and reports an error."""
+    """A connection whose first commit of a whole snapshot succeeds and raises an error."""
 
     lost = 0
 
@@ -167,29 +144,33 @@ class Lossy:
         return out
 
 
-def test_a_snapshot_whose_commit_was_one_after_all_keeps_its_number(path, monkeypatch):
+def test_a_snapshot_whose_commit_succeeded_after_all_keeps_its_number(path, monkeypatch):
     connect = schema.connect
-    monkeypatch.setattr(schema, "connect", lambda *given, **more: Lossy(connect(*given, **more)))
+    monkeypatch.setattr(schema, "connect", lambda *args, **more: Lossy(connect(*args, **more)))
     monkeypatch.setattr(Lossy, "lost", 0)
-    kept = StoredSession(path, blocking=False)
-    kept.feed(*cut(series(200), range(10, 200, 10)))
-    kept.store.close()
-    assert Lossy.lost == kept.store.figures()["retries"] == 1
+    stored = StoredSession(path, blocking=False).feed(*cut(series(200), range(10, 200, 10)))
+    stored.store.close()
+    assert Lossy.lost == stored.store.figures()["retries"] == 1
     assert len(whole(path)) >= 2
-    with StoredSession(path) as again:
-        assert again.resumed.snapshot == whole(path)[-1]
-        assert not again.resumed.set_aside
-        assert snapshot.take(again.session) == snapshot.take(kept.session)
+    check_resumes(path, stored)
 
 
-def test_a_hole_is_not_stored_before_its_snapshot_is(path, small, monkeypatch):
+def test_a_reopened_journal_does_not_write_a_snapshot_twice(path, killed, book):
+    """An error may come behind the commit: the row of the snapshot is there then."""
+    book.write([killed.store._saved()])
+    while book.saving:
+        savings = list(book._savings)
+        book.write([])
+        if not book._savings:  # as where the answer of the commit was lost
+            book._savings = savings
+            book.reopen(book.connection)
+            assert not book.saving
+    assert numbers_of_pieces(path) == whole(path)
+
+
+def test_a_hole_is_not_stored_before_its_snapshot_is(path, killed, book, monkeypatch):
     """A kill while the pieces are written leaves a store without the hole, and a whole journal."""
-    kept = StoredSession(path)
-    kept.feed(ticks(series(130)))
-    kept.kill()
-    connection = schema.connect(path)
-    book = journal.Journal(connection, 1)
-    hole = Hole(3, "a test", {}, kept.store._saved())
+    hole = Hole(3, "a test", {}, killed.store._saved())
     write, calls = snapshots.Saving.write, []
 
     def dying(self, connection):
@@ -198,61 +179,46 @@ def test_a_hole_is_not_stored_before_its_snapshot_is(path, small, monkeypatch):
             raise KeyboardInterrupt
         write(self, connection)
 
+    holes = "count(*) FROM events WHERE kind = 'hole'"
     with monkeypatch.context() as patched:
         patched.setattr(snapshots.Saving, "write", dying)
         with pytest.raises(KeyboardInterrupt):
             book.write([hole])
-    assert query(path, "SELECT count(*) FROM events WHERE kind = 'hole'") == [(0,)]
+    assert value(path, holes) == 0
     known = whole(path)
     book.write([hole])
-    connection.close()
-    assert query(path, "SELECT count(*) FROM events WHERE kind = 'hole'") == [(1,)]
+    assert value(path, holes) == 1
     assert whole(path)[-1] > known[-1]
+    book.connection.close()
     with StoredSession(path) as again:
         assert (again.resumed.snapshot, again.resumed.inputs) == (whole(path)[-1], 0)
 
 
-def test_the_learning_of_a_live_session_goes_on_beside(path, small):
-    """The state that is stored is that of its moment, though the session learns on meanwhile."""
-    states = {}
-    kept = StoredSession(path, blocking=False)
-    saved = kept.store._saved
+def test_a_snapshot_is_the_state_of_its_moment_though_the_session_learns_on(path, small):
+    states, stored = {}, StoredSession(path, blocking=False)
+    saved = stored.store._saved
 
     def noted():
-        states[int(kept.session.streams["a"].n)] = snapshot.take(kept.session)
+        states[int(stored.session.streams["a"].n)] = snapshot.take(stored.session)
         return saved()
 
-    kept.store._saved = noted
-    kept.feed(*cut(series(400), range(10, 400, 10)))
-    kept.store.close()
-    assert LEARNING["learn"]
-    connection = schema.connect_reader(path)
+    stored.store._saved = noted
+    stored.feed(*cut(series(400), range(10, 400, 10)))
+    stored.store.close()
     rows = query(path, "SELECT snapshot, elements FROM snapshots")
     assert len(rows) >= 2
-    for number, elements in rows:
-        assert snapshot_state(connection, number) == states[elements]
-    connection.close()
+    with contextlib.closing(schema.connect_reader(path)) as connection:
+        for number, elements in rows:
+            assert snapshot_state(connection, number) == states[elements]
 
 
-class Short:
-    """A state of one piece."""
-
-    def chunks(self):
-        yield b"x" * 150
-
-
-def test_the_pieces_of_a_snapshot_that_was_dropped_are_not_among_the_next_ones(path, small):
-    kept = StoredSession(path)
-    kept.feed(ticks(series(130)))
-    kept.kill()
-    book = journal.Journal(schema.connect(path), 1)
-    saved = kept.store._saved()
+def test_the_pieces_of_a_snapshot_that_was_dropped_are_not_among_the_next_ones(path, killed, book):
+    saved = killed.store._saved()
     book.write([saved])
     # as where the commit succeeded and its answer was lost
     book._savings.clear()
     book._number -= 1
-    book.write([saved._replace(chunks=Short().chunks)])
-    newest = "SELECT data FROM snapshot_pieces WHERE snapshot = (SELECT max(snapshot) FROM {})"
-    assert query(path, newest.format("snapshots")) == [(b"x" * 150,)]
-    assert query(path, newest.format("snapshot_pieces")) == [(b"x" * 150,)]
-    book.connection.close()
+    book.write([saved._replace(chunks=lambda: iter([b"x" * 150]))])
+    for table in ("snapshots", "snapshot_pieces"):
+        newest = f"snapshot = (SELECT max(snapshot) FROM {table})"
+        assert value(path, f"data FROM snapshot_pieces WHERE {newest}") == b"x" * 150
