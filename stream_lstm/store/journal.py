@@ -27,7 +27,18 @@ from ..records import Batch
 from .chain import Chain, checksum_of, sum_of
 from .schema import INTO, OUTPUTS, TABLE_OF, Row, damaged, insert, row_of, rows_of
 from .snapshots import Saving, delete_snapshot, last_snapshot
-from .units import Hole, JournalPosition, Note, Result, Saved, Step, StoredInput, Unit, count_of
+from .units import (
+    Hole,
+    JournalPosition,
+    Note,
+    Result,
+    Saved,
+    Step,
+    StoredInput,
+    StreamInput,
+    Unit,
+    count_of,
+)
 
 MAX_ROW_TICKS = 65_536
 """Ticks of one row at most: what a reader must have in memory at once."""
@@ -363,7 +374,7 @@ class _Batch:
             self._output(output)
 
     def _other_input(self, event: StoredInput) -> None:
-        if isinstance(event, Label | Gap | SessionStart):
+        if isinstance(event, StreamInput):
             self._position(event.stream).follow(event)
         match event:
             case Label():

@@ -32,7 +32,7 @@ from ..core import snapshot
 from ..core.session import Session
 from ..core.table import TICKS, N
 from ..errors import InputMissingError, OutputError, StoreError, UsageError
-from ..events import Gap, Label, SessionStart, Ticks
+from ..events import Ticks
 from ..feed.reader import check_plain
 from .chain import Seal, Segment, checksum_of, damage, seal_as_is, segments, sum_of
 from .journal import first_pos, last_pos
@@ -48,7 +48,7 @@ from .snapshots import (
     snapshots,
 )
 from .store import elements_of
-from .units import JournalPosition
+from .units import JournalPosition, StreamInput
 
 Keep: TypeAlias = Literal["newest", "longest"]
 """The part that reaches furthest, or the one with the most inputs."""
@@ -602,7 +602,7 @@ def _stream_rows(
     unchanged = {row[0]: row for row in known if proven and row[-1] <= last.pos}
     found = {stream: JournalPosition(ticks=1) for stream in session.table.places}
     for _, event, _, _ in entries(connection, first_pos(connection) - 1):
-        if isinstance(event, Ticks | Label | Gap | SessionStart):
+        if isinstance(event, StreamInput):
             found.setdefault(event.stream, JournalPosition()).follow(event)
     for stream, place in session.table.places.items():
         found[stream].n = int(session.table.view[place, N])
@@ -623,7 +623,7 @@ def _rows_of_whole_journal(connection: sqlite3.Connection) -> list[Row]:
     reached: dict[str, int] = {}
     end = 0
     for pos, event, _, n in entries(connection):
-        if not isinstance(event, Ticks | Label | Gap | SessionStart):
+        if not isinstance(event, StreamInput):
             continue
         while end < pos:
             end = next(ends)

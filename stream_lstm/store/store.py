@@ -28,20 +28,7 @@ from ..core import snapshot
 from ..core.session import Session
 from ..core.table import AT, TICKS, N
 from ..errors import GoneError, OutputError, StreamLSTMError
-from ..events import (
-    Expiry,
-    Gap,
-    Input,
-    Output,
-    Prediction,
-    Refusal,
-    Rollback,
-    Run,
-    Score,
-    SessionStart,
-    Ticks,
-    Update,
-)
+from ..events import Gap, Input, Output, Prediction, Refusal, Run, Score, SessionStart, Ticks
 from ..records import Batch
 from ..schema import StoreConfig
 from . import schema
@@ -51,7 +38,18 @@ from .lock import StoreLock
 from .reading import Resumed, Setup, check_setup, history, read_setup, resume, write_setup
 from .schema import SQLITE_ERRORS, insert, using
 from .snapshots import delete_orphans
-from .units import Hole, JournalPosition, Note, Result, Saved, Settle, Step, Steps, StoredInput
+from .units import (
+    Hole,
+    JournalPosition,
+    Moving,
+    Note,
+    Result,
+    Saved,
+    Settle,
+    Step,
+    Steps,
+    StoredInput,
+)
 from .writer import Writer
 
 REPORT_S = 1.0
@@ -63,8 +61,6 @@ MAX_REFUSALS = 100
 """Rows about refusals within that time; a peer can invent stream names."""
 
 RESETS = AT["resets"]
-
-RESULTS = (Prediction, Score, Update, Rollback, Expiry, Batch)
 
 
 class Store:
@@ -215,7 +211,7 @@ class Store:
         for that: a caller that pushes single ticks uses `add` and `flush`. Raises the error that
         ended the writer.
         """
-        if isinstance(event, RESULTS):
+        if isinstance(event, Result | Batch):
             self._outputs.append(event)
         elif isinstance(event, Refusal):
             first, count = self._refusals.get((event.kind, event.stream), (event, 0))
@@ -318,7 +314,7 @@ class Store:
         self._dropped += len(steps)
         self._left_out += len(steps)
         for event, _, _ in steps:
-            if isinstance(event, Ticks | Run | Gap | SessionStart):
+            if isinstance(event, Moving):
                 self._hole.setdefault(event.stream, JournalPosition(ticks=1)).follow(event)
         assert self._writer is not None
         if isinstance(self._writer.failure, GoneError):

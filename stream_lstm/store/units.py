@@ -32,7 +32,10 @@ Result: TypeAlias = Prediction | Score | Update | Rollback | Expiry
 Moving: TypeAlias = Ticks | Run | Gap | SessionStart
 """Inputs that change which sequence number a stream expects."""
 
-StoredInput: TypeAlias = Moving | Label | End | Settle
+StreamInput: TypeAlias = Moving | Label
+"""Inputs that change the position of a stream."""
+
+StoredInput: TypeAlias = StreamInput | End | Settle
 
 
 class JournalPosition(msgspec.Struct):
@@ -51,7 +54,7 @@ class JournalPosition(msgspec.Struct):
     times_crc: int = 0
     fields_crc: int = 0
 
-    def follow(self, event: Moving | Label) -> None:
+    def follow(self, event: StreamInput) -> None:
         """Apply an input to the run, the sequence number and the number of labels."""
         match event:
             case Label():

@@ -21,12 +21,12 @@ from collections.abc import Callable
 import msgspec
 
 from ..errors import GoneError, OutputError, StreamLSTMError
-from ..events import Gap, Label, Run, SessionStart, Ticks
+from ..events import Run, Ticks
 from ..records import Batch
 from ..serve.runtime import quick_switches
 from .journal import Journal
 from .lock import StoreLock
-from .units import Hole, JournalPosition, Note, Saved, Step, Unit
+from .units import Hole, JournalPosition, Note, Saved, Step, StreamInput, Unit
 
 QUEUE_BYTES = 64 * 2**20
 """Capacity of the queue: half a million single ticks, or minutes of a fast feed."""
@@ -185,7 +185,7 @@ class Writer:
                 known.update(unit.positions)
             for step in unit if isinstance(unit, list) else ():
                 event = step.event
-                if isinstance(event, Ticks | Run | Gap | SessionStart | Label):
+                if isinstance(event, StreamInput):
                     found = msgspec.structs.replace(known.get(event.stream, JournalPosition()))
                     found.follow(event)
                     known[event.stream] = found

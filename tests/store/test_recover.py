@@ -291,6 +291,15 @@ def test_a_snapshot_with_another_position_is_not_believed(states, copy, new):
     assert found.kept.first == 1
 
 
+def test_a_commit_that_claims_to_reach_too_far_takes_no_rows_of_the_others(
+    store, states, copy, new
+):
+    found = recovered(altered(copy, "UPDATE commits SET pos = pos + 1000 WHERE number = 9"), new)
+    check(new, found, states, store)
+    assert found.kept.last == value(store, "max(pos) FROM commits")
+    assert found.kept.transactions > 1
+
+
 @pytest.fixture
 def trimmed_copy(trimmed, path):
     return Path(shutil.copy(trimmed.path, path))
