@@ -5,8 +5,8 @@ its write-ahead log after the path that it opens, so two names of one file would
 the file would be lost. The path is resolved, a file with a second hard link is refused, and two
 kernel locks are taken: one on FILE.lock beside the resolved file, which also names the process,
 and one on a byte of the file itself, for a file that is mounted in a second place. Both end with
-the process, however it ends: a stale lock is impossible. Windows has only the first lock, on a byte
-of FILE.lock.
+the process, however it ends: a stale lock is impossible. Windows has only the first lock, on a
+byte of FILE.lock.
 
 Closing any descriptor of a file drops the POSIX locks that SQLite has on it in this process. So
 the descriptor stays open until `close`, which comes after the last connection of the store.
@@ -36,7 +36,7 @@ LOCK_BYTE = 2**62
 """The byte of the store that is locked: far behind any data, and those that SQLite locks."""
 
 WINDOWS_BYTE = 2**30
-"""The byte of FILE.lock that Windows locks: behind the text, since no other process can read it."""
+"""The byte of FILE.lock that Windows locks: behind the text, which other processes must read."""
 
 
 class Holder(msgspec.Struct):
