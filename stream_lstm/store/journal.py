@@ -41,7 +41,7 @@ from .units import (
 )
 
 MAX_ROW_TICKS = 65_536
-"""Ticks of one row at most: what a reader must have in memory at once."""
+"""Ticks of one row at most, which a reader has in memory together."""
 
 SNAPSHOTS = 3
 """How many snapshots stay in the file, the newest."""

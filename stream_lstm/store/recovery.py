@@ -38,8 +38,9 @@ from .chain import Seal, Segment, checksum_of, damage, seal_as_is, segments, sum
 from .journal import first_pos, last_pos
 from .lock import StoreLock
 from .reading import Resumed, Setup, entries, is_whole, read_setup, resume
+from .runs import run_row
 from .salvage import Salvaged, open_damaged, salvage
-from .schema import DAMAGED, OUTPUTS, Progress, Row, connect, insert, is_store, run_row
+from .schema import DAMAGED, OUTPUTS, Progress, Row, connect, insert, is_store
 from .snapshots import (
     delete_snapshot,
     insert_snapshot,

@@ -36,6 +36,7 @@ from .chain import Chain, checksum_of, damage, sum_in
 from .journal import last_pos, read_positions
 from .lock import StoreLock
 from .reading import Resumed, Setup, check_setup, history, read_setup, resume, write_setup
+from .runs import run_row
 from .schema import SQLITE_ERRORS, insert, using
 from .snapshots import delete_orphans
 from .units import (
@@ -175,7 +176,7 @@ class Store:
         last_run = connection.execute("SELECT coalesce(max(run), 0) FROM runs").fetchone()[0]
         run = int(last_run) + 1
         configuration = msgspec.json.encode(self.setup.config).decode()
-        row = schema.run_row(session, run, now, pos, self._command, configuration)
+        row = run_row(session, run, now, pos, self._command, configuration)
         insert(connection, "runs", row)
         before = sum_in(connection, "snapshots")
         events: list[schema.Row] = []

@@ -17,7 +17,7 @@ from .output import FORMATS
 from .schema import NAMES, OUTPUTS, Progress, connect_reader, using
 
 ROWS = 65_536
-"""Rows of a group, which is in memory at once."""
+"""Rows of a group, which are in memory together."""
 
 PIECES = 64
 """The same for the pieces of snapshots, which are large."""

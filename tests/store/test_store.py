@@ -40,7 +40,7 @@ from stream_lstm.store import schema
 from stream_lstm.store.journal import read_positions
 from stream_lstm.store.lock import StoreLock
 from stream_lstm.store.reading import entries, history, read_setup
-from stream_lstm.store.schema import short_digest
+from stream_lstm.store.runs import short_digest
 from stream_lstm.store.units import Settle
 
 from ..engines import SMALL_BANK, settings
