@@ -168,7 +168,7 @@ def store_case(file: InputFile, stream: str | None, settings: Settings) -> tuple
     Raises UsageError for settings from the command line, and what reading a store raises.
     """
     from ..core.doctor.diagnosis import Case
-    from ..store.examined import examined
+    from ..store.inspection import stored_series
 
     if settings.flags:
         given = ", ".join(map(flag, settings.flags))
@@ -176,7 +176,7 @@ def store_case(file: InputFile, stream: str | None, settings: Settings) -> tuple
     if file.time is not None:
         raise UsageError("--time names a column of a file; a store has its own times")
     limit = MOST_ROWS if file.limit is None else min(file.limit, MOST_ROWS)
-    found = examined(file.path, stream, limit)
+    found = stored_series(file.path, stream, limit)
     setup = found.setup
     case = Case(setup.config, found.table, setup.weights, setup.scaler, setup.members)
     return case._replace(further=found.findings), found.stream

@@ -19,7 +19,7 @@ from .options import JsonOption, OverwriteOption, options
 if TYPE_CHECKING:
     from ..core.session import Session
     from ..store.reading import Setup
-    from ..store.recovery import KeptPart, Recovered
+    from ..store.recovery import PartSummary, Recovered
     from ..store.verify import Difference, Verified
 
 SHOWN = 10
@@ -47,7 +47,7 @@ def inspect(*, store: StoreArgument, as_json: JsonOption = False) -> None:
 
     Example: stream-lstm inspect quotes.db
     """
-    from ..store.examined import contents
+    from ..store.inspection import contents
 
     found = contents(store)
     result(found, _contents(found), as_json=as_json)
@@ -230,7 +230,7 @@ def recover(
     if keep not in choices:
         raise UsageError(f"--keep is {' or '.join(choices)}, not {keep!r}")
     check_free(to, store, overwrite, "--to")
-    from ..store.recovered_file import recover as recovered
+    from ..store.recovery import recover as recovered
 
     with step_progress(store.name, "tables") as report:
         found = recovered(store, to, session_of, keep=keep, report=report)  # type: ignore[arg-type]
@@ -277,7 +277,7 @@ def _recovered(store: Path, new: Path, found: Recovered | None) -> Iterator[str]
         yield f"--keep {other} would keep {_part(found.other)}"
 
 
-def _part(kept: KeptPart) -> str:
+def _part(kept: PartSummary) -> str:
     inputs = f"inputs {kept.first:,} to {kept.last:,}"
     if kept.last < kept.first:
         inputs = f"the state after input {kept.last:,}, without the inputs that led to it"

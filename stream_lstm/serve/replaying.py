@@ -112,7 +112,7 @@ class LiveResults(Results):
     def summary(self, daemon: Daemon, *, wall_s: float) -> dict[str, Any]:
         """Return the closing record: that of a replay, and the counters of the feed."""
         store, times = daemon.store, {"wall_s": wall_s, "compile_s": daemon.compile_s}
-        held = 0 if store is None else store.held
+        held = 0 if store is None else store.resumed_elements
         return {
             **summarize(daemon.session, self.digest, **times, held=held),
             "compilations_after_ready": daemon.compilations,
@@ -186,7 +186,7 @@ class ReplayResults(Results):
         self, session: Session, rows_refused: int, *, wall_s: float, compile_s: float
     ) -> dict[str, Any]:
         """Return the closing record; `rows_refused` are rows that never reached the session."""
-        held = 0 if self.store is None else self.store.held
+        held = 0 if self.store is None else self.store.resumed_elements
         times = {"wall_s": wall_s, "compile_s": compile_s}
         summary = summarize(session, self.digest, **times, held=held)
         summary["ticks"] += rows_refused

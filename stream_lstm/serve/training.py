@@ -30,8 +30,8 @@ from ..feed.input_file import InputFile, Progress, check_order
 from ..model.network import Shape, check_weights, init_weights, seed_key
 from ..store.startup import Warn, about_inputs
 from ..store.weights import (
+    HISTORY_SUFFIX,
     Terms,
-    check_history,
     check_target,
     checkpoint_path,
     load_checkpoint,
@@ -79,7 +79,7 @@ def check_places(job: TrainingJob) -> None:
         raise UsageError("--resume continues and --overwrite restarts: give one of them")
     check_target(job.out)
     if job.history is not None:
-        check_history(job.history)
+        check_target(job.history, HISTORY_SUFFIX)
     checkpoint = checkpoint_path(job.out)
     if job.overwrite:
         return

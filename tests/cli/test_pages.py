@@ -29,7 +29,7 @@ from stream_lstm.feed.security import Security, make_keys
 from stream_lstm.schema import SecurityConfig
 from stream_lstm.view import report
 
-from ..store.stores import Kept, series, ticks
+from ..store.stores import StoredSession, series, ticks
 from ..view.browser import path_of_chromium
 from .lines import ANY_PORT, started, until, write_csv
 
@@ -52,8 +52,8 @@ def made(tmp_path_factory):
             main()
     assert not ended.value.code
     for name, seed in (("one", 3), ("two", 4)):
-        with Kept(folder / f"{name}.db") as kept:
-            kept.give(ticks(np.cumsum(series(600, seed), axis=0)))
+        with StoredSession(folder / f"{name}.db") as kept:
+            kept.feed(ticks(np.cumsum(series(600, seed), axis=0)))
     return folder
 
 

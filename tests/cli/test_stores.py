@@ -130,7 +130,7 @@ def test_wrong_settings_a_store_in_use_and_a_bad_place_are_refused_before_it_com
     assert busy.code == 73
     assert f"in use by process {os.getpid()} on " in busy.err
     for code, place, more, words in (
-        (78, store, ("--horizon", 2), "was begun with horizon = 1, and now it is 2"),
+        (78, store, ("--horizon", 2), "was created with horizon = 1, but horizon = 2"),
         (74, tmp_path / "no" / "s.db", (), "there is no directory"),
         (74, tmp_path, (), "it is a directory"),
         (65, walk, (), "walk.csv"),
@@ -191,7 +191,7 @@ def test_the_commands_on_a_store(cli, walk, tmp_path):
     change(one, "UPDATE predictions SET p = 0.25 WHERE n = 300")
     bad = cli("verify", one, "--json")
     assert bad.code == 65
-    assert "are not what was written" in bad.err
+    assert "do not match their checksum" in bad.err
     reseal(one)
     bad = cli("verify", one, "--json")
     assert bad.code == 70
@@ -343,7 +343,7 @@ def test_what_cannot_be_recovered_is_refused_with_its_code(cli, walk, stores, tm
         (2, (damaged, "--to", whole), "exists; --overwrite replaces it"),
         (2, (damaged, "--to", new, "--keep", "all"), "--keep is newest or longest, not 'all'"),
         (2, (damaged,), "--to"),
-        (65, (walk, "--to", new), "nothing can be read of it"),
+        (65, (walk, "--to", new), "nothing can be read"),
         (66, (tmp_path / "no.db", "--to", new), "no such store"),
         (66, (tmp_path, "--to", new), "is a directory"),
         (74, (damaged, "--to", tmp_path / "no" / "new.db"), "there is no directory"),
@@ -365,6 +365,6 @@ def test_without_its_setup_nothing_is_of_use(cli, stores, tmp_path):
     change(stores[1], "UPDATE setup SET value = 'x' WHERE name = 'start'")
     done = cli("recover", stores[1], "--to", tmp_path / "new.db")
     assert done.code == 65
-    assert "the checksum of its weights to start from is wrong" in done.err
-    assert "Put back a copy, or start a new store" in done.err
+    assert "the checksum of its initial weights is wrong" in done.err
+    assert "Restore a backup, or start a new store" in done.err
     assert not list(tmp_path.glob("new.db*"))

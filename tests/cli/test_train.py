@@ -211,7 +211,7 @@ def test_a_diverging_training_keeps_what_was_there(cli, x, out):
     ("arguments", "code", "words"),
     [
         (("--out", "no/such/w.safetensors"), 74, "there is no directory no/such"),
-        (("--out", "w.npz"), 2, "weights are saved as .safetensors"),
+        (("--out", "w.npz"), 2, "the format is .safetensors"),
         (("--history", "h.csv"), 2, ".parquet"),
         (("--resume", "--overwrite"), 2, "give one of them"),
         (("--train-optimizer", "adamm"), 2, "did you mean 'adam'"),
