@@ -123,8 +123,12 @@ def test_one_thread_may_wait_for_subscribers_while_another_publishes():
 
 
 @contextlib.contextmanager
-def stalled():
-    """A publisher in whose queue there is no room, since its only subscriber reads nothing."""
+def unread():
+    """A publisher whose only subscriber reads nothing: its sends wait as soon as buffers are full.
+
+    Nothing shows from outside that the buffers are full, so a caller repeats its send until the
+    send fails.
+    """
     with (
         Publisher(
             ANY_PORT, columns=["x"], send_hwm=1, send_timeout_s=0.1, linger_s=0.0, heartbeats=False
@@ -133,18 +137,18 @@ def stalled():
         context.socket(zmq.SUB) as deaf,
     ):
         deaf.setsockopt(zmq.RCVHWM, 1)
+        deaf.setsockopt(zmq.RCVBUF, 4096)
         deaf.connect(out.endpoint)
         deaf.subscribe(b"")
         out.wait_for_subscribers(1, WAIT_S)
-        block = np.zeros((50_000, 1))
-        with contextlib.suppress(EndpointError):
-            while True:
-                out.publish("A", 0, block)
         yield out
 
 
+BLOCK = np.zeros((50_000, 1))
+
+
 def test_closing_ends_a_send_that_waits_in_another_thread():
-    with stalled() as out:
+    with unread() as out:
         out._send_timeout_s = WAIT_S
         waits, send = threading.Event(), out._send_frame
 
@@ -157,23 +161,31 @@ def test_closing_ends_a_send_that_waits_in_another_thread():
 
         out._send_frame = watched
 
+        def publish():
+            while True:
+                out.publish("A", 0, BLOCK)
+
         def close():
             assert waits.wait(WAIT_S)
             out.close()
 
-        (error,) = together(lambda: out.publish("A", 0, [1.0]), close)
+        (error,) = together(publish, close)
         assert isinstance(error, UsageError)
         assert "this Publisher is closed: make another one" in str(error)
         assert out._context.closed
 
 
 def test_heartbeats_do_not_wait_for_a_subscriber_that_reads_nothing():
-    with stalled() as out:
+    with unread() as out:
+        with pytest.raises(EndpointError, match="took nothing"):
+            while True:
+                out.publish("A", 0, BLOCK)
         out._heartbeat_due = 0.0
         assert out._beat_by_itself() > 0, "the next time is told, and no error raised"
-        out._heartbeat_due = 0.0
         with pytest.raises(EndpointError, match="took nothing"):
-            out.heartbeat()
+            while True:
+                out._heartbeat_due = 0.0
+                out.heartbeat()
 
 
 def test_a_closed_publisher_says_so_at_every_call():
