@@ -15,7 +15,7 @@ import numpy as np
 
 from stream_lstm.errors import DecodeError
 from stream_lstm.events import Label, Prediction, Score
-from stream_lstm.feed.records import (
+from stream_lstm.feed.protocol import (
     Frames,
     Heartbeat,
     Hello,
@@ -108,8 +108,8 @@ def valid(encoding: Encoding) -> Iterator[Frames]:
     """Yield a message of each kind."""
     rows = np.arange(6.0).reshape(3, 2)
     times = np.arange(3, dtype=np.int64)
-    yield encode_ticks("a", 1, rows[0], session="s", seq=1, encoding=encoding)
-    yield encode_ticks("a", times, rows, session="s", seq=2, encoding=encoding)
+    yield encode_ticks("a", 1, rows[0], run_id="s", seq=1, encoding=encoding)
+    yield encode_ticks("a", times, rows, run_id="s", seq=2, encoding=encoding)
     yield encode_label(Label("a", 10, 1.0, 5), encoding)
     yield encode_prediction(Prediction("a", 10, 5, 0.25, "s"), encoding)
     yield encode_score(Score("a", 10, 5, 0.25, 1, 1.4, 0.5, 0.5, "s"), encoding)
@@ -117,6 +117,6 @@ def valid(encoding: Encoding) -> Iterator[Frames]:
     for side in (
         Hello(),
         SnapshotRequest(),
-        ReplayRequest(stream="a", session="s", from_seq=1, to_seq=9),
+        ReplayRequest(stream="a", run_id="s", from_seq=1, to_seq=9),
     ):
         yield b"tick/a/", encode_side(side, encoding)

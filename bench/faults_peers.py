@@ -33,7 +33,7 @@ import msgspec
 import zmq
 
 from stream_lstm.events import Run, Ticks
-from stream_lstm.feed.records import encode_ticks
+from stream_lstm.feed.protocol import encode_ticks
 from stream_lstm.feed.subscriber import Subscriber
 from stream_lstm.schema import FeedConfig
 
@@ -350,7 +350,7 @@ class Daemon(Target):
             while due < now:
                 due += 1 / RATE
                 seq += 2 if self._lossy and self.sent % LOST_EVERY == LOST_EVERY - 1 else 1
-                frames = encode_ticks(STREAM, seq, [float(seq % 7)], session=STREAM, seq=seq)
+                frames = encode_ticks(STREAM, seq, [float(seq % 7)], run_id=STREAM, seq=seq)
                 self._feed.send_multipart(frames)
                 self.sent += 1
             if self._answers.poll(5):

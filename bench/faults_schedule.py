@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from stream_lstm.events import End, Gap, Label, Refusal, Run, SessionStart, Ticks
-from stream_lstm.feed.intake import Drain, Intake
-from stream_lstm.feed.records import (
+from stream_lstm.feed.intake import EventBatch, Intake
+from stream_lstm.feed.protocol import (
     Busy,
     Heartbeat,
     ReplayRequest,
@@ -59,7 +59,7 @@ class Source:
         self.run += 1
         self.session = f"s{self.run}"
         self.ring = Ring(len(COLUMNS), ticks=self._ring_ticks)
-        self.desk = RecoveryResponder(self.ring, self.session, COLUMNS, clock=self._clock)
+        self.responder = RecoveryResponder(self.ring, self.session, COLUMNS, clock=self._clock)
 
     def ticks(self, stream: str, count: int) -> tuple[Any, tuple[bytes, bytes]]:
         seq = self.sent[self.session, stream] + 1
@@ -67,7 +67,7 @@ class Source:
         t_ns = np.arange(seq, seq + count)
         values = value_of(self.session, stream, t_ns)[:, None]
         self.ring.append(stream, seq, t_ns, values)
-        frames = encode_ticks(stream, t_ns, values, session=self.session, seq=seq)
+        frames = encode_ticks(stream, t_ns, values, run_id=self.session, seq=seq)
         return ("ticks", stream, self.session, seq, count), frames
 
     def label(self, stream: str) -> tuple[Any, tuple[bytes, bytes]]:
@@ -258,7 +258,7 @@ class Schedule:
         message, frames = self._network.popleft()
         if message is not None:
             self.oracle.arrive(message)
-        drain = Drain()
+        drain = EventBatch()
         if not self.intake.take_next(frames[0], frames[1], drain):
             self.intake.take(frames, drain)
         self._note(drain)
@@ -270,15 +270,15 @@ class Schedule:
         snapshot = decode_reply(self._answers[-1])
         assert isinstance(snapshot, SnapshotReply)
         for stream, (_, due) in snapshot.streams.items():
-            self.oracle.arrive(("beat", stream, snapshot.session, due, False))
+            self.oracle.arrive(("beat", stream, snapshot.run_id, due, False))
         self._exchange()
 
     def _exchange(self, *, faultless: bool = False) -> None:
         """Let an answer arrive, then what is due be asked, and let some of it be answered."""
-        drain = Drain()
+        drain = EventBatch()
         if self._answers:
             self.intake.answer(0, self._answers.popleft(), drain, self.now)
-        self.recovery.turn(self.now)
+        self.recovery.poll(self.now)
         self.intake.release(drain, self.chance.randint(1, 8))
         self._note(drain)
         while self.recovery.outgoing:
@@ -288,7 +288,7 @@ class Schedule:
     def _ask(self, request: Request, *, faultless: bool) -> None:
         draw = 99 if faultless else self.chance.randrange(10)
         if isinstance(request, ReplayRequest) and draw < 2:
-            asked = request.stream, request.session, request.from_seq
+            asked = request.stream, request.run_id, request.from_seq
             if self._failing or asked not in self._failed:
                 self._failed.add(asked)
                 self.injected["busy" if draw else "lost"] += 1
@@ -296,7 +296,7 @@ class Schedule:
                     busy = Busy(retry_ms=self.chance.randrange(1000), stream=request.stream)
                     self._answers.append(encode_side(busy))
                 return
-        answer = self.source.desk.answer(b"peer", encode_side(request))
+        answer = self.source.responder.answer(b"peer", encode_side(request))
         assert answer is not None
         self._answers.append(answer)
 
@@ -312,7 +312,7 @@ class Schedule:
 
     # ---- what came of it ---------------------------------------------------------------
 
-    def _note(self, drain: Drain) -> None:
+    def _note(self, drain: EventBatch) -> None:
         for event in drain.finish():
             event = event.block() if isinstance(event, Run) else event
             if event.stream in self.came:
@@ -342,8 +342,8 @@ class Schedule:
         accepted = [(name, *e) for name in STREAMS for e in self.came[name] if e[0] == "tick"]
         found = [f"{e} twice" for e, times in Counter(accepted).items() if times > 1]
         counted = self.intake.counters
-        if self.recovery.held_bytes:
-            found.append(f"{self.recovery.held_bytes} bytes are still held")
+        if self.recovery.queued_bytes:
+            found.append(f"{self.recovery.queued_bytes} bytes are still queued")
         if counted.ticks != len(accepted):
             found.append(f"{counted.ticks} counted, {len(accepted)} accepted")
         for stream, events in self.came.items():

@@ -27,7 +27,7 @@ import msgspec
 import numpy as np
 import zmq
 
-from stream_lstm.feed.records import encode_ticks
+from stream_lstm.feed.protocol import encode_ticks
 from stream_lstm.feed.security import Security, read_pair
 from stream_lstm.schema import SecurityConfig
 
@@ -78,7 +78,7 @@ def messages(count: int, block: int) -> list[Message]:
         at = rows[k : k + block]
         one = values[at] if block > 1 else values[at[0]]
         when = stamps[k : k + block] if block > 1 else int(stamps[k])
-        out.append(encode_ticks(STREAM, when, one, session=SESSION, seq=k + 1))
+        out.append(encode_ticks(STREAM, when, one, run_id=SESSION, seq=k + 1))
     return out
 
 

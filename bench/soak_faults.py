@@ -102,7 +102,7 @@ class Soaked(Served):
             with Publisher(
                 self._ends[0],
                 columns=("x",),
-                session=session,
+                run_id=session,
                 recovery=self._ends[1],
                 heartbeat_s=0.5,
             ) as out:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import stream_lstm
 from stream_lstm.events import Expert, Expiry, Label, Prediction, Rollback, Score, Update
-from stream_lstm.feed.records import encode_prediction, encode_score
+from stream_lstm.feed.protocol import encode_prediction, encode_score
 from stream_lstm.records import Batch, fields_of
 from stream_lstm.store.journal import Journal
 from stream_lstm.store.reading import outputs
@@ -172,7 +172,7 @@ from pathlib import Path
 import numpy as np
 
 from stream_lstm.events import Label, Prediction, Score
-from stream_lstm.feed.records import encode_score
+from stream_lstm.feed.protocol import encode_score
 from stream_lstm.feed.wire import decode_score
 from stream_lstm.interop.frames import replay_frame
 from stream_lstm.store import schema

@@ -179,7 +179,7 @@ class RowOptions:
 
     def of(self, path: Path, name: str | None = None) -> InputFile:
         """Return the file at `path`; UsageError for an option that is invalid in itself."""
-        from ..feed.records import check_name
+        from ..feed.protocol import check_name
 
         name = path.name.split(".")[0] if name is None else name
         try:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..serve.signals import StopSwitch
 
 MAX_BLOCK = 65_536
-"""Ticks in one record, as `feed.records.MAX_BLOCK_ROWS`."""
+"""Ticks in one record, as `feed.protocol.MAX_BLOCK_ROWS`."""
 
 
 @options("security")
@@ -202,7 +202,7 @@ def bridge(
         record: dict[str, Any] = {
             "version": __version__,
             "url": url,
-            "session": publisher.session,
+            "session": publisher.run_id,
             "endpoint": publisher.endpoint,
             "recovery": publisher.recovery_endpoint,
             "columns": names,

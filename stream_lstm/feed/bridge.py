@@ -1,8 +1,8 @@
-"""Any other feed as one of ours: what comes of an asynchronous source goes out by a `Publisher`.
+"""Publishes the ticks of any asynchronous source with a `Publisher`.
 
-A source is whatever gives ticks to `async for`: a WebSocket, a consumer of Kafka, a generator. The
-daemon stays as it is, on the other side of a socket, where it may be started anew without the feed
-taking notice, and the ticks get the sequence numbers by which a loss shows.
+A source is anything that gives ticks to `async for`: a WebSocket, a Kafka consumer, a generator.
+The daemon is on the other side of a socket, so it can restart without the feed noticing, and the
+ticks get sequence numbers, which reveal losses.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from ..errors import DataError
+from ..typing import Float64s
 from .publisher import Publisher
 
 
@@ -27,10 +27,10 @@ class SourceTick(NamedTuple):
 
 
 class Source(Protocol):
-    """What gives ticks to `async for`; its end is that of its streams.
+    """Gives ticks to `async for`; when it ends, its streams end.
 
-    One that has an attribute `connected` gets no heartbeats sent while that is false, so that
-    subscribers see a silent feed. A thread of the publisher's reads it.
+    If a source has an attribute `connected`, no heartbeats are sent while it is false, so
+    subscribers see a silent feed. A thread of the publisher reads it.
     """
 
     def __aiter__(self) -> AsyncIterator[SourceTick]:
@@ -39,12 +39,11 @@ class Source(Protocol):
 
 
 async def bridge(source: Source, publisher: Publisher) -> int:
-    """Publish what a source gives until it ends, and say of each stream that it has ended.
+    """Publish the ticks of a source until it ends, and then the end of each stream.
 
-    Returns the number of ticks. The publisher sends its heartbeats meanwhile, but for times when
-    the source is not connected. An error of the source's, or a cancellation, passes through, and
-    no end is said then. A subscriber that cannot keep up holds the source up, as `Publisher` has
-    it. Raises DataError for what is no tick: another type, a time that is not a whole number,
+    Returns the number of ticks. An error of the source, or a cancellation, passes through, and no
+    end is published then. A subscriber that cannot keep up makes the source wait, see `Publisher`.
+    Raises DataError for an invalid tick: another type, a time that is not a whole number, or
     values that are not numbers.
     """
     count = 0
@@ -59,11 +58,11 @@ async def bridge(source: Source, publisher: Publisher) -> int:
     return count
 
 
-def _checked(tick: object, count: int) -> tuple[str, int, npt.NDArray[np.float64]]:
-    """Return the stream, time and values (C,) of a tick, the source's `count`-th, from 0 on."""
+def _checked(tick: object, count: int) -> tuple[str, int, Float64s]:
+    """Return the stream, time and values (C,) of the source's tick number `count`, from 0."""
     if not isinstance(tick, SourceTick):
         found = type(tick).__name__
-        raise DataError(f"what the source gave as tick {count} is no SourceTick, but {found}")
+        raise DataError(f"tick {count} of the source is not a SourceTick, but {found}")
     where = f"tick {count} of the source, of the stream {tick.stream!r}"
     try:
         t_ns = operator.index(tick.t_ns)

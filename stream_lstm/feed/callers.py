@@ -1,24 +1,16 @@
-"""Who may use an object that owns sockets, and when: theory of operation.
+"""Checks of callers: argument types, and who may use an object that owns sockets.
 
-ZeroMQ sockets are not safe from several threads, and they do not survive a fork: the child has the
-memory of a socket without the threads that serve it. Each object that owns sockets has a `Turns`.
+ZeroMQ sockets are not thread-safe and do not survive a fork. Each object that owns sockets has a
+`Usage`. A call tests `blocked` and sets it to BUSY without any call in between: the interpreter
+switches threads and runs signal handlers only at calls and loop ends, so test and set are atomic.
 
-`barred` says why the object cannot be used at the moment; it is empty where it can. A call tests
-it and sets it to BUSY, without any call in between: the interpreter switches threads and runs
-signal handlers only at calls and at the ends of loops, so nothing comes between. A publisher holds
-`lock` meanwhile, so that other threads wait; the lock is reentrant, so that a signal handler finds
-BUSY in place of waiting for the thread that it interrupted. A reader has no lock: a second thread
-is refused, because two readers of one socket would tear the order of its events apart.
+A publisher also takes `lock`, so other threads wait. The lock is reentrant: a signal handler finds
+BUSY instead of a deadlock. A reader has no lock and rejects a second thread, because two readers
+of one socket would mix up the order of its events.
 
-Closing sets `closing`. Where a call is in progress it is that call which closes the sockets when
-it ends: no socket is closed under the thread that uses it.
-
-A child process finds everything barred that its parent had made.
-
-Arguments of the public calls: what is no time, whole number, text or list of names is refused.
-
-Each function returns its argument in the form that the code behind it relies on, or raises
-UsageError that names the argument, what it was and what it has to be.
+`close` sets `closing`. A call in progress then closes the sockets itself when it ends, so no
+socket is closed under the thread that uses it. In a forked child every object of the parent is
+blocked.
 """
 
 from __future__ import annotations
@@ -38,11 +30,11 @@ from ..errors import UsageError
 from ..forks import call_in_child
 
 MAX_INT = 2**31 - 1
-"""Of an option of libzmq."""
+"""Largest value of a libzmq option."""
 
 
 def seconds(name: str, value: object) -> float:
-    """Return a time to wait in seconds: infinite for None, 0 for what is in the past."""
+    """Return a waiting time in seconds: None is infinite, negative times are 0."""
     if value is None:
         return math.inf
     if isinstance(value, Real):
@@ -59,7 +51,7 @@ def seconds(name: str, value: object) -> float:
 
 
 def milliseconds(wait_s: float) -> int:
-    """Return a time for libzmq, rounded up; it waits without limit for -1."""
+    """Return a time for libzmq, rounded up; -1 waits without limit."""
     return math.ceil(wait_s * 1000) if wait_s * 1000 < MAX_INT else -1
 
 
@@ -75,14 +67,14 @@ def whole(name: str, value: Any, least: int) -> int:
 
 
 def text(name: str, value: object) -> str:
-    """Return a text."""
+    """Return `value` if it is text."""
     if not isinstance(value, str):
         raise UsageError(f'{name}={value!r:.60}: write text, such as "tcp://127.0.0.1:5555"')
     return value
 
 
 def names(name: str, value: object) -> tuple[str, ...]:
-    """Return a list of names; one text alone would be taken for a list of letters."""
+    """Return a list of names; a single string is rejected, not split into letters."""
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise UsageError(f'{name}={value!r:.60}: write a list of names, such as ["bid", "ask"]')
     found = tuple(value)
@@ -97,21 +89,20 @@ CLOSED = "closed"
 FORKED = "forked"
 
 
-class Turns:
-    """The state of one object; see the module.
+class Usage:
+    """Who may use one object; see the module.
 
-    name: what the object is called in messages. rule: what a caller that finds it in use did, and
-    what to do.
+    name: of the object, for messages. rule: what a caller that finds it in use should do.
     """
 
-    __slots__ = ("__weakref__", "barred", "closing", "forked", "lock", "name", "rule")
+    __slots__ = ("__weakref__", "blocked", "closing", "forked", "lock", "name", "rule")
 
     def __init__(self, name: str, rule: str) -> None:
         self.name, self.rule = name, rule
         self.lock = threading.RLock()
-        self.barred = ""
+        self.blocked = ""
         self.closing = self.forked = False
-        _made.add(self)
+        _all_usages.add(self)
 
     def refuse(self) -> NoReturn:
         """Raise UsageError that says why the object cannot be used, and what to do."""
@@ -127,31 +118,31 @@ class Turns:
         raise UsageError(f"this {name} is in use: {self.rule}")
 
     @contextlib.contextmanager
-    def held(self, shut: Callable[[], object]) -> Iterator[None]:
-        """Hold the object; `shut` closes it at the end where that was asked for meanwhile.
+    def exclusive(self, shut: Callable[[], object]) -> Iterator[None]:
+        """Use the object alone; call `shut` at the end if it was closed meanwhile.
 
-        The calls that are made most often do the same without a context manager.
+        The most frequent calls do the same inline, without the cost of a context manager.
         """
-        if self.barred:
+        if self.blocked:
             self.refuse()
-        self.barred = BUSY
+        self.blocked = BUSY
         try:
             yield
         finally:
-            self.barred = ""
+            self.blocked = ""
             if self.closing:
                 shut()
 
-    def forget_parent(self) -> None:
-        """Bar the object in a child process."""
-        self.lock = threading.RLock()  # the copy of the parent's may be held by no thread of ours
-        self.barred, self.forked = FORKED, True
+    def block_in_child(self) -> None:
+        """Block the object in a child process."""
+        self.lock = threading.RLock()  # no thread of the child would release the parent's
+        self.blocked, self.forked = FORKED, True
 
 
 def is_signalled(descriptors: Iterable[int], timeout_s: float) -> bool:
-    """Return whether one of libzmq's descriptors reports within a time that its socket has news.
+    """Return whether one of libzmq's descriptors becomes readable in time.
 
-    Any thread may watch a descriptor, where only the one whose turn it is may ask the socket.
+    Any thread may watch a descriptor; only the current user of a socket may ask the socket.
     """
     poller = zmq.Poller()
     for descriptor in descriptors:
@@ -159,12 +150,12 @@ def is_signalled(descriptors: Iterable[int], timeout_s: float) -> bool:
     return bool(poller.poll(milliseconds(timeout_s)))
 
 
-_made: weakref.WeakSet[Turns] = weakref.WeakSet()
+_all_usages: weakref.WeakSet[Usage] = weakref.WeakSet()
 
 
-def _forked() -> None:
-    for turns in list(_made):
-        turns.forget_parent()
+def _block_all_in_child() -> None:
+    for usage in list(_all_usages):
+        usage.block_in_child()
 
 
-call_in_child(_forked)
+call_in_child(_block_all_in_child)

@@ -1,14 +1,12 @@
-"""Tables of text (CSV, TSV), read by Arrow at speed and line by line where it stumbles.
+"""Tables of text (CSV, TSV) as a stream of rows: parsed by Arrow, and line by line if it fails.
 
-The file comes in runs of whole lines. Arrow parses a run with the wanted columns typed. Its
-result counts only if it has exactly one row for each line: blank lines, quotes over several
-lines, wrong field counts and cells that Arrow will not have all show as an error or another
-count, and then the run is read again line by line, which is slow and names every bad cell. In a
-run that Arrow did parse, only lines with a null or a number that is not finite are looked at.
+The file is read in runs of complete lines, in bounded memory. Arrow parses a run with typed
+columns. Its result counts only if it has exactly one row for each line: blank lines, quotes across
+lines, wrong field counts and cells that Arrow rejects all cause an error or another count. Then
+the run is parsed line by line, which is slow and names every bad cell. In a run that Arrow did
+parse, only lines with a null or a number that is not finite are checked again.
 
-A cell cannot hold a newline: one line is one row, so that line numbers are true.
-
-A text file, compressed or not, as runs of whole lines in bounded memory.
+A cell cannot contain a newline: one line is one row, so line numbers are correct.
 """
 
 from __future__ import annotations
@@ -28,11 +26,11 @@ from ..errors import DataError, OutputError
 from .reader import (
     BadRow,
     RawRows,
+    Reader,
+    Selection,
     check_foreign,
     check_header,
-    check_key,
     check_labelled,
-    check_names,
     fault,
     header,
     is_number,
@@ -40,31 +38,28 @@ from .reader import (
     keys_of,
     no_numbers,
     not_finite,
-    numeric_columns,
     usable,
 )
-from .times import TimeColumn, TimeUnit
+from .times import TimeColumn
 
 MAX_LINE_BYTES = 1 << 20
-"""A longer line is no table of numbers; this bounds what is held while looking for its end."""
+"""A longer line is not a row of numbers; this bounds memory while looking for its end."""
 
-MARKS = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd", "": b""}
-"""What a file begins with, by its compression."""
+MAGIC = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd", "": b""}
+"""First bytes of a file, by its compression."""
 
 
 class LineChunks:
-    """Iterate over runs of whole lines, each line closed by a newline, the last one too.
+    """Iterate over runs of complete lines; every line ends with a newline, the last one too.
 
-    compression: "gzip", "zstd", or "" for none.
-    read_bytes: decompressed bytes taken at a time.
+    compression: "gzip", "zstd", or "" for none. read_bytes: decompressed bytes of one read.
 
-    Raises DataError where the compressed file is damaged or cut short, or a line is too long.
+    Raises DataError if the compressed file is damaged or cut short, or a line is too long.
     """
 
     def __init__(self, path: Path, compression: str, read_bytes: int) -> None:
         self.path = path
-        self.lines_given = 0
-        self.bytes_total = path.stat().st_size
+        self._lines = 0
         self._read_bytes = read_bytes
         self._compression = compression
         self._closed_at = 0
@@ -75,50 +70,47 @@ class LineChunks:
 
     @property
     def bytes_read(self) -> int:
-        """Bytes of the file consumed so far."""
+        """Bytes of the file read so far."""
         return self._closed_at if self._raw.closed else int(self._raw.tell())
 
     def __iter__(self) -> Iterator[bytes]:
         rest = b""
         while data := self._read():
-            cut = data.rfind(b"\n") + 1
-            if cut:
-                yield self._give(rest + data[:cut])
-                rest = data[cut:]
+            end = data.rfind(b"\n") + 1
+            if end:
+                yield self._count(rest + data[:end])
+                rest = data[end:]
             else:
                 rest += data
             if len(rest) > MAX_LINE_BYTES:
                 message = f"is longer than {MAX_LINE_BYTES} bytes: is this a text file?"
-                raise DataError(f"{self.path}, line {self.lines_given + 1} {message}")
+                raise DataError(f"{self.path}, line {self._lines + 1} {message}")
         if rest:
-            yield self._give(rest + b"\n")
+            yield self._count(rest + b"\n")
 
-    def _give(self, chunk: bytes) -> bytes:
-        self.lines_given += chunk.count(b"\n")
+    def _count(self, chunk: bytes) -> bytes:
+        self._lines += chunk.count(b"\n")
         return chunk
 
     def _read(self) -> bytes:
         try:
             data: bytes = self._stream.read(self._read_bytes)
         except OSError as error:
-            # Arrow sets errno for the operating system's errors only, not for its decoders'
+            # Arrow sets errno only for errors of the operating system, not of its decoders
             if error.errno:
                 raise OutputError(f"cannot read {self.path}: {error}") from None
-            if not self.lines_given and (name := self._other_kind()):
+            if not self._lines and not self._has_magic():
+                kind = self._compression
                 raise DataError(
-                    f"{self.path} is no {name} file, though it is called one"
+                    f"{self.path} is not a {kind} file, despite its name: rename it"
                 ) from None
-            message = (
-                f"{self.path} is damaged or cut short behind line {self.lines_given}: {error}"
-            )
+            message = f"{self.path} is damaged or cut short after line {self._lines}: {error}"
             raise DataError(message) from None
         return data
 
-    def _other_kind(self) -> str:
-        """Return the compression that the file should have where it has not even its mark."""
+    def _has_magic(self) -> bool:
         with self.path.open("rb") as file:
-            begins = file.read(4)
-        return "" if begins.startswith(MARKS[self._compression]) else self._compression
+            return file.read(4).startswith(MAGIC[self._compression])
 
     def close(self) -> None:
         """Close the file."""
@@ -128,87 +120,74 @@ class LineChunks:
 
 
 SAMPLE_LINES = 1000
-"""Lines at the start that say which columns are numeric and what times look like."""
+"""Lines at the start that show which columns are numeric and the form of times."""
 
 BYTES_PER_ROW = 64
-"""A usual row; sets how much is read at a time."""
+"""A usual row; determines how much is read at a time."""
 
 MIN_READ_BYTES, MAX_READ_BYTES = 4 << 10, 4 << 20
 
 
-class CsvReader:
+class CsvReader(Reader):
     """A CSV or TSV file with a header.
 
-    columns: the wanted ones in order, or None for all numeric ones but the time.
     compression: "gzip", "zstd", or "" for none.
 
-    Raises ConfigurationError for a column that is not there, and DataError for a file without
-    header or rows.
+    Raises ConfigurationError for a missing column, and DataError for a file without header or
+    rows.
     """
 
     row_word = "line"
 
     def __init__(
-        self,
-        path: Path,
-        *,
-        columns: Sequence[str] | None,
-        time: str | None,
-        time_unit: TimeUnit,
-        chunk_rows: int,
-        compression: str,
-        delimiter: str,
-        optional: Sequence[str] = (),
-        key: str | None = None,
+        self, path: Path, selection: Selection, *, compression: str, delimiter: str
     ) -> None:
-        self.path = path
-        self._key = key
-        self._optional = optional
+        super().__init__(path, selection)
         self._delimiter = delimiter
-        size = min(max(chunk_rows * BYTES_PER_ROW, MIN_READ_BYTES), MAX_READ_BYTES)
+        size = min(max(selection.chunk_rows * BYTES_PER_ROW, MIN_READ_BYTES), MAX_READ_BYTES)
         self._lines = LineChunks(path, compression, size)
-        self.bytes_total = self._lines.bytes_total
         try:
-            self._open(columns, time, time_unit)
+            self._open()
         except BaseException:
             self.close()
             raise
 
-    def _open(self, columns: Sequence[str] | None, time: str | None, time_unit: TimeUnit) -> None:
+    def _open(self) -> None:
+        selection = self.selection
         chunks = iter(self._lines)
         self.columns, rest, self._first_line = header(self.path, chunks, self._delimiter)
-        separator = self._delimiter
-        check_header(self.path, self.columns, separator, columns or (), time, self._key)
-        check_key(self.path, self._key, columns or (), time)
+        check_header(self.path, self.columns, self._delimiter, selection)
         for first in itertools.chain([rest], chunks):
             if first.strip():
                 break
             self._first_line += first.count(b"\n")
         else:
-            raise DataError(f"{self.path} holds a header and no rows")
+            raise DataError(f"{self.path} has a header and no rows")
         self._chunks = itertools.chain([first], chunks)
         lines = enumerate(_split(first)[:SAMPLE_LINES], self._first_line)
         numbered = [(number, self._sample(line)) for number, line in lines if line.strip()]
-        sample = [row for _, row in numbered]
-        if columns is None:
+        numeric: list[str] = []
+        if selection.columns is None:
+            sample = [row for _, row in numbered]
             check_labelled(self.path, self.columns)
             numeric = list(self._numeric(sample))
             if not numeric:
-                check_foreign(self.path, self.columns, separator)
+                check_foreign(self.path, self.columns, self._delimiter)
                 raise DataError(no_numbers(self.path, self.columns, sample))
-            columns = numeric_columns(self.path, numeric, time)
-            check_names(self.path, self.columns, columns, time)
-        self.value_columns = tuple(columns)
+        self.value_columns = selection.value_columns(self.path, self.columns, numeric)
         self._places = [self.columns.index(name) for name in self.value_columns]
-        self._time_place = None if time is None else self.columns.index(time)
-        self._key_place = None if self._key is None else self.columns.index(self._key)
-        self._times = TimeColumn(time_unit)
+        self._time_place = self._place(selection.time)
+        self._key_place = self._place(selection.key)
+        self._times = TimeColumn(selection.time_unit)
         self._settle_times(numbered)
         self._convert_options = self._arrow_options()
 
+    def _place(self, name: str | None) -> int | None:
+        return None if name is None else self.columns.index(name)
+
     @property
     def bytes_read(self) -> int:
-        """Bytes of the file consumed so far, compressed ones where it is compressed."""
+        """Bytes of the file read so far."""
         return self._lines.bytes_read
 
     def close(self) -> None:
@@ -216,7 +195,7 @@ class CsvReader:
         self._lines.close()
 
     def chunks(self) -> Iterator[RawRows]:
-        """Give the rows in runs of some megabytes of text."""
+        """Give the rows in runs."""
         line = self._first_line
         for chunk in self._chunks:
             yield self._parse_fast(chunk, line) or self._parse_slow(chunk, line)
@@ -230,20 +209,21 @@ class CsvReader:
                 yield name
 
     def _settle_times(self, sample: Sequence[tuple[int, Sequence[str]]]) -> None:
+        """Let the first valid time of the sample settle the form of times."""
         if self._time_place is None:
             return
-        first = "it is empty"
+        first = ""
         for line, row in sample:
             cell = row[self._time_place] if self._time_place < len(row) else ""
             try:
                 self._times.settle(cell)
             except ValueError as error:
-                if cell.strip() and first == "it is empty":
-                    first = f"line {line}: {error}"
+                if cell.strip():
+                    first = first or f"line {line}: {error}"
             else:
                 return
         name = self.columns[self._time_place]
-        raise DataError(f"{self.path}: no time in column {name!r}: {first}")
+        raise DataError(f"{self.path}: no time in column {name!r}: {first or 'it is empty'}")
 
     def _arrow_options(self) -> Any:
         types = {str(place): pa.float64() for place in self._places}
@@ -257,7 +237,7 @@ class CsvReader:
         )
 
     def _parse_fast(self, chunk: bytes, line: int) -> RawRows | None:
-        """Let Arrow parse the run; None if the lines must be looked at one by one."""
+        """Parse the run with Arrow; None if it has to be parsed line by line."""
         try:
             table = pyarrow.csv.read_csv(
                 pa.BufferReader(chunk),
@@ -274,22 +254,22 @@ class CsvReader:
                 return None
             values = np.empty((count, len(self._places)))
             for column, place in enumerate(self._places):
-                values[:, column] = _floats(_array(table, place))
+                # a time that is also a value has another type
+                floats = _array(table, place).cast(pa.float64(), safe=False)
+                values[:, column] = floats.to_numpy(zero_copy_only=False)
         except pa.ArrowException:
             return None
         t_ns, ok = np.zeros(count, np.int64), np.ones(count, np.bool_)
         if self._time_place is not None:
             t_ns, ok = self._times.convert(_array(table, self._time_place))
         keys = None if self._key_place is None else keys_of(_array(table, self._key_place))
-        ok &= usable(values, self.value_columns, self._optional)
-        ok &= True if keys is None else keys.codes >= 0
+        ok &= usable(values, self.value_columns, self.selection.optional)
+        if keys is not None:
+            ok &= keys.codes >= 0
         rows = np.arange(line, line + count)
-        if ok.all():
-            return RawRows(t_ns, values, rows, (), keys)
-        lines = _split(chunk)
+        lines = _split(chunk) if not ok.all() else []
         bad = [BadRow(int(at), self._fault(lines[at])) for at in np.flatnonzero(~ok)]
-        known = all(row.reason for row in bad)
-        return RawRows(t_ns, values, rows, bad, keys) if known else None
+        return RawRows(t_ns, values, rows, bad, keys) if all(b.reason for b in bad) else None
 
     def _parse_slow(self, chunk: bytes, line: int) -> RawRows:
         """Parse the run line by line."""
@@ -308,11 +288,11 @@ class CsvReader:
             except ValueError as error:
                 bad.append(BadRow(index, str(error)))
         rows = np.array([number for number, _ in lines], np.int64)
-        keys = None if self._key is None else keys_from(names)
+        keys = None if self._key_place is None else keys_from(names)
         return RawRows(t_ns, values, rows, bad, keys)
 
     def _fault(self, line: bytes) -> str:
-        """Return what is wrong with a line, "" if nothing is."""
+        """Return why a line cannot be used, "" if it can."""
         try:
             self._parse_line(line)
         except ValueError as error:
@@ -320,43 +300,40 @@ class CsvReader:
         return ""
 
     def _parse_line(self, line: bytes) -> tuple[int, list[float], str]:
-        """Return time, values and stream of one line; ValueError says what is wrong with it."""
+        """Return time, values and stream of one line; ValueError says why it cannot be used."""
         try:
-            cells = self._fields(line, strict=True)
+            cells = self._cells(line, strict=True)
         except csv.Error as error:
-            raise ValueError(f"no row of a table: {error}") from None
+            raise ValueError(f"not a row of a table: {error}") from None
         if len(cells) != len(self.columns):
             raise ValueError(f"{len(cells)} fields, but the header has {len(self.columns)}")
-        place = self._time_place
-        return (
-            0 if place is None else self._time(cells[place]),
-            [self._value(self.columns[place], cells[place]) for place in self._places],
-            "" if self._key_place is None else self._name(cells[self._key_place]),
-        )
-
-    def _name(self, cell: str) -> str:
-        if why := fault(cell):
-            raise ValueError(f"column {self._key!r}: {why}")
-        return cell
+        time, name = 0, ""
+        if self._time_place is not None:
+            try:
+                time = self._times.parse(cells[self._time_place])
+            except ValueError as error:
+                raise ValueError(f"column {self.selection.time!r}: {error}") from None
+        values = [self._value(self.columns[place], cells[place]) for place in self._places]
+        if self._key_place is not None:
+            name = cells[self._key_place]
+            if why := fault(name):
+                raise ValueError(f"column {self.selection.key!r}: {why}")
+        return time, values, name
 
     def _value(self, column: str, cell: str) -> float:
-        missing = column in self._optional and cell.strip().lower() in ("", "nan")
-        return math.nan if missing else _number(column, cell)
-
-    def _time(self, cell: str) -> int:
-        try:
-            return self._times.parse(cell)
-        except ValueError as error:
-            assert self._time_place is not None
-            raise ValueError(f"column {self.columns[self._time_place]!r}: {error}") from None
+        if column in self.selection.optional and cell.strip().lower() in ("", "nan"):
+            return math.nan
+        if not is_number(cell) or not math.isfinite(float(cell)) or "_" in cell:
+            raise ValueError(not_finite(column, cell))
+        return float(cell)
 
     def _sample(self, line: bytes) -> list[str]:
         try:
-            return self._fields(line)
+            return self._cells(line)
         except csv.Error:
             return []
 
-    def _fields(self, line: bytes, *, strict: bool = False) -> list[str]:
+    def _cells(self, line: bytes, *, strict: bool = False) -> list[str]:
         text = line.decode("utf-8", "replace").rstrip("\r")
         return next(csv.reader([text], delimiter=self._delimiter, strict=strict), []) or [""]
 
@@ -374,20 +351,5 @@ def _split(chunk: bytes) -> list[bytes]:
     return chunk.split(b"\n")[:-1]
 
 
-def _number(column: str, text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number) or "_" in text:
-        raise ValueError(not_finite(column, text))
-    return number
-
-
 def _array(table: Any, place: int) -> Any:
     return pa.concat_arrays(table.column(str(place)).chunks)
-
-
-def _floats(array: Any) -> Any:
-    """Return float64, NaN where null; a time that is also a value comes as another type."""
-    return array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)

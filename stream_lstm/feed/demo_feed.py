@@ -1,11 +1,9 @@
-"""A publisher of a synthetic series in a process of its own: the feed of `stream-lstm demo`.
+"""A publisher of a synthetic series in its own process: the feed of `stream-lstm demo`.
 
 `python -m stream_lstm.feed.demo_feed` binds a port that the system chooses, prints the endpoint
-as its only line, waits for a subscriber, sends single ticks at the speed asked for, says END and
-leaves. It also leaves when its standard input is closed, so that it never outlives whoever
-started it, however that one ended.
-
-A feed that another process started must not outlive it, however that one ended.
+as its only line, waits for a subscriber, sends single ticks at the given speed and then END. It
+also exits when its standard input is closed, so it never outlives the process that started it,
+however that one ended.
 """
 
 from __future__ import annotations
@@ -22,34 +20,33 @@ from .synthetic import HiddenLevel
 
 STDIN = 0
 
-
-def leave_with_parent() -> None:
-    """End this process, from now on, as soon as its standard input is closed."""
-    threading.Thread(target=_watch, daemon=True).start()
-
-
-def _watch() -> None:
-    # not through sys.stdin, whose lock would be held when the interpreter ends
-    while os.read(STDIN, 1):
-        pass
-    os._exit(0)
-
-
 ENDPOINT = "tcp://127.0.0.1:*"
 
 WAIT_S = 120.0
 """For the subscriber, which compiles first; longer than a slow machine takes."""
 
 
+def leave_with_parent() -> None:
+    """Exit this process as soon as its standard input is closed."""
+    threading.Thread(target=_exit_at_end_of_input, daemon=True).start()
+
+
+def _exit_at_end_of_input() -> None:
+    # not through sys.stdin, whose lock would be held when the interpreter ends
+    while os.read(STDIN, 1):
+        pass
+    os._exit(0)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Publish, as the command line says."""
+    """Publish as the command line says."""
     parser = argparse.ArgumentParser(prog="demo_feed", description=__doc__)
     parser.add_argument("--seed", type=int, required=True, help="of the series")
     parser.add_argument("--speed", type=float, required=True, help="elements a second")
     parser.add_argument("--count", type=int, required=True, help="elements in all")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     leave_with_parent()
-    publish(HiddenLevel(given.seed), given.speed, given.count)
+    publish(HiddenLevel(options.seed), options.speed, options.count)
 
 
 def publish(source: HiddenLevel, speed: float, count: int) -> None:
@@ -59,10 +56,7 @@ def publish(source: HiddenLevel, speed: float, count: int) -> None:
         print(publisher.endpoint, flush=True)  # noqa: T201 - the parent reads it
         publisher.wait_for_subscribers(1, WAIT_S)
         pacer = Pacer(
-            Speed("rate", speed),
-            clock=time.monotonic,
-            nap=time.sleep,
-            idle=lambda: False,
+            Speed("rate", speed), clock=time.monotonic, nap=time.sleep, idle=lambda: False
         )
         for k in range(count):
             pacer.wait(k, 0)

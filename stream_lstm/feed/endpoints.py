@@ -1,10 +1,10 @@
-"""Sockets: their options, binding and connecting, with errors that say which endpoint and why.
+"""Sockets: their options, binding and connecting, with errors that name the endpoint and reason.
 
-Every socket is made by `open_socket`, and bound by `Binding` or connected by `Connections`:
-options, keys and the guard against floods are set there and nowhere else.
+`open_socket` creates every socket, and `Binding` or `Connections` attaches it: options, keys and
+the guard against floods are set here only.
 
-libzmq lets a second process bind an `ipc://` path and take it from the first without a word, so
-a lock on a file beside the path stands for it.
+libzmq silently gives an `ipc://` path to a second process that binds it, so a lock on a file
+beside the path protects the path.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from .guard import Inbound, Redial, guard_of
 from .security import Security, Socket, refused_endpoint
 
 KEEPALIVE = {zmq.TCP_KEEPALIVE_IDLE: 10, zmq.TCP_KEEPALIVE_INTVL: 5, zmq.TCP_KEEPALIVE_CNT: 3}
-"""A peer that is cut off without a word is dropped after 25 seconds, not in hours."""
+"""A peer that is cut off silently is dropped after 25 seconds, not after hours."""
 
 MAX_PORT = 65_535
 
 HANDSHAKE_S = 10.0
-"""For a peer to say who it is; a stopped one tries again when it goes on."""
+"""For a peer's handshake; a stopped process tries again when it continues."""
 
 CONNECT_S = 5.0
 """For a connection to be made; the kernel would try for two minutes."""
@@ -35,15 +35,15 @@ CONNECT_S = 5.0
 RECONNECT_S = (0.1, 1.0)
 """A publisher that was away is dialled at least once a second."""
 
-ALL = 0
-"""The high-water mark of a SUB socket for what it sends, its subscriptions: libzmq drops those
-above one without a word, at every connection. There are no more of them than we asked for."""
+UNLIMITED = 0
+"""The high-water mark of a SUB socket for its subscriptions: libzmq silently drops those above
+it, at every connection. Their number is bounded by what we ask for."""
 
-ASKING_BYTES = 1024
-"""Of one frame from whoever connects to a publisher: a topic, or a step of the handshake."""
+MAX_REQUEST_FRAME = 1024
+"""Bytes of one frame from a peer of a publisher: a topic, or a step of the handshake."""
 
-ASKING_BUFFER = 65_536
-"""Bytes that the kernel holds for us of what subscribers ask: they outlast a connection's end."""
+REQUEST_BUFFER = 65_536
+"""Bytes of a peer's requests in the kernel: they outlast the end of a connection."""
 
 
 def open_socket(
@@ -53,18 +53,17 @@ def open_socket(
     send_hwm: int = 1000,
     receive_hwm: int = 1000,
     linger_s: float = 0.0,
-    max_frame_bytes: int = ASKING_BYTES,
+    max_frame_bytes: int = MAX_REQUEST_FRAME,
     receive_buffer: int | None = None,
 ) -> Socket:
-    """Return a socket of a kind, such as `zmq.SUB`, with every option that is not about keys.
+    """Return a socket of a kind, such as `zmq.SUB`, with all options except keys.
 
     send_hwm, receive_hwm: messages that may wait for, and from, one peer. linger_s: seconds that
     closing waits for what is queued. max_frame_bytes: a peer that sends more is dropped.
-    receive_buffer: bytes that the kernel may hold; None leaves it to grow as it sees fit.
+    receive_buffer: bytes in the kernel; with None it grows as needed.
 
-    The kernel asks whether a peer is still there, not libzmq: a subscriber whose queue is full
-    reads nothing, not even libzmq's pings, and would be dropped with all that is queued for it
-    just because it is slow.
+    The kernel checks whether a peer is still there, not libzmq: a subscriber with a full queue
+    does not read libzmq's pings either, and would be dropped just because it is slow.
     """
     socket: Socket = context.socket(kind)
     options = {
@@ -88,13 +87,13 @@ def open_socket(
 
 
 class Binding:
-    """A bound endpoint; `endpoint` is the actual one, its port chosen where `*` was given.
+    """A bound endpoint; `endpoint` is the actual one, with the port that the system chose for `*`.
 
-    security: keys, without which only an address of this machine alone is bound. inbound:
-    what the owner of a socket with requests keeps up to date; without it peers only subscribe.
+    security: keys; without them only an address of this machine is bound. inbound: updated by
+    the owner of a socket that takes requests; None if peers only subscribe.
 
-    Raises EndpointError if it cannot be bound, and ConfigurationError if it must not be. `close`
-    after the socket.
+    Raises EndpointError if it cannot be bound, and ConfigurationError if it must not be. Call
+    `close` after the socket is closed.
     """
 
     def __init__(
@@ -112,21 +111,20 @@ class Binding:
         self.endpoint = socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
     def close(self) -> None:
-        """Let go of the lock."""
+        """Release the lock of an `ipc://` path."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
 
 class Connections:
-    """The connections of a socket to some endpoints, made now or whenever the peers appear.
+    """Connections of a socket to endpoints, made as soon as the peers are there.
 
-    inbound: what the owner of the socket keeps up to date; see there. The owner calls `tend` where
-    `restless` is set, and at least every PIECE_S seconds: an endpoint that libzmq has given up is
-    dialled again then.
+    inbound: updated by the owner of the socket. The owner calls `maintain` when `redial.pending`
+    is set, and at least every MAX_WAIT_S seconds, to redial endpoints that libzmq has given up.
 
-    Raises EndpointError for an endpoint that never can be connected to, and ConfigurationError
-    where the key that a server must have cannot be read.
+    Raises EndpointError for an endpoint that can never be connected to, and ConfigurationError if
+    the key of a server cannot be read.
     """
 
     def __init__(
@@ -139,8 +137,8 @@ class Connections:
         for endpoint in endpoints:
             _connect(socket, endpoint, security)
 
-    def tend(self, now: float) -> bool:
-        """Dial what is due, and return whether something was; `now` is in seconds, monotonic."""
+    def maintain(self, now: float) -> bool:
+        """Dial the endpoints that are due; return whether any was. `now`: seconds, monotonic."""
         stale, due = self.redial.due(now)
         for endpoint in stale:
             with contextlib.suppress(zmq.ZMQError):
@@ -155,7 +153,7 @@ class Connections:
 
 def _connect(socket: Socket, endpoint: str, security: Security) -> None:
     _check_port(endpoint, "connect to", lowest=1)
-    security.call(socket, endpoint)
+    security.connect(socket, endpoint)
     try:
         socket.connect(endpoint)
     except (zmq.ZMQError, ValueError, TypeError) as error:
@@ -163,7 +161,7 @@ def _connect(socket: Socket, endpoint: str, security: Security) -> None:
 
 
 def _check_port(endpoint: str, verb: str, *, lowest: int) -> None:
-    # libzmq takes 70000 modulo 65536, and waits for ever to connect to port 0
+    # libzmq takes 70000 modulo 65536, and tries endlessly to connect to port 0
     scheme, _, port = endpoint.rpartition(":")
     if scheme.startswith("tcp://") and port.isdecimal() and not lowest <= int(port) <= MAX_PORT:
         raise refused_endpoint(verb, endpoint, ValueError(f"{port} is not a port"))
@@ -176,7 +174,7 @@ def _lock_path(endpoint: str) -> int | None:
     try:
         import fcntl  # here, since Windows has none
     except ImportError:
-        why = ValueError("this system has no file locks, by which a second process is noticed")
+        why = ValueError("this system has no file locks to detect a second process")
         raise refused_endpoint("bind", endpoint, why, "bind tcp://127.0.0.1:PORT") from None
     try:
         lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -186,7 +184,6 @@ def _lock_path(endpoint: str) -> int | None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(lock)
-        raise refused_endpoint(
-            "bind", endpoint, OSError(errno.EADDRINUSE, "Address in use")
-        ) from None
+        in_use = OSError(errno.EADDRINUSE, "Address in use")
+        raise refused_endpoint("bind", endpoint, in_use) from None
     return lock

@@ -1,14 +1,13 @@
-"""Historical files as a stream of blocks of raw ticks, never whole in memory.
+"""Historical files as a stream of blocks of raw ticks, never completely in memory.
 
-The suffix names the format and a reader of that format gives runs of rows, the unusable ones
-marked. Here, once for all formats, is what becomes of them: with `fail`, every row before the
-first bad one is given and then `DataError` names file, line, column and text; with `skip`, a bad
-row is left out and reported as a `Refusal`. A limit counts the ticks that are given, so that
-rows behind it are never complained about.
+The suffix names the format, and a reader of that format gives runs of rows with the unusable ones
+marked. `FileSource` handles these, for all formats: with `fail` it gives every row before the
+first bad one and then raises `DataError` with file, line, column and text; with `skip` it omits a
+bad row and reports a `Refusal`. A limit counts the ticks that are given, so rows after it are
+never reported.
 
-Blocks of a file read in a thread of their own, one ahead of those that are in use.
-
-Whether rows of a file are old; see `core.old_times` for the rule.
+`read_ahead` reads blocks in a thread while others are used, and `TimeOrder` counts rows whose time
+is old (see `core.old_times` for the rule).
 """
 
 from __future__ import annotations
@@ -22,29 +21,38 @@ from queue import Queue
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from ..closing import Closing
 from ..core.old_times import NEVER, find_old
 from ..errors import DataError, UsageError
 from ..events import Refusal
 from ..schema import OnBad
+from ..typing import Float64s, Int64s
 from .csv_reader import CsvReader, csv_columns
-from .reader import NOT_FINITE, WRITE, Keys, RawRows, Reader, check_readable
-from .table_reader import NpyReader, TableReader, npy_columns, table_columns
+from .reader import (
+    CHUNK_ROWS,
+    NOT_FINITE,
+    WRITE,
+    Keys,
+    RawRows,
+    Reader,
+    Selection,
+    check_readable,
+)
+from .table_reader import TableReader, table_columns
 from .times import UNITS, TimeUnit
 
 T = TypeVar("T")
 
 AHEAD = 2
-"""Blocks that wait: while one is in use, the next is read. A block is a few megabytes."""
+"""Blocks in the queue of `read_ahead`: one is in use, the next is read. Each is some megabytes."""
 
 
 @contextmanager
 def read_ahead(blocks: Iterable[T]) -> Iterator[Iterator[T]]:
-    """Give the blocks in their order; an error comes where the block would.
+    """Read blocks in a thread and yield them in order; an error is raised in place of its block.
 
-    The thread is at its end when the `with` is left, whether or not all blocks were taken.
+    The thread ends with the `with`, whether or not all blocks were taken.
     """
     queue: Queue[tuple[T] | BaseException | None] = Queue(AHEAD)
     over = threading.Event()
@@ -79,26 +87,20 @@ def read_ahead(blocks: Iterable[T]) -> Iterator[Iterator[T]]:
 
 
 class TimeOrder:
-    """Counts the old ones among rows, in each stream by itself.
+    """Counts the old rows of each stream.
 
-    Attributes: `count`, how many there were; `first`, the number of the first, 0 without any.
+    Attributes: `count`, their number; `first`, the row number of the first, 0 without any.
     """
 
     def __init__(self) -> None:
         self.count = 0
         self.first = 0
-        self._latest: dict[str, tuple[int, npt.NDArray[np.float64]]] = {}
+        self._latest: dict[str, tuple[int, Float64s]] = {}
 
-    def look(
-        self,
-        t_ns: npt.NDArray[np.int64],
-        values: npt.NDArray[np.float64],
-        rows: npt.NDArray[np.int64],
-        keys: Keys | None = None,
-    ) -> None:
-        """Look at rows behind those of earlier calls: times (m,), values (m, C), numbers (m,).
+    def look(self, t_ns: Int64s, values: Float64s, rows: Int64s, keys: Keys | None = None) -> None:
+        """Check rows after those of earlier calls: times (m,), values (m, C), numbers (m,).
 
-        keys: their streams; None where all are of one.
+        keys: their streams; None if all rows are of one.
         """
         if not len(t_ns):
             return
@@ -109,40 +111,36 @@ class TimeOrder:
         order = np.argsort(codes, kind="stable")
         codes = codes[order]
         starts = np.flatnonzero(np.append(True, codes[1:] != codes[:-1]))
-        of = [names[code] for code in codes[starts].tolist()]
+        streams = [names[code] for code in codes[starts].tolist()]
         new = NEVER, np.zeros(values.shape[1])
-        known = [self._latest.get(name, new) for name in of]
+        known = [self._latest.get(name, new) for name in streams]
         latest = np.array([time for time, _ in known])
         last = np.array([row for _, row in known])
         old = find_old(latest, last, starts, t_ns[order], values[order])
-        self._latest.update(zip(of, zip(latest.tolist(), last, strict=True), strict=True))
+        self._latest.update(zip(streams, zip(latest.tolist(), last, strict=True), strict=True))
         if old is not None:
             self.count += len(old.at)
             self.first = self.first or int(rows[order[old.at]].min())
 
     def warning(self, where: str) -> str:
-        """Return a line about them, `where` naming the first; "" if there are none."""
+        """Return a line about the old rows, "" without any; `where` names the first."""
         if not self.count:
             return ""
-        more = f", as it does in {self.count:,} rows in all" if self.count > 1 else ""
+        more = f"; {self.count:,} rows in all are like this" if self.count > 1 else ""
         return (
             f"{where}: the time goes back, or the row repeats time and values of the one before"
-            f"{more}; rows are taken in the order in which they stand: sort them by time first, "
-            "and remove those that came twice, if they did not come about in this order"
+            f"{more}; rows are used in file order: sort them by time first and remove duplicates, "
+            "unless they really occurred in this order"
         )
-
-
-CHUNK_ROWS = 65536
-"""Ticks of one block: enough to hide the cost of a block, and a few megabytes."""
 
 
 class TickBlock(NamedTuple):
     """Consecutive ticks of a file."""
 
-    t_ns: npt.NDArray[np.int64]  # (m,), zeros where the file has no time
-    values: npt.NDArray[np.float64]  # (m, C), C-contiguous
-    rows: npt.NDArray[np.int64]  # (m,), line numbers (the header is 1) or row numbers from 1
-    keys: Keys | None = None  # where a column names the streams
+    t_ns: Int64s  # (m,), zeros for a file without times
+    values: Float64s  # (m, C), C-contiguous
+    rows: Int64s  # (m,), line numbers (the header is 1) or row numbers from 1
+    keys: Keys | None = None  # if a column names the streams
 
     @property
     def row(self) -> int:
@@ -151,7 +149,7 @@ class TickBlock(NamedTuple):
 
 
 class _Format(NamedTuple):
-    open: Callable[..., Reader]
+    open: Callable[[Path, Selection], Reader]
     columns: Callable[[Path], tuple[str, ...]]
 
 
@@ -178,16 +176,16 @@ FORMATS: Mapping[str, _Format] = {
     ".parquet": _table_format("parquet"),
     ".arrow": _table_format("arrow"),
     ".feather": _table_format("arrow"),
-    ".npy": _Format(NpyReader, npy_columns),
+    ".npy": _table_format("npy"),
 }
-"""What can be read, by suffix."""
+"""The formats, by suffix."""
 
 
 class FileSource(Closing):
     """One open file; a context manager that closes it.
 
-    Attributes: `columns`, all names in the file; `value_columns`, those of the values given, in
-    order; `rows_read`, ticks given so far; `rows_refused`, rows left out.
+    Attributes: `columns`, all names in the file; `value_columns`, the names of the given values,
+    in order; `rows_read`, ticks given so far; `rows_refused`, rows that were skipped.
     """
 
     def __init__(
@@ -214,7 +212,7 @@ class FileSource(Closing):
 
     @property
     def bytes_read(self) -> int:
-        """Bytes of the file consumed so far, compressed ones where it is compressed."""
+        """Bytes of the file read so far, compressed ones if it is compressed."""
         return self._reader.bytes_read
 
     @property
@@ -223,14 +221,14 @@ class FileSource(Closing):
         return self._reader.bytes_total
 
     def close(self) -> None:
-        """Close the file; closing twice is no mistake."""
+        """Close the file; it may be called again."""
         self._reader.close()
 
     def blocks(self) -> Iterator[TickBlock]:
-        """Give the ticks in order, at most `chunk_rows` at a time; can be done once.
+        """Give the ticks in order, at most `chunk_rows` at a time; call it once.
 
-        Raises DataError for a row that cannot be used, where the file is damaged, and at the
-        end if every row was left out.
+        Raises DataError for a row that cannot be used, for a damaged file, and at the end if every
+        row was skipped.
         """
         if self._is_full():
             return
@@ -248,10 +246,6 @@ class FileSource(Closing):
     def _room(self, count: int) -> int:
         return count if self._limit is None else min(count, self._limit - self.rows_read)
 
-    def _where(self, chunk: RawRows, at: int) -> str:
-        word = "" if self._reader.row_word == "line" else f"{self._reader.row_word} "
-        return f"{self.path}:{word}{chunk.rows[at]}"
-
     def _fail(self, chunk: RawRows) -> Iterator[TickBlock]:
         usable = chunk.bad[0].at if chunk.bad else len(chunk.rows)
         yield from self._give(chunk, slice(self._room(usable)))
@@ -268,7 +262,7 @@ class FileSource(Closing):
         column = reason.partition(":")[0]
         same = all(bad.reason.startswith(column) for bad in chunk.bad)
         if same and NOT_FINITE in reason and WRITE not in reason:
-            return f"; {column} holds no number in any of the first {count:,} rows"
+            return f"; {column} contains no number in any of the first {count:,} rows"
         return f"; none of the first {count:,} rows can be used"
 
     def _skip(self, chunk: RawRows) -> Iterator[TickBlock]:
@@ -278,10 +272,11 @@ class FileSource(Closing):
         taken = taken[: self._room(len(taken))]
         reached = self._limit == self.rows_read + len(taken) and len(taken)
         end = taken[-1] if reached else len(chunk.rows)
+        word = "" if self._reader.row_word == "line" else f"{self._reader.row_word} "
         for at, reason in chunk.bad:
             if at < end:
                 self.rows_refused += 1
-                where = self._where(chunk, at)
+                where = f"{self.path}:{word}{chunk.rows[at]}"
                 self._first_refusal = self._first_refusal or f"{where}: {reason}"
                 self._on_refusal(Refusal(stream="", kind="tick", reason=reason, where=where))
         yield from self._give(chunk, taken if chunk.bad else slice(len(taken)))
@@ -313,37 +308,28 @@ def open_file(
 ) -> FileSource:
     """Open a historical file.
 
-    columns: names of the values wanted, in order; None for all numeric columns but the time.
+    columns: names of the values, in order; None for all numeric columns except the time.
     time: name of the column of times; None gives zeros.
     time_unit: of times that are numbers (`auto` goes by the size of the first), or `iso`.
-    on_bad_row: `fail` raises at the first row that cannot be used, `skip` leaves such rows out.
+    on_bad_row: `fail` raises at the first row that cannot be used, `skip` omits such rows.
     limit: ticks to give at most.
     chunk_rows: ticks in one block at most.
     optional: columns whose cells may be empty, which is read as NaN.
-    key: name of the column that names each row's stream; None where they are all of one.
-    on_refusal: called once for each row left out, with `where` as FILE:LINE.
+    key: name of the column with each row's stream; None if all rows are of one.
+    on_refusal: called for each skipped row, with `where` as FILE:LINE.
 
-    Raises InputMissingError where there is no such file, OutputError where it cannot be read,
-    UsageError for an unknown suffix or unit, ConfigurationError for a column that is not there,
-    and DataError for a file that is empty or damaged.
+    Raises InputMissingError for a missing file, OutputError for one that cannot be read,
+    UsageError for an unknown suffix or unit, ConfigurationError for a missing column, and
+    DataError for a file that is empty or damaged.
     """
     path = Path(path)
     if time_unit not in UNITS:
         raise UsageError(f"unknown time unit {time_unit!r} (there are {', '.join(UNITS)})")
     format_ = _format(path)
     check_readable(path)
-    reader = format_.open(
-        path,
-        columns=columns,
-        time=time,
-        time_unit=time_unit,
-        chunk_rows=chunk_rows,
-        optional=optional,
-        key=key,
-    )
     return FileSource(
         path,
-        reader,
+        format_.open(path, Selection(columns, time, time_unit, chunk_rows, optional, key)),
         on_bad_row=on_bad_row,
         limit=limit,
         chunk_rows=chunk_rows,
@@ -352,7 +338,7 @@ def open_file(
 
 
 def file_columns(path: str | Path) -> tuple[str, ...]:
-    """Return the names of the columns of a file, reading no more than its head.
+    """Return the names of the columns of a file, reading only its beginning.
 
     Raises what `open_file` raises for a file that is missing, unknown or damaged.
     """
@@ -368,6 +354,6 @@ def _format(path: Path) -> _Format:
         if name.endswith(suffix):
             return format_
     raise UsageError(
-        f"{path}: cannot tell what this is; known are {', '.join(FORMATS)}: call a table of text "
-        ".csv, or .tsv where tabs separate it"
+        f"{path}: unknown file format; known are {', '.join(FORMATS)}: name a table of text .csv, "
+        "or .tsv if tabs separate it; see 'stream-lstm help files'"
     )

@@ -1,10 +1,10 @@
-"""Feeds that know no records: bare JSON objects, or bare float64 numbers.
+"""Feeds without records of the protocol: bare JSON objects, or bare float64 numbers.
 
-The stream's name is what follows the configured prefix in the topic, without slashes at its ends.
-A message of one frame, or a topic that is only the prefix, is of the one configured stream, or of
-`stream`. Such a feed has no sequence numbers, so that gaps cannot be seen.
+The stream's name is the part of the topic after the configured prefix, without slashes at its
+ends. A message of one frame, or whose topic is only the prefix, belongs to the one configured
+stream, or to `stream`. Such a feed has no sequence numbers, so gaps cannot be detected.
 
-What a refused message looked like, what was expected, and which flag would accept it.
+`advice` describes a refused message, the expected form, and the flag that would accept it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..errors import ConfigurationError, DecodeError
 from ..events import NO_TIME, Ticks
 from ..quoting import printable
 from ..schema import FeedConfig
-from .records import KINDS, MAX_BLOCK_ROWS, MAX_PAYLOAD_BYTES, Number, check_name
+from .protocol import KINDS, MAX_BLOCK_ROWS, MAX_PAYLOAD_BYTES, Number, check_name
 from .times import TimeColumn
 from .wire import FAULTS, columns_struct, raw_rows
 
@@ -27,9 +27,9 @@ DEFAULT_STREAM = "stream"
 
 
 class ForeignDecoder:
-    """Read the messages of a feed whose `payload` is `json` or `float64`.
+    """Decode the messages of a feed whose `payload` is `json` or `float64`.
 
-    Raises ConfigurationError for columns or a time field that cannot be.
+    Raises ConfigurationError for invalid columns or an invalid time field.
     """
 
     def __init__(self, config: FeedConfig) -> None:
@@ -42,13 +42,13 @@ class ForeignDecoder:
         self._fields = _fields_decoder(config.columns, config.time_field)
 
     def decode(self, frames: Sequence[bytes]) -> Ticks | None:
-        """Return the ticks of a message, or None if its stream is not a configured one.
+        """Return the ticks of a message, None if its stream is not configured.
 
         Raises DecodeError.
         """
         if len(frames) not in (1, 2):
             raise DecodeError(
-                f"{len(frames)} frames, where a payload or topic and payload belong",
+                f"{len(frames)} frames; expected a payload, or a topic and a payload",
                 cause="frames",
             )
         payload = frames[-1]
@@ -91,27 +91,25 @@ def _fields_decoder(columns: Sequence[str], time_field: str | None) -> msgspec.j
         return msgspec.json.Decoder(base)
     if time_field in columns:
         raise ConfigurationError(
-            f"time_field = {time_field!r} is also a column: the time of a tick is there already",
+            f"time_field = {time_field!r} is also a column: leave it out of columns",
             key="time_field",
         )
-    time = ("time", int | float | str)
+    time, rename = ("time", int | float | str), {"time": time_field}
     try:
-        rename = {"time": time_field}
-        return msgspec.json.Decoder(
-            msgspec.defstruct("Fields", [time], bases=(base,), rename=rename)
-        )
+        record = msgspec.defstruct("Fields", [time], bases=(base,), rename=rename)
     except ValueError as error:
         raise ConfigurationError(
             f"time_field = {time_field!r}: {error}", key="time_field"
         ) from None
+    return msgspec.json.Decoder(record)
 
 
 def time_ns(time: float | str) -> int:
-    """Return nanoseconds since 1970 of a number or of ISO 8601 text; ValueError if it is neither.
+    """Return nanoseconds since 1970 of a number or of ISO 8601 text; ValueError for others.
 
     A number's unit (s, ms, us or ns) follows from its size; text without a zone is UTC.
     """
-    # by way of the shortest text, so that 0.1 s is 100 ms and not what float64 makes of it
+    # the shortest decimal text of a float: 0.1 s is 100 ms, not the float64 beside it
     text = str(time)
     column = TimeColumn("auto")
     column.settle(text)
@@ -119,20 +117,19 @@ def time_ns(time: float | str) -> int:
 
 
 MAX_QUOTE = 80
-"""Characters of a refused message that are quoted: enough to recognise its form."""
+"""Characters of a refused message in an error: enough to recognise its form."""
 
-FEW_FRAMES = 4
-"""Frames that are quoted; no feed has more."""
+MAX_QUOTED_FRAMES = 4
 
 
 def quoted(frames: Sequence[bytes]) -> str:
-    """Return how a message begins, its frames divided by ` | `."""
-    begin = b" | ".join(frame[:MAX_QUOTE] for frame in frames[:FEW_FRAMES])
+    """Return the start of a message, its frames separated by ` | `."""
+    begin = b" | ".join(frame[:MAX_QUOTE] for frame in frames[:MAX_QUOTED_FRAMES])
     return printable(begin[: 2 * MAX_QUOTE].decode(errors="backslashreplace"), MAX_QUOTE)
 
 
 def expected(config: FeedConfig) -> str:
-    """Return the form of message that a feed's configuration asks for."""
+    """Return the form of message that a feed's configuration expects."""
     names = ", ".join(config.columns)
     if config.payload == "record":
         return "topic tick/NAME/ and a record of this protocol"
@@ -144,38 +141,44 @@ def expected(config: FeedConfig) -> str:
 
 
 def remedy(config: FeedConfig, frames: Sequence[bytes]) -> str:
-    """Return which flag would accept a message, or what its publisher has to change."""
+    """Return the flag that would accept a message, or what its publisher has to change."""
     head, payload = frames[0], frames[-1]
+    fields, is_record = _json_fields(payload), _is_record(frames)
     if len(frames) > 2:
         return "send a topic and a payload, in two frames"
     if len(frames) == 1 and b" {" in head[: 2 * MAX_QUOTE] and head.rstrip().endswith(b"}"):
         return "send the topic in a frame of its own, and set --payload json"
-    fields = _fields(payload)
-    if config.payload != "json" and fields and not (config.payload == "record" and "v" in fields):
-        return f"set --payload json{_columns(config, fields)}"
-    if config.payload == "json" and fields is not None:
-        if config.topic and not head.startswith(config.topic.encode()) and len(frames) == 2:
-            return "set --topic to what its topics begin with"
-        if config.time_field is not None and config.time_field not in fields:
-            return f"set --time-field to one of {', '.join(fields)}"
-        return _columns(config, fields).lstrip(" ,") or "send numbers as JSON numbers, not as text"
-    if config.payload == "json" and _is_record(frames):
-        return "set --payload record"
-    if config.payload == "record" and _is_record(frames):
+    if config.payload == "json":
+        if fields is not None:
+            return _remedy_of_json(config, frames, fields)
+        if is_record:
+            return "set --payload record"
+    elif fields and not (config.payload == "record" and "v" in fields):
+        columns = _missing_columns(config, fields)
+        return f"set --payload json, {columns}" if columns else "set --payload json"
+    if config.payload == "record" and is_record:
         if fields or _is_map(payload):
             return "name the columns of the feed in its order with --columns"
         return "send a record with the fields v and values, in MessagePack or JSON"
-    if config.payload != "float64" and not payload.isascii() and len(payload) % 8 == 0:
+    if config.payload == "float64":
+        return "name every number of a row in --columns"
+    if not payload.isascii() and len(payload) % 8 == 0:
         return (
             "if these are bare float64 numbers, set --payload float64 and name them in --columns"
         )
-    if config.payload == "float64":
-        return "name every number of a row in --columns"
     return "send the values as a JSON object with numbers, and set --payload json"
 
 
-def _fields(payload: bytes) -> list[str] | None:
-    """Return the first names of a JSON object, None for what is not one."""
+def _remedy_of_json(config: FeedConfig, frames: Sequence[bytes], fields: Sequence[str]) -> str:
+    if config.topic and not frames[0].startswith(config.topic.encode()) and len(frames) == 2:
+        return "set --topic to the start of its topics"
+    if config.time_field is not None and config.time_field not in fields:
+        return f"set --time-field to one of {', '.join(fields)}"
+    return _missing_columns(config, fields) or "send numbers as JSON numbers, not as text"
+
+
+def _json_fields(payload: bytes) -> list[str] | None:
+    """Return the first names of a JSON object, None if it is not a JSON object."""
     if payload[:1] != b"{":
         return None
     try:
@@ -186,11 +189,10 @@ def _fields(payload: bytes) -> list[str] | None:
     return [printable(name, MAX_QUOTE) for name in list(found)[:8]]
 
 
-def _columns(config: FeedConfig, fields: Sequence[str]) -> str:
-    missing = [name for name in config.columns if name not in fields]
-    if not missing:
+def _missing_columns(config: FeedConfig, fields: Sequence[str]) -> str:
+    if all(name in fields for name in config.columns):
         return ""
-    return f", name its columns with --columns (it has {', '.join(fields)})"
+    return f"name its columns with --columns (it has {', '.join(fields)})"
 
 
 def _is_map(payload: bytes) -> bool:
@@ -205,7 +207,7 @@ def _is_record(frames: Sequence[bytes]) -> bool:
 
 
 def advice(config: FeedConfig, frames: Sequence[bytes]) -> str:
-    """Return what to add to the reason of a refusal."""
+    """Return the text that is appended to the reason of a refusal."""
     return (
         f"it begins '{quoted(frames)}'; expected {expected(config)}; {remedy(config, frames)}"
         if frames

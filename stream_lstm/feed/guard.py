@@ -1,33 +1,31 @@
-"""The thread that stands at the sockets of a context: who comes in, and who is cut off.
+"""The guard of a context's sockets: authentication, floods, and endpoints that libzmq gave up.
 
-It answers libzmq's question whether a key is on the list, counts the handshakes that failed, and
-looks ten times a second at what each connection has brought, as the kernel counts it. That is the
-only place where two floods show: while a peer sends subscriptions as fast as it can, the thread
-that owns the socket does not come back from libzmq, and of a message without an end nothing
-reaches the application at all. The one who floods has its connection shut down, and libzmq then
-frees what it has brought.
+**Guard.** A thread that answers libzmq's question whether a client's key is on the list (ZAP),
+counts failed handshakes, and checks ten times a second how much each connection has sent, as the
+kernel counts it. Two floods show only there: while a peer sends subscriptions as fast as it can,
+the thread that owns the socket does not return from libzmq; and of a message without an end
+nothing reaches the application. The guard resets the connection of such a peer, and libzmq frees
+the memory.
 
-The thread has a context handle of its own, so that `destroy` does not close its sockets under it,
-and ends when the context does. Floods are watched on TCP under Linux; a path of `ipc` is for the
-permissions of its folder to guard.
+The thread has a context handle of its own, so that `destroy` does not close its sockets while it
+uses them, and it ends with the context. Floods are detected on TCP under Linux; the permissions of
+its folder protect an `ipc` path.
 
-Which endpoints libzmq has given up, and when each is dialled again.
+**Redial.** libzmq redials an endpoint whose connection ended, unless the peer broke the protocol:
+another mechanism or kind of socket, a malformed command, a frame above the limit, or keys that do
+not fit. Such an endpoint it gives up silently, with the report DISCONNECTED only. If no report of
+another attempt follows within GRACE_S, the endpoint was given up, and its owner has to redial it.
 
-libzmq dials an endpoint again whose connection ended, but for one that broke the protocol: another
-mechanism or kind of socket, a malformed command, a frame above the limit, or keys that do not fit.
-That one it drops for good, with nothing but the report DISCONNECTED. Where no report of a further
-attempt follows within GRACE_S, the endpoint was given up, and its owner has to dial it again.
+Reports name an endpoint as configured at the first attempt, and by its resolved address later. An
+address that is not configured is matched by its port; if several endpoints have that port, all of
+them are redialled, since one attempt too many costs little.
 
-Reports name an endpoint as it was configured at the first attempt, and with the resolved address
-at later ones. An address that was not configured is matched by its port; where several endpoints
-have that port, all that may be meant are dialled again, since one too many only costs a moment.
+Disconnecting a given-up endpoint may end another connection of the socket that reuses the first
+one's memory, since libzmq identifies it by its address. So an endpoint is disconnected as soon as
+it is given up, before any other is dialled, and one that is neither connected nor dialled for
+SILENT_S counts as given up too.
 
-Disconnecting an endpoint that was given up may end another connection of the socket, whose memory
-is where that of the first was: libzmq keeps the address. So an endpoint is disconnected as soon as
-it is given up, before any other is dialled, and one that neither has a connection nor is dialled
-for SILENT_S counts as given up too.
-
-No socket is known here. `report` may be called by any thread, all else by the owner alone.
+`Redial` has no socket. Any thread may call `report`; everything else is for the owner only.
 """
 
 from __future__ import annotations
@@ -57,21 +55,21 @@ from .security import Reason, Security, Socket
 GRACE_S = 0.5
 """For libzmq to report its next attempt, which it does within milliseconds."""
 
-FIRST_S = 0.5
-"""Before an endpoint is dialled again; each time it is given up soon after, that doubles."""
+FIRST_REDIAL_S = 0.5
+"""Before an endpoint is redialled; this doubles each time it is soon given up again."""
 
-MOST_S = 10.0
-"""Between two attempts at most: what a hostile peer can make us take in a second is bounded, and
-one that is right again has not long to wait."""
+MAX_REDIAL_S = 10.0
+"""Between two attempts: bounds what a hostile peer can make us receive in a second, and a peer
+that is fixed does not wait long."""
 
-PIECE_S = 1.0
-"""How long an owner may wait before it looks here again."""
+MAX_WAIT_S = 1.0
+"""How long an owner may wait before it checks its endpoints."""
 
 SILENT_S = 30.0
-"""Without a report of an attempt, of which libzmq makes one in six seconds at the least."""
+"""Without a report of an attempt; libzmq makes at least one in six seconds."""
 
 MAX_REPORTS = 10_000
-"""Reports that wait for an owner that does not look; all endpoints are dialled where more came."""
+"""Reports that wait for an owner that does not check; beyond that all endpoints are redialled."""
 
 REPORTING = ("tcp://", "ipc://")
 """The transports on whose connections libzmq reports."""
@@ -81,149 +79,149 @@ NEVER = float("inf")
 Report: TypeAlias = Literal["connected", "refused", "ended", "tried"]
 
 
-class _Line:
-    """An endpoint: whether it is connected, or when it ended, was tried last, and is due.
+class _Endpoint:
+    """An endpoint of `Redial`: whether it is connected, or when it ended, was tried, and is due.
 
-    `lost` says that a connection has ended and no other has been made since.
+    `lost`: a connection has ended and no other has been made since.
     """
 
-    __slots__ = ("connected", "due", "ended", "lost", "period", "since", "tried")
+    __slots__ = ("connected", "due", "ended", "lost", "period", "redialled", "tried", "why")
 
     def __init__(self) -> None:
         self.connected = self.lost = False
         self.tried: float | None = None
         self.ended: float | None = None
         self.due: float | None = None
-        self.period = FIRST_S
-        self.since = -NEVER
+        self.period = FIRST_REDIAL_S
+        self.redialled = -NEVER
+        self.why = ""
+
+    def end(self, now: float) -> None:
+        self.ended, self.connected, self.lost = now, False, True
+
+    def is_given_up(self, now: float) -> bool:
+        if self.connected or self.due is not None:
+            return False
+        if self.ended is not None:
+            return now >= self.ended + GRACE_S
+        return self.tried is not None and now >= self.tried + SILENT_S
 
 
 class Redial:
     """The endpoints of one socket; see the module.
 
-    note: is given an endpoint that was given up, and why.
+    note: called with an endpoint that was given up, and the reason.
     """
 
     def __init__(self, endpoints: Iterable[str], note: Callable[[str, str], object]) -> None:
-        self._lines = {
-            endpoint: _Line() for endpoint in endpoints if endpoint.startswith(REPORTING)
-        }
+        self._endpoints = {name: _Endpoint() for name in endpoints if name.startswith(REPORTING)}
         self._note = note
-        self._heard: deque[tuple[Report, str, str]] = deque(maxlen=MAX_REPORTS)
-        self._why: dict[str, str] = {}
-        self._waiting = True
+        self._reports: deque[tuple[Report, str, str]] = deque(maxlen=MAX_REPORTS)
+        self._unconnected = True
 
     @property
-    def restless(self) -> bool:
-        """Whether `due` has something to look at."""
-        return self._waiting or bool(self._heard)
+    def pending(self) -> bool:
+        """Whether `due` has something to do."""
+        return self._unconnected or bool(self._reports)
 
     def report(self, report: Report, address: str, why: str = "") -> None:
-        """Take a report of libzmq's about an endpoint; `why` says how it was refused."""
-        self._heard.append((report, address, why))
+        """Add a report of libzmq's about an endpoint; `why` is the reason of a refusal."""
+        self._reports.append((report, address, why))
 
     def due(self, now: float) -> tuple[list[str], list[str]]:
-        """Return the endpoints to be disconnected now, and then those to be dialled.
+        """Return the endpoints to disconnect now, and then those to dial.
 
         now: seconds, monotonic.
         """
-        if len(self._heard) == MAX_REPORTS:
-            self._heard.clear()
-            for line in self._lines.values():
-                line.ended, line.connected, line.lost = now, False, True
-        while self._heard:
-            report, address, why = self._heard.popleft()
-            for endpoint in self._meant(address, certain=report in ("connected", "tried")):
-                self._apply(endpoint, report, why, now)
+        if len(self._reports) == MAX_REPORTS:
+            self._reports.clear()
+            for endpoint in self._endpoints.values():
+                endpoint.end(now)
+        while self._reports:
+            report, address, why = self._reports.popleft()
+            for endpoint in self._matching(address, certain=report in ("connected", "tried")):
+                if report == "refused":
+                    endpoint.why = why
+                elif report == "ended":
+                    endpoint.end(now)
+                else:
+                    endpoint.ended, endpoint.tried = None, now
+                    endpoint.connected = report == "connected"
+                    if endpoint.connected:
+                        endpoint.lost, endpoint.why = False, ""
         stale, out = [], []
-        for endpoint, line in self._lines.items():
-            if line.tried is None:
-                line.tried = now
-            if self._is_given_up(line, now):
-                stale.append(endpoint)
-                self._give_up(endpoint, line, now)
-            if line.due is not None and now >= line.due:
-                line.due, line.since, line.tried = None, now, now
-                out.append(endpoint)
-        self._waiting = not all(line.connected for line in self._lines.values())
+        for name, endpoint in self._endpoints.items():
+            if endpoint.tried is None:
+                endpoint.tried = now
+            if endpoint.is_given_up(now):
+                stale.append(name)
+                self._give_up(name, now)
+            if endpoint.due is not None and now >= endpoint.due:
+                endpoint.due, endpoint.redialled, endpoint.tried = None, now, now
+                out.append(name)
+        self._unconnected = not all(e.connected for e in self._endpoints.values())
         return stale, out
 
-    def lost(self, endpoint: str) -> bool:
-        """Return whether an endpoint was connected and is not any more, as of the last `due`.
+    def lost(self, name: str) -> bool:
+        """Return whether an endpoint was connected and is no longer, as of the last `due`.
 
-        One whose first connection is still to be reported is not lost, and neither is one of a
-        transport whose connections libzmq does not report.
+        False before the first connection, and for transports without reports.
         """
-        line = self._lines.get(endpoint)
-        return line is not None and line.lost
+        endpoint = self._endpoints.get(name)
+        return endpoint is not None and endpoint.lost
 
-    def failed(self, endpoint: str, why: str, now: float) -> None:
-        """Take note that an endpoint could not even be dialled."""
-        self._why[endpoint] = why
-        self._give_up(endpoint, self._lines[endpoint], now)
-        self._waiting = True
+    def failed(self, name: str, why: str, now: float) -> None:
+        """Note that an endpoint could not even be dialled."""
+        self._endpoints[name].why = why
+        self._give_up(name, now)
+        self._unconnected = True
 
-    def _is_given_up(self, line: _Line, now: float) -> bool:
-        if line.connected or line.due is not None:
-            return False
-        if line.ended is not None:
-            return now >= line.ended + GRACE_S
-        return line.tried is not None and now >= line.tried + SILENT_S
-
-    def _meant(self, address: str, *, certain: bool) -> list[str]:
-        if address in self._lines:
-            return [address]
+    def _matching(self, address: str, *, certain: bool) -> list[_Endpoint]:
+        if address in self._endpoints:
+            return [self._endpoints[address]]
         port = address.rpartition(":")[2]
-        found = [endpoint for endpoint in self._lines if endpoint.rpartition(":")[2] == port]
+        found = [e for name, e in self._endpoints.items() if name.rpartition(":")[2] == port]
         return found if len(found) == 1 or not certain else []
 
-    def _apply(self, endpoint: str, report: Report, why: str, now: float) -> None:
-        line = self._lines[endpoint]
-        if report == "refused":
-            self._why[endpoint] = why
-        elif report == "ended":
-            line.ended, line.connected, line.lost = now, False, True
-        else:
-            line.ended, line.tried = None, now
-            line.connected = report == "connected"
-            if line.connected:
-                line.lost = False
-                self._why.pop(endpoint, None)
-
-    def _give_up(self, endpoint: str, line: _Line, now: float) -> None:
-        line.period = min(2 * line.period, MOST_S) if now < line.since + 2 * MOST_S else FIRST_S
-        line.ended, line.due = None, now + line.period
-        why = self._why.pop(endpoint, "it broke the protocol, or sent a frame above the limit")
-        self._note(endpoint, f"{why}; dialled again in {line.period:g} s")
+    def _give_up(self, name: str, now: float) -> None:
+        endpoint = self._endpoints[name]
+        soon = now < endpoint.redialled + 2 * MAX_REDIAL_S
+        endpoint.period = min(2 * endpoint.period, MAX_REDIAL_S) if soon else FIRST_REDIAL_S
+        endpoint.ended, endpoint.due = None, now + endpoint.period
+        why = endpoint.why or "it broke the protocol, or sent a frame above the limit"
+        endpoint.why = ""
+        self._note(name, f"{why}; dialled again in {endpoint.period:g} s")
 
 
-LOOK_S = 0.1
-"""Between two looks at the connections: what a flood brings meanwhile is bounded by its speed."""
+CHECK_S = 0.1
+"""Between two checks of the connections: what a flood sends meanwhile is bounded by its speed."""
 
 BYTES_OF_SUBSCRIPTION = 256
-"""Of the longest topic with its framing and encryption; see `records.MAX_TOPIC_BYTES`."""
+"""Of the longest topic with framing and encryption; see `protocol.MAX_TOPIC_BYTES`."""
 
 REFILL = 64.0
-"""Bytes a second that a subscriber may send for ever, such as pings and now and then a topic."""
+"""Bytes a second that a subscriber may always send, such as pings and some topics."""
 
 WIRE_SHARE = 4
-"""Bytes on the wire for one of payload, at most: a small record has a topic, framing and, with
-keys, 33 bytes more a frame. More than that of one connection belongs to no message yet."""
+"""Most bytes on the wire for one of payload: a small record has a topic, framing and, with keys,
+33 more bytes a frame. What a connection sends beyond that is part of an unfinished message."""
 
 MAX_PEERS = 500
-"""Connections at one bound socket: half of the descriptors that a process usually may have."""
+"""Connections at one bound socket: half of a process's usual limit of descriptors."""
 
 START_S = 10.0
 """For the thread to start; it takes a millisecond."""
 
 TCP_INFO_BYTES_RECEIVED = 128
-"""Where `tcpi_bytes_received` lies in Linux's struct tcp_info."""
+"""Offset of `tcpi_bytes_received` in Linux's struct tcp_info."""
 
 ZAP = "inproc://zeromq.zap.01"
 
 FAILED = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 PROTOCOL = zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
 AUTH = zmq.EVENT_HANDSHAKE_FAILED_AUTH
+TRIED = (zmq.EVENT_CONNECT_DELAYED, zmq.EVENT_CONNECT_RETRIED)
+"""Reports that libzmq has not given an endpoint up."""
 EVENTS = (
     zmq.EVENT_ACCEPTED
     | zmq.EVENT_CONNECTED
@@ -237,17 +235,12 @@ EVENTS = (
 )
 
 
-TRIED = (zmq.EVENT_CONNECT_DELAYED, zmq.EVENT_CONNECT_RETRIED)
-"""Reports that libzmq has not given an endpoint up."""
-
-
 class Inbound:
-    """What the owner of a socket tells, so that a message without an end shows.
+    """What the owner of a socket reports, so that a message without an end shows.
 
-    limit: bytes of one message with all its parts. `taken` counts the bytes of payload taken so
-    far, and `waiting` is set while the owner waits for a message, having found none. `signals`
-    are libzmq's descriptors of the sockets that an event loop waits for, which may be busy with
-    something else for any time.
+    limit: bytes of one message with all its parts. `taken` counts the payload bytes taken so far.
+    `waiting` is set while the owner waits because it found no message. `signals` are libzmq's
+    descriptors of sockets that an event loop waits for, which may be busy with other things.
     """
 
     def __init__(self, limit: int) -> None:
@@ -258,37 +251,36 @@ class Inbound:
 
     @property
     def settled(self) -> bool:
-        """Whether all whole messages that came were taken."""
+        """Whether all whole messages that arrived were taken."""
         if self.waiting and self.signals:
             return not is_signalled(self.signals, 0.0)
         return self.waiting
 
 
 class _Connection(msgspec.Struct):
-    """A connection by its descriptor and inode, since a descriptor is soon used again."""
+    """A connection by its descriptor and inode, since a descriptor is soon reused."""
 
     fd: int
     inode: int
     address: str
     seen: int = 0
     unsettled: int = 0
-    pressed: float = 0.0
+    excess: float = 0.0
 
 
-class _Door:
-    """A socket that is watched."""
+class _GuardedSocket:
+    """A socket's monitor and connections; `redial` is None for a bound socket."""
 
-    def __init__(self, monitor: Socket, rule: Inbound | None, redial: Redial | None) -> None:
+    def __init__(self, monitor: Socket, inbound: Inbound | None, redial: Redial | None) -> None:
         self.monitor = monitor
-        self.rule = rule
+        self.inbound = inbound
         self.redial = redial
-        self.bound = redial is None
         self.taken = 0
         self.connections: dict[int, _Connection] = {}
 
 
 class Guard:
-    """Watches the sockets of one context; see the module. `guard_of` gives the one there is."""
+    """Guards the sockets of one context; see the module. `guard_of` returns a context's guard."""
 
     def __init__(self, context: zmq.Context[Any], security: Security) -> None:
         self._security = security
@@ -297,8 +289,8 @@ class Guard:
         self._new = queue.SimpleQueue()
         self._wake_read, self._wake_write = sockets.socketpair()
         self._wake_read.setblocking(False)
-        self._doors: dict[Socket, _Door] = {}
-        self._looked = time.monotonic()
+        self._guarded: dict[Socket, _GuardedSocket] = {}
+        self._checked_at = time.monotonic()
         self._revocations = security.revocations
         ready = threading.Event()
         self._thread = threading.Thread(
@@ -307,18 +299,18 @@ class Guard:
         self._thread.start()
         ready.wait(START_S)
 
-    def watch(self, socket: Socket, rule: Inbound | None, redial: Redial | None = None) -> None:
-        """Watch a socket from now on, which is not bound or connected yet.
+    def watch(self, socket: Socket, inbound: Inbound | None, redial: Redial | None = None) -> None:
+        """Guard a socket that is not bound or connected yet.
 
-        redial: takes the reports on the endpoints of a socket that connects; None for one that is
-        to be bound.
+        redial: receives the reports about the endpoints of a socket that connects; None for a
+        socket that will be bound.
         """
-        name, heard = f"inproc://guard.{socket.underlying}", threading.Event()
+        name, monitored = f"inproc://guard.{socket.underlying}", threading.Event()
         socket.monitor(name, EVENTS)
-        self._new.put((name, rule, redial, heard))
+        self._new.put((name, inbound, redial, monitored))
         self._wake_write.send(b"\0")
-        # libzmq stands still at the first report, with the interpreter's lock, until it is heard
-        heard.wait(START_S)
+        # libzmq blocks at the first report, with the interpreter's lock, until somebody connects
+        monitored.wait(START_S)
 
     # ---- the thread -------------------------------------------------------------------
 
@@ -332,76 +324,76 @@ class Guard:
             poller.register(self._wake_read, zmq.POLLIN)
             ready.set()
             while True:
-                self._turn(zap, poller)
+                self._poll(zap, poller)
         except zmq.ContextTerminated:
             return
         finally:
-            for door in self._doors.values():
-                door.monitor.close(linger=0)
+            for guarded in self._guarded.values():
+                guarded.monitor.close(linger=0)
             zap.close(linger=0)
             self._wake_read.close()
             self._wake_write.close()
 
-    def _turn(self, zap: Socket, poller: zmq.Poller) -> None:
-        watching = any(door.connections for door in self._doors.values())
-        for ready, _ in poller.poll(int(LOOK_S * 1000) if watching else None):
+    def _poll(self, zap: Socket, poller: zmq.Poller) -> None:
+        connected = any(guarded.connections for guarded in self._guarded.values())
+        for ready, _ in poller.poll(int(CHECK_S * 1000) if connected else None):
             if ready is zap:
-                zap.send_multipart(self._answer(zap.recv_multipart()))
+                zap.send_multipart(self._authenticate(zap.recv_multipart()))
             elif isinstance(ready, zmq.Socket):
-                self._hear(self._doors[ready], poller)
+                self._read_monitor(self._guarded[ready], poller)
             else:
                 self._wake_read.recv(4096)
-                self._admit(poller)
+                self._add_sockets(poller)
         now = time.monotonic()
-        if watching and now - self._looked >= LOOK_S:
-            for door in self._doors.values():
-                self._look(door, now - self._looked)
-            self._looked = now
+        if connected and now - self._checked_at >= CHECK_S:
+            for guarded in self._guarded.values():
+                self._check(guarded, now - self._checked_at)
+            self._checked_at = now
             self._revoke()
 
-    def _answer(self, request: list[bytes]) -> list[bytes]:
-        """Return the reply to a question of libzmq's: 200 lets the peer in."""
-        number = request[1] if len(request) > 1 else b""
+    def _authenticate(self, request: list[bytes]) -> list[bytes]:
+        """Return the reply to a ZAP request of libzmq's: status 200 accepts the peer."""
+        request_id = request[1] if len(request) > 1 else b""
         credentials = request[6:]
         if len(request) == 7 and request[5] == b"CURVE" and len(credentials[0]) == 32:
             key = z85.encode(credentials[0])
             if key in self._security.clients:
-                return [b"1.0", number, b"200", b"OK", key, b""]
+                return [b"1.0", request_id, b"200", b"OK", key, b""]
         self._security.refuse("unknown_key")
-        return [b"1.0", number, b"400", b"not on the list", b"", b""]
+        return [b"1.0", request_id, b"400", b"not on the list", b"", b""]
 
-    def _admit(self, poller: zmq.Poller) -> None:
+    def _add_sockets(self, poller: zmq.Poller) -> None:
         while not self._new.empty():
-            name, rule, redial, heard = self._new.get()
+            name, inbound, redial, monitored = self._new.get()
             monitor = self._context.socket(zmq.PAIR)
-            # libzmq waits for room when it reports: its own thread must never
+            # unlimited, since libzmq's own thread would wait for room
             monitor.setsockopt(zmq.RCVHWM, 0)
             monitor.setsockopt(zmq.LINGER, 0)
             monitor.connect(name)
-            self._doors[monitor] = _Door(monitor, rule, redial)
+            self._guarded[monitor] = _GuardedSocket(monitor, inbound, redial)
             poller.register(monitor, zmq.POLLIN)
-            heard.set()
+            monitored.set()
 
-    def _hear(self, door: _Door, poller: zmq.Poller) -> None:
-        while door.monitor.poll(0):
-            heard = recv_monitor_message(door.monitor)
-            event, value = int(heard["event"]), int(heard["value"])
-            if door.redial is not None:
-                self._report(door.redial, event, value, heard["endpoint"])
+    def _read_monitor(self, guarded: _GuardedSocket, poller: zmq.Poller) -> None:
+        while guarded.monitor.poll(0):
+            report = recv_monitor_message(guarded.monitor)
+            event, value = int(report["event"]), int(report["value"])
+            address = report["endpoint"].decode(errors="replace")
+            if guarded.redial is not None:
+                self._report(guarded.redial, event, value, address)
             if event in (zmq.EVENT_ACCEPTED, zmq.EVENT_CONNECTED):
-                self._connected(door, value, heard["endpoint"].decode(errors="replace"))
+                self._connected(guarded, value, address)
             elif event == zmq.EVENT_DISCONNECTED:
-                door.connections.pop(value, None)
+                guarded.connections.pop(value, None)
             elif event == zmq.EVENT_MONITOR_STOPPED:
-                poller.unregister(door.monitor)
-                del self._doors[door.monitor]
-                door.monitor.close(linger=0)
+                poller.unregister(guarded.monitor)
+                del self._guarded[guarded.monitor]
+                guarded.monitor.close(linger=0)
                 return
             elif event not in TRIED:
-                self._failed(door, event, value)
+                self._count_failure(guarded, event, value)
 
-    def _report(self, redial: Redial, event: int, value: int, endpoint: bytes) -> None:
-        address = endpoint.decode(errors="replace")
+    def _report(self, redial: Redial, event: int, value: int, address: str) -> None:
         if event in TRIED:
             redial.report("tried", address)
         elif event == zmq.EVENT_CONNECTED:
@@ -409,14 +401,14 @@ class Guard:
         elif event == zmq.EVENT_DISCONNECTED:
             redial.report("ended", address)
         elif event == AUTH:
-            redial.report("refused", address, "it did not let us in")
+            redial.report("refused", address, "it rejected our key")
         elif event == PROTOCOL:
             other = value == zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH
-            why = "one of us has keys and the other has not" if other else "its handshake failed"
+            why = "only one of the two sides has keys" if other else "its handshake failed"
             redial.report("refused", address, why)
 
-    def _failed(self, door: _Door, event: int, value: int) -> None:
-        if not door.bound:
+    def _count_failure(self, guarded: _GuardedSocket, event: int, value: int) -> None:
+        if guarded.redial is not None:
             self._security.refuse("not_admitted")
         elif event == PROTOCOL:
             reasons: dict[int, Reason] = {
@@ -427,76 +419,73 @@ class Guard:
         elif event == FAILED:
             self._security.refuse("timeout" if value == errno.EAGAIN else "left")
 
-    def _connected(self, door: _Door, fd: int, address: str) -> None:
+    def _connected(self, guarded: _GuardedSocket, fd: int, address: str) -> None:
         with contextlib.suppress(OSError):
             connection = _Connection(fd, os.fstat(fd).st_ino, address)
-            door.connections[fd] = connection
-            if door.bound and len(door.connections) > MAX_PEERS:
-                self._cut(door, connection, "too_many_peers")
+            guarded.connections[fd] = connection
+            if guarded.redial is None and len(guarded.connections) > MAX_PEERS:
+                self._cut(guarded, connection, "too_many_peers")
 
     # ---- floods -----------------------------------------------------------------------
 
-    def _look(self, door: _Door, passed_s: float) -> None:
-        """Look at what every connection has brought since the last look."""
-        rule = door.rule
-        # While its owner waits, all that came is taken, but for parts of messages.
-        settled = isinstance(rule, Inbound) and rule.settled
-        taken = 0
-        if isinstance(rule, Inbound) and settled:
-            taken, door.taken = rule.taken - door.taken, rule.taken
-        for connection in list(door.connections.values()):
-            brought = _bytes_received(connection)
-            if brought is None:
-                if door.redial is not None and not _is_there(connection):
-                    del door.connections[connection.fd]
-                    door.redial.report("ended", connection.address)
+    def _check(self, guarded: _GuardedSocket, passed_s: float) -> None:
+        """Check what every connection has sent since the last check."""
+        inbound, taken = guarded.inbound, 0
+        # While its owner waits, everything that arrived is taken, except parts of messages.
+        settled = inbound is not None and inbound.settled
+        if inbound is not None and settled:
+            taken, guarded.taken = inbound.taken - guarded.taken, inbound.taken
+        for connection in list(guarded.connections.values()):
+            received = _bytes_received(connection)
+            if received is None:
+                if guarded.redial is not None and not _is_open(connection):
+                    del guarded.connections[connection.fd]
+                    guarded.redial.report("ended", connection.address)
                 continue
-            new, connection.seen = brought - connection.seen, brought
-            if isinstance(rule, Inbound):
-                connection.unsettled += new
-                if settled:
-                    beyond = connection.unsettled - WIRE_SHARE * taken
-                    connection.unsettled = 0
-                    connection.pressed = connection.pressed + beyond if beyond > 0 else 0.0
-                if connection.pressed > rule.limit:
-                    self._cut(door, connection, "endless_message")
-            else:
-                connection.pressed = max(0.0, connection.pressed + new - REFILL * passed_s)
-                if connection.pressed > self._most():
-                    self._cut(door, connection, "too_many_subscriptions")
+            new, connection.seen = received - connection.seen, received
+            if inbound is None:
+                connection.excess = max(0.0, connection.excess + new - REFILL * passed_s)
+                most = self._security.config.max_subscriptions * BYTES_OF_SUBSCRIPTION
+                if connection.excess > most:
+                    self._cut(guarded, connection, "too_many_subscriptions")
+                continue
+            connection.unsettled += new
+            if settled:
+                beyond = connection.unsettled - WIRE_SHARE * taken
+                connection.unsettled = 0
+                connection.excess = connection.excess + beyond if beyond > 0 else 0.0
+            if connection.excess > inbound.limit:
+                self._cut(guarded, connection, "endless_message")
 
     def _revoke(self) -> None:
-        """Reset every connection to us if a key was taken off the list since the last look."""
+        """Reset every connection to us if a key was removed from the list."""
         if self._revocations == self._security.revocations:
             return
         self._revocations = self._security.revocations
-        for door in self._doors.values():
-            if door.bound:
-                for connection in list(door.connections.values()):
-                    self._cut(door, connection, "revoked")
+        for guarded in self._guarded.values():
+            if guarded.redial is None:
+                for connection in list(guarded.connections.values()):
+                    self._cut(guarded, connection, "revoked")
 
-    def _most(self) -> int:
-        return self._security.config.max_subscriptions * BYTES_OF_SUBSCRIPTION
-
-    def _cut(self, door: _Door, connection: _Connection, reason: Reason) -> None:
-        del door.connections[connection.fd]
-        with contextlib.suppress(OSError), _held(connection) as held:
+    def _cut(self, guarded: _GuardedSocket, connection: _Connection, reason: Reason) -> None:
+        del guarded.connections[connection.fd]
+        with contextlib.suppress(OSError), _duplicate(connection) as socket:
             self._security.refuse(reason)
-            # reset rather than ended: what still waits in the kernels is of no use to anybody
-            held.setsockopt(sockets.SOL_SOCKET, sockets.SO_LINGER, struct.pack("ii", 1, 0))
-            held.shutdown(sockets.SHUT_RDWR)
+            # reset instead of closed: the data that still waits in the kernels is useless
+            socket.setsockopt(sockets.SOL_SOCKET, sockets.SO_LINGER, struct.pack("ii", 1, 0))
+            socket.shutdown(sockets.SHUT_RDWR)
 
 
 @contextlib.contextmanager
-def _held(connection: _Connection) -> Iterator[sockets.socket]:
-    """Give the connection as a socket of our own; OSError if the descriptor is not its own now."""
-    with sockets.socket(fileno=os.dup(connection.fd)) as held:
-        if os.fstat(held.fileno()).st_ino != connection.inode:
+def _duplicate(connection: _Connection) -> Iterator[sockets.socket]:
+    """Yield a socket for the connection; OSError if the descriptor was reused."""
+    with sockets.socket(fileno=os.dup(connection.fd)) as socket:
+        if os.fstat(socket.fileno()).st_ino != connection.inode:
             raise OSError("the connection is gone")
-        yield held
+        yield socket
 
 
-def _is_there(connection: _Connection) -> bool:
+def _is_open(connection: _Connection) -> bool:
     """Return whether the connection is open: libzmq does not report one that it ends itself."""
     try:
         return os.fstat(connection.fd).st_ino == connection.inode
@@ -505,12 +494,12 @@ def _is_there(connection: _Connection) -> bool:
 
 
 def _bytes_received(connection: _Connection) -> int | None:
-    """Return what a TCP connection has brought so far, None if it is gone or is none."""
+    """Return how many bytes a TCP connection has sent us, None if it is gone or not TCP."""
     if sys.platform != "linux":
         return None
     try:
-        with _held(connection) as held:
-            info = held.getsockopt(sockets.IPPROTO_TCP, sockets.TCP_INFO, 192)
+        with _duplicate(connection) as socket:
+            info = socket.getsockopt(sockets.IPPROTO_TCP, sockets.TCP_INFO, 192)
             return int(struct.unpack_from("=Q", info, TCP_INFO_BYTES_RECEIVED)[0])
     except (OSError, struct.error):
         return None
@@ -520,7 +509,7 @@ _guards: weakref.WeakKeyDictionary[zmq.Context[Any], Guard] = weakref.WeakKeyDic
 
 
 def guard_of(context: zmq.Context[Any], security: Security) -> Guard:
-    """Return the guard of a context, which starts with its first socket."""
+    """Return the guard of a context, started with its first socket."""
     guard = _guards.get(context)
     if guard is None:
         guard = _guards[context] = Guard(context, security)

@@ -95,7 +95,8 @@ class SyntheticInput(InputFile, frozen=True, kw_only=True, tag="synthetic"):
         **options: Any,
     ) -> FileSource:
         """Open the stream like a file."""
-        from .files import CHUNK_ROWS, FileSource
+        from .files import FileSource
+        from .reader import CHUNK_ROWS
         from .synthetic import SyntheticReader
 
         rows = options.get("chunk_rows", CHUNK_ROWS)

@@ -1,38 +1,34 @@
-"""Messages become events in order: decoding, sequence numbers and the recovery of what is missing.
+"""Messages become events in order: decoding, sequence numbers, owners and recovery.
 
-Nothing here knows a socket or a clock. What cannot be read and what must not pass becomes a
-`Refusal` that says why; every case is counted. The order of the events is the order of arrival,
-with a `SessionStart` and then a `Gap` before the ticks that showed them. An `End` comes once for a
-session of a stream.
+Nothing here has a socket or a clock. A message that cannot be decoded or must not pass becomes a
+`Refusal` with the reason; every case is counted. Events are in the order of arrival, with a
+`SessionStart` and then a `Gap` before the ticks that showed them. Each run of a stream has one
+`End`.
 
-Where lost ticks can be asked for (see `recovery`), a message that shows that some are missing is
-held instead of leaving a gap behind, and so is what comes of its stream after it.
+If lost ticks can be requested (see `recovery`), a message that shows that some are missing is
+queued instead of leaving a gap, and so are the later messages of its stream.
 
-Nearly every message is the one tick that is due of a stream that is known. It takes a short way
-here (`take_next`), which does what the long one would; whatever it does not recognise goes the
-long way. A stream that recovers has no short way.
+Nearly every message is the next single tick of a known stream. `take_next` handles it quickly with
+the same result as the general path, which `take` uses for everything else. A stream in recovery
+always takes the general path.
 
-Where a feed has several endpoints, `turn_to` says which one the next messages come from. What an
-endpoint sends of a stream of another one meets the policy of `owners`, before it can be held or
-change anything. Each endpoint has its own short ways, and its own record of sessions with other
-columns, so that none can speak for the session of another.
+If a feed has several endpoints, `select_endpoint` says which one sends the next messages. What an
+endpoint sends of another one's stream meets the policy of `Owners` before it can be queued or
+change anything. Each endpoint has its own table of fast topics and its own list of runs with other
+columns, so none can speak for the run of another.
 
-The events of what was waiting in a socket, in order of arrival.
-
-Ticks of one stream that continue each other become one `Ticks`, so that a backlog is worked off in
-blocks; up to `SHORT` single ones become a `Run`, which needs no array. Within a stream nothing is
-moved past anything else: the session sees what a slower sender would have sent. What continues a
-block may have had other streams between; it is then placed where the block begins, ahead of them.
-That is allowed where streams do not act on each other (`apart`), and not where they learn with
-weights that they share. A message that could not be read belongs to no stream, and keeps its place
-among all of them.
+`EventBatch` joins ticks of one stream that continue each other into one `Ticks`, so a backlog is
+processed in blocks; up to SHORT_RUN single ticks become a `Run`, which needs no array. Within a
+stream nothing overtakes anything else. If streams are independent (`independent`), a block may
+continue across events of other streams, and then precedes them; streams that learn with shared
+weights keep their common order. A refused message without a stream keeps its place among all.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
@@ -40,7 +36,7 @@ from ..errors import ConfigurationError, DecodeError
 from ..events import MAX_COUNT, End, Gap, Input, Label, Refusal, Run, SessionStart, Takeover, Ticks
 from ..schema import FeedConfig
 from .foreign import ForeignDecoder, advice
-from .records import (
+from .protocol import (
     MAX_BLOCK_ROWS,
     MAX_PAYLOAD_BYTES,
     Block,
@@ -53,10 +49,10 @@ from .records import (
     make_topic,
     parse_topic,
 )
-from .recovery import FeedRecovery, MissingRange
+from .recovery import FeedRecovery, MissingRange, QueuedMessage
 from .sequence import (
     Cause,
-    Columns,
+    ColumnCheck,
     FeedCounters,
     Owners,
     SequenceCheck,
@@ -68,47 +64,46 @@ from .wire import (
     Message,
     MessageDecoder,
     OneTickDecoder,
-    check_session,
+    check_run_id,
     decode_reply,
     raw_rows,
 )
 
 Received: TypeAlias = Input | Refusal | Takeover
 
-SHORT = 64
+SHORT_RUN = 64
 """Ticks of a run at most: more of them are faster as arrays."""
 
 
-class _Open(Run):
-    """A run that may grow, by blocks too; `due` is the number that would be next.
+class _OpenRun(Run):
+    """A run that may grow, by blocks too; `next_seq` is the number that would continue it.
 
-    Single ticks are kept as Python numbers until they are many: one array for all of them takes
-    a tenth of the time of one array each.
+    Single ticks stay Python numbers until there are many: one array for all of them takes a tenth
+    of the time of one array each.
     """
 
-    __slots__ = ("count", "due", "parts")
+    __slots__ = ("count", "next_seq", "parts")
 
-    def __init__(self, stream: str, session: str, seq: int | None, where: str) -> None:
-        super().__init__(stream, session, seq, where)
-        self.due, self.count = seq, 0
+    def __init__(self, stream: str, run_id: str, seq: int | None, where: str) -> None:
+        super().__init__(stream, run_id, seq, where)
+        self.next_seq, self.count = seq, 0
         self.parts: list[Ticks] = []
 
     def add(self, ticks: Ticks) -> None:
         self._gather()
         self.parts.append(ticks)
         self.count += len(ticks.t_ns)
-        if self.due is not None:
-            self.due += len(ticks.t_ns)
+        if self.next_seq is not None:
+            self.next_seq += len(ticks.t_ns)
 
     def _gather(self) -> None:
-        """Make one block of the single ticks that came last."""
+        """Make one block of the single ticks at the end."""
         if self.times:
             self.parts.append(self.block())
             self.times, self.rows = [], []
 
-    def whole(self) -> Ticks | Run:
-        """Return all of them."""
-        if not self.parts and self.count <= SHORT:
+    def finish(self) -> Ticks | Run:
+        if not self.parts and self.count <= SHORT_RUN:
             return self
         self._gather()
         if len(self.parts) == 1:
@@ -118,18 +113,18 @@ class _Open(Run):
         return Ticks(self.stream, t_ns, values, self.session, self.seq, self.where)
 
 
-class Drain:
-    """The events of one `receive`, in order; ticks that continue each other become one.
+class EventBatch:
+    """The events of one `receive`, in order; see the module.
 
-    apart: streams do not act on each other, so that only the order within each one counts.
-    `size` is for the caller: the bytes that came.
+    independent: only the order within each stream counts. `size` is the number of payload bytes,
+    for the caller.
     """
 
-    def __init__(self, *, apart: bool = False) -> None:
+    def __init__(self, *, independent: bool = False) -> None:
         self.size = 0
-        self._apart = apart
+        self._independent = independent
         self._events: list[Received] = []
-        self._open: dict[str, _Open] = {}
+        self._open: dict[str, _OpenRun] = {}
 
     @property
     def empty(self) -> bool:
@@ -141,7 +136,7 @@ class Drain:
         run = self._open.get(ticks.stream)
         if (
             run is None
-            or ticks.seq != run.due
+            or ticks.seq != run.next_seq
             or ticks.session != run.session
             or run.count + len(ticks.t_ns) > MAX_BLOCK_ROWS
         ):
@@ -151,7 +146,7 @@ class Drain:
     def add_one(
         self,
         stream: str,
-        session: str,
+        run_id: str,
         seq: int | None,
         where: str,
         t_ns: int,
@@ -159,17 +154,21 @@ class Drain:
     ) -> None:
         """Append one tick that is not an array yet; None among `values` is NaN."""
         run = self._open.get(stream)
-        if run is None or seq != run.due or session != run.session or run.count >= MAX_BLOCK_ROWS:
-            run = self._begin(stream, session, seq, where)
+        if (
+            run is None
+            or seq != run.next_seq
+            or run_id != run.session
+            or run.count >= MAX_BLOCK_ROWS
+        ):
+            run = self._begin(stream, run_id, seq, where)
         run.times.append(t_ns)
         run.rows.append(values)
         run.count += 1
         if seq is not None:
-            run.due = seq + 1
+            run.next_seq = seq + 1
 
-    def _begin(self, stream: str, session: str, seq: int | None, where: str) -> _Open:
-        """Return a new run, which ends the one before it."""
-        run = _Open(stream, session, seq, where)
+    def _begin(self, stream: str, run_id: str, seq: int | None, where: str) -> _OpenRun:
+        run = _OpenRun(stream, run_id, seq, where)
         self._close(stream)
         self._open[stream] = run
         self._events.append(run)
@@ -181,26 +180,26 @@ class Drain:
         self._events.append(event)
 
     def _close(self, stream: str) -> None:
-        """Let nothing pass what comes now: of this stream, or of any where that counts."""
-        if self._apart and stream:
+        """End the open block of a stream, or all blocks if their order counts."""
+        if self._independent and stream:
             self._open.pop(stream, None)
         else:
             self._open.clear()
 
     def finish(self) -> list[Received]:
         """Return the events."""
-        return [event.whole() if isinstance(event, _Open) else event for event in self._events]
+        return [event.finish() if isinstance(event, _OpenRun) else event for event in self._events]
 
 
-MAX_DRAIN_BYTES = 2 * MAX_PAYLOAD_BYTES
-"""No more messages are taken once this much has come: bounds memory where they are blocks."""
+MAX_BATCH_BYTES = 2 * MAX_PAYLOAD_BYTES
+"""No more messages are taken after so many bytes: bounds memory if messages are blocks."""
 
-HELD_KINDS = ("tick", "label", "heartbeat")
-"""What a stream that recovers holds; the rest of its topics is of no interest here."""
+QUEUED_KINDS = ("tick", "label", "heartbeat")
+"""Topics that are queued while their stream is in recovery; the others are ignored anyway."""
 
 
-class _Route:
-    """A topic of ticks whose stream is known; `single` while its messages are of one tick."""
+class _FastTopic:
+    """A tick topic whose stream is known; `single` while its messages are of one tick."""
 
     __slots__ = ("sequence", "single", "stream", "where")
 
@@ -209,262 +208,260 @@ class _Route:
         self.single = True
 
 
-class _Door(NamedTuple):
-    """What is known of one endpoint: its columns, and its topics that take the short way."""
+class _Endpoint:
+    """What is known of one endpoint: its columns, and its topics for `take_next`."""
 
-    names: Columns
-    routes: dict[bytes, _Route]
+    def __init__(self, columns: tuple[str, ...]) -> None:
+        self.columns = ColumnCheck(columns)
+        self.fast_topics: dict[bytes, _FastTopic] = {}
 
 
 class Intake:
-    """Takes the messages of a feed, and the answers to what is asked for.
+    """Takes the messages of a feed, and the replies to recovery requests.
 
-    config: streams, columns and kind of payload. `recovery` is what lost ticks are asked with,
-    None where no endpoint for it is configured. `first_refused` has the first reason of each
-    cause. `max_streams` is the configured one, and may be set: each stream holds some 700 bytes
-    here and a carry in the session, and a topic is easily forged. owners: of the streams of a feed
-    with several endpoints, else None.
+    config: streams, columns and kind of payload. owners: of the streams, for a feed with several
+    endpoints.
 
-    Raises ConfigurationError for a feed without columns, and for recovery of one without records.
+    `recovery` is None without a recovery endpoint. `first_refused` has the first reason of each
+    cause. `max_streams` may be set while running: each stream takes some 700 bytes here and a
+    carry in the session, and a topic is easily forged.
+
+    Raises ConfigurationError for a feed without columns, and for recovery without records.
     """
 
     def __init__(self, config: FeedConfig, owners: Owners | None = None) -> None:
         if config.recovery and config.payload != "record":
             raise ConfigurationError(
-                f"recovery asks by sequence numbers, which payload = {config.payload!r} has not: "
-                "leave recovery out",
+                "recovery needs sequence numbers, which a feed with payload = "
+                f"{config.payload!r} does not have: remove recovery",
                 key="recovery",
             )
         self.counters = FeedCounters()
         self.refused: Counter[Cause] = Counter()
         self.first_refused: dict[Cause, str] = {}
-        self._config = config
         self.max_streams = config.max_streams
         self.recovery: FeedRecovery | None = None
         if config.recovery:
             self.recovery = FeedRecovery(self.counters, len(config.recovery))
         self.one_tick = OneTickDecoder(config.columns)
+        self.owners = owners
+        self._config = config
         self._records = MessageDecoder(config.columns)
         self._foreign = None if config.payload == "record" else ForeignDecoder(config)
         self._wanted = frozenset(config.streams)
-        self._columns = config.columns
         self._streams: dict[str, StreamSequence] = {}
-        self._unheard: set[str] = set()  # streams resumed, of which the feed has sent nothing yet
+        self._resumed: set[str] = set()  # streams of which the feed has sent nothing yet
         self._ended: dict[str, str] = {}
-        self.owners = owners
-        places = 1 if owners is None else len(owners.endpoints)
-        self._doors = [_Door(Columns(config.columns), {}) for _ in range(places)]
-        # What a recovery endpoint says about a session counts for its own answers alone.
-        self._asked = Columns(config.columns)
-        self._place = 0
-        self._names, self._routes = self._doors[0]
+        count = 1 if owners is None else len(owners.endpoints)
+        self._endpoints = [_Endpoint(config.columns) for _ in range(count)]
+        # What a recovery endpoint says about a run only concerns its own replies.
+        self._recovery_columns = ColumnCheck(config.columns)
+        self.select_endpoint(0)
 
     @property
-    def names(self) -> Columns:
-        """What is known of the feed's columns: of the first endpoint that calls them otherwise."""
-        return next(
-            (door.names for door in self._doors if door.names.others), self._doors[0].names
-        )
+    def columns(self) -> ColumnCheck:
+        """The column check of the first endpoint with other names, or of the first endpoint."""
+        checks = [endpoint.columns for endpoint in self._endpoints]
+        return next((check for check in checks if check.others), checks[0])
 
-    def turn_to(self, place: int) -> None:
-        """Take the next messages as those of the endpoint at `place`."""
-        self._place = place
-        self._names, self._routes = self._doors[place]
+    def select_endpoint(self, index: int) -> None:
+        """Treat the next messages as sent by the endpoint with this index."""
+        self._index = index
+        self._columns = self._endpoints[index].columns
+        self._fast_topics = self._endpoints[index].fast_topics
 
-    def resume(self, stream: str, session: str, next_seq: int | None) -> None:
-        """Go on where an earlier process stopped; see `Subscriber.resume`."""
+    def resume(self, stream: str, run_id: str, next_seq: int | None) -> None:
+        """Continue where an earlier process stopped; see `Subscriber.resume`."""
         state = self._state(stream)
         if state is None:
             raise ConfigurationError(
                 f"more than {self.max_streams} streams to resume", key="max_streams"
             )
-        state.resume(session, next_seq)
-        self._unheard.add(stream)
+        state.resume(run_id, next_seq)
+        self._resumed.add(stream)
 
-    # ---- messages as they come -----------------------------------------------------------
+    # ---- messages ------------------------------------------------------------------------
 
-    def take_next(self, topic: bytes, payload: bytes, drain: Drain) -> bool:
-        """Take the one tick that is due of a known stream; return whether it was that."""
-        route = self._routes.get(topic)
-        if route is None or not route.single:
+    def take_next(self, topic: bytes, payload: bytes, batch: EventBatch) -> bool:
+        """Take the next single tick of a known stream; return whether it was that."""
+        fast = self._fast_topics.get(topic)
+        if fast is None or not fast.single:
             return False
         tick = self.one_tick.decode(payload)
         if tick is None:
-            route.single = False
+            fast.single = False
             return False
-        t_ns, values, session, seq = tick
-        sequence = route.sequence
-        if seq != sequence.next_seq or session != sequence.session:
+        t_ns, values, run_id, seq = tick
+        sequence = fast.sequence
+        if seq != sequence.next_seq or run_id != sequence.run_id:
             return False
         if seq is not None:
             sequence.next_seq = seq + 1
         counters = self.counters
         counters.messages += 1
         counters.ticks += 1
-        drain.add_one(route.stream, session, seq, route.where, t_ns, values)
+        batch.add_one(fast.stream, run_id, seq, fast.where, t_ns, values)
         return True
 
-    def take(self, frames: list[bytes], drain: Drain) -> None:
+    def take(self, frames: list[bytes], batch: EventBatch) -> None:
         """Take any message."""
         self.counters.messages += 1
         recovery = self.recovery
         if recovery is not None and recovery.streams:
-            stretch = self._stretch(recovery, frames)
-            if stretch is not None:
-                if self._may_wait(frames, drain):
-                    recovery.hold(stretch, frames)
+            missing = self._missing_range(recovery, frames)
+            if missing is not None:
+                if self._may_queue(frames, batch):
+                    recovery.enqueue(missing, frames)
                 return
-        self._take(frames, drain, None)
+        self._take(frames, batch, None)
 
-    def _stretch(self, recovery: FeedRecovery, frames: list[bytes]) -> MissingRange | None:
-        """Return what a message has to wait for."""
+    def _missing_range(self, recovery: FeedRecovery, frames: list[bytes]) -> MissingRange | None:
+        """Return the missing ticks that a message has to wait for."""
         try:
             topic = parse_topic(frames[0])
         except DecodeError:
             return None
-        return recovery.streams.get(topic.stream) if topic.kind in HELD_KINDS else None
+        return recovery.streams.get(topic.stream) if topic.kind in QUEUED_KINDS else None
 
-    def _take(self, frames: list[bytes], drain: Drain, held: MissingRange | None) -> None:
-        """Take a message, which has been held for what was missing before it, or not."""
+    def _take(self, frames: list[bytes], batch: EventBatch, waited: MissingRange | None) -> None:
+        """Take a message; `waited`: the range that it was queued behind."""
         try:
             message = self.decode(frames)
         except DecodeError as error:
-            told = f"{error}; {advice(self._config, frames)}"
-            self._refuse(drain, error.cause, "", told, _shown(frames))
+            reason = f"{error}; {advice(self._config, frames)}"
+            where = repr(frames[0][:80]) if len(frames) > 1 else ""
+            self._refuse(batch, error.cause, "", reason, where)
             return
         match message:
-            case Ticks() if why := self._names.refused.get(message.session):
-                self._refuse(drain, "columns", message.stream, why, message.where)
+            case Ticks() if why := self._columns.refused.get(message.session):
+                self._refuse(batch, "columns", message.stream, why, message.where)
             case Ticks():
-                if held is None and not self._is_owned(message, drain):
+                if waited is None and not self._is_owned(message, message.session, batch):
                     return
-                if self._ticks(message, drain, frames, held) and held is None:
-                    self._learn_route(frames, message)
+                if self._ticks(message, batch, frames, waited) and waited is None:
+                    self._add_fast_topic(frames[0], message)
             case Label():
                 self.counters.labels += 1
-                drain.add(message)
+                batch.add(message)
             case Heartbeat():
-                self._compare(message)
-                if held is None and not self._is_owned(message, drain):
+                self._compare_columns(message)
+                if waited is None and not self._is_owned(message, message.run_id, batch):
                     return
-                if message.session not in self._names.refused:
-                    self._heartbeat(message, drain, frames, held)
+                if message.run_id not in self._columns.refused:
+                    self._heartbeat(message, batch, frames, waited)
                 elif message.end:
-                    self._end(message, drain)
-
-    # ---- whose streams they are ----------------------------------------------------------
-
-    def _may_wait(self, frames: list[bytes], drain: Drain) -> bool:
-        """Return whether a message may be held for the lost ticks of its stream."""
-        if self.owners is None:
-            return True
-        try:
-            message = self.decode(frames)
-        except DecodeError:
-            return True  # it is refused when it is let go
-        return not isinstance(message, Ticks | Heartbeat) or self._is_owned(message, drain)
-
-    def _is_owned(self, message: Ticks | Heartbeat, drain: Drain) -> bool:
-        """Return whether the present endpoint may send a message; refuse it if not."""
-        owners, stream, session = self.owners, message.stream, message.session
-        if owners is None:
-            return True
-        owner, misfit = owners.of(stream), session in self._names.refused
-        if owner == self._place:
-            return True
-        if owner is None:
-            if not misfit and (stream in self._streams or len(self._streams) < self.max_streams):
-                owners.claim(stream, self._place)
-            return True
-        state = self._streams.get(stream)
-        if owners.policy == "always":
-            if not misfit and state is not None and state.is_new(session):
-                self._take_over(stream, owner, drain)
-            return True
-        if not misfit and owners.may_take(stream):
-            if state is not None and session != state.session:
-                self._go_on(state, session, owners.reached(stream, self._place))
-            self._take_over(stream, owner, drain)
-            return True
-        due = message.seq
-        if isinstance(message, Ticks) and due is not None:
-            due += len(message.t_ns)
-        reason = owners.refuse(stream, self._place, session, due)
-        self.counters.not_owner += 1
-        self._refuse(drain, "not_owner", stream, reason, "")
-        return False
-
-    def _go_on(
-        self, state: StreamSequence, session: str, reached: tuple[str, int | None] | None
-    ) -> None:
-        """Let the session of a new owner begin where its refused messages ended.
-
-        One that had been left begins where it comes, and any other at its first number.
-        """
-        if reached is not None and reached[0] == session:
-            state.expect(session, reached[1])
-        elif state.is_left(session):
-            state.expect(session, None)
-
-    def _take_over(self, stream: str, owner: int, drain: Drain) -> None:
-        """Make the present endpoint the owner of a stream, and report it."""
-        assert self.owners is not None
-        self.counters.takeovers += 1
-        self._doors[owner].routes.pop(make_topic("tick", stream), None)
-        drain.add(self.owners.take(stream, self._place))
-
-    # ---- what they say -------------------------------------------------------------------
-
-    def _learn_route(self, frames: list[bytes], ticks: Ticks) -> None:
-        """Let the next tick of this topic take the short way, if this could have."""
-        if self._foreign is not None:
-            return
-        route = self._routes.get(frames[0])
-        if route is None:
-            sequence = self._streams[ticks.stream]
-            route = self._routes[frames[0]] = _Route(ticks.stream, ticks.where, sequence)
-        route.single = len(ticks.t_ns) == 1
+                    self._end(message, batch)
 
     def decode(self, frames: list[bytes]) -> Message | None:
-        """Return what a message says, None for one of no interest; raises DecodeError."""
+        """Return a decoded message, None for an unwanted stream; raises DecodeError."""
         if self._foreign is not None:
             return self._foreign.decode(frames)
         if len(frames) != 2:
             raise DecodeError(
-                f"{len(frames)} frame{'s' if len(frames) > 1 else ''}, where topic and payload "
-                "belong",
+                f"{len(frames)} frame{'s' if len(frames) > 1 else ''}; expected topic and payload",
                 cause="frames",
             )
         if self._wanted and parse_topic(frames[0]).stream not in self._wanted:
             return None
         return self._records.decode(frames[0], frames[1])
 
-    def _compare(self, told: Heartbeat) -> None:
-        """Take no more of a session whose columns are not ours.
+    def _add_fast_topic(self, topic: bytes, ticks: Ticks) -> None:
+        """Let `take_next` handle this topic if its messages are single ticks."""
+        if self._foreign is not None:
+            return
+        fast = self._fast_topics.get(topic)
+        if fast is None:
+            sequence = self._streams[ticks.stream]
+            fast = self._fast_topics[topic] = _FastTopic(ticks.stream, ticks.where, sequence)
+        fast.single = len(ticks.t_ns) == 1
 
-        Raises ConfigurationError where some of the session was taken from this endpoint, having
-        come before any heartbeat.
-        """
-        if self._names.compare(told.session, told.columns):
-            if any(
-                state.session == told.session
-                for stream, state in self._streams.items()
-                if self.owners is None or self.owners.of(stream) == self._place
-            ):
-                why = self._names.refused[told.session]
-                raise ConfigurationError(
-                    f"{why}, and a new file for --store: ticks were taken already", key="columns"
-                )
-            self._routes.clear()
-
-    def _refuse(self, drain: Drain, cause: Cause, stream: str, reason: str, where: str) -> None:
+    def _refuse(
+        self, batch: EventBatch, cause: Cause, stream: str, reason: str, where: str = ""
+    ) -> None:
         self.counters.refused += 1
         self.refused[cause] += 1
         self.first_refused.setdefault(cause, reason)
-        drain.add(Refusal(stream, "message", reason, where=where))
+        batch.add(Refusal(stream, "message", reason, where=where))
+
+    # ---- owners --------------------------------------------------------------------------
+
+    def _may_queue(self, frames: list[bytes], batch: EventBatch) -> bool:
+        """Return whether a message may wait for the lost ticks of its stream."""
+        if self.owners is None:
+            return True
+        try:
+            message = self.decode(frames)
+        except DecodeError:
+            return True  # it is refused when the queue is processed
+        match message:
+            case Ticks():
+                return self._is_owned(message, message.session, batch)
+            case Heartbeat():
+                return self._is_owned(message, message.run_id, batch)
+        return True
+
+    def _is_owned(self, message: Ticks | Heartbeat, run_id: str, batch: EventBatch) -> bool:
+        """Return whether the present endpoint may send a message; refuse it if not."""
+        owners, stream = self.owners, message.stream
+        if owners is None:
+            return True
+        owner, mismatch = owners.of(stream), run_id in self._columns.refused
+        if owner == self._index:
+            return True
+        state = self._streams.get(stream)
+        if owner is None:
+            if not mismatch and (state is not None or len(self._streams) < self.max_streams):
+                owners.claim(stream, self._index)
+            return True
+        if owners.policy == "always":
+            if not mismatch and state is not None and state.is_new(run_id):
+                self._take_over(owners, stream, owner, batch)
+            return True
+        if not mismatch and owners.may_take(stream):
+            if state is not None and run_id != state.run_id:
+                # Its run continues after its refused messages; a retired run where it comes.
+                refused = owners.position(stream, self._index)
+                if refused is not None and refused[0] == run_id:
+                    state.expect(run_id, refused[1])
+                elif state.is_retired(run_id):
+                    state.expect(run_id, None)
+            self._take_over(owners, stream, owner, batch)
+            return True
+        next_seq = message.seq
+        if isinstance(message, Ticks) and next_seq is not None:
+            next_seq += len(message.t_ns)
+        self.counters.not_owner += 1
+        reason = owners.refuse(stream, self._index, run_id, next_seq)
+        self._refuse(batch, "not_owner", stream, reason)
+        return False
+
+    def _take_over(self, owners: Owners, stream: str, owner: int, batch: EventBatch) -> None:
+        self.counters.takeovers += 1
+        self._endpoints[owner].fast_topics.pop(make_topic("tick", stream), None)
+        batch.add(owners.take(stream, self._index))
+
+    def _compare_columns(self, beat: Heartbeat) -> None:
+        """Refuse a run whose columns are not ours from now on.
+
+        Raises ConfigurationError if ticks of the run were already taken from this endpoint.
+        """
+        if not self._columns.compare(beat.run_id, beat.columns):
+            return
+        if any(
+            state.run_id == beat.run_id
+            for stream, state in self._streams.items()
+            if self.owners is None or self.owners.of(stream) == self._index
+        ):
+            why = self._columns.refused[beat.run_id]
+            raise ConfigurationError(
+                f"{why}, and a new file for --store: ticks were already taken", key="columns"
+            )
+        self._fast_topics.clear()
+
+    # ---- sequence numbers ----------------------------------------------------------------
 
     def _state(self, stream: str) -> StreamSequence | None:
-        """Return the stream's sequence, None if it is a stream too many."""
+        """Return the stream's sequence, None if there are too many streams."""
         state = self._streams.get(stream)
         if state is None and len(self._streams) < self.max_streams:
             state = self._streams[stream] = StreamSequence()
@@ -472,216 +469,213 @@ class Intake:
         return state
 
     def _ticks(
-        self, ticks: Ticks, drain: Drain, frames: list[bytes], held: MissingRange | None
+        self, ticks: Ticks, batch: EventBatch, frames: list[bytes], waited: MissingRange | None
     ) -> bool:
-        """Take ticks; return whether they may pass, and do not have to wait."""
+        """Take ticks; return whether they were processed and not queued."""
         state = self._state(ticks.stream)
         if state is None:
-            self._too_many(drain, ticks.stream)
+            self._too_many(batch, ticks.stream)
             return False
-        self._unheard.discard(ticks.stream)
-        if self._waits(state, ticks.stream, ticks.session, ticks.seq, frames, held):
+        self._resumed.discard(ticks.stream)
+        if self._must_wait(state, ticks.stream, ticks.session, ticks.seq, frames, waited):
             return False
-        self._pass(state, ticks, drain)
+        self._pass(state, ticks, batch)
         return True
 
-    def _pass(self, state: StreamSequence, ticks: Ticks, drain: Drain) -> None:
+    def _pass(self, state: StreamSequence, ticks: Ticks, batch: EventBatch) -> None:
         count = len(ticks.t_ns)
         due = state.next_seq
-        verdict = state.ticks(ticks.session, ticks.seq, count)
-        self._judge(ticks.stream, ticks.session, ticks.seq or 0, verdict, drain)
-        self.counters.ticks += count - verdict.skip
-        if verdict.skip:
-            if verdict.skip > verdict.overlaps:
-                drain.add(not_new(ticks, verdict, due))
-            if verdict.skip == count:
+        check = state.ticks(ticks.session, ticks.seq, count)
+        self._apply(ticks.stream, ticks.session, ticks.seq or 0, check, batch)
+        self.counters.ticks += count - check.skip
+        if check.skip:
+            if check.skip > check.overlaps:
+                batch.add(not_new(ticks, check, due))
+            if check.skip == count:
                 return
-            ticks = without(ticks, verdict.skip)
-        drain.add_ticks(ticks)
+            ticks = without(ticks, check.skip)
+        batch.add_ticks(ticks)
 
     def _heartbeat(
         self,
         beat: Heartbeat,
-        drain: Drain,
-        item: list[bytes] | Heartbeat,
-        held: MissingRange | None,
+        batch: EventBatch,
+        message: QueuedMessage,
+        waited: MissingRange | None,
     ) -> None:
         state = self._state(beat.stream)
         if state is None:
             if not beat.announces:
-                self._too_many(drain, beat.stream)
+                self._too_many(batch, beat.stream)
             return
-        self._unheard.discard(beat.stream)
-        if self._waits(state, beat.stream, beat.session, beat.seq, item, held):
+        self._resumed.discard(beat.stream)
+        if self._must_wait(state, beat.stream, beat.run_id, beat.seq, message, waited):
             return
-        self.counters.heartbeats += item is not beat and not beat.announces
-        verdict = state.heartbeat(beat.session, beat.seq)
-        self._judge(beat.stream, beat.session, beat.seq, verdict, drain)
-        if beat.end and not verdict.late_session:
-            self._end(beat, drain)
+        self.counters.heartbeats += message is not beat and not beat.announces
+        check = state.heartbeat(beat.run_id, beat.seq)
+        self._apply(beat.stream, beat.run_id, beat.seq, check, batch)
+        if beat.end and not check.retired_run:
+            self._end(beat, batch)
 
-    def _end(self, beat: Heartbeat, drain: Drain) -> None:
+    def _end(self, beat: Heartbeat, batch: EventBatch) -> None:
         known = beat.stream in self._streams or beat.stream in self._ended
         if not known and len(self._ended) >= self.max_streams:
             return
-        if self._ended.get(beat.stream) != beat.session:
-            self._ended[beat.stream] = beat.session
-            drain.add(End(beat.stream, beat.session))
+        if self._ended.get(beat.stream) != beat.run_id:
+            self._ended[beat.stream] = beat.run_id
+            batch.add(End(beat.stream, beat.run_id))
 
-    def _too_many(self, drain: Drain, stream: str) -> None:
+    def _too_many(self, batch: EventBatch, stream: str) -> None:
         reason = f"more than {self.max_streams} streams; name those wanted"
-        self._refuse(drain, "too_many_streams", stream, reason, "")
+        self._refuse(batch, "too_many_streams", stream, reason)
 
-    def _judge(
-        self, stream: str, session: str, seq: int, verdict: SequenceCheck, drain: Drain
+    def _apply(
+        self, stream: str, run_id: str, seq: int, check: SequenceCheck, batch: EventBatch
     ) -> None:
-        """Count what a verdict says, and put it in the row of events."""
-        if verdict.starts:
-            self.counters.sessions += 1
+        """Count what a check found, and add its events."""
+        counters = self.counters
+        if check.starts:
+            counters.sessions += 1
             self._ended.pop(stream, None)
-            drain.add(SessionStart(stream, session))
-        if verdict.missed:
-            self.counters.gaps += 1
-            self.counters.missed = min(self.counters.missed + verdict.missed, MAX_COUNT)
-            drain.add(Gap(stream, seq, verdict.missed))
-        self.counters.repeats += verdict.repeats
-        self.counters.overlaps += verdict.overlaps
-        self.counters.old += verdict.old
+            batch.add(SessionStart(stream, run_id))
+        if check.missed:
+            counters.gaps += 1
+            counters.missed = min(counters.missed + check.missed, MAX_COUNT)
+            batch.add(Gap(stream, seq, check.missed))
+        counters.repeats += check.repeats
+        counters.overlaps += check.overlaps
+        counters.old += check.old
 
-    # ---- what is missing -----------------------------------------------------------------
+    # ---- recovery ------------------------------------------------------------------------
 
-    def _waits(
+    def _must_wait(
         self,
         state: StreamSequence,
         stream: str,
-        session: str,
+        run_id: str,
         seq: int | None,
-        item: list[bytes] | Heartbeat,
-        held: MissingRange | None,
+        message: QueuedMessage,
+        waited: MissingRange | None,
     ) -> bool:
-        """Return whether a message is held, since something before number `seq` is asked for."""
+        """Return whether a message was queued because ticks before number `seq` are requested."""
         if self.recovery is None:
             return False
-        missing = state.lacks(session, seq)
-        if missing is None:
+        lost = state.missing_before(run_id, seq)
+        if lost is None:
             return False
-        first, last = missing
-        if held is not None and held.session == session and last <= held.last:
-            return False  # this has been asked for, to no avail
-        joining = state.session is None
-        stretch = self.recovery.begin(stream, session, first, last, joining=joining)
-        if held is None:
-            self.recovery.hold(stretch, item)
+        first, last = lost
+        if waited is not None and waited.run_id == run_id and last <= waited.last:
+            return False  # these ticks were requested and did not come
+        joining = state.run_id is None
+        missing = self.recovery.begin(stream, run_id, first, last, joining=joining)
+        if waited is None:
+            self.recovery.enqueue(missing, message)
         else:
-            self.recovery.take_back(stretch, item)
-        for door in self._doors:
-            door.routes.pop(make_topic("tick", stream), None)
+            self.recovery.requeue(missing, message)
+        for endpoint in self._endpoints:
+            endpoint.fast_topics.pop(make_topic("tick", stream), None)
         return True
 
-    def answer(self, endpoint: int, payload: bytes, drain: Drain, now: float) -> None:
-        """Take a reply of a recovery endpoint; `now` is the time that `Recovery.turn` is told."""
+    def answer(self, index: int, payload: bytes, batch: EventBatch, now: float) -> None:
+        """Take a reply of the recovery endpoint `index`; `now` as for `FeedRecovery.poll`."""
         recovery = self.recovery
         assert recovery is not None
         try:
             reply = decode_reply(payload)
         except DecodeError as error:
-            recovery.nonsense(endpoint, now)
-            self._refuse(drain, "recovery", "", str(error), "")
+            recovery.invalid_reply(index, now)
+            self._refuse(batch, "recovery", "", str(error))
             return
-        recovery.heard(endpoint, now)
+        recovery.replied(index, now)
         match reply:
             case Welcome():
-                self._asked.compare(reply.session, reply.columns)
-                recovery.welcome(endpoint, reply)
+                self._recovery_columns.compare(reply.run_id, reply.columns)
+                recovery.welcome(index, reply)
             case SnapshotReply():
-                recovery.snapshot(endpoint, reply.session)
-                self._snapshot(reply, drain)
+                recovery.snapshot(index, reply.run_id)
+                self._snapshot(recovery, reply, batch)
             case Block():
-                self._block(recovery, endpoint, reply, drain, now)
+                self._block(recovery, index, reply, batch, now)
             case Gone():
-                recovery.gone(endpoint, reply, now)
+                recovery.gone(index, reply, now)
             case Busy():
-                recovery.busy(endpoint, reply, now)
+                recovery.busy(index, reply, now)
 
     def _block(
-        self, recovery: FeedRecovery, endpoint: int, block: Block, drain: Drain, now: float
+        self, recovery: FeedRecovery, index: int, block: Block, batch: EventBatch, now: float
     ) -> None:
-        stretch = recovery.asked_for(block.stream, block.session)
-        if stretch is None or block.session in self._asked.refused:
-            return  # it was given up, had come from elsewhere, or is not to be taken
-        due, last = stretch.due, stretch.last
-        start, stop = due - block.seq, min(block.rows, last + 1 - block.seq)
+        missing = recovery.open_request(block.stream, block.run_id)
+        if missing is None or block.run_id in self._recovery_columns.refused:
+            return  # it was given up, has come from elsewhere, or has other columns
+        due = missing.due
+        start, stop = due - block.seq, min(block.rows, missing.last + 1 - block.seq)
         if start < 0 or start >= stop:
             return
         where = f"tick/{block.stream}/"
         try:
-            values = raw_rows(block.values, len(self._columns), block.rows)[start:stop]
+            values = raw_rows(block.values, len(self._config.columns), block.rows)[start:stop]
         except ValueError as error:
-            recovery.nonsense(endpoint, now)
-            self._refuse(drain, "recovery", block.stream, f"a block to recover: {error}", where)
+            recovery.invalid_reply(index, now)
+            self._refuse(batch, "recovery", block.stream, f"a block to recover: {error}", where)
             return
         t_ns = np.frombuffer(block.t_ns, "<i8")[start:stop]
-        drain.size += len(block.values)
+        batch.size += len(block.values)
         state = self._streams[block.stream]
-        self._pass(state, Ticks(block.stream, t_ns, values, block.session, due, where), drain)
-        state.recovered(due, stop - start)
-        recovery.advance(endpoint, stretch, due + stop - start, now)
+        self._pass(state, Ticks(block.stream, t_ns, values, block.run_id, due, where), batch)
+        state.add_recovered(due, stop - start)
+        recovery.advance(index, missing, due + stop - start, now)
 
-    def _snapshot(self, snapshot: SnapshotReply, drain: Drain) -> None:
-        """Ask for what a snapshot shows to be missing, as a heartbeat would have shown it.
+    def _snapshot(
+        self, recovery: FeedRecovery, snapshot: SnapshotReply, batch: EventBatch
+    ) -> None:
+        """Request what a snapshot shows to be missing, as a heartbeat would have shown it.
 
-        Nothing says which of several feed endpoints a recovery endpoint belongs to, so of a stream
-        that has an owner only the owner's own messages show what is missing.
+        A recovery endpoint is not tied to one of several feed endpoints, so if a stream has an
+        owner only the owner's messages show what is missing.
         """
-        assert self.recovery is not None
         for stream, (oldest, due) in snapshot.streams.items():
             if self._wanted and stream not in self._wanted:
                 continue
-            if self.owners is not None and self.owners.guards(stream):
+            if self.owners is not None and self.owners.protects(stream):
                 continue
             try:
-                beat = Heartbeat(check_name(stream), due, check_session(snapshot.session))
+                beat = Heartbeat(check_name(stream), due, check_run_id(snapshot.run_id))
             except ValueError as error:
-                self._refuse(drain, "recovery", "", f"a snapshot: {error}", "")
+                self._refuse(batch, "recovery", "", f"a snapshot: {error}")
                 return
             state = self._streams.get(stream)
-            other = state is not None and state.session not in (None, snapshot.session)
-            if other and stream not in self._unheard:
-                continue  # the feed has said which session the stream is in
-            known = state is not None
-            if stream in self.recovery.streams or not (known or oldest < due):
+            other = state is not None and state.run_id not in (None, snapshot.run_id)
+            if other and stream not in self._resumed:
+                continue  # the feed has shown which run the stream is in
+            if stream in recovery.streams or (state is None and oldest >= due):
                 continue
-            self._heartbeat(beat, drain, beat, None)
-            self.recovery.begin_at(stream, oldest)
+            self._heartbeat(beat, batch, beat, None)
+            recovery.begin_at(stream, oldest)
 
-    def release(self, drain: Drain, most: int) -> int:
-        """Let go up to `most` messages that need not wait any more; return how many."""
+    def release(self, batch: EventBatch, most: int) -> int:
+        """Process up to `most` queued messages that need not wait any more; return how many."""
         assert self.recovery is not None
-        place = self._place
-        count = self._release(self.recovery, drain, most)
-        self.turn_to(place)
+        index = self._index
+        count = self._release(self.recovery, batch, most)
+        self.select_endpoint(index)
         return count
 
-    def _release(self, recovery: FeedRecovery, drain: Drain, most: int) -> int:
+    def _release(self, recovery: FeedRecovery, batch: EventBatch, most: int) -> int:
         count = 0
-        for stretch in list(recovery.finished.values()):
-            # What is held has passed for its owner's, whichever endpoint is read just now.
-            owner = self.owners and self.owners.of(stretch.stream)
-            self.turn_to(owner or 0)
-            while stretch.over and stretch.held:
-                if count >= most or drain.size >= MAX_DRAIN_BYTES:
+        for missing in list(recovery.finished.values()):
+            # Queued messages were accepted as their owner's, whichever endpoint is read now.
+            owner = self.owners and self.owners.of(missing.stream)
+            self.select_endpoint(owner or 0)
+            while missing.over and missing.queue:
+                if count >= most or batch.size >= MAX_BATCH_BYTES:
                     return count
-                item = recovery.let_go(stretch)
+                message = recovery.dequeue(missing)
                 count += 1
-                if isinstance(item, Heartbeat):
-                    self._heartbeat(item, drain, item, stretch)
+                if isinstance(message, Heartbeat):
+                    self._heartbeat(message, batch, message, missing)
                 else:
-                    drain.size += len(item[-1])
-                    self._take(item, drain, stretch)
-            if stretch.over:
-                recovery.forget(stretch)
+                    batch.size += len(message[-1])
+                    self._take(message, batch, missing)
+            if missing.over:
+                recovery.forget(missing)
         return count
-
-
-def _shown(frames: list[bytes]) -> str:
-    return repr(frames[0][:80]) if len(frames) > 1 else ""

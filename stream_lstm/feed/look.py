@@ -1,8 +1,8 @@
-"""A bounded look at a file or at a running feed: what is in it, and which settings read it.
+"""A bounded look at a file or a running feed: its content, and settings that read it.
 
-A file is judged by its first rows, a feed by its first messages. The names of columns say what
-they hold, and the values have to agree. The settings of a feed are checked by reading the same
-messages with them, as the daemon would.
+The first rows of a file, or the first messages of a feed, decide. The names of columns suggest
+what they contain, and the values have to agree. The settings of a feed are checked by reading the
+same messages with them, as the daemon would.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from ..config import build
 from ..errors import DataError, EndpointError, StreamLSTMError
 from ..events import Run, Ticks
 from ..schema import FeedConfig
-from .endpoints import ALL, Connections, open_socket
+from .endpoints import UNLIMITED, Connections, open_socket
 from .files import file_columns, open_file
 from .foreign import quoted, remedy, time_ns
-from .guard import PIECE_S, Inbound
-from .intake import Drain, Intake
-from .records import MAX_FRAME_BYTES, MAX_MESSAGE_BYTES, parse_topic
+from .guard import MAX_WAIT_S, Inbound
+from .intake import EventBatch, Intake
+from .protocol import MAX_FRAME_BYTES, MAX_MESSAGE_BYTES, parse_topic
 from .security import Security
 from .wire import FAULTS
 
 SAMPLE_ROWS = 4096
 """Rows of a file that are read: a few hundred kilobytes."""
 
-MOST_TRIED = 8
+MAX_TRIED = 8
 """Columns that are tried as times, and as streams."""
 
 SAMPLE_MESSAGES, SAMPLE_BYTES = 256, 16 << 20
@@ -52,14 +52,14 @@ TIMES = ("time", "timestamp", "ts", "datetime", "date", "t", "epoch")
 STREAMS = ("symbol", "sym", "ticker", "instrument", "isin", "contract", "currency", "asset",
            "pair", "stream", "series", "sensor", "device", "machine", "station", "site", "host",
            "city", "name")  # fmt: skip
-"""Words in the names of columns of times, and of streams; the first ones are preferred."""
+"""Words in the names of columns of times, and of streams, in order of preference."""
 
 UNREADABLE = (StreamLSTMError, *FAULTS, NotImplementedError)
-"""What reading a column as something else can raise, in Arrow too."""
+"""What reading a column as another type can raise, in Arrow too."""
 
 
 def rank(name: str, words: Sequence[str]) -> int:
-    """Return the place of the first of `words` in a name, or their number where it has none."""
+    """Return the index of the first of `words` in a name, or their number if it has none."""
     parts = re.findall("[a-z]+", re.sub("([a-z])([A-Z])", r"\1 \2", name).lower())
     end = parts[-1] if parts else ""
     found = (k for k, w in enumerate(words) if w in parts or (len(w) > 4 and end.endswith(w)))
@@ -72,8 +72,8 @@ def rank(name: str, words: Sequence[str]) -> int:
 class FileLook(NamedTuple):
     """What the first rows of a file show.
 
-    values: float64 (m, C) of `columns`, the numeric ones, and of one stream where there are more.
-    skip: whether some rows had to be left out. `time` and `stream_column` are columns or None.
+    values: float64 (m, C) of `columns`, the numeric ones, and of one stream if there are several.
+    skip: whether some rows had to be skipped. `time` and `stream_column` are columns or None.
     """
 
     names: tuple[str, ...]
@@ -87,7 +87,7 @@ class FileLook(NamedTuple):
 def look_at_file(path: Path) -> FileLook:
     """Look at the first rows of a file.
 
-    Raises what `files.open_file` raises, and DataError where no column holds numbers.
+    Raises what `files.open_file` raises, and DataError without a column of numbers.
     """
     names = file_columns(path)
     try:
@@ -98,7 +98,7 @@ def look_at_file(path: Path) -> FileLook:
     times = _time_column(path, names, numeric)
     columns = tuple(name for name in numeric if name != times)
     if not columns:
-        raise DataError(f"{path} has no column of numbers beside the time {times!r}")
+        raise DataError(f"{path} has no column of numbers except the time {times!r}")
     values = block.values[:, [numeric.index(name) for name in columns]]
     if not np.isfinite(values).any():
         raise DataError(f"{path}: no number in its first {len(values)} rows")
@@ -110,7 +110,7 @@ def look_at_file(path: Path) -> FileLook:
 
 
 def _read(path: Path, **options: Any) -> tuple[tuple[str, ...], Any, int]:
-    """Return the value columns of a file, the block of its first rows, and how many were bad."""
+    """Return the value columns of a file, the block of its first rows, and the bad-row count."""
     reasons: list[str] = []
 
     def refuse(refusal: Any) -> None:
@@ -125,9 +125,9 @@ def _read(path: Path, **options: Any) -> tuple[tuple[str, ...], Any, int]:
 
 
 def _time_column(path: Path, names: Sequence[str], numeric: Sequence[str]) -> str | None:
-    """Return the column of times: one that is called so, or text that can be read as times."""
+    """Return the column of times: one with such a name, or text that can be read as times."""
     likely = [name for name in names if name not in numeric or rank(name, TIMES) < len(TIMES)]
-    for name in sorted(likely, key=lambda name: rank(name, TIMES))[:MOST_TRIED]:
+    for name in sorted(likely, key=lambda name: rank(name, TIMES))[:MAX_TRIED]:
         with suppress(*UNREADABLE):
             values = [other for other in numeric if other != name]
             _, block, refused = _read(path, columns=values, time=name)
@@ -139,9 +139,9 @@ def _time_column(path: Path, names: Sequence[str], numeric: Sequence[str]) -> st
 
 
 def _stream_column(path: Path, names: Sequence[str]) -> tuple[str | None, Any]:
-    """Return the column whose name and few texts say that it names streams, and its codes."""
+    """Return the column whose name and few distinct texts suggest streams, and its codes."""
     likely = [name for name in names if rank(name, STREAMS) < len(STREAMS)]
-    for name in sorted(likely, key=lambda name: rank(name, STREAMS))[:MOST_TRIED]:
+    for name in sorted(likely, key=lambda name: rank(name, STREAMS))[:MAX_TRIED]:
         with suppress(*UNREADABLE):
             _, block, _ = _read(path, columns=[], key=name)
             if 2 * len(block.keys.used()) <= len(block.rows):
@@ -153,7 +153,7 @@ def _stream_column(path: Path, names: Sequence[str]) -> tuple[str | None, Any]:
 
 
 class FeedLook(NamedTuple):
-    """What the first messages of a feed show; `settings` are the keys that read them.
+    """What the first messages of a feed show; `settings` are configuration keys that read them.
 
     values: float64 (m, C) of the stream with the most ticks.
     """
@@ -169,19 +169,19 @@ class FeedLook(NamedTuple):
 def look_at_feed(endpoint: str, wait_s: float, security: Security) -> FeedLook:
     """Look at the first messages of a publisher.
 
-    wait_s: seconds to wait for the first one. Raises EndpointError where none comes, and
-    DataError where they cannot be read.
+    wait_s: seconds to wait for the first one. Raises EndpointError if none comes, and DataError if
+    they cannot be read.
     """
     messages = _listen(endpoint, wait_s, security)
     settings = {"connect": [endpoint], **_settings(endpoint, messages)}
-    intake, drain = Intake(build(settings).feed), Drain(apart=True)
+    intake, batch = Intake(build(settings).feed), EventBatch(independent=True)
     for frames in messages:
-        intake.take(frames, drain)
+        intake.take(frames, batch)
     if intake.refused and not intake.counters.ticks:
         raise DataError(f"{endpoint}: {next(iter(intake.first_refused.values()))}")
     streams: dict[str, list[Any]] = {}
     numbered = False
-    for event in drain.finish():
+    for event in batch.finish():
         if isinstance(event, Ticks | Run):
             ticks = event if isinstance(event, Ticks) else event.block()
             streams.setdefault(ticks.stream, []).append(ticks.values)
@@ -193,14 +193,14 @@ def look_at_feed(endpoint: str, wait_s: float, security: Security) -> FeedLook:
 
 
 def _listen(endpoint: str, wait_s: float, security: Security) -> list[list[bytes]]:
-    """Return the first messages of a publisher, up to one that names its columns if any does."""
+    """Return the first messages of a publisher, up to one that names its columns, if any does."""
     messages: list[list[bytes]] = []
     context: zmq.Context[Any] = zmq.Context()
     try:
         socket = open_socket(
             context,
             zmq.SUB,
-            send_hwm=ALL,
+            send_hwm=UNLIMITED,
             receive_hwm=FeedConfig().receive_hwm,
             max_frame_bytes=MAX_FRAME_BYTES,
         )
@@ -209,10 +209,10 @@ def _listen(endpoint: str, wait_s: float, security: Security) -> list[list[bytes
         connections = Connections(socket, [endpoint], security, inbound)
         deadline, named = clocks.monotonic() + wait_s, False
         while (left_s := deadline - clocks.monotonic()) > 0 and inbound.taken < SAMPLE_BYTES:
-            if connections.redial.restless:
-                connections.tend(clocks.monotonic())
+            if connections.redial.pending:
+                connections.maintain(clocks.monotonic())
             inbound.waiting = True
-            ready = socket.poll(math.ceil(1000 * min(left_s, PIECE_S)))
+            ready = socket.poll(math.ceil(1000 * min(left_s, MAX_WAIT_S)))
             inbound.waiting = False
             if not ready:
                 continue
@@ -250,7 +250,7 @@ def _record(frames: Sequence[bytes]) -> tuple[str, dict[str, Any]]:
 
 
 def _settings(endpoint: str, messages: Sequence[Sequence[bytes]]) -> dict[str, Any]:
-    """Return the settings that the form of the messages asks for."""
+    """Return the settings for the form of the messages."""
     records = [record for frames in messages if (record := _record(frames))[0]]
     if any(kind in ("tick", "heartbeat", "label") for kind, _ in records):
         return {"columns": _columns(endpoint, records)}
@@ -267,7 +267,7 @@ def _settings(endpoint: str, messages: Sequence[Sequence[bytes]]) -> dict[str, A
         return {"payload": "json", **_topic(messages), **_fields(endpoint, objects)}
     sizes = [len(frames[-1]) for frames in messages if _is_floats(frames[-1])]
     if 2 * len(sizes) > len(messages):
-        columns = [f"c{place}" for place in range(math.gcd(*sizes) // 8)]
+        columns = [f"c{k}" for k in range(math.gcd(*sizes) // 8)]
         return {"payload": "float64", **_topic(messages), "columns": columns}
     first = messages[0]
     way = remedy(FeedConfig(columns=("price",)), first)
@@ -275,7 +275,7 @@ def _settings(endpoint: str, messages: Sequence[Sequence[bytes]]) -> dict[str, A
 
 
 def _columns(endpoint: str, records: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
-    """Return the names of a tick's values; where nothing names them, c0, c1, and so on."""
+    """Return the names of a tick's values; c0, c1, and so on if nothing names them."""
     width = 0
     for kind, body in records:
         values = body.get("values")
@@ -289,20 +289,20 @@ def _columns(endpoint: str, records: Sequence[tuple[str, Mapping[str, Any]]]) ->
             width = len(values) // (8 * (body.get("rows") or 1))
     if not width:
         raise DataError(f"{endpoint} sent nothing that shows its columns: try again with ticks")
-    return [f"c{place}" for place in range(width)]
+    return [f"c{k}" for k in range(width)]
 
 
 def _fields(endpoint: str, objects: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return columns and time field: what is a number, or a time, in at least half the objects."""
+    """Return columns and time field: numbers, or a time, in at least half of the objects."""
     values: dict[str, list[Any]] = {}
     for found in objects:
         for name, value in found.items():
             values.setdefault(name, []).append(value)
-    usual = {name: held for name, held in values.items() if 2 * len(held) >= len(objects)}
+    usual = {name: cells for name, cells in values.items() if 2 * len(cells) >= len(objects)}
     likely = [name for name in usual if rank(name, TIMES) < len(TIMES)]
     likely.sort(key=lambda name: rank(name, TIMES))
     time = next((name for name in likely if _all_times(usual[name])), None)
-    numbers = [n for n, held in usual.items() if n != time and all(map(_is_number, held))]
+    numbers = [n for n, cells in usual.items() if n != time and all(map(_is_number, cells))]
     if not numbers:
         names = ", ".join(values) or "none"
         raise DataError(
@@ -326,7 +326,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_floats(payload: bytes) -> bool:
-    """Return whether a payload can be bare float64 numbers: text, though, is text."""
+    """Return whether a payload can be bare float64 numbers, and is not text."""
     if not payload or len(payload) % 8 or all(32 <= byte < 127 for byte in payload):
         return False
     values = np.abs(np.frombuffer(payload, "<f8"))
@@ -334,7 +334,7 @@ def _is_floats(payload: bytes) -> bool:
 
 
 def _topic(messages: Sequence[Sequence[bytes]]) -> dict[str, str]:
-    """Return the prefix of most topics: what is before the last part, which names the stream."""
+    """Return the prefix of most topics: all parts but the last, which names the stream."""
     heads = Counter(
         frames[0].rstrip(b"/").rpartition(b"/")[0] for frames in messages if len(frames) == 2
     )

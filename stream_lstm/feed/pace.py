@@ -1,8 +1,7 @@
-"""When each tick of a file is to go out, and waiting until then.
+"""When each tick of a file is due, and waiting until then.
 
-Every time is counted from the first tick's and never from the last one's, so that what sending
-costs does not add up: a tick that is late makes none after it late. A schedule is pure
-arithmetic; `Pacer` holds it against a clock that it is given.
+Every time is relative to the first tick, never to the last one, so the cost of sending does not
+add up: a late tick does not delay the later ones.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from ..events import NO_TIME
 NS_PER_S = 1e9
 
 MAX_NAP_S = 0.1
-"""Longest wait without a look at what else is to be done: a heartbeat, or a wish to stop."""
+"""Longest sleep, after which `idle` can send a heartbeat or ask to stop."""
 
 FORMS = "max, recorded, a multiple of recorded such as 10x, or ticks a second such as 5000/s"
 
@@ -27,7 +26,7 @@ _FACTOR = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(x|/s)")
 
 
 class Speed(NamedTuple):
-    """How fast ticks go out; `factor` multiplies recorded time, or is ticks a second."""
+    """How fast ticks are sent; `factor` multiplies recorded time, or is ticks a second."""
 
     kind: Kind
     factor: float = 1.0
@@ -35,7 +34,7 @@ class Speed(NamedTuple):
     def due_s(self, k: int, elapsed_ns: int) -> float:
         """Return when tick `k` (from 0) is due, in seconds after tick 0.
 
-        elapsed_ns: time of tick `k` less that of tick 0.
+        elapsed_ns: time of tick `k` minus that of tick 0.
         """
         if self.kind == "max":
             return 0.0
@@ -44,10 +43,8 @@ class Speed(NamedTuple):
 
 def parse_speed(text: str) -> Speed:
     """Return the speed that `text` names; UsageError lists the forms."""
-    if text == "max":
-        return Speed("max")
-    if text == "recorded":
-        return Speed("recorded")
+    if text in ("max", "recorded"):
+        return Speed("max" if text == "max" else "recorded")
     match = _FACTOR.fullmatch(text)
     if match is None or not float(match[1]) > 0:
         raise UsageError(f"unknown speed {text!r}; write {FORMS}")
@@ -57,8 +54,8 @@ def parse_speed(text: str) -> Speed:
 class Pacer:
     """Waits for each tick's time.
 
-    clock: seconds, monotonic. nap: sleeps for some seconds. idle: called after each nap, returns
-    True to stop waiting.
+    clock: seconds, monotonic. nap: sleeps for some seconds. idle: called after each nap; True
+    stops waiting.
     """
 
     def __init__(
@@ -79,7 +76,7 @@ class Pacer:
     def wait(self, k: int, t_ns: int) -> bool:
         """Wait until tick `k` (from 0), of time `t_ns`, is due; False means stop.
 
-        The first call tells when and at what time the schedule begins, and does not wait.
+        The first call starts the schedule and does not wait.
         """
         if self._start_s is None:
             self._start_s = self._clock() - self.speed.due_s(k, 0)

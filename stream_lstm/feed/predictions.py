@@ -1,8 +1,8 @@
-"""Predictions and scores go out to whoever listens, and come in where someone does.
+"""Publishes predictions and scores, and receives them.
 
-Unlike ticks they never wait for a subscriber: at the high-water mark of a slow one its messages
-are dropped, since the daemon must not stop for it. Every prediction carries its `n`, so that the
-loss shows, and is in the store.
+Unlike ticks they never wait for a subscriber, since the daemon must not stop for one: above the
+high-water mark of a slow subscriber its messages are dropped. Every prediction has its `n`, so
+the loss shows, and the store contains it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,9 @@ from ..errors import DecodeError
 from ..events import NO_TIME, End, Prediction, Score
 from ..schema import Encoding
 from .callers import names, seconds, text, whole
-from .endpoints import ALL, ASKING_BUFFER, Binding, Connections, open_socket
-from .guard import PIECE_S, Inbound
-from .publisher import DRAIN_EVERY, LINGER_S, SEND_HWM, Subscriptions
-from .receiver import Receiver
-from .records import (
+from .endpoints import UNLIMITED, Connections, open_socket
+from .guard import MAX_WAIT_S, Inbound
+from .protocol import (
     MAX_FRAME_BYTES,
     MAX_MESSAGE_BYTES,
     Heartbeat,
@@ -34,11 +32,13 @@ from .records import (
     parse_topic,
     prefixes,
 )
+from .publisher import DRAIN_EVERY, LINGER_S, SEND_HWM, open_publisher
+from .receiver import Receiver
 from .security import Security
 from .wire import decode_heartbeat, decode_prediction, decode_score
 
-MAX_DRAIN = 4096
-"""Messages taken at once: the caller gets to look at its clock every 20 ms at the latest."""
+MAX_MESSAGES = 4096
+"""Messages taken together: they take 20 ms, then the caller can look at its clock."""
 
 _EVENTS, _POLLIN, _SNDMORE = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.SNDMORE)
 
@@ -48,9 +48,9 @@ Output: TypeAlias = Prediction | Score | End
 class PredictionPublisher(Closing):
     """Publish predictions and scores at one endpoint.
 
-    bind: endpoint; port `*` or 0 lets the system choose, and `endpoint` tells which.
-    security: keys, and who may connect; None has none, and binds only what this machine alone can
-    reach.
+    bind: endpoint; with port `*` or 0 the system chooses one, and `endpoint` is the actual one.
+    security: keys, and who may connect; None has no keys, and binds only addresses of this
+    machine.
 
     Raises EndpointError if the endpoint cannot be bound, and ConfigurationError if it must not be.
     """
@@ -65,24 +65,18 @@ class PredictionPublisher(Closing):
     ) -> None:
         self._encoding = encoding
         self._sends = 0
-        self._scores = False
+        self._scores_wanted = False
         self._context: zmq.Context[Any] = zmq.Context()
         try:
-            self._socket = open_socket(
-                self._context,
-                zmq.XPUB,
-                send_hwm=send_hwm,
-                linger_s=LINGER_S,
-                receive_buffer=ASKING_BUFFER,
+            self._socket, self._subscriptions, self._binding = open_publisher(
+                self._context, bind, security or Security(), send_hwm=send_hwm, linger_s=LINGER_S
             )
-            # Past the layer of pyzmq that is for routing, tracking and enumerations.
-            self._send_frame: Any = super(zmq.Socket, self._socket).send
-            self._get: Any = super(zmq.Socket, self._socket).get
-            self._subscriptions = Subscriptions(self._socket)
-            self._binding = Binding(self._socket, bind, security or Security())
         except BaseException:
             self._context.destroy(linger=0)
             raise
+        # The methods below pyzmq's routing, tracking and enumerations.
+        self._send_frame: Any = super(zmq.Socket, self._socket).send
+        self._get: Any = super(zmq.Socket, self._socket).get
         self.endpoint = self._binding.endpoint
 
     def publish(self, prediction: Prediction) -> None:
@@ -90,44 +84,42 @@ class PredictionPublisher(Closing):
         self._send(encode_prediction(prediction, self._encoding))
 
     def publish_score(self, score: Score) -> None:
-        """Send a score, if a subscriber wants scores: most want predictions alone."""
+        """Send a score if a subscriber wants scores: most want only predictions."""
         if self._get(_EVENTS) & _POLLIN:
-            self._look()
-        if self._scores:
+            self._update_subscriptions()
+        if self._scores_wanted:
             self._send(encode_score(score, self._encoding))
 
-    def _look(self) -> None:
-        """See who subscribed."""
-        self._subscriptions.drain()
-        self._scores = self._subscriptions.wanted(b"score/")
+    def _update_subscriptions(self) -> None:
+        self._subscriptions.update()
+        self._scores_wanted = self._subscriptions.wanted(b"score/")
 
     def heartbeat(
         self,
         stream: str,
         next_n: int,
         *,
-        session: str = "",
+        run_id: str = "",
         t_ns: int = NO_TIME,
         stale: bool = False,
     ) -> None:
-        """Say that a stream is alive and that element `next_n` is its next.
+        """Announce that a stream is alive and that `next_n` is its next element.
 
-        stale: the feed that it comes from has fallen silent.
+        stale: its feed is silent.
         """
-        self._beat(Heartbeat(stream, next_n, session, t_ns, stale=stale))
+        beat = Heartbeat(stream, next_n, run_id, t_ns, stale=stale)
+        self._send(encode_heartbeat(beat, self._encoding))
 
-    def end(self, stream: str, next_n: int = 1, *, session: str = "") -> None:
-        """Say that nothing more will come of a stream."""
-        self._beat(Heartbeat(stream, next_n, session, end=True))
-
-    def _beat(self, beat: Heartbeat) -> None:
+    def end(self, stream: str, next_n: int = 1, *, run_id: str = "") -> None:
+        """Announce the end of a stream."""
+        beat = Heartbeat(stream, next_n, run_id, end=True)
         self._send(encode_heartbeat(beat, self._encoding))
 
     def _send(self, frames: tuple[bytes, bytes]) -> None:
         self._sends += 1
         if self._sends % DRAIN_EVERY == 0:
-            self._look()
-        # Two sends cost a third of `send_multipart`, which looks at its frames first.
+            self._update_subscriptions()
+        # Two sends cost a third of `send_multipart`, which checks its frames first.
         send = self._send_frame
         send(frames[0], _SNDMORE)
         send(frames[1])
@@ -137,18 +129,18 @@ class PredictionPublisher(Closing):
     ) -> int:
         """Wait until `count` open subscriptions match the predictions of a stream, or of any.
 
-        Returns how many do. Raises EndpointError after `timeout_s` seconds; None waits
-        without limit.
+        Returns their number. Raises EndpointError after `timeout_s` seconds; None waits without
+        limit.
         """
         topic = b"prediction/" if stream is None else make_topic("prediction", stream)
         wait_s = seconds("timeout_s", timeout_s)
         try:
             return self._subscriptions.wait(topic, count, wait_s)
         finally:
-            self._look()
+            self._update_subscriptions()
 
     def close(self) -> None:
-        """Close the socket; what was sent has LINGER_S seconds to leave."""
+        """Close the socket; queued messages have LINGER_S seconds to leave."""
         self._socket.close()
         self._context.term()
         self._binding.close()
@@ -157,11 +149,11 @@ class PredictionPublisher(Closing):
 class PredictionSubscriber(Receiver[Output]):
     """Receive predictions and scores of some streams, or of all, in one thread at a time.
 
-    `heard` counts messages, heartbeats included, and `refused` those that could not be read;
-    `stale` says whether the daemon's feed had fallen silent by its last heartbeat. security: keys;
-    None has none. `security` counts how often we were not let in.
+    `heard` counts messages including heartbeats, and `refused` those that could not be decoded;
+    `stale` is whether the daemon's feed was silent at its last heartbeat. security: keys, if any;
+    `security` counts how often the publisher rejected us.
 
-    Raises EndpointError for an endpoint that cannot be.
+    Raises EndpointError for an invalid endpoint.
     """
 
     def __init__(
@@ -185,11 +177,11 @@ class PredictionSubscriber(Receiver[Output]):
             self._socket = open_socket(
                 self._context,
                 zmq.SUB,
-                send_hwm=ALL,
+                send_hwm=UNLIMITED,
                 receive_hwm=receive_hwm,
                 max_frame_bytes=MAX_FRAME_BYTES,
             )
-            # predictions last: who sees that subscription knows that the others are in place
+            # predictions last: a publisher that sees this subscription has the others too
             for topic in prefixes(("heartbeat", "score", "prediction"), named):
                 self._socket.setsockopt(zmq.SUBSCRIBE, topic)
             self._sockets = (self._socket,)
@@ -199,30 +191,30 @@ class PredictionSubscriber(Receiver[Output]):
             raise
 
     def _receive(self, timeout_s: float) -> list[Output]:
-        """Wait for a message up to `timeout_s` seconds and return what came, in order.
+        """Wait for a message up to `timeout_s` seconds and return the events, in order.
 
-        Heartbeats are awaited like any message, but only an end is returned.
+        Heartbeats count as messages, but only an end is returned.
         """
         out: list[Output] = []
         deadline = time.monotonic() + timeout_s
         left_s = timeout_s
         while not out and left_s >= 0:
-            if self._connections.redial.restless:
-                self._connections.tend(time.monotonic())
+            if self._connections.redial.pending:
+                self._connections.maintain(time.monotonic())
             self._inbound.waiting = True
-            came = self._socket.poll(math.ceil(min(left_s, PIECE_S) * 1000), zmq.POLLIN)
+            readable = self._socket.poll(math.ceil(min(left_s, MAX_WAIT_S) * 1000), zmq.POLLIN)
             self._inbound.waiting = False
-            if self._turns.closing:
-                self._turns.refuse()
-            if came:
-                self._drain(out)
-            elif left_s <= PIECE_S:
+            if self._usage.closing:
+                self._usage.refuse()
+            if readable:
+                self._take(out)
+            elif left_s <= MAX_WAIT_S:
                 break
             left_s = deadline - time.monotonic()
         return out
 
-    def _drain(self, out: list[Output]) -> None:
-        for _ in range(MAX_DRAIN):
+    def _take(self, out: list[Output]) -> None:
+        for _ in range(MAX_MESSAGES):
             try:
                 frames = self._socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
@@ -239,7 +231,7 @@ class PredictionSubscriber(Receiver[Output]):
 
     def _decode(self, frames: list[bytes]) -> Output | None:
         if len(frames) != 2:
-            raise DecodeError(f"{len(frames)} frames, where topic and payload belong")
+            raise DecodeError(f"{len(frames)} frames; expected topic and payload")
         topic, payload = frames
         kind, stream, _ = parse_topic(topic)
         if self._wanted and stream not in self._wanted:
@@ -251,5 +243,5 @@ class PredictionSubscriber(Receiver[Output]):
         if kind == "heartbeat":
             beat = decode_heartbeat(topic, payload)
             self.stale = beat.stale
-            return End(beat.stream, beat.session) if beat.end else None
+            return End(beat.stream, beat.run_id) if beat.end else None
         raise DecodeError(f"topic {topic!r} is not of predictions")

@@ -1,18 +1,12 @@
-"""What every reader of one file format gives, whatever the format.
+"""What the readers of all file formats share.
 
-A reader opens its file, settles which columns are wanted, and gives runs of rows in file order.
-It marks the rows that cannot be used and says why; what to do about them is for `files` to
-decide, once for all formats.
+A reader opens its file, determines the wanted columns, and gives runs of rows in file order. It
+marks rows that cannot be used, with the reason; `files` decides what happens to them.
 
-Whether a path is a plain file: a pipe or a device would hold up or feed what opens it.
-
-Which stream each row of a file is of, where a column says so.
-
-The first line of a text table: its names, and what a line that names nothing looks like.
-
-A file that another program wrote is often one step away from what is read here: separated by
-something else, without names, in another encoding. Each is told apart, so that the message can
-say the step.
+Also here: whether a path is a regular file (a pipe or a device would block or feed the reader),
+the stream of each row if a column names it, and the header of a text table. A file of another
+program is often one step away from what is read here: it has another separator, no header, or
+another encoding. Each case is detected, so that the message can name the step.
 """
 
 from __future__ import annotations
@@ -20,18 +14,19 @@ from __future__ import annotations
 import csv
 import re
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from ..closing import Closing
 from ..config import nearest
 from ..errors import ConfigurationError, DataError, InputMissingError, OutputError
-from .records import check_name
-from .times import TimeColumn
+from ..typing import Bools, Float64s, Int64s
+from .protocol import check_name
+from .times import TimeColumn, TimeUnit
 
 KINDS = {
     stat.S_IFDIR: "a directory",
@@ -43,7 +38,7 @@ KINDS = {
 
 
 def other_kind(path: Path) -> str:
-    """Return what a path is that is no plain file, "" for one that is, or that is not there."""
+    """Return what a path is that is not a regular file; "" for a regular or missing one."""
     try:
         return KINDS.get(stat.S_IFMT(path.stat().st_mode), "")
     except (OSError, ValueError):
@@ -51,36 +46,36 @@ def other_kind(path: Path) -> str:
 
 
 def check_plain(path: Path, *, directories: bool = True) -> None:
-    """Raise InputMissingError for what is no plain file; called before it is opened.
+    """Raise InputMissingError unless a path is a regular file; call it before opening.
 
-    directories: they are refused too, and not left to what opens the file.
+    directories: reject them here too, instead of leaving that to the code that opens the file.
     """
     kind = other_kind(path)
     if kind and (directories or not path.is_dir()):
         raise InputMissingError(f"{path} is {kind}; name a file")
 
 
-FAULTS = 131_072
-"""Names whose faults are remembered: more than streams can be, and each comes in many blocks."""
+MAX_FAULTS = 131_072
+"""Names in the cache of `fault`: more than streams can be, and each is in many blocks."""
 
 
 class Keys(NamedTuple):
-    """The streams of some rows: row k is of stream `names[codes[k]]`; a code is -1 for none."""
+    """The streams of some rows: row k is of stream `names[codes[k]]`; code -1 has no stream."""
 
     names: tuple[str, ...]
-    codes: npt.NDArray[np.int64]
+    codes: Int64s
 
     def some(self, which: Any) -> Keys:
-        """Return those of some of the rows."""
+        """Return the keys of some of the rows."""
         return Keys(self.names, self.codes[which])
 
     def used(self) -> list[int]:
-        """Return the places in `names` that a row has, in the order in which they come first."""
+        """Return the indices of names that occur, in the order of their first rows."""
         codes, firsts = np.unique(self.codes, return_index=True)
         return [int(code) for code in codes[np.argsort(firsts)]]
 
     def runs(self) -> list[tuple[str, int, int]]:
-        """Return (name, start, stop) for rows in a row of one stream."""
+        """Return (name, start, stop) for consecutive rows of one stream."""
         edges = (np.flatnonzero(np.diff(self.codes)) + 1).tolist()
         starts, stops = [0, *edges], [*edges, len(self.codes)]
         names = (self.names[code] for code in self.codes[starts])
@@ -88,11 +83,8 @@ class Keys(NamedTuple):
 
 
 def keys_of(column: Any) -> Keys:
-    """Return the keys in an Arrow array: text as it is, numbers as they are written.
-
-    Names that no stream can have count as none; see `fault`.
-    """
-    import pyarrow as pa  # only a file of many streams needs it
+    """Return the keys in an Arrow array, numbers as their text; invalid names have code -1."""
+    import pyarrow as pa  # here, since modules that only check a path import this one
 
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
@@ -106,29 +98,20 @@ def keys_of(column: Any) -> Keys:
 
 
 def keys_from(names: Sequence[str]) -> Keys:
-    """Return the keys of rows with these names, each one that a stream can have."""
+    """Return the keys of rows with these valid names."""
     known: dict[str, int] = {}
     codes = [known.setdefault(name, len(known)) for name in names]
     return Keys(tuple(known), np.array(codes, np.int64))
 
 
-@lru_cache(maxsize=FAULTS)
+@lru_cache(maxsize=MAX_FAULTS)
 def fault(name: str | None) -> str:
-    """Return why no stream can be called so, "" where one can."""
+    """Return why a stream cannot have this name, "" if it can."""
     try:
         check_name(name or "")
     except ValueError as error:
         return str(error)
     return ""
-
-
-def check_key(path: Any, key: str | None, columns: Sequence[str], time: str | None) -> None:
-    """Raise ConfigurationError where the column of names is one of numbers that is used."""
-    if key is not None and (key in columns or key == time):
-        raise ConfigurationError(
-            f"{path}: the column {key!r} names the streams, and cannot be a time or a feature too",
-            key="stream_column",
-        )
 
 
 class BadRow(NamedTuple):
@@ -139,43 +122,88 @@ class BadRow(NamedTuple):
 
 
 class RawRows(NamedTuple):
-    """A run of rows of a file, in order; the bad ones hold anything."""
+    """A run of rows of a file, in order; the content of bad ones is undefined."""
 
-    t_ns: npt.NDArray[np.int64]  # (m,)
-    values: npt.NDArray[np.float64]  # (m, C), C-contiguous
-    rows: npt.NDArray[np.int64]  # (m,), their line or row numbers in the file, from 1
+    t_ns: Int64s  # (m,)
+    values: Float64s  # (m, C), C-contiguous
+    rows: Int64s  # (m,), their line or row numbers in the file, from 1
     bad: Sequence[BadRow]  # by rising `at`
-    keys: Keys | None = None  # where a column names the streams
+    keys: Keys | None = None  # if a column names the streams
 
 
-class Reader(Protocol):
-    """One open file."""
+CHUNK_ROWS = 65536
+"""Ticks of one block: enough to hide the cost of a block, and a few megabytes."""
 
-    columns: tuple[str, ...]
-    """All names in the file."""
-    value_columns: tuple[str, ...]
-    """The names of the columns of `RawRows.values`."""
+
+class Selection(NamedTuple):
+    """What to read of a file; see `files.open_file`."""
+
+    columns: Sequence[str] | None = None
+    time: str | None = None
+    time_unit: TimeUnit = "auto"
+    chunk_rows: int = CHUNK_ROWS
+    optional: Sequence[str] = ()
+    key: str | None = None
+
+    def check(self, path: Path, columns: Sequence[str]) -> None:
+        """Check that a file's `columns` contain each selected one once, and the key no numbers.
+
+        Raises ConfigurationError for a missing name, DataError for a repeated one.
+        """
+        wanted = self.columns or ()
+        check_names(path, columns, wanted, self.time, self.key)
+        if self.key is not None and (self.key in wanted or self.key == self.time):
+            raise ConfigurationError(
+                f"{path}: the column {self.key!r} names the streams, and cannot be a time or a "
+                "feature too",
+                key="stream_column",
+            )
+
+    def value_columns(
+        self, path: Path, columns: Sequence[str], numeric: Sequence[str]
+    ) -> tuple[str, ...]:
+        """Return the selected columns, or by default the `numeric` ones without the time.
+
+        Raises DataError if none is left, or the name of one is repeated.
+        """
+        if self.columns is not None:
+            return tuple(self.columns)
+        found = tuple(name for name in numeric if name != self.time)
+        if not found:
+            raise DataError(f"{path} has no column of numbers")
+        check_names(path, columns, found, self.time)
+        return found
+
+
+class Reader(Closing):
+    """One open file; a subclass sets `columns` and `value_columns`, and defines the rest.
+
+    `columns` are all names in the file, `value_columns` those of `RawRows.values`; `bytes_total`
+    is the size of the file.
+    """
+
     row_word: str
-    """What the numbers in `RawRows.rows` count: "line" or "row"."""
-    bytes_total: int
-    """Size of the file."""
+    """What `RawRows.rows` counts: "line" or "row"."""
+    columns: tuple[str, ...]
+    value_columns: tuple[str, ...]
+
+    def __init__(self, path: Path, selection: Selection) -> None:
+        self.path = path
+        self.selection = selection
+        self.bytes_total = path.stat().st_size
 
     @property
     def bytes_read(self) -> int:
-        """Bytes of the file that have been consumed."""
-        ...
+        """Bytes of the file that have been read, estimated for some formats."""
+        raise NotImplementedError
 
     def chunks(self) -> Iterator[RawRows]:
-        """Give the rows; raise DataError where the file is damaged."""
-        ...
-
-    def close(self) -> None:
-        """Close the file."""
-        ...
+        """Give the rows; raise DataError for a damaged file."""
+        raise NotImplementedError
 
 
 def check_readable(path: Path) -> None:
-    """Raise InputMissingError where there is no such file, OutputError where it cannot be read."""
+    """Raise InputMissingError for a missing file, OutputError for one that cannot be read."""
     check_plain(path)
     try:
         path.open("rb").close()
@@ -199,9 +227,9 @@ def check_names(
     time: str | None,
     key: str | None = None,
 ) -> None:
-    """Check that `columns` hold the `wanted` ones, the `time` and the `key` column, each once.
+    """Check that `columns` contain the `wanted` ones, the `time` and the `key` column, each once.
 
-    Raises ConfigurationError for a name that is not there, DataError for one there twice.
+    Raises ConfigurationError for a missing name, DataError for a repeated one.
     """
     single = {"time": time, "stream_column": key}
     asked = {kind: (name,) for kind, name in single.items() if name is not None}
@@ -215,35 +243,25 @@ def check_names(
                 raise DataError(f"{path} has more than one column {name!r}; rename one of them")
 
 
-def numeric_columns(path: Path, numeric: Iterable[str], time: str | None) -> tuple[str, ...]:
-    """Return the numeric columns without the time; DataError where none is left."""
-    columns = tuple(name for name in numeric if name != time)
-    if not columns:
-        raise DataError(f"{path} has no column of numbers")
-    return columns
-
-
-def usable(
-    values: npt.NDArray[np.float64], names: Sequence[str], optional: Sequence[str]
-) -> npt.NDArray[np.bool_]:
+def usable(values: Float64s, names: Sequence[str], optional: Sequence[str]) -> Bools:
     """Return which rows of values (m, C) can be used, (m,): all are finite, or may be missing."""
     good = np.isfinite(values)
-    for place, name in enumerate(names):
+    for k, name in enumerate(names):
         if name in optional:
-            good[:, place] |= np.isnan(values[:, place])
+            good[:, k] |= np.isnan(values[:, k])
     return np.asarray(good.all(axis=1))
 
 
 NOT_FINITE = "is not a finite number"
 WRITE = ": write "
-"""In the reason of a cell whose number only has to be written in another way."""
+"""In the reason for a number in a form that is not read."""
 
 _THOUSANDS = re.compile(r"[-+]?\d{1,3}(?:([,' \u00a0\u202f])\d{3})(?:\1\d{3})*(\.\d*)?")
 _DECIMAL_COMMA = re.compile(r"[-+]?(?:\d+|\d{1,3}(?:[.' \u00a0\u202f]\d{3})+),\d+")
 
 
 def not_finite(column: str, text: str) -> str:
-    """Return the reason why a cell cannot be used."""
+    """Return why a cell cannot be used."""
     text = text.strip()
     if not text:
         return f"column {column!r} is empty"
@@ -251,7 +269,7 @@ def not_finite(column: str, text: str) -> str:
 
 
 def rewritten(text: str) -> str:
-    """Return how a number with thousands separators or a decimal comma is written, else ""."""
+    """Return how to write a number with thousands separators or a decimal comma, else ""."""
     thousands = _THOUSANDS.fullmatch(text)
     if _DECIMAL_COMMA.fullmatch(text):
         whole, _, part = text.partition(",")
@@ -266,16 +284,16 @@ def rewritten(text: str) -> str:
 
 
 SEPARATORS = {",": "','", "\t": "tabs", ";": "';'", "|": "'|'"}
-"""What tables are separated by, in words; of these `,` and tab are read."""
+"""Separators of tables, in words; `,` and tab are read."""
 
-MOST_NAMES = 10
-"""Columns that are told of where none holds numbers."""
+MAX_NAMES = 10
+"""Columns in the message that none contains numbers."""
 
 
 def header(
     path: Path, chunks: Iterator[bytes], delimiter: str
 ) -> tuple[tuple[str, ...], bytes, int]:
-    """Return the names, what follows their line in its run, and the number of the next line."""
+    """Return the names, the rest of the first run, and the number of the next line."""
     line = 1
     for chunk in chunks:
         body = chunk.removeprefix(b"\xef\xbb\xbf") if line == 1 else chunk
@@ -291,7 +309,7 @@ def _names(path: Path, head: bytes, delimiter: str) -> tuple[str, ...]:
     try:
         cells = next(csv.reader([_text(head)], delimiter=delimiter, strict=True))
     except (ValueError, csv.Error) as error:
-        raise DataError(f"{path}: the header is not readable: {error}") from None
+        raise DataError(f"{path}: the header cannot be read: {error}") from None
     names = tuple(cell.strip() for cell in cells)
     if all(map(is_number, names)):
         raise _without_header(path, names)
@@ -299,7 +317,7 @@ def _names(path: Path, head: bytes, delimiter: str) -> tuple[str, ...]:
 
 
 def _text(head: bytes) -> str:
-    """Decode the first line; ValueError says how to convert what is not UTF-8."""
+    """Decode the first line; ValueError says how to convert other encodings than UTF-8."""
     wide = b"\0" in head or head.startswith((b"\xff\xfe", b"\xfe\xff"))
     try:
         if not wide:
@@ -312,25 +330,18 @@ def _text(head: bytes) -> str:
     )
 
 
-def check_header(
-    path: Path,
-    names: Sequence[str],
-    delimiter: str,
-    wanted: Sequence[str],
-    time: str | None,
-    key: str | None,
-) -> None:
-    """Check names as `check_names` does; a line without any of them may be no header of ours."""
+def check_header(path: Path, names: Sequence[str], delimiter: str, selection: Selection) -> None:
+    """Check a header as `Selection.check` does, and whether a foreign line is a header at all."""
     try:
-        check_names(path, names, wanted, time, key)
+        selection.check(path, names)
     except ConfigurationError:
-        if {*wanted, time, key}.isdisjoint(names):
+        if {*(selection.columns or ()), selection.time, selection.key}.isdisjoint(names):
             check_foreign(path, names, delimiter)
         raise
 
 
 def check_foreign(path: Path, names: Sequence[str], delimiter: str) -> None:
-    """Raise DataError for a first line that seems to be no header, or separated otherwise."""
+    """Raise DataError for a first line that looks like data or has another separator."""
     if fault := _separated(names, delimiter):
         raise DataError(f"{path}: {fault}")
     if 2 * sum(map(_is_datum, names)) > len(names):
@@ -338,9 +349,9 @@ def check_foreign(path: Path, names: Sequence[str], delimiter: str) -> None:
 
 
 def check_labelled(path: Path, names: Sequence[str]) -> None:
-    """Raise DataError where most of the names are data, and not all of these whole numbers.
+    """Raise DataError if most names are data, unless all of these are whole numbers.
 
-    Names such as 2019 and 2020 are of a table of years.
+    A table of years has names such as 2019 and 2020.
     """
     data = [name for name in names if _is_datum(name)]
     if 2 * len(data) > len(names) and not all(name.isdecimal() for name in data):
@@ -350,13 +361,13 @@ def check_labelled(path: Path, names: Sequence[str]) -> None:
 def _without_header(path: Path, names: Sequence[str]) -> DataError:
     shown = ", ".join(repr(name[:40]) for name in names[:4]) + (", ..." if len(names) > 4 else "")
     return DataError(
-        f"{path}: the first line looks like data ({shown}), but it must name the columns: add "
-        "such a line"
+        f"{path}: the first line looks like data ({shown}), but it must name the columns: add a "
+        "header"
     )
 
 
 def _is_datum(text: str) -> bool:
-    """Return whether a cell holds a number or a time."""
+    """Return whether a cell contains a number or a time."""
     try:
         TimeColumn("iso").settle(text)
     except ValueError:
@@ -365,7 +376,7 @@ def _is_datum(text: str) -> bool:
 
 
 def _separated(names: Sequence[str], delimiter: str) -> str:
-    """Return how to convert a header that is separated by something else, "" if it is not."""
+    """Return how to convert a file with another separator, "" if the header has ours."""
     line = delimiter.join(names)
     counts = {other: line.count(other) for other in SEPARATORS if other != delimiter}
     other = max(counts, key=counts.__getitem__)
@@ -383,17 +394,17 @@ def _separated(names: Sequence[str], delimiter: str) -> str:
 
 
 def no_numbers(path: Path, names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return that no column holds numbers, and what each holds instead in the first whole row."""
+    """Return a message with the first complete row of a file without a column of numbers."""
     row: Sequence[str] = next((row for row in rows if len(row) == len(names)), ())
-    held = []
+    cells = []
     for name, cell in zip(names, row, strict=False):
         hint = rewritten(cell).removeprefix("; ")
-        held.append(f"{name!r} holds {cell[:40]!r}" + (f" ({hint})" if hint else ""))
-    return "; ".join([f"{path} has no column of numbers", *held[:MOST_NAMES]])
+        cells.append(f"{name!r} is {cell[:40]!r}" + (f" ({hint})" if hint else ""))
+    return "; ".join([f"{path} has no column of numbers", *cells[:MAX_NAMES]])
 
 
 def is_number(text: str) -> bool:
-    """Return whether a cell holds a number, finite or not."""
+    """Return whether a cell contains a number, finite or not."""
     try:
         float(text)
     except ValueError:

@@ -1,12 +1,11 @@
-"""What the readers of a feed have in common: one caller at a time, timeouts, closing and asyncio.
+"""What all readers of sockets share: one caller at a time, timeouts, closing and asyncio.
 
-A subclass makes its sockets in `_context`, lists in `_sockets` what wakes it, and reads them in
-`_receive`. All else is here once for ticks and for predictions.
+A subclass creates its sockets in `_context`, lists in `_sockets` those that wake it, and reads
+them in `_receive`.
 
-In asyncio nothing is lost by a cancellation: messages are read only after the last wait of a call,
-without another one before they are returned, and `async for` keeps those of a batch that it has
-not given yet for the next call of any kind. Waiting is left to `zmq.asyncio`, which knows
-libzmq's edge-triggered descriptors and, by way of a thread, the loops that cannot watch them.
+In asyncio a cancellation loses nothing: a call reads messages only after its last wait, and
+`async for` saves the rest of a batch for the next call of any kind. `zmq.asyncio` does the
+waiting: it handles libzmq's edge-triggered descriptors, and event loops that cannot watch them.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ import zmq
 
 from ..closing import Closing
 from ..errors import UsageError
-from .callers import BUSY, CLOSED, Turns, milliseconds, seconds
-from .guard import PIECE_S, Inbound
+from .callers import BUSY, CLOSED, Usage, milliseconds, seconds
+from .guard import MAX_WAIT_S, Inbound
 
 Event = TypeVar("Event")
 
@@ -31,93 +30,89 @@ RULE = (
 
 
 class Receiver(Closing, Generic[Event]):
-    """A reader; see the module. `name` is what it is called in messages.
+    """A reader; `name` is its name in messages.
 
-    An event loop, a thread and a signal handler may each use a reader, one after the other.
+    An event loop, a thread and a signal handler may use one reader, but not at the same time.
     """
 
     _sockets: tuple[zmq.Socket[Any], ...]
 
     def __init__(self, name: str, inbound: Inbound) -> None:
-        self._turns = Turns(name, RULE)
+        self._usage = Usage(name, RULE)
         self._inbound = inbound
         self._context: zmq.Context[Any] = zmq.Context()
-        self._kept: deque[Event] = deque()
+        self._saved: deque[Event] = deque()  # read by `async for`, not yet returned
 
     def _receive(self, timeout_s: float) -> list[Event]:
-        """Return what waits, or comes within `timeout_s` seconds (0 or more, or infinite).
+        """Return what is waiting, or arrives within `timeout_s` seconds (0 or more, or infinite).
 
-        Raises by `Turns.refuse` where the reader was closed while nothing came.
+        Raises by `Usage.refuse` if the reader is closed while it waits.
         """
         raise NotImplementedError
 
     def _pause_s(self, left_s: float) -> float:
-        """Return the seconds, `left_s` at most, after which there is something to do."""
+        """Return the seconds, at most `left_s`, after which `_receive` has something to do."""
         return left_s
 
     def receive(self, timeout_s: float | None) -> list[Event]:
-        """Return the events of what is waiting, or of a message that comes in time.
+        """Return the events of what is waiting, or of a message that arrives in time.
 
         timeout_s: seconds to wait; 0 or less only looks, None or infinity waits without limit.
 
-        Empty after the timeout, and for messages that have no event, such as heartbeats, of which
-        a reader of predictions awaits the next message. Raises UsageError for what is no time,
-        where another thread or task is in a call of this reader, in a forked child, and after
-        `close`, also where that comes while this call waits.
+        Returns an empty list after the timeout, and for messages without an event, such as
+        heartbeats; a reader of predictions then waits for the next message. Raises UsageError for
+        an invalid time, during a call of another thread or task, in a forked child, and after
+        `close`, also if the reader is closed during this call.
         """
         if type(timeout_s) is not float or not timeout_s >= 0.0:
             timeout_s = seconds("timeout_s", timeout_s)
-        turns = self._turns
-        if turns.barred:
-            turns.refuse()
-        turns.barred = BUSY  # without a call since the test: see `turns`
+        usage = self._usage
+        if usage.blocked:
+            usage.refuse()
+        usage.blocked = BUSY  # no call since the test: see `callers`
         try:
-            return self._take_kept() if self._kept else self._receive(timeout_s)
+            return self._take_saved() if self._saved else self._receive(timeout_s)
         finally:
-            turns.barred = ""
-            if turns.closing:
+            usage.blocked = ""
+            if usage.closing:
                 self._shut()
 
-    def _take_kept(self) -> list[Event]:
-        kept = list(self._kept)
-        self._kept.clear()
-        return kept
+    def _take_saved(self) -> list[Event]:
+        saved = list(self._saved)
+        self._saved.clear()
+        return saved
 
-    def _turn(self) -> AbstractContextManager[None]:
-        """Hold the reader; `receive` does the same with less ado."""
-        return self._turns.held(self._shut)
+    def _exclusive(self) -> AbstractContextManager[None]:
+        return self._usage.exclusive(self._shut)
 
     # ---- asyncio -------------------------------------------------------------------------
 
     async def receive_async(self, timeout_s: float | None = None) -> list[Event]:
-        """Return the events of what is waiting, or of what comes within `timeout_s` seconds.
+        """Return the events of what is waiting, or of what arrives within `timeout_s` seconds.
 
-        timeout_s: None waits without limit. Empty after the timeout alone. A cancellation loses no
-        message. Raises what `receive` raises, and UsageError for an event loop that cannot watch a
-        socket.
+        timeout_s: None waits without limit. Returns an empty list only after the timeout. A
+        cancellation loses no message. Raises what `receive` raises, and UsageError for an event
+        loop that cannot watch a socket.
         """
         import asyncio  # here, since a daemon that never awaits starts faster without it
 
         wait_s = seconds("timeout_s", timeout_s)
-        with self._turn():
-            # Others get their turn, and a cancellation comes through, however fast the feed is.
+        with self._exclusive():
+            # Other tasks run, and a cancellation arrives, however fast the feed is.
             await asyncio.sleep(0)
-            return self._take_kept() if self._kept else await self._come(wait_s)
+            if self._saved:
+                return self._take_saved()
+            clock = asyncio.get_running_loop().time
+            deadline = clock() + wait_s
+            while True:
+                events = self._receive(0.0)  # raises if the reader is being closed
+                left_s = deadline - clock()
+                if events or left_s <= 0:
+                    return events
+                await self._readable(self._pause_s(min(left_s, MAX_WAIT_S)))
 
-    async def _come(self, wait_s: float) -> list[Event]:
-        import asyncio
-
-        clock = asyncio.get_running_loop().time
-        deadline = clock() + wait_s
-        while True:
-            events = self._receive(0.0)  # which raises where the reader is being closed
-            left_s = deadline - clock()
-            if events or left_s <= 0:
-                return events
-            await self._signal(self._pause_s(min(left_s, PIECE_S)))
-
-    async def _signal(self, timeout_s: float) -> None:
-        """Wait until a socket may have something."""
+    async def _readable(self, timeout_s: float) -> None:
+        """Wait until a socket may have a message."""
         import asyncio
 
         import zmq.asyncio as zmq_asyncio
@@ -132,7 +127,7 @@ class Receiver(Closing, Generic[Event]):
         except (RuntimeError, NotImplementedError) as error:
             raise UsageError(
                 f"{type(asyncio.get_running_loop()).__name__} cannot watch a socket, so "
-                f"{self._turns.name} cannot be awaited in it: {error}"
+                f"{self._usage.name} cannot be awaited in it: {error}"
             ) from None
         finally:
             self._inbound.waiting = False
@@ -143,31 +138,31 @@ class Receiver(Closing, Generic[Event]):
 
     async def __anext__(self) -> Event:
         """Return the next event; iteration ends when the reader is closed."""
-        if not self._kept:
+        if not self._saved:
             try:
                 events = await self.receive_async()
             except UsageError:
-                if self._turns.closing and not self._turns.forked:
+                if self._usage.closing and not self._usage.forked:
                     raise StopAsyncIteration from None
                 raise
-            self._kept.extend(events)
-        return self._kept.popleft()
+            self._saved.extend(events)
+        return self._saved.popleft()
 
     # ---- closing -------------------------------------------------------------------------
 
     def close(self) -> None:
         """Close the sockets.
 
-        Any thread may close. A call in another thread or task that waits ends within a second,
-        with UsageError, and closes them. In a forked child nothing happens.
+        Any thread may close. A waiting call in another thread or task then raises UsageError
+        within a second. In a forked child nothing happens.
         """
-        if not self._turns.forked:
-            self._turns.closing = True
+        if not self._usage.forked:
+            self._usage.closing = True
             self._shut()
 
     def _shut(self) -> None:
-        turns = self._turns
-        if turns.barred:
-            return  # closed, or the call in progress closes at its end
-        turns.barred = CLOSED
+        usage = self._usage
+        if usage.blocked:
+            return  # already closed, or the call in progress closes at its end
+        usage.blocked = CLOSED
         self._context.destroy(linger=0)

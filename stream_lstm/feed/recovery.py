@@ -1,25 +1,23 @@
-"""What to ask for, what to hold meanwhile and when to give up: the subscriber's side of recovery.
+"""The subscriber's side of recovery: what to request, what to queue meanwhile, when to give up.
 
-This is the Clone pattern: subscribe first, ask for what is missing, apply the answer, drop of what
-came meanwhile what the answer held already, and go on live. Here each stream does so by itself.
-From the moment that something of it is missing its messages are held, in order; the missing ticks
-are asked for, piece by piece; then what was held goes the usual way. Other streams do not notice.
+This is the Clone pattern: subscribe first, request what is missing, apply the reply, drop what
+arrived meanwhile and is in the reply too, and continue live. Each stream does so on its own. When
+ticks of a stream are missing, its messages are queued in order, and the missing ticks are
+requested piece by piece; then the queue is processed like any messages. Other streams are not
+affected.
 
-The same ticks are asked for at most twice. No answer in time and BUSY count as one time each. What
-does not come then, or is GONE, is given up, and what was held shows the gap as if nobody had
-asked.
+The same ticks are requested at most twice. A timeout and BUSY count as one attempt each. Ticks
+that do not come then, or are GONE, are given up, and the queued messages show the gap as if
+nothing had been requested.
 
-No clock and no socket is known here: `turn` is told the time, and requests are left in `outgoing`.
+If there are several recovery endpoints, an endpoint known to have the run is asked, or else all of
+them, and only the last GONE counts. An endpoint that left a request unanswered twice and sent
+nothing meanwhile is silent: it is not asked again until it replies to one of the HELLOs that it
+gets now and then. So a dead endpoint delays each stream once, not at every gap.
 
-Several publishers may each have an endpoint. Who is known to have a session is asked for its
-ticks, or else all are, and only the last GONE counts. One that left a request unanswered twice
-and said nothing meanwhile is silent: it is not asked again until it says something, so that a dead
-endpoint holds each stream up once and not at every gap. A HELLO now and then gives it the chance.
-
-The sockets with which a subscriber asks for what it lacks: a DEALER for each endpoint.
-
-A request that cannot be sent is lost, like one that the publisher did not get: both show as an
-answer that does not come in time.
+`FeedRecovery` has no clock and no socket: `poll` takes the time, and requests are left in
+`outgoing`. `RecoveryLink` has the sockets. A request that cannot be sent is lost, like one that
+the publisher did not receive: the reply times out.
 """
 
 from __future__ import annotations
@@ -34,7 +32,7 @@ import zmq
 from ..events import MAX_COUNT
 from .endpoints import Connections, open_socket
 from .guard import Inbound
-from .records import (
+from .protocol import (
     MAX_FRAME_BYTES,
     Busy,
     Gone,
@@ -50,367 +48,363 @@ from .security import Security
 from .sequence import FeedCounters
 
 TIMEOUT_S = 2.0
-"""For an answer: a publisher that was away is dialled within one second."""
+"""For a reply: a publisher that was away is dialled within one second."""
 
-MAX_ASKS = 2
+MAX_ATTEMPTS = 2
 """For the same ticks: what two did not bring, a third will not bring soon."""
 
-AT_ONCE = 4
-"""Streams asked for at a time, so that answers are not lost while a block is learned from."""
+MAX_CONCURRENT = 4
+"""Streams with an open request, so that replies are not lost while a block is learned from."""
 
 MAX_RETRY_S = 5.0
-"""The longest that BUSY can make us wait: a stream stands still meanwhile."""
+"""The longest pause that BUSY can impose, since a stream waits meanwhile."""
 
 HELLO_S = 5.0
-"""Between two looks whether a silent endpoint is there again."""
+"""Between two checks whether a silent endpoint is back."""
 
-MAX_HELD_BYTES = 64 * 2**20
-"""Of messages that wait for lost ticks: some 200,000 single ticks, and so two seconds of a
-flood."""
+MAX_QUEUED_BYTES = 64 * 2**20
+"""Of messages that wait for lost ticks: some 200,000 single ticks, or two seconds of a flood."""
 
-HELD_BYTES = 200
-"""What a held message takes beside its frames."""
+MESSAGE_BYTES = 200
+"""What a queued message takes beside its frames."""
 
-MAX_NONSENSE = 3
-"""Answers without sense, and no tick between them, before an endpoint is left alone."""
+MAX_INVALID = 3
+"""Invalid replies without a tick between them after which an endpoint is left alone."""
 
 REST_S = 60.0
-"""For which an endpoint is left alone that answers nonsense."""
+"""For which an endpoint with invalid replies is left alone."""
 
 NEVER = float("inf")
 
-HeldMessage: TypeAlias = list[bytes] | Heartbeat
-"""Frames as they came, or a heartbeat in the place of what a snapshot says."""
+QueuedMessage: TypeAlias = list[bytes] | Heartbeat
+"""Frames as they arrived, or the heartbeat that a snapshot is equivalent to."""
 
 
 class MissingRange:
-    """Ticks `due` to `last` of a session of a stream, which are missing, and what waits for them.
+    """Missing ticks `due` to `last` of a stream's run, and the messages queued behind them.
 
-    `joining` says that nothing of the stream had come before. `over` says that no more is asked
-    for, and that what is held goes the usual way. `asked` counts requests for number `due`;
-    `waiting` are the endpoints yet to answer, `again` says that one did not, or was BUSY, and
-    `oldest` is the lowest number that one has.
+    `joining`: nothing of the stream had arrived before. `over`: no more is requested, and the
+    queue may be processed. `attempts` counts requests from number `due` on; `waiting` are the
+    endpoints yet to reply; `retry`: one of them timed out or was BUSY; `oldest` is the lowest
+    number that an endpoint still has.
     """
 
     __slots__ = (
-        "again",
-        "asked",
+        "attempts",
         "deadline",
         "due",
         "first_asked",
-        "held",
         "joining",
         "last",
         "oldest",
         "over",
-        "session",
+        "queue",
+        "retry",
+        "run_id",
         "stream",
         "waiting",
     )
 
-    def __init__(self, stream: str, session: str, first: int, last: int, *, joining: bool) -> None:
+    def __init__(self, stream: str, run_id: str, first: int, last: int, *, joining: bool) -> None:
         self.stream = stream
-        self.held: deque[HeldMessage] = deque()
-        self.set(session, first, last, joining=joining)
+        self.queue: deque[QueuedMessage] = deque()
+        self.set(run_id, first, last, joining=joining)
 
-    def set(self, session: str, first: int, last: int, *, joining: bool) -> None:
-        """Miss other ticks than before; what is held stays."""
-        self.session, self.due, self.last, self.joining = session, first, last, joining
-        self.over = self.again = False
-        self.asked = 0
+    def set(self, run_id: str, first: int, last: int, *, joining: bool) -> None:
+        """Replace the range; the queue stays."""
+        self.run_id, self.due, self.last, self.joining = run_id, first, last, joining
+        self.over = self.retry = False
+        self.attempts = 0
         self.oldest: int | None = None
         self.waiting: set[int] = set()
         self.deadline = self.first_asked = NEVER
 
 
+class _Endpoint:
+    """What is known of a recovery endpoint; times are those of `FeedRecovery.poll`."""
+
+    __slots__ = ("hello_at", "introduced", "invalid", "last_reply", "rests_until", "run_id")
+
+    def __init__(self) -> None:
+        self.run_id: str | None = None
+        self.introduced = False  # it has sent a snapshot of its run
+        self.hello_at = self.last_reply = self.rests_until = -NEVER
+        self.invalid = 0
+
+
 class FeedRecovery:
-    """The streams that lack something, and the requests for it.
+    """The streams with missing ticks, and the requests for them.
 
-    `streams` are all of them, `finished` those of them whose messages may go on; `outgoing` are
-    the requests to be sent, each to an endpoint.
+    `streams` are all of them, `finished` those whose queue may be processed; `outgoing` are
+    requests to be sent, each with the index of its endpoint.
 
-    counters: of the feed, which are added to. endpoints: how many can be asked, named by 0, 1 ...
+    counters: of the feed, which are added to. endpoints: their number.
     """
 
     def __init__(self, counters: FeedCounters, endpoints: int) -> None:
         self.streams: dict[str, MissingRange] = {}
         self.finished: dict[str, MissingRange] = {}
         self.outgoing: deque[tuple[int, Request]] = deque()
-        self.held_bytes = 0
+        self.queued_bytes = 0
         self._counters = counters
-        self._queue: deque[MissingRange] = deque()
-        self._asking: dict[str, MissingRange] = {}
-        self._sessions: list[str | None] = [None] * endpoints
-        self._heard: list[float] = [-NEVER] * endpoints
+        self._to_request: deque[MissingRange] = deque()
+        self._requested: dict[str, MissingRange] = {}
+        self._endpoints = [_Endpoint() for _ in range(endpoints)]
         self._silent: set[int] = set()
-        self._hello_at = [-NEVER] * endpoints
-        self._introduced: set[int] = set()
-        self._nonsense = [0] * endpoints
-        self._rests_until = [-NEVER] * endpoints
         self._not_before = -NEVER
 
-    # ---- what the loop needs to know ---------------------------------------------------
+    # ---- for the receive loop ----------------------------------------------------------
 
     @property
     def active(self) -> bool:
-        """Whether answers are awaited or there is something to do."""
-        unknown = len(self._introduced) < len(self._sessions)
+        """Whether replies are expected or there is something to do."""
+        unknown = not all(endpoint.introduced for endpoint in self._endpoints)
         return unknown or bool(self.streams) or bool(self._silent)
 
     @property
     def ready(self) -> bool:
-        """Whether something may be let go or sent at once."""
+        """Whether messages can be processed or sent immediately."""
         return bool(self.finished) or bool(self.outgoing)
 
     @property
     def deadline(self) -> float:
-        """When `turn` has something to do at the latest, in the time that it is told."""
-        due = min(self._hello_at)
-        if self._asking:
-            due = min(due, *(stretch.deadline for stretch in self._asking.values()))
-        if self._queue and len(self._asking) < AT_ONCE:
+        """The latest time at which `poll` has something to do."""
+        due = min(endpoint.hello_at for endpoint in self._endpoints)
+        if self._requested:
+            due = min(due, *(missing.deadline for missing in self._requested.values()))
+        if self._to_request and len(self._requested) < MAX_CONCURRENT:
             due = min(due, self._not_before)
         return due
 
-    # ---- what is missing ---------------------------------------------------------------
+    # ---- missing ticks and queued messages -----------------------------------------------
 
     def begin(
-        self, stream: str, session: str, first: int, last: int, *, joining: bool
+        self, stream: str, run_id: str, first: int, last: int, *, joining: bool
     ) -> MissingRange:
-        """Ask for ticks of a stream, and hold what comes of it from now on."""
-        stretch = self.streams.get(stream)
-        if stretch is None:
-            stretch = MissingRange(stream, session, first, last, joining=joining)
-            self.streams[stream] = stretch
+        """Request ticks of a stream, and queue its messages from now on."""
+        missing = self.streams.get(stream)
+        if missing is None:
+            missing = MissingRange(stream, run_id, first, last, joining=joining)
+            self.streams[stream] = missing
         else:
-            stretch.set(session, first, last, joining=joining)
+            missing.set(run_id, first, last, joining=joining)
             self.finished.pop(stream, None)
-        self._queue.append(stretch)
-        return stretch
+        self._to_request.append(missing)
+        return missing
 
     def begin_at(self, stream: str, oldest: int) -> None:
-        """Ask for nothing before number `oldest` of a stream that nothing had come of."""
-        stretch = self.streams.get(stream)
-        if stretch is not None and stretch.joining and not stretch.asked:
-            stretch.due = max(stretch.due, min(oldest, stretch.last))
+        """Request nothing before number `oldest` of a stream of which nothing had arrived."""
+        missing = self.streams.get(stream)
+        if missing is not None and missing.joining and not missing.attempts:
+            missing.due = max(missing.due, min(oldest, missing.last))
 
-    def hold(self, stretch: MissingRange, item: HeldMessage) -> None:
-        """Keep a message until what is missing before it has come.
-
-        Where all that is held is too much, what is missing is given up.
-        """
-        stretch.held.append(item)
-        self.held_bytes += _size(item)
-        if self.held_bytes > MAX_HELD_BYTES and not stretch.over:
+    def enqueue(self, missing: MissingRange, message: QueuedMessage) -> None:
+        """Queue a message; if all queues together are too long, give the missing ticks up."""
+        missing.queue.append(message)
+        self.queued_bytes += _size(message)
+        if self.queued_bytes > MAX_QUEUED_BYTES and not missing.over:
             self._counters.overfull += 1
-            self._finish(stretch)
+            self._finish(missing)
 
-    def take_back(self, stretch: MissingRange, item: HeldMessage) -> None:
-        """Hold a message that was let go, before all others."""
-        stretch.held.appendleft(item)
-        self.held_bytes += _size(item)
+    def requeue(self, missing: MissingRange, message: QueuedMessage) -> None:
+        """Put a message back to the front of its queue."""
+        missing.queue.appendleft(message)
+        self.queued_bytes += _size(message)
 
-    def let_go(self, stretch: MissingRange) -> HeldMessage:
-        """Return the next of the messages that are held."""
-        item = stretch.held.popleft()
-        self.held_bytes -= _size(item)
-        return item
+    def dequeue(self, missing: MissingRange) -> QueuedMessage:
+        """Return the next queued message."""
+        message = missing.queue.popleft()
+        self.queued_bytes -= _size(message)
+        return message
 
-    def forget(self, stretch: MissingRange) -> None:
-        """Let the messages of a stream go the usual way at once, since none is held any more."""
-        del self.streams[stretch.stream], self.finished[stretch.stream]
+    def forget(self, missing: MissingRange) -> None:
+        """Stop queueing a stream's messages; its queue must be empty."""
+        del self.streams[missing.stream], self.finished[missing.stream]
 
-    def _finish(self, stretch: MissingRange) -> None:
-        """Ask for no more: it has all come, or is given up."""
-        stretch.over = True
-        self.finished[stretch.stream] = stretch
-        self._asking.pop(stretch.stream, None)
+    def _finish(self, missing: MissingRange) -> None:
+        """Request no more: all ticks have come, or the rest is given up."""
+        missing.over = True
+        self.finished[missing.stream] = missing
+        self._requested.pop(missing.stream, None)
 
     # ---- requests ----------------------------------------------------------------------
 
-    def turn(self, now: float) -> None:
-        """Send what is due and notice what did not come; `now` is in seconds, monotonic."""
-        for endpoint, at in enumerate(self._hello_at):
-            if now >= at:
-                self.outgoing.append((endpoint, Hello()))
-                self._hello_at[endpoint] = now + HELLO_S if endpoint in self._silent else NEVER
-        for stretch in [s for s in self._asking.values() if now >= s.deadline]:
+    def poll(self, now: float) -> None:
+        """Make the requests that are due and handle timeouts; `now` is in seconds, monotonic."""
+        for index, endpoint in enumerate(self._endpoints):
+            if now >= endpoint.hello_at:
+                self.outgoing.append((index, Hello()))
+                endpoint.hello_at = now + HELLO_S if index in self._silent else NEVER
+        for missing in [m for m in self._requested.values() if now >= m.deadline]:
             self._counters.timeouts += 1
-            stretch.again = True
-            self._settle(stretch, now)
-        while self._queue and len(self._asking) < AT_ONCE and now >= self._not_before:
-            stretch = self._queue.popleft()
-            # It may have been given up since, and then have been begun and asked for anew.
-            if not stretch.over and stretch.stream not in self._asking:
-                self._ask(stretch, now)
+            missing.retry = True
+            self._settle(missing, now)
+        while self._to_request and len(self._requested) < MAX_CONCURRENT:
+            if now < self._not_before:
+                break
+            missing = self._to_request.popleft()
+            # It may have been given up since, and a later request for it may be open.
+            if not missing.over and missing.stream not in self._requested:
+                self._request(missing, now)
 
-    def _ask(self, stretch: MissingRange, now: float) -> None:
-        targets = self._targets(stretch.session)
+    def _request(self, missing: MissingRange, now: float) -> None:
+        available = [e for e in range(len(self._endpoints)) if e not in self._silent]
+        having_run = [e for e in available if self._endpoints[e].run_id == missing.run_id]
+        targets = having_run or available
         if not targets:
-            self._finish(stretch)
+            self._finish(missing)
             return
-        if not stretch.asked:
-            stretch.first_asked = now
-        stretch.asked += 1
-        stretch.again, stretch.oldest = False, None
-        stretch.waiting = set(targets)
-        stretch.deadline = now + TIMEOUT_S
-        self._asking[stretch.stream] = stretch
-        for endpoint in targets:
-            self._counters.asked += 1
-            request = ReplayRequest(
-                stream=stretch.stream,
-                session=stretch.session,
-                from_seq=stretch.due,
-                to_seq=stretch.last,
-            )
-            self.outgoing.append((endpoint, request))
+        if not missing.attempts:
+            missing.first_asked = now
+        missing.attempts += 1
+        missing.retry, missing.oldest = False, None
+        missing.waiting = set(targets)
+        missing.deadline = now + TIMEOUT_S
+        self._requested[missing.stream] = missing
+        self._counters.asked += len(targets)
+        request = ReplayRequest(
+            stream=missing.stream,
+            run_id=missing.run_id,
+            from_seq=missing.due,
+            to_seq=missing.last,
+        )
+        self.outgoing.extend((endpoint, request) for endpoint in targets)
 
-    def _targets(self, session: str) -> list[int]:
-        there = [e for e in range(len(self._sessions)) if e not in self._silent]
-        return [e for e in there if self._sessions[e] == session] or there
-
-    def _settle(self, stretch: MissingRange, now: float) -> None:
-        """All have answered, or the time is up, and nothing has come."""
-        self._asking.pop(stretch.stream, None)
-        if stretch.oldest is not None:
-            self._skip(stretch, stretch.oldest)
-            self._ask(stretch, now)
-        elif not stretch.again:
-            self._count_gone(stretch, stretch.last + 1)
-            self._finish(stretch)
-        elif stretch.asked < MAX_ASKS:
-            self._queue.appendleft(stretch)
+    def _settle(self, missing: MissingRange, now: float) -> None:
+        """Decide what follows a request that brought no ticks."""
+        self._requested.pop(missing.stream, None)
+        if missing.oldest is not None:
+            self._count_gone(missing, missing.oldest)
+            missing.due, missing.attempts = missing.oldest, 0
+            self._request(missing, now)
+        elif not missing.retry:
+            self._count_gone(missing, missing.last + 1)
+            self._finish(missing)
+        elif missing.attempts < MAX_ATTEMPTS:
+            self._to_request.appendleft(missing)
         else:
-            for endpoint in stretch.waiting:
-                if self._heard[endpoint] < stretch.first_asked:
-                    self._silent.add(endpoint)
-                    self._hello_at[endpoint] = now + HELLO_S
-            self._finish(stretch)
+            for index in missing.waiting:
+                if self._endpoints[index].last_reply < missing.first_asked:
+                    self._silent.add(index)
+                    self._endpoints[index].hello_at = now + HELLO_S
+            self._finish(missing)
 
-    def _skip(self, stretch: MissingRange, oldest: int) -> None:
-        self._count_gone(stretch, oldest)
-        stretch.due, stretch.asked = oldest, 0
+    def _count_gone(self, missing: MissingRange, until: int) -> None:
+        if not missing.joining:  # ticks from before we joined are not lost
+            self._counters.gone = min(self._counters.gone + until - missing.due, MAX_COUNT)
 
-    def _count_gone(self, stretch: MissingRange, until: int) -> None:
-        # What was before we came is not lost to us.
-        if not stretch.joining:
-            self._counters.gone = min(self._counters.gone + until - stretch.due, MAX_COUNT)
+    # ---- replies -----------------------------------------------------------------------
 
-    # ---- answers -----------------------------------------------------------------------
-
-    def heard(self, endpoint: int, now: float) -> None:
-        """Take note that an endpoint has said something that could be read."""
-        if now < self._rests_until[endpoint]:
+    def replied(self, index: int, now: float) -> None:
+        """Note that an endpoint sent a valid reply."""
+        endpoint = self._endpoints[index]
+        if now < endpoint.rests_until:
             return
-        self._heard[endpoint] = now
-        if endpoint in self._silent:
-            self._silent.discard(endpoint)
-            self._hello_at[endpoint] = NEVER
+        endpoint.last_reply = now
+        if index in self._silent:
+            self._silent.discard(index)
+            endpoint.hello_at = NEVER
 
-    def nonsense(self, endpoint: int, now: float) -> None:
-        """Take note of an answer without sense; who gives several is left alone for a while."""
-        self._nonsense[endpoint] += 1
-        if self._nonsense[endpoint] < MAX_NONSENSE or now < self._rests_until[endpoint]:
+    def invalid_reply(self, index: int, now: float) -> None:
+        """Note an invalid reply; after several the endpoint is left alone for a while."""
+        endpoint = self._endpoints[index]
+        endpoint.invalid += 1
+        if endpoint.invalid < MAX_INVALID or now < endpoint.rests_until:
             return
-        self._nonsense[endpoint] = 0
-        self._silent.add(endpoint)
-        self._rests_until[endpoint] = self._hello_at[endpoint] = now + REST_S
-        for stretch in [s for s in self._asking.values() if endpoint in s.waiting]:
-            self._answered(endpoint, stretch, now)
+        endpoint.invalid = 0
+        self._silent.add(index)
+        endpoint.rests_until = endpoint.hello_at = now + REST_S
+        for missing in [m for m in self._requested.values() if index in m.waiting]:
+            self._no_ticks(index, missing, now)
 
-    def greet(self, endpoint: int, now: float) -> None:
-        """Ask an endpoint who it is, since it was dialled afresh and what was sent is lost."""
-        self._introduced.discard(endpoint)
-        self._hello_at[endpoint] = now
+    def reconnected(self, index: int, now: float) -> None:
+        """Ask a redialled endpoint who it is, since earlier requests are lost."""
+        self._endpoints[index].introduced = False
+        self._endpoints[index].hello_at = now
 
-    def welcome(self, endpoint: int, reply: Welcome) -> None:
-        """Learn whose endpoint it is; of a new session it is asked where its streams stand."""
-        if self._sessions[endpoint] != reply.session:
-            self._sessions[endpoint] = reply.session
-            self._introduced.discard(endpoint)
-            self.outgoing.append((endpoint, SnapshotRequest()))
+    def welcome(self, index: int, reply: Welcome) -> None:
+        """Note whose endpoint it is; request a snapshot of a new run."""
+        endpoint = self._endpoints[index]
+        endpoint.introduced = endpoint.run_id == reply.run_id
+        if not endpoint.introduced:
+            endpoint.run_id = reply.run_id
+            self.outgoing.append((index, SnapshotRequest()))
+
+    def snapshot(self, index: int, run_id: str) -> None:
+        """Note that an endpoint has sent a snapshot of its run."""
+        self._endpoints[index].run_id = run_id
+        self._endpoints[index].introduced = True
+
+    def open_request(self, stream: str, run_id: str) -> MissingRange | None:
+        """Return the range that is being requested of a stream's run."""
+        missing = self._requested.get(stream)
+        return None if missing is None or missing.run_id != run_id else missing
+
+    def advance(self, index: int, missing: MissingRange, due: int, now: float) -> None:
+        """Continue at number `due`, since the ticks before it have come."""
+        self._endpoints[index].run_id = missing.run_id
+        self._endpoints[index].invalid = 0
+        self._counters.recovered += due - missing.due
+        missing.due, missing.attempts, missing.joining = due, 0, False
+        self._requested.pop(missing.stream)
+        if due > missing.last:
+            self._finish(missing)
         else:
-            self._introduced.add(endpoint)
+            self._request(missing, now)
 
-    def snapshot(self, endpoint: int, session: str) -> None:
-        """Take note that an endpoint has said where the streams of its session stand."""
-        self._sessions[endpoint] = session
-        self._introduced.add(endpoint)
-
-    def asked_for(self, stream: str, session: str) -> MissingRange | None:
-        """Return what is being asked for of a stream's session."""
-        stretch = self._asking.get(stream)
-        return None if stretch is None or stretch.session != session else stretch
-
-    def advance(self, endpoint: int, stretch: MissingRange, due: int, now: float) -> None:
-        """Go on with what is missing from number `due` on, since what was before has come."""
-        self._sessions[endpoint] = stretch.session
-        self._nonsense[endpoint] = 0
-        self._counters.recovered += due - stretch.due
-        stretch.due, stretch.asked, stretch.joining = due, 0, False
-        self._asking.pop(stretch.stream)
-        if due > stretch.last:
-            self._finish(stretch)
-        else:
-            self._ask(stretch, now)
-
-    def gone(self, endpoint: int, reply: Gone, now: float) -> None:
-        """Take note that an endpoint does not have what was asked for, or a later part alone."""
-        stretch = self.asked_for(reply.stream, reply.session)
-        if stretch is None or endpoint not in stretch.waiting:
+    def gone(self, index: int, reply: Gone, now: float) -> None:
+        """Note that an endpoint does not have the requested ticks, or only a later part."""
+        missing = self.open_request(reply.stream, reply.run_id)
+        if missing is None or index not in missing.waiting:
             return
-        if stretch.due < reply.oldest_seq <= stretch.last:
-            known = stretch.oldest
-            stretch.oldest = reply.oldest_seq if known is None else min(known, reply.oldest_seq)
-        self._answered(endpoint, stretch, now)
+        if missing.due < reply.oldest_seq <= missing.last:
+            known = missing.oldest
+            missing.oldest = reply.oldest_seq if known is None else min(known, reply.oldest_seq)
+        self._no_ticks(index, missing, now)
 
-    def busy(self, endpoint: int, reply: Busy, now: float) -> None:
-        """Take note that an endpoint has no time, and ask nobody before it will have."""
+    def busy(self, index: int, reply: Busy, now: float) -> None:
+        """Note that an endpoint is busy, and send no request before it is ready."""
         retry_at = now + min(reply.retry_ms / 1000, MAX_RETRY_S)
-        if not reply.stream and endpoint not in self._introduced:
-            self._hello_at[endpoint] = retry_at
-            self._sessions[endpoint] = None
+        endpoint = self._endpoints[index]
+        if not reply.stream and not endpoint.introduced:
+            endpoint.hello_at = retry_at
+            endpoint.run_id = None
             return
-        stretch = self._asking.get(reply.stream) or self._oldest_asked(endpoint)
-        if stretch is None or endpoint not in stretch.waiting:
+        missing = self._requested.get(reply.stream)
+        if missing is None:  # replies come in the order of the requests
+            missing = next((m for m in self._requested.values() if index in m.waiting), None)
+        if missing is None or index not in missing.waiting:
             return
         self._counters.timeouts += 1
         self._not_before = max(self._not_before, retry_at)
-        stretch.again = True
-        self._answered(endpoint, stretch, now)
+        missing.retry = True
+        self._no_ticks(index, missing, now)
 
-    def _oldest_asked(self, endpoint: int) -> MissingRange | None:
-        """Return what a BUSY that does not say is about: answers come in the order of asking."""
-        return next((s for s in self._asking.values() if endpoint in s.waiting), None)
-
-    def _answered(self, endpoint: int, stretch: MissingRange, now: float) -> None:
-        stretch.waiting.discard(endpoint)
-        if not stretch.waiting:
-            self._settle(stretch, now)
+    def _no_ticks(self, index: int, missing: MissingRange, now: float) -> None:
+        missing.waiting.discard(index)
+        if not missing.waiting:
+            self._settle(missing, now)
 
 
-def _size(item: HeldMessage) -> int:
-    return HELD_BYTES + (sum(map(len, item)) if isinstance(item, list) else 0)
+def _size(message: QueuedMessage) -> int:
+    return MESSAGE_BYTES + (sum(map(len, message)) if isinstance(message, list) else 0)
 
 
-WAITING = 100
-"""Requests for an endpoint that is away; more are lost, and nobody waits for their answers
-then."""
+MAX_REQUESTS_WAITING = 100
+"""For an endpoint that is away; further ones are lost, and by then nobody waits for replies."""
 
-ANSWERS_WAITING = 16
-"""Four times as many as are asked for at a time."""
+MAX_REPLIES_WAITING = 4 * MAX_CONCURRENT
 
-MOST_ANSWERS = 64
-"""Taken at a time, from each endpoint."""
+MAX_REPLIES_READ = 64
+"""At a time, from each endpoint."""
 
 
 class RecoveryLink:
-    """Connections to recovery endpoints, named by 0, 1 ... in their order.
+    """Sockets of a subscriber for recovery: one DEALER for each endpoint, by its index.
 
-    security: keys. inbound: that of the subscriber, which takes the answers too.
+    security: keys. inbound: of the subscriber, which takes the replies too.
 
-    Raises EndpointError for an endpoint that cannot be. The context closes the sockets.
+    Raises EndpointError for an invalid endpoint. The context closes the sockets.
     """
 
     def __init__(
@@ -426,34 +420,34 @@ class RecoveryLink:
             socket = open_socket(
                 context,
                 zmq.DEALER,
-                send_hwm=WAITING,
-                receive_hwm=ANSWERS_WAITING,
+                send_hwm=MAX_REQUESTS_WAITING,
+                receive_hwm=MAX_REPLIES_WAITING,
                 max_frame_bytes=MAX_FRAME_BYTES,
             )
             self.sockets.append(socket)
             self._connections.append(Connections(socket, [endpoint], security, inbound))
 
-    def tend(self, now: float) -> list[int]:
-        """Dial the endpoints again that libzmq has given up; return those that were dialled."""
+    def maintain(self, now: float) -> list[int]:
+        """Redial the endpoints that libzmq has given up; return those that were redialled."""
         return [
-            endpoint
-            for endpoint, connections in enumerate(self._connections)
-            if connections.redial.restless and connections.tend(now)
+            index
+            for index, connections in enumerate(self._connections)
+            if connections.redial.pending and connections.maintain(now)
         ]
 
     def send(self, requests: deque[tuple[int, Request]]) -> None:
-        """Send all requests, each to the endpoint that it names."""
+        """Send all requests, each to the endpoint with its index."""
         while requests:
-            endpoint, request = requests.popleft()
+            index, request = requests.popleft()
             with suppress(zmq.Again):
-                self.sockets[endpoint].send(encode_side(request), zmq.NOBLOCK)
+                self.sockets[index].send(encode_side(request), zmq.NOBLOCK)
 
-    def answers(self) -> Iterator[tuple[int, bytes]]:
-        """Yield the answers that have come, each with its endpoint."""
-        for endpoint, socket in enumerate(self.sockets):
-            for _ in range(MOST_ANSWERS):
+    def replies(self) -> Iterator[tuple[int, bytes]]:
+        """Yield the replies that have come, each with the index of its endpoint."""
+        for index, socket in enumerate(self.sockets):
+            for _ in range(MAX_REPLIES_READ):
                 try:
                     frames = socket.recv_multipart(zmq.NOBLOCK)
                 except zmq.Again:
                     break
-                yield endpoint, frames[-1]
+                yield index, frames[-1]

@@ -1,31 +1,20 @@
-"""The side of a publisher that answers: a ROUTER socket in a thread of its own.
+"""The publisher's side of recovery: a ring of sent ticks, and replies to requests for them.
 
-A thread of its own, because `publish` waits for a slow subscriber, and the slow subscriber may be
-the one that asks. It shares with the publisher nothing but the ring.
+**Ring.** It stores the newest ticks of every stream, at most `ticks` of each and `max_bytes` in
+all. When the bytes run out, a stream above its even share loses its oldest ticks, so a busy stream
+never displaces the few ticks of a quiet one. One thread appends and another reads. Rows are in
+chunks that are only filled from the front, so rows that a reader has found never change, and the
+lock is held only while the chunks are looked up.
 
-It may take a quarter of a core: after an answer it rests three times as long as that took, during
-which requests wait in the socket and then with who sends them. So however many ask, the publisher
-keeps its pace. A peer that reads no replies has QUEUE of them waiting, and further ones are lost.
+**Responder.** Each request gets one reply, or none. A peer may send a burst of requests and then
+a constant rate; beyond that the reply is BUSY with the time to wait. The table of peers is
+bounded, and replies are small, so a peer that reads nothing occupies bounded memory. The responder
+has no socket: requests come in as bytes with the peer's id.
 
-The newest ticks of every stream, kept so that they can be sent again.
-
-Each stream keeps its newest ticks, so many at most; all of them together are bounded in bytes.
-Where the bytes run out, a stream that holds more than its even share gives up its oldest ticks, so
-that a busy stream never drives out the few of a quiet one.
-
-One thread appends and another reads. Rows lie in chunks that are only ever filled from the front,
-so what a reader has found stays as it is, however long copying it takes, and neither waits for the
-other longer than it takes to find the chunks.
-
-What a publisher answers to those who ask for lost ticks: each request has one reply, or none.
-
-Nothing here knows a socket: requests come in as bytes with the id of who sent them, replies go
-out.
-
-A peer has an allowance of requests that fills up again at a constant rate; beyond it the answer is
-BUSY, with the time after which a good part of it is there again. Peers are held in a table, so
-that there are never more of them than it has places. A reply is small enough that what waits in
-the socket for a peer that reads nothing is bounded by it (see `recovery_server`).
+**Server.** A ROUTER socket in a thread of its own, because `publish` waits for a slow subscriber,
+which may be the one that sends requests. It shares only the ring with the publisher. After a reply
+it rests three times as long as the reply took, so it uses at most a quarter of a core and the
+publisher keeps its pace; requests wait in the socket meanwhile.
 """
 
 from __future__ import annotations
@@ -44,9 +33,10 @@ import zmq
 
 from ..errors import DecodeError
 from ..events import MAX_SEQ
-from .endpoints import ASKING_BUFFER, Binding, open_socket
+from ..typing import Float64s, Int64s
+from .endpoints import REQUEST_BUFFER, Binding, open_socket
 from .guard import Inbound
-from .records import (
+from .protocol import (
     Block,
     Busy,
     Gone,
@@ -62,23 +52,22 @@ from .security import Security
 from .wire import decode_request
 
 RING_TICKS = 100_000
-"""Ticks of a stream: as many as may wait in the sockets for a slow subscriber, so that one who
-lost its connection with all that waited for it gets everything again."""
+"""Ticks of a stream: as many as may wait in the sockets for a slow subscriber, so one that lost
+its connection with all that was queued for it can recover everything."""
 
 RING_BYTES = 256 * 2**20
-"""Bytes of all streams: twenty streams of fourteen columns in full, and no more than a daemon
-takes anyway."""
+"""Bytes of all streams: twenty full streams of fourteen columns."""
 
-FIRST_ROWS, MOST_ROWS = 16, 4096
-"""Rows of a stream's first chunk, each later one being twice as long, and of its longest: a quiet
-stream takes little, and what a busy one gives up at a time is a small part of its own."""
+FIRST_ROWS, MAX_ROWS = 16, 4096
+"""Rows of a stream's first chunk and of its longest; each chunk doubles. So a quiet stream takes
+little memory, and a busy one loses a small part of its ticks at a time."""
 
 CHUNK_BYTES = 500
-"""Of a chunk, beside its rows: two arrays and the object that holds them."""
+"""Of a chunk, beside its rows: two arrays and the object that refers to them."""
 
 
 class _Chunk:
-    """Consecutive ticks from number `seq` on, of which `filled` are there."""
+    """Consecutive ticks from number `seq` on; the first `filled` rows are set."""
 
     __slots__ = ("filled", "seq", "t_ns", "values")
 
@@ -94,13 +83,13 @@ class _Chunk:
 
 
 class _Stream:
-    """The chunks of a stream, which holds the numbers from `oldest` to below `due`."""
+    """The chunks of a stream, with the numbers from `oldest` to below `next_seq`."""
 
-    __slots__ = ("chunks", "due", "oldest", "size")
+    __slots__ = ("chunks", "next_seq", "oldest", "size")
 
     def __init__(self, seq: int) -> None:
         self.chunks: deque[_Chunk] = deque()
-        self.oldest = self.due = seq
+        self.oldest = self.next_seq = seq
         self.size = 0
 
 
@@ -108,140 +97,115 @@ class RingRows(NamedTuple):
     """Consecutive ticks from number `seq` on: `t_ns` int64 (n,), `values` float64 (n, C)."""
 
     seq: int
-    t_ns: npt.NDArray[np.int64]
-    values: npt.NDArray[np.float64]
+    t_ns: Int64s
+    values: Float64s
 
 
 class Ring:
     """The newest ticks of every stream.
 
-    columns: values of a tick. ticks: of one stream, at most. most_bytes: of all streams; where
-    there are more streams than that has room for, each still keeps its last chunk.
+    columns: values of a tick. ticks: of one stream, at most. max_bytes: of all streams; if there
+    are more streams than fit, each still has its last chunk.
     """
 
     def __init__(
-        self, columns: int, *, ticks: int = RING_TICKS, most_bytes: int = RING_BYTES
+        self, columns: int, *, ticks: int = RING_TICKS, max_bytes: int = RING_BYTES
     ) -> None:
         self.size = 0
         self._columns = columns
         self._ticks = ticks
-        self._most_bytes = most_bytes
+        self._max_bytes = max_bytes
         self._streams: dict[str, _Stream] = {}
-        self._round: deque[_Stream] = deque()
+        self._rotation: deque[_Stream] = deque()
         self._lock = threading.Lock()
 
     def append(self, stream: str, seq: int, t_ns: npt.ArrayLike, values: npt.ArrayLike) -> None:
-        """Keep a tick, `values` (C,), or a block, `values` (n, C), which `seq` is the first of.
+        """Copy a tick, `values` (C,), or a block, `values` (n, C), whose first number is `seq`.
 
-        The numbers of a stream follow each other. What is given is copied.
+        The numbers of a stream must be consecutive.
         """
         block = np.asarray(values, np.float64)
         if block.ndim == 1:
-            self._append_one(stream, seq, t_ns, block)
+            self._append(stream, seq, t_ns, block, 1)
             return
         times = np.broadcast_to(np.asarray(t_ns, np.int64), len(block))
-        for start in range(0, len(block), MOST_ROWS):
-            part = slice(start, start + MOST_ROWS)
-            self._append_block(stream, seq + start, times[part], block[part])
+        for start in range(0, len(block), MAX_ROWS):
+            part = slice(start, start + MAX_ROWS)
+            self._append(stream, seq + start, times[part], block[part], len(times[part]))
 
-    def _append_one(
-        self, stream: str, seq: int, t_ns: npt.ArrayLike, values: npt.NDArray[np.float64]
+    def _append(
+        self, name: str, seq: int, t_ns: npt.ArrayLike, values: Float64s, count: int
     ) -> None:
         with self._lock:
-            held = self._streams.get(stream)
-            chunk = held.chunks[-1] if held is not None and held.chunks else None
-            if held is None or chunk is None or chunk.filled == len(chunk.t_ns):
-                held, chunk = self._grow(stream, seq, 1)
-            k = chunk.filled
-            chunk.t_ns[k] = t_ns
-            chunk.values[k] = values
-            chunk.filled = k + 1
-            held.due = seq + 1
-            if seq - held.oldest >= self._ticks:
-                self._forget(held, seq + 1 - self._ticks)
+            stream = self._streams.get(name)
+            if stream is None:
+                stream = self._streams[name] = _Stream(seq)
+                self._rotation.append(stream)
+            chunk = stream.chunks[-1] if stream.chunks else None
+            if chunk is None or chunk.filled + count > len(chunk.t_ns):
+                chunk = self._grow(stream, seq, count)
+            end = chunk.filled + count
+            chunk.t_ns[chunk.filled : end] = t_ns
+            chunk.values[chunk.filled : end] = values
+            chunk.filled = end
+            stream.next_seq = seq + count
+            oldest = stream.next_seq - self._ticks
+            if stream.oldest < oldest:
+                stream.oldest = oldest
+                while stream.chunks[0].seq + stream.chunks[0].filled <= oldest:
+                    self._drop(stream)
 
-    def _append_block(
-        self,
-        stream: str,
-        seq: int,
-        t_ns: npt.NDArray[np.int64],
-        values: npt.NDArray[np.float64],
-    ) -> None:
-        with self._lock:
-            held = self._streams.get(stream)
-            chunk = held.chunks[-1] if held is not None and held.chunks else None
-            room = 0 if chunk is None else len(chunk.t_ns) - chunk.filled
-            if held is None or chunk is None or room < len(t_ns):
-                held, chunk = self._grow(stream, seq, len(t_ns))
-            part = slice(chunk.filled, chunk.filled + len(t_ns))
-            chunk.t_ns[part] = t_ns
-            chunk.values[part] = values
-            chunk.filled += len(t_ns)
-            held.due = seq + len(t_ns)
-            if held.due - held.oldest > self._ticks:
-                self._forget(held, held.due - self._ticks)
-
-    def _grow(self, stream: str, seq: int, rows: int) -> tuple[_Stream, _Chunk]:
-        """Give a stream a chunk for `rows` ticks at least, and drop what it has no room for."""
-        held = self._streams.get(stream)
-        if held is None:
-            held = self._streams[stream] = _Stream(seq)
-            self._round.append(held)
-        before = len(held.chunks[-1].t_ns) if held.chunks else FIRST_ROWS // 2
-        chunk = _Chunk(seq, max(rows, min(2 * before, MOST_ROWS)), self._columns)
-        if not held.chunks:
-            held.oldest = seq
-        held.chunks.append(chunk)
-        held.size += chunk.size
+    def _grow(self, stream: _Stream, seq: int, rows: int) -> _Chunk:
+        """Append a chunk for at least `rows` ticks, and drop others if there is no room."""
+        before = len(stream.chunks[-1].t_ns) if stream.chunks else FIRST_ROWS // 2
+        chunk = _Chunk(seq, max(rows, min(2 * before, MAX_ROWS)), self._columns)
+        if not stream.chunks:
+            stream.oldest = seq
+        stream.chunks.append(chunk)
+        stream.size += chunk.size
         self.size += chunk.size
-        if self.size > self._most_bytes:
-            self._make_room(held)
-        return held, chunk
+        if self.size > self._max_bytes:
+            self._make_room(stream)
+        return chunk
 
     def _make_room(self, newest: _Stream) -> None:
-        """Drop the oldest chunks of streams that hold more than their share."""
-        share = self._most_bytes / len(self._round)
-        while self.size > self._most_bytes and newest.size > share and len(newest.chunks) > 1:
+        """Drop the oldest chunks of streams above their share."""
+        share = self._max_bytes / len(self._rotation)
+        while self.size > self._max_bytes and newest.size > share and len(newest.chunks) > 1:
             self._drop(newest)
-        for _ in range(len(self._round)):
-            if self.size <= self._most_bytes:
+        for _ in range(len(self._rotation)):
+            if self.size <= self._max_bytes:
                 return
-            while self._round[0].size > share and len(self._round[0].chunks) > 1:
-                self._drop(self._round[0])
-            self._round.rotate(-1)
+            while self._rotation[0].size > share and len(self._rotation[0].chunks) > 1:
+                self._drop(self._rotation[0])
+            self._rotation.rotate(-1)
 
-    def _drop(self, held: _Stream) -> None:
-        chunk = held.chunks.popleft()
-        held.size -= chunk.size
+    def _drop(self, stream: _Stream) -> None:
+        chunk = stream.chunks.popleft()
+        stream.size -= chunk.size
         self.size -= chunk.size
-        held.oldest = max(held.oldest, held.chunks[0].seq)
-
-    def _forget(self, held: _Stream, oldest: int) -> None:
-        """Hold nothing from before number `oldest`."""
-        held.oldest = oldest
-        while held.chunks[0].seq + held.chunks[0].filled <= oldest:
-            self._drop(held)
+        stream.oldest = max(stream.oldest, stream.chunks[0].seq)
 
     def span(self, stream: str) -> tuple[int, int] | None:
-        """Return the oldest number that is held and the next one; None for an unknown stream."""
-        held = self._streams.get(stream)
-        return None if held is None else (held.oldest, held.due)
+        """Return the oldest number and the next one; None for an unknown stream."""
+        found = self._streams.get(stream)
+        return None if found is None else (found.oldest, found.next_seq)
 
     def spans(self) -> dict[str, tuple[int, int]]:
         """Return the span of every stream."""
-        # Both numbers only grow, so that without a lock a span is at worst a little too long.
-        return {name: (held.oldest, held.due) for name, held in list(self._streams.items())}
+        # Both numbers only grow, so without a lock a span is at worst a little too long.
+        return {name: (s.oldest, s.next_seq) for name, s in list(self._streams.items())}
 
     def read(self, stream: str, first: int, last: int, most: int) -> RingRows | None:
-        """Return up to `most` ticks from number `first` to `last` at most; None if not held."""
+        """Return up to `most` ticks from `first` to at most `last`; None without `first`."""
         with self._lock:
-            held = self._streams.get(stream)
-            if held is None or not held.oldest <= first < held.due:
+            found = self._streams.get(stream)
+            if found is None or not found.oldest <= first < found.next_seq:
                 return None
-            stop = min(last + 1, held.due, first + most)
+            stop = min(last + 1, found.next_seq, first + most)
             parts = [
                 (chunk, max(first - chunk.seq, 0), min(stop - chunk.seq, chunk.filled))
-                for chunk in held.chunks
+                for chunk in found.chunks
                 if chunk.seq < stop and chunk.seq + chunk.filled > first
             ]
         return RingRows(
@@ -252,28 +216,26 @@ class Ring:
 
 
 REPLY_BYTES = 256 * 1024
-"""Of the ticks in one BLOCK: some 10,000 ticks of two columns, copied in a tenth of a
-millisecond."""
+"""Of the ticks in one BLOCK: some 10,000 ticks of two columns, copied in 0.1 ms."""
 
 REQUESTS_PER_S = 1_000.0
-"""That one peer may send: ten million ticks of two columns a second, more than any session
-takes."""
+"""Of one peer: ten million ticks of two columns a second, more than any session takes."""
 
 BURST = 1_000.0
-"""Requests that one peer may send at once: a stream each of a thousand."""
+"""Requests that one peer may send together: one for each of a thousand streams."""
 
 REFILL = 0.25
-"""Of the burst must be there again when a peer that was told BUSY comes back."""
+"""Part of the burst that is available again after the time in BUSY."""
 
 MAX_PEERS = 64
-"""Who may ask at a time; each can leave a megabyte of replies unread."""
+"""Peers in the table; each can leave a megabyte of replies unread."""
 
 SNAPSHOT_S = 1.0
-"""A snapshot is made no more than once in this time; that of 100,000 streams takes 50 ms."""
+"""Least time between two snapshots; one of 100,000 streams takes 50 ms."""
 
 
 class RecoveryCounters:
-    """What has been asked and answered so far; `refused` are bytes that were no request."""
+    """Counts of requests and replies; `refused` are messages that were not valid requests."""
 
     __slots__ = ("busy", "gone", "refused", "replayed", "requests")
 
@@ -292,156 +254,150 @@ class _Peer:
 class RecoveryResponder:
     """Answers requests for the ticks of a ring.
 
-    session: id of the publisher's run. columns: names of the values. clock: seconds, monotonic.
-    present: whether a peer is still connected, asked before its place is given to another.
+    run_id: of the publisher. columns: names of the values. clock: seconds, monotonic. connected:
+    whether a peer is still there, called before its place in the table is given to another one.
     """
 
     def __init__(
         self,
         ring: Ring,
-        session: str,
+        run_id: str,
         columns: tuple[str, ...],
         *,
         clock: Callable[[], float],
-        present: Callable[[bytes], bool] = lambda _: False,
+        connected: Callable[[bytes], bool] = lambda _: False,
     ) -> None:
         self.counters = RecoveryCounters()
         self._ring = ring
-        self._session = session
+        self._run_id = run_id
         self._columns = columns
-        self._most_rows = max(1, REPLY_BYTES // (8 + 8 * len(columns)))
+        self._max_rows = max(1, REPLY_BYTES // (8 + 8 * len(columns)))
         self._clock = clock
-        self._present = present
+        self._connected = connected
         self._peers: OrderedDict[bytes, _Peer] = OrderedDict()
-        self._snapshot: dict[bool, bytes] = {}
+        self._snapshots: dict[bool, bytes] = {}
         self._snapshot_due = clock()
-
-    def answer(self, peer: bytes, payload: bytes) -> bytes | None:
-        """Return the reply to a request, in its encoding; None where there is to be none."""
-        self.counters.requests += 1
-        known = self._peer(peer)
-        json = payload[:1] == b"{"
-        if known is None or known.allowance < 1.0:
-            retry_s = BURST * REFILL / REQUESTS_PER_S
-            return self._busy(payload, retry_s, json=json)
-        known.allowance -= 1.0
-        try:
-            request = decode_request(payload)
-        except DecodeError:
-            self.counters.refused += 1
-            return None
-        match request:
-            case Hello():
-                return _encode(Welcome(session=self._session, columns=self._columns), json=json)
-            case SnapshotRequest():
-                return self._snapshot_reply(json=json)
-            case ReplayRequest():
-                reply = self._replay(request)
-                whole = not isinstance(reply, Block) or reply.seq + reply.rows > request.to_seq
-                known.unfinished = not whole
-                return _encode(reply, json=json)
 
     @property
     def unfinished(self) -> bool:
-        """Whether somebody had only the beginning of what it last asked for."""
+        """Whether a peer has received only the beginning of the ticks it last requested."""
         return any(peer.unfinished for peer in list(self._peers.values()))
 
-    def _busy(self, payload: bytes, retry_s: float, *, json: bool) -> bytes | None:
-        self.counters.busy += 1
+    def answer(self, peer_id: bytes, payload: bytes) -> bytes | None:
+        """Return the reply to a request, in its encoding; None for no reply."""
+        self.counters.requests += 1
+        peer = self._peer(peer_id)
+        busy = peer is None or peer.allowance < 1.0
+        if peer is not None and not busy:
+            peer.allowance -= 1.0
+        self.counters.busy += busy
         try:
             request = decode_request(payload)
         except DecodeError:
             self.counters.refused += 1
             return None
-        stream = request.stream if isinstance(request, ReplayRequest) else ""
-        return _encode(Busy(retry_ms=int(retry_s * 1000), stream=stream), json=json)
+        json = payload[:1] == b"{"
+        if peer is None or busy:
+            stream = request.stream if isinstance(request, ReplayRequest) else ""
+            retry_ms = int(BURST * REFILL / REQUESTS_PER_S * 1000)
+            return _encode(Busy(retry_ms=retry_ms, stream=stream), json=json)
+        match request:
+            case Hello():
+                return _encode(Welcome(run_id=self._run_id, columns=self._columns), json=json)
+            case SnapshotRequest():
+                return self._snapshot(json=json)
+            case ReplayRequest():
+                reply = self._replay(request)
+                peer.unfinished = (
+                    isinstance(reply, Block) and reply.seq + reply.rows <= request.to_seq
+                )
+                return _encode(reply, json=json)
 
-    def _peer(self, peer: bytes) -> _Peer | None:
-        """Return what is known of a peer, its allowance filled up; None if there is no place."""
+    def _peer(self, peer_id: bytes) -> _Peer | None:
+        """Return a peer, its allowance refilled; None if the table is full."""
         now = self._clock()
-        known = self._peers.get(peer)
-        if known is None:
-            if len(self._peers) >= MAX_PEERS and not self._make_place():
+        peer = self._peers.get(peer_id)
+        if peer is None:
+            if len(self._peers) >= MAX_PEERS and not self._evict():
                 return None
-            known = self._peers[peer] = _Peer(now)
-        self._peers.move_to_end(peer)
-        known.allowance = min(known.allowance + (now - known.at) * REQUESTS_PER_S, BURST)
-        known.at = now
-        return known
+            peer = self._peers[peer_id] = _Peer(now)
+        self._peers.move_to_end(peer_id)
+        peer.allowance = min(peer.allowance + (now - peer.at) * REQUESTS_PER_S, BURST)
+        peer.at = now
+        return peer
 
-    def _make_place(self) -> bool:
-        """Forget a peer that is gone, if there is one; those silent for longest are looked at."""
-        for peer in list(self._peers):
-            if not self._present(peer):
-                del self._peers[peer]
+    def _evict(self) -> bool:
+        """Remove the longest silent peer that is gone; return whether there was one."""
+        for peer_id in list(self._peers):
+            if not self._connected(peer_id):
+                del self._peers[peer_id]
                 return True
         return False
 
     def _replay(self, request: ReplayRequest) -> Reply:
-        stream, session = request.stream, request.session
-        span = self._ring.span(stream) if session == self._session else None
-        if span is not None:
-            first, last = request.from_seq, request.to_seq
-            rows = self._ring.read(stream, first, last, self._most_rows)
-            if rows is not None:
-                self.counters.replayed += len(rows.t_ns)
-                return Block(
-                    stream=stream,
-                    session=session,
-                    seq=rows.seq,
-                    rows=len(rows.t_ns),
-                    t_ns=rows.t_ns.astype("<i8", copy=False).tobytes(),
-                    values=rows.values.astype("<f8", copy=False).tobytes(),
-                )
+        stream, run_id, first = request.stream, request.run_id, request.from_seq
+        span = self._ring.span(stream) if run_id == self._run_id else None
+        rows = (
+            None
+            if span is None
+            else self._ring.read(stream, first, request.to_seq, self._max_rows)
+        )
+        if rows is not None:
+            self.counters.replayed += len(rows.t_ns)
+            return Block(
+                stream=stream,
+                run_id=run_id,
+                seq=rows.seq,
+                rows=len(rows.t_ns),
+                t_ns=rows.t_ns.astype("<i8", copy=False).tobytes(),
+                values=rows.values.astype("<f8", copy=False).tobytes(),
+            )
         self.counters.gone += 1
-        # What another session had, or an unknown stream, is not held at any number.
-        oldest = MAX_SEQ if span is None or span[0] <= request.from_seq else span[0]
-        return Gone(stream=stream, session=session, oldest_seq=oldest)
+        # No number of another run or an unknown stream is available.
+        oldest = MAX_SEQ if span is None or span[0] <= first else span[0]
+        return Gone(stream=stream, run_id=run_id, oldest_seq=oldest)
 
-    def _snapshot_reply(self, *, json: bool) -> bytes:
+    def _snapshot(self, *, json: bool) -> bytes:
         now = self._clock()
         if now >= self._snapshot_due:
-            self._snapshot.clear()
+            self._snapshots.clear()
             self._snapshot_due = now + SNAPSHOT_S
-        made = self._snapshot.get(json)
-        if made is None:
-            made = _encode(
-                SnapshotReply(session=self._session, streams=self._ring.spans()), json=json
-            )
-            self._snapshot[json] = made
-        return made
+        if json not in self._snapshots:
+            reply = SnapshotReply(run_id=self._run_id, streams=self._ring.spans())
+            self._snapshots[json] = _encode(reply, json=json)
+        return self._snapshots[json]
 
 
 def _encode(reply: Reply, *, json: bool) -> bytes:
     return encode_side(reply, "json" if json else "msgpack")
 
 
-QUEUE = 8
-"""Replies that wait for one peer: twice as many as an honest one asks for at a time."""
+MAX_REPLIES_WAITING = 8
+"""For one peer: twice as many as a subscriber requests at a time; further ones are lost."""
 
-REQUESTS_WAITING = 100
-"""Requests that wait of one peer."""
+MAX_REQUESTS_WAITING = 100
+"""Of one peer."""
 
 MAX_REQUEST_BYTES = 4096
-"""A request with the longest names is a quarter of that. Who sends more is disconnected."""
+"""A request with the longest names is a quarter of that. A peer that sends more is dropped."""
 
 MAX_MESSAGE_BYTES = 2**20
-"""Of one request with all its parts, however many: an honest one has two or three."""
+"""Of one request with all its parts, however many: a valid one has two or three."""
 
 REST = 3.0
-"""Time of rest after an answer, as a multiple of what that took."""
-
-QUIET_S = 2.0
-"""After a request in which another may come: as long as who asks waits for an answer."""
+"""Time of rest after a reply, as a multiple of the time that it took."""
 
 MAX_REST_S = 0.1
-"""Of rest at a time: a thread that waited long for its turn is not to rest for as long again."""
+"""Of one rest: a thread that waited long for the interpreter need not rest that long again."""
+
+QUIET_S = 2.0
+"""After a request in which another may come: as long as a subscriber waits for a reply."""
 
 
 class RecoveryServer:
     """Answers requests for the ticks of a ring at an endpoint, until it is closed.
 
-    `endpoint` is the actual one. security: keys, and who may ask. clock: seconds, monotonic.
+    `endpoint` is the actual one. security: keys, and who may connect. clock: seconds, monotonic.
 
     Raises EndpointError if the endpoint cannot be bound, ConfigurationError if it must not be.
     """
@@ -451,22 +407,22 @@ class RecoveryServer:
         context: zmq.Context[Any],
         bind: str,
         ring: Ring,
-        session: str,
+        run_id: str,
         columns: tuple[str, ...],
         *,
         security: Security,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
-        self._last_asked = clock()
+        self._last_request = clock()
         self._inbound = Inbound(MAX_MESSAGE_BYTES)
         self._socket = open_socket(
             context,
             zmq.ROUTER,
-            send_hwm=QUEUE,
-            receive_hwm=REQUESTS_WAITING,
+            send_hwm=MAX_REPLIES_WAITING,
+            receive_hwm=MAX_REQUESTS_WAITING,
             max_frame_bytes=MAX_REQUEST_BYTES,
-            receive_buffer=ASKING_BUFFER,
+            receive_buffer=REQUEST_BUFFER,
         )
         try:
             self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
@@ -475,14 +431,16 @@ class RecoveryServer:
             self._socket.close(linger=0)
             raise
         self.endpoint = self._binding.endpoint
-        self._probe = encode_side(Welcome(session=session, columns=columns))
-        self.desk = RecoveryResponder(ring, session, columns, clock=clock, present=self._present)
+        self._probe = encode_side(Welcome(run_id=run_id, columns=columns))
+        self.responder = RecoveryResponder(
+            ring, run_id, columns, clock=clock, connected=self._is_connected
+        )
         self._wakeup, self._closing = sockets.socketpair()
         self._thread = threading.Thread(target=self._serve, name="recovery", daemon=True)
         self._thread.start()
 
     def _serve(self) -> None:
-        """Answer until it is woken to close; only this thread uses the socket."""
+        """Answer until `close`; only this thread uses the socket."""
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
         poller.register(self._wakeup, zmq.POLLIN)
@@ -505,12 +463,12 @@ class RecoveryServer:
         except zmq.Again:
             return
         self._inbound.taken += sum(map(len, frames))
-        self._last_asked = self._clock()
-        # A REQ socket puts an empty frame before its request, and wants one before the reply.
+        self._last_request = self._clock()
+        # A REQ socket sends an empty frame before its request and expects one before the reply.
         if len(frames) not in (2, 3) or (len(frames) == 3 and frames[1]):
-            self.desk.counters.refused += 1
+            self.responder.counters.refused += 1
             return
-        reply = self.desk.answer(frames[0], frames[-1])
+        reply = self.responder.answer(frames[0], frames[-1])
         if reply is not None:
             self._send([*frames[:-1], reply])
 
@@ -519,20 +477,20 @@ class RecoveryServer:
         try:
             self._socket.send_multipart(frames, zmq.NOBLOCK)
         except zmq.Again:
-            return True  # it reads nothing: what it misses it may ask for again
+            return True  # it reads nothing; it may request again what it misses
         except zmq.ZMQError as error:
             if error.errno != zmq.EHOSTUNREACH:
                 raise
             return False
         return True
 
-    def _present(self, peer: bytes) -> bool:
-        return self._send([peer, self._probe])
+    def _is_connected(self, peer_id: bytes) -> bool:
+        return self._send([peer_id, self._probe])
 
-    def still_asked(self, patience_s: float) -> bool:
-        """Return whether somebody is likely to ask on; see `Publisher.still_asked`."""
-        unasked_s = self._clock() - self._last_asked
-        return unasked_s < (patience_s if self.desk.unfinished else QUIET_S)
+    def expects_requests(self, patience_s: float) -> bool:
+        """Return whether more requests are likely; see `Publisher.expects_requests`."""
+        quiet_s = self._clock() - self._last_request
+        return quiet_s < (patience_s if self.responder.unfinished else QUIET_S)
 
     def close(self) -> None:
         """Stop answering."""

@@ -1,27 +1,22 @@
-"""Who may connect to our sockets, whom we take for our peer, and what was refused.
+"""Security of sockets: keys, which endpoints may be bound, and counts of refused peers.
 
-With a folder of keys every socket speaks CURVE: it is encrypted, a client must have a key that is
-on the list, and a server must have the key that the client expects. The list is asked by a handler
-(`guard`) without which libzmq lets nobody in.
+With a key folder every socket uses CURVE: traffic is encrypted, a client needs a key on the list,
+and a server needs the key that the client expects. `guard` checks clients against the list;
+without it libzmq would reject all of them. Without keys only addresses of this machine are bound,
+unless `insecure` is set; connecting is always allowed.
 
-Without keys only addresses that no other machine can reach are bound, unless that is asked for.
-Connecting without keys is always allowed.
+One folder contains the keys of one side:
 
-Whether an endpoint can be reached from other machines, and why one cannot be used.
-
-Files of CURVE keys: one folder holds all that one side of a wire needs.
-
-| file | what it is |
+| file | content |
 |---|---|
-| `server.key`, `server.key_secret` | the pair of whoever binds |
-| `client.key`, `client.key_secret` | the pair of whoever connects |
-| `clients/*.key` | public keys of those who may connect to what we bind |
+| `server.key`, `server.key_secret` | key pair of a side that binds |
+| `client.key`, `client.key_secret` | key pair of a side that connects |
+| `clients/*.key` | public keys of the clients that may connect to what we bind |
 | `servers/HOST_PORT.key` | public key of the server at tcp://HOST:PORT |
 
-A server without a file of its own in `servers` must have the key in `server.key`.
-
-They are certificates of ZeroMQ as pyzmq and czmq write them. A secret that others could read, or
-a list that others could write to, is not used.
+A server without a file in `servers` must have the key in `server.key`. The files are ZeroMQ
+certificates, as pyzmq and czmq write them. A secret that others can read, or a list that others
+can write, is not used.
 """
 
 from __future__ import annotations
@@ -52,21 +47,21 @@ SIOCGIFADDR = 0x8915
 LOCAL = ("ipc", "inproc")
 
 ADVICE = {
-    errno.EADDRINUSE: "stop the program that holds it, or choose another port",
+    errno.EADDRINUSE: "stop the program that uses it, or choose another port",
     errno.EADDRNOTAVAIL: "name an address of this machine, such as 127.0.0.1",
     errno.ENODEV: "name an address of this machine, such as 127.0.0.1",
     errno.EACCES: "choose a port above 1023, or a path that may be written",
-    errno.ENOENT: "make the folder of the path first",
+    errno.ENOENT: "create the folder of the path first",
     errno.ENAMETOOLONG: "choose a shorter path",
 }
 SYNTAX = "write it as tcp://ADDRESS:PORT or ipc://PATH"
 
 
 def is_local(endpoint: str) -> bool:
-    """Return whether only this machine can reach an endpoint that is bound.
+    """Return whether only this machine can reach a bound endpoint.
 
-    Raises ValueError for an endpoint whose transport is not known, OSError for a host that is
-    neither an address nor an interface of this machine.
+    Raises ValueError for an unknown transport, OSError for a host that is neither an address nor
+    an interface of this machine.
     """
     scheme, mark, rest = endpoint.partition("://")
     if not mark or scheme not in (*LOCAL, "tcp"):
@@ -78,33 +73,33 @@ def is_local(endpoint: str) -> bool:
 
 
 def ip_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """Return the address that a host is, or that an interface of this machine has.
+    """Return the address of a host given as an address or as an interface of this machine.
 
-    Raises OSError for what is neither.
+    Raises OSError for any other host.
     """
     try:
         found = ipaddress.ip_address(host)
     except ValueError:
-        return ipaddress.IPv4Address(_of_interface(host))
+        return ipaddress.IPv4Address(_interface_address(host))
     mapped = getattr(found, "ipv4_mapped", None)
     return found if mapped is None else mapped
 
 
-def _of_interface(name: str) -> bytes:
-    """Return the IPv4 address of a network interface, as libzmq would find it."""
+def _interface_address(name: str) -> bytes:
+    """Return the IPv4 address that libzmq would find for a network interface."""
     if sys.platform != "linux" or not 0 < len(name.encode()) < 16:
         raise OSError(errno.ENODEV, "No such device")
     import fcntl  # here, since other systems may not have it
 
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as query:
         request = struct.pack("256s", name.encode())
-        return fcntl.ioctl(asked.fileno(), SIOCGIFADDR, request)[20:24]
+        return fcntl.ioctl(query.fileno(), SIOCGIFADDR, request)[20:24]
 
 
 def refused_endpoint(
     verb: str, endpoint: str, error: Exception, syntax: str = SYNTAX
 ) -> EndpointError:
-    """Return the error that says why an endpoint cannot be used, and what to do."""
+    """Return an error with the reason why an endpoint cannot be used, and what to do."""
     code = getattr(error, "errno", None)
     reason = zmq.strerror(code) if code else str(error)
     advice = syntax if code is None else ADVICE.get(code, syntax)
@@ -115,7 +110,7 @@ PRIVATE = 0o600
 FOLDER = 0o700
 MAX_FILE_BYTES = 65_536
 MAX_CLIENTS = 10_000
-"""Keys on the list of clients; a folder with more is a mistake."""
+"""Of the list; a folder with more is a mistake."""
 
 PAIR_FORM = """\
 #   ZeroMQ CURVE **Secret** Certificate
@@ -144,10 +139,9 @@ class KeyPair(msgspec.Struct, frozen=True):
 
 
 def make_keys(folder: Path) -> list[Path]:
-    """Write a pair for the server and one for a client, who is on the list; return the files.
+    """Write key pairs of a server and a client that is on its list; return the files.
 
-    Raises ConfigurationError where the folder has keys already, OutputError where it cannot be
-    written to.
+    Raises ConfigurationError if the folder already has keys, OutputError if it cannot be written.
     """
     server, client = (KeyPair(*zmq.curve_keypair()) for _ in range(2))
     files = {
@@ -157,11 +151,11 @@ def make_keys(folder: Path) -> list[Path]:
         folder / "client.key": _text(PUBLIC_FORM, client),
         folder / "clients" / "client.key": _text(PUBLIC_FORM, client),
     }
-    there = [path for path in files if path.exists() or path.is_symlink()]
-    if there:
+    existing = [path for path in files if path.exists() or path.is_symlink()]
+    if existing:
         raise ConfigurationError(
-            f"{there[0]} is there already, and keys are never overwritten: name a new folder, or "
-            "move the old keys away"
+            f"{existing[0]} exists, and keys are never overwritten: name a new folder, or move "
+            "the old keys away"
         )
     try:
         for part in (folder, folder / "clients"):
@@ -182,18 +176,18 @@ def _text(form: str, pair: KeyPair) -> str:
 def read_pair(folder: Path, name: str) -> KeyPair:
     """Return the pair `name` (server or client) of a folder; ConfigurationError says why not."""
     path = folder / f"{name}.key_secret"
-    _check_file(path, readable_by_us_alone=True)
+    _check_file(path, secret=True)
     public, secret = _keys(path)
     if secret is None:
-        raise ConfigurationError(f"{path} has no secret key: {_way_out(folder)}")
+        raise ConfigurationError(f"{path} has no secret key: {_advice(folder)}")
     if zmq.curve_public(secret) != public:
-        raise ConfigurationError(f"the two keys in {path} are no pair: {_way_out(folder)}")
+        raise ConfigurationError(f"the two keys in {path} are not a pair: {_advice(folder)}")
     return KeyPair(public, secret)
 
 
 def read_public(path: Path) -> bytes:
     """Return the public key of a file, in Z85; ConfigurationError says why not."""
-    _check_file(path, readable_by_us_alone=False)
+    _check_file(path, secret=False)
     return _keys(path)[0]
 
 
@@ -207,8 +201,8 @@ def read_clients(folder: Path) -> frozenset[bytes]:
         raise _unreadable(clients, error) from None
     if not 0 < len(paths) <= MAX_CLIENTS:
         raise ConfigurationError(
-            f"{clients} holds {len(paths)} public keys (*.key): copy there the client.key of each "
-            f"peer that may connect, {MAX_CLIENTS} at most"
+            f"{clients} contains {len(paths)} public keys (*.key): copy the client.key of each "
+            f"peer that may connect into it, {MAX_CLIENTS} at most"
         )
     return frozenset(map(read_public, paths))
 
@@ -223,18 +217,17 @@ def server_key_file(folder: Path, endpoint: str) -> Path:
     return folder / "server.key"
 
 
-def _check_file(path: Path, *, readable_by_us_alone: bool) -> None:
+def _check_file(path: Path, *, secret: bool) -> None:
     if kind := other_kind(path):
-        raise ConfigurationError(f"{path} is {kind} and no file of keys: {_way_out(path.parent)}")
+        raise ConfigurationError(f"{path} is {kind}, not a key file: {_advice(path.parent)}")
     try:
         found = path.stat()
-        with path.open("rb"):
-            pass
+        path.open("rb").close()
     except OSError as error:
         raise _unreadable(path, error) from None
     if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_FILE_BYTES:
-        raise ConfigurationError(f"{path} is no file of keys: {_way_out(path.parent)}")
-    if readable_by_us_alone:
+        raise ConfigurationError(f"{path} is not a key file: {_advice(path.parent)}")
+    if secret:
         _check_mode(path, found, 0o077, "be read by others", "600")
     else:
         _check_mode(path, found, 0o022, "be written to by others", "go-w")
@@ -262,26 +255,26 @@ def _keys(path: Path) -> tuple[bytes, bytes | None]:
         return public, secret
     except Exception as error:
         raise ConfigurationError(
-            f"{path} is no certificate of ZeroMQ ({error or type(error).__name__}): "
-            f"{_way_out(path.parent)}"
+            f"{path} is not a ZeroMQ certificate ({error or type(error).__name__}): "
+            f"{_advice(path.parent)}"
         ) from None
 
 
 def _unreadable(path: Path, error: OSError) -> ConfigurationError:
     return ConfigurationError(
-        f"cannot read {path}: {error.strerror}; {_way_out(path.parent)}, or let the "
-        "user that runs this read it"
+        f"cannot read {path}: {error.strerror}; {_advice(path.parent)}, or allow the user that "
+        "runs this to read it"
     )
 
 
-def _way_out(folder: Path) -> str:
+def _advice(folder: Path) -> str:
     return f"make keys with stream-lstm keys {folder}, or copy them from your peer"
 
 
 Socket: TypeAlias = "zmq.Socket[Any]"
 
 DOMAIN = b"stream-lstm"
-"""Of the handler; a socket without a domain would let anybody in where the handler is away."""
+"""Of the ZAP handler; without a domain a socket would accept everybody if there is no handler."""
 
 Reason: TypeAlias = Literal[
     "unknown_key",
@@ -299,22 +292,25 @@ Reason: TypeAlias = Literal[
 ]
 """Why a peer was refused.
 
-`unknown_key`: its key is not on the list. `no_key`: it does not speak CURVE, or we do not.
-`bad_key`: it does not have the secret of the key it shows, or took us for another server.
-`timeout`: it did not say who it is in time. `left`: it hung up before it had, as many do that
-expect no keys. `protocol`: it broke the rules of the handshake; what does not speak ZeroMQ at all
-is dropped without a count.
-`too_many_peers`, `too_many_subscriptions`, `endless_message`: it was cut off for what it did.
-`revoked`: connections that were reset since a key was taken off the list; those still on it come
-back at once. `not_admitted`: we connected, and the other side did not let us in.
-`given_up`: we connected, and libzmq would not dial the other side again for what it sent; we do.
+- `unknown_key`: its key is not on the list.
+- `no_key`: only one of the two sides uses CURVE.
+- `bad_key`: it does not have the secret of its key, or expects another server.
+- `timeout`: it did not finish the handshake in time.
+- `left`: it hung up before, as peers without keys do.
+- `protocol`: it broke the rules of the handshake. A peer that does not speak ZeroMQ at all is
+  dropped without a count.
+- `too_many_peers`, `too_many_subscriptions`, `endless_message`: its connection was reset for it.
+- `revoked`: connections that were reset because a key was removed from the list; those still on
+  the list connect again immediately.
+- `not_admitted`: we connected, and the other side rejected us.
+- `given_up`: we connected, and libzmq gave the endpoint up because of what it sent; we redial.
 """
 
 
 class Security:
-    """What the sockets of a process share: keys, the list of clients, limits, and the count.
+    """What the sockets of a process share: keys, the list of clients, limits, and counts.
 
-    Raises ConfigurationError for keys that cannot be used, or where libzmq has no CURVE.
+    Raises ConfigurationError for keys that cannot be used, or if libzmq has no CURVE.
     """
 
     def __init__(self, config: SecurityConfig | None = None) -> None:
@@ -344,19 +340,19 @@ class Security:
 
     @property
     def advice(self) -> str:
-        """What to do about a peer that does not let us in."""
+        """What to do about a peer that rejects us."""
         if self._folder is None:
-            return "it may want keys: name the folder with ours by --curve-dir DIR"
+            return "it may require keys: name the folder with ours by --curve-dir DIR"
         return (
-            f"its owner puts {self._folder / 'client.key'} on the list of clients, and the key "
-            "that we have of it has to be its own"
+            f"its owner must add {self._folder / 'client.key'} to the list of clients, and our "
+            "copy of its key must be current"
         )
 
     def reload(self, config: SecurityConfig) -> None:
-        """Read the list of clients again, and take new limits; ConfigurationError changes nothing.
+        """Read the list of clients again, and use new limits; an error changes nothing.
 
-        Where a key was taken off the list all connections are reset, since a connection does not
-        tell whose it is; those who are still on the list connect again at once.
+        If a key was removed, all connections are reset, since a connection does not show its key;
+        clients still on the list connect again immediately. Raises ConfigurationError.
         """
         if self._folder is not None:
             clients = read_clients(self._folder)
@@ -365,31 +361,31 @@ class Security:
         self.config = config
 
     def refuse(self, reason: Reason, count: int = 1) -> None:
-        """Count peers that were refused; any thread may call it."""
+        """Count refused peers; any thread may call it."""
         with self._lock:
             self.refused[reason] += count
 
     def give_up(self, endpoint: str, why: str) -> None:
-        """Count an endpoint that libzmq gave up, and keep why for the log."""
+        """Count an endpoint that libzmq gave up, and store the reason for the log."""
         with self._lock:
             self.refused["given_up"] += 1
             self.given_up[endpoint] = why
 
     def take_given_up(self) -> dict[str, str]:
-        """Return the endpoints that were given up since the last call, and why."""
+        """Return the endpoints that were given up since the last call, with the reasons."""
         with self._lock:
             found, self.given_up = self.given_up, {}
             return found
 
     def counts(self) -> dict[str, int]:
-        """Return how many were refused, by reason."""
+        """Return the number of refused peers by reason."""
         with self._lock:
             return dict(sorted(self.refused.items()))
 
     def check_bind(self, endpoint: str) -> None:
-        """Raise ConfigurationError where an address for others would be bound without keys.
+        """Raise ConfigurationError if others could reach the endpoint and there are no keys.
 
-        Raises EndpointError for what is no endpoint of this machine.
+        Raises EndpointError if it is not an endpoint of this machine.
         """
         try:
             local = is_local(endpoint)
@@ -397,13 +393,13 @@ class Security:
             raise refused_endpoint("bind", endpoint, error) from None
         if not (local or self.curve or self.config.insecure):
             raise ConfigurationError(
-                f"{endpoint} can be reached by other machines, and anybody there could connect: "
-                "make keys with stream-lstm keys DIR and name them with --curve-dir DIR, or bind "
-                "127.0.0.1, or say --insecure"
+                f"other machines can reach {endpoint}, and anybody there could connect: make keys "
+                "with stream-lstm keys DIR and name them with --curve-dir DIR, or bind 127.0.0.1, "
+                "or use --insecure; see 'stream-lstm help security'"
             )
 
     def serve(self, socket: Socket, endpoint: str) -> None:
-        """Make `socket` a server that lets in those on the list, before it is bound.
+        """Make `socket`, before it is bound, a server for the clients on the list.
 
         Raises what `check_bind` raises.
         """
@@ -415,14 +411,14 @@ class Security:
             socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
 
     def check_connect(self, endpoint: str) -> None:
-        """Raise ConfigurationError where the key that a server must have cannot be read."""
+        """Raise ConfigurationError if the key of a server cannot be read."""
         if self._folder is not None:
             read_public(server_key_file(self._folder, endpoint))
 
-    def call(self, socket: Socket, endpoint: str) -> None:
-        """Make `socket` a client of the one server that may be at `endpoint`, before it connects.
+    def connect(self, socket: Socket, endpoint: str) -> None:
+        """Make `socket`, before it connects, a client that accepts one server at `endpoint`.
 
-        Raises ConfigurationError where its key cannot be read.
+        Raises ConfigurationError if the server's key cannot be read.
         """
         if self._folder is not None:
             _set_pair(socket, self._client)

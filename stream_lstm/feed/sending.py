@@ -123,7 +123,7 @@ def send_file(
         return {
             "version": __version__,
             "stream": file.stream,
-            "session": publisher.session,
+            "session": publisher.run_id,
             "endpoint": publisher.endpoint,
             "recovery": publisher.recovery_endpoint,
             "columns": source.value_columns,
@@ -177,7 +177,7 @@ class Sender:
         try:
             self._run(source, stop)
         except DataError:
-            # subscribers must learn that no more will come, whatever the reason
+            # subscribers must learn that the stream has ended, whatever the reason
             self._publisher.end(stream)
             raise
         # counted before the end, after which subscribers may leave
@@ -212,7 +212,8 @@ class Sender:
 
     def stay(self, stop: StopSwitch) -> None:
         """Answer requests for lost ticks until there are no more or `stop` is requested."""
-        while not stop.requested and self._publisher.still_asked(self._publication.send_timeout_s):
+        patience_s = self._publication.send_timeout_s
+        while not stop.requested and self._publisher.expects_requests(patience_s):
             self._check_peers()
             _nap(stop, STAY_S)
 

@@ -1,42 +1,31 @@
-"""What the sequence numbers of one stream say: nothing missing, a gap, a repeat, a new session.
+"""What a feed's messages claim, checked: sequence numbers, columns, and owners of streams.
 
-Within a session the number of the next tick is known. A tick with that number passes. A higher
-one passes too and leaves a gap behind. A lower one does not: it is a repeat if it passed before,
-or old if it was counted as missing (it was overtaken) or is from before we joined. A block is
-judged row by row: of one that overlaps, the new rows pass.
+**Sequence numbers.** Within a run of a publisher the next tick's number is known. A tick with
+that number passes. One with a higher number passes too, after a gap. One with a lower number does
+not pass: it is a repeat if it passed before, or old if it was counted as missing (another message
+overtook it) or precedes our first message. Blocks are checked row by row, so the new rows of an
+overlapping block pass.
 
-The first message of a stream may carry any number, since we may have joined late. A session that
-begins while the stream is known begins at 1, and a higher first number is a gap. Sessions that
-were left stay left: what comes late from one is old. Without sequence numbers everything passes.
+A stream's first message may have any number, since we may have joined late. A later run starts at
+1, and a higher first number is a gap. Runs that another run replaced stay retired: late messages
+of one are old. Without sequence numbers everything passes. `resume` restores the position of an
+earlier process; ticks missed in between are a gap.
 
-`resume` says where a stream stood when an earlier process stopped; then what was missed in between
-is a gap.
+If lost ticks can be requested, `missing_before` says in advance what a message would leave
+missing. `add_recovered` notes ticks that came in reply to a request: if they also arrive the
+usual way, they are overlaps, not repeats.
 
-Where lost ticks can be asked for, `lacks` tells beforehand what a message would leave missing, and
-`recovered` that ticks came by asking: if they come on their way too, they are overlaps, which are
-the price of asking and no fault of the feed.
+**Owners.** If a feed has several endpoints, the first one that sends ticks, a heartbeat or an end
+of a stream owns that stream. The policy `takeover` decides about the messages of other endpoints:
 
-Whether the columns of a feed are ours, as its publishers say in heartbeats and welcomes.
+- `when-gone`: they are refused while the owner is connected. Then the next endpoint that sends
+  the stream owns it. A connected but silent owner is not gone.
+- `never`: they are refused as long as this process runs.
+- `always`: they are accepted. If one starts another run, its endpoint becomes the owner.
 
-What a subscriber has counted.
-
-Which endpoint may send which stream, where a feed has several endpoints.
-
-The first endpoint that sends ticks, a heartbeat or an end of a stream owns that stream. The policy
-`takeover` says what happens when another endpoint sends it:
-
-- `when-gone`: the message is refused while the owner is connected. Once the owner is gone, the
-  stream goes over to the endpoint that sends it. A connected owner that is silent is not gone.
-- `never`: the message is refused for as long as this process runs.
-- `always`: the message is taken. Where it begins another session, the stream goes over.
-
-Labels have no owner: they may come from a process of their own, and the session checks each one.
-
-A stand-by that was refused has numbered its ticks meanwhile. For each stream the owner table keeps
-the session of such an endpoint and the number that is due after its last refused message, so that
-what was refused is not taken for lost after the take-over.
-
-No socket and no clock is known here.
+Labels have no owner: a separate process may send them, and the session checks each one. A refused
+stand-by has numbered its ticks meanwhile, so for each stream the owner table stores the run of
+such an endpoint and its next number: after a takeover, refused ticks do not count as lost.
 """
 
 from __future__ import annotations
@@ -51,47 +40,48 @@ from ..errors import DecodeCause
 from ..events import MAX_COUNT, Refusal, Takeover, Ticks
 from ..schema import TakeoverPolicy
 
-MAX_SESSIONS = 1000
-"""Sessions that are remembered for having other columns; a session is easily forged."""
+MAX_RUNS = 1000
+"""Refused runs in memory; a hostile publisher can announce any number of them."""
 
 MAX_SHOWN = 1000
-"""Characters of the names that a reason quotes: one is kept for every refused session."""
+"""Characters of names in a reason: one reason is stored for every refused run."""
 
 
-class Columns:
-    """The names of our columns, and the publishers' sessions whose ticks must not be taken.
+class ColumnCheck:
+    """Compares the feed's columns, as heartbeats and welcomes name them, with ours.
 
-    ours: names in their order. `refused` has the sessions, and why; `others` are names that
-    are not ours and were taken by their place.
+    ours: our names, in order. `refused` maps run ids to the reason why their ticks must not
+    be taken; `others` are names that differ from ours and were matched by position.
     """
 
     def __init__(self, ours: tuple[str, ...]) -> None:
         self.refused: dict[str, str] = {}
         self.others: tuple[str, ...] = ()
         self.ours = ours
-        self._places = {name: place for place, name in enumerate(ours)}
+        self._positions = {name: position for position, name in enumerate(ours)}
 
-    def compare(self, session: str, theirs: tuple[str, ...]) -> bool:
-        """Hold what a session calls its values against ours; return whether it is newly refused.
+    def compare(self, run_id: str, theirs: tuple[str, ...]) -> bool:
+        """Compare the columns of a run with ours; return whether the run is newly refused.
 
-        Ours may have other names, but not the same ones elsewhere, nor more or fewer.
+        Names may differ from ours, but a name of ours must not be in another position, and the
+        number of columns must be the same.
         """
         ours = self.ours
         if not theirs:
             return False
         if theirs == ours or (
             len(theirs) == len(ours)
-            and all(self._places.get(name, place) == place for place, name in enumerate(theirs))
+            and all(self._positions.get(name, k) == k for k, name in enumerate(theirs))
         ):
-            self.refused.pop(session, None)
+            self.refused.pop(run_id, None)
             if theirs != ours:
                 self.others = theirs
             return False
-        if session in self.refused:
+        if run_id in self.refused:
             return False
-        if len(self.refused) >= MAX_SESSIONS:
+        if len(self.refused) >= MAX_RUNS:
             self.refused.pop(next(iter(self.refused)))
-        self.refused[session] = (
+        self.refused[run_id] = (
             f"the feed's columns are {_shown(theirs)}, and here they are {_shown(ours)}: "
             f"name them in the feed's order, --columns {_shown(theirs, ',')}"
         )
@@ -99,14 +89,14 @@ class Columns:
 
 
 def _shown(names: Sequence[str], comma: str = ", ") -> str:
-    """Return names as one line, cut where it would be long."""
+    """Return names as one line, cut if it is long."""
     text = comma.join(names)
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}... ({len(names)} in all)"
 
 
 Cause: TypeAlias = DecodeCause | Literal["too_many_streams", "columns", "recovery", "not_owner"]
-"""Why a message is refused; `recovery` is of an answer with lost ticks, `columns` of ticks whose
-values have other names than ours, and `not_owner` of a stream that belongs to another endpoint."""
+"""Why a message is refused: `recovery` for a reply with lost ticks, `columns` for ticks with other
+columns than ours, and `not_owner` for a stream that belongs to another endpoint."""
 
 CAUSES: tuple[Cause, ...] = (
     *get_args(DecodeCause),
@@ -118,17 +108,16 @@ CAUSES: tuple[Cause, ...] = (
 
 
 class FeedCounters(msgspec.Struct):
-    """What has come so far.
+    """Counts since the start.
 
     `ticks` passed; `repeats` and `old` are ticks that did not; `missed` ticks were in `gaps`
-    gaps; `refused` messages could not be read, belonged to a stream too many, or came from an
-    endpoint that does not own their stream, which `not_owner` counts by itself; `takeovers` times
-    another endpoint became a stream's owner. `asked` requests
-    for lost ticks were sent; `recovered` of the ticks that passed came in answer to them, and
-    `overlaps` came once more by the usual way; `gone` ticks were asked for and no longer held;
-    `timeouts` requests had no answer in time, or were told to come again later; `overfull` times
-    what waited for the lost ticks of a stream became too much, and it went on without them.
-    `stale` times the feed fell silent.
+    gaps. `refused` messages could not be decoded, belonged to one stream too many, or came from
+    an endpoint that does not own their stream (`not_owner` counts only these). `takeovers` counts
+    changes of a stream's owner. `asked` requests for lost ticks were sent; `recovered` ticks came
+    in reply and passed, `overlaps` arrived the usual way as well, and `gone` ticks were no longer
+    available. `timeouts` requests had no reply in time, or the reply BUSY. `overfull` counts how
+    often the queue of a stream that waits for lost ticks was full, so that it went on without
+    them. `stale` counts how often the feed fell silent.
     """
 
     messages: int = 0
@@ -154,13 +143,13 @@ class FeedCounters(msgspec.Struct):
 
 
 class Owners:
-    """The owners of streams, by their place among the endpoints.
+    """The owners of streams; endpoints are identified by their index.
 
-    policy: `when-gone`, `never` or `always`. endpoints: all of them, in the order of their places.
-    gone: whether the endpoint at a place has lost its connection, with nothing left to read of it.
+    policy: `when-gone`, `never` or `always`. gone: whether the endpoint with an index has lost
+    its connection, with no message left to read.
 
-    The caller bounds the streams that it claims; each keeps one place, and for each endpoint that
-    was refused one session and number.
+    The caller bounds the number of streams. Each stores one index, and one run and number for
+    each endpoint that was refused.
     """
 
     def __init__(
@@ -171,41 +160,41 @@ class Owners:
         self._gone = gone
         self._owner: dict[str, int] = {}
         self._refused: dict[str, dict[int, tuple[str, int | None]]] = {}
-        self._unheard = 0
+        self._refusals = 0
 
     def of(self, stream: str) -> int | None:
-        """Return the place of a stream's owner, None where it has no owner."""
+        """Return the index of a stream's owner, None if it has none."""
         return self._owner.get(stream)
 
-    def guards(self, stream: str) -> bool:
-        """Return whether a stream has an owner that not every other endpoint may follow."""
+    def protects(self, stream: str) -> bool:
+        """Return whether a stream has an owner that other endpoints may not simply replace."""
         return self.policy != "always" and stream in self._owner
 
-    def claim(self, stream: str, place: int) -> None:
-        """Make an endpoint the owner of a stream that has none."""
-        self._owner[stream] = place
+    def claim(self, stream: str, endpoint: int) -> None:
+        """Make an endpoint the owner of a stream without one."""
+        self._owner[stream] = endpoint
 
     def may_take(self, stream: str) -> bool:
         """Return whether an endpoint that does not own a stream may take it over now."""
         return self.policy == "when-gone" and self._gone(self._owner[stream])
 
-    def take(self, stream: str, place: int) -> Takeover:
-        """Make an endpoint the owner of a stream that has another one; return the event."""
-        before, self._owner[stream] = self._owner[stream], place
+    def take(self, stream: str, endpoint: int) -> Takeover:
+        """Replace the owner of a stream; return the event."""
+        before, self._owner[stream] = self._owner[stream], endpoint
         refused = self._refused.pop(stream, {})
-        refused.pop(place, None)
+        refused.pop(endpoint, None)
         if refused:
             self._refused[stream] = refused
-        return Takeover(stream, self.endpoints[before], self.endpoints[place])
+        return Takeover(stream, self.endpoints[before], self.endpoints[endpoint])
 
-    def refuse(self, stream: str, place: int, session: str, due: int | None) -> str:
-        """Note that a message was refused; return the reason.
+    def refuse(self, stream: str, endpoint: int, run_id: str, next_seq: int | None) -> str:
+        """Record that a message was refused; return the reason.
 
-        due: the number that follows the message in its session, None without numbers.
+        next_seq: the number after the message, None without numbers.
         """
-        self._unheard += 1
-        self._refused.setdefault(stream, {})[place] = session, due
-        owner, sender = self.endpoints[self._owner[stream]], self.endpoints[place]
+        self._refusals += 1
+        self._refused.setdefault(stream, {})[endpoint] = run_id, next_seq
+        owner, sender = self.endpoints[self._owner[stream]], self.endpoints[endpoint]
         if self.policy == "never":
             rule = "no other endpoint may send it before a restart"
         else:
@@ -214,34 +203,34 @@ class Owners:
             f"{sender} sent the stream {stream!r} of {owner}; {rule} (takeover = {self.policy!r})"
         )
 
-    def reached(self, stream: str, place: int) -> tuple[str, int | None] | None:
-        """Return (session, number due) after the last message refused from an endpoint."""
-        return self._refused.get(stream, {}).get(place)
+    def position(self, stream: str, endpoint: int) -> tuple[str, int | None] | None:
+        """Return (run id, next number) after the last message refused from an endpoint."""
+        return self._refused.get(stream, {}).get(endpoint)
 
-    def heard(self, messages: int) -> bool:
-        """Return whether one of the last messages was not refused here.
+    def any_accepted(self, messages: int) -> bool:
+        """Return whether one of the messages since the last call was not refused here.
 
-        messages: how many have been taken since the last call.
+        messages: their number.
         """
-        unheard, self._unheard = self._unheard, 0
-        return unheard < messages
+        refusals, self._refusals = self._refusals, 0
+        return refusals < messages
 
 
 MAX_MISSED_RANGES = 64
 """Gaps remembered to tell overtaken ticks from repeats; those of older gaps count as repeats."""
 
-MAX_LEFT_SESSIONS = 4
-"""Sessions remembered after they ended: late messages come from the last one or two."""
+MAX_RETIRED_RUNS = 4
+"""Runs remembered after they ended: late messages come from the last one or two."""
 
 
 class SequenceCheck(NamedTuple):
     """What to do with a message.
 
-    starts: it is the first of a session.
+    starts: it is the first of a run.
     missed: ticks lost before its first new row.
-    skip: rows at its beginning that must not pass, of which `repeats` were had before, `old` come
-        too late and `overlaps` had been asked for; their sum.
-    late_session: it is from a session that has been left, and nothing of it counts.
+    skip: leading rows that must not pass: the sum of `repeats`, `old` and `overlaps` (rows that
+    were requested before).
+    retired_run: it belongs to a run that another one replaced; nothing of it counts.
     """
 
     starts: bool = False
@@ -249,7 +238,7 @@ class SequenceCheck(NamedTuple):
     skip: int = 0
     repeats: int = 0
     old: int = 0
-    late_session: bool = False
+    retired_run: bool = False
     overlaps: int = 0
 
 
@@ -259,63 +248,66 @@ PASS = SequenceCheck()
 class StreamSequence:
     """The sequence numbers of one stream.
 
-    `session` is the session id, None before anything came; `next_seq` the number that is due,
-    None where there are none. `gaps` and `missed` count gaps and the ticks in them; `repeats`
-    and `old` count ticks that did not pass.
+    `run_id` is None before the first message; `next_seq` is None without numbers. `gaps` and
+    `missed` count gaps and the ticks in them; `repeats` and `old` count ticks that did not pass.
     """
 
     __slots__ = (
         "_expected",
-        "_left",
         "_missing",
         "_recovered",
+        "_retired",
         "gaps",
         "missed",
         "next_seq",
         "old",
         "repeats",
-        "session",
+        "run_id",
     )
 
     def __init__(self) -> None:
-        self.session: str | None = None
+        self.run_id: str | None = None
         self.next_seq: int | None = None
         self.gaps = self.missed = self.repeats = self.old = 0
         self._expected: tuple[str, int | None] | None = None
-        self._left: deque[str] | None = None
+        self._retired: deque[str] | None = None
         self._missing: deque[tuple[int, int]] | None = None
         self._recovered: deque[tuple[int, int]] | None = None
 
-    def resume(self, session: str, next_seq: int | None) -> None:
-        """Go on where an earlier process stopped: `next_seq` is the number that is due."""
-        self.session = session
+    def resume(self, run_id: str, next_seq: int | None) -> None:
+        """Continue where an earlier process stopped, with `next_seq` as the next number."""
+        self.run_id = run_id
         self.next_seq = next_seq
 
-    def expect(self, session: str, due: int | None) -> None:
-        """Let a session begin at number `due` instead of 1, though it may have been left.
+    def expect(self, run_id: str, next_seq: int | None) -> None:
+        """Let a run start at `next_seq` instead of 1, even if it is retired.
 
-        due: None takes the number that comes.
+        next_seq: None accepts the first number that arrives.
         """
-        self._expected = session, due
-        if self._left is not None and session in self._left:
-            self._left.remove(session)
+        self._expected = run_id, next_seq
+        if self._retired is not None and run_id in self._retired:
+            self._retired.remove(run_id)
 
-    def is_new(self, session: str) -> bool:
-        """Return whether a session is neither the present one nor one that was left."""
-        return session != self.session and not self.is_left(session)
+    def is_retired(self, run_id: str) -> bool:
+        """Return whether another run has replaced this one."""
+        return self._retired is not None and run_id in self._retired
 
-    def lacks(self, session: str, seq: int | None) -> tuple[int, int] | None:
-        """Return the first and the last number missing before `seq`; None where nothing is.
+    def is_new(self, run_id: str) -> bool:
+        """Return whether a run is neither the present one nor retired."""
+        return run_id != self.run_id and not self.is_retired(run_id)
 
-        Before a stream's first message that is everything from 1 on.
+    def missing_before(self, run_id: str, seq: int | None) -> tuple[int, int] | None:
+        """Return the first and last number missing before `seq`; None if none is missing.
+
+        Before a stream's first message these are all numbers from 1 on.
         """
-        if seq is None or self.is_left(session):
+        if seq is None or self.is_retired(run_id):
             return None
-        due = self.next_seq if session == self.session else self._first(session, seq)
+        due = self.next_seq if run_id == self.run_id else self._first(run_id, seq)
         return None if due is None or seq <= due else (due, seq - 1)
 
-    def recovered(self, seq: int, count: int) -> None:
-        """Take note that `count` ticks from number `seq` on, which passed, had been asked for."""
+    def add_recovered(self, seq: int, count: int) -> None:
+        """Note that `count` ticks from number `seq` on passed in reply to a request."""
         if self._recovered is None:
             self._recovered = deque(maxlen=MAX_MISSED_RANGES)
         low = seq
@@ -323,16 +315,16 @@ class StreamSequence:
             low, _ = self._recovered.pop()
         self._recovered.append((low, seq + count))
 
-    def ticks(self, session: str, seq: int | None, count: int) -> SequenceCheck:
-        """Judge `count` ticks of which the first has number `seq`."""
-        if session == self.session and seq == self.next_seq:
+    def ticks(self, run_id: str, seq: int | None, count: int) -> SequenceCheck:
+        """Check `count` ticks, the first of which has number `seq`."""
+        if run_id == self.run_id and seq == self.next_seq:
             if seq is not None:
                 self.next_seq = seq + count
             return PASS
-        if self.is_left(session):
+        if self.is_retired(run_id):
             self.old += count
-            return SequenceCheck(skip=count, old=count, late_session=True)
-        starts = self._enter(session, seq)
+            return SequenceCheck(skip=count, old=count, retired_run=True)
+        starts = self._enter(run_id, seq)
         if seq is None:
             return SequenceCheck(starts)
         missed = self._advance(seq)
@@ -350,49 +342,40 @@ class StreamSequence:
         self.repeats += repeats
         return SequenceCheck(starts, missed, skip, repeats, old, False, overlaps)
 
-    def heartbeat(self, session: str, next_seq: int) -> SequenceCheck:
-        """Judge a heartbeat, which says that `next_seq` is the number due."""
-        if self.is_left(session):
-            return SequenceCheck(late_session=True)
-        starts = self._enter(session, next_seq)
+    def heartbeat(self, run_id: str, next_seq: int) -> SequenceCheck:
+        """Check a heartbeat, which announces `next_seq` as the next number."""
+        if self.is_retired(run_id):
+            return SequenceCheck(retired_run=True)
+        starts = self._enter(run_id, next_seq)
         return SequenceCheck(starts, self._advance(next_seq))
 
-    def is_left(self, session: str) -> bool:
-        """Return whether another session has replaced this one."""
-        return self._left is not None and session in self._left
-
-    def _enter(self, session: str, seq: int | None) -> bool:
-        """Take up a session that is new; return whether it is."""
-        if session == self.session:
+    def _enter(self, run_id: str, seq: int | None) -> bool:
+        """Switch to a run if it is new; return whether it is."""
+        if run_id == self.run_id:
             return False
-        joined = self.session is None
-        if not joined:
-            self._leave()
-        self.session = session
+        joined = self.run_id is None
+        if self.run_id:  # an empty id is not a run: a feed without ids may come back to it
+            if self._retired is None:
+                self._retired = deque(maxlen=MAX_RETIRED_RUNS)
+            self._retired.append(self.run_id)
+        self.run_id = run_id
         self._missing = self._recovered = None
         self.next_seq = None
         if seq is not None:
-            self.next_seq = seq if joined else self._first(session, seq)
+            self.next_seq = seq if joined else self._first(run_id, seq)
             if joined and seq > 1:
                 self._missing = deque([(1, seq)], MAX_MISSED_RANGES)
         return True
 
-    def _first(self, session: str, seq: int) -> int:
-        """Return the number at which a session begins whose first message has number `seq`."""
-        if self._expected is None or self._expected[0] != session:
+    def _first(self, run_id: str, seq: int) -> int:
+        """Return the first number of a run whose first message has number `seq`."""
+        if self._expected is None or self._expected[0] != run_id:
             return 1
         due = self._expected[1]
         return seq if due is None else due
 
-    def _leave(self) -> None:
-        # an empty id is no session: a feed that has none may come back to it
-        if self.session:
-            if self._left is None:
-                self._left = deque(maxlen=MAX_LEFT_SESSIONS)
-            self._left.append(self.session)
-
     def _advance(self, seq: int) -> int:
-        """Move up to `seq`; return how many are missing before it."""
+        """Move up to `seq`; return how many ticks are missing before it."""
         if self.next_seq is None:
             self.next_seq = seq
         missed = max(seq - self.next_seq, 0)
@@ -414,7 +397,7 @@ def _within(ranges: deque[tuple[int, int]] | None, low: int, high: int) -> int:
 
 
 def without(ticks: Ticks, skip: int) -> Ticks:
-    """Return a block of ticks but for its first `skip` rows."""
+    """Return a block of ticks without its first `skip` rows."""
     assert ticks.seq is not None
     return Ticks(
         ticks.stream,
@@ -426,16 +409,16 @@ def without(ticks: Ticks, skip: int) -> Ticks:
     )
 
 
-def not_new(ticks: Ticks, verdict: SequenceCheck, due: int | None) -> Refusal:
-    """Return why rows of a block do not pass, number `due` being the next."""
-    if verdict.late_session:
-        reason = f"{verdict.skip} ticks of session {ticks.session!r}, which another has replaced"
+def not_new(ticks: Ticks, check: SequenceCheck, due: int | None) -> Refusal:
+    """Return the refusal of a block's rows that do not pass; `due` is the next number."""
+    if check.retired_run:
+        reason = f"{check.skip} ticks of session {ticks.session!r}, which another has replaced"
     else:
         assert ticks.seq is not None
-        last = ticks.seq + verdict.skip - 1
+        last = ticks.seq + check.skip - 1
         reason = (
-            f"sequence numbers {ticks.seq} to {last} are {verdict.repeats} repeats and "
-            f"{verdict.old} that come too late, {due} being due; a publisher that starts to "
-            "number afresh must send a new session id"
+            f"sequence numbers {ticks.seq} to {last} are {check.repeats} repeats and {check.old} "
+            f"that arrive too late; the next is {due}; a publisher that restarts its numbers must "
+            "send a new session id"
         )
     return Refusal(ticks.stream, "tick", reason, index=0, where=ticks.where)

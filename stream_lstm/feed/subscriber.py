@@ -1,24 +1,18 @@
-"""Ticks come in: from sockets, through decoding and sequence numbers, as events in order.
+"""Receives ticks: from sockets, through decoding and sequence numbers, as events in order.
 
-`receive` takes what is waiting up to a bound, or else waits for one message, so that a daemon
-that has fallen behind catches up in blocks: ticks of one stream that follow each other without
-a gap are joined into one `Ticks` (see `drain`). What the messages mean is read in `intake`.
+`receive` takes the waiting messages up to a bound, or waits for one message, so a daemon that has
+fallen behind catches up in blocks. `intake` interprets the messages and decides which endpoint may
+send which stream.
 
-Of several endpoints each has a SUB socket, read in turns (see `fan_in`), since a socket does not
-say whose message it gives. Who may send which stream is decided in `intake`.
+A SUB socket does not say which peer sent a message, so a feed with several endpoints has one
+socket for each. `FanIn` reads them by turns: a turn ends after TURN messages, or fewer large ones,
+so no endpoint starves another.
 
-Where recovery endpoints are configured, what is missing is asked for there (see `recovery`),
-between two messages and without waiting: the sockets for it stand beside the other in the poller.
+If recovery endpoints are configured, missing ticks are requested there between two messages,
+without waiting; the sockets for it are in the same poller.
 
-A payload above MAX_PAYLOAD_BYTES is refused like any other. A frame above MAX_FRAME_BYTES is not
-even received: libzmq drops that connection for good, and the endpoint is dialled again (see
-`redial`).
-
-Several SUB sockets, one for each endpoint, behind the two calls that a `Subscriber` makes.
-
-A SUB socket does not say which peer a message came from. With a socket for each endpoint the
-message's socket says it. Endpoints take turns: a turn ends after `TURN` messages, or fewer large
-ones, so that none starves another.
+A payload above MAX_PAYLOAD_BYTES is refused like any other invalid message. libzmq drops a
+connection that sends a frame above MAX_FRAME_BYTES, and the endpoint is redialled (see `guard`).
 """
 
 from __future__ import annotations
@@ -34,17 +28,17 @@ import zmq
 from ..errors import ConfigurationError, UsageError
 from ..schema import FeedConfig
 from .callers import names
-from .endpoints import ALL, Connections, open_socket
-from .guard import PIECE_S, Inbound, Redial
-from .intake import MAX_DRAIN_BYTES, Drain, Intake, Received
+from .endpoints import UNLIMITED, Connections, open_socket
+from .guard import MAX_WAIT_S, Inbound
+from .intake import MAX_BATCH_BYTES, EventBatch, Intake, Received
+from .protocol import MAX_FRAME_BYTES, MAX_MESSAGE_BYTES, prefixes
 from .receiver import Receiver
-from .records import MAX_FRAME_BYTES, MAX_MESSAGE_BYTES, prefixes
 from .recovery import FeedRecovery, RecoveryLink
 from .security import Security
 from .sequence import FeedCounters, Owners
 
 TURN = 64
-"""What an endpoint may send in a row: a message counts as one, and as one more for each KiB of its
+"""What an endpoint may send in a row: a message counts as one, and one more for each KiB of its
 last frame. Longer turns would gain little: a turn costs one look at each idle socket."""
 
 UNIT_BITS = 10
@@ -53,40 +47,32 @@ _EVENTS, _POLLIN, _FD = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.FD)
 
 
 class Inlet(NamedTuple):
-    """The SUB socket of one endpoint."""
+    """The SUB socket of one endpoint; `get` reads an option without pyzmq's enumerations."""
 
     endpoint: str
     socket: zmq.Socket[Any]
     connections: Connections
+    get: Callable[[int], Any]
 
-
-def getter(socket: zmq.Socket[Any]) -> Callable[[int], Any]:
-    """Return what reads an option, past the layer of pyzmq that makes an enumeration of it."""
-    get: Callable[[int], Any] = super(zmq.Socket, socket).get
-    return get
+    def maintain(self, now: float) -> None:
+        """Redial the endpoint if libzmq has given it up."""
+        if self.connections.redial.pending:
+            self.connections.maintain(now)
 
 
 class FanIn:
-    """Reads the sockets of inlets as if they were one.
+    """Reads several inlets like one socket.
 
-    turn_to: is called with the place of the inlet that the next message comes from, where that
-    changes. clock: seconds, monotonic.
+    select: called with the index of the inlet that sends the next message, when it changes.
     """
 
-    def __init__(
-        self,
-        inlets: Sequence[Inlet],
-        turn_to: Callable[[int], object],
-        clock: Callable[[], float],
-    ) -> None:
+    def __init__(self, inlets: Sequence[Inlet], select: Callable[[int], object]) -> None:
         self._inlets = tuple(inlets)
-        self._gets = tuple(getter(inlet.socket) for inlet in inlets)
-        self._turn_to, self._clock = turn_to, clock
-        self._place, self._left = 0, TURN
+        self._gets = tuple(inlet.get for inlet in inlets)
+        self._select = select
+        self._index, self._left = 0, TURN
         self._more = False
         self._selector: selectors.BaseSelector | None = None
-
-    # ---- as a socket ------------------------------------------------------------------
 
     def get(self, option: int) -> int:
         """Return the events of all sockets together; `option` is `zmq.EVENTS`."""
@@ -96,36 +82,36 @@ class FanIn:
         return events
 
     def recv(self, flags: int, copy: bool) -> Any:
-        """Return the next frame; the frames of one message come from one socket.
+        """Return the next frame; all frames of a message come from one socket.
 
-        Raises zmq.Again where nothing waits.
+        Raises zmq.Again without a message.
         """
         if not self._more:
             self._choose()
-        frame: Any = self._inlets[self._place].socket.recv(flags, copy)
+        frame: Any = self._inlets[self._index].socket.recv(flags, copy)
         self._more = frame.more
         if not frame.more:
             self._left -= 1 + (len(frame) >> UNIT_BITS)
         return frame
 
     def _choose(self) -> None:
-        """Turn to an inlet with a message, which is the present one while its turn lasts.
+        """Switch to an inlet with a message: the present one during its turn, or the next.
 
-        Where none has a message the present one stays, and reading it says so.
+        Without a message the present one stays, and reading it raises zmq.Again.
         """
-        first = self._place + (self._left <= 0)
+        first = self._index + (self._left <= 0)
         for step in range(len(self._gets)):
-            place = (first + step) % len(self._gets)
-            if self._gets[place](_EVENTS) & _POLLIN:
-                if place != self._place or self._left <= 0:
+            index = (first + step) % len(self._gets)
+            if self._gets[index](_EVENTS) & _POLLIN:
+                if index != self._index or self._left <= 0:
                     self._left = TURN
-                if place != self._place:
-                    self._place = place
-                    self._turn_to(place)
+                if index != self._index:
+                    self._index = index
+                    self._select(index)
                 return
 
     def fileno(self) -> int:
-        """Return a descriptor that can be read where that of one socket can be."""
+        """Return a descriptor that is readable when that of a socket is."""
         if self._selector is None:
             self._selector = selectors.DefaultSelector()
             for get in self._gets:
@@ -137,36 +123,15 @@ class FanIn:
         if self._selector is not None:
             self._selector.close()
 
-    # ---- as connections ---------------------------------------------------------------
 
-    @property
-    def restless(self) -> bool:
-        """Whether `tend` has something to look at."""
-        return any(inlet.connections.redial.restless for inlet in self._inlets)
-
-    def tend(self, now: float) -> None:
-        """Dial what is due; `now` is in seconds, monotonic."""
-        for inlet in self._inlets:
-            if inlet.connections.redial.restless:
-                inlet.connections.tend(now)
-
-    def gone(self, place: int) -> bool:
-        """Return whether an endpoint has lost its connection, with nothing left to read of it."""
-        inlet = self._inlets[place]
-        redial = inlet.connections.redial
-        if redial.restless:
-            inlet.connections.tend(self._clock())
-        return redial.lost(inlet.endpoint) and not self._gets[place](_EVENTS) & _POLLIN
-
-
-MAX_DRAIN = 1024
-"""Messages taken at once: some 10 ms of single ticks, after which the caller may look around."""
+MAX_MESSAGES = 1024
+"""Messages taken together: some 10 ms of single ticks, after which the caller can do its work."""
 
 SPINS = 64
 """Looks at the socket between two at the wake-up, which cost more."""
 
 MAX_ENDPOINTS = 200
-"""Each takes four descriptors, of which a process usually may have 1024."""
+"""Each takes four descriptors; a process usually has 1024."""
 
 _NOBLOCK = int(zmq.NOBLOCK)
 
@@ -175,25 +140,24 @@ class Subscriber(Receiver[Received]):
     """Receive the streams of a feed, in one thread at a time.
 
     config: endpoints, streams, columns and kind of payload.
-    apart: streams do not act on each other, so that ticks of one may be joined across others.
-    clock: seconds, monotonic; `idle_s` and recovery read it.
-    wakeup_fd: a file descriptor that ends the wait in `receive` when it can be read.
-    security: keys; None has none.
+    independent: streams do not affect each other, so ticks of one may be joined across others.
+    clock: seconds, monotonic; used by `idle_s` and recovery.
+    wakeup_fd: a file descriptor that ends the wait in `receive` when it is readable.
+    security: keys, if any.
 
-    `taken_at` is when the taking of the last messages began, by the clock, and `queue_age_s` the
-    longest that one of them can have waited for it in our socket.
+    `taken_at` is the clock's time when the last messages were taken, and `queue_age_s` the longest
+    that one of them can have waited in our socket.
 
     Raises ConfigurationError for a feed without endpoint or columns, with more than MAX_ENDPOINTS
-    endpoints, or with recovery that cannot be,
-    and EndpointError for an endpoint that cannot be connected to. A publisher that is not there
-    yet is no error.
+    endpoints, or with invalid recovery, and EndpointError for an endpoint that cannot be connected
+    to. A publisher that is not there yet is not an error.
     """
 
     def __init__(
         self,
         config: FeedConfig,
         *,
-        apart: bool = False,
+        independent: bool = False,
         clock: Callable[[], float] = time.monotonic,
         wakeup_fd: int | None = None,
         security: Security | None = None,
@@ -208,7 +172,7 @@ class Subscriber(Receiver[Received]):
                 "a proxy between (XSUB and XPUB), or run several daemons",
                 key="connect",
             )
-        self._apart = apart
+        self._independent = independent
         self._owners: Owners | None = None
         if len(endpoints) > 1:
             self._owners = Owners(config.takeover, endpoints, self._is_gone)
@@ -220,22 +184,18 @@ class Subscriber(Receiver[Received]):
         super().__init__("Subscriber", Inbound(MAX_MESSAGE_BYTES))
         try:
             security = security or Security()
-            inlets = [self._open(config, endpoint, security) for endpoint in endpoints]
-            self.sockets = tuple(inlet.socket for inlet in inlets)
-            self._fan_in: FanIn | None = None
-            # What is read, asked and tended: the parts of one inlet, or of all of them together.
-            self._socket: Any = inlets[0].socket
-            self._get = getter(inlets[0].socket)
-            self._connections: Connections | FanIn = inlets[0].connections
-            self._redial: Redial | FanIn = inlets[0].connections.redial
-            if self._owners is not None:
-                self._fan_in = FanIn(inlets, self.intake.turn_to, clock)
-                self._get, self._connections = self._fan_in.get, self._fan_in
-                self._socket = self._redial = self._fan_in
+            self._inlets = [self._open(config, endpoint, security) for endpoint in endpoints]
             self._link = RecoveryLink(self._context, config.recovery, security, self._inbound)
         except BaseException:
             self._context.destroy(linger=0)
             raise
+        self.sockets = tuple(inlet.socket for inlet in self._inlets)
+        self._fan_in = None
+        self._socket: Any = self.sockets[0]
+        self._get = self._inlets[0].get
+        if self._owners is not None:
+            self._fan_in = self._socket = FanIn(self._inlets, self.intake.select_endpoint)
+            self._get = self._fan_in.get
         self._poller = zmq.Poller()
         self._sockets = *self.sockets, *self._link.sockets
         for socket in self._sockets:
@@ -245,164 +205,164 @@ class Subscriber(Receiver[Received]):
 
     @property
     def counters(self) -> FeedCounters:
-        """What has come so far."""
+        """Counts since the start."""
         return self.intake.counters
 
     def _open(self, config: FeedConfig, endpoint: str, security: Security) -> Inlet:
-        """Return a SUB socket that is subscribed, and connected to an endpoint."""
+        """Return a socket that is subscribed, and connected to an endpoint."""
         socket = open_socket(
             self._context,
             zmq.SUB,
-            send_hwm=ALL,
+            send_hwm=UNLIMITED,
             receive_hwm=config.receive_hwm,
             max_frame_bytes=MAX_FRAME_BYTES,
         )
         for topic in _subscriptions(config):
             socket.setsockopt(zmq.SUBSCRIBE, topic)
         connections = Connections(socket, [endpoint], security, self._inbound)
-        return Inlet(endpoint, socket, connections)
+        return Inlet(endpoint, socket, connections, super(zmq.Socket, socket).get)
 
-    def _is_gone(self, place: int) -> bool:
-        return self._fan_in is not None and self._fan_in.gone(place)
+    def _is_gone(self, index: int) -> bool:
+        """Return whether an endpoint has lost its connection, with no message left to read."""
+        inlet = self._inlets[index]
+        inlet.maintain(self._clock())
+        return inlet.connections.redial.lost(inlet.endpoint) and not inlet.get(_EVENTS) & _POLLIN
 
     @property
     def socket(self) -> zmq.Socket[Any]:
         """The SUB socket, for a poller that watches other sockets too.
 
-        Raises UsageError where there are several; `sockets` are all of them.
+        Raises UsageError if there are several; `sockets` are all of them.
         """
         if self._owners is not None:
-            raise UsageError("a feed of several endpoints has several sockets: poll `sockets`")
+            raise UsageError("a feed with several endpoints has several sockets: poll `sockets`")
         return self.sockets[0]
 
     @property
     def idle_s(self) -> float:
         """Seconds since the last message, or since the start.
 
-        What came from an endpoint that does not own its stream does not count.
+        Messages from an endpoint that does not own their stream do not count.
         """
         return self._clock() - self._last_message
 
     def fileno(self) -> int:
-        """Return libzmq's edge-triggered descriptor; call `receive` until it gives nothing."""
+        """Return libzmq's edge-triggered descriptor; call `receive` until it returns nothing."""
         if self._fan_in is not None:
             return self._fan_in.fileno()
         return int(self.sockets[0].getsockopt(zmq.FD))
 
-    def resume(self, stream: str, session: str, next_seq: int | None) -> None:
-        """Go on where an earlier process stopped: what was missed since then is asked for.
+    def resume(self, stream: str, run_id: str, next_seq: int | None) -> None:
+        """Continue where an earlier process stopped, and request what was missed since then.
 
-        Where it cannot be, it is a gap. `next_seq` is the number that is due, None for a feed
-        without numbers. To be called before anything is received. Raises ConfigurationError for
-        more streams than there may be.
+        Ticks that cannot be requested are a gap. `next_seq` is the next number, None for a feed
+        without numbers. Call it before anything is received. Raises ConfigurationError for too
+        many streams.
         """
-        self.intake.resume(stream, session, next_seq)
+        self.intake.resume(stream, run_id, next_seq)
 
     def _receive(self, timeout_s: float) -> list[Received]:
-        """Return the events of what is waiting, or of a message that comes in time.
+        """Return the events of what is waiting, or of a message that arrives in time.
 
-        Empty after the timeout, when `wakeup_fd` can be read and nothing came, and for messages
-        that say nothing new, such as a heartbeat, or that have to wait for others.
+        Empty after the timeout, when `wakeup_fd` is readable, and for messages without an event,
+        such as a heartbeat, or that have to wait for others.
         """
-        drain = Drain(apart=self._apart)
-        if self._redial.restless or self._link.sockets:
-            self._tend()
+        batch = EventBatch(independent=self._independent)
+        self._maintain()
         recovery = self.intake.recovery
         released = 0
         if recovery is not None and recovery.active:
-            released = self._recover(recovery, drain)
-        if self._waits():
-            taken = self.drain(drain, MAX_DRAIN - released)
-        elif not drain.empty:
-            taken = 0
-        elif self._wait(timeout_s if recovery is None else self._patience(recovery, timeout_s)):
-            # It came this moment: looking for a second one would only hold it up.
-            taken = self.drain(drain, 1, True)
-        elif recovery is None:
-            return []
-        else:
-            taken = 0
-            self._recover(recovery, drain)
-        self._inbound.taken += drain.size
-        if taken and (self._owners is None or self._owners.heard(taken)):
+            released = self._recover(recovery, batch)
+        taken = 0
+        if self._has_message():
+            taken = self.take(batch, MAX_MESSAGES - released)
+        elif batch.empty:
+            if self._wait(self._pause_s(timeout_s)):
+                # It has just arrived: looking for a second one would only delay it.
+                taken = self.take(batch, 1, True)
+            elif recovery is None:
+                return []
+            else:
+                self._recover(recovery, batch)
+        self._inbound.taken += batch.size
+        if taken and (self._owners is None or self._owners.any_accepted(taken)):
             self._last_message = self.taken_at
         if recovery is not None and recovery.streams:
-            recovery.turn(self._clock())
+            recovery.poll(self._clock())
             self._link.send(recovery.outgoing)
-        return drain.finish()
+        return batch.finish()
 
-    def _tend(self) -> None:
-        """Dial the endpoints again that libzmq has given up."""
-        now = self._clock()
-        if self._redial.restless:
-            self._connections.tend(now)
-        for endpoint in self._link.tend(now):
-            assert self.intake.recovery is not None
-            self.intake.recovery.greet(endpoint, now)
+    def _maintain(self) -> None:
+        """Redial the endpoints that libzmq has given up."""
+        for inlet in self._inlets:
+            inlet.maintain(self._clock())
+        if self._link.sockets:
+            now = self._clock()
+            for index in self._link.maintain(now):
+                assert self.intake.recovery is not None
+                self.intake.recovery.reconnected(index, now)
 
-    def _recover(self, recovery: FeedRecovery, drain: Drain) -> int:
-        """Take the answers that have come; return how many messages need not wait any more."""
-        for endpoint, payload in self._link.answers():
-            self.intake.answer(endpoint, payload, drain, self._clock())
-            if drain.size >= MAX_DRAIN_BYTES:
+    def _recover(self, recovery: FeedRecovery, batch: EventBatch) -> int:
+        """Take the replies that have come; return how many queued messages were processed."""
+        for index, payload in self._link.replies():
+            self.intake.answer(index, payload, batch, self._clock())
+            if batch.size >= MAX_BATCH_BYTES:
                 break
-        recovery.turn(self._clock())
-        released = self.intake.release(drain, MAX_DRAIN)
+        recovery.poll(self._clock())
+        released = self.intake.release(batch, MAX_MESSAGES)
         self._link.send(recovery.outgoing)
         return released
 
-    def _patience(self, recovery: FeedRecovery, timeout_s: float) -> float:
-        """Return for how many seconds nothing has to be done but for what comes."""
-        if recovery.ready:
-            return 0.0
-        return max(0.0, min(timeout_s, recovery.deadline - self._clock()))
-
     def _pause_s(self, left_s: float) -> float:
         recovery = self.intake.recovery
-        return left_s if recovery is None else self._patience(recovery, left_s)
+        if recovery is None:
+            return left_s
+        if recovery.ready:
+            return 0.0
+        return max(0.0, min(left_s, recovery.deadline - self._clock()))
 
     @property
     def waiting(self) -> bool:
         """Whether a message waits to be received."""
-        with self._turn():
-            return self._waits()
+        with self._exclusive():
+            return self._has_message()
 
-    def _waits(self) -> bool:
+    def _has_message(self) -> bool:
         return bool(self._get(_EVENTS) & _POLLIN)
 
     def _wait(self, timeout_s: float) -> bool:
-        """Return whether a message came in time, after a spell without sleeping if asked."""
+        """Return whether a message arrived in time; poll without sleeping first if configured."""
         if self._busy_s:
             deadline = self._clock() + min(self._busy_s, timeout_s)
             while self._clock() < deadline:
-                if any(self._waits() for _ in range(SPINS)):
+                if any(self._has_message() for _ in range(SPINS)):
                     return True
                 if self._poller.poll(0):
                     break
         while True:
-            piece_s = min(timeout_s, PIECE_S)
+            piece_s = min(timeout_s, MAX_WAIT_S)
             self._inbound.waiting = True
             ready = self._poller.poll(math.ceil(piece_s * 1000))
             self._inbound.waiting = False
             timeout_s -= piece_s
-            if self._turns.closing:
-                self._turns.refuse()
+            if self._usage.closing:
+                self._usage.refuse()
             if ready or timeout_s <= 0:
                 return any(source in self.sockets for source, _ in ready)
-            self._tend()
+            self._maintain()
 
-    def drain(self, drain: Drain, most: int, awaited: bool = False) -> int:
-        """Take up to `most` messages of those waiting into `drain`; return how many.
+    def take(self, batch: EventBatch, most: int, awaited: bool = False) -> int:
+        """Take up to `most` waiting messages into `batch`; return how many.
 
-        awaited: nothing waited until this moment.
+        awaited: no message was waiting until this moment.
         """
         began = self.taken_at = self._clock()
         self.queue_age_s = 0.0 if awaited else began - self._emptied_at
         recv, take_next, taken = self._socket.recv, self.intake.take_next, 0
-        size, room = 0, MAX_DRAIN_BYTES - drain.size
+        size, room = 0, MAX_BATCH_BYTES - batch.size
         while taken < most and size < room:
             try:
-                # A frame knows whether more belongs to its message; asking the socket is dearer.
+                # A frame knows whether more follow; asking the socket costs more.
                 topic = recv(_NOBLOCK, False)
             except zmq.Again:
                 break
@@ -410,39 +370,38 @@ class Subscriber(Receiver[Received]):
             if topic.more:
                 frame = recv(_NOBLOCK, False)
                 payload = frame.bytes
-                if not frame.more and take_next(topic.bytes, payload, drain):
+                if not frame.more and take_next(topic.bytes, payload, batch):
                     size += len(payload)
                 else:
-                    self._take_long(topic, frame, drain)
-                    room = MAX_DRAIN_BYTES - drain.size
+                    self._take_any([topic.bytes, payload], frame, batch)
+                    room = MAX_BATCH_BYTES - batch.size
             else:
-                self._take_long(topic, topic, drain)
-                room = MAX_DRAIN_BYTES - drain.size
-            # Asking is cheaper than the exception of an empty socket, which ends a backlog once.
-            if taken == 1 < most and not self._waits():
+                self._take_any([topic.bytes], topic, batch)
+                room = MAX_BATCH_BYTES - batch.size
+            # Asking costs less than the exception of an empty socket.
+            if taken == 1 < most and not self._has_message():
                 break
         if awaited or taken < most:
             self._emptied_at = began
-        drain.size += size
+        batch.size += size
         return taken
 
-    def _take_long(self, topic: Any, frame: Any, drain: Drain) -> None:
-        """Take a message of any kind, read up to `frame`, with what belongs to it."""
-        frames = [topic.bytes] if frame is topic else [topic.bytes, frame.bytes]
-        while frame.more:
-            frame = self._socket.recv(_NOBLOCK, False)
-            frames.append(frame.bytes)
-        drain.size += len(frames[-1])
-        self.intake.take(frames, drain)
+    def _take_any(self, frames: list[bytes], last: Any, batch: EventBatch) -> None:
+        """Take a message of any kind whose frames are read up to `last`."""
+        while last.more:
+            last = self._socket.recv(_NOBLOCK, False)
+            frames.append(last.bytes)
+        batch.size += len(frames[-1])
+        self.intake.take(frames, batch)
 
     def _shut(self) -> None:
-        if self._fan_in is not None and not self._turns.barred:
+        if self._fan_in is not None and not self._usage.blocked:
             self._fan_in.close()
         super()._shut()
 
 
 def _subscriptions(config: FeedConfig) -> list[bytes]:
-    """Return the prefixes to subscribe to, those of ticks last; see `subscriptions`."""
+    """Return the prefixes to subscribe to, ticks last; see `publisher.Subscriptions`."""
     if config.payload != "record":
         return [(config.topic or "").encode()]
     return prefixes(("label", "heartbeat", "tick"), config.streams)

@@ -1,74 +1,49 @@
 """Seeded series whose best possible forecast is known exactly.
 
-Against real data a score says little: nobody knows how much there was to know. Here the series
-is drawn from a model that is written down, and the filter that knows the model gives the exact
-probability. No forecaster does better on average, and none may use more than it does: values up
-to and with element n, for the sign of element n + 1.
+On real data nobody knows how much there was to learn. Here a written model generates the series,
+and the filter that knows the model gives the exact probability. No forecaster does better on
+average, and none may use more than it does: the values up to element n, for the sign of n + 1.
 
-Sources: Kalman, "A New Approach to Linear Filtering and Prediction Problems", 1960; Anderson and
-Moore, "Optimal Filtering", 1979.
+**Time.** Ticks are counted from 0: tick t is element t + 1 and row t of the values. A beat is a
+tick 10k. The prediction after element 10k is about tick 10k, so with the defaults (W = 100,
+S = 10, h = 1) exactly the beats from tick 100 on are predicted. The other nine ticks of a block
+are fillers, small unless a stream says otherwise. Every tick uses one normal and two uniform
+numbers, whether it needs them or not, each from its own generator, so the values do not depend on
+how they are cut into blocks.
 
-Time in blocks of ten ticks, and the chance that a graded stream is drawn from.
+**Regimes (S2, S3, S5).** A hidden m = +-1 rarely flips: in S2 and S3 at beats, shown by one noisy
+sign a block; in S5 at any tick, shown by a faint slope. The best forecast weighs hundreds to
+thousands of observations, far beyond a window of 100. It is the filter of a hidden Markov chain
+with two states: multiply the odds of m = +1 by the likelihood ratio of each observation, then let
+the regime flip. At ticks that are not beats S2 and S3 are symmetric about zero, so the answer
+there is 1/2.
 
-Ticks are counted from 0, so that tick t is element n = t + 1 and row t of the values. A beat is
-a tick 10k. The prediction after element n = 10k is about element 10k + 1, which is tick 10k: so
-with the defaults (W = 100, S = 10, h = 1) the beats from tick 100 on, and nothing else, are what
-is predicted. The other nine ticks of a block are fillers, small unless a stream says otherwise.
-
-Every tick takes one normal and two uniform numbers, whether it needs them or not, from one
-generator each. That is what makes the values independent of how they are cut into blocks.
-
-Two graded streams that need no memory: nothing to learn, and the last value alone.
-
-S0 moves like a price's returns, with quiet and wild stretches and fat tails, but its sign is a
-coin: whoever reports skill on it has a leak. S1 is the easiest thing that can be learnt.
-
-Source: Bollerslev, "Generalized autoregressive conditional heteroskedasticity", 1986.
-
-Graded streams with a hidden regime m = +-1 that rarely flips.
-
-S2 and S3 flip at beats and show the regime through one noisy sign a block; S5 flips at any tick
-and shows it through a faint slope. One look says next to nothing: the best forecast weighs
-hundreds to thousands of them, far beyond a window of 100.
-
-The best forecast is the filter of a hidden Markov chain with two states. It carries one number,
-the belief P(m = +1 | all seen): multiply the odds by the likelihood ratio of what was seen, then
-let the regime flip. At ticks that are no beats, S2 and S3 are symmetric about zero whatever came
-before, so that the exact answer there is 1/2.
-
-Source: Rabiner, "A tutorial on hidden Markov models", 1989, the forward recursion.
-
-Graded streams whose every answer is a fresh bit from beyond the window.
-
-A cue, large enough to be told from the fillers, shows a bit b = +-1; more than a hundred ticks
-later the sign at one beat is b with probability 0.95. All other signs at beats are coins. Each
-bit is new, so weights that follow a slow drift are of no use here: only a state that was carried
-knows the answer. In S4 a query says when it is asked for, and one bit must be held; in S6 the
-time alone says so, and three bits are under way at once.
-
-The best forecast is read off: the last cue (S4) or the cue of twelve blocks ago (S6). Fillers
-reach the height that tells cue and query apart once in 10^23 ticks.
-
-Source of the idea: Hochreiter and Schmidhuber, "Long short-term memory", 1997.
-
-The graded streams: seeded series from nothing to learn to memory far beyond a window.
+**Bits (S4, S6).** A cue, larger than the fillers, shows a bit b = +-1; more than a hundred ticks
+later the sign at one beat is b with probability 0.95. All other signs at beats are coin flips.
+Each bit is new, so weights that follow a slow drift are useless; only a carried state knows the
+answer. In S4 a query asks for one bit; in S6 the time alone does, with three bits under way. The
+best forecast uses the last cue (S4) or the cue of twelve blocks ago (S6). Fillers reach the height
+of a cue once in 10^23 ticks.
 
 Best accuracy and log loss (nats) that any forecaster can reach on average, over the predictions
-of the default settings; `beats` tells which ticks these are about.
+of the default settings:
 
-| name | what must be done | best | from the last 100 elements alone |
+| name | task | best | from the last 100 elements only |
 |---|---|---|---|
-| `s0-garch` | nothing can be | .5 / .6931 | the same |
+| `s0-garch` | none is possible | .5 / .6931 | the same |
 | `s1-ar` | use the last value | .7048 / .563 | the same |
 | `hidden-level` | smooth | .711 / .555 | about the same |
 | `s2-regime` | weigh hundreds of signs | .6413 / .6519 | .5978 / .6691 |
 | `s3-product` | and multiply two of them | .6412 / .6519 | .5975 / .6707 |
-| `s4-latch` | hold a bit until asked | .525 / .6657, queries .95 | queries .5 |
-| `s4l-latch` | hold it three times as long | .5122 / .6797, queries .95 | queries .5 |
+| `s4-latch` | remember a bit until the query | .525 / .6657, queries .95 | queries .5 |
+| `s4l-latch` | remember it three times as long | .5122 / .6797, queries .95 | queries .5 |
 | `s5-slope` | average thousands of products | .529 / .6904 | .5213 / .6915 |
-| `s6-echo` | hold three bits, and keep time | .6125 / .5695, echoes .95 | echoes .5 |
+| `s6-echo` | remember three bits and the time | .6125 / .5695, echoes .95 | echoes .5 |
 
-A synthetic series as a reader, so that it goes the same way as a file.
+Sources: Kalman, "A New Approach to Linear Filtering and Prediction Problems", 1960; Anderson and
+Moore, "Optimal Filtering", 1979; Bollerslev, "Generalized autoregressive conditional
+heteroskedasticity", 1986; Rabiner, "A tutorial on hidden Markov models", 1989, the forward
+recursion; Hochreiter and Schmidhuber, "Long short-term memory", 1997.
 """
 
 from __future__ import annotations
@@ -79,35 +54,27 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from ..typing import Float64s
-from .reader import RawRows, check_names
+from ..typing import Bools, Float64s, Int64s
+from .reader import RawRows, Reader, check_names
 
 
-class SyntheticSource(Protocol):
-    """A seeded series with a known best.
+class SyntheticSource:
+    """A seeded series with a known best forecast.
 
-    Two sources of one kind, seed and setting give the same values, however they are cut into
-    blocks. The first column is the one whose sign is asked for.
+    `name` is a valid stream name. Two sources of one kind, seed and setting give the same values,
+    however they are cut into blocks. The sign of the first column is predicted.
     """
 
-    @property
-    def name(self) -> str:
-        """What the series is called, fit for a stream's name."""
-        ...
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Names of the values, C of them."""
-        ...
+    name: str
+    columns: tuple[str, ...] = ("x",)
 
     def block(self, n: int) -> Float64s:
         """Return the next `n` elements, float64 (n, C)."""
-        ...
+        raise NotImplementedError
 
     def best(self, values: Float64s) -> Float64s:
         """Return P(first column of element k + 2 > 0 | elements 1 .. k + 1), float64 (n,).
@@ -115,21 +82,19 @@ class SyntheticSource(Protocol):
         values: float64 (n, C), a series of this kind from its first element on. Entry k uses
         rows 0 .. k and nothing after them.
         """
-        ...
+        raise NotImplementedError
 
 
-class HiddenLevel:
-    """A level that wanders unseen, and a noisy look at it: x_t = m_t + e_t.
+class HiddenLevel(SyntheticSource):
+    """A hidden level and a noisy observation of it: x_t = m_t + e_t.
 
     m_t = phi m_{t-1} + sqrt(1 - phi^2) w_t has unit variance from the start, w_t is N(0, 1) and
-    e_t is N(0, noise^2), all independent. One look says little about the level; many looks say
-    more, with older ones counting less. So whoever carries a state beats whoever repeats the
-    last sign. With phi = 0.97 and noise = 1, repeating is right for 66.1 % in the long run and
-    the best forecast for 71.1 %.
+    e_t is N(0, noise^2), all independent. One observation says little about the level; many say
+    more, the older ones less. So a carried state beats repeating the last sign. With phi = 0.97
+    and noise = 1, repeating is right for 66.1 % in the long run and the best forecast for 71.1 %.
     """
 
     name = "hidden-level"
-    columns = ("x",)
 
     def __init__(self, seed: int, *, phi: float = 0.97, noise: float = 1.0) -> None:
         if not -1 < phi < 1 or not noise > 0:
@@ -145,7 +110,7 @@ class HiddenLevel:
         shocks = self._random.standard_normal((n, 2))
         levels, level = np.empty(n), self._level
         for k, shock in enumerate((self._drift * shocks[:, 0]).tolist()):
-            # the first level was drawn from the stationary law, which one more step keeps
+            # the first level has the stationary distribution, and so do all later ones
             levels[k] = level = self.phi * level + shock
         self._level = level
         return (levels + self.noise * shocks[:, 1])[:, None]
@@ -177,12 +142,12 @@ FILLER = 0.1
 class Draw(NamedTuple):
     """The chance of consecutive ticks."""
 
-    tick: npt.NDArray[np.int64]  # (n,)
+    tick: Int64s  # (n,)
     normal: Float64s  # (n,), N(0, 1)
     uniform: Float64s  # (n, 2), in [0, 1)
 
     @property
-    def on_beat(self) -> npt.NDArray[np.bool_]:
+    def on_beat(self) -> Bools:
         """Which ticks are beats, (n,)."""
         return np.equal(self.tick % PERIOD, 0)
 
@@ -207,19 +172,19 @@ class Beats:
         return Draw(ticks, self._normal.standard_normal(n), self._uniform.random((n, 2)))
 
 
-def signs_where(positive: npt.NDArray[np.bool_]) -> Float64s:
+def signs_where(positive: Bools) -> Float64s:
     """Return +1 where `positive`, else -1."""
     return np.where(positive, 1.0, -1.0)
 
 
-class Garch:
+class Garch(SyntheticSource):
     """S0: x_t = sqrt(h_t) e_t, h_{t+1} = omega + alpha x_t^2 + beta h_t, e_t Student t.
 
-    The shocks have six degrees of freedom and unit variance; h starts at its mean.
+    The shocks have six degrees of freedom and unit variance; h starts at its mean. It moves like
+    the returns of a price, but its sign is a coin flip: a forecaster with skill on it has a leak.
     """
 
     name = "s0-garch"
-    columns = ("x",)
 
     omega, alpha, beta = 0.05, 0.08, 0.90
     freedom = 6
@@ -245,17 +210,16 @@ class Garch:
         return np.full(len(values), 0.5)
 
 
-class Autoregression:
-    """S1: x_{t+1} = 0.6 x_t + N(0, 1), in its stationary law from the start."""
+class Autoregression(SyntheticSource):
+    """S1: x_{t+1} = 0.6 x_t + N(0, 1), stationary from the start; the easiest to learn."""
 
     name = "s1-ar"
-    columns = ("x",)
 
     phi = 0.6
 
     def __init__(self, seed: int) -> None:
         self._random = np.random.default_rng(seed)
-        # the first step then gives the stationary law, which every other step keeps
+        # the first step then gives the stationary distribution, as every later one
         self._last = float(self._random.standard_normal()) / math.sqrt(1.0 - self.phi**2)
 
     def block(self, n: int) -> Float64s:
@@ -271,18 +235,18 @@ class Autoregression:
         return normal_cdf(self.phi * values[:, 0])
 
 
-LOOK_RIGHT = 0.65
-"""How often the sign at a beat shows the regime as it is."""
+SIGN_RIGHT = 0.65
+"""How often the sign at a beat equals the regime."""
 
 
 class Regime:
-    """The hidden m, a coin at tick 0, flipping with probability `flip` where it may."""
+    """The hidden m, a coin flip at tick 0; it flips with probability `flip` where it may."""
 
     def __init__(self, flip: float) -> None:
         self._flip = flip
         self._m = 1.0
 
-    def walk(self, draw: Draw, may_flip: npt.NDArray[np.bool_]) -> Float64s:
+    def walk(self, draw: Draw, may_flip: Bools) -> Float64s:
         """Return m at each tick, float64 (n,) of -1 and +1; the first uniforms decide."""
         chance = np.where(may_flip, self._flip, 0.0)
         chance[draw.tick == 0] = 0.5
@@ -293,32 +257,31 @@ class Regime:
 
 
 class Belief:
-    """P(m = +1) for the next look, given all looks so far; `up` is that probability."""
+    """`up` is P(m = +1) at the next observation, given all observations so far."""
 
     def __init__(self, flip: float) -> None:
         self.up = 0.5
         self._flip = flip
 
     def see(self, ratio: float) -> None:
-        """Take a look: how many times likelier it was under m = +1 than under m = -1."""
+        """Add an observation by its likelihood under m = +1 divided by that under m = -1."""
         up = self.up * ratio / (self.up * ratio + 1.0 - self.up)
         self.up = up + self._flip * (1.0 - 2.0 * up)
 
     def see_sign(self, positive: bool) -> None:
-        """Take a look at a sign that is m with probability RIGHT."""
-        odds = LOOK_RIGHT / (1.0 - LOOK_RIGHT)
+        """Add a sign that equals m with probability SIGN_RIGHT."""
+        odds = SIGN_RIGHT / (1.0 - SIGN_RIGHT)
         self.see(odds if positive else 1.0 / odds)
 
     def of_sign(self) -> float:
         """Return the probability that the next such sign is positive."""
-        return self.up * LOOK_RIGHT + (1.0 - self.up) * (1.0 - LOOK_RIGHT)
+        return self.up * SIGN_RIGHT + (1.0 - self.up) * (1.0 - SIGN_RIGHT)
 
 
-class RegimeSign:
+class RegimeSign(SyntheticSource):
     """S2: the sign at a beat is m with probability 0.65; m flips at one beat in a thousand."""
 
     name = "s2-regime"
-    columns = ("x",)
 
     flip = 1 / 1000
 
@@ -330,7 +293,7 @@ class RegimeSign:
         """Return the next `n` elements, float64 (n, 1)."""
         draw = self._beats.draw(n)
         m = self._regime.walk(draw, draw.on_beat)
-        return draw.with_signs(m * signs_where(draw.uniform[:, 1] < LOOK_RIGHT))[:, None]
+        return draw.with_signs(m * signs_where(draw.uniform[:, 1] < SIGN_RIGHT))[:, None]
 
     def best(self, values: Float64s) -> Float64s:
         """Return the filter's P(x_{k+1} > 0 | x_0 .. x_k), float64 (n,)."""
@@ -341,15 +304,13 @@ class RegimeSign:
         return p
 
 
-class RegimeProduct:
-    """S3: as S2, but the sign at a beat is m times the sign one tick before, which is N(0, 1).
+class RegimeProduct(SyntheticSource):
+    """S3: as S2, but the sign at a beat is m times the sign of the value before, which is N(0, 1).
 
-    By itself either sign is a coin: the two must be multiplied. Before tick 0 the sign counts as
-    positive.
+    Each sign alone is a coin flip; they must be multiplied. Before tick 0 the sign is positive.
     """
 
     name = "s3-product"
-    columns = ("x",)
 
     flip = 1 / 1000
 
@@ -364,7 +325,7 @@ class RegimeProduct:
         m = self._regime.walk(draw, draw.on_beat)
         before = np.concatenate([[self._last], draw.normal])  # its sign is the value's at tick 9
         self._last = float(before[-1])
-        agree = signs_where(draw.uniform[:, 1] < LOOK_RIGHT)
+        agree = signs_where(draw.uniform[:, 1] < SIGN_RIGHT)
         values = draw.with_signs(m * agree * signs_where(before[:-1] > 0))
         last = draw.tick % PERIOD == PERIOD - 1
         return np.where(last, draw.normal, values)[:, None]
@@ -382,11 +343,10 @@ class RegimeProduct:
         return p
 
 
-class RegimeSlope:
+class RegimeSlope(SyntheticSource):
     """S5: x_{t+1} = 0.1 m x_t + N(0, 1); m flips at one tick in five thousand."""
 
     name = "s5-slope"
-    columns = ("x",)
 
     flip = 1 / 5000
     slope = 0.1
@@ -428,21 +388,21 @@ CUE_RIGHT = 0.95
 """How often an answer is the bit of its cue."""
 
 CUE_PHASE = 5
-"""Where in its block a cue stands."""
+"""Position of a cue in its block."""
 
 HEIGHT = 1.0
-"""What is larger than this off the beat is no filler."""
+"""Larger values off the beat are not fillers."""
 
 
 class Event(NamedTuple):
-    """A tick that is not left to chance: a value there, or only its sign where it is a beat."""
+    """A tick with a given value; at a beat only the sign is given."""
 
     tick: int
     value: float
 
 
 class Script:
-    """Plays events, in the order of their ticks, into fillers and coins at the beats."""
+    """Puts events, in the order of their ticks, into fillers and random signs at the beats."""
 
     def __init__(self, seed: int, events: Iterator[Event]) -> None:
         self._beats = Beats(seed)
@@ -462,35 +422,34 @@ class Script:
         return values[:, None]
 
 
-class Latch:
-    """S4: a cue 4b at tick 10a + 5 is asked for by +2 at tick 10(a + G) - 1.
+class Latch(SyntheticSource):
+    """S4: a cue 4b at tick 10a + 5 and a query +2 at tick 10(a + G) - 1.
 
-    The sign at tick 10(a + G) is then b with probability 0.95. G is `least` or more: every beat
-    from there on is the one with probability 1/6. The next cue comes a geometric number of
-    blocks, two on average, after the answer.
+    The sign at tick 10(a + G) is then b with probability 0.95. G is at least `least`, and each
+    block from there on has the query with probability 1/6. The next cue comes a geometric number
+    of blocks, two on average, after the answer.
     """
 
     name = "s4-latch"
-    columns = ("x",)
 
     cue, query = 4.0, 2.0
     least = 11
-    asked, again = 1 / 6, 1 / 2
+    query_chance, cue_chance = 1 / 6, 1 / 2
 
     def __init__(self, seed: int) -> None:
-        # a generator of its own: how much it gives depends on how the story goes
+        # its own generator: how many numbers are drawn depends on the events
         random = np.random.default_rng(np.random.SeedSequence(seed).spawn(3)[2])
-        self._script = Script(seed, self._story(random))
+        self._script = Script(seed, self._events(random))
 
-    def _story(self, random: np.random.Generator) -> Iterator[Event]:
-        at = int(random.geometric(self.again))
+    def _events(self, random: np.random.Generator) -> Iterator[Event]:
+        at = int(random.geometric(self.cue_chance))
         while True:
             bit = 1.0 if random.random() < 0.5 else -1.0
             yield Event(PERIOD * at + CUE_PHASE, self.cue * bit)
-            at += self.least + int(random.geometric(self.asked)) - 1
+            at += self.least + int(random.geometric(self.query_chance)) - 1
             yield Event(PERIOD * at - 1, self.query)
             yield Event(PERIOD * at, bit if random.random() < CUE_RIGHT else -bit)
-            at += int(random.geometric(self.again))
+            at += int(random.geometric(self.cue_chance))
 
     def block(self, n: int) -> Float64s:
         """Return the next `n` elements, float64 (n, 1)."""
@@ -499,7 +458,7 @@ class Latch:
     def best(self, values: Float64s) -> Float64s:
         """Return P(x_{k+1} > 0 | x_0 .. x_k), float64 (n,).
 
-        Just before a tick where the query may come, that it may makes a positive value likelier.
+        Before a tick that may be a query, a positive value is likelier.
         """
         x, p = values[:, 0].tolist(), np.full(len(values), 0.5)
         cue, at = 0.0, 0
@@ -508,7 +467,7 @@ class Latch:
             if phase == CUE_PHASE and abs(value) > HEIGHT:
                 cue, at = value, block
             elif phase == PERIOD - 2 and cue and block + 1 - at >= self.least:
-                p[k] = 0.5 + 0.5 * self.asked
+                p[k] = 0.5 + 0.5 * self.query_chance
             elif phase == PERIOD - 1 and cue and value > HEIGHT:
                 p[k] = CUE_RIGHT if cue > 0 else 1.0 - CUE_RIGHT
                 cue = 0.0
@@ -516,29 +475,28 @@ class Latch:
 
 
 class LongLatch(Latch):
-    """S4L: as S4, but never asked for within 294 ticks."""
+    """S4L: as S4, but without a query for 294 ticks."""
 
     name = "s4l-latch"
     least = 30
 
 
-class Echo:
-    """S6: in every fourth block a cue 2b at tick 10k + 5, echoed by the sign at tick 10(k + 12).
+class Echo(SyntheticSource):
+    """S6: in every fourth block k a cue 2b at tick 10k + 5, echoed by the sign at 10(k + 12).
 
     The sign is b with probability 0.95. The first cue is at tick 5.
     """
 
     name = "s6-echo"
-    columns = ("x",)
 
     cue = 2.0
     every, later = 4, 12
 
     def __init__(self, seed: int) -> None:
         random = np.random.default_rng(np.random.SeedSequence(seed).spawn(3)[2])
-        self._script = Script(seed, self._story(random))
+        self._script = Script(seed, self._events(random))
 
-    def _story(self, random: np.random.Generator) -> Iterator[Event]:
+    def _events(self, random: np.random.Generator) -> Iterator[Event]:
         under_way: deque[float] = deque()
         for at in count(0, self.every):
             if at >= self.later:
@@ -562,25 +520,28 @@ class Echo:
 
 SOURCES: Mapping[str, Callable[[int], SyntheticSource]] = MappingProxyType(
     {
-        Garch.name: Garch,
-        Autoregression.name: Autoregression,
-        RegimeSign.name: RegimeSign,
-        RegimeProduct.name: RegimeProduct,
-        Latch.name: Latch,
-        LongLatch.name: LongLatch,
-        RegimeSlope.name: RegimeSlope,
-        Echo.name: Echo,
-        HiddenLevel.name: HiddenLevel,
+        kind.name: kind
+        for kind in (
+            Garch,
+            Autoregression,
+            RegimeSign,
+            RegimeProduct,
+            Latch,
+            LongLatch,
+            RegimeSlope,
+            Echo,
+            HiddenLevel,
+        )
     }
 )
-"""Makes a source from a seed, by its name."""
+"""Constructors from a seed, by name."""
 
 
-class SyntheticReader:
-    """The first `count` elements of `source`, which must be fresh, as rows without times.
+class SyntheticReader(Reader):
+    """The first `count` elements of a fresh `source`, as rows without times.
 
-    columns: the wanted ones in order, or None for all. Raises ConfigurationError for one that is
-    not there.
+    columns: the wanted ones in order, or None for all. Raises ConfigurationError for a missing
+    one.
     """
 
     row_word = "row"
@@ -611,10 +572,10 @@ class SyntheticReader:
         return self._bytes(self._row)
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Close the file."""
 
     def chunks(self) -> Iterator[RawRows]:
-        """Give the rows in runs of `chunk_rows`."""
+        """Give the rows in runs."""
         places = [self.columns.index(name) for name in self.value_columns]
         while self._row < self._count:
             start = self._row

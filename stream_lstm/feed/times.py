@@ -1,13 +1,13 @@
-"""Times of a file, as numbers or ISO 8601 text, turned into int64 nanoseconds since 1970.
+"""Times of a file, numbers or ISO 8601 text, as int64 nanoseconds since 1970.
 
-The unit of numbers is told, or guessed once from the size of the first: seconds stay below 1e11
-until the year 5138, and the other units are a thousand apart. Whole numbers and decimal text
-never pass through float64, whose steps at today's dates are a quarter of a microsecond. Text
-without a time zone is read as UTC.
+The unit of numbers is given, or follows once from the size of the first: seconds stay below 1e11
+until the year 5138, and the other units are a thousand apart. Whole numbers and decimal text never
+pass through float64, whose resolution at today's dates is a quarter of a microsecond. Text without
+a time zone is UTC.
 
-Text columns of CSV files are parsed by Arrow as `arrow_type`, an exact type for every form:
-int64 for nanoseconds, decimals whose unscaled integers are nanoseconds for the coarser units.
-`parse` is the same for one cell, and accepts what Arrow does not.
+Arrow parses text columns of CSV files as `arrow_type`, an exact type for every form: int64 for
+nanoseconds, and decimals whose unscaled integers are nanoseconds for the coarser units. `parse`
+does the same for one cell, and also accepts forms that Arrow rejects.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DIGITS = {"s": 9, "ms": 6, "us": 3, "ns": 0}
 """Decimal digits between each unit and the nanosecond."""
 
 FORMS = "a number, or ISO 8601 such as 2024-03-01T09:30:00.5Z"
-"""What a cell with a time may hold."""
+"""Valid cells of a time column."""
 
 _LIMITS: tuple[tuple[TimeUnit, float], ...] = (
     ("s", 1e11),
@@ -51,14 +51,14 @@ _LOCAL = re.compile(r"(\d{1,2})[/.-](\d{1,2})[/.-](\d{4})\b")
 
 
 class TimeColumn:
-    """Converts one column of times; its unit and form are settled by the first time seen."""
+    """Converts one column of times; the first time seen settles its unit and form."""
 
     def __init__(self, unit: TimeUnit) -> None:
         self.unit = unit  # "auto" until settled
         self.zoned = False
 
     def settle(self, text: str) -> None:
-        """Take `text` as the first time of the column; ValueError if it is none."""
+        """Use `text` as the first time of the column; ValueError if it is not a time."""
         number = _number(text) if self.unit != "iso" else None
         if number is not None:
             self._settle_unit(float(number))
@@ -84,7 +84,7 @@ class TimeColumn:
         return pa.decimal128(38, digits) if digits else pa.int64()
 
     def parse(self, text: str) -> int:
-        """Return the nanoseconds of one cell; ValueError if it is no time of this column."""
+        """Return the nanoseconds of one cell; ValueError if it is not a time of this column."""
         if self.unit == "iso":
             t_ns, _ = _parse_iso(text)
         else:
@@ -97,9 +97,9 @@ class TimeColumn:
         return t_ns
 
     def convert(self, array: Any) -> Converted:
-        """Convert a typed Arrow array of length m: int64 (m,), and bool (m,), False if no time.
+        """Convert an Arrow array of length m: int64 (m,), and bool (m,), False for invalid times.
 
-        Raises ValueError for a type that holds no times, and for dates outside 1677 to 2262.
+        Raises ValueError for a type without times, and for dates outside 1677 to 2262.
         """
         import pyarrow as pa
 
@@ -115,13 +115,13 @@ class TimeColumn:
             return self._numbers(array)
         if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_decimal(kind):
             return self._texts(array)
-        raise ValueError(f"a column of type {kind} holds no times")
+        raise ValueError(f"a column of type {kind} contains no times")
 
     def _numbers(self, array: Any) -> Converted:
         import pyarrow as pa
 
         if self.unit == "iso":
-            raise ValueError(f"a column of type {array.type} holds no ISO 8601 text")
+            raise ValueError(f"a column of type {array.type} contains no ISO 8601 text")
         if self.unit == "auto":
             numbers = array.drop_null().to_numpy(zero_copy_only=False)
             finite = numbers[np.isfinite(numbers)]
@@ -146,7 +146,7 @@ class TimeColumn:
 
 
 def _check_no_date(number: float) -> None:
-    """Raise ValueError for what is a date without dashes: as seconds it would be of 1970."""
+    """Raise ValueError for a date without dashes: as seconds it would be in 1970."""
     digits = f"{number:.0f}"
     if number != int(number) or len(digits) != 8 or digits[:2] not in ("19", "20"):
         return
@@ -155,8 +155,8 @@ def _check_no_date(number: float) -> None:
     except ValueError:
         return
     raise ValueError(
-        f"{digits} is no time but a date without dashes, as it seems: write {date}, or say that "
-        "it counts seconds with the unit s (--time-unit s)"
+        f"{digits} seems to be a date without dashes: write {date}, or set the unit s "
+        "(--time-unit s) if it counts seconds"
     )
 
 
@@ -166,7 +166,7 @@ def _number(text: str) -> decimal.Decimal | None:
         number = decimal.Decimal(text.strip())
     except decimal.InvalidOperation:
         return None
-    # an exponent beyond any date would make an integer of a billion digits
+    # a huge exponent would make an integer of a billion digits
     usable = number.is_finite() and "_" not in text and number.adjusted() < 30
     return number if usable else None
 
@@ -186,7 +186,7 @@ def _parse_iso(text: str) -> tuple[int, bool]:
 
 
 def _rewritten(text: str) -> str:
-    """Return how a date such as 3/1/2024 is to be written, "" for what is none."""
+    """Return the valid form of a date such as 3/1/2024, "" if it is not one."""
     match = _LOCAL.match(text.strip())
     if match is None:
         return ""
@@ -199,7 +199,7 @@ def _rewritten(text: str) -> str:
 
 
 def _whole(array: Any, factor: int) -> Converted:
-    """Multiply whole numbers by `factor`, marking nulls and what does not fit."""
+    """Multiply whole numbers by `factor`; nulls and overflows are invalid."""
     numbers = array.fill_null(0).to_numpy(zero_copy_only=False)
     ok = np.asarray(array.is_valid())
     limit = _INT64.max // factor
@@ -210,7 +210,7 @@ def _whole(array: Any, factor: int) -> Converted:
 
 
 def _real(array: Any, factor: int) -> Converted:
-    """Multiply real numbers by `factor` without losing what float64 still holds of them."""
+    """Multiply real numbers by `factor` with the full precision of float64."""
     numbers = array.to_numpy(zero_copy_only=False).astype(np.float64)
     ok = np.isfinite(numbers) & (abs(numbers) < (1 - 1e-9) * _INT64.max / factor)
     numbers = np.where(ok, numbers, 0.0)

@@ -14,11 +14,11 @@ from .input_file import InputFile, SyntheticInput
 if TYPE_CHECKING:
     from ..core.doctor.series import TickTable
 
-MOST_ROWS = 2_000_000
-"""Rows that are held in memory: some hundred megabytes."""
+MAX_ROWS = 2_000_000
+"""Rows in memory: some hundred megabytes."""
 
 REASONS = 3
-"""Reasons that are kept for rows that cannot be read."""
+"""Reasons in the result for rows that cannot be read."""
 
 TIMES = ("ts", "t_ns")
 """Names of a column of times; so is a name with `time`, and one with `date` if it is text."""
@@ -66,7 +66,7 @@ def read_whole(file: InputFile, used: tuple[str, ...], label: str | None) -> Who
     """
     from ..core.doctor.series import TickTable
 
-    limit = MOST_ROWS if file.limit is None else min(file.limit, MOST_ROWS)
+    limit = MAX_ROWS if file.limit is None else min(file.limit, MAX_ROWS)
     file = msgspec.structs.replace(file, on_bad_row="skip", limit=limit)
     reasons: list[str] = []
 
@@ -90,6 +90,6 @@ def read_whole(file: InputFile, used: tuple[str, ...], label: str | None) -> Who
     values = np.concatenate([block.values for block in blocks])
     t_ns = None if file.time is None else np.concatenate([block.t_ns for block in blocks])
     rows = np.concatenate([block.rows for block in blocks])
-    truth = values[:, wanted.index(label)] if label else None
-    table = TickTable(columns, values[:, : len(columns)], t_ns, rows, truth)
+    outcomes = values[:, wanted.index(label)] if label else None
+    table = TickTable(columns, values[:, : len(columns)], t_ns, rows, outcomes)
     return WholeFile(table, left_out, tuple(reasons))

@@ -1,15 +1,14 @@
-"""Bytes become events in this one module.
+"""Decoding of messages: the only place where bytes become events.
 
-A message is two frames, topic and payload. The topic says what the payload is and of which
-stream (see `topics`). The payload is one record (see `records`), msgpack or JSON: a payload that
-opens with `{` is JSON, since in msgpack that byte is the number 123 and never opens a map.
+The topic says what kind of record the payload is, and of which stream (see `protocol`). A payload
+that starts with `{` is JSON, any other MessagePack: there that byte is the number 123 and never
+starts a map.
 
-Decoders trust nothing: whatever the bytes, they return an event or raise `DecodeError`, and
-take memory in proportion to the payload and not to what it claims. They check shapes and types.
-Whether a value is finite is the session's question, so that one bad row of a block is refused
-alone.
+Decoders trust nothing. Whatever the bytes, they return an event or raise `DecodeError`, and they
+use memory in proportion to the payload, not to what it claims. They check shapes and types. The
+session checks whether values are finite, so that it can refuse single rows of a block.
 
-The feeds of others, which know no records, are read by `foreign`.
+`foreign` decodes feeds without records.
 """
 
 from __future__ import annotations
@@ -20,16 +19,17 @@ from typing import Annotated, Any, Generic, Literal, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 from msgspec import Meta
 
 from ..config import MAX_MEMBERS
 from ..errors import ConfigurationError, DecodeError
 from ..events import NO_TIME, Expert, Label, Prediction, Score, Seq, Session, Ticks, Time
-from .records import (
+from ..typing import Float64s, Int64s
+from .protocol import (
     MAX_BLOCK_ROWS,
     MAX_EXPERT_CHARS,
     MAX_PAYLOAD_BYTES,
+    ON_WIRE,
     PROTOCOL_VERSION,
     Heartbeat,
     HeartbeatRecord,
@@ -45,14 +45,13 @@ from .records import (
 )
 
 FAULTS = (msgspec.MsgspecError, ValueError, ArithmeticError, RecursionError, TypeError)
-"""What decoding bad bytes can raise, here and in msgspec and NumPy."""
+"""What msgspec, NumPy and the code here raise for bad bytes."""
 
 Message: TypeAlias = Ticks | Label | Prediction | Score | Heartbeat
-Column: TypeAlias = Annotated[list[Number], Meta(max_length=MAX_BLOCK_ROWS)]
-Ticked: TypeAlias = Annotated[list[list[Number] | Number], Meta(max_length=MAX_BLOCK_ROWS)]
+NumberColumn: TypeAlias = Annotated[list[Number], Meta(max_length=MAX_BLOCK_ROWS)]
+ListedValues: TypeAlias = Annotated[list[list[Number] | Number], Meta(max_length=MAX_BLOCK_ROWS)]
 T = TypeVar("T")
 E = TypeVar("E", Prediction, Score)
-
 
 _BRACE = ord("{")
 
@@ -62,14 +61,14 @@ class _Versioned(msgspec.Struct):
 
 
 class RecordDecoder(Generic[T]):
-    """Read one kind of record from msgpack or JSON; raises nothing but DecodeError."""
+    """Decode one kind of record from MessagePack or JSON; raises only DecodeError."""
 
     def __init__(self, kind: Any) -> None:
         self._json = msgspec.json.Decoder(kind)
         self._msgpack = msgspec.msgpack.Decoder(kind)
 
     def decode(self, where: str, payload: bytes) -> T:
-        """Return the record in `payload`; `where` opens the message of an error."""
+        """Return the record in `payload`; error messages start with `where`."""
         if len(payload) > MAX_PAYLOAD_BYTES:
             raise DecodeError(
                 f"{where}: {len(payload)} bytes exceed {MAX_PAYLOAD_BYTES}", cause="size"
@@ -87,14 +86,14 @@ class RecordDecoder(Generic[T]):
 
 def _other_version(where: str, version: int) -> DecodeError:
     return DecodeError(
-        f"{where}: protocol version {version} is not the version {PROTOCOL_VERSION} spoken here; "
-        "publisher and subscriber must run versions of one protocol",
+        f"{where}: protocol version {version} is not the supported version {PROTOCOL_VERSION}; "
+        "publisher and subscriber must use the same protocol version",
         cause="version",
     )
 
 
 def _check_version(where: str, payload: bytes) -> None:
-    """Raise if it is a record of another version: its fields may differ for that reason."""
+    """Raise if the record has another version, since its fields may differ for that reason."""
     module: Any = msgspec.json if payload[:1] == b"{" else msgspec.msgpack
     try:
         version = module.decode(payload, type=_Versioned).v
@@ -105,9 +104,9 @@ def _check_version(where: str, payload: bytes) -> None:
 
 
 def columns_struct(columns: Sequence[str], kind: Any) -> type[msgspec.Struct]:
-    """Return a struct that picks `columns` by name, each a `kind`, and skips what else is there.
+    """Return a struct that picks `columns` by name, each a `kind`, and ignores other fields.
 
-    Raises ConfigurationError for no columns, a name given twice, or one that cannot be a key.
+    Raises ConfigurationError without columns, and for repeated or invalid names.
     """
     if not columns or len(set(columns)) != len(columns):
         raise ConfigurationError(
@@ -120,29 +119,34 @@ def columns_struct(columns: Sequence[str], kind: Any) -> type[msgspec.Struct]:
         raise ConfigurationError(f"columns = {list(columns)}: {error}", key="columns") from None
 
 
-class OneTickDecoder:
-    """Read the record of one tick, as most are, in one call of msgspec and without an array.
+def _tick_struct(version: Any, values: Any, times: Any, rows: Any) -> Any:
+    fields: list[tuple[str, Any] | tuple[str, Any, Any]] = [
+        ("v", version),
+        ("values", values),
+        ("run_id", Session | None, None),
+        ("seq", Seq | None, None),
+        ("t_ns", times, NO_TIME),
+        ("rows", rows, None),
+    ]
+    return msgspec.defstruct("Tick", fields, rename=ON_WIRE)
 
-    It knows less than `TickDecoder`, which reads the same ticks and says what is wrong with
-    those that are left. Raises ConfigurationError for columns that cannot be.
+
+class OneTickDecoder:
+    """Decode the record of one tick, the usual message, in one call of msgspec without an array.
+
+    It accepts fewer forms than `TickDecoder`, which decodes the same ticks and reports errors.
+    Raises ConfigurationError for invalid columns.
     """
 
     def __init__(self, columns: Sequence[str]) -> None:
         listed: Any = tuple.__class_getitem__((Number,) * len(columns))
-        fields: list[tuple[str, Any] | tuple[str, Any, Any]] = [
-            ("v", Literal[PROTOCOL_VERSION]),
-            ("values", listed | columns_struct(columns, Number)),
-            ("session", Session | None, None),
-            ("seq", Seq | None, None),
-            ("t_ns", Time, NO_TIME),
-            ("rows", None, None),
-        ]
-        record: Any = msgspec.defstruct("OneTick", fields)
+        values = listed | columns_struct(columns, Number)
+        record = _tick_struct(Literal[PROTOCOL_VERSION], values, Time, None)
         self._json: Callable[[bytes], Any] = msgspec.json.Decoder(record).decode
         self._msgpack: Callable[[bytes], Any] = msgspec.msgpack.Decoder(record).decode
 
     def decode(self, payload: bytes) -> tuple[int, Sequence[float | None], str, int | None] | None:
-        """Return (t_ns, values in order, session, seq); None for anything but one good tick."""
+        """Return (t_ns, values in order, run id, seq); None for anything but one valid tick."""
         if len(payload) > MAX_PAYLOAD_BYTES:
             return None
         try:
@@ -152,27 +156,20 @@ class OneTickDecoder:
         values = record.values
         if type(values) is not tuple:
             values = msgspec.structs.astuple(values)
-        return record.t_ns, values, record.session or "", record.seq
+        return record.t_ns, values, record.run_id or "", record.seq
 
 
 class TickDecoder:
-    """Read tick records whose values have the given columns.
+    """Decode tick records whose values have the given columns.
 
-    Raises ConfigurationError for columns that cannot be; see `columns_struct`.
+    Raises ConfigurationError for invalid columns; see `columns_struct`.
     """
 
     def __init__(self, columns: Sequence[str]) -> None:
         self.columns = tuple(columns)
-        named = columns_struct(self.columns, Column | Number)
-        fields: list[tuple[str, Any] | tuple[str, Any, Any]] = [
-            ("v", int),
-            ("values", Ticked | named | bytes),
-            ("session", Session | None, None),
-            ("seq", Seq | None, None),
-            ("t_ns", Times, NO_TIME),
-            ("rows", Rows | None, None),
-        ]
-        self._records: RecordDecoder[Any] = RecordDecoder(msgspec.defstruct("Tick", fields))
+        named = columns_struct(self.columns, NumberColumn | Number)
+        record = _tick_struct(int, ListedValues | named | bytes, Times, Rows | None)
+        self._records: RecordDecoder[Any] = RecordDecoder(record)
 
     def decode(self, topic: bytes, payload: bytes) -> Ticks:
         """Return the ticks of a message: `values` float64 (n, C), `t_ns` int64 (n,)."""
@@ -183,25 +180,26 @@ class TickDecoder:
         try:
             values = self._values(record)
             t_ns = _times(record.t_ns, len(values))
-            session = check_session(record.session)
+            run_id = check_run_id(record.run_id)
         except FAULTS as error:
             raise DecodeError(f"{parsed.text}: {error}") from None
-        return Ticks(parsed.stream, t_ns, values, session, record.seq, parsed.text)
+        return Ticks(parsed.stream, t_ns, values, run_id, record.seq, parsed.text)
 
-    def _values(self, record: Any) -> npt.NDArray[np.float64]:
+    def _values(self, record: Any) -> Float64s:
         values, width = record.values, len(self.columns)
-        if type(values) is list and len(values) == width and type(values[0]) is not list:
-            block = np.array([values], np.float64)
-        elif type(values) is bytes:
+        if type(values) is bytes:
             return raw_rows(values, width, record.rows)
-        elif type(values) is list:
+        if type(values) is list:
             block = _rows(values)
         else:
-            block = _named(msgspec.structs.astuple(values))
+            columns = msgspec.structs.astuple(values)
+            block = _rows(list(columns))
+            if type(columns[0]) is list:
+                block = np.ascontiguousarray(block.T)
         if block.shape[1] != width:
             raise ValueError(
-                f"{block.shape[1]} values, but the columns are {self._names()}: name those of the "
-                "feed in its order with --columns"
+                f"{block.shape[1]} values, but the columns are {width}: "
+                f"{', '.join(self.columns)}: name the feed's columns in its order with --columns"
             )
         if record.rows not in (None, len(block)):
             raise ValueError(f"rows={record.rows}, but there are {len(block)}")
@@ -209,21 +207,18 @@ class TickDecoder:
             raise ValueError(f"a block of {len(block)} is not between 1 and {MAX_BLOCK_ROWS}")
         return block
 
-    def _names(self) -> str:
-        return f"{len(self.columns)}: {', '.join(self.columns)}"
 
-
-def check_session(session: str | None) -> str:
-    """Return the session id, "" for none; ValueError if it cannot be shown."""
-    if session is None:
+def check_run_id(run_id: str | None) -> str:
+    """Return the run id, "" for None; ValueError if it is not printable."""
+    if run_id is None:
         return ""
-    if not session.isprintable():
-        raise ValueError(f"session {session!r} has a control character in it")
-    return session
+    if not run_id.isprintable():
+        raise ValueError(f"session {run_id!r} contains a control character")
+    return run_id
 
 
-def raw_rows(values: bytes, width: int, rows: int | None) -> npt.NDArray[np.float64]:
-    """Return row-major little-endian float64 bytes as (rows, width), not copied."""
+def raw_rows(values: bytes, width: int, rows: int | None) -> Float64s:
+    """Return row-major little-endian float64 bytes as (rows, width), without a copy."""
     if rows is None:
         raise ValueError("values in raw bytes need the field `rows`")
     if len(values) != rows * width * 8:
@@ -231,7 +226,8 @@ def raw_rows(values: bytes, width: int, rows: int | None) -> npt.NDArray[np.floa
     return np.frombuffer(values, "<f8").reshape(rows, width)
 
 
-def _rows(values: list[Any]) -> npt.NDArray[np.float64]:
+def _rows(values: list[Any]) -> Float64s:
+    """Return a list of numbers as one row, and a list of lists as rows."""
     nested = bool(values) and type(values[0]) is list
     if any((type(row) is list) != nested for row in values):
         raise ValueError("`values` mixes numbers and arrays")
@@ -242,19 +238,11 @@ def _rows(values: list[Any]) -> npt.NDArray[np.float64]:
     return np.array(values, np.float64)
 
 
-def _named(values: tuple[Any, ...]) -> npt.NDArray[np.float64]:
-    """Turn one number or one array for each column into rows."""
-    block = _rows(list(values))
-    return np.ascontiguousarray(block.T) if type(values[0]) is list else block
-
-
-def _times(t_ns: int | list[int] | bytes, n: int) -> npt.NDArray[np.int64]:
+def _times(t_ns: int | list[int] | bytes, n: int) -> Int64s:
     if isinstance(t_ns, int):
-        if n == 1:
-            return np.array([t_ns], np.int64)
-        if t_ns != NO_TIME:
+        if n > 1 and t_ns != NO_TIME:
             raise ValueError(f"one time for a block of {n}")
-        return np.zeros(n, np.int64)
+        return np.full(n, t_ns, np.int64)
     if isinstance(t_ns, bytes):
         if len(t_ns) != 8 * n:
             raise ValueError(f"{len(t_ns)} bytes of times are not {n} int64")
@@ -265,7 +253,7 @@ def _times(t_ns: int | list[int] | bytes, n: int) -> npt.NDArray[np.int64]:
 
 
 class MessageDecoder:
-    """Read any message of the protocol; raises nothing but DecodeError."""
+    """Decode any message of the protocol; raises only DecodeError."""
 
     def __init__(self, columns: Sequence[str]) -> None:
         self._decode: dict[str, Callable[[bytes, bytes], Message]] = {
@@ -277,7 +265,7 @@ class MessageDecoder:
         }
 
     def decode(self, topic: bytes, payload: bytes) -> Message:
-        """Return what the message says."""
+        """Return the event of a message."""
         return self._decode[parse_topic(topic).kind](topic, payload)
 
 
@@ -287,7 +275,7 @@ def _message_decoder(columns: tuple[str, ...]) -> MessageDecoder:
 
 
 def decode_message(topic: bytes, payload: bytes, columns: Sequence[str]) -> Message:
-    """Return what a message says; ticks have the given columns. Raises DecodeError."""
+    """Return the event of a message whose ticks have the given columns; raises DecodeError."""
     return _message_decoder(tuple(columns)).decode(topic, payload)
 
 
@@ -300,37 +288,37 @@ _REPLIES: RecordDecoder[Reply] = RecordDecoder(Reply)
 
 
 def decode_label(topic: bytes, payload: bytes) -> Label:
-    """Return the label of a message; raises DecodeError."""
+    """Return the label in a message; raises DecodeError."""
     parsed = parse_topic(topic)
     record = _LABELS.decode(parsed.text, payload)
     return Label(parsed.stream, record.n, record.y, record.t_ns)
 
 
 def decode_prediction(topic: bytes, payload: bytes) -> Prediction:
-    """Return the prediction of a message; raises DecodeError."""
+    """Return the prediction in a message; raises DecodeError."""
     return _decode_output(Prediction, _PREDICTIONS, topic, payload)
 
 
 def decode_score(topic: bytes, payload: bytes) -> Score:
-    """Return the score of a message; raises DecodeError."""
+    """Return the score in a message; raises DecodeError."""
     return _decode_output(Score, _SCORES, topic, payload)
 
 
 def _decode_output(kind: type[E], decoder: RecordDecoder[Any], topic: bytes, payload: bytes) -> E:
     parsed = parse_topic(topic)
-    fields = msgspec.structs.asdict(decoder.decode(parsed.text, payload))
-    del fields["v"]
-    said = {name: value for name, value in fields.items() if value is not msgspec.UNSET}
+    record = msgspec.structs.asdict(decoder.decode(parsed.text, payload))
+    del record["v"]
+    fields = {name: value for name, value in record.items() if value is not msgspec.UNSET}
     try:
-        check_session(said["session"])
-        _check_experts(said.get("experts", ()))
-        return kind(parsed.stream, **said)
+        check_run_id(fields["session"])
+        _check_experts(fields.get("experts", ()))
+        return kind(parsed.stream, **fields)
     except ValueError as error:
         raise DecodeError(f"{parsed.text}: {error}") from None
 
 
 def _check_experts(experts: Sequence[Expert]) -> None:
-    """Raise ValueError for what no bank has: a viewer keeps the last predictions."""
+    """Raise ValueError for more than a bank can have: viewers store the last predictions."""
     if len(experts) > MAX_MEMBERS or any(len(e.name) > MAX_EXPERT_CHARS for e in experts):
         raise ValueError(
             f"there are more than {MAX_MEMBERS} experts, or a name has more than "
@@ -339,22 +327,29 @@ def _check_experts(experts: Sequence[Expert]) -> None:
 
 
 def decode_heartbeat(topic: bytes, payload: bytes) -> Heartbeat:
-    """Return the heartbeat of a message; raises DecodeError."""
+    """Return the heartbeat in a message; raises DecodeError."""
     parsed = parse_topic(topic)
     record = _HEARTBEATS.decode(parsed.text, payload)
     try:
-        session = check_session(record.session)
+        run_id = check_run_id(record.run_id)
     except ValueError as error:
         raise DecodeError(f"{parsed.text}: {error}") from None
-    told = session, record.t_ns, record.end, record.stale is True, record.columns or ()
-    return Heartbeat(parsed.stream, record.seq, *told)
+    return Heartbeat(
+        parsed.stream,
+        record.seq,
+        run_id,
+        record.t_ns,
+        record.end,
+        record.stale is True,
+        record.columns or (),
+    )
 
 
 def decode_request(payload: bytes) -> Request:
-    """Return what a subscriber asks for over the side channel; raises DecodeError."""
+    """Return a subscriber's recovery request; raises DecodeError."""
     return _REQUESTS.decode("request", payload)
 
 
 def decode_reply(payload: bytes) -> Reply:
-    """Return what a publisher answers over the side channel; raises DecodeError."""
+    """Return a publisher's reply to a recovery request; raises DecodeError."""
     return _REPLIES.decode("reply", payload)

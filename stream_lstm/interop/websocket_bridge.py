@@ -20,7 +20,7 @@ import msgspec
 from ..errors import EndpointError, UsageError
 from ..feed.bridge import SourceTick
 from ..feed.foreign import time_ns
-from ..feed.records import check_name
+from ..feed.protocol import check_name
 from .extras import installed
 
 DEFAULT_STREAM = "websocket"

@@ -101,7 +101,7 @@ class Heartbeats:
         stale = self._stale()
         for name in self._turn[: -STREAMS_A_BEAT - 1 : -1]:
             n, run_id = self._reached(name)
-            self._publisher.heartbeat(name, n + 1, session=run_id, stale=stale)
+            self._publisher.heartbeat(name, n + 1, run_id=run_id, stale=stale)
         del self._turn[-STREAMS_A_BEAT:]
 
     def end(self) -> None:
@@ -109,7 +109,7 @@ class Heartbeats:
         self._session.catch_up()
         for name in self._session.table.names:
             n, run_id = self._reached(name)
-            self._publisher.end(name, n + 1, session=run_id)
+            self._publisher.end(name, n + 1, run_id=run_id)
 
     def _reached(self, name: str) -> tuple[int, str]:
         """Return the number of elements of a stream and its publisher's run id."""
@@ -246,7 +246,7 @@ class Daemon(Closing):
         try:
             self.subscriber = Subscriber(
                 feed,
-                apart=apart,
+                independent=apart,
                 clock=clock,
                 wakeup_fd=self.stop.fileno(),
                 security=self.security,

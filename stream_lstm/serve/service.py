@@ -109,7 +109,7 @@ class Service:
 
     def _log_names(self, daemon: Daemon) -> None:
         """Log that values are taken by position because the feed names them differently."""
-        names = daemon.subscriber.intake.names
+        names = daemon.subscriber.intake.columns
         others, ours = names.others, ", ".join(names.ours)
         if others != self._others:
             self._others = others

@@ -106,7 +106,7 @@ class Trace:
         """Time the stages of a daemon, those of its session included."""
         self.session(daemon.session)
         subscriber = daemon.subscriber
-        self._wrap(subscriber, "drain", "receive", lambda _, messages: messages)
+        self._wrap(subscriber, "take", "receive", lambda _, messages: messages)
         self._wrap(subscriber.intake, "decode", "decode")
         self._wrap(subscriber.intake.one_tick, "decode", "decode")
         self._wrap(daemon.chores, "run", "chores")

@@ -10,8 +10,8 @@ from stream_lstm.cli.options import RING
 from stream_lstm.cli.publish import MAX_BLOCK
 from stream_lstm.events import End, Ticks
 from stream_lstm.feed import sending
+from stream_lstm.feed.protocol import MAX_BLOCK_ROWS
 from stream_lstm.feed.publisher import Publisher
-from stream_lstm.feed.records import MAX_BLOCK_ROWS
 from stream_lstm.feed.recovery_server import RING_TICKS
 from stream_lstm.feed.subscriber import Subscriber
 from stream_lstm.schema import FeedConfig

@@ -16,7 +16,7 @@ from stream_lstm.core.session import Session
 from stream_lstm.core.snapshot import fingerprint
 from stream_lstm.errors import ConfigurationError, StreamLSTMError
 from stream_lstm.events import End, Score, Ticks
-from stream_lstm.feed.files import CHUNK_ROWS
+from stream_lstm.feed.reader import CHUNK_ROWS
 from stream_lstm.feed.subscriber import Subscriber
 from stream_lstm.feed.synthetic import SOURCES
 from stream_lstm.records import Batch

@@ -18,8 +18,8 @@ import zmq
 
 from stream_lstm.cli.console import REFRESH_S
 from stream_lstm.feed.predictions import PredictionSubscriber
+from stream_lstm.feed.protocol import Heartbeat, encode_heartbeat, encode_ticks
 from stream_lstm.feed.publisher import Publisher
-from stream_lstm.feed.records import Heartbeat, encode_heartbeat, encode_ticks
 from stream_lstm.feed.security import Security, make_keys
 from stream_lstm.schema import SecurityConfig
 from stream_lstm.serve.peers import PeerLog
@@ -338,7 +338,7 @@ def test_ticks_lost_during_a_pause_are_declared_a_gap(tmp_path):
             service.pause()
             t_ns, values = np.zeros(rows, np.int64), np.zeros((rows, 1))
             for seq in range(1, 1 + blocks * rows, rows):
-                out.send_multipart(encode_ticks("a", t_ns, values, session="s", seq=seq))
+                out.send_multipart(encode_ticks("a", t_ns, values, run_id="s", seq=seq))
             service.resume()
             end = Heartbeat("a", 1 + blocks * rows, "s", end=True)
             while service.process.poll() is None:

@@ -13,8 +13,8 @@ from stream_lstm.errors import StreamLSTMError, UsageError
 from stream_lstm.events import Label
 from stream_lstm.feed.callers import MAX_INT, milliseconds, names, seconds, text, whole
 from stream_lstm.feed.predictions import PredictionPublisher, PredictionSubscriber
+from stream_lstm.feed.protocol import encode_label
 from stream_lstm.feed.publisher import Publisher
-from stream_lstm.feed.records import encode_label
 from stream_lstm.feed.subscriber import Subscriber
 from stream_lstm.schema import FeedConfig
 
@@ -91,7 +91,7 @@ def test_readers_refuse_times_that_are_none_and_take_all_others():
         ({"send_hwm": -1}, "send_hwm=-1: write a whole number from 0"),
         ({"ring": 0}, "ring=0: write a whole number from 1"),
         ({"ring": "9"}, "ring='9'"),
-        ({"session": 5}, "session=5: write text"),
+        ({"run_id": 5}, "run_id=5: write text"),
         ({"bind": None}, "bind=None: write text"),
         ({"linger_s": "1"}, "linger_s='1'"),
     ],
@@ -105,12 +105,12 @@ def test_a_publisher_says_which_argument_is_wrong(change, words):
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda out: out.publish(5, 0, [1.0]), "the name of the stream is text, not 5"),
-        (lambda out: out.publish(["A"], 0, [1.0]), "the name of the stream is text"),
-        (lambda out: out.publish(None, 0, [1.0]), "the name of the stream is text, not None"),
+        (lambda out: out.publish(5, 0, [1.0]), "stream's name must be text, not 5"),
+        (lambda out: out.publish(["A"], 0, [1.0]), "stream's name must be text"),
+        (lambda out: out.publish(None, 0, [1.0]), "stream's name must be text, not None"),
         (lambda out: out.publish("A", 0, [10**400]), "values are numbers.*too large"),
         (lambda out: out.publish("A", 0, ["x"]), "values are numbers"),
-        (lambda out: out.publish("A", 0, [None, None]), "are not of the columns"),
+        (lambda out: out.publish("A", 0, [None, None]), "do not fit the columns"),
         (lambda out: out.publish("A", 0, np.array([1 + 2j])), "values are numbers.*complex"),
         (lambda out: out.publish("A", 0, np.ma.array([5.0], mask=[1])), "masked"),
         (lambda out: out.end(5), "stream=5: write text"),

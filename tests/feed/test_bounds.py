@@ -6,9 +6,8 @@ import pytest
 from stream_lstm.config import MAX_MEMBERS
 from stream_lstm.errors import ConfigurationError, DecodeError
 from stream_lstm.events import MAX_COUNT, MAX_SEQ, End, Expert, Prediction
-from stream_lstm.feed.intake import Drain, Intake
-from stream_lstm.feed.publisher import Publisher
-from stream_lstm.feed.records import (
+from stream_lstm.feed.intake import EventBatch, Intake
+from stream_lstm.feed.protocol import (
     MAX_COLUMN_BYTES,
     MAX_COLUMNS,
     Heartbeat,
@@ -17,6 +16,7 @@ from stream_lstm.feed.records import (
     encode_prediction,
     encode_side,
 )
+from stream_lstm.feed.publisher import Publisher
 from stream_lstm.feed.sequence import StreamSequence
 from stream_lstm.feed.wire import decode_prediction, decode_reply
 from stream_lstm.schema import FeedConfig
@@ -27,7 +27,7 @@ def intake_of(**more):
 
 
 def take(intake, *messages):
-    drain = Drain()
+    drain = EventBatch()
     for frames in messages:
         intake.take(list(frames), drain)
     return drain.finish()
@@ -38,7 +38,7 @@ def test_the_count_of_lost_ticks_stops_before_it_overflows():
     beats = [Heartbeat("a", MAX_SEQ, f"s{k}") for k in range(7)]
     take(intake, *map(encode_heartbeat, beats))
     for beat in beats:
-        sequence.heartbeat(beat.session, beat.seq)
+        sequence.heartbeat(beat.run_id, beat.seq)
     assert intake.counters.missed == sequence.missed == MAX_COUNT
     assert msgspec.json.decode(msgspec.json.encode(intake.counters))["missed"] == MAX_COUNT
 
@@ -68,9 +68,9 @@ def test_names_of_columns_have_a_limit(columns):
     intake = intake_of()
     take(intake, *(beat(columns, f"s{k}") for k in range(3)))
     assert intake.counters.refused == 3
-    assert not intake.names.refused
+    assert not intake.columns.refused
     with pytest.raises(DecodeError):
-        decode_reply(encode_side(Welcome(session="s", columns=columns)))
+        decode_reply(encode_side(Welcome(run_id="s", columns=columns)))
     with pytest.raises(ConfigurationError, match="4,096 names of 250 bytes"):
         Publisher("tcp://127.0.0.1:*", columns=columns)
 
@@ -79,8 +79,8 @@ def test_what_is_remembered_of_refused_sessions_has_a_limit():
     intake = intake_of()
     longest = tuple(f"{k:c>{MAX_COLUMN_BYTES}}" for k in range(MAX_COLUMNS))
     take(intake, *(beat(longest, f"{k:0>64}") for k in range(100)))
-    assert len(intake.names.refused) == 100
-    assert max(map(len, intake.names.refused.values())) < 3000
+    assert len(intake.columns.refused) == 100
+    assert max(map(len, intake.columns.refused.values())) < 3000
 
 
 def test_the_ends_of_streams_that_do_not_exist_have_a_limit():

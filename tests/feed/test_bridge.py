@@ -102,12 +102,12 @@ def test_an_error_of_the_source_passes_through_and_is_no_end(publisher, subscrib
 @pytest.mark.parametrize(
     ("tick", "words"),
     [
-        (("a", 1, (1.0, 2.0)), "tick 1 is no SourceTick, but tuple"),
+        (("a", 1, (1.0, 2.0)), "tick 1 of the source is not a SourceTick, but tuple"),
         (SourceTick("a", 1.5e18, (1.0, 2.0)), r"tick 1 .* 'a': the time 1\.5e\+18 is not a whole"),
         (SourceTick("a", 2**63, (1.0, 2.0)), "outside the years 1677 to 2262"),
         (SourceTick("a", 1, (1.0, "x")), "tick 1 .* 'a': its values are not numbers: .*'x'"),
         (SourceTick("a", 1, (1.0, [2.0])), "its values are not numbers"),
-        (SourceTick("a", 1, None), "'a': values of shape .* not of the columns"),
+        (SourceTick("a", 1, None), "'a': values of shape .* do not fit the columns"),
     ],
 )
 def test_what_is_no_tick_is_told_with_its_place(publisher, tick, words):

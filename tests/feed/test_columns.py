@@ -4,9 +4,9 @@ import pytest
 
 from stream_lstm.errors import ConfigurationError
 from stream_lstm.events import End, Refusal
-from stream_lstm.feed.intake import Drain, Intake
+from stream_lstm.feed.intake import EventBatch, Intake
+from stream_lstm.feed.protocol import Heartbeat, encode_heartbeat, encode_ticks
 from stream_lstm.feed.publisher import Publisher
-from stream_lstm.feed.records import Heartbeat, encode_heartbeat, encode_ticks
 from stream_lstm.schema import FeedConfig
 
 
@@ -15,7 +15,7 @@ def beat(columns, session="s"):
 
 
 def refusals(intake, *messages):
-    drain = Drain()
+    drain = EventBatch()
     for frames in messages:
         intake.take(list(frames), drain)
     return [event for event in drain.finish() if isinstance(event, Refusal)]
@@ -36,7 +36,7 @@ def refusals(intake, *messages):
 )
 def test_ticks_of_a_session_with_other_columns_are_refused(theirs, taken):
     intake = Intake(FeedConfig(connect=("inproc://x",), columns=("bid", "ask")))
-    ticks = [encode_ticks("a", k, [1.0, 2.0], session="s", seq=k) for k in (1, 2)]
+    ticks = [encode_ticks("a", k, [1.0, 2.0], run_id="s", seq=k) for k in (1, 2)]
     told = refusals(intake, beat(theirs), *ticks)
     assert intake.counters.ticks == 2 * taken
     assert len(told) == intake.refused["columns"] == 2 * (not taken)
@@ -44,10 +44,13 @@ def test_ticks_of_a_session_with_other_columns_are_refused(theirs, taken):
 
 
 def test_another_session_with_our_columns_is_taken_and_the_end_of_a_refused_one_is_said():
-    intake, drain = Intake(FeedConfig(connect=("inproc://x",), columns=("bid", "ask"))), Drain()
-    ticks = [encode_ticks("a", k, [1.0, 2.0], session="s", seq=k) for k in (1, 2, 3)]
+    intake, drain = (
+        Intake(FeedConfig(connect=("inproc://x",), columns=("bid", "ask"))),
+        EventBatch(),
+    )
+    ticks = [encode_ticks("a", k, [1.0, 2.0], run_id="s", seq=k) for k in (1, 2, 3)]
     end = encode_heartbeat(Heartbeat("a", 4, "s", end=True, columns=("ask", "bid")))
-    other = encode_ticks("b", 4, [1.0, 2.0], session="t", seq=1)
+    other = encode_ticks("b", 4, [1.0, 2.0], run_id="t", seq=1)
     for frames in (beat(("ask", "bid")), *ticks, end, beat(("bid", "ask"), "t"), other):
         intake.take(list(frames), drain)
     events = drain.finish()
@@ -57,7 +60,7 @@ def test_another_session_with_our_columns_is_taken_and_the_end_of_a_refused_one_
 
 def test_who_came_late_and_has_taken_ticks_in_another_order_ends():
     intake = Intake(FeedConfig(connect=("inproc://x",), columns=("bid", "ask")))
-    refusals(intake, encode_ticks("a", 5, [1.0, 2.0], session="s", seq=5))
+    refusals(intake, encode_ticks("a", 5, [1.0, 2.0], run_id="s", seq=5))
     with pytest.raises(ConfigurationError, match=r"--columns ask,bid, and a new file") as told:
         refusals(intake, beat(("ask", "bid")))
     assert told.value.key == "columns"
@@ -66,18 +69,18 @@ def test_who_came_late_and_has_taken_ticks_in_another_order_ends():
 def test_names_that_have_nothing_in_common_are_taken_by_place_and_kept_to_be_told():
     intake = Intake(FeedConfig(connect=("inproc://x",), columns=("bid", "ask")))
     assert refusals(intake, beat(("bid", "ask"))) == []
-    assert intake.names.others == ()
+    assert intake.columns.others == ()
     assert refusals(intake, beat(("b", "a"))) == []
-    assert intake.names.others == ("b", "a")
+    assert intake.columns.others == ("b", "a")
 
 
 def test_a_publisher_calls_no_two_values_alike():
-    with pytest.raises(ConfigurationError, match="twice: bid, bid"):
+    with pytest.raises(ConfigurationError, match="repeats a name: bid, bid"):
         Publisher("tcp://127.0.0.1:*", columns=["bid", "bid"])
 
 
 def test_sessions_that_are_refused_are_forgotten_in_the_end(monkeypatch):
-    monkeypatch.setattr("stream_lstm.feed.sequence.MAX_SESSIONS", 3)
+    monkeypatch.setattr("stream_lstm.feed.sequence.MAX_RUNS", 3)
     intake = Intake(FeedConfig(connect=("inproc://x",), columns=("bid", "ask")))
     refusals(intake, *(beat(("ask", "bid"), f"s{k}") for k in range(9)))
-    assert list(intake.names.refused) == ["s6", "s7", "s8"]
+    assert list(intake.columns.refused) == ["s6", "s7", "s8"]

@@ -14,8 +14,9 @@ from stream_lstm.errors import ConfigurationError, UsageError
 from stream_lstm.events import MAX_SEQ, Gap, Refusal, Takeover, Ticks
 from stream_lstm.feed import subscriber
 from stream_lstm.feed import subscriber as subscriber_module
+from stream_lstm.feed.intake import EventBatch
+from stream_lstm.feed.protocol import Heartbeat, encode_heartbeat, encode_ticks
 from stream_lstm.feed.publisher import Publisher
-from stream_lstm.feed.records import Heartbeat, encode_heartbeat, encode_ticks
 from stream_lstm.feed.subscriber import Subscriber
 from stream_lstm.schema import FeedConfig
 
@@ -24,13 +25,13 @@ from .received import blocks
 ANY_PORT = "tcp://127.0.0.1:*"
 WAIT_S = 20.0
 ROUNDS = 600
-PIECE_S = 0.05
+MAX_WAIT_S = 0.05
 ANNOUNCED = 1
 """A publisher sends a heartbeat before a stream's first tick."""
 
 
 def publisher(session, bind=ANY_PORT, **more):
-    return Publisher(bind, **{"columns": ("x",), "session": session, "heartbeats": False, **more})
+    return Publisher(bind, **{"columns": ("x",), "run_id": session, "heartbeats": False, **more})
 
 
 @contextlib.contextmanager
@@ -48,7 +49,7 @@ def gather(into, done, idle=lambda: None):
     """Receive until `done(events)`, with `idle` called in between."""
     events = []
     for _ in range(ROUNDS):
-        events += blocks(into.receive(PIECE_S))
+        events += blocks(into.receive(MAX_WAIT_S))
         if done(events):
             return events
         idle()
@@ -116,7 +117,7 @@ def test_where_any_may_send_a_new_session_takes_over_and_is_reported():
 PROCESS = """
 import sys
 from stream_lstm.feed.publisher import Publisher
-out = Publisher("tcp://127.0.0.1:*", columns=("x",), session="first", heartbeats=False)
+out = Publisher("tcp://127.0.0.1:*", columns=("x",), run_id="first", heartbeats=False)
 print(out.endpoint, flush=True)
 out.wait_for_subscribers(1, 60)
 for k in range(50):
@@ -171,9 +172,9 @@ def test_what_a_dead_owner_had_sent_is_read_before_another_takes_over():
         while not into.waiting:
             assert select.select([into], [], [], WAIT_S)[0]
         out.close()
-        lost = into._fan_in._inlets[0]
+        lost = into._inlets[0]
         while not lost.connections.redial.lost(lost.endpoint):
-            into._tend()
+            into._maintain()
         send(by, 0, 1)
         events = gather(into, lambda _: into.counters.ticks + into.counters.refused > 3000)
     assert xs(events)[:3000] == list(range(3000))
@@ -188,7 +189,7 @@ def test_that_an_owner_is_gone_shows_without_another_look_at_the_connections():
         for _ in range(ROUNDS):
             if into._is_gone(0):
                 return
-            into.sockets[0].poll(int(PIECE_S * 1000))
+            into.sockets[0].poll(int(MAX_WAIT_S * 1000))
     raise AssertionError("it is not seen to be gone")
 
 
@@ -201,7 +202,7 @@ def test_never_is_never_even_when_the_owner_is_gone():
         send(out, 0, 1)
         gather(into, lambda events: xs(events) == [0])
         out.close()
-        lost = into._fan_in._inlets[0]
+        lost = into._inlets[0]
         gather(into, lambda _: lost.connections.redial.lost(lost.endpoint))
         send(by, 0, 20)
         gather(into, lambda _: into.counters.not_owner == ANNOUNCED + 20)
@@ -218,7 +219,7 @@ def test_an_owner_that_starts_again_at_its_endpoint_keeps_its_stream():
             first.close()
             with publisher("again", bind=endpoint) as again:
                 again_heard = lambda _: again._subscriptions.count(b"tick/")  # noqa: E731
-                gather(into, again_heard, again._subscriptions.drain)
+                gather(into, again_heard, again._subscriptions.update)
                 send(again, 0, 5)
                 events = gather(into, lambda events: len(xs(events)) == 5)
                 forge(other, "forged")
@@ -270,8 +271,8 @@ def test_no_endpoint_starves_another():
 
 
 def one_message(into):
-    drain = subscriber_module.Drain()
-    into.drain(drain, 1)
+    drain = EventBatch()
+    into.take(drain, 1)
     return drain.finish()
 
 
@@ -300,12 +301,12 @@ def test_every_endpoint_ends_the_wait(busy_poll):
         outs = [stack.enter_context(publisher(f"s{k}")) for k in range(5)]
         into = stack.enter_context(heard(*outs, busy_poll=busy_poll))
         for k, out in enumerate(outs * 3):
-            send(out, k, k + 1, out.session)
+            send(out, k, k + 1, out.run_id)
             events = gather(into, lambda events: of(Ticks, events))
-            assert xs(events, out.session) == [k]
-            send(out, k, k + 1, out.session)
+            assert xs(events, out.run_id) == [k]
+            send(out, k, k + 1, out.run_id)
             assert into._wait(WAIT_S)
-            assert xs(blocks(into.receive(0.0)), out.session) == [k]
+            assert xs(blocks(into.receive(0.0)), out.run_id) == [k]
 
 
 def test_a_wake_up_ends_the_wait_and_nothing_is_taken():
@@ -324,9 +325,9 @@ def test_the_descriptor_can_be_read_when_any_endpoint_has_sent():
         for out in outs:
             while into.receive(0.0):
                 pass
-            send(out, 0, 1, out.session)
+            send(out, 0, 1, out.run_id)
             events = []
-            while not xs(events, out.session):
+            while not xs(events, out.run_id):
                 assert select.select([into], [], [], WAIT_S)[0]
                 events += blocks(into.receive(0.0))
         assert len(into.sockets) == 3

@@ -70,8 +70,8 @@ def test_numbers_name_streams_as_they_are_written(tmp_path):
 def test_a_row_without_a_name_that_a_stream_can_have_is_left_out_with_the_reason(tmp_path):
     names = ["a", "", "b", "c/d"]
     left = [
-        ("3", "column 'symbol': the name of the stream is empty"),
-        ("5", "column 'symbol': the name of the stream 'c/d' has a '/' in it"),
+        ("3", "column 'symbol': the stream's name is empty"),
+        ("5", "column 'symbol': the stream's name 'c/d' contains a '/'"),
     ]
     pairs, refusals = rows(csv_file(tmp_path, names), on_bad_row="skip")
     assert pairs == [("a", 0.0), ("b", 2.0)]
@@ -98,9 +98,9 @@ def test_what_cannot_name_streams_is_refused(tmp_path):
             rows(path, key=key, columns=columns)
         assert refused.value.key == "stream_column"
     np.save(tmp_path / "ticks.npy", np.zeros((3, 2)))
-    with pytest.raises(ConfigurationError, match="numbers alone"):
+    with pytest.raises(ConfigurationError, match="contains only numbers"):
         rows(tmp_path / "ticks.npy", columns=["c0"])
-    with pytest.raises(DataError, match="the name of the stream is empty"):
+    with pytest.raises(DataError, match="the stream's name is empty"):
         rows(csv_file(tmp_path, ["a", "", "b"]))
 
 

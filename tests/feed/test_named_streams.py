@@ -7,8 +7,8 @@ import pytest
 from stream_lstm.errors import EndpointError
 from stream_lstm.events import NO_TIME, End, Prediction, Ticks
 from stream_lstm.feed.predictions import PredictionPublisher, PredictionSubscriber
+from stream_lstm.feed.protocol import MAX_SUBSCRIBED_NAMES
 from stream_lstm.feed.publisher import Publisher
-from stream_lstm.feed.records import MOST_NAMED
 from stream_lstm.feed.subscriber import Subscriber
 from stream_lstm.schema import FeedConfig
 
@@ -51,13 +51,13 @@ def round_of(out, into, names):
     return [event.stream for event in events if isinstance(event, Ticks)]
 
 
-@pytest.mark.parametrize("count", [300, MOST_NAMED, MOST_NAMED + 1, 5000])
+@pytest.mark.parametrize("count", [300, MAX_SUBSCRIBED_NAMES, MAX_SUBSCRIBED_NAMES + 1, 5000])
 def test_every_named_stream_comes_before_and_after_a_restart(count):
     names, endpoint = named(count), ANY_PORT
     into = None
     try:
         for life in range(2):
-            with Publisher(endpoint, columns=["x"], session=f"s{life}") as out:
+            with Publisher(endpoint, columns=["x"], run_id=f"s{life}") as out:
                 endpoint = out.endpoint
                 if into is None:
                     into = Subscriber(

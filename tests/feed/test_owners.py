@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from stream_lstm.errors import ConfigurationError
 from stream_lstm.events import MAX_SEQ, End, Gap, Label, Refusal, SessionStart, Takeover, Ticks
-from stream_lstm.feed.intake import Drain, Intake
-from stream_lstm.feed.records import (
+from stream_lstm.feed.intake import EventBatch, Intake
+from stream_lstm.feed.protocol import (
     Block,
     Heartbeat,
     SnapshotReply,
@@ -45,15 +45,15 @@ class Side:
         self.gone.add(place)
 
     def take(self, place, *messages):
-        drain = Drain()
-        self.intake.turn_to(place)
+        drain = EventBatch()
+        self.intake.select_endpoint(place)
         for frames in messages:
             if not self.intake.take_next(frames[0], frames[1], drain):
                 self.intake.take(list(frames), drain)
         return said(drain)
 
     def release(self):
-        drain = Drain()
+        drain = EventBatch()
         self.intake.release(drain, 100)
         return said(drain)
 
@@ -82,7 +82,7 @@ def _said(event):
 
 
 def tick(seq, session="s1", stream="S"):
-    return encode_ticks(stream, seq, [float(seq)], session=session, seq=seq)
+    return encode_ticks(stream, seq, [float(seq)], run_id=session, seq=seq)
 
 
 def beat(seq, session="s1", stream="S", **more):
@@ -112,9 +112,9 @@ def test_what_another_endpoint_forges_of_a_stream_changes_nothing(policy, forged
 
 def test_a_refusal_names_both_endpoints_the_stream_and_the_rule():
     for policy in ("when-gone", "never"):
-        side, drain = Side(policy), Drain()
+        side, drain = Side(policy), EventBatch()
         side.take(A, tick(1))
-        side.intake.turn_to(B)
+        side.intake.select_endpoint(B)
         side.intake.take(list(beat(9, "s2")), drain)
         (refusal,) = drain.finish()
         assert (refusal.stream, refusal.kind) == ("S", "message")
@@ -142,7 +142,7 @@ def test_other_columns_do_not_make_an_owner_and_take_nothing_over():
 def test_wrong_columns_of_the_owner_itself_still_end_it():
     side = Side()
     side.take(A, tick(1))
-    with pytest.raises(ConfigurationError, match="ticks were taken already"):
+    with pytest.raises(ConfigurationError, match="ticks were already taken"):
         side.take(A, FORGED["other columns"])
 
 
@@ -279,12 +279,12 @@ def test_what_is_not_the_owners_is_not_held():
     side = recovering()
     assert side.take(B, *FORGED.values()) == ["refused"] * len(FORGED)
     assert side.take(B, encode_label(Label("S", 1, 1))) == []
-    assert len(side.intake.recovery.streams["S"].held) == 2
+    assert len(side.intake.recovery.streams["S"].queue) == 2
 
 
 def answer(side, reply, endpoint=0):
-    drain = Drain()
-    side.intake.recovery.turn(0.0)
+    drain = EventBatch()
+    side.intake.recovery.poll(0.0)
     side.intake.answer(endpoint, encode_side(reply), drain, 0.0)
     return said(drain)
 
@@ -292,7 +292,7 @@ def answer(side, reply, endpoint=0):
 def block(*seqs):
     ticks = Intake(FeedConfig(columns=("x",))).decode(list(tick(seqs[0])))
     assert len(seqs) == 1
-    return Block(stream="S", session="s1", seq=seqs[0], rows=1,
+    return Block(stream="S", run_id="s1", seq=seqs[0], rows=1,
                  t_ns=ticks.t_ns.tobytes(), values=ticks.values.tobytes())  # fmt: skip
 
 
@@ -302,9 +302,9 @@ def test_what_is_held_is_the_owners_also_after_a_take_over():
     assert side.take(B, tick(1, "s2")) == [("to", B)], "it waits behind what is held"
     assert answer(side, block(2)) == [2]
     assert answer(side, block(3)) == [3]
-    side.intake.turn_to(C)
+    side.intake.select_endpoint(C)
     assert side.release() == [4, ("start", "s2"), 1]
-    assert side.intake._place == C
+    assert side.intake._index == C
     assert side.take(B, tick(2, "s2")) == [2]
 
 
@@ -312,9 +312,9 @@ def test_no_recovery_endpoint_speaks_for_a_stream_that_has_an_owner():
     for policy in POLICIES:
         side = Side(policy, recovery=("e0", "e1"))
         side.take(A, tick(1))
-        answer(side, SnapshotReply(session="forged", streams={"S": (1, MAX_SEQ)}), endpoint=1)
+        answer(side, SnapshotReply(run_id="forged", streams={"S": (1, MAX_SEQ)}), endpoint=1)
         assert "S" not in side.intake.recovery.streams
-        answer(side, Welcome(session="s1", columns=("y", "x")), endpoint=1)
+        answer(side, Welcome(run_id="s1", columns=("y", "x")), endpoint=1)
         if policy != "always":
             assert side.take(A, tick(2)) == [2]
 
@@ -371,7 +371,7 @@ def test_only_an_owner_moves_a_stream_however_messages_mix(policy, steps):
             "tick": lambda: tick(seq, session, what),  # noqa: B023 - called in this turn
             "beat": lambda: beat(seq, session, what),  # noqa: B023
             "block": lambda: encode_ticks(
-                what, [1, 2], [[seq], [seq + 1.0]], session=session, seq=seq  # noqa: B023
+                what, [1, 2], [[seq], [seq + 1.0]], run_id=session, seq=seq  # noqa: B023
             ),
         }[kind]()  # fmt: skip
         refused, taken, overs = (side.counters.not_owner, side.counters.ticks,

@@ -6,11 +6,11 @@ import pytest
 
 from stream_lstm.errors import UsageError
 from stream_lstm.events import End, Gap
-from stream_lstm.feed.publisher import Publisher, Pulse
+from stream_lstm.feed.publisher import HeartbeatThread, Publisher
 from stream_lstm.feed.subscriber import Subscriber
 from stream_lstm.schema import FeedConfig
 
-from .test_turns import python
+from .test_callers import python
 
 ANY_PORT = "tcp://127.0.0.1:*"
 WAIT_S = 30.0
@@ -79,13 +79,13 @@ def test_the_thread_ends_when_its_object_is_closed_or_gone():
             return 0.0
 
     owner = Owner(ends=True)
-    closed = Pulse(owner.beat, 0.0)
+    closed = HeartbeatThread(owner.beat, 0.0)
     closed.join(WAIT_S)
     assert not closed._thread.is_alive()
     assert owner.calls == 3
 
     owner = Owner(ends=False)
-    called, dropped = owner.called, Pulse(owner.beat, 0.0)
+    called, dropped = owner.called, HeartbeatThread(owner.beat, 0.0)
     assert called.wait(WAIT_S)
     del owner
     dropped.join(WAIT_S)

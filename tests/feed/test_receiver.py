@@ -135,7 +135,7 @@ def test_a_second_task_in_a_reader_is_refused(out, into):
 def test_other_tasks_run_though_something_waits_all_the_time(out, into):
     async def read():
         ran = []
-        while not into._kept:  # until two came together
+        while not into._saved:  # until two came together
             for n in range(1, 100):
                 out.publish(predicted(n))
             await anext(into)

@@ -11,8 +11,8 @@ import zmq
 from stream_lstm.errors import EndpointError, UsageError
 from stream_lstm.events import End, Gap, Refusal, SessionStart, Ticks
 from stream_lstm.feed import recovery_server
+from stream_lstm.feed.protocol import Hello, ReplayRequest, SnapshotRequest, Welcome, encode_side
 from stream_lstm.feed.publisher import Publisher
-from stream_lstm.feed.records import Hello, ReplayRequest, SnapshotRequest, Welcome, encode_side
 from stream_lstm.feed.subscriber import Subscriber
 from stream_lstm.feed.wire import decode_reply
 from stream_lstm.schema import FeedConfig
@@ -120,7 +120,7 @@ def test_only_what_the_ring_holds_comes_and_before_it_there_is_no_gap():
 def test_a_publisher_that_waits_for_a_subscriber_still_answers_it():
     """The subscriber asks and reads nothing else, so that the publisher's queue is full."""
     block = np.zeros((8_000, 1))
-    with publisher(session="s", ring=3_000_000, send_hwm=2, send_timeout_s=WAIT_S) as out:
+    with publisher(run_id="s", ring=3_000_000, send_hwm=2, send_timeout_s=WAIT_S) as out:
         send(out, 0, 50)
         with subscriber(out, receive_hwm=2) as into:
             out.wait_for_subscribers(1, WAIT_S)
@@ -142,11 +142,11 @@ def test_a_publisher_that_waits_for_a_subscriber_still_answers_it():
 
 def test_a_restarted_publisher_is_a_new_session_recovered_from_its_start(tmp_path):
     ends = {"bind": f"ipc://{tmp_path}/feed", "recovery": f"ipc://{tmp_path}/lost"}
-    with publisher(session="s1", **ends) as out, subscriber(out) as into:
+    with publisher(run_id="s1", **ends) as out, subscriber(out) as into:
         send(out, 0, 40)
         events = gather(into, lambda events: len(xs(events)) == 40)
         out.close()
-        with publisher(session="s2", **ends) as again:
+        with publisher(run_id="s2", **ends) as again:
             send(again, 100, 120)
             again.end()
             events += gather(into, ended, again.heartbeat)
@@ -156,7 +156,7 @@ def test_a_restarted_publisher_is_a_new_session_recovered_from_its_start(tmp_pat
 
 
 def test_going_on_after_a_stop_gets_what_was_missed():
-    with publisher(session="s") as out:
+    with publisher(run_id="s") as out:
         send(out, 0, 30)
         with subscriber(out) as into:
             into.resume("A", "s", 11)
@@ -185,7 +185,7 @@ def test_an_endpoint_at_which_nobody_is_holds_nothing_up_for_long():
 
 
 def test_two_publishers_each_answer_for_their_own():
-    with publisher(session="s1") as one, publisher(session="s2") as two:
+    with publisher(run_id="s1") as one, publisher(run_id="s2") as two:
         send(one, 0, 50)
         send(two, 0, 60, stream="B")
         with subscriber(one, two) as into:
@@ -198,7 +198,7 @@ def test_two_publishers_each_answer_for_their_own():
 
 
 def replay(first, last, session="s"):
-    return ReplayRequest(stream="A", session=session, from_seq=first, to_seq=last)
+    return ReplayRequest(stream="A", run_id=session, from_seq=first, to_seq=last)
 
 
 @contextlib.contextmanager
@@ -217,34 +217,34 @@ def context():
 
 
 def test_a_req_socket_is_answered_like_a_dealer(context):
-    with publisher(session="s") as out, asker(context, out, zmq.REQ) as socket:
+    with publisher(run_id="s") as out, asker(context, out, zmq.REQ) as socket:
         for encoding in ("msgpack", "json"):
             socket.send(encode_side(Hello(), encoding))
-            assert decode_reply(socket.recv()) == Welcome(session="s", columns=("x",))
+            assert decode_reply(socket.recv()) == Welcome(run_id="s", columns=("x",))
 
 
 def test_rubbish_is_not_answered_and_hurts_nobody(context):
-    with publisher(session="s") as out, asker(context, out) as socket:
+    with publisher(run_id="s") as out, asker(context, out) as socket:
         for frames in ([b"\xff"], [b""], [b"a", b"b"], [b"", b"", b""], [b"{}"]):
             socket.send_multipart(frames)
         socket.send(encode_side(Hello()))
         assert isinstance(decode_reply(socket.recv()), Welcome)
-        assert out._server.desk.counters.refused == 5
+        assert out._server.responder.counters.refused == 5
 
 
 def test_a_request_too_long_ends_the_connection(context):
-    with publisher(session="s") as out, asker(context, out) as socket:
+    with publisher(run_id="s") as out, asker(context, out) as socket:
         socket.send(b" " * 5_000)
         with asker(context, out) as other:
             other.send(encode_side(Hello()))
             assert isinstance(decode_reply(other.recv()), Welcome)
-        assert out._server.desk.counters.refused == 0
+        assert out._server.responder.counters.refused == 0
 
 
 def test_who_asks_and_does_not_read_loses_answers_and_holds_nobody_up(context, monkeypatch):
     """Thousands of requests for the largest answer there is."""
     monkeypatch.setattr(recovery_server, "REST", 0.0)
-    with publisher(session="s", ring=30_000) as out, asker(context, out) as deaf:
+    with publisher(run_id="s", ring=30_000) as out, asker(context, out) as deaf:
         deaf.setsockopt(zmq.RCVHWM, 1)
         out.publish("A", np.zeros(30_000, np.int64), np.zeros((30_000, 1)))
         for _ in range(3_000):
@@ -255,11 +255,11 @@ def test_who_asks_and_does_not_read_loses_answers_and_holds_nobody_up(context, m
                 honest.send(encode_side(replay(1, 10)))
                 assert decode_reply(honest.recv()).rows == 10
         send(out, 0, 100)
-        assert out._server.desk.counters.requests > 10
+        assert out._server.responder.counters.requests > 10
 
 
 def test_a_snapshot_tells_of_every_stream(context):
-    with publisher(session="s", ring=3) as out, asker(context, out) as socket:
+    with publisher(run_id="s", ring=3) as out, asker(context, out) as socket:
         send(out, 0, 5)
         send(out, 0, 2, stream="B")
         socket.send(encode_side(SnapshotRequest()))
@@ -282,23 +282,23 @@ def test_the_end_is_said_again_until_something_new_comes():
 def test_who_has_had_a_part_is_waited_for(context):
     now = [0.0]
     with (
-        publisher(session="s", ring=60_000, clock=lambda: now[0]) as out,
+        publisher(run_id="s", ring=60_000, clock=lambda: now[0]) as out,
         asker(context, out) as socket,
     ):
         out.publish("A", np.zeros(60_000, np.int64), np.zeros((60_000, 1)))
-        assert out.still_asked(30.0), "it may have been started this moment"
+        assert out.expects_requests(30.0), "it may have been started this moment"
         now[0] += recovery_server.QUIET_S
-        assert not out.still_asked(30.0)
+        assert not out.expects_requests(30.0)
         first = 1
         while first <= 60_000:
             socket.send(encode_side(replay(first, 60_000)))
             first += decode_reply(socket.recv()).rows
             now[0] += 29.0
-            assert out.still_asked(30.0) == (first <= 60_000)
+            assert out.expects_requests(30.0) == (first <= 60_000)
         socket.send(encode_side(replay(1, 60_000)))
         socket.recv()
         now[0] += 30.0
-        assert not out.still_asked(30.0)
+        assert not out.expects_requests(30.0)
 
 
 def test_an_endpoint_that_cannot_be_is_named():

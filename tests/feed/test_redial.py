@@ -10,9 +10,9 @@ import pytest
 import zmq
 
 from stream_lstm.events import NO_TIME, Prediction
-from stream_lstm.feed.guard import FIRST_S, GRACE_S, MOST_S, SILENT_S, Redial
+from stream_lstm.feed.guard import FIRST_REDIAL_S, GRACE_S, MAX_REDIAL_S, SILENT_S, Redial
 from stream_lstm.feed.predictions import PredictionSubscriber
-from stream_lstm.feed.records import encode_prediction, encode_ticks
+from stream_lstm.feed.protocol import encode_prediction, encode_ticks
 from stream_lstm.feed.security import Security
 from stream_lstm.feed.subscriber import Subscriber
 from stream_lstm.schema import FeedConfig
@@ -61,16 +61,16 @@ def test_what_ended_and_is_not_tried_again_is_given_up_and_dialled():
         lines.report("tried", endpoint)
         lines.report("connected", endpoint)
     assert lines.due(0.0) == ([], [])
-    assert not lines.restless
+    assert not lines.pending
     lines.report("refused", A, "it did not let us in")
     lines.report("ended", A)
     lines.report("ended", B)
     lines.report("tried", B)
-    assert lines.restless
+    assert lines.pending
     assert lines.due(1.0) == ([], [])
     assert lines.due(1.0 + GRACE_S) == ([A], [])
-    assert lines.due(1.0 + GRACE_S + FIRST_S) == ([], [A])
-    assert told.lines == [(A, f"it did not let us in; dialled again in {FIRST_S:g} s")]
+    assert lines.due(1.0 + GRACE_S + FIRST_REDIAL_S) == ([], [A])
+    assert told.lines == [(A, f"it did not let us in; dialled again in {FIRST_REDIAL_S:g} s")]
 
 
 def test_it_is_dialled_ever_more_rarely_and_without_end():
@@ -84,13 +84,13 @@ def test_it_is_dialled_ever_more_rarely_and_without_end():
         dialled.append(now)
     waits = [b - a for a, b in itertools.pairwise(dialled)]
     assert waits[0] < waits[1] < waits[2]
-    assert max(waits) <= MOST_S + GRACE_S + 0.25
-    assert waits[-1] >= MOST_S
-    now += 10 * MOST_S  # it was well for long
+    assert max(waits) <= MAX_REDIAL_S + GRACE_S + 0.25
+    assert waits[-1] >= MAX_REDIAL_S
+    now += 10 * MAX_REDIAL_S  # it was well for long
     lines.report("ended", A)
     lines.due(now)
     lines.due(now + GRACE_S)
-    assert lines.due(now + GRACE_S + FIRST_S)[1] == [A]
+    assert lines.due(now + GRACE_S + FIRST_REDIAL_S)[1] == [A]
 
 
 def test_what_is_not_tried_for_long_is_given_up():
@@ -139,7 +139,7 @@ def test_an_endpoint_is_lost_from_the_end_of_a_connection_to_the_next_one():
 def test_what_cannot_be_dialled_is_tried_again():
     lines, told = redial(A)
     lines.failed(A, "no key", 0.0)
-    assert lines.due(FIRST_S) == ([], [A])
+    assert lines.due(FIRST_REDIAL_S) == ([], [A])
     assert told.lines[0][1].startswith("no key")
 
 

@@ -91,6 +91,6 @@ def test_fillers_are_small_and_beats_are_not(kind):
 
 
 def test_regimes_flip_as_often_as_they_say(monkeypatch):
-    monkeypatch.setattr("stream_lstm.feed.synthetic.LOOK_RIGHT", 1.0)
+    monkeypatch.setattr("stream_lstm.feed.synthetic.SIGN_RIGHT", 1.0)
     signs = np.sign(RegimeSign(0).block(1_000_000)[::PERIOD, 0])
     assert np.mean(signs[1:] != signs[:-1]) == pytest.approx(1 / 1000, rel=0.4)

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_lstm.feed.recovery_server import CHUNK_BYTES, FIRST_ROWS, MOST_ROWS, Ring
+from stream_lstm.feed.recovery_server import CHUNK_BYTES, FIRST_ROWS, MAX_ROWS, Ring
 
 
 def values_of(first, count, width=2):
@@ -74,7 +74,7 @@ def test_a_block_may_have_one_time():
 
 def test_all_streams_together_keep_to_the_bytes():
     most = 400_000
-    ring = Ring(2, most_bytes=most)
+    ring = Ring(2, max_bytes=most)
     for k in range(1, 30_000):
         ring.append("busy", k, k, [1.0, 2.0])
         assert ring.size <= most
@@ -84,7 +84,7 @@ def test_all_streams_together_keep_to_the_bytes():
 
 
 def test_a_busy_stream_does_not_drive_out_a_quiet_one():
-    ring = Ring(2, most_bytes=400_000)
+    ring = Ring(2, max_bytes=400_000)
     fill(ring, "quiet", [0] * 50)
     fill(ring, "busy", [20] * 5_000)
     assert ring.span("quiet") == (1, 51)
@@ -92,7 +92,7 @@ def test_a_busy_stream_does_not_drive_out_a_quiet_one():
 
 
 def test_streams_that_come_later_get_their_share():
-    ring = Ring(2, most_bytes=600_000)
+    ring = Ring(2, max_bytes=600_000)
     fill(ring, "A", [20] * 5_000)
     for name in "BC":
         fill(ring, name, [20] * 5_000)
@@ -102,7 +102,7 @@ def test_streams_that_come_later_get_their_share():
 
 
 def test_more_streams_than_there_is_room_for_each_keep_their_last_ticks():
-    ring = Ring(2, most_bytes=10_000)
+    ring = Ring(2, max_bytes=10_000)
     for k in range(200):
         fill(ring, f"S{k}", [0] * 100)
     assert all(due == 101 and oldest < 101 for oldest, due in ring.spans().values())
@@ -117,7 +117,7 @@ def test_a_quiet_stream_takes_little():
 
 
 def test_a_reader_in_another_thread_sees_whole_ticks():
-    ring, torn = Ring(2, ticks=2 * MOST_ROWS), []
+    ring, torn = Ring(2, ticks=2 * MAX_ROWS), []
 
     def read():
         while not done.is_set():

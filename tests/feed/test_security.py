@@ -182,13 +182,13 @@ def damage_huge(keys):
     [
         (damage_missing, "cannot read .*server.key_secret: No such file.*make keys with"),
         (damage_no_list, "cannot read .*clients: No such file"),
-        (damage_empty_list, "holds 0 public keys.*copy there the client.key"),
-        (damage_text, "no certificate of ZeroMQ"),
+        (damage_empty_list, "contains 0 public keys.*copy the client.key"),
+        (damage_text, "not a ZeroMQ certificate"),
         (damage_short, "a key has 40 characters"),
         (damage_no_secret, "has no secret key"),
-        (damage_no_pair, "are no pair"),
-        (damage_bytes, "no certificate of ZeroMQ"),
-        (damage_huge, "no file of keys"),
+        (damage_no_pair, "are not a pair"),
+        (damage_bytes, "not a ZeroMQ certificate"),
+        (damage_huge, "not a key file"),
     ],
 )
 def test_keys_that_cannot_be_used_say_why_and_what_to_do(keys, damage, words):

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_lstm.feed.sequence import MAX_LEFT_SESSIONS, PASS, SequenceCheck, StreamSequence
+from stream_lstm.feed.sequence import MAX_RETIRED_RUNS, PASS, SequenceCheck, StreamSequence
 
 
 def test_what_follows_passes():
@@ -41,16 +41,16 @@ def test_a_new_session_of_a_known_stream_begins_at_one():
     sequence = StreamSequence()
     sequence.ticks("a", 7, 1)
     assert sequence.ticks("b", 3, 1) == SequenceCheck(starts=True, missed=2)
-    assert sequence.ticks("a", 8, 2) == SequenceCheck(skip=2, old=2, late_session=True)
-    assert sequence.heartbeat("a", 99) == SequenceCheck(late_session=True)
+    assert sequence.ticks("a", 8, 2) == SequenceCheck(skip=2, old=2, retired_run=True)
+    assert sequence.heartbeat("a", 99) == SequenceCheck(retired_run=True)
     assert sequence.ticks("b", 4, 1) == PASS
 
 
 def test_sessions_left_are_remembered_up_to_a_bound():
     sequence = StreamSequence()
-    for i in range(MAX_LEFT_SESSIONS + 2):
+    for i in range(MAX_RETIRED_RUNS + 2):
         sequence.ticks(f"s{i}", 1, 1)
-    assert sequence.ticks("s1", 2, 1).late_session
+    assert sequence.ticks("s1", 2, 1).retired_run
     assert sequence.ticks("s0", 1, 1).starts
 
 

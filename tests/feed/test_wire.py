@@ -13,9 +13,9 @@ from hypothesis.extra import numpy as hnp
 
 from stream_lstm.errors import ConfigurationError, DecodeError, UsageError
 from stream_lstm.events import MAX_SEQ, Expert, Label, Prediction, Score
-from stream_lstm.feed import records, wire
+from stream_lstm.feed import protocol, wire
 from stream_lstm.feed.foreign import ForeignDecoder, time_ns
-from stream_lstm.feed.records import make_topic, parse_topic
+from stream_lstm.feed.protocol import make_topic, parse_topic
 from stream_lstm.schema import FeedConfig
 
 COLUMNS = ("bid", "ask")
@@ -24,7 +24,7 @@ DECODER = wire.TickDecoder(COLUMNS)
 int64s = st.integers(-(2**63), 2**63 - 1)
 seqs = st.integers(1, MAX_SEQ)
 names = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1).filter(
-    lambda name: "/" not in name and len(name.encode()) <= records.MAX_NAME_BYTES
+    lambda name: "/" not in name and len(name.encode()) <= protocol.MAX_NAME_BYTES
 )
 sessions = st.text("0123456789abcdef", max_size=16)
 encodings = st.sampled_from(["msgpack", "json"])
@@ -49,7 +49,7 @@ scores = st.builds(
     sessions,
 )
 heartbeats = st.builds(
-    records.Heartbeat, names, seqs, sessions, int64s, st.booleans(), st.booleans()
+    protocol.Heartbeat, names, seqs, sessions, int64s, st.booleans(), st.booleans()
 )
 blocks = st.integers(1, 8).flatmap(
     lambda n: st.tuples(
@@ -58,28 +58,28 @@ blocks = st.integers(1, 8).flatmap(
     )
 )
 sides = st.one_of(
-    st.builds(records.Hello),
-    st.builds(records.SnapshotRequest),
+    st.builds(protocol.Hello),
+    st.builds(protocol.SnapshotRequest),
     st.builds(
-        records.ReplayRequest,
+        protocol.ReplayRequest,
         stream=names,
-        session=sessions,
+        run_id=sessions,
         from_seq=st.integers(1, 5),
         to_seq=st.integers(5, 9),
     ),
 )
 replies = st.one_of(
-    st.builds(records.Welcome, session=sessions, columns=st.tuples(names, names)),
+    st.builds(protocol.Welcome, run_id=sessions, columns=st.tuples(names, names)),
     st.builds(
-        records.SnapshotReply,
-        session=sessions,
+        protocol.SnapshotReply,
+        run_id=sessions,
         streams=st.dictionaries(names, st.tuples(seqs, seqs), max_size=3),
     ),
     st.just(
-        records.Block(stream="a", session="s", seq=7, rows=2, t_ns=bytes(16), values=bytes(32))
+        protocol.Block(stream="a", run_id="s", seq=7, rows=2, t_ns=bytes(16), values=bytes(32))
     ),
-    st.builds(records.Gone, stream=names, session=sessions, oldest_seq=seqs),
-    st.builds(records.Busy, retry_ms=st.integers(0, 1000)),
+    st.builds(protocol.Gone, stream=names, run_id=sessions, oldest_seq=seqs),
+    st.builds(protocol.Busy, retry_ms=st.integers(0, 1000)),
 )
 
 
@@ -94,7 +94,7 @@ def ticks(payload, topic=b"tick/X/"):
 @given(names, blocks, sessions, st.none() | seqs, encodings)
 def test_ticks_survive(name, block, session, seq, encoding):
     t_ns, values = block
-    frames = records.encode_ticks(name, t_ns, values, session=session, seq=seq, encoding=encoding)
+    frames = protocol.encode_ticks(name, t_ns, values, run_id=session, seq=seq, encoding=encoding)
     got = DECODER.decode(*frames)
     assert (got.stream, got.session, got.seq) == (name, session, seq)
     assert got.values.dtype == np.float64
@@ -105,36 +105,36 @@ def test_ticks_survive(name, block, session, seq, encoding):
 
 @given(labels, encodings)
 def test_a_label_survives(label, encoding):
-    frames = records.encode_label(label, encoding)
+    frames = protocol.encode_label(label, encoding)
     assert wire.decode_message(*frames, COLUMNS) == label
 
 
 @given(predictions, encodings)
 def test_a_prediction_survives(prediction, encoding):
-    frames = records.encode_prediction(prediction, encoding)
+    frames = protocol.encode_prediction(prediction, encoding)
     assert wire.decode_message(*frames, COLUMNS) == prediction
 
 
 @given(scores, encodings)
 def test_a_score_survives(score, encoding):
-    frames = records.encode_score(score, encoding)
+    frames = protocol.encode_score(score, encoding)
     assert wire.decode_message(*frames, COLUMNS) == score
 
 
 @given(heartbeats, encodings)
 def test_a_heartbeat_survives(beat, encoding):
-    frames = records.encode_heartbeat(beat, encoding)
+    frames = protocol.encode_heartbeat(beat, encoding)
     assert wire.decode_message(*frames, COLUMNS) == beat
 
 
 @given(sides, encodings)
 def test_a_request_survives(request_, encoding):
-    assert wire.decode_request(records.encode_side(request_, encoding)) == request_
+    assert wire.decode_request(protocol.encode_side(request_, encoding)) == request_
 
 
 @given(replies, encodings)
 def test_a_reply_survives(reply, encoding):
-    assert wire.decode_reply(records.encode_side(reply, encoding)) == reply
+    assert wire.decode_reply(protocol.encode_side(reply, encoding)) == reply
 
 
 @given(names, st.sampled_from(["tick", "label", "prediction", "score", "heartbeat"]))
@@ -168,7 +168,7 @@ def test_a_foreign_publisher_is_a_plain_json_object():
 def test_a_missing_value_is_nan_so_that_only_its_row_is_refused():
     got = ticks(b'{"v":1,"values":[[1,2],[null,3]]}')
     np.testing.assert_array_equal(got.values, [[1, 2], [np.nan, 3]])
-    frames = records.encode_ticks("X", 0, [np.nan, 1.0], encoding="json")
+    frames = protocol.encode_ticks("X", 0, [np.nan, 1.0], encoding="json")
     np.testing.assert_array_equal(DECODER.decode(*frames).values, [[np.nan, 1]])
 
 
@@ -185,7 +185,7 @@ def test_a_missing_value_is_nan_so_that_only_its_row_is_refused():
         ({"values": {"bid": True, "ask": 2.0}}, "bool"),
         ({"values": [True, 2.0]}, "bool"),
         ({"values": ["1", 2.0]}, "str"),
-        ({"values": [1.0, [2.0]]}, "inhomogeneous"),
+        ({"values": [1.0, [2.0]]}, "mixes numbers"),
         ({"values": [[1.0, 2.0], 3.0]}, "mixes"),
         ({"values": [[1.0, 2.0], [3.0]]}, "differ in length"),
         ({"values": bytes(16)}, "need the field `rows`"),
@@ -201,7 +201,7 @@ def test_a_missing_value_is_nan_so_that_only_its_row_is_refused():
         ({"values": [1.0, 2.0], "seq": 0}, "seq"),
         ({"values": [1.0, 2.0], "session": "x" * 65}, "session"),
         ({"values": [1.0, 2.0], "session": "a\nb"}, "control character"),
-        ({"values": [[1.0, 2.0]] * (records.MAX_BLOCK_ROWS + 1)}, "65536"),
+        ({"values": [[1.0, 2.0]] * (protocol.MAX_BLOCK_ROWS + 1)}, "65536"),
         ({}, "values"),
     ],
 )
@@ -215,9 +215,9 @@ def test_wrong_ticks_are_refused_with_what_and_where(fields, said):
 @pytest.mark.parametrize("encoder", [msgspec.msgpack, msgspec.json])
 def test_another_version_is_refused_naming_both_whatever_else_it_holds(encoder):
     for fields in ({"values": [1.0, 2.0]}, {"points": "of another shape"}):
-        with pytest.raises(DecodeError, match="version 2 is not the version 1"):
+        with pytest.raises(DecodeError, match="version 2 is not the supported version 1"):
             ticks(encoder.encode({"v": 2, **fields}))
-    with pytest.raises(DecodeError, match="version 2 is not the version 1"):
+    with pytest.raises(DecodeError, match="version 2 is not the supported version 1"):
         wire.decode_request(encoder.encode({"v": 2, "kind": "hello"}))
 
 
@@ -274,7 +274,7 @@ def test_a_block_that_lies_about_its_size_takes_no_memory():
         b"\x82\xa1v\x01\xa6values\xdd\xff\xff\xff\xff",
         b"\x82\xa1v\x01\xa6values\xdd\x00\x00\xff\xff",
         b"\x82\xa1v\x01\xa6values\xc6\xff\xff\xff\xff",
-        pack(values=b"", rows=records.MAX_BLOCK_ROWS),
+        pack(values=b"", rows=protocol.MAX_BLOCK_ROWS),
         b"[" * 100_000,
         b'{"v":1,"values":' + b"[" * 100_000,
         b"\x91" * 100_000,
@@ -291,19 +291,19 @@ def test_a_block_that_lies_about_its_size_takes_no_memory():
 
 def test_a_payload_above_the_limit_is_refused_unread():
     with pytest.raises(DecodeError, match="exceed"):
-        ticks(b"{" + b" " * records.MAX_PAYLOAD_BYTES)
+        ticks(b"{" + b" " * protocol.MAX_PAYLOAD_BYTES)
 
 
 VALID = [
     frames
     for encoding in ("msgpack", "json")
     for frames in (
-        records.encode_ticks("X", 5, [1.5, 2.5], session="s", seq=7, encoding=encoding),
-        records.encode_ticks("X", [5, 6], [[1, 2], [3, 4]], seq=7, encoding=encoding),
-        records.encode_label(Label("X", 3, 1, 9), encoding),
-        records.encode_prediction(Prediction("X", 3, 9, 0.5, "s"), encoding),
-        records.encode_score(Score("X", 3, 9, 0.5, 1, 0.7, 0.5, 0.5), encoding),
-        records.encode_heartbeat(records.Heartbeat("X", 8, "s", 9, True), encoding),
+        protocol.encode_ticks("X", 5, [1.5, 2.5], run_id="s", seq=7, encoding=encoding),
+        protocol.encode_ticks("X", [5, 6], [[1, 2], [3, 4]], seq=7, encoding=encoding),
+        protocol.encode_label(Label("X", 3, 1, 9), encoding),
+        protocol.encode_prediction(Prediction("X", 3, 9, 0.5, "s"), encoding),
+        protocol.encode_score(Score("X", 3, 9, 0.5, 1, 0.7, 0.5, 0.5), encoding),
+        protocol.encode_heartbeat(protocol.Heartbeat("X", 8, "s", 9, True), encoding),
     )
 ]
 
@@ -339,10 +339,10 @@ def test_encoding_refuses_shapes_that_do_not_fit():
         ([1, 2], [[1.0]]),
         (5, [[1.0], [2.0]]),
         (0, []),
-        (0, np.zeros((records.MAX_BLOCK_ROWS + 1, 1))),
+        (0, np.zeros((protocol.MAX_BLOCK_ROWS + 1, 1))),
     ):
         with pytest.raises(UsageError):
-            records.encode_ticks("X", t_ns, values)
+            protocol.encode_ticks("X", t_ns, values)
 
 
 @pytest.mark.parametrize("columns", [(), ("a", "a"), ('a"b',)])
@@ -461,10 +461,10 @@ def test_experts_are_on_the_wire_only_where_they_are_asked_for(encoding):
     decode = {"msgpack": msgspec.msgpack.decode, "json": msgspec.json.decode}[encoding]
     said = (Expert("base-rate", 0.25, 0.5), Expert("lags", 0.75, 0.125))
     without, with_them = Prediction("a", 1, 2, 0.5), Prediction("a", 1, 2, 0.5, experts=said)
-    payload = records.encode_prediction(without, encoding)[1]
+    payload = protocol.encode_prediction(without, encoding)[1]
     assert "experts" not in decode(payload)
     assert wire.decode_prediction(b"prediction/a/", payload).experts == ()
-    payload = records.encode_prediction(with_them, encoding)[1]
+    payload = protocol.encode_prediction(with_them, encoding)[1]
     assert decode(payload)["experts"] == [["base-rate", 0.25, 0.5], ["lags", 0.75, 0.125]]
     assert wire.decode_prediction(b"prediction/a/", payload) == with_them
 
@@ -475,7 +475,7 @@ SCORED = Score("X", 3, 9, 0.5, 1, 0.7, 0.5, 0.5, "s", 3.5, -0.25, 0.5, frozen_p=
 @pytest.mark.parametrize("encoding", ["msgpack", "json"])
 def test_evidence_and_further_forecasts_travel_and_forecasts_that_lack_do_not(encoding):
     module = msgspec.json if encoding == "json" else msgspec.msgpack
-    topic, payload = records.encode_score(SCORED, encoding)
+    topic, payload = protocol.encode_score(SCORED, encoding)
     assert wire.decode_score(topic, payload) == SCORED
     sent = module.decode(payload)
     assert sent["coin_evidence"] == 3.5

@@ -16,10 +16,10 @@ import zmq
 from stream_lstm.errors import ConfigurationError, EndpointError, UsageError
 from stream_lstm.events import End, Gap, Label, Prediction, Refusal, Score, SessionStart, Ticks
 from stream_lstm.feed import subscriber as subscriber_module
-from stream_lstm.feed.intake import Intake
+from stream_lstm.feed.intake import EventBatch, Intake
 from stream_lstm.feed.predictions import PredictionPublisher, PredictionSubscriber
+from stream_lstm.feed.protocol import MAX_PAYLOAD_BYTES, encode_label
 from stream_lstm.feed.publisher import Publisher
-from stream_lstm.feed.records import MAX_PAYLOAD_BYTES, encode_label
 from stream_lstm.feed.subscriber import Subscriber
 from stream_lstm.schema import FeedConfig
 
@@ -32,7 +32,7 @@ WAIT_S = 20.0
 
 def publisher(**more):
     """A publisher without a thread, so that a test sees no message but its own."""
-    given = {"columns": COLUMNS, "session": "s1", "heartbeats": False, **more}
+    given = {"columns": COLUMNS, "run_id": "s1", "heartbeats": False, **more}
     return Publisher(ANY_PORT, **given)
 
 
@@ -116,7 +116,7 @@ def test_ticks_sent_one_by_one_are_contiguous_however_they_are_cut(plain):
 
 
 def test_a_drain_joins_only_what_continues():
-    drain = subscriber_module.Drain()
+    drain = EventBatch()
 
     def ticks(stream, seq, count, session="s"):
         return Ticks(stream, np.zeros(count, np.int64), np.zeros((count, 1)), session, seq)
@@ -167,14 +167,14 @@ def test_streams_that_take_turns_become_a_block_each_where_they_are_apart():
         (True, [("A", 1, 3), ("B", 1, 2)]),
         (False, [("A", 1, 1), ("B", 1, 1), ("A", 2, 1), ("B", 2, 1), ("A", 3, 1)]),
     ):
-        drain = subscriber_module.Drain(apart=apart)
+        drain = EventBatch(independent=apart)
         for stream, seq in (("A", 1), ("B", 1), ("A", 2), ("B", 2), ("A", 3)):
             one(drain, stream, seq)
         assert shape(blocks(drain.finish())) == wanted
 
 
 def test_nothing_of_a_stream_passes_an_event_of_it():
-    drain = subscriber_module.Drain(apart=True)
+    drain = EventBatch(independent=True)
     between = [
         Label("A", 1, 1),
         Gap("B", 3, 1),
@@ -202,7 +202,7 @@ def test_nothing_of_a_stream_passes_an_event_of_it():
 
 
 def test_what_could_not_be_read_keeps_its_place_among_all_streams():
-    drain = subscriber_module.Drain(apart=True)
+    drain = EventBatch(independent=True)
     for seq in (1, 2):
         one(drain, "A", seq)
         one(drain, "B", seq)
@@ -218,7 +218,7 @@ def test_what_could_not_be_read_keeps_its_place_among_all_streams():
 
 
 def test_single_ticks_and_blocks_join_in_their_order():
-    drain = subscriber_module.Drain()
+    drain = EventBatch()
     drain.add_one("A", "s", 1, "", 10, (1.0, None))
     drain.add_one("A", "s", 2, "", 20, (2.0, 3.0))
     block = np.array([[4.0, 5.0], [6.0, 7.0]])
@@ -233,7 +233,7 @@ def test_single_ticks_and_blocks_join_in_their_order():
 
 def test_a_block_is_bounded_however_its_ticks_come(monkeypatch):
     monkeypatch.setattr("stream_lstm.feed.intake.MAX_BLOCK_ROWS", 3)
-    drain = subscriber_module.Drain()
+    drain = EventBatch()
     for seq in range(1, 8):
         one(drain, "A", seq)
     assert shape(blocks(drain.finish())) == [("A", 1, 3), ("A", 4, 3), ("A", 7, 1)]
@@ -397,7 +397,7 @@ def test_subscriptions_are_counted_until_they_close():
             assert out.wait_for_subscribers(2, WAIT_S, stream="C") == 2
         while out._subscriptions.count(b"tick/"):
             assert out._socket.poll(int(WAIT_S * 1000))
-            out._subscriptions.drain()
+            out._subscriptions.update()
 
 
 def test_a_loss_at_the_end_shows_in_the_heartbeat(plain):
@@ -645,8 +645,8 @@ def test_predictions_and_scores_arrive(encoding):
         out.publish(prediction)
         out.publish(Prediction("AX", 100, 5, 0.25))
         out.publish_score(score)
-        out.heartbeat("A", 102, session="s")
-        out.end("A", 102, session="s")
+        out.heartbeat("A", 102, run_id="s")
+        out.end("A", 102, run_id="s")
         assert until_end(into) == [prediction, score, End("A", "s")]
         assert into.receive(0.0) == []
 

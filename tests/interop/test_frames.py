@@ -86,7 +86,7 @@ def test_a_series_of_pandas_is_to_be_a_frame_and_its_unnamed_index_is_no_column(
 def test_times_that_go_back_are_warned_of_and_change_no_bit(columns, replayed):
     frame = {**columns, "at": columns["at"][::-1]}
     # the last row's time is 0, which stands for none
-    with pytest.warns(UserWarning, match=r"row 1 \(counted from 0\): .* in 298 rows") as caught:
+    with pytest.warns(UserWarning, match=r"row 1 \(counted from 0\): .*; 298 rows") as caught:
         found = replay_frame(frame, FEATURE, time="at", time_unit="ns", learn=True, **SMALL)
     assert caught[0].filename == __file__
     assert found.table["p"] == replayed.table["p"]

@@ -12,8 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from stream_lstm.config import ServeConfig, StoreConfig
 from stream_lstm.events import Label
+from stream_lstm.feed.protocol import Heartbeat, encode_heartbeat, encode_label, encode_ticks
 from stream_lstm.feed.publisher import Publisher
-from stream_lstm.feed.records import Heartbeat, encode_heartbeat, encode_label, encode_ticks
 from stream_lstm.serve.daemon import Daemon
 from stream_lstm.serve.monitor import Monitor
 from stream_lstm.serve.signals import StopSwitch
@@ -54,9 +54,7 @@ class Monitored:
         serve = ServeConfig(metrics="127.0.0.1:0")
         self.monitor = enter(Monitor(serve, **({} if clock is None else {"clock": clock})))
         self.stop = enter(StopSwitch())
-        self.publisher = enter(
-            Publisher(ANY_PORT, heartbeats=False, columns=COLUMNS, session="s1")
-        )
+        self.publisher = enter(Publisher(ANY_PORT, heartbeats=False, columns=COLUMNS, run_id="s1"))
         config = settings(
             connect=[self.publisher.endpoint, *more],
             **({"publish": ANY_PORT, "streams": list(streams)} | values),
@@ -88,7 +86,7 @@ class Monitored:
     def ticks(self, values, first, stream="a"):
         """Send ticks as those numbered from `first`."""
         times = np.arange(first, first + len(values)) * 10**9
-        frames = encode_ticks(stream, times, values, session="s1", seq=first)
+        frames = encode_ticks(stream, times, values, run_id="s1", seq=first)
         self.publisher._socket.send_multipart(frames)
         self.sent[stream] = first + len(values)
 

@@ -28,8 +28,8 @@ from stream_lstm.events import (
     Update,
 )
 from stream_lstm.feed.predictions import PredictionSubscriber
+from stream_lstm.feed.protocol import Heartbeat, encode_heartbeat, encode_label, encode_ticks
 from stream_lstm.feed.publisher import Publisher
-from stream_lstm.feed.records import Heartbeat, encode_heartbeat, encode_label, encode_ticks
 from stream_lstm.serve import daemon as daemon_module
 from stream_lstm.serve.daemon import PIECE, Daemon
 from stream_lstm.serve.signals import StopSwitch
@@ -70,7 +70,7 @@ def fed_directly(config, values, stream="a", cut=None):
 
 @pytest.fixture
 def publisher():
-    with Publisher(ANY_PORT, heartbeats=False, columns=COLUMNS, session="s1") as made:
+    with Publisher(ANY_PORT, heartbeats=False, columns=COLUMNS, run_id="s1") as made:
         yield made
 
 
@@ -267,7 +267,7 @@ class Proxy:
 def test_a_gap_and_a_stop_find_no_tick_waiting(publisher, stop, start):
     daemon, events = start()
     for seq in (1, 2, 3, 7, 8):
-        frames = encode_ticks("a", seq, series(1, seq)[0], session="s1", seq=seq)
+        frames = encode_ticks("a", seq, series(1, seq)[0], run_id="s1", seq=seq)
         publisher._socket.send_multipart(frames)
     reached = []
     daemon._observers = (
@@ -369,7 +369,7 @@ def test_a_stream_that_begins_anew_has_not_ended(publisher, start):
         publisher._socket.send_multipart(
             encode_heartbeat(beat)
             if end
-            else encode_ticks("a", seq, np.ones((1, 1)), session=session, seq=seq)
+            else encode_ticks("a", seq, np.ones((1, 1)), run_id=session, seq=seq)
         )
 
     send("s1", 1)
@@ -406,15 +406,13 @@ def test_a_gap_and_a_new_session_reach_the_session(publisher, start):
     daemon, events = start()
 
     def send(session, seq, low, high):
-        frames = encode_ticks(
-            "a", np.arange(low, high), values[low:high], session=session, seq=seq
-        )
+        frames = encode_ticks("a", np.arange(low, high), values[low:high], run_id=session, seq=seq)
         publisher._socket.send_multipart(frames)
 
     send("s1", 1, 0, 20)
     send("s1", 26, 20, 30)
     send("s2", 1, 30, 40)
-    publisher.session = "s2"
+    publisher.run_id = "s2"
     publisher.publish("z", 0, [1.0])
     publisher.end("z")
     daemon.every(0.0, lambda: daemon.session.streams["a"].n == 40 and daemon.stop.set())
@@ -555,7 +553,7 @@ def test_heartbeats_say_where_each_stream_stands(publisher, start):
     publisher.end()
     daemon.run(until_end=True)
     beats = []
-    daemon.publisher.heartbeat = lambda *given, **more: beats.append((*given, more["session"]))
+    daemon.publisher.heartbeat = lambda *given, **more: beats.append((*given, more["run_id"]))
     daemon._heartbeats.beat()
     daemon._heartbeats.beat()
     assert beats == [("a", 4, "s1")] * 2

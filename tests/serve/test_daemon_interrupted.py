@@ -12,8 +12,8 @@ import pytest
 from stream_lstm.config import StoreConfig
 from stream_lstm.core.snapshot import take
 from stream_lstm.feed import subscriber
+from stream_lstm.feed.protocol import encode_ticks
 from stream_lstm.feed.publisher import Publisher
-from stream_lstm.feed.records import encode_ticks
 from stream_lstm.serve import daemon
 from stream_lstm.serve.daemon import Daemon
 from stream_lstm.serve.signals import StopSwitch
@@ -52,7 +52,7 @@ def interrupted(path, kind, part, at):
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopSwitch())
         feed = stack.enter_context(
-            Publisher(ANY_PORT, heartbeats=False, columns=COLUMNS, session="s1")
+            Publisher(ANY_PORT, heartbeats=False, columns=COLUMNS, run_id="s1")
         )
         config = settings(connect=[feed.endpoint], **KINDS[kind])
         setup = Setup(config, COLUMNS, members=members(kind))
@@ -67,7 +67,7 @@ def interrupted(path, kind, part, at):
                 feed.wait_for_subscribers(1, WAIT_S)
                 for k in range(COUNT):
                     one = slice(k, k + 1)
-                    frames = encode_ticks("a", times[one], values[one], session="s1", seq=k + 1)
+                    frames = encode_ticks("a", times[one], values[one], run_id="s1", seq=k + 1)
                     feed._socket.send_multipart(frames)
                 served.every(LATE_S, stop.set)
                 served.every(0.0, lambda: served.session.table.ints[0, 0] >= COUNT and stop.set())
@@ -89,7 +89,7 @@ CASES = [("plain", "all of the loop"), ("plain", "the session"), ("learning", "a
 @pytest.mark.parametrize(("kind", "part"), CASES)
 def test_the_store_continues_from_the_state_of_some_tick(kind, part, tmp_path, monkeypatch):
     # a few ticks at a time, so that some are stored before the exception
-    monkeypatch.setattr(subscriber, "MAX_DRAIN", 4)
+    monkeypatch.setattr(subscriber, "MAX_MESSAGES", 4)
     monkeypatch.setattr(daemon, "MOST_HELD", 4)
     config = settings(**KINDS[kind])
     values = series(COUNT)

@@ -9,8 +9,8 @@ import pytest
 from stream_lstm.config import StoreConfig
 from stream_lstm.core.session import Session
 from stream_lstm.events import Gap, Prediction, Refusal, Score, Ticks
+from stream_lstm.feed.protocol import encode_ticks
 from stream_lstm.feed.publisher import Publisher
-from stream_lstm.feed.records import encode_ticks
 from stream_lstm.serve import daemon as daemon_module
 from stream_lstm.serve.daemon import Daemon
 from stream_lstm.serve.runtime import COMPILED
@@ -42,7 +42,7 @@ def served(path=None, **values):
     events = []
     with (
         StopSwitch() as stop,
-        Publisher(ANY_PORT, heartbeats=False, columns=("x",), session="s1") as feed,
+        Publisher(ANY_PORT, heartbeats=False, columns=("x",), run_id="s1") as feed,
     ):
         config = settings(connect=[feed.endpoint], stride=3, **values)
         more = {"stop": stop, "observers": [events.append], "engine": engine_for(config)}
@@ -54,7 +54,7 @@ def served(path=None, **values):
             feed.wait_for_subscribers(1, WAIT_S)
             daemon.every(LATE_S, stop.set)
             for name, seq, value in sent():
-                frames = encode_ticks(name, seq, [value], session="s1", seq=seq)
+                frames = encode_ticks(name, seq, [value], run_id="s1", seq=seq)
                 feed._socket.send_multipart(frames)
             for name in NAMES:
                 feed.end(name)

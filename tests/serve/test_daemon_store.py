@@ -8,8 +8,8 @@ import pytest
 from stream_lstm.config import StoreConfig
 from stream_lstm.events import End, Gap, Label, Prediction, Score
 from stream_lstm.feed.predictions import PredictionSubscriber
+from stream_lstm.feed.protocol import Heartbeat, encode_heartbeat, encode_label, encode_ticks
 from stream_lstm.feed.publisher import Publisher
-from stream_lstm.feed.records import Heartbeat, encode_heartbeat, encode_label, encode_ticks
 from stream_lstm.serve.daemon import Daemon
 from stream_lstm.serve.signals import StopSwitch
 from stream_lstm.store.reading import Setup
@@ -41,7 +41,7 @@ def path(tmp_path):
 def publish(publisher, values, first):
     """Publish ticks as those numbered from `first`, as one who has kept them can."""
     times = np.arange(first, first + len(values)) * 10**9
-    frames = encode_ticks("a", times, values, session=publisher.session, seq=first)
+    frames = encode_ticks("a", times, values, run_id=publisher.run_id, seq=first)
     publisher._socket.send_multipart(frames)
 
 
@@ -71,7 +71,7 @@ class Life:
         self.events, self.heard = [], []
         with (
             StopSwitch() as stop,
-            Publisher(ANY_PORT, heartbeats=False, columns=COLUMNS, session=session) as publisher,
+            Publisher(ANY_PORT, heartbeats=False, columns=COLUMNS, run_id=session) as publisher,
         ):
             config = settings(connect=[publisher.endpoint], **LEARNING | values)
             options = StoreConfig(snapshot_every=every)
@@ -119,7 +119,7 @@ def test_a_daemon_outlives_numbers_that_are_as_large_as_may_be(path, beats):
         publish(publisher, values[:1], 1)
         for k in range(beats):
             publisher._socket.send_multipart(
-                encode_heartbeat(Heartbeat("y", 2**62, f"{publisher.session}-{k}"))
+                encode_heartbeat(Heartbeat("y", 2**62, f"{publisher.run_id}-{k}"))
             )
         publish(publisher, values[1:], 2)
 
@@ -244,7 +244,7 @@ def test_a_stored_tick_has_its_outputs_though_it_waited(path, lives):
 
     with (
         StopSwitch() as stop,
-        Publisher(ANY_PORT, heartbeats=False, columns=COLUMNS, session="s1") as feed,
+        Publisher(ANY_PORT, heartbeats=False, columns=COLUMNS, run_id="s1") as feed,
     ):
         config = settings(connect=[feed.endpoint], **LEARNING)
         options = StoreConfig(snapshot_every=1000, commit_elements=1, commit_ms=1)

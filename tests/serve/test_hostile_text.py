@@ -12,8 +12,8 @@ from stream_lstm.config import build
 from stream_lstm.errors import DecodeError, StreamLSTMError
 from stream_lstm.events import Gap, Refusal, Rollback, SessionStart
 from stream_lstm.feed.foreign import ForeignDecoder
-from stream_lstm.feed.records import parse_topic
-from stream_lstm.feed.sequence import Columns
+from stream_lstm.feed.protocol import parse_topic
+from stream_lstm.feed.sequence import ColumnCheck
 from stream_lstm.serve.logs import Log, watch
 from stream_lstm.view.page import head_html
 from stream_lstm.view.words import Fact
@@ -114,7 +114,7 @@ def test_nothing_reaches_the_live_page_raw():
 
 
 def test_the_names_of_a_feeds_columns_are_not_raw_where_they_end_the_daemon():
-    ours = Columns(("bid", "ask"))
+    ours = ColumnCheck(("bid", "ask"))
     assert ours.compare("s", ("ask", f"bid{HOSTILE}"))
     assert not raw(str(DecodeError(ours.refused["s"])))
 

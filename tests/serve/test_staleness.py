@@ -5,8 +5,8 @@ import pytest
 
 from stream_lstm.events import End, Fresh, Stale
 from stream_lstm.feed.predictions import PredictionSubscriber
+from stream_lstm.feed.protocol import Heartbeat, encode_heartbeat, encode_ticks
 from stream_lstm.feed.publisher import Publisher
-from stream_lstm.feed.records import Heartbeat, encode_heartbeat, encode_ticks
 from stream_lstm.feed.subscriber import Subscriber
 from stream_lstm.schema import FeedConfig
 from stream_lstm.serve.daemon import Daemon
@@ -162,7 +162,7 @@ def test_a_daemon_publishes_it_and_lives():
 
             out.wait_for_subscribers(1, WAIT_S)
             out.publish("a", 1, [1.0])
-            out._socket.send_multipart(encode_heartbeat(Heartbeat("a", 2, out.session)))
+            out._socket.send_multipart(encode_heartbeat(Heartbeat("a", 2, out.run_id)))
             with PredictionSubscriber(daemon.publisher.endpoint) as listener:
                 daemon.publisher.wait_for_subscribers(1, WAIT_S)
                 daemon.every(0.0, pass_on)

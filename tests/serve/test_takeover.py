@@ -16,7 +16,7 @@ def test_a_take_over_is_in_the_log_the_store_the_counters_and_the_metrics(tmp_pa
     path, lines, objects = tmp_path / "x.db", [], []
     with contextlib.ExitStack() as stack:
         other = stack.enter_context(
-            Publisher(ANY_PORT, columns=COLUMNS, session="s2", heartbeats=False)
+            Publisher(ANY_PORT, columns=COLUMNS, run_id="s2", heartbeats=False)
         )
         watched = stack.enter_context(Monitored(path=path, more=[other.endpoint]))
         daemon, owner = watched.daemon, watched.publisher.endpoint

@@ -18,7 +18,7 @@ import pytest
 import zmq
 
 from stream_lstm.events import NO_TIME
-from stream_lstm.feed.records import Heartbeat, encode_heartbeat, encode_ticks
+from stream_lstm.feed.protocol import Heartbeat, encode_heartbeat, encode_ticks
 
 from .browser import SIZES, Tab, chromium
 
@@ -56,7 +56,7 @@ class Feed:
             x = np.array([level + random.normal()])
             session = "f00d"
             self._socket.send_multipart(
-                encode_ticks("price", time.time_ns(), x, session=session, seq=seq)
+                encode_ticks("price", time.time_ns(), x, run_id=session, seq=seq)
             )
             seq += 1
             if time.monotonic() > beat + 0.5:

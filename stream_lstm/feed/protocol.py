@@ -1,7 +1,8 @@
-"""The records of the protocol as they lie in a payload, and the limits on them.
+"""The wire protocol: record types and their limits, topics, and the encoding of messages.
 
-Every record is a map with short field names, in msgpack or JSON, and opens with the protocol
-version `v`; what stream it is of stands in the topic. So a publisher in any language is
+A message has two frames, topic and payload. The topic `KIND/NAME/` names the kind of record and
+the stream. The payload is a record: a map with short field names, in MessagePack or JSON, that
+contains the protocol version `v`. A publisher in any language is
 
 ```python
 socket = zmq.Context().socket(zmq.PUB)
@@ -12,28 +13,24 @@ socket.send_multipart([b"tick/AAPL/", msgpack.packb({"v": 1, "values": {"price":
 | topic | fields besides `v` |
 |---|---|
 | `tick/NAME/` | `values`; optional `session`, `seq`, `t_ns`, `rows` |
-| `label/NAME/` | `n`, `y` (0 or 1; a number where there is a threshold); optional `t_ns` |
-| `prediction/NAME/` | those of `events.Prediction` but for `stream`, in order |
-| `score/NAME/` | those of `events.Score` but for `stream`, in order |
-| `heartbeat/NAME/` | `seq` (the NEXT one); optional `session`, `t_ns`, `end`, `stale` |
+| `label/NAME/` | `n`, `y` (0 or 1; with a threshold any number); optional `t_ns` |
+| `prediction/NAME/` | the fields of `events.Prediction` without `stream`, in order |
+| `score/NAME/` | the fields of `events.Score` without `stream`, in order |
+| `heartbeat/NAME/` | `seq` (the NEXT number); optional `session`, `t_ns`, `end`, `stale` |
 
-`values` is one tick (an array in the order of the columns, or a map of names to numbers) or a
-block (an array of such arrays, or a map of names to arrays, or row-major little-endian float64
-bytes with their number of `rows`). `t_ns` of a block is an array, or little-endian int64 bytes.
-A null in `values` is a value that is missing, read as NaN. In JSON bytes are base64.
+The field `session` identifies a run of a publisher; in code it is `run_id`. `values` is one tick
+(an array in the order of the columns, or a map of names to numbers) or a block (an array of such
+arrays, a map of names to arrays, or row-major little-endian float64 bytes with their number of
+`rows`). `t_ns` of a block is an array, or little-endian int64 bytes. A null in `values` is a
+missing value, read as NaN. In JSON bytes are base64.
 
-The requests and replies of recovery travel without a topic, told apart by the field `kind`: HELLO
-asks who publishes (answered by WELCOME), SNAPSHOT where the streams stand (SNAPSHOT), and REPLAY
-for a range of ticks. Each request has one reply. That to REPLAY is a BLOCK with the ticks that the
-range begins with, as many as fit, so that who wants the rest asks on from its end; or GONE, where
-the ring no longer has what the range begins with. BUSY means later.
+The closing slash of a topic keeps a subscription to AAPL from matching AAPLX.
 
-The first frame of a message: `KIND/NAME/`.
-
-The closing slash keeps a subscription to AAPL from matching AAPLX. Both directions are cached:
-a stream's topic is looked at once and not with every tick.
-
-Events become messages: the inverse of `wire`, for publishers.
+Recovery requests and replies have no topic; the field `kind` tells them apart. HELLO asks who
+publishes (reply: WELCOME), SNAPSHOT asks for the sequence numbers of all streams (SNAPSHOT), and
+REPLAY asks for a range of ticks. Its reply is a BLOCK with as many ticks from the start of the
+range as fit, so a subscriber asks again for the rest; or GONE if the publisher does not have the
+start of the range any more. BUSY means: ask again later.
 """
 
 from __future__ import annotations
@@ -57,18 +54,17 @@ PROTOCOL_VERSION = 1
 
 MAX_PAYLOAD_BYTES = 8 * 2**20
 """65,536 raw rows of 14 columns with their times. A hostile payload of one-byte numbers grows
-32-fold as Python floats, so that decoding one takes a quarter of a gigabyte at most."""
+32-fold as Python floats, so decoding one takes at most a quarter of a gigabyte."""
 
 MAX_FRAME_BYTES = 8 * MAX_PAYLOAD_BYTES
-"""What a socket takes in at all. libzmq drops a connection that sends more, and what was underway
-with it, so this lies far above what decoding refuses and counts: only an attack reaches it."""
+"""Largest frame that a socket accepts. libzmq drops a connection that sends more, with everything
+in transit, so this is far above the size that decoding refuses and counts."""
 
 MAX_MESSAGE_BYTES = MAX_FRAME_BYTES + MAX_PAYLOAD_BYTES
-"""Of all frames of a message together: libzmq has no limit of its own, and the guard of a socket
-cuts off who sends more."""
+"""Of all frames of a message. libzmq has no such limit; the guard of a socket enforces it."""
 
 MAX_BLOCK_ROWS = 65_536
-"""Larger blocks make nothing faster, and the element that is due waits for the whole block."""
+"""Larger blocks are not faster, and the next prediction waits for the whole block."""
 
 MAX_NAME_BYTES = 200
 """Of a stream's name in UTF-8: it becomes a topic, a metric's label and a key in the store."""
@@ -82,10 +78,10 @@ MAX_COLUMN_BYTES = 250
 """Of a column's name in UTF-8: it is printed, and is a key in every tick that names its values."""
 
 MAX_EXPERT_CHARS = 1000
-"""Of the name of a member of a bank, which each prediction may carry."""
+"""Of the name of a bank member, which each prediction may contain."""
 
 MAX_SNAPSHOT_STREAMS = 100_000
-"""As many streams as a subscriber may take; see `max_streams`."""
+"""The largest `max_streams` of a subscriber."""
 
 Rows: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_BLOCK_ROWS)]
 Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_BYTES)]
@@ -95,20 +91,23 @@ Columns: TypeAlias = Annotated[tuple[Column, ...], Meta(max_length=MAX_COLUMNS)]
 Number: TypeAlias = float | None
 Times: TypeAlias = Time | list[Time] | bytes
 
+ON_WIRE = {"run_id": "session"}
+"""Fields whose name on the wire is another one."""
 
-class TickRecord(msgspec.Struct, omit_defaults=True):
-    """One tick or a block, as this program writes it; `wire.TickDecoder` reads more forms."""
+
+class TickRecord(msgspec.Struct, omit_defaults=True, rename=ON_WIRE):
+    """One tick or a block as this program writes it; `wire.TickDecoder` reads more forms."""
 
     v: int
     values: list[float] | list[list[float]] | bytes
-    session: Session | None = None
+    run_id: Session | None = None
     seq: Seq | None = None
     t_ns: Times = NO_TIME
     rows: Rows | None = None
 
 
 class LabelRecord(msgspec.Struct):
-    """The truth `y` for prediction `n`: 0 or 1, or a number where there is a threshold."""
+    """The label `y` of prediction `n`: 0 or 1, or with a threshold any number."""
 
     v: int
     n: Seq
@@ -117,9 +116,9 @@ class LabelRecord(msgspec.Struct):
 
 
 def wire_record(kind: type[Prediction | Score]) -> type[msgspec.Struct]:
-    """Return how an output travels: `v` and its declared fields but for the stream.
+    """Return the record of an output: `v` and its fields without the stream.
 
-    A value that is None or () is left out.
+    A value that is None or () is omitted.
     """
     _, *rest = fields_of(kind)
     fields: list[tuple[str, Any] | tuple[str, Any, Any]] = [("v", int)]
@@ -137,16 +136,16 @@ PredictionRecord: Any = wire_record(Prediction)
 ScoreRecord: Any = wire_record(Score)
 
 
-class HeartbeatRecord(msgspec.Struct):
-    """`seq` is the next sequence number; `end` says that nothing more will come.
+class HeartbeatRecord(msgspec.Struct, rename=ON_WIRE):
+    """`seq` is the next sequence number; `end` means that no more ticks follow.
 
-    `columns` are the names of a tick's values, in their order. `stale`, of predictions, says that
-    the feed that they are made from has fallen silent.
+    `columns` are the names of a tick's values, in order. `stale`, on predictions, means that the
+    feed behind them is silent.
     """
 
     v: int
     seq: Seq
-    session: Session | None = None
+    run_id: Session | None = None
     t_ns: Time = NO_TIME
     end: bool = False
     stale: bool | msgspec.UnsetType = msgspec.UNSET
@@ -158,7 +157,7 @@ class Heartbeat(msgspec.Struct, frozen=True):
 
     stream: str
     seq: int
-    session: str = ""
+    run_id: str = ""
     t_ns: int = NO_TIME
     end: bool = False
     stale: bool = False
@@ -166,28 +165,29 @@ class Heartbeat(msgspec.Struct, frozen=True):
 
     @property
     def announces(self) -> bool:
-        """Whether it comes before a stream's first tick, and promises no others."""
+        """Whether it precedes a stream's first tick and only announces the columns."""
         return self.seq == 1 and bool(self.columns) and not self.end
 
 
-class Hello(msgspec.Struct, frozen=True, tag="hello", tag_field="kind"):
+class _Side(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", rename=ON_WIRE):
+    """A request or reply of recovery."""
+
+    v: int = PROTOCOL_VERSION
+
+
+class Hello(_Side, frozen=True, tag="hello"):
     """Ask the publisher who it is."""
 
-    v: int = PROTOCOL_VERSION
+
+class SnapshotRequest(_Side, frozen=True, tag="snapshot"):
+    """Ask for the sequence numbers of every stream."""
 
 
-class SnapshotRequest(msgspec.Struct, frozen=True, tag="snapshot", tag_field="kind"):
-    """Ask where every stream stands."""
+class ReplayRequest(_Side, frozen=True, tag="replay", kw_only=True):
+    """Ask for ticks `from_seq` to `to_seq`, both included, of a stream in a run."""
 
-    v: int = PROTOCOL_VERSION
-
-
-class ReplayRequest(msgspec.Struct, frozen=True, tag="replay", tag_field="kind", kw_only=True):
-    """Ask for the ticks `from_seq` to `to_seq`, both included, of a stream in a session."""
-
-    v: int = PROTOCOL_VERSION
     stream: Name
-    session: Session
+    run_id: Session
     from_seq: Seq
     to_seq: Seq
 
@@ -196,28 +196,25 @@ class ReplayRequest(msgspec.Struct, frozen=True, tag="replay", tag_field="kind",
             raise ValueError(f"to_seq={self.to_seq} is before from_seq={self.from_seq}")
 
 
-class Welcome(msgspec.Struct, frozen=True, tag="welcome", tag_field="kind", kw_only=True):
-    """The publisher's session and the names of its columns."""
+class Welcome(_Side, frozen=True, tag="welcome", kw_only=True):
+    """The publisher's run id and the names of its columns."""
 
-    v: int = PROTOCOL_VERSION
-    session: Session
+    run_id: Session
     columns: Columns
 
 
-class SnapshotReply(msgspec.Struct, frozen=True, tag="snapshot", tag_field="kind", kw_only=True):
+class SnapshotReply(_Side, frozen=True, tag="snapshot", kw_only=True):
     """For every stream: the oldest sequence number that can be replayed, and the next one."""
 
-    v: int = PROTOCOL_VERSION
-    session: Session
+    run_id: Session
     streams: Annotated[dict[Name, tuple[Seq, Seq]], Meta(max_length=MAX_SNAPSHOT_STREAMS)]
 
 
-class Block(msgspec.Struct, frozen=True, tag="block", tag_field="kind", kw_only=True):
+class Block(_Side, frozen=True, tag="block", kw_only=True):
     """Ticks from `seq` on: `t_ns` little-endian int64, `values` row-major float64 bytes."""
 
-    v: int = PROTOCOL_VERSION
     stream: Name
-    session: Session
+    run_id: Session
     seq: Seq
     rows: Rows
     t_ns: bytes
@@ -231,25 +228,23 @@ class Block(msgspec.Struct, frozen=True, tag="block", tag_field="kind", kw_only=
             )
 
 
-class Gone(msgspec.Struct, frozen=True, tag="gone", tag_field="kind", kw_only=True):
-    """What was asked for is not held; replay starts at `oldest_seq`, if anywhere.
+class Gone(_Side, frozen=True, tag="gone", kw_only=True):
+    """The requested ticks are gone; a replay can start at `oldest_seq`.
 
-    An `oldest_seq` beyond the range that was asked for says that nothing of it is held.
+    If `oldest_seq` is beyond the requested range, none of it is left.
     """
 
-    v: int = PROTOCOL_VERSION
     stream: Name
-    session: Session
+    run_id: Session
     oldest_seq: Seq
 
 
-class Busy(msgspec.Struct, frozen=True, tag="busy", tag_field="kind", kw_only=True):
-    """Too many ask at once: ask again after `retry_ms` milliseconds.
+class Busy(_Side, frozen=True, tag="busy", kw_only=True):
+    """Too many requests: ask again after `retry_ms` milliseconds.
 
-    `stream` is that of the request for a replay, "" for any other request.
+    `stream` is the stream of a replay request, "" for any other request.
     """
 
-    v: int = PROTOCOL_VERSION
     retry_ms: Annotated[int, Meta(ge=0, le=3_600_000)]
     stream: Annotated[str, Meta(max_length=MAX_NAME_BYTES)] = ""
 
@@ -261,15 +256,15 @@ Reply: TypeAlias = Welcome | SnapshotReply | Block | Gone | Busy
 KINDS = ("tick", "label", "prediction", "score", "heartbeat")
 
 TOPIC_CACHE = 16_384
-"""Topics kept parsed: some 5 MB at most. More streams than that only cost time."""
+"""Parsed topics in the cache: at most some 5 MB. More streams than that only cost time."""
 
-MOST_NAMED = 1000
+MAX_SUBSCRIBED_NAMES = 1000
 """Streams that are subscribed to by name. With three kinds of topics each they are as many
 prefixes as our publisher grants one subscriber, and every connection sends them all again."""
 
 
 class Topic(NamedTuple):
-    """A topic, taken apart; `text` is the whole of it for messages."""
+    """A parsed topic; `text` is the whole of it, for messages."""
 
     kind: str
     stream: str
@@ -277,28 +272,26 @@ class Topic(NamedTuple):
 
 
 def check_name(name: str) -> str:
-    """Return `name` if a stream can be called so; ValueError says why not."""
+    """Return `name` if it is a valid stream name; ValueError says why not."""
     if not isinstance(name, str):
-        raise ValueError(f"the name of the stream is text, not {name!r:.60}")
+        raise ValueError(f"the stream's name must be text, not {name!r:.60}")
     if not name:
-        raise ValueError("the name of the stream is empty")
+        raise ValueError("the stream's name is empty")
     if "/" in name:
-        raise ValueError(f"the name of the stream {name!r} has a '/' in it")
+        raise ValueError(f"the stream's name {name!r} contains a '/'")
     if any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in name):
-        raise ValueError(f"the name of the stream {name!r} has a control character in it")
+        raise ValueError(f"the stream's name {name!r} contains a control character")
     if len(name.encode()) > MAX_NAME_BYTES:
-        raise ValueError(
-            f"the name of the stream {name[:20]!r}... has more than {MAX_NAME_BYTES} bytes"
-        )
+        raise ValueError(f"the stream's name {name[:20]!r}... exceeds {MAX_NAME_BYTES} bytes")
     return name
 
 
 @lru_cache(maxsize=TOPIC_CACHE)
 def parse_topic(topic: bytes) -> Topic:
-    """Take a topic `KIND/NAME/` apart; raises DecodeError."""
+    """Parse a topic `KIND/NAME/`; raises DecodeError."""
     if len(topic) > MAX_TOPIC_BYTES:
         raise DecodeError(
-            f"topic {topic[:40]!r}... has more than {MAX_TOPIC_BYTES} bytes", cause="topic"
+            f"topic {topic[:40]!r}... exceeds {MAX_TOPIC_BYTES} bytes", cause="topic"
         )
     try:
         text = topic.decode()
@@ -312,7 +305,7 @@ def parse_topic(topic: bytes) -> Topic:
 
 @lru_cache(maxsize=TOPIC_CACHE)
 def make_topic(kind: str, stream: str) -> bytes:
-    """Return the topic of a stream; raises UsageError for a name that cannot be one."""
+    """Return the topic of a stream; raises UsageError for an invalid name."""
     try:
         return f"{kind}/{check_name(stream)}/".encode()
     except ValueError as error:
@@ -320,12 +313,12 @@ def make_topic(kind: str, stream: str) -> bytes:
 
 
 def prefixes(kinds: Iterable[str], streams: Sequence[str]) -> list[bytes]:
-    """Return what to subscribe to for some kinds of topics, in their order.
+    """Return the prefixes to subscribe to for some kinds of topics, in their order.
 
-    Of no streams, or of more than MOST_NAMED, that is all of a kind: who subscribes then has to
-    pass over the others itself.
+    Without streams, or with more than MAX_SUBSCRIBED_NAMES, the prefixes cover all streams, and
+    the subscriber has to skip the unwanted ones itself.
     """
-    if not 0 < len(streams) <= MOST_NAMED:
+    if not 0 < len(streams) <= MAX_SUBSCRIBED_NAMES:
         return [f"{kind}/".encode() for kind in kinds]
     return [make_topic(kind, stream) for kind in kinds for stream in streams]
 
@@ -333,14 +326,15 @@ def prefixes(kinds: Iterable[str], streams: Sequence[str]) -> list[bytes]:
 Frames: TypeAlias = tuple[bytes, bytes]
 """Topic and payload."""
 
-_MSGPACK = msgspec.msgpack.Encoder()
-_JSON = msgspec.json.Encoder()
 _OPTIONAL = {
     kind: min(k for k, field in enumerate(fields_of(kind)) if field.nullable or field.nested)
     for kind in (Prediction, Score)
 }
-"""From where on fields of a record may be left out."""
-_ENCODE: dict[str, Callable[[Any], bytes]] = {"msgpack": _MSGPACK.encode, "json": _JSON.encode}
+"""The first field of a record that may be omitted; all later ones may be, too."""
+_ENCODE: dict[str, Callable[[Any], bytes]] = {
+    "msgpack": msgspec.msgpack.Encoder().encode,
+    "json": msgspec.json.Encoder().encode,
+}
 
 
 def encode_ticks(
@@ -348,19 +342,19 @@ def encode_ticks(
     t_ns: npt.ArrayLike,
     values: npt.ArrayLike,
     *,
-    session: str = "",
+    run_id: str = "",
     seq: int | None = None,
     encoding: Encoding = "msgpack",
 ) -> Frames:
     """Return the frames of one tick, `values` (C,), or of a block, `values` (n, C).
 
     `t_ns` is nanoseconds since 1970: a number for one tick, int64 (n,) for a block. A value that
-    is not finite travels as it is in msgpack and as null in JSON; the receiver refuses its row.
+    is not finite stays as it is in msgpack and becomes null in JSON; the receiver refuses its row.
     Raises UsageError for shapes that do not fit, and for a block of more than MAX_BLOCK_ROWS.
     """
     rows = np.atleast_2d(np.asarray(values, np.float64))
     times = np.atleast_1d(np.asarray(t_ns))
-    # what an int64 cannot hold would come out as another time
+    # a uint64 beyond int64 would wrap to another time
     kind = times.dtype.kind
     if kind not in "iu" or (kind == "u" and (times > np.iinfo(np.int64).max).any()):
         raise UsageError(
@@ -376,7 +370,7 @@ def encode_ticks(
     n = len(rows)
     if n > MAX_BLOCK_ROWS:
         raise UsageError(f"ticks of {stream!r}: a block of {n} exceeds {MAX_BLOCK_ROWS}")
-    record = TickRecord(PROTOCOL_VERSION, b"", session or None, seq)
+    record = TickRecord(PROTOCOL_VERSION, b"", run_id or None, seq)
     if n == 1:
         record.values = rows[0].tolist()
         record.t_ns = int(times[0])
@@ -395,9 +389,9 @@ def encode_ticks(
 
 
 def encode_label(label: Label, encoding: Encoding = "msgpack") -> Frames:
-    """Return the frames of a label from outside.
+    """Return the frames of an external label.
 
-    Raises UsageError for an `n` that is not a whole number, and a `y` that is not a number.
+    Raises UsageError unless `n` is a whole number and `y` a number.
     """
     if not (type(label.n) is int and isinstance(label.y, int | float)):
         raise UsageError(
@@ -408,30 +402,39 @@ def encode_label(label: Label, encoding: Encoding = "msgpack") -> Frames:
     return make_topic("label", label.stream), _ENCODE[encoding](record)
 
 
-def encode_prediction(made: Prediction, encoding: Encoding = "msgpack") -> Frames:
+def encode_prediction(prediction: Prediction, encoding: Encoding = "msgpack") -> Frames:
     """Return the frames of a prediction."""
-    return make_topic("prediction", made.stream), _encode_output(PredictionRecord, made, encoding)
+    return _encode_output("prediction", PredictionRecord, prediction, encoding)
 
 
 def encode_score(score: Score, encoding: Encoding = "msgpack") -> Frames:
     """Return the frames of a score."""
-    return make_topic("score", score.stream), _encode_output(ScoreRecord, score, encoding)
+    return _encode_output("score", ScoreRecord, score, encoding)
 
 
-def _encode_output(record: Any, event: Prediction | Score, encoding: Encoding) -> bytes:
+def _encode_output(
+    kind: str, record: Any, event: Prediction | Score, encoding: Encoding
+) -> Frames:
     values, first = msgspec.structs.astuple(event), _OPTIONAL[type(event)]
-    said = [msgspec.UNSET if value is None or value == () else value for value in values[first:]]
-    return _ENCODE[encoding](record(PROTOCOL_VERSION, *values[1:first], *said))
+    rest = [msgspec.UNSET if value is None or value == () else value for value in values[first:]]
+    payload = _ENCODE[encoding](record(PROTOCOL_VERSION, *values[1:first], *rest))
+    return make_topic(kind, event.stream), payload
 
 
 def encode_heartbeat(beat: Heartbeat, encoding: Encoding = "msgpack") -> Frames:
     """Return the frames of a heartbeat."""
-    said = beat.session or None, beat.t_ns, beat.end
-    more = beat.stale or msgspec.UNSET, beat.columns or msgspec.UNSET
-    record = HeartbeatRecord(PROTOCOL_VERSION, beat.seq, *said, *more)
+    record = HeartbeatRecord(
+        PROTOCOL_VERSION,
+        beat.seq,
+        beat.run_id or None,
+        beat.t_ns,
+        beat.end,
+        beat.stale or msgspec.UNSET,
+        beat.columns or msgspec.UNSET,
+    )
     return make_topic("heartbeat", beat.stream), _ENCODE[encoding](record)
 
 
 def encode_side(record: Request | Reply, encoding: Encoding = "msgpack") -> bytes:
-    """Return the payload of a request or a reply of recovery."""
+    """Return the payload of a recovery request or reply."""
     return _ENCODE[encoding](record)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_lstm.feed import recovery_server
-from stream_lstm.feed.records import (
+from stream_lstm.feed.protocol import (
     Block,
     Busy,
     Gone,
@@ -31,21 +31,21 @@ from stream_lstm.feed.wire import decode_reply
 class Asking:
     """A desk over a ring with ticks 1 to 20 of stream A, of which the newest 10 are held."""
 
-    def __init__(self, *, present=lambda _: True):
+    def __init__(self, *, connected=lambda _: True):
         self.now = 0.0
         self.ring = Ring(2, ticks=10)
         for k in range(1, 21):
             self.ring.append("A", k, 100 * k, [k, k / 2])
-        told = self.ring, "s", ("bid", "ask")
-        self.desk = RecoveryResponder(*told, clock=lambda: self.now, present=present)
+        args = self.ring, "s", ("bid", "ask")
+        self.responder = RecoveryResponder(*args, clock=lambda: self.now, connected=connected)
 
     def ask(self, request, *, peer=b"p", encoding="msgpack"):
-        reply = self.desk.answer(peer, encode_side(request, encoding))
+        reply = self.responder.answer(peer, encode_side(request, encoding))
         return None if reply is None else decode_reply(reply)
 
 
 def replay(first, last, *, stream="A", session="s"):
-    return ReplayRequest(stream=stream, session=session, from_seq=first, to_seq=last)
+    return ReplayRequest(stream=stream, run_id=session, from_seq=first, to_seq=last)
 
 
 @pytest.fixture
@@ -55,14 +55,14 @@ def asking():
 
 @pytest.mark.parametrize("encoding", ["msgpack", "json"])
 def test_each_request_has_its_reply_in_its_encoding(asking, encoding):
-    assert asking.ask(Hello(), encoding=encoding) == Welcome(session="s", columns=("bid", "ask"))
-    wanted = SnapshotReply(session="s", streams={"A": (11, 21)})
+    assert asking.ask(Hello(), encoding=encoding) == Welcome(run_id="s", columns=("bid", "ask"))
+    wanted = SnapshotReply(run_id="s", streams={"A": (11, 21)})
     assert asking.ask(SnapshotRequest(), encoding=encoding) == wanted
     block = asking.ask(replay(12, 14), encoding=encoding)
-    assert (block.stream, block.session, block.seq, block.rows) == ("A", "s", 12, 3)
+    assert (block.stream, block.run_id, block.seq, block.rows) == ("A", "s", 12, 3)
     assert np.frombuffer(block.t_ns, "<i8").tolist() == [1200, 1300, 1400]
     assert np.frombuffer(block.values, "<f8").tolist() == [12, 6, 13, 6.5, 14, 7]
-    raw = asking.desk.answer(b"p", encode_side(Hello(), encoding))
+    raw = asking.responder.answer(b"p", encode_side(Hello(), encoding))
     assert (raw[:1] == b"{") == (encoding == "json")
 
 
@@ -72,13 +72,13 @@ def test_a_range_is_answered_from_its_start_as_far_as_there_is_something(asking)
 
 def test_a_long_range_is_answered_in_pieces(asking, monkeypatch):
     monkeypatch.setattr(recovery_server, "REPLY_BYTES", 3 * 24)
-    asking.desk = RecoveryResponder(asking.ring, "s", ("bid", "ask"), clock=lambda: 0.0)
+    asking.responder = RecoveryResponder(asking.ring, "s", ("bid", "ask"), clock=lambda: 0.0)
     block = asking.ask(replay(11, 20))
     assert (block.seq, block.rows) == (11, 3)
 
 
 def test_what_is_no_longer_held_is_gone(asking):
-    assert asking.ask(replay(3, 15)) == Gone(stream="A", session="s", oldest_seq=11)
+    assert asking.ask(replay(3, 15)) == Gone(stream="A", run_id="s", oldest_seq=11)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_a_peer_has_an_allowance_that_fills_up_again(asking):
     while isinstance(asking.ask(Hello()), Welcome):
         granted += 1
     assert granted == busy.retry_ms / 1000 * REQUESTS_PER_S >= 100
-    assert asking.desk.counters.busy == 2
+    assert asking.responder.counters.busy == 2
 
 
 def test_a_snapshot_is_made_once_a_second(asking):
@@ -113,7 +113,7 @@ def test_a_snapshot_is_made_once_a_second(asking):
 
 def test_peers_are_bounded_and_the_places_of_those_gone_are_given_on():
     gone = set()
-    asking = Asking(present=lambda peer: peer not in gone)
+    asking = Asking(connected=lambda peer: peer not in gone)
     peers = [str(k).encode() for k in range(MAX_PEERS)]
     for peer in peers:
         assert isinstance(asking.ask(Hello(), peer=peer), Welcome)
@@ -127,5 +127,5 @@ def test_peers_are_bounded_and_the_places_of_those_gone_are_given_on():
 def test_what_is_no_request_has_no_answer(garbage):
     asking = Asking()
     payload = garbage if isinstance(garbage, bytes) else msgspec.json.encode(garbage)
-    assert asking.desk.answer(b"p", payload) is None
-    assert asking.desk.counters.refused == 1
+    assert asking.responder.answer(b"p", payload) is None
+    assert asking.responder.counters.refused == 1

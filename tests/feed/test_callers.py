@@ -94,13 +94,13 @@ def test_threads_that_share_a_stream_lose_nothing_and_number_in_order_of_sending
 def test_one_thread_may_wait_for_subscribers_while_another_publishes():
     with Publisher(ANY_PORT, columns=["x"]) as out:
         looked, published = threading.Event(), threading.Event()
-        drain = out._subscriptions.drain
+        update = out._subscriptions.update
 
         def look():
-            drain()
+            update()
             looked.set()
 
-        out._subscriptions.drain = look
+        out._subscriptions.update = look
 
         def publish():
             assert looked.wait(WAIT_S)
@@ -147,6 +147,11 @@ def unread():
 BLOCK = np.zeros((50_000, 1))
 
 
+def forever(call):
+    while True:
+        call()
+
+
 def test_closing_ends_a_send_that_waits_in_another_thread():
     with unread() as out:
         out._send_timeout_s = WAIT_S
@@ -161,15 +166,11 @@ def test_closing_ends_a_send_that_waits_in_another_thread():
 
         out._send_frame = watched
 
-        def publish():
-            while True:
-                out.publish("A", 0, BLOCK)
-
         def close():
             assert waits.wait(WAIT_S)
             out.close()
 
-        (error,) = together(publish, close)
+        (error,) = together(lambda: forever(lambda: out.publish("A", 0, BLOCK)), close)
         assert isinstance(error, UsageError)
         assert "this Publisher is closed: make another one" in str(error)
         assert out._context.closed
@@ -177,15 +178,17 @@ def test_closing_ends_a_send_that_waits_in_another_thread():
 
 def test_heartbeats_do_not_wait_for_a_subscriber_that_reads_nothing():
     with unread() as out:
+
+        def beat():
+            out._heartbeat_due = 0.0
+            out.heartbeat()
+
         with pytest.raises(EndpointError, match="took nothing"):
-            while True:
-                out.publish("A", 0, BLOCK)
+            forever(lambda: out.publish("A", 0, BLOCK))
         out._heartbeat_due = 0.0
-        assert out._beat_by_itself() > 0, "the next time is told, and no error raised"
+        assert out._send_due_heartbeats() > 0, "it returns a time, and raises no error"
         with pytest.raises(EndpointError, match="took nothing"):
-            while True:
-                out._heartbeat_due = 0.0
-                out.heartbeat()
+            forever(beat)
 
 
 def test_a_closed_publisher_says_so_at_every_call():
@@ -360,10 +363,10 @@ with (
     out.wait_for_subscribers(1, 30.0)
     out.publish("A", 0, [1.0])
     # The thread of the heartbeats is where a fork hurts most: nobody in the child releases this.
-    out._pulse._over._cond.acquire()
+    out._heartbeats._over._cond.acquire()
     child = os.fork()
     if child:
-        out._pulse._over._cond.release()
+        out._heartbeats._over._cond.release()
     if child == 0:
         for call in (
             lambda: out.publish("A", 0, [2.0]),
