@@ -1,6 +1,6 @@
 """Endpoints on a system without POSIX modules, as Windows is."""
 
-from .test_callers import python
+from .received import python
 
 ELSEWHERE = """
 import sys

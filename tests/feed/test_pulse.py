@@ -10,7 +10,7 @@ from stream_lstm.feed.publisher import HeartbeatThread, Publisher
 from stream_lstm.feed.subscriber import Subscriber
 from stream_lstm.schema import FeedConfig
 
-from .test_callers import python
+from .received import python
 
 ANY_PORT = "tcp://127.0.0.1:*"
 WAIT_S = 30.0
