@@ -72,7 +72,7 @@ def test_readers_refuse_invalid_times_and_accept_all_others():
             out.wait_for_subscribers(1, None)
             for reader in (ticks, predictions):
                 for bad in (math.nan, "5", decimal.Decimal(1), [1], 1j, 10**400):
-                    with pytest.raises(UsageError, match="timeout_s=.*write seconds as a number"):
+                    with pytest.raises(UsageError, match="write seconds as a number"):
                         reader.receive(bad)
                 assert reader.receive(-1.0) == []
                 assert reader.receive(-math.inf) == []

@@ -242,11 +242,13 @@ def test_a_recovery_endpoint_is_redialled(quick):
 
 def test_many_endpoints_that_are_given_up_together_all_come_back(quick):
     """Each has its own memory in libzmq, which must not be confused with that of another."""
-    with nonsense_servers(20, OTHER_MECHANISM) as (ports, threads):
-        with subscriber(*(f"tcp://127.0.0.1:{port}" for port in ports)) as into:
-            after_nonsense(into, threads)
-            with dialled(zmq.XPUB, into.receive, *ports):
-                pass
+    with (
+        nonsense_servers(20, OTHER_MECHANISM) as (ports, threads),
+        subscriber(*(f"tcp://127.0.0.1:{port}" for port in ports)) as into,
+    ):
+        after_nonsense(into, threads)
+        with dialled(zmq.XPUB, into.receive, *ports):
+            pass
 
 
 # ---- floods -------------------------------------------------------------------------------
