@@ -1,18 +1,15 @@
-"""Historical files: every format to the same ticks, and every fault with its place."""
-
-from __future__ import annotations
+"""Historical files: every format gives the same ticks, and every error its place."""
 
 import gzip
 import math
 import tracemalloc
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.feather
 import pyarrow.parquet
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_lstm.errors import (
@@ -26,71 +23,11 @@ from stream_lstm.feed import csv_reader
 from stream_lstm.feed.files import file_columns, open_file
 from stream_lstm.feed.reader import rewritten
 
-T0 = 1_398_902_401_787_000_001  # odd nanoseconds: float64 cannot hold them
-
-
-def load(path, *, columns=None, time=None, **options):
-    """Return all ticks as (t_ns, values, rows), and the refusals."""
-    refusals = []
-    with open_file(
-        path, columns=columns, time=time, on_refusal=refusals.append, **options
-    ) as source:
-        blocks = list(source.blocks())
-    assert source.rows_read == sum(len(block.rows) for block in blocks)
-    assert source.rows_refused == len(refusals)
-    for block in blocks:
-        assert block.values.flags.c_contiguous
-        assert (block.t_ns.dtype, block.values.dtype) == (np.int64, np.float64)
-        assert block.row == block.rows[0]
-    whole = [np.concatenate(parts) for parts in zip(*(block[:3] for block in blocks), strict=True)]
-    return (*whole, refusals)
-
-
-def text_file(tmp_path, text, name="ticks.csv"):
-    path = tmp_path / name
-    path.write_bytes(text.encode() if isinstance(text, str) else text)
-    return path
-
-
-def table(rows=1000):
-    generator = np.random.default_rng(3)
-    return pa.table(
-        {
-            "time_ns": T0 + np.arange(rows, dtype=np.int64) * 7,
-            "bid": generator.normal(size=rows),
-            "size": np.arange(rows, dtype=np.int32),
-            "venue": ["x"] * rows,
-        }
-    )
-
-
-def write_table(path, data):
-    name = path.name
-    if ".csv" in name or ".tsv" in name:
-        options = pa.csv.WriteOptions(delimiter="\t" if ".tsv" in name else ",")
-        compression = {"gz": "gzip", "zst": "zstd"}.get(name.rsplit(".", 1)[1])
-        with pa.output_stream(path, compression=compression) as sink:
-            pa.csv.write_csv(data, sink, options)
-    elif name.endswith(".parquet"):
-        pa.parquet.write_table(data, path, row_group_size=300)
-    elif name.endswith(".feather"):
-        pa.feather.write_feather(data, path, compression="lz4")
-    else:
-        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, data.schema) as writer:
-            writer.write_table(data)
-    return path
-
-
-TABLES = [
-    *(f"t.{kind}{zipped}" for kind in ("csv", "tsv") for zipped in ("", ".gz", ".zst")),
-    "t.parquet",
-    "t.arrow",
-    "t.feather",
-]
+from .reading import TABLES, load, table, text_file, write_table
 
 
 @pytest.mark.parametrize("name", TABLES)
-@pytest.mark.parametrize("chunk_rows", [1, 77, 65536])
+@pytest.mark.parametrize("chunk_rows", [7, 65536])
 def test_every_format_gives_the_same_ticks(tmp_path, name, chunk_rows):
     data = table()
     path = write_table(tmp_path / name, data)
@@ -101,32 +38,27 @@ def test_every_format_gives_the_same_ticks(tmp_path, name, chunk_rows):
     np.testing.assert_array_equal(t_ns, data["time_ns"].to_numpy())
     np.testing.assert_array_equal(values[:, 0], data["size"].to_numpy())
     np.testing.assert_array_equal(values[:, 1], data["bid"].to_numpy())
-    np.testing.assert_array_equal(rows, np.arange(first, first + 1000))
+    np.testing.assert_array_equal(rows, np.arange(first, first + 200))
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_blocks_are_no_longer_than_asked_and_progress_reaches_the_end(tmp_path, name):
+def test_blocks_are_bounded_and_progress_reaches_the_end(tmp_path, name):
     path = write_table(tmp_path / name, table())
-    with open_file(path, columns=None, time="time_ns", on_refusal=print, chunk_rows=64) as source:
+    with open_file(path, columns=None, time="time_ns", on_refusal=print, chunk_rows=32) as source:
         assert source.columns == ("time_ns", "bid", "size", "venue")
         assert source.value_columns == ("bid", "size")
         done = 0
         for block in source.blocks():
-            assert len(block.rows) <= 64
+            assert len(block.rows) <= 32
             assert done <= source.bytes_read <= source.bytes_total
             done = source.bytes_read
         assert source.bytes_read >= 0.99 * source.bytes_total == 0.99 * path.stat().st_size
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_names_are_read_without_the_rows(tmp_path, name):
-    path = write_table(tmp_path / name, table())
-    assert file_columns(path) == ("time_ns", "bid", "size", "venue")
-
-
-@pytest.mark.parametrize("name", TABLES)
-def test_no_time_gives_zeros_and_no_columns_give_rows(tmp_path, name):
+def test_names_are_read_without_rows_and_rows_without_columns(tmp_path, name):
     path = write_table(tmp_path / name, table(10))
+    assert file_columns(path) == ("time_ns", "bid", "size", "venue")
     t_ns, values, _, _ = load(path, columns=())
     assert values.shape == (10, 0)
     assert not t_ns.any()
@@ -156,7 +88,7 @@ def test_a_limit_stops_the_reading(tmp_path):
     assert source.bytes_read < source.bytes_total / 10
 
 
-# ---------------------------------------------------------------- real files
+# ---- real files -------------------------------------------------------------------------------
 
 REAL = {
     "eurusd_quotes.csv.gz": (1_144_807, "time_ns"),
@@ -181,7 +113,7 @@ def test_real_files_are_read_whole(data_dir, name):
         assert t_ns.max().astype("datetime64[ns]") < np.datetime64("2025-01-01")
 
 
-def test_real_values_are_what_numpy_reads(data_dir):
+def test_real_values_equal_those_of_numpy(data_dir):
     path = data_dir / "btcusdt_trades.csv.gz"
     t_ns, values, _, _ = load(path, columns=["price", "qty"], time="time_ns")
     expected = np.loadtxt(path, delimiter=",", skiprows=1, usecols=(3, 4))
@@ -209,133 +141,7 @@ def test_memory_does_not_grow_with_the_file(data_dir):
     assert peak(None) < 1.5 * peak(300_000)
 
 
-# ---------------------------------------------------------------- times
-
-INSTANT = 1_398_902_401_787_000_000
-
-
-@pytest.mark.parametrize(
-    ("text", "unit", "expected"),
-    [
-        ("1398902401787000001", "auto", T0),
-        ("1398902401", "auto", 1_398_902_401_000_000_000),
-        ("1398902401.787000001", "auto", T0),
-        ("1398902401787", "auto", INSTANT),
-        ("1398902401787.000001", "auto", T0),
-        ("1398902401787000", "auto", INSTANT),
-        ("1398902401787000.001", "auto", T0),
-        ("1.398902401787e9", "auto", INSTANT),
-        ("-5", "auto", -5_000_000_000),
-        ("5", "ns", 5),
-        ("5", "ms", 5_000_000),
-        ("2014-05-01 00:00:01.787000001", "auto", T0),
-        ("2014-05-01T00:00:01.787000001Z", "auto", T0),
-        ("2014-05-01T02:00:01.787+02:00", "auto", INSTANT),
-        ("2014-05-01 00:00:01,787", "iso", INSTANT),
-        ("20140501T000001.787Z", "iso", INSTANT),
-        ("2014-05-01", "auto", 1_398_902_400_000_000_000),
-        ("2014-05-01 00:00", "auto", 1_398_902_400_000_000_000),
-        ("1969-12-31 23:59:59.999999999", "auto", -1),
-    ],
-)
-def test_times_are_exact_in_every_form(tmp_path, text, unit, expected):
-    path = text_file(tmp_path, f't,x\n"{text}",1\n"{text}",2\n')
-    t_ns, _, _, _ = load(path, columns=["x"], time="t", time_unit=unit)
-    assert t_ns.tolist() == [expected, expected]
-
-
-def test_forms_of_one_kind_may_mix(tmp_path):
-    rows = "2014-05-01,1\n2014-05-01T00:00:00Z,2\n2014-05-01 02:00:00+02:00,3\n"
-    t_ns, _, _, _ = load(text_file(tmp_path, "t,x\n" + rows), columns=["x"], time="t")
-    assert set(t_ns.tolist()) == {1_398_902_400_000_000_000}
-
-
-@given(st.integers(-(2**63), 2**63 - 1))
-def test_integer_nanoseconds_stay_exact(tmp_path_factory, t):
-    folder = tmp_path_factory.mktemp("t")
-    csv = text_file(folder, f"t,x\n{t},1\n")
-    np.save(folder / "t.npy", np.array([(t, 1.0)], [("t", "i8"), ("x", "f8")]))
-    for path in (csv, folder / "t.npy"):
-        t_ns, _, _, _ = load(path, columns=["x"], time="t", time_unit="ns")
-        assert t_ns.tolist() == [t]
-
-
-@pytest.mark.parametrize(
-    "times",
-    [
-        pa.array([T0, T0], pa.int64()),
-        pa.array([T0, T0], pa.uint64()),
-        pa.array([T0, T0], pa.timestamp("ns", tz="Europe/Berlin")),
-        pa.array([T0, T0], pa.timestamp("ns")),
-        pa.array(["2014-05-01T00:00:01.787000001"] * 2),
-        pa.array(["2014-05-01T00:00:01.787000001"] * 2).dictionary_encode(),
-        pa.array(["1398902401.787000001"] * 2).cast(pa.decimal128(20, 9)),
-        pa.array(["1398902401.787000001"] * 2, pa.large_string()),
-    ],
-    ids=lambda array: str(array.type),
-)
-def test_typed_times_are_exact(tmp_path, times):
-    data = pa.table({"t": times, "x": [1.0, 2.0]})
-    for name in ("t.parquet", "t.arrow"):
-        t_ns, _, _, _ = load(write_table(tmp_path / name, data), columns=["x"], time="t")
-        assert t_ns.tolist() == [T0, T0]
-
-
-def test_coarser_typed_times_are_scaled(tmp_path):
-    for times in (
-        pa.array([INSTANT // 10**6], pa.timestamp("ms")),
-        pa.array([INSTANT // 10**6], pa.int64()),
-        pa.array([INSTANT / 10**6], pa.float64()),
-    ):
-        path = write_table(tmp_path / "t.parquet", pa.table({"t": times, "x": [1.0]}))
-        t_ns, _, _, _ = load(path, columns=["x"], time="t")
-        assert t_ns.tolist() == [INSTANT]
-
-
-@pytest.mark.parametrize(
-    ("cell", "unit", "reason"),
-    [
-        ("", "auto", "is not a time"),
-        ("yesterday", "auto", "'yesterday' is not a time"),
-        ("3/1/2024", "auto", "write 2024-03-01 where the month .* or 2024-01-03 where the day"),
-        ("31.12.2024 09:30", "auto", "write 2024-12-31 where the day comes first"),
-        ("31/13/2024", "auto", "is not a time: a number, or ISO 8601"),
-        ("2014-13-01", "auto", "month must be in 1..12"),
-        ("2014-05-01", "ns", "is not a number of ns"),
-        ("1e40", "s", "is not a number of s"),
-        ("9999999999999", "s", "outside the years 1677 to 2262"),
-        ("2300-01-01", "iso", "outside the years 1677 to 2262"),
-    ],
-)
-def test_a_bad_time_is_refused_with_its_place(tmp_path, cell, unit, reason):
-    good = "2014-05-01" if unit in ("iso", "auto") else "7"
-    path = text_file(tmp_path, f"t,x\n{good},1\n{cell},2\n")
-    if unit == "ns":
-        path = text_file(tmp_path, f"t,x\n7,1\n{cell},2\n")
-    with pytest.raises(DataError, match=rf"ticks\.csv, line 3: column 't': .*{reason}"):
-        load(path, columns=["x"], time="t", time_unit=unit)
-
-
-def test_a_date_without_dashes_is_not_taken_for_seconds(tmp_path):
-    text = text_file(tmp_path, "t,x\n20240301,1\n20240302,2\n")
-    typed = write_table(tmp_path / "t.parquet", pa.table({"t": [20240301, 20240302], "x": [1, 2]}))
-    for path in (text, typed):
-        with pytest.raises(DataError, match=r"20240301 seems to be a date .*write 2024-03-01"):
-            load(path, columns=["x"], time="t")
-        t_ns, _, _, _ = load(path, columns=["x"], time="t", time_unit="s")
-        assert t_ns.tolist() == [20240301 * 10**9, 20240302 * 10**9]
-    t_ns, _, _, _ = load(text_file(tmp_path, "t,x\n20241301,1\n"), columns=["x"], time="t")
-    assert t_ns.tolist() == [20241301 * 10**9]
-
-
-def test_a_column_without_times_is_refused_at_once(tmp_path):
-    path = text_file(tmp_path, "t,x\n,1\n\nlunch,2\ndinner,3\n")
-    words = "no time in column 't': line 4: 'lunch' is not a time: a number, or ISO 8601 such as "
-    with pytest.raises(DataError, match=words):
-        open_file(path, columns=["x"], time="t", on_refusal=print)
-
-
-# ---------------------------------------------------------------- bad rows
+# ---- bad rows ---------------------------------------------------------------------------------
 
 BAD_CELLS = ["", "  ", "n/a", "NULL", "nan", "inf", "-Infinity", "1_000", "1,5,6", '"1', "--3"]
 
@@ -352,7 +158,7 @@ BAD_CELLS = ["", "  ", "n/a", "NULL", "nan", "inf", "-Infinity", "1_000", "1,5,6
         ("1,234", "ambiguous: write 1234 or 1.234"),
     ],
 )
-def test_a_number_written_otherwise_is_told_how_to_write_it(tmp_path, cell, hint):
+def test_a_number_in_another_form_is_shown_in_a_valid_form(tmp_path, cell, hint):
     path = text_file(tmp_path, f'i,x\n1,2\n2,"{cell}"\n')
     with pytest.raises(DataError, match=rf"line 3: column 'x': {cell!r} is not .*{hint}$"):
         load(path, columns=["x"])
@@ -364,7 +170,7 @@ def test_a_number_written_otherwise_is_told_how_to_write_it(tmp_path, cell, hint
 
 
 @pytest.mark.parametrize("text", ["sell", "1.2.3", "1,23,4.5", "12,", "01-02-2024"])
-def test_what_is_no_number_is_told_no_way_to_write_it(text):
+def test_other_text_has_no_valid_form(text):
     assert not rewritten(text)
 
 
@@ -378,7 +184,7 @@ def test_what_is_no_number_is_told_no_way_to_write_it(text):
         ("1.234,5 2.234,5", "write 1234.5; none of the first 2 rows can be used"),
     ],
 )
-def test_where_every_row_is_bad_nobody_is_told_to_leave_them_out(tmp_path, cells, words):
+def test_if_every_row_is_bad_skipping_is_not_advised(tmp_path, cells, words):
     rows = "".join(f'"{cell}"\n' for cell in cells.split())
     path = text_file(tmp_path, f"x\n{rows}")
     with pytest.raises(DataError, match=words) as caught:
@@ -393,23 +199,23 @@ def cell_name(cell):
 @pytest.mark.parametrize("cell", BAD_CELLS, ids=cell_name)
 @pytest.mark.parametrize("name", ["ticks.csv", "ticks.csv.gz"])
 def test_a_bad_cell_is_named_with_line_and_column(tmp_path, cell, name):
-    rows = [f"{i},{i / 4}" for i in range(500)]
-    rows[300] = f"300,{cell}"
+    rows = [f"{i},{i / 4}" for i in range(50)]
+    rows[30] = f"30,{cell}"
     text = ("i,x\n" + "\n".join(rows) + "\n").encode()
     path = text_file(tmp_path, gzip.compress(text) if name.endswith("gz") else text, name)
-    with pytest.raises(DataError, match=rf"{name}, line 302: .*\(--on-bad-row skip") as caught:
+    with pytest.raises(DataError, match=rf"{name}, line 32: .*\(--on-bad-row skip") as caught:
         load(path, chunk_rows=7)
     if "," not in cell and '"' not in cell:
         assert "column 'x'" in str(caught.value)
         assert (repr(cell) if cell.strip() else "is empty") in str(caught.value)
 
     _, values, lines, refusals = load(path, chunk_rows=7, on_bad_row="skip")
-    np.testing.assert_array_equal(values[:, 0], [i for i in range(500) if i != 300])
-    assert lines.tolist() == [n for n in range(2, 502) if n != 302]
-    assert [(r.kind, r.where, r.stream) for r in refusals] == [("tick", f"{path}:302", "")]
+    np.testing.assert_array_equal(values[:, 0], [i for i in range(50) if i != 30])
+    assert lines.tolist() == [n for n in range(2, 52) if n != 32]
+    assert [(r.kind, r.where, r.stream) for r in refusals] == [("tick", f"{path}:32", "")]
 
 
-def test_rows_before_the_bad_one_are_given_and_those_after_a_limit_are_not_looked_at(tmp_path):
+def test_rows_before_a_bad_one_are_given_and_rows_after_a_limit_are_ignored(tmp_path):
     path = text_file(tmp_path, "x\n1\n2\nbad\n4\n")
     with open_file(path, columns=["x"], time=None, on_refusal=print) as source:
         blocks = source.blocks()
@@ -433,7 +239,7 @@ def test_a_wrong_number_of_fields_is_a_bad_row(tmp_path, row):
     assert len(refusals) == 1
 
 
-def test_a_bad_cell_in_a_column_that_is_not_wanted_is_no_fault(tmp_path):
+def test_a_bad_cell_in_an_unwanted_column_is_ignored(tmp_path):
     path = text_file(tmp_path, "a,b\n1,\n2,oops\n")
     _, values, _, _ = load(path, columns=["a"])
     assert values[:, 0].tolist() == [1, 2]
@@ -445,33 +251,10 @@ def test_nothing_left_is_an_error(tmp_path):
         load(path, columns=["b"], on_bad_row="skip")
 
 
-@pytest.mark.parametrize("name", ["t.parquet", "t.arrow", "t.feather"])
-@pytest.mark.parametrize("cell", [None, float("nan"), float("inf")])
-def test_bad_cells_of_typed_tables_are_named_with_row_and_column(tmp_path, name, cell):
-    data = pa.table({"t": [1, 2, None], "x": pa.array([1.0, cell, 3.0])})
-    path = write_table(tmp_path / name, data)
-    with pytest.raises(DataError, match=r", row 2: column 'x'"):
-        load(path, columns=["x"])
-    _, values, _, refusals = load(path, columns=["x"], time="t", on_bad_row="skip")
-    assert values.tolist() == [[1.0]]
-    assert [refusal.where for refusal in refusals] == [f"{path}:row 2", f"{path}:row 3"]
-    assert "column 't'" in refusals[1].reason
-
-
-def test_a_long_parquet_file_is_not_held_in_memory(tmp_path):
-    values = np.random.default_rng(1).normal(size=400_000)
-    path = tmp_path / "t.parquet"
-    pa.parquet.write_table(pa.table({"x": values}), path, row_group_size=10_000)
-    before = pa.total_allocated_bytes()
-    with open_file(path, columns=["x"], time=None, on_refusal=print, chunk_rows=10_000) as source:
-        held = [pa.total_allocated_bytes() - before for _ in source.blocks()]
-    assert len(held) == 40
-    assert max(held) < path.stat().st_size / 4
-
-
 cells = st.sampled_from(["1", "2.5", "-3e2", "+4", "", "nan", "x", '"5"', '"6'])
 
 
+@settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.tuples(cells, cells).map(",".join) | st.sampled_from(["", " ", "1", "\r"])),
     st.integers(1, 3),
@@ -489,7 +272,7 @@ def test_arrow_and_the_line_by_line_parser_agree(tmp_path_factory, rows, chunk_r
     assert [r.reason for r in quick[3]] == [r.reason for r in careful[3][:-1]]
 
 
-# ---------------------------------------------------------------- text details
+# ---- text details -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -518,13 +301,13 @@ def test_blank_lines_are_skipped_and_counted(tmp_path, end, header):
     assert rows.tolist() == [4, 7]
 
 
-def test_a_number_of_columns_is_found_behind_empty_cells(tmp_path):
+def test_numeric_columns_are_found_after_empty_cells(tmp_path):
     path = text_file(tmp_path, "a,b,c\n,x,\n1,y,\n")
     with open_file(path, columns=None, time=None, on_refusal=print) as source:
         assert source.value_columns == ("a",)
 
 
-def test_a_name_there_twice_is_an_error_only_if_wanted(tmp_path):
+def test_a_repeated_name_is_an_error_only_if_wanted(tmp_path):
     path = text_file(tmp_path, "a,b,a\n1,2,3\n")
     assert file_columns(path) == ("a", "b", "a")
     assert load(path, columns=["b"])[1].tolist() == [[2]]
@@ -533,14 +316,14 @@ def test_a_name_there_twice_is_an_error_only_if_wanted(tmp_path):
             load(path, columns=columns)
 
 
-def test_a_line_without_end_is_refused_in_bounded_memory(tmp_path, monkeypatch):
+def test_an_endless_line_is_refused_in_bounded_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(csv_reader, "MAX_LINE_BYTES", 10_000)
     path = text_file(tmp_path, "a\n1\n" + "7" * 50_000)
     with pytest.raises(DataError, match=r"line 3 is longer than 10000 bytes"):
         load(path, chunk_rows=1)
 
 
-# ---------------------------------------------------------------- files that will not do
+# ---- files that will not do -------------------------------------------------------------------
 
 
 def test_a_missing_file_names_its_neighbour(tmp_path):
@@ -549,7 +332,7 @@ def test_a_missing_file_names_its_neighbour(tmp_path):
         load(tmp_path / "tick.csv")
 
 
-def test_a_directory_is_no_input(tmp_path):
+def test_a_directory_is_refused(tmp_path):
     (tmp_path / "ticks.csv").mkdir()
     with pytest.raises(InputMissingError, match="is a directory"):
         load(tmp_path / "ticks.csv")
@@ -558,10 +341,8 @@ def test_a_directory_is_no_input(tmp_path):
 def test_an_unreadable_file_names_the_reason(tmp_path, monkeypatch):
     path = text_file(tmp_path, "a\n1\n")
 
-    def refuse(*_, **__):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(type(path), "open", refuse)
+    error = PermissionError(13, "Permission denied")
+    monkeypatch.setattr(type(path), "open", Mock(side_effect=error))
     with pytest.raises(OutputError, match=r"cannot read .*ticks\.csv: Permission denied"):
         load(path)
 
@@ -570,14 +351,11 @@ def test_an_unreadable_file_names_the_reason(tmp_path, monkeypatch):
 def test_an_unknown_suffix_names_the_known_ones(tmp_path, name):
     with pytest.raises(UsageError, match=r"\.csv, \.csv\.gz, .*\.parquet, .*\.npy"):
         load(text_file(tmp_path, "a\n1\n", name))
-
-
-def test_suffixes_may_be_upper_case(tmp_path):
     assert load(text_file(tmp_path, "a\n1\n", "TICKS.CSV"))[1].tolist() == [[1]]
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_an_unknown_column_names_those_there_are(tmp_path, name):
+def test_an_unknown_column_lists_the_existing_ones(tmp_path, name):
     path = write_table(tmp_path / name, table(5))
     with pytest.raises(ConfigurationError, match=r"'bit'; did you mean 'bid'.*time_ns, bid") as e:
         load(path, columns=["bit"])
@@ -638,7 +416,7 @@ def test_a_file_without_a_header_says_so(tmp_path, wanted):
         load(path, **wanted)
 
 
-def test_names_may_be_numbers_where_they_are_asked_for_or_whole(tmp_path):
+def test_names_may_be_numbers_if_selected_or_whole(tmp_path):
     path = text_file(tmp_path, "name,2019,2020\nx,1,2\n")
     assert load(path)[1].tolist() == load(path, columns=["2019", "2020"])[1].tolist() == [[1, 2]]
     path = text_file(tmp_path, "name,0.5,0.9\nx,1,2\n")
@@ -646,13 +424,13 @@ def test_names_may_be_numbers_where_they_are_asked_for_or_whole(tmp_path):
 
 
 @pytest.mark.parametrize(("suffix", "kind"), [("gz", "gzip"), ("zst", "zstd")])
-def test_what_is_not_compressed_says_so(tmp_path, suffix, kind):
+def test_an_uncompressed_file_with_a_compressed_name_says_so(tmp_path, suffix, kind):
     path = text_file(tmp_path, "a,b\n1,2\n", f"t.csv.{suffix}")
     with pytest.raises(DataError, match=rf"t\.csv\.{suffix} is not a {kind} file"):
         load(path)
 
 
-def test_the_names_of_a_header_may_hold_separators(tmp_path):
+def test_names_in_a_header_may_contain_separators(tmp_path):
     path = text_file(tmp_path, "a;b\n1\n")
     assert load(path)[1].tolist() == load(path, columns=["a;b"])[1].tolist() == [[1]]
 
@@ -667,101 +445,9 @@ def test_a_compressed_file_cut_short_says_where(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["t.parquet", "t.arrow", "t.feather", "t.csv.gz", "t.npy"])
 @pytest.mark.parametrize("content", [b"", b"PAR1 or what", b"\x93NUMPY\x01\x00" * 20])
-def test_what_is_no_file_of_its_kind_is_a_data_error(tmp_path, name, content):
+def test_a_file_of_another_kind_is_a_data_error(tmp_path, name, content):
     path = text_file(tmp_path, content, name)
     with pytest.raises(DataError, match=r"t\.(parquet|arrow|feather|csv\.gz|npy)"):
-        load(path)
-
-
-@pytest.mark.parametrize("name", ["t.parquet", "t.arrow", "t.feather"])
-def test_a_damaged_table_is_a_data_error(tmp_path, name):
-    path = write_table(tmp_path / name, table(20_000))
-    content = bytearray(path.read_bytes())
-    path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(DataError, match=r"is damaged"):
-        load(path)
-
-
-@pytest.mark.parametrize("name", ["t.parquet", "t.arrow", "t.feather"])
-def test_a_table_without_rows_or_numbers_is_a_data_error(tmp_path, name):
-    with pytest.raises(DataError, match="no rows"):
-        load(write_table(tmp_path / name, table(5).slice(0, 0)))
-    with pytest.raises(DataError, match="no column of numbers"):
-        load(write_table(tmp_path / name, table(5).select(["venue"])))
-    with pytest.raises(ConfigurationError, match="'venue' contains string, not numbers"):
-        load(write_table(tmp_path / name, table(5)), columns=["venue"])
-
-
-def test_typed_numbers_of_every_kind_become_float64(tmp_path):
-    data = pa.table(
-        {
-            "f2": pa.array(np.array([0.5, 2], np.float16)),
-            "u8": pa.array([2**64 - 1, 3], pa.uint64()),
-            "flag": [True, False],
-            "money": pa.array(["1.25", "2.50"]).cast(pa.decimal128(9, 2)),
-            "code": pa.array([3, 4]).dictionary_encode(),
-        }
-    )
-    path = write_table(tmp_path / "t.arrow", data)
-    assert load(path)[1].tolist() == [[0.5, 2.0**64, 1, 1.25, 3], [2, 3, 0, 2.5, 4]]
-
-
-# ---------------------------------------------------------------- .npy
-
-
-@pytest.mark.parametrize("chunk_rows", [1, 3, 100])
-def test_npy_arrays_have_named_columns(tmp_path, chunk_rows):
-    path = tmp_path / "t.npy"
-    np.save(path, np.arange(7, dtype=">i4"))
-    assert file_columns(path) == ("x",)
-    assert load(path, chunk_rows=chunk_rows)[1][:, 0].tolist() == list(range(7))
-
-    grid = np.asfortranarray(np.arange(21, dtype=np.float32).reshape(7, 3))
-    np.save(path, grid)
-    assert file_columns(path) == ("c0", "c1", "c2")
-    _, values, rows, _ = load(path, columns=["c2", "c0"], chunk_rows=chunk_rows)
-    np.testing.assert_array_equal(values, grid[:, [2, 0]])
-    assert rows.tolist() == list(range(1, 8))
-
-
-@pytest.mark.parametrize("kind", [">i8", "M8[ns]", "S32", "U32"])
-def test_npy_records_have_fields_and_times(tmp_path, kind):
-    text = "2014-05-01T00:00:01.787000001"
-    time = T0 if kind == ">i8" else text
-    path = tmp_path / "t.npy"
-    np.save(path, np.array([(time, 1.5), (time, 2.5)], [("t", kind), ("x", "f4")]))
-    t_ns, values, _, _ = load(path, time="t", columns=["x"])
-    assert t_ns.tolist() == [T0, T0]
-    assert values.tolist() == [[1.5], [2.5]]
-
-
-def test_npy_bad_cells_are_named_with_row_and_column(tmp_path):
-    path = tmp_path / "t.npy"
-    np.save(path, np.array([1.0, np.nan, 3.0]))
-    with pytest.raises(DataError, match=r"t\.npy, row 2: column 'x': 'nan' is not a finite"):
-        load(path)
-    assert load(path, on_bad_row="skip")[1].tolist() == [[1.0], [3.0]]
-
-
-def test_npy_never_unpickles(tmp_path):
-    path = tmp_path / "t.npy"
-    np.save(path, np.array([{}, None]), allow_pickle=True)
-    with pytest.raises(DataError, match=r"not an \.npy file"):
-        load(path)
-
-
-@pytest.mark.parametrize("array", [np.zeros(0), np.zeros((2, 2, 2)), np.float64(3), ["a"], [1j]])
-def test_npy_arrays_that_are_no_series(tmp_path, array):
-    np.save(tmp_path / "t.npy", array)
-    with pytest.raises(DataError, match=r"no rows|dimensions|no column of numbers"):
-        load(tmp_path / "t.npy")
-
-
-def test_npy_cut_short_is_a_data_error(tmp_path):
-    path = tmp_path / "t.npy"
-    np.save(path, np.zeros(1000))
-    path.write_bytes(path.read_bytes()[:-8])
-    with pytest.raises(DataError, match="damaged"):
         load(path)
 
 
@@ -776,7 +462,7 @@ def test_an_empty_line_in_a_file_of_one_column_is_an_empty_cell(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["t.csv", "t.parquet", "t.arrow", "t.npy"])
-def test_a_column_that_may_be_empty_gives_nan_and_no_fault(tmp_path, name):
+def test_an_optional_column_gives_nan_for_empty_cells(tmp_path, name):
     a, b = [1.0, 2.0, 3.0], [4.0, math.nan, 6.0]
     path = tmp_path / name
     if name == "t.csv":
@@ -795,7 +481,7 @@ def test_a_column_that_may_be_empty_gives_nan_and_no_fault(tmp_path, name):
 
 
 @pytest.mark.parametrize("cell", ["oops", "inf", "-inf"])
-def test_what_is_no_number_stays_a_fault_where_a_cell_may_be_empty(tmp_path, cell):
+def test_other_bad_cells_of_an_optional_column_are_refused(tmp_path, cell):
     path = text_file(tmp_path, f"a,b\n1,4\n2,{cell}\n")
     with pytest.raises(DataError, match=r"line 3.*'b'"):
         load(path, columns=["a", "b"], optional=("b",))
