@@ -1,4 +1,4 @@
-"""A source of any kind becomes a feed: ticks in order, with numbers, heartbeats and an end."""
+"""Any source becomes a feed: ticks in order, with numbers, heartbeats and an end."""
 
 import asyncio
 
@@ -9,67 +9,52 @@ from stream_lstm.errors import StreamLSTMError
 from stream_lstm.events import End, SessionStart, Ticks
 from stream_lstm.feed.bridge import SourceTick, bridge
 from stream_lstm.feed.publisher import Publisher
-from stream_lstm.feed.subscriber import Subscriber
-from stream_lstm.schema import FeedConfig
 
-from .received import blocks
-
-ANY_PORT = "tcp://127.0.0.1:*"
-WAIT_S = 30.0
+from .received import ANY_PORT, WAIT_S, gather, of, subscriber
 
 
 @pytest.fixture
 def publisher():
-    with Publisher(ANY_PORT, columns=("bid", "ask"), heartbeat_s=0.01) as made:
-        yield made
+    with Publisher(ANY_PORT, columns=("bid", "ask"), heartbeat_s=0.01) as publisher:
+        yield publisher
 
 
 @pytest.fixture
-def subscriber(publisher):
-    with Subscriber(FeedConfig(connect=(publisher.endpoint,), columns=("bid", "ask"))) as made:
+def into(publisher):
+    with subscriber(publisher, columns=("bid", "ask")) as into:
         publisher.wait_for_subscribers(1, WAIT_S)
-        yield made
+        yield into
 
 
 async def counted(count):
-    """A source of the simplest kind: a generator."""
+    """The simplest source: a generator."""
     for k in range(count):
         await asyncio.sleep(0)
         yield SourceTick("ab"[k % 2], k, (float(k), k + 0.5))
 
 
-def received(subscriber, streams):
-    """What came until these streams have ended."""
-    events = []
-    while {event.stream for event in events if isinstance(event, End)} != streams:
-        came = subscriber.receive(WAIT_S)
-        assert came or subscriber.counters.heartbeats
-        events += blocks(came)
-    return events
-
-
-def test_a_generator_is_a_feed(publisher, subscriber):
+def test_a_generator_is_a_feed(publisher, into):
     assert asyncio.run(bridge(counted(100), publisher)) == 100
-    events = received(subscriber, {"a", "b"})
+    events = gather(into, lambda events: {e.stream for e in of(End, events)} == {"a", "b"})
     assert {type(event) for event in events} == {SessionStart, Ticks, End}
-    found = [e for e in events if isinstance(e, Ticks) and e.stream == "b"]
+    found = [e for e in of(Ticks, events) if e.stream == "b"]
     np.testing.assert_array_equal(np.concatenate([b.t_ns for b in found]), range(1, 100, 2))
     values = np.concatenate([b.values for b in found])
     np.testing.assert_array_equal(values[:, 1], np.arange(1, 100, 2) + 0.5)
     assert found[0].seq == 1
 
 
-def test_heartbeats_go_out_while_nothing_comes(publisher, subscriber):
+def test_heartbeats_are_sent_while_nothing_comes(publisher, into):
     async def slow():
         yield SourceTick("a", 1, (1.0, 2.0))
-        while not subscriber.counters.heartbeats:
-            subscriber.receive(0.0)
+        while not into.counters.heartbeats:
+            into.receive(0.0)
             await asyncio.sleep(0.001)
 
     assert asyncio.run(bridge(slow(), publisher)) == 1
 
 
-def test_a_source_that_has_lost_its_connection_has_no_heartbeats():
+def test_a_disconnected_source_has_no_heartbeats():
     class Source:
         connected = True
 
@@ -85,7 +70,7 @@ def test_a_source_that_has_lost_its_connection_has_no_heartbeats():
         assert out.heartbeat(), "the source is gone, and the publisher is its owner's again"
 
 
-def test_an_error_of_the_source_passes_through_and_is_no_end(publisher, subscriber):
+def test_an_error_of_the_source_passes_through_and_is_not_an_end(publisher, into):
     async def broken():
         yield SourceTick("a", 1, (1.0, 2.0))
         raise ConnectionResetError("gone")
@@ -93,10 +78,7 @@ def test_an_error_of_the_source_passes_through_and_is_no_end(publisher, subscrib
     with pytest.raises(ConnectionResetError, match="gone"):
         asyncio.run(bridge(broken(), publisher))
     publisher.publish("a", 2, (1.0, 2.0))
-    events = []
-    while subscriber.counters.ticks < 2:
-        events += subscriber.receive(WAIT_S)
-    assert not any(isinstance(event, End) for event in events)
+    assert not of(End, gather(into, lambda _: into.counters.ticks == 2))
 
 
 @pytest.mark.parametrize(
@@ -110,7 +92,7 @@ def test_an_error_of_the_source_passes_through_and_is_no_end(publisher, subscrib
         (SourceTick("a", 1, None), "'a': values of shape .* do not fit the columns"),
     ],
 )
-def test_what_is_no_tick_is_told_with_its_place(publisher, tick, words):
+def test_an_invalid_tick_is_named_with_its_position(publisher, tick, words):
     async def source():
         yield SourceTick("a", np.int64(0), [1, 2])
         yield tick

@@ -7,17 +7,12 @@ import pytest
 import zmq.asyncio
 
 from stream_lstm.errors import UsageError
-from stream_lstm.events import Prediction, Ticks
+from stream_lstm.events import Prediction
 from stream_lstm.feed.callers import is_signalled
 from stream_lstm.feed.predictions import PredictionPublisher, PredictionSubscriber
 from stream_lstm.feed.publisher import Publisher
-from stream_lstm.feed.subscriber import Subscriber
-from stream_lstm.schema import FeedConfig
 
-from .received import blocks
-
-ANY_PORT = "tcp://127.0.0.1:*"
-WAIT_S = 30.0
+from .received import ANY_PORT, WAIT_S, blocks, subscriber, xs
 
 
 def predicted(n):
@@ -37,7 +32,7 @@ def into(out):
         yield made
 
 
-def test_predictions_are_given_to_async_for_as_they_come(out, into):
+def test_async_for_gives_predictions_as_they_come(out, into):
     async def read():
         found = []
         out.publish(predicted(1))
@@ -51,7 +46,7 @@ def test_predictions_are_given_to_async_for_as_they_come(out, into):
     assert asyncio.run(asyncio.wait_for(read(), WAIT_S)) == list(range(1, 101))
 
 
-def test_what_async_for_has_not_given_is_there_for_the_next_call(out, into):
+def test_the_next_call_gets_what_async_for_has_not_given(out, into):
     async def first():
         async for prediction in into:
             return prediction
@@ -100,14 +95,15 @@ def test_waiting_ends_at_its_time(into):
     assert asyncio.run(into.receive_async(0.01)) == []
 
 
-def test_closing_ends_async_for_and_refuses_other_calls(into):
+def test_closing_ends_async_for_and_refuses_other_calls(into, monkeypatch):
+    monkeypatch.setattr("stream_lstm.feed.receiver.MAX_WAIT_S", 0.01)
+
     async def read():
         return [prediction async for prediction in into]
 
     async def close():
         reading = asyncio.ensure_future(read())
-        awaiting = asyncio.ensure_future(asyncio.sleep(0))
-        await awaiting
+        await asyncio.ensure_future(asyncio.sleep(0))
         into.close()
         return await reading
 
@@ -132,7 +128,7 @@ def test_a_second_task_in_a_reader_is_refused(out, into):
     assert asyncio.run(both()) == [predicted(1)]
 
 
-def test_other_tasks_run_though_something_waits_all_the_time(out, into):
+def test_other_tasks_run_while_messages_wait_all_the_time(out, into):
     async def read():
         ran = []
         while not into._saved:  # until two came together
@@ -147,15 +143,14 @@ def test_other_tasks_run_though_something_waits_all_the_time(out, into):
 
 
 @pytest.mark.parametrize("recovery", [False, True])
-def test_ticks_are_given_to_async_for_too(recovery):
+def test_async_for_gives_ticks_too(recovery):
     lost = {"recovery": ANY_PORT} if recovery else {}
     with Publisher(ANY_PORT, columns=["x"], heartbeat_s=0.05, **lost) as out:
         before = 50 if recovery else 0
         for k in range(before):
             out.publish("A", k, [float(k)])
         ends = (out.recovery_endpoint,) if recovery else ()
-        config = FeedConfig(connect=(out.endpoint,), recovery=ends, columns=("x",))
-        with Subscriber(config) as into:
+        with subscriber(out, recovery=ends) as into:
             out.wait_for_subscribers(1, WAIT_S)
 
             async def read():
@@ -163,9 +158,7 @@ def test_ticks_are_given_to_async_for_too(recovery):
                     out.publish("A", k, [float(k)])
                 found = []
                 async for event in into:
-                    for ticks in blocks([event]):
-                        if isinstance(ticks, Ticks):
-                            found += ticks.values[:, 0].tolist()
+                    found += xs(blocks([event]))
                     if len(found) == 100:
                         return found
                 return None
@@ -174,7 +167,7 @@ def test_ticks_are_given_to_async_for_too(recovery):
             assert into.counters.gaps == 0
 
 
-def test_a_loop_that_is_busy_makes_no_honest_peer_look_like_a_flood(out, into):
+def test_a_busy_loop_makes_no_honest_peer_look_like_a_flood(out, into):
     async def read():
         waiting = asyncio.ensure_future(into.receive_async())
         while not into._inbound.waiting:

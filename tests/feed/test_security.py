@@ -1,15 +1,16 @@
-"""Who is let in: real sockets, real keys, and what happens to those without."""
+"""Who may connect: real sockets and keys, and what happens to peers without them."""
 
-import os
+import shutil
 import socket
 import stat
 import threading
+from pathlib import Path
 
 import pytest
 import zmq
 
 from stream_lstm.errors import ConfigurationError, EndpointError
-from stream_lstm.events import End, Prediction, Ticks
+from stream_lstm.events import Prediction
 from stream_lstm.feed import guard as guard_module
 from stream_lstm.feed.endpoints import Binding, open_socket
 from stream_lstm.feed.predictions import PredictionPublisher, PredictionSubscriber
@@ -23,11 +24,9 @@ from stream_lstm.feed.security import (
     read_pair,
     read_public,
 )
-from stream_lstm.feed.subscriber import Subscriber
-from stream_lstm.schema import FeedConfig, SecurityConfig
+from stream_lstm.schema import SecurityConfig
 
-ANY_PORT = "tcp://127.0.0.1:*"
-WAIT_S = 20.0
+from .received import ANY_PORT, WAIT_S, ended, gather, subscriber, xs
 
 
 @pytest.fixture
@@ -40,22 +39,8 @@ def secured(folder, **more):
     return Security(SecurityConfig(curve_dir=str(folder), **more))
 
 
-def subscriber(endpoint, security=None, **more):
-    config = FeedConfig(connect=(endpoint,), columns=("x",), **more)
-    return Subscriber(config, security=security)
-
-
-def until_end(receiver):
-    events = []
-    while not any(isinstance(event, End) for event in events):
-        came = receiver.receive(WAIT_S)
-        assert came, f"nothing more came after {events}"
-        events += came
-    return events
-
-
 class Intruder:
-    """A SUB socket with whatever keys, and what becomes of its attempt to connect."""
+    """A SUB socket with any keys, and the result of its attempt to connect."""
 
     def __init__(self, endpoint, *, server=None, pair=None):
         self.context = zmq.Context()
@@ -76,7 +61,7 @@ class Intruder:
         self.socket.connect(endpoint)
 
     def was_refused(self):
-        assert self.monitor.poll(WAIT_S * 1000), "neither let in nor refused"
+        assert self.monitor.poll(WAIT_S * 1000), "neither accepted nor refused"
         event = zmq.utils.monitor.recv_monitor_message(self.monitor)["event"]
         return event != zmq.EVENT_HANDSHAKE_SUCCEEDED
 
@@ -86,7 +71,7 @@ class Intruder:
 
 
 def counted(security, *reasons):
-    """Wait until a refusal has been counted; the guard counts in a thread of its own."""
+    """Wait until a refusal has been counted; the guard counts in its own thread."""
     for _ in range(int(WAIT_S * 100)):
         if any(map(security.counts().get, reasons)):
             return security.counts()
@@ -137,102 +122,90 @@ def test_a_list_that_others_can_write_to_is_not_used(keys, name):
         secured(keys)
 
 
-def damage_missing(keys):
-    (keys / "server.key_secret").unlink()
+def replaced(keys, name, old, new):
+    text = (keys / name).read_text()
+    assert old in text
+    (keys / name).write_text(text.replace(old, new))
 
 
-def damage_no_list(keys):
-    (keys / "clients" / "client.key").unlink()
-    (keys / "clients").rmdir()
+def other_public(keys):
+    public = read_public(keys / "server.key").decode()
+    replaced(keys, "server.key_secret", public, zmq.curve_keypair()[0].decode())
 
 
-def damage_empty_list(keys):
-    (keys / "clients" / "client.key").unlink()
+DAMAGES = {
+    "missing": (
+        lambda keys: (keys / "server.key_secret").unlink(),
+        "cannot read .*server.key_secret: No such file.*make keys with",
+    ),
+    "no list": (
+        lambda keys: shutil.rmtree(keys / "clients"),
+        "cannot read .*clients: No such file",
+    ),
+    "empty list": (
+        lambda keys: (keys / "clients" / "client.key").unlink(),
+        "contains 0 public keys.*copy the client.key",
+    ),
+    "text": (
+        lambda keys: (keys / "clients" / "client.key").write_text("no key at all\n"),
+        "not a ZeroMQ certificate",
+    ),
+    "bytes": (
+        lambda keys: (keys / "server.key_secret").write_bytes(b'public-key = "\xff\xfe"\n' * 3),
+        "not a ZeroMQ certificate",
+    ),
+    "short": (
+        lambda keys: replaced(keys, "client.key_secret", 'secret-key = "', 'secret-key = "x'),
+        "a key has 40 characters",
+    ),
+    "no secret": (
+        lambda keys: shutil.copyfile(keys / "server.key", keys / "server.key_secret"),
+        "has no secret key",
+    ),
+    "not a pair": (other_public, "are not a pair"),
+    "huge": (
+        lambda keys: (keys / "server.key_secret").write_bytes(b"#" * 100_000),
+        "not a key file",
+    ),
+}
 
 
-def damage_text(keys):
-    (keys / "clients" / "client.key").write_text("no key at all\n")
-
-
-def damage_short(keys):
-    path = keys / "client.key_secret"
-    path.write_text(path.read_text().replace('secret-key = "', 'secret-key = "x'))
-
-
-def damage_no_secret(keys):
-    (keys / "server.key_secret").write_text((keys / "server.key").read_text())
-
-
-def damage_no_pair(keys):
-    path = keys / "server.key_secret"
-    other = zmq.curve_keypair()[0].decode()
-    path.write_text(path.read_text().replace(read_public(keys / "server.key").decode(), other))
-
-
-def damage_bytes(keys):
-    (keys / "server.key_secret").write_bytes(b'public-key = "\xff\xfe"\n' * 3)
-
-
-def damage_huge(keys):
-    (keys / "server.key_secret").write_bytes(b"#" * 100_000)
-
-
-@pytest.mark.parametrize(
-    ("damage", "words"),
-    [
-        (damage_missing, "cannot read .*server.key_secret: No such file.*make keys with"),
-        (damage_no_list, "cannot read .*clients: No such file"),
-        (damage_empty_list, "contains 0 public keys.*copy the client.key"),
-        (damage_text, "not a ZeroMQ certificate"),
-        (damage_short, "a key has 40 characters"),
-        (damage_no_secret, "has no secret key"),
-        (damage_no_pair, "are not a pair"),
-        (damage_bytes, "not a ZeroMQ certificate"),
-        (damage_huge, "not a key file"),
-    ],
-)
-def test_keys_that_cannot_be_used_say_why_and_what_to_do(keys, damage, words):
+@pytest.mark.parametrize(("damage", "words"), DAMAGES.values(), ids=DAMAGES)
+def test_damaged_keys_say_why_and_what_to_do(keys, damage, words):
     damage(keys)
     with pytest.raises(ConfigurationError, match=words):
         secured(keys)
 
 
-def test_a_folder_that_is_not_there_is_no_way_in(tmp_path):
+def test_a_missing_folder_or_a_libzmq_without_curve_is_refused(keys, tmp_path, monkeypatch):
     with pytest.raises(ConfigurationError, match="stream-lstm keys"):
         secured(tmp_path / "nothing")
-
-
-def test_a_libzmq_without_curve_is_no_way_in(keys, monkeypatch):
     monkeypatch.setattr(zmq, "has", lambda capability: capability != "curve")
     with pytest.raises(ConfigurationError, match="built without CURVE"):
         secured(keys)
 
 
-# ---- who is let in ------------------------------------------------------------------------
+# ---- who may connect ----------------------------------------------------------------------
 
 
-def test_those_on_the_list_get_everything(keys):
+def test_clients_on_the_list_get_everything(keys):
     security = secured(keys)
     with (
         Publisher(ANY_PORT, columns=["x"], security=security) as out,
-        subscriber(out.endpoint, secured(keys)) as into,
+        subscriber(out, security=secured(keys)) as into,
     ):
         out.wait_for_subscribers(1, WAIT_S)
         out.publish("a", [1, 2], [[1.0], [2.0]])
         out.end()
-        events = until_end(into)
-    assert sum(len(event.t_ns) for event in events if isinstance(event, Ticks)) == 2
+        assert xs(gather(into, ended)) == [1.0, 2.0]
     assert security.counts() == {}
-
-
-def test_predictions_are_for_those_on_the_list(keys):
     with (
         PredictionPublisher(ANY_PORT, security=secured(keys)) as out,
         PredictionSubscriber(out.endpoint, security=secured(keys)) as into,
     ):
         out.wait_for_subscribers(1, WAIT_S)
         out.publish(Prediction("a", 1, 0, 0.5))
-        assert into.receive(WAIT_S) == [Prediction("a", 1, 0, 0.5)]
+        assert gather(into, bool) == [Prediction("a", 1, 0, 0.5)]
 
 
 def no_key(keys):
@@ -244,7 +217,7 @@ def unknown_key(keys):
 
 
 def forged_key(keys):
-    """The public key of one who is on the list, without its secret."""
+    """The public key of a client on the list, without its secret."""
     pair = KeyPair(read_public(keys / "client.key"), zmq.curve_keypair()[1])
     return {"server": read_public(keys / "server.key"), "pair": pair}
 
@@ -256,7 +229,7 @@ def wrong_server(keys):
 @pytest.mark.parametrize(
     ("intruder", "reasons"),
     [
-        (no_key, ("no_key", "left")),  # it may see first that the two do not fit
+        (no_key, ("no_key", "left")),  # it may notice the mismatch first
         (unknown_key, ("unknown_key",)),
         (forged_key, ("bad_key",)),
         (wrong_server, ("bad_key",)),
@@ -269,19 +242,19 @@ def test_an_intruder_gets_nothing_and_is_counted(keys, intruder, reasons):
         try:
             assert refused.was_refused()
             assert set(counted(security, *reasons)) <= set(reasons)
-            # One who is let in shows that what is published does arrive.
-            with subscriber(out.endpoint, secured(keys)) as into:
+            # An accepted client shows that published ticks do arrive.
+            with subscriber(out, security=secured(keys)) as into:
                 assert out.wait_for_subscribers(1, WAIT_S) == 1
                 out.publish("a", 1, [1.0])
                 out.end()
-                until_end(into)
+                gather(into, ended)
             assert not refused.socket.poll(0)
         finally:
             refused.close()
 
 
-def test_without_the_handler_nobody_is_let_in(keys, monkeypatch):
-    """Not even one who is on the list: libzmq lets anybody in where a socket has no domain."""
+def test_without_the_handler_nobody_is_accepted(keys, monkeypatch):
+    """Not even a client on the list; without a domain libzmq would accept everybody."""
     security = secured(keys)
     with zmq.Context() as context:
         server = open_socket(context, zmq.XPUB)
@@ -296,57 +269,46 @@ def test_without_the_handler_nobody_is_let_in(keys, monkeypatch):
         server.close(linger=0)
 
 
-def test_a_publisher_with_another_key_is_not_believed(keys, tmp_path):
+@pytest.mark.parametrize("theirs", ["another key", "none"])
+def test_a_publisher_without_the_expected_key_is_not_believed(keys, tmp_path, theirs):
     make_keys(tmp_path / "impostor")
+    other = secured(tmp_path / "impostor") if theirs == "another key" else None
     ours = secured(keys)
     with (
-        Publisher(ANY_PORT, columns=["x"], security=secured(tmp_path / "impostor")) as out,
-        subscriber(out.endpoint, ours) as into,
+        Publisher(ANY_PORT, columns=["x"], security=other) as out,
+        subscriber(out, security=ours) as into,
     ):
-        counted(out.security, "bad_key")
-        out.publish("a", 1, [1.0])
+        if other is not None:
+            counted(other, "bad_key")
         counted(ours, "not_admitted")
+        out.publish("a", 1, [1.0])
         assert into.receive(0.0) == []
         assert into.counters.messages == 0
 
 
-def test_a_publisher_without_keys_is_not_believed(keys):
-    ours = secured(keys)
-    with (
-        Publisher(ANY_PORT, columns=["x"]) as out,
-        subscriber(out.endpoint, ours) as into,
-    ):
-        counted(ours, "not_admitted")
-        out.publish("a", 1, [1.0])
-        assert into.receive(0.0) == []
-
-
-def test_who_has_no_keys_learns_that_they_may_be_wanted(keys):
+def test_a_client_without_keys_learns_that_they_may_be_required(keys):
     ours = Security()
     with (
         Publisher(ANY_PORT, columns=["x"], security=secured(keys)) as out,
-        subscriber(out.endpoint, ours),
+        subscriber(out, security=ours),
     ):
         counted(ours, "not_admitted")
     assert "--curve-dir" in ours.advice
 
 
-def test_a_server_may_have_a_key_of_its_own(keys, tmp_path):
-    make_keys(tmp_path / "feed")
-    with Publisher(ANY_PORT, columns=["x"], security=secured(tmp_path / "feed")) as out:
-        (tmp_path / "feed" / "clients" / "us.key").write_bytes((keys / "client.key").read_bytes())
-        (tmp_path / "feed" / "clients" / "us.key").chmod(0o600)
+def test_a_server_may_have_its_own_key_file(keys, tmp_path):
+    make_keys(feed := tmp_path / "feed")
+    with Publisher(ANY_PORT, columns=["x"], security=secured(feed)) as out:
+        shutil.copy(keys / "client.key", feed / "clients" / "us.key")
         out.security.reload(out.security.config)
         (keys / "servers").mkdir()
         name = out.endpoint.removeprefix("tcp://").replace(":", "_")
-        (keys / "servers" / f"{name}.key").write_bytes(
-            (tmp_path / "feed" / "server.key").read_bytes()
-        )
-        with subscriber(out.endpoint, secured(keys)) as into:
+        shutil.copy(feed / "server.key", keys / "servers" / f"{name}.key")
+        with subscriber(out, security=secured(keys)) as into:
             out.wait_for_subscribers(1, WAIT_S)
             out.publish("a", 1, [1.0])
             out.end()
-            assert until_end(into)
+            assert gather(into, ended)
 
 
 def test_the_list_may_change_while_the_socket_is_open(keys):
@@ -369,14 +331,14 @@ def test_the_list_may_change_while_the_socket_is_open(keys):
         assert security.config.max_subscriptions == 3_000
 
 
-def test_who_is_taken_off_the_list_is_cut_off_and_the_others_come_back(keys):
+def test_a_removed_client_is_cut_off_and_the_others_come_back(keys):
     pair = KeyPair(*zmq.curve_keypair())
     text = f'curve\n    public-key = "{pair.public.decode()}"\n'
     (keys / "clients" / "leaver.key").write_text(text)
     security = secured(keys)
     with (
         Publisher(ANY_PORT, columns=["x"], security=security) as out,
-        subscriber(out.endpoint, secured(keys)) as into,
+        subscriber(out, security=secured(keys)) as into,
     ):
         leaver = Intruder(out.endpoint, server=read_public(keys / "server.key"), pair=pair)
         assert not leaver.was_refused()
@@ -388,15 +350,15 @@ def test_who_is_taken_off_the_list_is_cut_off_and_the_others_come_back(keys):
         while out.wait_for_subscribers(0, WAIT_S) > 1:
             pass
         while not out.wait_for_subscribers(0, WAIT_S):
-            into.receive(0.01)  # it subscribes anew when it looks at its socket
+            into.receive(0.01)  # it subscribes again when it looks at its socket
         out.publish("a", 1, [1.0])
         out.end()
-        assert until_end(into)
+        assert gather(into, ended)
         assert not leaver.socket.poll(0)
         leaver.close()
 
 
-def test_who_does_not_say_who_it_is_is_counted(keys, monkeypatch):
+def test_unfinished_handshakes_are_counted(keys, monkeypatch):
     monkeypatch.setattr("stream_lstm.feed.endpoints.HANDSHAKE_S", 0.05)
     security = secured(keys)
     with Publisher(ANY_PORT, columns=["x"], security=security) as out:
@@ -441,42 +403,36 @@ def test_an_address_for_others_needs_keys(endpoint):
 @pytest.mark.parametrize(
     "endpoint", ["tcp://127.0.0.1:*", "tcp://127.9.8.7:*", "tcp://lo:*", "tcp://[::1]:5"]
 )
-def test_an_address_of_this_machine_alone_needs_none(endpoint):
+def test_an_address_of_this_machine_needs_no_keys(endpoint, tmp_path):
     Security().check_bind(endpoint)
-
-
-def test_a_path_needs_none(tmp_path):
-    with Publisher(f"ipc://{tmp_path}/feed", columns=["x"]) as out:
-        assert out.endpoint.startswith("ipc://")
+    Security().check_bind(f"ipc://{tmp_path}/feed")
 
 
 def test_an_interface_counts_as_its_address():
     names = [name for _, name in socket.if_nameindex() if name != "lo"]
     for name in names:
-        # one without an IPv4 address cannot be bound at all
+        # an interface without an IPv4 address cannot be bound at all
         with pytest.raises((ConfigurationError, EndpointError)):
             Security().check_bind(f"tcp://{name}:5555")
     with pytest.raises(EndpointError, match="No such device"):
         Security().check_bind("tcp://nosuchcard:5555")
 
 
-def test_it_may_be_asked_for(keys):
+def test_binding_for_others_may_be_requested(keys):
     for security in (Security(SecurityConfig(insecure=True)), secured(keys)):
         with Publisher("tcp://0.0.0.0:*", columns=["x"], security=security) as out:
             assert out.endpoint.startswith("tcp://0.0.0.0:")
 
 
 def test_every_bound_socket_has_keys_or_is_refused():
-    """No other module of the package binds or connects: the two calls stand in one file."""
-    package = os.path.dirname(os.path.dirname(guard_module.__file__))
-    found = set()
-    for folder, _, names in os.walk(package):
-        for name in names:
-            if name.endswith(".py"):
-                with open(os.path.join(folder, name), encoding="utf-8") as file:
-                    text = file.read()
-                if "import zmq" in text and ("ocket.bind(" in text or "ocket.connect(" in text):
-                    found.add(name)
+    """No other module of the package binds or connects."""
+    package = Path(guard_module.__file__).parent.parent
+    texts = {path.name: path.read_text(encoding="utf-8") for path in package.rglob("*.py")}
+    found = {
+        name
+        for name, text in texts.items()
+        if "import zmq" in text and ("ocket.bind(" in text or "ocket.connect(" in text)
+    }
     assert found == {"endpoints.py"}
 
 

@@ -6,14 +6,14 @@ from hypothesis import strategies as st
 from stream_lstm.feed.sequence import MAX_RETIRED_RUNS, PASS, SequenceCheck, StreamSequence
 
 
-def test_what_follows_passes():
+def test_the_next_numbers_pass():
     sequence = StreamSequence()
     assert sequence.ticks("s", 1, 3) == SequenceCheck(starts=True)
     assert sequence.ticks("s", 4, 1) == PASS
     assert sequence.next_seq == 5
 
 
-def test_joining_late_is_no_gap():
+def test_joining_late_is_not_a_gap():
     sequence = StreamSequence()
     assert sequence.ticks("s", 1000, 1) == SequenceCheck(starts=True)
     assert sequence.ticks("s", 1001, 1) == PASS
@@ -37,7 +37,7 @@ def test_of_an_overlapping_block_only_the_new_rows_pass():
     assert sequence.next_seq == 10
 
 
-def test_a_new_session_of_a_known_stream_begins_at_one():
+def test_a_new_run_of_a_known_stream_starts_at_one():
     sequence = StreamSequence()
     sequence.ticks("a", 7, 1)
     assert sequence.ticks("b", 3, 1) == SequenceCheck(starts=True, missed=2)
@@ -46,7 +46,7 @@ def test_a_new_session_of_a_known_stream_begins_at_one():
     assert sequence.ticks("b", 4, 1) == PASS
 
 
-def test_sessions_left_are_remembered_up_to_a_bound():
+def test_retired_runs_are_bounded():
     sequence = StreamSequence()
     for i in range(MAX_RETIRED_RUNS + 2):
         sequence.ticks(f"s{i}", 1, 1)
@@ -78,7 +78,7 @@ def test_without_numbers_everything_passes():
     assert sequence.ticks("b", None, 5) == SequenceCheck(starts=True)
 
 
-def test_what_was_missed_while_down_is_a_gap():
+def test_ticks_missed_while_down_are_a_gap():
     sequence = StreamSequence()
     sequence.resume("s", 5)
     assert sequence.ticks("s", 4, 3) == SequenceCheck(skip=1, repeats=1)
@@ -111,12 +111,12 @@ def test_ticks_pass_once_in_order_and_everything_is_counted(schedule):
     sequence = StreamSequence()
     passed, refused, highest = [], [], 0
     for seq, size in arriving:
-        verdict = sequence.ticks("s", seq, size)
+        check = sequence.ticks("s", seq, size)
         numbers = list(range(seq, seq + size))
-        new = numbers[verdict.skip :]
-        assert verdict.missed == (new[0] - highest - 1 if new else 0)
+        new = numbers[check.skip :]
+        assert check.missed == (new[0] - highest - 1 if new else 0)
         passed += new
-        refused += numbers[: verdict.skip]
+        refused += numbers[: check.skip]
         highest = max(highest, *numbers)
     lost = due - 1 - highest
     assert sequence.heartbeat("s", due).missed == lost

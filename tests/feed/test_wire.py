@@ -1,4 +1,4 @@
-"""Every record survives both encodings, and no bytes whatever raise anything but DecodeError."""
+"""Every record survives both encodings, and bytes raise nothing but DecodeError."""
 
 import contextlib
 import json
@@ -103,37 +103,23 @@ def test_ticks_survive(name, block, session, seq, encoding):
     assert got.values.tobytes() == values.tobytes()
 
 
-@given(labels, encodings)
-def test_a_label_survives(label, encoding):
-    frames = protocol.encode_label(label, encoding)
-    assert wire.decode_message(*frames, COLUMNS) == label
+ENCODE = {
+    Label: protocol.encode_label,
+    Prediction: protocol.encode_prediction,
+    Score: protocol.encode_score,
+    protocol.Heartbeat: protocol.encode_heartbeat,
+}
 
 
-@given(predictions, encodings)
-def test_a_prediction_survives(prediction, encoding):
-    frames = protocol.encode_prediction(prediction, encoding)
-    assert wire.decode_message(*frames, COLUMNS) == prediction
+@given(labels | predictions | scores | heartbeats, encodings)
+def test_other_records_survive(record, encoding):
+    frames = ENCODE[type(record)](record, encoding)
+    assert wire.decode_message(*frames, COLUMNS) == record
 
 
-@given(scores, encodings)
-def test_a_score_survives(score, encoding):
-    frames = protocol.encode_score(score, encoding)
-    assert wire.decode_message(*frames, COLUMNS) == score
-
-
-@given(heartbeats, encodings)
-def test_a_heartbeat_survives(beat, encoding):
-    frames = protocol.encode_heartbeat(beat, encoding)
-    assert wire.decode_message(*frames, COLUMNS) == beat
-
-
-@given(sides, encodings)
-def test_a_request_survives(request_, encoding):
+@given(sides, replies, encodings)
+def test_requests_and_replies_survive(request_, reply, encoding):
     assert wire.decode_request(protocol.encode_side(request_, encoding)) == request_
-
-
-@given(replies, encodings)
-def test_a_reply_survives(reply, encoding):
     assert wire.decode_reply(protocol.encode_side(reply, encoding)) == reply
 
 
@@ -153,7 +139,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_of_values_says_the_same(form):
+def test_every_form_of_values_is_the_same(form):
     got = ticks(pack(**FORMS[form]))
     assert got.values.tolist() == [[1.0, 2.5]]
     assert got.t_ns.tolist() == [0]
@@ -213,7 +199,7 @@ def test_wrong_ticks_are_refused_with_what_and_where(fields, said):
 
 
 @pytest.mark.parametrize("encoder", [msgspec.msgpack, msgspec.json])
-def test_another_version_is_refused_naming_both_whatever_else_it_holds(encoder):
+def test_another_version_is_refused_naming_both_whatever_its_fields(encoder):
     for fields in ({"values": [1.0, 2.0]}, {"points": "of another shape"}):
         with pytest.raises(DecodeError, match="version 2 is not the supported version 1"):
             ticks(encoder.encode({"v": 2, **fields}))
@@ -251,7 +237,7 @@ def test_wrong_topics_are_refused(topic):
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "a\x00", "a\u2028b", "\u00e9" * 101])
-def test_a_stream_cannot_be_called_so(name):
+def test_invalid_stream_names_are_refused(name):
     with pytest.raises(UsageError):
         make_topic("tick", name)
 
@@ -262,7 +248,7 @@ def test_labels_and_predictions_out_of_range_are_refused():
             wire.decode_label(b"label/X/", pack(**fields))
     with pytest.raises(DecodeError, match=r"label/X/.*`n`"):
         wire.decode_label(b"label/X/", pack(y=1))
-    # whether a number is a class is for the session to say, which may have a threshold
+    # the session checks whether a number is a class, since it may have a threshold
     assert wire.decode_label(b"label/X/", pack(n=1, y=2)).y == 2
     for p in (-0.1, 1.1, float("nan")):
         with pytest.raises(DecodeError):
@@ -346,13 +332,13 @@ def test_encoding_refuses_shapes_that_do_not_fit():
 
 
 @pytest.mark.parametrize("columns", [(), ("a", "a"), ('a"b',)])
-def test_columns_that_cannot_be_are_a_configuration_error(columns):
+def test_invalid_columns_are_a_configuration_error(columns):
     with pytest.raises(ConfigurationError) as caught:
         wire.TickDecoder(columns)
     assert caught.value.key == "columns"
 
 
-# Feeds of others
+# ---- feeds without records ---------------------------------------------------------------------
 
 
 def foreign(payload="json", **more):
@@ -395,7 +381,7 @@ def test_bare_numbers_are_one_tick_or_a_block():
             decoder.decode([b"X", bytes(size)])
 
 
-def test_the_stream_is_what_follows_the_prefix():
+def test_the_stream_is_the_topic_after_the_prefix():
     def stream(frames, **more):
         got = foreign("float64", **more).decode([*frames, bytes(16)])
         return got and got.stream
@@ -457,7 +443,7 @@ def test_a_time_field_that_is_missing_is_named():
 
 
 @pytest.mark.parametrize("encoding", ["msgpack", "json"])
-def test_experts_are_on_the_wire_only_where_they_are_asked_for(encoding):
+def test_experts_are_on_the_wire_only_if_there_are_any(encoding):
     decode = {"msgpack": msgspec.msgpack.decode, "json": msgspec.json.decode}[encoding]
     said = (Expert("base-rate", 0.25, 0.5), Expert("lags", 0.75, 0.125))
     without, with_them = Prediction("a", 1, 2, 0.5), Prediction("a", 1, 2, 0.5, experts=said)
@@ -473,7 +459,7 @@ SCORED = Score("X", 3, 9, 0.5, 1, 0.7, 0.5, 0.5, "s", 3.5, -0.25, 0.5, frozen_p=
 
 
 @pytest.mark.parametrize("encoding", ["msgpack", "json"])
-def test_evidence_and_further_forecasts_travel_and_forecasts_that_lack_do_not(encoding):
+def test_evidence_and_existing_forecasts_are_on_the_wire_and_missing_ones_are_not(encoding):
     module = msgspec.json if encoding == "json" else msgspec.msgpack
     topic, payload = protocol.encode_score(SCORED, encoding)
     assert wire.decode_score(topic, payload) == SCORED
