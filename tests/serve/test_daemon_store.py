@@ -136,7 +136,7 @@ def lives(path):
 @pytest.mark.parametrize("kill", [False, True])
 def test_a_daemon_that_asks_for_what_it_missed_goes_on_to_the_same_bits(path, kill):
     values = series(400)
-    kept = {"recovery": ANY_PORT, "heartbeats": False, "heartbeat_s": 0.0, "session": "s1"}
+    kept = {"recovery": ANY_PORT, "heartbeats": False, "heartbeat_s": 0.0, "run_id": "s1"}
     with Publisher(ANY_PORT, columns=COLUMNS, **kept) as feed:
         ends = {"connect": [feed.endpoint], "recovery": [feed.recovery_endpoint]}
         config = settings(**LEARNING | ends)
