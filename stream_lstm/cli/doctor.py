@@ -16,7 +16,7 @@ import typer
 from .. import __version__
 from ..errors import DataError, UsageError
 from ..feed.input_file import InputFile, LabelColumn
-from ..feed.whole_file import MOST_ROWS, find_times, read_whole
+from ..feed.whole_file import MAX_ROWS, find_times, read_whole
 from ..schema import LearningConfig
 from ..store.startup import warm_start
 from .console import result, step_progress, warn
@@ -175,7 +175,7 @@ def store_case(file: InputFile, stream: str | None, settings: Settings) -> tuple
         raise UsageError(f"a store has its own settings: omit {given}")
     if file.time is not None:
         raise UsageError("--time names a column of a file; a store has its own times")
-    limit = MOST_ROWS if file.limit is None else min(file.limit, MOST_ROWS)
+    limit = MAX_ROWS if file.limit is None else min(file.limit, MAX_ROWS)
     found = stored_series(file.path, stream, limit)
     setup = found.setup
     case = Case(setup.config, found.table, setup.weights, setup.scaler, setup.members)
