@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from stream_lstm.config import Config, build
-from stream_lstm.model.buffers import Shared, aligned
+from stream_lstm.model.buffers import SharedArray, aligned_zeros
 from stream_lstm.model.engine import Engine
 
 from .peers.given import CHECKED, HIDDEN, SEED, Given, series
@@ -36,7 +36,10 @@ def given() -> Given:
 
 def together(engine: Engine) -> tuple[Callable[[np.ndarray], Any], ...]:
     """Return the calls of `stepped` and `blocked` around one carry."""
-    weights, carry = engine.pack(engine.init_weights()), Shared(aligned((engine.width,)))
+    weights, carry = (
+        engine.pack(engine.init_weights()),
+        SharedArray(aligned_zeros((engine.width,))),
+    )
     carry.host[:] = engine.init_carry()
     at = engine.scaler_size  # the last element leaves its p there
 

@@ -87,13 +87,13 @@ def replayed(folder: Path, elements: Array, *options: str) -> dict[str, Any]:
 def engine_cost(**settings: Any) -> dict[str, Any]:
     """Return what a prediction of this project costs from one element to the next."""
     from stream_lstm.config import DEFAULT_BANK, build
-    from stream_lstm.model.buffers import Shared, aligned
+    from stream_lstm.model.buffers import SharedArray, aligned_zeros
     from stream_lstm.model.engine import Engine
 
     config = build({"features": ["x"], "hidden": HIDDEN} | settings)
     members = DEFAULT_BANK if config.learning.bank == "default" else None
     engine = Engine(config, 1, members)
-    held, x = Shared(aligned((engine.width,))), np.ones((1, 1), np.float32)
+    held, x = SharedArray(aligned_zeros((engine.width,))), np.ones((1, 1), np.float32)
     held.host[:] = engine.init_carry()
     weights = engine.pack(engine.init_weights())
     window = np.ones((WINDOW, 1), np.float32)

@@ -76,10 +76,10 @@ def empty_call(engine: Any) -> Callable[[np.ndarray], float]:
     """Return a call with the inputs and the read-back of a step that computes next to nothing."""
     import jax
 
-    from stream_lstm.model.buffers import Shared, aligned, move, settle
+    from stream_lstm.model.buffers import SharedArray, aligned_zeros, copy_into, wait_ready
 
-    weights, window = engine.pack(engine.init_weights()), Shared(aligned((1,)))
-    carry, at = Shared(aligned((engine.width,))), engine.scaler_size
+    weights, window = engine.pack(engine.init_weights()), SharedArray(aligned_zeros((1,)))
+    carry, at = SharedArray(aligned_zeros((engine.width,))), engine.scaler_size
 
     def nothing(_weights: Any, carry: Any, x: Any) -> Any:
         return carry + x[0]
@@ -89,8 +89,8 @@ def empty_call(engine: Any) -> Callable[[np.ndarray], float]:
     def empty(x: np.ndarray) -> float:
         window.host[:] = x
         out = compiled(weights, carry.device, window.device)
-        settle(out)
-        move(out, carry, engine.width)
+        wait_ready(out)
+        copy_into(out, carry, engine.width)
         return float(carry.host[at])
 
     return empty

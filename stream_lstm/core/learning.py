@@ -51,7 +51,7 @@ import numpy as np
 from ..config import Config
 from ..errors import ConfigurationError, SnapshotError
 from ..events import Rollback, RollbackReason, RollbackTarget, Update, UpdateReason
-from ..model.buffers import Packed, is_key, plain
+from ..model.buffers import Packed, is_key, key_data
 from ..model.engine import Engine
 from ..model.forecaster import Params, constant
 from ..model.optimizers import ACCEPTED, NOT_FINITE, UPDATE_TOO_LARGE, WEIGHTS_TOO_LARGE, Caps
@@ -61,17 +61,17 @@ from .stream import Owed, Stream, Tape
 
 def leaves(tree: Any) -> list[np.ndarray]:
     """Return the leaves of a tree as arrays, in the order of `jax.tree.leaves`."""
-    return [np.asarray(plain(leaf)) for leaf in jax.tree.leaves(tree)]
+    return [np.asarray(key_data(leaf)) for leaf in jax.tree.leaves(tree)]
 
 
 def copies(tree: Any) -> list[np.ndarray]:
     """Return copies of the leaves of a tree."""
-    return [np.array(plain(leaf)) for leaf in jax.tree.leaves(tree)]
+    return [np.array(key_data(leaf)) for leaf in jax.tree.leaves(tree)]
 
 
 def check_leaves(like: Any, leaves: list[np.ndarray]) -> None:
     """Raise SnapshotError where the shapes and types of `leaves` are not those of `like`."""
-    olds = [plain(old) for old in jax.tree.leaves(like)]
+    olds = [key_data(old) for old in jax.tree.leaves(like)]
     if [(n.shape, n.dtype) for n in leaves] != [(o.shape, o.dtype) for o in olds]:
         raise SnapshotError("the snapshot's weights or optimiser state have other shapes")
 

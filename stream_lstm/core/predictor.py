@@ -21,7 +21,7 @@ import numpy.typing as npt
 from ..config import build
 from ..errors import ConfigurationError, DataError, InputWarning, UsageError
 from ..events import NO_TIME, Label, OldTimes, Output, Prediction, Refusal, Score, Update
-from ..model.buffers import Shared, aligned
+from ..model.buffers import SharedArray, aligned_zeros
 from .atomic import AtomicSession
 from .expressions import columns_of
 from .features import LOOK, Clipped
@@ -36,7 +36,7 @@ class Trial:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._carry = Shared(aligned((session.engine.width,)))
+        self._carry = SharedArray(aligned_zeros((session.engine.width,)))
 
     def tick(self, name: str, t_ns: int, values: Sequence[float]) -> float | None:
         """Return the p that a tick would be predicted with, None where no prediction is due.

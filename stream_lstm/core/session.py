@@ -29,7 +29,7 @@ import numpy.typing as npt
 from ..config import Config, Members, bank_members
 from ..errors import ConfigurationError
 from ..events import Expiry, Gap, Label, Prediction, Refusal, SessionStart, Ticks
-from ..model.buffers import Shared, aligned
+from ..model.buffers import SharedArray, aligned_zeros
 from ..model.engine import Engine
 from ..model.forecaster import Params, slack
 from ..model.scaling import check_scaler
@@ -346,8 +346,8 @@ class Session(Outlet):
         return found
 
     def _own_weights(self, row: int) -> Any:
-        width = sum(self.engine.weights.sizes.values())
-        return Shared(self.table.own[row, :width]).device
+        width = self.engine.weights.size
+        return SharedArray(self.table.own[row, :width]).device
 
     def set_weights(self, name: str, weights: Mapping[str, Mapping[str, Any]]) -> None:
         """Give a stream weights of its own, opening it if it is new.
@@ -401,7 +401,7 @@ class Session(Outlet):
         stream = Stream(self.table, row, self.maker.features.lag, len(self.columns), side)
         stream.learned = self.learned_for(name)
         if side is not None and side.twin is not None:
-            stream.twin = Shared(aligned((self.engine.width,)))
+            stream.twin = SharedArray(aligned_zeros((self.engine.width,)))
             stream.twin.host[:] = side.twin
         self.active[name] = stream
         return stream

@@ -26,7 +26,7 @@ from ..events import Expiry, Prediction, Refusal
 from ..model.buffers import Packed
 from ..model.engine import Engine
 from ..model.forecaster import Params
-from ..model.stepper import FARTHEST, ROOM
+from ..model.stepper import MAX_STRIDES_HORIZON, STRIDES_BLOCK
 from ..typing import Float32s
 from .losses import log_loss
 from .outcome import score_of
@@ -108,7 +108,9 @@ class SidedStreams:
         config = session.config
         self._stride, self._horizon = config.stream.stride, config.stream.horizon
         by_strides = session.learning.length > 0 and not session.external
-        by_strides &= self._stride * LEAST_STRIDES <= ROOM and self._horizon <= FARTHEST
+        by_strides &= (
+            self._stride * LEAST_STRIDES <= STRIDES_BLOCK and self._horizon <= MAX_STRIDES_HORIZON
+        )
         self._by_strides = by_strides and not config.scoring.twins
         start = session.engine.scaler_size
         self._given = slice(start, start + session.engine.stepper.members)
@@ -130,7 +132,7 @@ class SidedStreams:
             return 0
         if until := self.session.config.learning.learn_until:
             count = min(count, until - stream.n)
-        whole = min(count, ROOM) // stride
+        whole = min(count, STRIDES_BLOCK) // stride
         if (watch := stream.learned.watch) is not None:
             whole = min(whole, watch.room)
         return whole if whole >= LEAST_STRIDES else 0

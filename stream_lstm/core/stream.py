@@ -46,7 +46,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..events import MAX_COUNT, Refusal
-from ..model.buffers import Shared
+from ..model.buffers import SharedArray
 from ..typing import Float32s
 from .elements import Memory
 from .forecasts import Mixture, Recalibration
@@ -424,7 +424,7 @@ class Stream:
         self.t: Any = self.times.data
         self.side = side
         self.learned: Any = None
-        self.twin: Shared | None = None
+        self.twin: SharedArray | None = None
         self.k = 0
         self.latest: int
         self.last: list[float]
@@ -436,7 +436,7 @@ class Stream:
     def bind(self) -> None:
         """Take hold of the table's memory, which is new after the table has grown."""
         self.view = self.table.view
-        self.carry = Shared(self.table.carry[self.row])
+        self.carry = SharedArray(self.table.carry[self.row])
 
     def load(self) -> None:
         """Read the row."""

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from ..config import Config
 from ..events import MAX_COUNT
-from ..model.buffers import aligned
+from ..model.buffers import aligned_zeros
 from ..typing import Float32s, Int64s
 from .old_times import NEVER
 
@@ -152,7 +152,7 @@ class StreamTable:
         width, lag, columns, own = self._shapes
         self.capacity = rows
         self.ints: Int64s = np.zeros((rows, len(COLUMNS)), np.int64)
-        self.carry: Float32s = aligned((rows, width))
+        self.carry: Float32s = aligned_zeros((rows, width))
         self.memory_t: Int64s = np.zeros((rows, lag), np.int64)
         self.memory_v: npt.NDArray[np.float64] = np.zeros((rows, lag, columns))
         self.last: npt.NDArray[np.float64] = np.zeros((rows, columns))
@@ -161,7 +161,7 @@ class StreamTable:
         self.sources: npt.NDArray[np.object_] = np.full(rows, "", np.object_)
         self.called: npt.NDArray[np.object_] = np.full(rows, "", np.object_)
         # A row of weights starts at a line of memory, so that a call can read it where it is.
-        self.own: Float32s = aligned((rows, -(-own // 16) * 16))
+        self.own: Float32s = aligned_zeros((rows, -(-own // 16) * 16))
         self.view: Any = self.ints.data
 
     def _grow(self, rows: int) -> None:

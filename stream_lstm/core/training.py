@@ -51,7 +51,7 @@ from ..errors import DataError, DivergedError
 from ..model.network import Shape, Weights, seed_key
 from ..model.runtime import on_host
 from ..model.scaling import causal_scaler
-from ..model.trainer import Lanes, carried_pass, lane_trainer, next_epoch
+from ..model.trainer import LaneBatch, carried_pass, lane_trainer, next_epoch
 from ..schema import ScalingConfig, StreamConfig
 from ..typing import Float32s
 from .learning import leaves, rebuild
@@ -143,7 +143,7 @@ def plan(trained: Sequence[int], lanes: int, segment: int) -> list[tuple[int, in
 
 def cut_lanes(
     series: Sequence[TrainingSeries], *, lanes: int, segment: int, horizon: int
-) -> Lanes:
+) -> LaneBatch:
     """Return the lanes of all series side by side, those of a series in their order."""
     planned = plan([one.train for one in series], lanes, segment)
     total, longest = sum(parts for parts, _ in planned), max(length for _, length in planned)
@@ -159,10 +159,10 @@ def cut_lanes(
         lengths[mine] = length
         before[first + 1 : first + parts] = np.arange(first, first + parts - 1)
         first += parts
-    return Lanes(*map(jnp.asarray, (xs, labels, lengths, before)))
+    return LaneBatch(*map(jnp.asarray, (xs, labels, lengths, before)))
 
 
-def last_lanes(lanes: Lanes) -> list[int]:
+def last_lanes(lanes: LaneBatch) -> list[int]:
     """Return the index of the last lane of each series."""
     first = np.flatnonzero(np.asarray(lanes.before) < 0)
     return [*(int(k) - 1 for k in first[1:]), len(lanes.before) - 1]

@@ -1,26 +1,24 @@
-"""Memory that Python writes and compiled functions read, and the other way round, as it stands.
+"""Float32 memory that NumPy and compiled functions share, and trees packed into one array.
 
-NumPy's arrays are copied at each call, and JAX's are wrapped before NumPy sees them: both take
-longer than a step. `Shared` is memory that is an array of NumPy and of JAX at the same time, so
-that handing it over costs nothing. `read` and `move` take results from their address.
+JAX copies a NumPy argument at each call, and NumPy wraps a JAX result before it reads it. Both
+take longer than a step of the network. `SharedArray` is one piece of memory that is an array of
+both, so handing it over is free; `copy_out` and `copy_into` read a result at its address. This
+works on a CPU only, and the memory is valid after the call that uses it has ended: `wait_ready`
+waits for it.
 
-Sharing is for a CPU alone, and right once the call that reads or writes the memory has ended:
-`settle` waits for that.
-
-A tree of many small arrays as a few flat ones, which are cheaper to hand over.
-
-Each array costs a call into a compiled function more than a microsecond, whatever its size. A
-packing puts all leaves of one type behind each other, in the order of `jax.tree.leaves`. Inside a
-compiled function taking them apart again costs next to nothing.
+Each argument costs a call more than a microsecond, whatever its size. `Packing` therefore puts the
+leaves of a tree into one flat array, in the order of `jax.tree.leaves`. Taking the array apart
+inside a compiled function is nearly free.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
 import math
 import threading
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -30,27 +28,25 @@ from ..typing import Float32s
 from . import runtime as runtime
 
 ALIGNMENT = 64
-"""Bytes; XLA copies what is not aligned so."""
+"""Bytes; XLA copies arrays with a smaller alignment."""
 
 LINE = ALIGNMENT // 4
-"""Float32 numbers of an aligned line."""
-
-_FLOAT = ctypes.c_float
+"""Float32 numbers in an aligned line."""
 
 
-def aligned(shape: tuple[int, ...]) -> Any:
-    """Return aligned zeros, float32; rows are aligned where a row is a multiple of `LINE`."""
+def aligned_zeros(shape: tuple[int, ...]) -> Any:
+    """Return aligned float32 zeros; each row is aligned if its length is a multiple of `LINE`."""
     size = 4 * math.prod(shape)
     raw = np.zeros(size + ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % ALIGNMENT
     return raw[start : start + size].view(np.float32).reshape(shape)
 
 
-class Shared:
-    """One piece of float32 memory: `host` is read and written, `device` is handed over.
+class SharedArray:
+    """Float32 memory with two views: `host` for NumPy, `device` as an argument of a call.
 
-    array: aligned and contiguous. Where memory cannot be shared, `device` is `host` itself, which
-    is copied at each call.
+    array: aligned and contiguous. Without shared memory, `device` is `host` itself, and each call
+    copies it.
     """
 
     __slots__ = ("address", "device", "host")
@@ -58,122 +54,91 @@ class Shared:
     def __init__(self, array: Any) -> None:
         self.host: Any = array
         self.address: int = array.ctypes.data
-        self.device: Any = array
-        if in_place():
-            self.device = jax.dlpack.from_dlpack(array)
+        self.device: Any = jax.dlpack.from_dlpack(array) if in_place() else array
 
 
-class Windows(threading.local):
-    """Shared memory of the shapes that are given, as attributes; each thread has its own."""
+class ThreadBuffers(threading.local):
+    """Shared arrays of the given shapes as attributes; each thread has its own."""
 
     def __init__(self, **shapes: tuple[int, ...]) -> None:
         for name, shape in shapes.items():
-            setattr(self, name, Shared(aligned(shape)))
+            setattr(self, name, SharedArray(aligned_zeros(shape)))
 
     if TYPE_CHECKING:
 
-        def __getattr__(self, name: str) -> Shared: ...
+        def __getattr__(self, name: str) -> SharedArray: ...
 
 
 @functools.cache
 def in_place() -> bool:
-    """Return whether memory can be shared with compiled functions here: on a CPU."""
-    host = aligned((1,))
+    """Return whether compiled functions can share memory with NumPy here."""
+    host = aligned_zeros((1,))
     shared = jax.dlpack.from_dlpack(host)
     on_cpu = all(device.platform == "cpu" for device in shared.devices())
     return on_cpu and bool(shared.unsafe_buffer_pointer() == host.ctypes.data)
 
 
-def settle(array: Any) -> None:
-    """Wait until a call's result is there, and its arguments have been read.
+def wait_ready(array: Any) -> None:
+    """Wait until a call has written its result and read its arguments.
 
-    A call may return sooner: XLA has threads of its own for what has several kernels.
+    XLA runs some kernels in threads of its own, so a call may return before that.
     """
     if not array.is_ready():
         array.block_until_ready()
 
 
-def read(array: Any, offset: int, count: int) -> Float32s:
-    """Return a copy of `count` numbers of a settled result from `offset` on, in C order."""
+def copy_out(array: Any, offset: int, count: int) -> Float32s:
+    """Return a copy of `count` numbers of a finished result, from `offset` on, in C order."""
     if not in_place():
         return np.array(np.asarray(array).reshape(-1)[offset : offset + count])
     address = array.unsafe_buffer_pointer() + 4 * offset
-    return np.array((_FLOAT * count).from_address(address))
+    return np.array((ctypes.c_float * count).from_address(address))
 
 
-def move(array: Any, target: Shared, count: int) -> None:
-    """Copy the first `count` numbers of a settled result to the beginning of `target`."""
+def copy_into(array: Any, target: SharedArray, count: int) -> None:
+    """Copy the first `count` numbers of a finished result to the start of `target`."""
     if in_place():
         ctypes.memmove(target.address, array.unsafe_buffer_pointer(), 4 * count)
     else:
         target.host[:count] = np.asarray(array).reshape(-1)[:count]
 
 
-Packed: TypeAlias = tuple[Any, ...]
-"""Flat arrays, one for each type of leaf."""
-
-
-class Leaf(NamedTuple):
-    """Where a leaf lies: the flat array, its place there, its shape, whether it is a key."""
-
-    group: int
-    start: int
-    shape: tuple[int, ...]
-    key: bool
+Packed: TypeAlias = tuple[Any]
+"""One flat float32 array (P,), as a tree."""
 
 
 class Packing:
-    """How the trees that look like `tree` are packed.
-
-    Attributes: `sizes`, {type: elements of its flat array}, in their order.
-    """
+    """Pack float32 trees with the shapes of `tree` into one array of `size` numbers, and back."""
 
     def __init__(self, tree: Any) -> None:
         leaves, self._structure = jax.tree.flatten(tree)
-        self.sizes: dict[str, int] = {}
-        self._leaves: list[Leaf] = []
-        for leaf in leaves:
-            key = is_key(leaf)
-            data = plain(leaf)
-            kind = np.dtype(data.dtype).str
-            start = self.sizes.setdefault(kind, 0)
-            self._leaves.append(Leaf(list(self.sizes).index(kind), start, data.shape, key))
-            self.sizes[kind] += math.prod(data.shape)
+        assert all(leaf.dtype == np.float32 for leaf in leaves)
+        self._shapes = [leaf.shape for leaf in leaves]
+        ends = itertools.accumulate((math.prod(shape) for shape in self._shapes), initial=0)
+        self._slices = [slice(*pair) for pair in itertools.pairwise(ends)]
+        self.size: int = self._slices[-1].stop
 
     def pack(self, tree: Any) -> Packed:
-        """Return a tree's flat arrays; for use in a compiled function."""
-        return self._join(tree, jnp)
+        """Pack a tree inside a compiled function."""
+        return (jnp.concatenate([leaf.reshape(-1) for leaf in jax.tree.leaves(tree)]),)
 
     def unpack(self, packed: Packed) -> Any:
-        """Return the tree of flat arrays; for use in a compiled function."""
-        parts = [self._part(packed, leaf) for leaf in self._leaves]
+        """Return the tree; its leaves are of the same library as the flat array."""
+        pairs = zip(self._slices, self._shapes, strict=True)
+        parts = [packed[0][part].reshape(shape) for part, shape in pairs]
         return jax.tree.unflatten(self._structure, parts)
 
     def host_pack(self, tree: Any) -> Packed:
-        """Return a tree's flat arrays, of NumPy, without compiling anything."""
-        held = jax.tree.map(lambda leaf: np.asarray(plain(leaf)), tree)
-        return self._join(held, np)
+        """Pack a tree with NumPy, which compiles nothing."""
+        return (np.concatenate([np.asarray(leaf).reshape(-1) for leaf in jax.tree.leaves(tree)]),)
 
     def host_unpack(self, packed: Packed) -> Any:
-        """Return the tree of flat arrays as copies of NumPy, but for random keys."""
-        flat = tuple(np.array(array) for array in packed)
-        parts = [self._part(flat, leaf) for leaf in self._leaves]
-        return jax.tree.unflatten(self._structure, parts)
-
-    def _join(self, tree: Any, xp: Any) -> Packed:
-        groups: list[list[Any]] = [[] for _ in self.sizes]
-        for leaf, part in zip(self._leaves, jax.tree.leaves(tree), strict=True):
-            groups[leaf.group].append(plain(part).reshape(-1))
-        return tuple(xp.concatenate(group) for group in groups)
-
-    def _part(self, packed: Packed, leaf: Leaf) -> Any:
-        end = leaf.start + math.prod(leaf.shape)
-        part = packed[leaf.group][leaf.start : end].reshape(leaf.shape)
-        return jax.random.wrap_key_data(part) if leaf.key else part
+        """Return the tree as a NumPy copy."""
+        return self.unpack((np.array(packed[0]),))
 
 
-def plain(leaf: Any) -> Any:
-    """Return a leaf, a random key (some optimisers hold one) as the numbers behind it."""
+def key_data(leaf: Any) -> Any:
+    """Return the numbers of a leaf if it is a random key, as in some optimisers; else the leaf."""
     return jax.random.key_data(leaf) if is_key(leaf) else leaf
 
 

@@ -1,22 +1,22 @@
-"""The compiled functions of one configuration: everything is compiled here, and nothing later.
+"""The compiled functions of one configuration; nothing compiles after construction.
 
 ```
-advance(weights, carry, xs, count)              -> carry', rows      one stream
-advance_table(weights, carries, index, xs)      -> carries', p       many streams
-strides(weights, optimizer, trace, carry, ...)  -> all of them       steps and updates in turns
-window(weights, xs)                             -> p                 a window from a zero state
+advance(weights, carry, xs, count)              -> carry', rows        one stream
+table.step(weights, carries, index, xs)         -> carries', p         many streams
+strides(weights, optimizer, trace, carry, ...)  -> all of them, tape   steps and updates in turns
+window(weights, xs)                             -> p                   a window from a zero state
 ```
 
 `advance` is one loop whose number of turns is data, so one element and a thousand are the same
-machine code. XLA does not promise that two executables round alike, so construction compares
-`strides` with `advance` and single updates over random elements, and `advance_table` with
-`advance`; where one differs its work is done call by call: slower, but block invariance holds
-either way. `exact_strides` and `exact_table` say whether they serve.
+machine code. XLA does not promise that two executables round alike. Construction therefore
+compares `strides` with `advance` and single updates over random elements, and `table` with
+`advance`. Where one differs, the session works call by call: slower, but with the same bits
+however the elements are cut into blocks. `exact_strides` and `exact_table` report the result.
 
-The weights and the carry are flat arrays (see `packing`). No call writes to its arguments but
-`strides`, which writes the optimiser's state and the trace into the memory of those that it was
-given. Elements come in through memory that JAX reads where it is (see `buffers`); a thread has
-buffers of its own, so that sessions in several threads may share an engine.
+The weights and the carry are flat arrays (see `buffers`). No call writes to its arguments except
+`strides`, which reuses the memory of the optimiser's state and the trace. Elements pass through
+memory that JAX reads in place; each thread has its own, so sessions in several threads can share
+an engine.
 """
 
 from __future__ import annotations
@@ -35,45 +35,45 @@ from .buffers import (
     LINE,
     Packed,
     Packing,
-    Shared,
-    Windows,
-    aligned,
+    SharedArray,
+    ThreadBuffers,
+    aligned_zeros,
+    copy_into,
+    copy_out,
     is_key,
-    move,
-    plain,
-    read,
-    settle,
+    key_data,
+    wait_ready,
 )
 from .forecaster import Ensemble, Params, alone, network, network_shape, slack
 from .network import check_weights
 from .plain import bank
 from .runtime import check_forked, compiled, to_host
 from .scaling import causal_scaler
-from .stepper import FARTHEST, INFO, ROOM, Stepper, Strides, TableStepper
+from .stepper import INFO, MAX_STRIDES_HORIZON, Stepper, Strides, TableStepper
 
-Learning: TypeAlias = tuple[Packed, Any, Any]
+LearningCarry: TypeAlias = tuple[Packed, Any, Any]
 """Weights, the optimiser's state and the trace of a stream."""
 
 BLOCK = 4096
-"""Elements of a call without learning: long enough that a call costs nothing beside it."""
+"""Elements of a call without learning: the call itself then costs nothing."""
 
 LEARN_BLOCK = 64
-"""The same with learning, whose rows hold whole states and must be cleared at each call."""
+"""The same with learning, whose rows are whole states and are cleared at each call."""
 
 PARITY_STEPS = 64
 """Random elements over which executables are compared."""
 
 PARITY_STRIDES = ((10, 1), (3, 4))
-"""Strides and horizons for which `strides` is compared with steps and updates, beside its own."""
+"""Strides and horizons to compare, besides those of the configuration."""
 
 
 class Engine:
     """Compiled functions for a configuration and F features.
 
-    `members` are those of a bank, None where one network is all. `names` are the forecasters',
-    whose probabilities a row begins with. `block` is the most elements that one call takes, `row`
-    the length of a row of its result, `width` that of a carry, padded to whole lines of memory.
-    `tape_length` is K, and `offsets` say which states an update starts from.
+    members: those of a bank, None for a single network. `names` are the forecasters', in the order
+    of their probabilities in a row. `block` is the most elements of a call, `row` the length of a
+    row of its result, `width` that of a carry, padded to whole lines of memory. `tape_length` is
+    K, and `offsets` are the positions of the states at the start of an update.
     """
 
     def __init__(self, config: Config, features: int, members: Members | None = None) -> None:
@@ -88,16 +88,17 @@ class Engine:
             else bank(config, features, members)
         )
         self.names, self.state = self.forecaster.names, self.forecaster.state
-        self.tape_length, self.offsets = self.forecaster.tape, self.forecaster.offsets
+        self.tape_length, self.offsets = self.forecaster.tape_length, self.forecaster.offsets
         scaler = causal_scaler(features, config.scaling)
-        # The tape of published predictions fits its own stride and horizon alone.
-        own = min(config.stream.stride, PARITY_STEPS), min(config.stream.horizon, FARTHEST)
+        # The tape of published predictions fits only its own stride and horizon.
+        horizon = min(config.stream.horizon, MAX_STRIDES_HORIZON)
+        own = min(config.stream.stride, PARITY_STEPS), horizon
         any_length = not any(offset.published for offset in self.offsets)
-        self._parity_lengths = {own, *(PARITY_STRIDES if any_length else ())}
-        # The tape of scaled inputs is what updates and windows are made from.
+        lengths = {own, *(PARITY_STRIDES if any_length else ())}
+        # Updates and windows need a tape of scaled inputs.
         self.windowed = self.mode == "window" or "stateless" in config.scoring.twins
         tape = self.learning or self.windowed
-        self.stepper = Stepper(self.shape, scaler, self.forecaster, self.mode, tape=tape)
+        self.stepper = Stepper(self.shape, scaler, self.forecaster, self.mode, keep_tape=tape)
         self.row, self.scaler_size = self.stepper.row, self.stepper.scaler_size
         self.block = LEARN_BLOCK if tape else BLOCK
         self.window_length = config.stream.window
@@ -109,60 +110,62 @@ class Engine:
         self._first[: self.stepper.size] = self.stepper.init()
         self._first_trace = np.asarray(self.forecaster.init_trace())
         self.strides = Strides(self.stepper, self.weights)
-        self._windows = Windows(
+        self._buffers = ThreadBuffers(
             xs=(self.block, features),
             count=(1,),
             carry=(self.width,),
-            sheet=self.strides.sheet,
-            elements=self.strides.elements,
+            tape=self.strides.tape_shape,
+            elements=self.strides.elements_shape,
         )
-        self._advance = self._compile("advance", self._advanced)
+        self._advance = self._compile("advance", self._run_block)
         self._table: TableStepper | None = None
         self._per_stream = config.model.sharing == "per-stream"
         if self.windowed:
-            self._window = self._compile("window", self._over_window)
+            self._window = self._compile("window", self._run_window)
         self.exact_table = True
         self.exact_strides = False
         if self.learning:
             self._strides = self._compile("strides", self.strides.run, donated=(1, 2))
-            self.exact_strides = not self.windowed and self._strides_parity()
+            self.exact_strides = not self.windowed and all(
+                self._strides_parity(*pair) for pair in sorted(lengths)
+            )
 
-    # ---- what is compiled -------------------------------------------------------------
+    # ---- compilation ------------------------------------------------------------------
 
     def _compile(
         self, name: str, call: Callable[..., Any], donated: tuple[int, ...] = ()
     ) -> Callable[..., Any]:
-        # Weights bind a call to their place, even where it makes no use of them.
+        # Weights bind a call to their device, even if it does not use them.
         jitted = jax.jit(call, donate_argnums=donated, keep_unused=True)
         if name == "advance":
-            # A jitted function starts a microsecond sooner than what is compiled ahead of it.
-            settle(jitted(*self._example(name)))
+            # A jitted function starts a microsecond sooner than one compiled ahead of time.
+            wait_ready(jitted(*self._example(name)))
             return jitted
         out: Callable[..., Any] = compiled(jitted.lower(*self._example(name)))
         return out
 
     def _example(self, name: str) -> tuple[Any, ...]:
-        weights, windows = self._packed, self._windows
-        carry = windows.carry.device
+        weights, buffers = self._packed, self._buffers
+        carry = buffers.carry.device
         if name == "advance":
-            return weights, carry, windows.xs.device, windows.count.device
+            return weights, carry, buffers.xs.device, buffers.count.device
         if name == "window":
             return weights, np.zeros((self.window_length, self.shape.features), np.float32)
         optimizer, trace = self.init_optimizer(self._start), self.init_trace()
-        return weights, optimizer, trace, carry, windows.sheet.device, windows.elements.device
+        return weights, optimizer, trace, carry, buffers.tape.device, buffers.elements.device
 
-    def _advanced(self, weights: Any, carry: Any, xs: Any, count: Any) -> Any:
-        """Return carry' (width,) and behind it the rows (block, R), flat."""
+    def _run_block(self, weights: Any, carry: Any, xs: Any, count: Any) -> Any:
+        """Return carry' (width,) and after it the rows (block, R), flat."""
         turns = count[0].astype(jnp.int32)
         moved, rows = self.stepper.block(self.weights.unpack(weights), carry, xs, turns)
         return jnp.concatenate([moved, rows.reshape(-1)])
 
-    def _over_window(self, weights: Any, xs: Any) -> Any:
+    def _run_window(self, weights: Any, xs: Any) -> Any:
         return self.stepper.window(self.weights.unpack(weights), xs)
 
     @property
     def table(self) -> TableStepper:
-        """The loop over rows of many streams, compiled when it is first asked for."""
+        """The loop over rows of many streams, compiled on first use."""
         if self._table is None:
             self._table = TableStepper(
                 self.stepper, self.weights, self._packed, self.width, per_stream=self._per_stream
@@ -170,18 +173,19 @@ class Engine:
             self.exact_table = self._table_parity(self._table)
         return self._table
 
-    # ---- what things start from -------------------------------------------------------
+    # ---- initial values ---------------------------------------------------------------
 
     def init_optimizer(self, weights: Params) -> Any:
         """Return the optimiser's state for `weights`, in memory of its own."""
-        return to_host(jax.tree.map(_fresh, self.forecaster.init_optimizer(weights)))
+        state = self.forecaster.init_optimizer(weights)
+        return to_host(jax.tree.map(lambda x: x if is_key(x) else np.array(x), state))
 
     def init_trace(self) -> Any:
-        """Return what a stream's learning carries before its first update, (T,)."""
+        """Return the trace (T,) of a stream before its first update."""
         return self._first_trace
 
     def init_weights(self) -> Params:
-        """Return the weights to start from, random ones of the configured seed."""
+        """Return the random weights of the configured seed."""
         return self._start
 
     def init_carry(self) -> Float32s:
@@ -189,54 +193,58 @@ class Engine:
         return self._first.copy()
 
     def pack(self, weights: Params) -> Packed:
-        """Return weights as the other functions here take them."""
+        """Return weights in the form that the other functions take."""
         packed: Packed = to_host(self.weights.host_pack(weights))
         return packed
 
     def check_weights(self, weights: Mapping[str, Mapping[str, Any]]) -> Params:
-        """Return `weights` as float32 arrays of this engine's shape; see `network`.
+        """Return `weights` as float32 arrays of this engine's shape.
 
         Raises ConfigurationError where they do not fit, and for a bank, which has many networks.
         """
         if self.members is not None:
             raise ConfigurationError(
-                "a bank starts from its own members' weights: give weights with bank=none",
+                "a bank has weights of its own: use weights with bank=none",
                 key="weights",
             )
         return check_weights(self.shape, weights)
 
     # ---- stepping ---------------------------------------------------------------------
 
-    def advance_in_place(self, weights: Packed, carry: Shared, xs: Float32s) -> Any:
-        """Step `carry` over elements xs (n, F) float32, n <= block; return what `rows` reads.
+    def advance_in_place(self, weights: Packed, carry: SharedArray, xs: Float32s) -> Any:
+        """Step `carry` over elements xs (n, F) float32, n <= block; return the result for `rows`.
 
-        The carry is written at the very end: an exception leaves it as it was.
+        The carry is written last: an exception leaves it unchanged.
         """
-        windows, count = self._windows, len(xs)
-        windows.xs.host[:count] = xs
-        number = windows.count
+        buffers, count = self._buffers, len(xs)
+        buffers.xs.host[:count] = xs
+        number = buffers.count
         number.host[0] = count
-        out = self._advance(weights, carry.device, windows.xs.device, number.device)
+        out = self._advance(weights, carry.device, buffers.xs.device, number.device)
         if not out.is_ready():
-            settle(out)
-        move(out, carry, self.width)
+            wait_ready(out)
+        copy_into(out, carry, self.width)
         return out
 
     def rows(self, out: Any, count: int) -> Float32s:
-        """Return a copy of the first `count` rows (count, R) of what was advanced."""
-        return read(out, self.width, count * self.row).reshape(count, self.row)
+        """Return a copy of the first `count` rows (count, R) of a result of `advance_in_place`."""
+        return copy_out(out, self.width, count * self.row).reshape(count, self.row)
 
     def advance(self, weights: Packed, carry: Float32s, xs: Float32s) -> tuple[Float32s, Float32s]:
-        """Return (carry' (width,), rows (n, R)) after elements xs (n, F), of any number n."""
-        moved, parts = Shared(aligned((self.width,))), [np.zeros((0, self.row), np.float32)]
-        moved.host[:] = carry
+        """Return (carry' (width,), rows (n, R)) after any number n of elements xs (n, F)."""
+        moved, parts = self._shared(carry), [np.zeros((0, self.row), np.float32)]
         for start in range(0, len(xs), self.block):
             part = xs[start : start + self.block]
             parts.append(self.rows(self.advance_in_place(weights, moved, part), len(part)))
         return moved.host, np.concatenate(parts)
 
+    def _shared(self, carry: Float32s) -> SharedArray:
+        shared = SharedArray(aligned_zeros((self.width,)))
+        shared.host[:] = carry
+        return shared
+
     def window(self, weights: Packed, xs: Float32s) -> float:
-        """Return p after scaled inputs xs (W, F) from a zero state; where `windowed` only."""
+        """Return p after scaled inputs xs (W, F) from a zero state; only with `windowed`."""
         return float(self._window(weights, xs))
 
     # ---- learning ---------------------------------------------------------------------
@@ -249,70 +257,68 @@ class Engine:
         xs: Float32s,
         starts: Float32s,
         targets: Float32s,
-        share: Float32s,
+        label_weights: Float32s,
         back: int = 0,
     ) -> tuple[Packed, Any, Any, Float32s]:
         """Return (weights', optimiser state', trace', info (3,)); see `forecaster.Ensemble`.
 
-        The state and the trace given are gone then.
+        The call consumes `state` and `trace`.
         """
-        lines = self.strides
-        behind = slice(lines.inputs.stop, lines.positive)
-        sheet = self._windows.sheet.host
-        tape = slice(lines.past - len(xs), lines.past)
-        sheet[tape, lines.inputs] = xs
-        sheet[tape, lines.positive] = targets
-        sheet[tape, lines.positive + 1] = share
+        columns = self.strides
+        tape = self._buffers.tape.host
+        lines = slice(columns.past - len(xs), columns.past)
+        tape[lines, columns.inputs] = xs
+        tape[lines, columns.positive] = targets
+        tape[lines, columns.positive + 1] = label_weights
         if self.stepper.state:
             for start, offset in zip(starts, self.offsets, strict=True):
-                sheet[lines.past - 1 - offset.before(back), behind] = start
-        carry = self._windows.carry.device
-        learned, _, filled = self._run_strides((weights, state, trace), carry, (0, 0, 1, back))
-        at = (lines.past - 1) * lines.sheet[1] + lines.info.start
-        return *learned, read(filled, at, INFO)
+                tape[columns.past - 1 - offset.before(back), columns.states] = start
+        carry = self._buffers.carry.device
+        learned, _, out = self._call_strides((weights, state, trace), carry, (0, 0, 1, back))
+        at = (columns.past - 1) * columns.tape_shape[1] + columns.info.start
+        return *learned, copy_out(out, at, INFO)
 
     def run_strides(
         self,
-        learned: Learning,
-        carry: Shared,
+        learned: LearningCarry,
+        carry: SharedArray,
         past: Float32s,
         xs: Float32s,
         lengths: tuple[int, int],
-    ) -> tuple[Learning, Float32s, Float32s]:
-        """Step `carry` over strides xs (n, F), n <= `strides.ROOM`, with an update after each.
+    ) -> tuple[LearningCarry, Float32s, Float32s]:
+        """Step `carry` over strides xs (n, F), n <= `STRIDES_BLOCK`, with an update after each.
 
-        Returns ((weights', state', trace'), rows (n, R), infos (n / S, 3)): what `advance` and
-        `update` would give, where all targets of the tape count. learned: (weights, state,
-        trace), whose state and trace are gone then. past: the last entries of the tape,
-        (`strides.past`, F + N + 1). lengths: the stride S and the horizon.
+        Returns ((weights', state', trace'), rows (n, R), infos (n / S, 3)), the same as `advance`
+        and `update` if all targets of the tape count. The call consumes the state and the trace of
+        `learned`. past: the last entries of the tape, (`strides.past`, F + N + 1). lengths: the
+        stride S and the horizon.
         """
-        lines, count = self.strides, len(xs) // lengths[0]
-        sheet, elements = self._windows.sheet.host, self._windows.elements.host
-        sheet[: lines.past, lines.inputs.start : lines.positive + 1] = past
-        sheet[: lines.past, lines.positive + 1] = 1.0
+        columns, (stride, horizon) = self.strides, lengths
+        tape, elements = self._buffers.tape.host, self._buffers.elements.host
+        tape[: columns.past, columns.inputs.start : columns.positive + 1] = past
+        tape[: columns.past, columns.positive + 1] = 1.0
         elements[1 : 1 + len(xs), : xs.shape[1]] = xs
-        stride, horizon = lengths
-        learned, moved, filled = self._run_strides(
-            learned, carry.device, (stride, horizon, count, -horizon % stride)
+        learned, moved, out = self._call_strides(
+            learned, carry.device, (stride, horizon, len(xs) // stride, -horizon % stride)
         )
-        width = lines.sheet[1]
-        flat = read(filled, lines.past * width, len(xs) * width).reshape(-1, width)
-        move(moved, carry, self.width)
-        return learned, flat[:, lines.row], flat[lengths[0] - 1 :: lengths[0], lines.info]
+        width = columns.tape_shape[1]
+        lines = copy_out(out, columns.past * width, len(xs) * width).reshape(-1, width)
+        copy_into(moved, carry, self.width)
+        return learned, lines[:, columns.row], lines[stride - 1 :: stride, columns.info]
 
-    def _run_strides(
-        self, learned: Learning, carry: Any, lengths: tuple[int, int, int, int]
-    ) -> tuple[Learning, Any, Any]:
-        """Return ((weights', state', trace'), carry', sheet') of the sheet that is written."""
-        sheet, elements = self._windows.sheet, self._windows.elements
+    def _call_strides(
+        self, learned: LearningCarry, carry: Any, lengths: tuple[int, int, int, int]
+    ) -> tuple[LearningCarry, Any, Any]:
+        """Return ((weights', state', trace'), carry', tape') of the tape in the buffer."""
+        tape, elements = self._buffers.tape, self._buffers.elements
         elements.host[0, : len(lengths)] = lengths
-        weights, state, trace, carry, filled = self._strides(
-            *learned, carry, sheet.device, elements.device
+        weights, state, trace, carry, out = self._strides(
+            *learned, carry, tape.device, elements.device
         )
-        settle(filled)
-        return (weights, state, trace), carry, filled
+        wait_ready(out)
+        return (weights, state, trace), carry, out
 
-    # ---- do they agree? ---------------------------------------------------------------
+    # ---- parity of the executables ----------------------------------------------------
 
     def _random(self, count: int) -> Float32s:
         drawn = np.random.default_rng(0).normal(size=(count, self.shape.features))
@@ -340,52 +346,45 @@ class Engine:
                 start += 1
         return carries.tobytes() == alone.tobytes()
 
-    def _strides_parity(self) -> bool:
-        """Return whether `strides` gives the bits of steps and updates one by one."""
-        return all(self._same_strides(*lengths) for lengths in sorted(self._parity_lengths))
-
-    def _same_strides(self, stride: int, horizon: int) -> bool:
-        xs, late = self._random(PARITY_STEPS // stride * stride), -horizon % stride
+    def _strides_parity(self, stride: int, horizon: int) -> bool:
+        """Return whether `strides` gives the bits of single steps and updates."""
+        xs, back = self._random(PARITY_STEPS // stride * stride), -horizon % stride
         past, members = self.strides.past, len(self.names)
-        entry = self.shape.features + self.stepper.state
-        tape = np.zeros((past + len(xs), entry + 1), np.float32)
-        wanted: Any = self._packed, self.init_optimizer(self._start), self.init_trace()
+        features = self.shape.features
+        tape = np.zeros((past + len(xs), features + self.stepper.state + 1), np.float32)
+        single: Any = self._packed, self.init_optimizer(self._start), self.init_trace()
         learned: Any = self._packed, self.init_optimizer(self._start), self.init_trace()
         ones = np.ones(self.tape_length, np.float32)
-        last, carry = Shared(aligned((self.width,))), self.init_carry()
-        last.host[:] = carry
-        got, rows, infos = self.run_strides(learned, last, tape[:past], xs, (stride, horizon))
+        carry, shared = self._first, self._shared(self._first)
+        learned, rows, infos = self.run_strides(
+            learned, shared, tape[:past], xs, (stride, horizon)
+        )
         for k, x in enumerate(xs):
-            carry, row = self.advance(wanted[0], carry, x[None])
+            carry, row = self.advance(single[0], carry, x[None])
             tape[past + k] = *row[0, members:], x[0] > 0
             if row[0].tobytes() != rows[k].tobytes():
                 return False
             if (k + 1) % stride:
                 continue
             end = past + k + 1
-            held = slice(end - horizon - self.tape_length, end - horizon)
-            starts = tape[[end - horizon - 1 - each.before(late) for each in self.offsets]]
-            *wanted, info = self.update(  # type: ignore[call-arg]
-                *wanted,
-                tape[held, : xs.shape[1]].copy(),
-                starts[:, xs.shape[1] : -1].copy(),
+            last = end - horizon
+            starts = tape[[last - 1 - offset.before(back) for offset in self.offsets]]
+            *single, info = self.update(  # type: ignore[call-arg]
+                *single,
+                tape[last - self.tape_length : last, :features].copy(),
+                starts[:, features:-1].copy(),
                 tape[end - self.tape_length : end, -1].copy(),
                 ones,
-                late,
+                back,
             )
             if info.tobytes() != infos[k // stride].tobytes():
                 return False
         pairs = zip(
-            jax.tree.leaves((*got, last.host)), jax.tree.leaves((*wanted, carry)), strict=True
+            jax.tree.leaves((*learned, shared.host)),
+            jax.tree.leaves((*single, carry)),
+            strict=True,
         )
         return all(
-            np.asarray(plain(a)).tobytes() == np.asarray(plain(b)).tobytes() for a, b in pairs
+            np.asarray(key_data(a)).tobytes() == np.asarray(key_data(b)).tobytes()
+            for a, b in pairs
         )
-
-
-def _fresh(leaf: Any) -> Any:
-    """Return a copy of a leaf, in memory that a call may write to; a random key as it is."""
-    return leaf if is_key(leaf) else np.array(leaf)
-
-
-__all__ = ["BLOCK", "LEARN_BLOCK", "ROOM", "Engine", "Learning"]

@@ -1,12 +1,13 @@
-"""What is stepped along a stream: a network, a plain forecaster, or a bank of them.
+"""The model that runs along a stream: a network, a plain forecaster, or a bank of them.
 
-A forecaster is a set of pure functions over flat arrays, so that the stepper and the engine need
-not know which it is. Its state (N,) is what it carries from element to element, its trace (T,)
-what its learning carries from update to update.
+A forecaster is a set of pure functions over flat arrays, so the stepper and the engine do not
+depend on its kind. Its state (N,) is carried from element to element, its trace (T,) from update
+to update.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -18,38 +19,68 @@ from jax import lax
 
 from ..config import Config
 from ..schema import ModelConfig
-from .learner import network_learner
+from .learner import Tape, network_learner
 from .network import Array, Shape, apply, init_weights, seed_key
 
 Params: TypeAlias = Any
 
+StepFn: TypeAlias = Callable[[Params, Array, Array], tuple[Array, Array]]
+"""From (params, state (N,), x (F,)) to (state', p (M,))."""
+
+Updated: TypeAlias = tuple[Params, Any, Array, Array]
+"""(params', optimizer', trace' (T,), info (3,)); `info` is that of `learner.Learner`."""
+
 
 class Forecaster(NamedTuple):
-    """M probabilities after each element.
+    """One member: M probabilities after each element.
 
-    `step(params, state (N,), x (F,))` returns (state', p (M,)). `update(params, optimizer, trace
-    (T,), xs (K, F), starts (D, N), targets (K,), share (K,))` returns (params', optimizer',
-    trace', info (3,)) as `learner.UpdateFn` says; entry d of `starts` is the state before the
-    last `offsets[d]` of the K elements.
-
-    A tape ends with the newest element whose target is known or, with `published`, with the
-    element whose published prediction was labelled.
+    The tape of `update` ends with the newest element whose target is known or, with `published`,
+    with the element whose published prediction has its label.
     """
 
     names: tuple[str, ...]
     state: int
-    tape: int
-    offsets: tuple[int, ...]
+    tape_length: int
     published: bool
     init: Callable[[], Params]
     init_optimizer: Callable[[Params], Any]
     init_trace: Callable[[], Any]
-    step: Callable[[Params, Array, Array], tuple[Array, Array]]
-    update: Callable[..., tuple[Params, Any, Array, Array]]
+    step: StepFn
+    update: Callable[[Params, Any, Array, Tape], Updated]
 
 
-def observed(config: Config) -> int:
-    """Return how many labels an update brings: a stride of them, or the published one's."""
+class Offset(NamedTuple):
+    """Position of a state on the common tape, `length` elements before a member's end."""
+
+    length: int
+    published: bool
+
+    def before(self, back: Any) -> Any:
+        """Return the number of elements between the state and the end of the tape."""
+        return self.length + back if self.published else self.length
+
+
+class Ensemble(NamedTuple):
+    """One member or several, with a common tape.
+
+    The tape of `update` ends with the newest element whose target is known, `back` () elements
+    after the element whose published prediction has its label. Its `start` (D, N) has the states
+    at `offsets`.
+    """
+
+    names: tuple[str, ...]
+    state: int
+    tape_length: int
+    offsets: tuple[Offset, ...]
+    init: Callable[[], Params]
+    init_optimizer: Callable[[Params], Any]
+    init_trace: Callable[[], Any]
+    step: StepFn
+    update: Callable[[Params, Any, Array, Tape, Array], Updated]
+
+
+def labels_per_update(config: Config) -> int:
+    """Return the number of labels in an update: one, or one for each element of a stride."""
     every = config.learning.targets == "every" and config.stream.labels == "series"
     return config.stream.stride if every else 1
 
@@ -57,16 +88,16 @@ def observed(config: Config) -> int:
 def network(config: Config, features: int, *, gain: float = 1.0, name: str = "") -> Forecaster:
     """Return the configured network; its inputs are multiplied by `gain`.
 
-    Raises ConfigurationError for an optimiser or a gradient method that cannot be.
+    Raises ConfigurationError for an invalid optimiser or gradient method.
     """
     shape, method = network_shape(config.model, features), config.gradient()
     if config.model.mode == "window":
-        tape = config.stream.window
+        length = config.stream.window
     else:
-        tape = config.learning.bptt if method == "bptt" else config.stream.stride
-    count = min(observed(config), tape)
+        length = config.learning.bptt if method == "bptt" else config.stream.stride
+    count = min(labels_per_update(config), length)
     published = config.learning.targets == "published" and config.stream.labels == "series"
-    learner = network_learner(shape, config.learning, method, tape=tape, count=count)
+    learner = network_learner(shape, config.learning, method, count=count)
 
     def init() -> Params:
         horizon = config.model.init_horizon if config.model.init == "chrono" else None
@@ -76,29 +107,21 @@ def network(config: Config, features: int, *, gain: float = 1.0, name: str = "")
         state, logit = apply(shape, weights, state, x if gain == 1.0 else x * gain)
         return state, jax.nn.sigmoid(logit)[None]
 
-    def update(
-        weights: Params,
-        optimizer: Any,
-        trace: Array,
-        xs: Array,
-        starts: Array,
-        targets: Array,
-        share: Array,
-    ) -> tuple[Params, Any, Array, Array]:
-        xs = xs if gain == 1.0 else xs * gain
+    def update(weights: Params, optimizer: Any, trace: Array, tape: Tape) -> Updated:
+        if gain != 1.0:
+            tape = tape._replace(xs=tape.xs * gain)
         if published:
-            share = share.at[:-1].set(0.0)
-        return learner.update(weights, optimizer, trace, xs, starts[0], targets, share)
+            tape = tape._replace(label_weights=tape.label_weights.at[:-1].set(0.0))
+        return learner.update(weights, optimizer, trace, tape)
 
     return Forecaster(
         names=(name,),
         state=shape.state,
-        tape=tape,
-        offsets=(tape,),
+        tape_length=length,
         published=published,
         init=init,
         init_optimizer=learner.init,
-        init_trace=learner.trace,
+        init_trace=learner.init_trace,
         step=step,
         update=update,
     )
@@ -109,152 +132,96 @@ def network_shape(model: ModelConfig, features: int) -> Shape:
     return Shape(features, model.hidden, model.layers)
 
 
-class Ensemble(NamedTuple):
-    """One forecaster, or several side by side, and the common tape of their updates.
-
-    `names`, `state`, `init`, `init_optimizer`, `init_trace` and `step` are those of `Forecaster`.
-    `tape` is K, the elements of a tape. `update(params, optimizer, trace, xs (K, F), starts (D,
-    N), targets (K,), share (K,), back ())` takes tapes that end with the newest element whose
-    target is known, `back` elements behind the labelled prediction. Entry d of `starts` is the
-    state before the last `offsets[d].length` elements of the part that counts from the end of
-    the tape or, with `published`, from the labelled element.
-    """
-
-    names: tuple[str, ...]
-    state: int
-    tape: int
-    offsets: tuple[Offset, ...]
-    init: Callable[[], Params]
-    init_optimizer: Callable[[Params], Any]
-    init_trace: Callable[[], Any]
-    step: Callable[[Params, Array, Array], tuple[Array, Array]]
-    update: Callable[..., tuple[Params, Any, Array, Array]]
-
-
-class Offset(NamedTuple):
-    """Where a state that an update starts from is on the tape; see `Ensemble`."""
-
-    length: int
-    published: bool
-
-    def before(self, back: Any) -> Any:
-        """Return how many elements before the end of the tape the state is."""
-        return self.length + back if self.published else self.length
-
-
 def slack(config: Config) -> int:
-    """Return how many elements a tape ends behind the labelled prediction.
+    """Return how many elements a tape extends past the element of the labelled prediction.
 
-    A prediction is made every stride S and labelled h elements later, and its update follows the
-    next publication: the newest element with a known target is then -h mod S elements further.
+    A prediction is made every stride S and has its label h elements later; its update follows the
+    next publication. The newest element with a known target is then -h mod S elements further.
     """
     external = config.stream.labels == "external"
     return 0 if external else -config.stream.horizon % config.stream.stride
 
 
 def alone(member: Forecaster, slack: int) -> Ensemble:
-    """Return an ensemble of one forecaster, whose parameters are the member's own."""
-    tape, offsets = _common([member], slack)
+    """Return an ensemble of one forecaster; its parameters are those of the member."""
+    length, offsets = _common_tape([member], slack)
 
-    def update(params: Params, optimizer: Any, trace: Array, *given: Array) -> Any:
-        return member.update(
-            params, optimizer, trace, *_part(member, offsets, slice(None), *given)
-        )
+    def update(params: Params, optimizer: Any, trace: Array, tape: Tape, back: Array) -> Updated:
+        part = _member_tape(member, offsets, slice(None), tape, back)
+        return member.update(params, optimizer, trace, part)
 
-    return Ensemble(
-        member.names,
-        member.state,
-        tape,
-        offsets,
-        member.init,
-        member.init_optimizer,
-        member.init_trace,
-        member.step,
-        update,
-    )
+    own = member._asdict() | {"tape_length": length, "offsets": offsets, "update": update}
+    del own["published"]
+    return Ensemble(**own)
 
 
-def side_by_side(members: Sequence[Forecaster], slack: int) -> Ensemble:
+def combine(members: Sequence[Forecaster], slack: int) -> Ensemble:
     """Return the ensemble whose probabilities are those of all `members`, in their order.
 
-    All of them are stepped in one compiled call, and updated in another. Parameters and
-    optimiser states are lists, in the same order.
+    One compiled call steps all of them, and another updates them. Parameters and optimiser states
+    are lists, in the same order.
     """
-    states = _cuts([m.state for m in members])
-    traces = _cuts([m.init_trace().shape[0] for m in members])
-    tape, offsets = _common(members, slack)
+    states = _slices([m.state for m in members])
+    traces = _slices([m.init_trace().shape[0] for m in members])
+    length, offsets = _common_tape(members, slack)
 
     def step(params: Params, state: Array, x: Array) -> tuple[Array, Array]:
-        parts = [m.step(p, state[c], x) for m, p, c in zip(members, params, states, strict=True)]
+        parts = [m.step(p, state[s], x) for m, p, s in zip(members, params, states, strict=True)]
         return jnp.concatenate([s for s, _ in parts]), jnp.concatenate([p for _, p in parts])
 
-    def update(params: Params, optimizer: Any, trace: Array, *given: Array) -> Any:
+    def update(params: Params, optimizer: Any, trace: Array, tape: Tape, back: Array) -> Updated:
+        tapes = [
+            _member_tape(m, offsets, s, tape, back) for m, s in zip(members, states, strict=True)
+        ]
         parts = [
-            member.update(
-                params[k],
-                optimizer[k],
-                trace[traces[k]],
-                *_part(member, offsets, states[k], *given),
-            )
+            member.update(params[k], optimizer[k], trace[traces[k]], tapes[k])
             for k, member in enumerate(members)
         ]
         new, optimizers, moved, infos = zip(*parts, strict=True)
-        return list(new), list(optimizers), jnp.concatenate(moved), _together(infos)
+        # Loss and gradient norm of the first member; the worst outcome of any.
+        outcome = jnp.min(jnp.stack([info[2] for info in infos]))
+        info = jnp.stack([infos[0][0], infos[0][1], outcome])
+        return list(new), list(optimizers), jnp.concatenate(moved), info
 
     return Ensemble(
-        tuple(name for m in members for name in m.names),
-        sum(m.state for m in members),
-        tape,
-        offsets,
-        lambda: [m.init() for m in members],
-        lambda ps: [m.init_optimizer(p) for m, p in zip(members, ps, strict=True)],
-        lambda: np.concatenate([np.asarray(m.init_trace()) for m in members]),
-        step,
-        update,
+        names=tuple(name for m in members for name in m.names),
+        state=sum(m.state for m in members),
+        tape_length=length,
+        offsets=offsets,
+        init=lambda: [m.init() for m in members],
+        init_optimizer=lambda ps: [m.init_optimizer(p) for m, p in zip(members, ps, strict=True)],
+        init_trace=lambda: np.concatenate([np.asarray(m.init_trace()) for m in members]),
+        step=step,
+        update=update,
     )
 
 
-def _common(members: Sequence[Forecaster], slack: int) -> tuple[int, tuple[Offset, ...]]:
-    """Return the length of the tape that serves all members, and the states they start from."""
-    tape = max(m.tape + (slack if m.published else 0) for m in members)
-    return tape, tuple(
-        sorted({Offset(length, m.published) for m in members for length in m.offsets})
-    )
+def _common_tape(members: Sequence[Forecaster], slack: int) -> tuple[int, tuple[Offset, ...]]:
+    length = max(m.tape_length + (slack if m.published else 0) for m in members)
+    return length, tuple(sorted({Offset(m.tape_length, m.published) for m in members}))
 
 
-def _part(
-    member: Forecaster,
-    offsets: Sequence[Offset],
-    state: slice,
-    xs: Array,
-    starts: Array,
-    targets: Array,
-    share: Array,
-    back: Array,
-) -> tuple[Array, Array, Array, Array]:
-    """Return what a member is given of a common tape: xs, starts, targets and share."""
-    rows = [starts[offsets.index(Offset(length, member.published))] for length in member.offsets]
-    begin = len(xs) - member.tape
-    if not member.published:
-        return xs[begin:], jnp.stack(rows)[:, state], targets[begin:], share[begin:]
-    cut = lax.dynamic_slice_in_dim
-    parts = (cut(array, begin - back, member.tape) for array in (xs, targets, share))
-    inputs, wanted, weight = parts
-    return inputs, jnp.stack(rows)[:, state], wanted, weight
+def _member_tape(
+    member: Forecaster, offsets: Sequence[Offset], state: slice, tape: Tape, back: Array
+) -> Tape:
+    length = member.tape_length
+    start = tape.start[offsets.index(Offset(length, member.published))][state]
+    begin: Any = len(tape.xs) - length - (back if member.published else 0)
+
+    def cut(array: Array) -> Array:
+        if member.published:
+            return lax.dynamic_slice_in_dim(array, begin, length)
+        return array[begin:]
+
+    return Tape(cut(tape.xs), start, cut(tape.targets), cut(tape.label_weights))
 
 
-def _cuts(sizes: Sequence[int]) -> list[slice]:
-    ends = [sum(sizes[: k + 1]) for k in range(len(sizes))]
-    return [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
-
-
-def _together(infos: Sequence[Array]) -> Array:
-    """Return (loss and gradient norm of the first member, the worst that became of any)."""
-    return jnp.stack([infos[0][0], infos[0][1], jnp.min(jnp.stack([i[2] for i in infos]))])
+def _slices(sizes: Sequence[int]) -> list[slice]:
+    return [slice(*pair) for pair in itertools.pairwise(itertools.accumulate(sizes, initial=0))]
 
 
 def constant(params: Params, p: float) -> Params:
-    """Return parameters like `params`, as of NumPy, whose networks give `p` whatever they see."""
+    """Return NumPy parameters like `params` whose networks give `p` for every input."""
     if isinstance(params, list):
         return [constant(member, p) for member in params]
     if not isinstance(params, dict):

@@ -1,63 +1,56 @@
-"""How far a gradient reaches back: four ways to differentiate the logits of a tape.
+"""Gradients of a tape: the network over K elements, and four ways to differentiate its logits.
 
-| name | what is kept between updates | bias |
-|---|---|---|
-| `bptt` | nothing; the tape is K elements long | nothing beyond K elements |
-| `snap1` | an influence of each unit's own weights on it, 2 P floats | paths through other units |
-| `hybrid` | the same | paths through other units before the last stride |
-| `rtrl` | the whole influence, 2 L H P floats | older parts belong to older weights |
-
-P counts the weights of the LSTM layers. All but `bptt` carry the influence J of the weights on
-the state from update to update, so the tape is one stride long and the gradient reaches back to
-the beginning of the stream:
-
-```
-jacobian = pull(tape, logits) + (what the logits want of the state before) J
-J'       = pull(tape, last state) + (what the last state wants of the state before) J
-```
-
-`rtrl` pulls and moves everything. `snap1` follows only the paths of a unit upon itself, in both
-lines. `hybrid` follows all paths within the tape and a unit's own paths before it: exact where
-most of the gradient is, and as cheap as SnAp-1.
-
-Source: Williams and Zipser 1989 for RTRL; Menick et al. 2020 for SnAp-1; Williams and Zipser,
-"Gradient-based learning algorithms for recurrent networks", 1995, for the hybrid of both.
-
-The network over a whole tape, or over lanes side by side, with a gradient that is cheap.
-
-Differentiating `apply` through `lax.scan` adds a (I + H + 1, 4H) outer product to an accumulator
-at every backward step. Here the backward scan of a layer only collects dz (K, 4H), and the
-weight gradient is one matrix product with the stacked [x, h, 1] afterwards:
+**A layer with a cheap gradient.** Differentiating `apply` through `lax.scan` adds an outer product
+(I + H + 1, 4H) to an accumulator at each backward step. Here the backward scan of a layer only
+collects dz (K, 4H), and the weight gradient is one matrix product with the stacked [x, h, 1]:
 
 ```
 dc_k = dh_k o_k (1 - tanh(c_k)^2) + dc_{k+1} f_{k+1};   dz_k from dc_k and dh_k, gate by gate
-dh_{k-1} = dz_k @ kernel_h^T + (what the layer above or the head wants)
+dh_{k-1} = dz_k @ kernel_h^T + (cotangent from the layer above or from the head)
 dkernel = stack([x_k, h_{k-1}, 1])^T @ stack(dz_k)
 ```
 
-The state at the tape's start is data: no gradient flows into it (truncation), and none comes
-back from the state at its end. Every array may have axes for lanes behind its first, the time:
-then a step is one matrix product for all lanes, and the weight gradient is their sum, again from
-one product.
+The state at the start of the tape is data: no gradient flows into it (truncation), and none comes
+back from the state at the end. Arrays may have batch axes after their first axis, the time. A step
+is then one matrix product for all rows, and so is the weight gradient, which is their sum.
 
-Source: Werbos, "Backpropagation through time", 1990; Williams and Peng, 1990, for truncation.
-
-How the logits and the last state of a tape depend on every weight and on the state before it.
-
-Several quantities are differentiated at once, each a lane of the backward scan. As in `sequence`,
-the scan only collects dz, what each lane wants of the pre-activations, and the sensitivities to
-the weights are matrix products afterwards:
+**Sensitivities of many outputs.** `backward` differentiates M quantities together, each in a lane
+of its own, with respect to every weight and the state before the tape:
 
 ```
 jacobian_lane = stack([x_k, h_{k-1}, 1])^T @ dz_lane        for each layer
 ```
 
-With `own=True` only the paths are followed on which a unit acts upon itself: the recurrent
-matrices are replaced by their diagonals. That is what SnAp-1 keeps.
+With `own=True` it follows only the paths on which a unit acts on itself: the diagonals replace the
+recurrent matrices. That is what SnAp-1 keeps.
 
-Source: Williams and Zipser, "A learning algorithm for continually running fully recurrent neural
-networks", 1989; Menick et al., "Practical real time recurrent learning with a sparse
-approximation", 2020.
+**How far back a gradient reaches.**
+
+| name | carried between updates | bias |
+|---|---|---|
+| `bptt` | nothing; the tape is K elements long | none within K elements |
+| `snap1` | influence of each unit's own weights on it, 2 P floats | paths through other units |
+| `hybrid` | the same | paths through other units before the last stride |
+| `rtrl` | the whole influence, 2 L H P floats | older parts belong to older weights |
+
+P counts the weights of the LSTM layers. All but `bptt` carry the influence J of the weights on
+the state from update to update, so the tape is one stride long and the gradient reaches back to
+the start of the stream:
+
+```
+jacobian = backward(tape, logits) + (cotangent of the state before) J
+J'       = backward(tape, last state) + (cotangent of the state before) J
+```
+
+`rtrl` follows all paths. `snap1` follows only the paths of a unit on itself, in both lines.
+`hybrid` follows all paths within the tape and a unit's own paths before it: exact where most of
+the gradient is, and as cheap as SnAp-1.
+
+Sources: Werbos, "Backpropagation through time", 1990; Williams and Peng, 1990, for truncation;
+Williams and Zipser, "A learning algorithm for continually running fully recurrent neural
+networks", 1989, for RTRL; Menick et al., "Practical real time recurrent learning with a sparse
+approximation", 2020, for SnAp-1; Williams and Zipser, "Gradient-based learning algorithms for
+recurrent networks", 1995, for the hybrid.
 """
 
 from __future__ import annotations
@@ -76,8 +69,8 @@ from ..schema import Gradient as GradientName
 from .network import Array, Shape, Weights, gates
 
 SHORT = 256
-"""Rows up to which a product of matrices is better made row by row: it can then be part of the one
-kernel that an update is."""
+"""Rows up to which a matrix product runs row by row, so that XLA can fuse it into the one kernel
+of an update."""
 
 Residuals: TypeAlias = tuple[Array, ...]
 Outputs: TypeAlias = tuple[Array, Array]
@@ -93,10 +86,10 @@ def lstm_layer(kernel: Array, xs: Array, h0: Array, c0: Array) -> Outputs:
 
 
 def layer_forward(kernel: Array, xs: Array, h0: Array, c0: Array) -> tuple[Outputs, Residuals]:
-    """Return (what `lstm_layer` does, what differentiating it needs).
+    """Return the result of `lstm_layer` and the residuals for its gradient.
 
-    The residuals are the kernel, xs, h0, the outputs, the activated gates (K, ..., 4H), and c
-    before and tanh(c) after each input, both (K, ..., H).
+    The residuals are the kernel, xs, h0, the outputs, the activated gates (K, ..., 4H), c before
+    each input and tanh(c) after it, both (K, ..., H).
     """
     inputs = xs.shape[-1]
     from_input = xs @ kernel[:inputs] + kernel[-1]
@@ -114,9 +107,9 @@ def layer_forward(kernel: Array, xs: Array, h0: Array, c0: Array) -> tuple[Outpu
     return (hs, last), (kernel, xs, h0, hs, active, before, squashed)
 
 
-def _backward(residuals: Residuals, wanted: Outputs) -> tuple[Array, Array, Array, Array]:
-    kernel, xs, h0, hs, active, before, squashed = residuals
-    dhs, _ = wanted
+def _layer_vjp(residuals: Residuals, cotangents: Outputs) -> tuple[Array, Array, Array, Array]:
+    kernel, xs, h0, _, active, before, squashed = residuals
+    dhs, _ = cotangents
     inputs = xs.shape[-1]
     recurrent = kernel[inputs:-1].T
 
@@ -139,11 +132,15 @@ def _backward(residuals: Residuals, wanted: Outputs) -> tuple[Array, Array, Arra
 
     zero = jnp.zeros_like(h0)
     _, dz = lax.scan(step, (zero, zero), (dhs, active, before, squashed), reverse=True)
-    previous = jnp.concatenate([h0[None], hs[:-1]])
-    ones = jnp.ones((*xs.shape[:-1], 1), xs.dtype)
-    stacked = jnp.concatenate([xs, previous, ones], axis=-1).reshape(-1, len(kernel))
-    flat = dz.reshape(-1, dz.shape[-1])
+    stacked, flat = _stacked(residuals).reshape(-1, len(kernel)), dz.reshape(-1, dz.shape[-1])
     return _products(stacked, flat), dz @ kernel[:inputs].T, zero, zero
+
+
+def _stacked(residuals: Residuals) -> Array:
+    """Return [x, h before, 1] of each element, (K, ..., I + H + 1)."""
+    _, xs, h0, hs, *_ = residuals
+    previous = jnp.concatenate([h0[None], hs[:-1]])
+    return jnp.concatenate([xs, previous, jnp.ones((*xs.shape[:-1], 1), xs.dtype)], axis=-1)
 
 
 def _products(rows: Array, columns: Array) -> Array:
@@ -154,7 +151,7 @@ def _products(rows: Array, columns: Array) -> Array:
     return out
 
 
-lstm_layer.defvjp(layer_forward, _backward)
+lstm_layer.defvjp(layer_forward, _layer_vjp)
 
 
 def carried_logits(shape: Shape, weights: Weights, xs: Array, state: Array) -> tuple[Array, Array]:
@@ -183,83 +180,67 @@ def tape_logits(shape: Shape, weights: Weights, xs: Array, state: Array) -> Arra
 
 
 def tape_loss(
-    shape: Shape, weights: Weights, xs: Array, state: Array, targets: Array, share: Array
+    shape: Shape, weights: Weights, xs: Array, state: Array, targets: Array, label_weights: Array
 ) -> Any:
     """Return the weighted mean log loss () in nats over a tape.
 
-    `targets` (K,) are 0 or 1; `share` (K,) weighs each element, 0 for those without a target.
+    `targets` (K,) are 0 or 1; `label_weights` (K,) is 0 for an element without a target.
     """
-    return mean_log_loss(tape_logits(shape, weights, xs, state), targets, share)
+    return mean_log_loss(tape_logits(shape, weights, xs, state), targets, label_weights)
 
 
-def mean_log_loss(logits: Array, targets: Array, share: Array) -> Any:
-    """Return the mean log loss () in nats of `logits` for 0 or 1 `targets`, weighed by `share`."""
+def mean_log_loss(logits: Array, targets: Array, label_weights: Array) -> Any:
+    """Return the weighted mean log loss () in nats of `logits` for 0 or 1 `targets`."""
     losses = jnp.logaddexp(0.0, logits) - targets * logits
-    return jnp.sum(share * losses) / jnp.maximum(jnp.sum(share), 1.0)
+    return jnp.sum(label_weights * losses) / jnp.maximum(jnp.sum(label_weights), 1.0)
 
 
 UNROLL = 10
-"""Turns of a backward scan in a row, where the compiler is given no loop around each."""
+"""Unrolled turns of a backward scan of one lane."""
 
 
 class Forward(NamedTuple):
-    """A tape run forward: the logits (K,), the top outputs (K, H), residuals of each layer."""
+    """A forward pass: the logits (K,), the top outputs (K, H), and the residuals of each layer."""
 
     logits: Array
     outputs: Array
     layers: tuple[Residuals, ...]
 
 
-class Pulled(NamedTuple):
-    """What M lanes want: `kernels` {layer: (M, I + H + 1, 4H)}, `start` (M, 2 L H)."""
-
-    kernels: dict[str, Array]
-    start: Array
-
-
 def forward(shape: Shape, weights: Weights, xs: Array, state: Array) -> Forward:
     """Run scaled inputs xs (K, F) from the flat state (2 L H,) before them."""
     layers: list[Residuals] = []
-    for layer in range(shape.layers):
-        h, c = jnp.split(state[2 * shape.hidden * layer : 2 * shape.hidden * (layer + 1)], 2)
+    for layer, (h, c) in enumerate(_pairs(shape, state)):
         (xs, _), residuals = layer_forward(weights[f"layer_{layer}"]["kernel"], xs, h, c)
         layers.append(residuals)
     head = weights["head"]["kernel"]
     return Forward(xs @ head[:-1] + head[-1], xs, tuple(layers))
 
 
-def logit_lanes(weights: Weights, run: Forward, count: int) -> Array:
-    """Return what the last `count` logits, one lane each, want of the top outputs, (K, M, H)."""
-    length, hidden = run.outputs.shape
-    at = jnp.arange(length - count, length), jnp.arange(count)
-    lanes = jnp.zeros((length, count, hidden), run.outputs.dtype)
-    return lanes.at[at].set(weights["head"]["kernel"][:-1])
+Kernels: TypeAlias = dict[str, Array]
+"""By layer: sensitivities (M, I + H + 1, 4H) of M lanes to its kernel."""
 
 
-def head_jacobian(run: Forward, count: int) -> Array:
-    """Return the sensitivities (M, H + 1) of the last `count` logits to the head."""
-    outputs = run.outputs[len(run.outputs) - count :]
-    return jnp.concatenate([outputs, jnp.ones((count, 1), outputs.dtype)], axis=1)
+def backward(
+    shape: Shape, run: Forward, cotangents: Array, end: Array, *, own: bool = False
+) -> tuple[Kernels, Array]:
+    """Return (kernels, cotangents (M, 2 L H) of the state before the tape) of M lanes.
 
-
-def pull(shape: Shape, run: Forward, wanted: Array, end: Array, *, own: bool = False) -> Pulled:
-    """Pull M lanes back through a tape.
-
-    wanted: (K, M, H), what each lane wants of the top layer's outputs; end: (M, 2 L H), what it
-    wants of the state after the tape. With `own` layers do not act upon each other either.
+    cotangents: (K, M, H), of the top layer's outputs; end: (M, 2 L H), of the state after the
+    tape. With `own`, layers do not act on each other either.
     """
-    hidden, kernels, starts = shape.hidden, {}, []
+    kernels: Kernels = {}
+    starts = []
+    ends = _pairs(shape, end)
     for layer in reversed(range(shape.layers)):
         residuals = run.layers[layer]
-        last = jnp.split(end[:, 2 * hidden * layer : 2 * hidden * (layer + 1)], 2, axis=1)
-        dz, start = _pull_layer(residuals, wanted, (last[0], last[1]), own)
+        dz, start = _layer_backward(residuals, cotangents, ends[layer], own)
         starts.append(start)
-        stacked = _stacked(residuals)
-        kernels[f"layer_{layer}"] = _lane_products(stacked, dz)
+        kernels[f"layer_{layer}"] = _lane_products(_stacked(residuals), dz)
         kernel, xs = residuals[:2]
         below = dz @ kernel[: xs.shape[1]].T
-        wanted = jnp.zeros((*dz.shape[:2], hidden), dz.dtype) if own else below
-    return Pulled(kernels, jnp.concatenate(starts[::-1], axis=1))
+        cotangents = jnp.zeros((*dz.shape[:2], shape.hidden), dz.dtype) if own else below
+    return kernels, jnp.concatenate(starts[::-1], axis=1)
 
 
 def _lane_products(stacked: Array, dz: Array) -> Array:
@@ -269,30 +250,23 @@ def _lane_products(stacked: Array, dz: Array) -> Array:
     return product.reshape(stacked.shape[1], lanes, width).transpose(1, 0, 2)
 
 
-def _stacked(residuals: Residuals) -> Array:
-    """Return [x, h before, 1] of each element, (K, I + H + 1)."""
-    _, xs, h0, hs, *_ = residuals
-    previous = jnp.concatenate([h0[None], hs[:-1]])
-    return jnp.concatenate([xs, previous, jnp.ones((len(xs), 1), xs.dtype)], axis=1)
-
-
-def _pull_layer(
-    residuals: Residuals, wanted: Array, last: tuple[Array, Array], own: bool
+def _layer_backward(
+    residuals: Residuals, cotangents: Array, last: tuple[Array, Array], own: bool
 ) -> tuple[Array, Array]:
-    """Return (dz (K, M, 4H), what is wanted of h and c before the tape (M, 2H))."""
+    """Return dz (K, M, 4H), and the cotangents (M, 2H) of h and c before the tape."""
     kernel, xs, _, _, active, before, squashed = residuals
     recurrent = kernel[xs.shape[1] : -1]
     i, f, g, o = jnp.split(active, 4, axis=1)
     # Slopes of the cell with respect to the pre-activations of i, f and g, and of h to that of o.
     slopes = jnp.stack([g * i * (1 - i), before * f * (1 - f), i * (1 - g * g)], axis=1)
     of_output = squashed * o * (1 - o)
-    over = wanted, jnp.concatenate([slopes, of_output[:, None]], axis=1), o * (1 - squashed**2), f
-    pulled = _pull_own(recurrent, over, last) if own else _pull_all(recurrent, over, last)
-    dz, dh, dc = pulled
+    slopes = jnp.concatenate([slopes, of_output[:, None]], axis=1)
+    over = cotangents, slopes, o * (1 - squashed**2), f
+    dz, dh, dc = (_own_paths if own else _all_paths)(recurrent, over, last)
     return dz, jnp.concatenate([dh, dc], axis=1)
 
 
-def _pull_all(
+def _all_paths(
     recurrent: Array, over: tuple[Array, ...], last: tuple[Array, Array]
 ) -> tuple[Array, Array, Array]:
     back = recurrent.T
@@ -305,17 +279,17 @@ def _pull_all(
         dz = jnp.concatenate([dc * slopes[0], dc * slopes[1], dc * slopes[2], dh * slopes[3]], 1)
         return (dz @ back, dc * forget), dz
 
-    # One lane is so short a turn that the loop around it is dear.
+    # With one lane, the loop costs more than its turns.
     unroll = UNROLL if last[0].shape[0] == 1 else 1
     (dh, dc), dz = lax.scan(step, last, over, reverse=True, unroll=unroll)
     return dz, dh, dc
 
 
-def _pull_own(
+def _own_paths(
     recurrent: Array, over: tuple[Array, ...], last: tuple[Array, Array]
 ) -> tuple[Array, Array, Array]:
-    """Do the same for a unit's paths upon itself: a line of 2 x 2 matrices for each unit."""
-    wanted, slopes, of_cell, forget = over
+    """Do the same for the paths of a unit on itself: 2 x 2 matrices for each unit."""
+    cotangents, slopes, of_cell, forget = over
     own = jnp.stack([jnp.diagonal(part) for part in jnp.split(recurrent, 4, axis=1)])
     from_cell = jnp.sum(slopes[:, :3] * own[:3], axis=1)
     from_output = slopes[:, 3] * own[3]
@@ -327,31 +301,31 @@ def _pull_own(
         dc = later[1] + dh * turn[0]
         return jnp.stack([dc * turn[1] + dh * turn[2], dc * turn[3]]), jnp.stack([dh, dc])
 
-    first, states = lax.scan(step, jnp.stack(last), (wanted, turns), reverse=True)
+    first, states = lax.scan(step, jnp.stack(last), (cotangents, turns), reverse=True)
     dh, dc = states[:, 0], states[:, 1]
     parts = [dc * slopes[:, k, None] for k in range(3)] + [dh * slopes[:, 3, None]]
     return jnp.concatenate(parts, axis=2), first[0], first[1]
 
 
 MAX_INFLUENCE = 2**28
-"""Floats of an influence, 1 GiB: moving a larger one would take seconds an update."""
+"""Floats of an influence, 1 GiB: an update of a larger one would take seconds."""
 
 Jacobian: TypeAlias = dict[str, dict[str, Array]]
 
-
-Observe: TypeAlias = Callable[[Weights, Array, Array, Array], tuple[Array, Jacobian, Array]]
+Method: TypeAlias = Callable[[Shape, Forward, Array, Array, Array], tuple[Kernels, Array]]
+"""From (shape, forward pass, xs, lanes of M logits, trace) to (kernels of the lanes, trace')."""
 
 
 class Gradient(NamedTuple):
-    """`init()` gives the trace before the first tape, float32 (T,), which `observe` moves.
+    """`init()` gives the trace float32 (T,) before the first tape, and `observe` moves it.
 
     `observe(weights, xs (K, F), state (2 L H,), trace)` returns (logits (M,), jacobian, trace'):
-    the logits of the tape's last M elements, and their sensitivities to the weights, a pytree
-    like the weights with a leading axis of M.
+    the logits of the tape's last M elements, and their sensitivities to the weights, a tree like
+    the weights with a leading axis of M.
     """
 
     init: Callable[[], Any]
-    observe: Observe
+    observe: Callable[[Weights, Array, Array, Array], tuple[Array, Jacobian, Array]]
 
 
 def gradient_method(name: GradientName, shape: Shape, *, count: int) -> Gradient:
@@ -363,99 +337,85 @@ def gradient_method(name: GradientName, shape: Shape, *, count: int) -> Gradient
     if name == "snap1" and shape.layers > 1:
         raise ConfigurationError(
             f"gradient = 'snap1' is defined for one layer, not {shape.layers}; "
-            "choose hybrid, rtrl or bptt",
+            "use hybrid, rtrl or bptt",
             key="gradient",
         )
     lanes = {"bptt": 0, "rtrl": shape.state}.get(name, 2)
-    size = lanes * _weights(shape)
+    size = lanes * sum(math.prod(s) for layer, s in shape.weights().items() if layer != "head")
     if size > MAX_INFLUENCE:
         raise ConfigurationError(
-            f"gradient = {name!r} would carry {size * 4 / 2**30:.1f} GiB for "
-            f"hidden={shape.hidden}, layers={shape.layers}; choose hybrid or bptt",
+            f"gradient = {name!r} needs {size * 4 / 2**30:.1f} GiB for "
+            f"hidden={shape.hidden}, layers={shape.layers}; use hybrid or bptt",
             key="gradient",
         )
-    methods = {"bptt": _bptt, "snap1": _snap1, "hybrid": _hybrid, "rtrl": _rtrl}
-    return Gradient(lambda: np.zeros((size,), np.float32), methods[name](shape, count))
+    method: Method = {"bptt": _bptt, "snap1": _snap1, "hybrid": _hybrid, "rtrl": _rtrl}[name]
 
-
-def _weights(shape: Shape) -> int:
-    """Return the number P of weights of the LSTM layers."""
-    return sum(math.prod(size) for name, size in shape.weights().items() if name != "head")
-
-
-def _bptt(shape: Shape, count: int) -> Observe:
     def observe(
         weights: Weights, xs: Array, state: Array, trace: Array
     ) -> tuple[Array, Jacobian, Array]:
         run = forward(shape, weights, xs, state)
-        end = jnp.zeros((count, shape.state), xs.dtype)
-        kernels, _ = pull(shape, run, logit_lanes(weights, run, count), end)
-        return run.logits[-count:], _jacobian(kernels, run, count), trace
+        length, hidden = run.outputs.shape
+        # One lane for each of the last `count` logits.
+        at = jnp.arange(length - count, length), jnp.arange(count)
+        lanes = jnp.zeros((length, count, hidden), run.outputs.dtype)
+        lanes = lanes.at[at].set(weights["head"]["kernel"][:-1])
+        kernels, trace = method(shape, run, xs, lanes, trace)
+        jacobian: Jacobian = {layer: {"kernel": kernels[layer]} for layer in sorted(kernels)}
+        outputs = run.outputs[length - count :]
+        head = jnp.concatenate([outputs, jnp.ones((count, 1), outputs.dtype)], axis=1)
+        return run.logits[-count:], jacobian | {"head": {"kernel": head}}, trace
 
-    return observe
-
-
-def _snap1(shape: Shape, count: int) -> Observe:
-    def observe(
-        weights: Weights, xs: Array, state: Array, trace: Array
-    ) -> tuple[Array, Jacobian, Array]:
-        run = forward(shape, weights, xs, state)
-        lanes = logit_lanes(weights, run, count)
-        moves = _own_ends(shape, xs)
-        wanted = jnp.concatenate([lanes, jnp.zeros((len(xs), 2, shape.hidden), xs.dtype)], axis=1)
-        end = jnp.concatenate([jnp.zeros((count, shape.state), xs.dtype), moves])
-        kernels, start = pull(shape, run, wanted, end, own=True)
-        reached = _add_own(shape, kernels, start, _split(shape, trace))
-        moved = _join({name: kernel[count:] for name, kernel in reached.items()})
-        observed = {name: kernel[:count] for name, kernel in reached.items()}
-        return run.logits[-count:], _jacobian(observed, run, count), moved
-
-    return observe
+    return Gradient(lambda: np.zeros((size,), np.float32), observe)
 
 
-def _hybrid(shape: Shape, count: int) -> Observe:
-    def observe(
-        weights: Weights, xs: Array, state: Array, trace: Array
-    ) -> tuple[Array, Jacobian, Array]:
-        run, influence = forward(shape, weights, xs, state), _split(shape, trace)
-        end = jnp.zeros((count, shape.state), xs.dtype)
-        kernels, start = pull(shape, run, logit_lanes(weights, run, count), end)
-        observed = _add_own(shape, kernels, start, influence)
-        silent = jnp.zeros((len(xs), 2, shape.hidden), xs.dtype)
-        kernels, start = pull(shape, run, silent, _own_ends(shape, xs), own=True)
-        moved = _join(_add_own(shape, kernels, start, influence))
-        return run.logits[-count:], _jacobian(observed, run, count), moved
-
-    return observe
+def _bptt(
+    shape: Shape, run: Forward, xs: Array, lanes: Array, trace: Array
+) -> tuple[Kernels, Array]:
+    end = jnp.zeros((lanes.shape[1], shape.state), xs.dtype)
+    return backward(shape, run, lanes, end)[0], trace
 
 
-def _rtrl(shape: Shape, count: int) -> Observe:
-    def observe(
-        weights: Weights, xs: Array, state: Array, trace: Array
-    ) -> tuple[Array, Jacobian, Array]:
-        run, size = forward(shape, weights, xs, state), shape.state
-        silent = jnp.zeros((len(xs), size, shape.hidden), xs.dtype)
-        wanted = jnp.concatenate([logit_lanes(weights, run, count), silent], axis=1)
-        end = jnp.concatenate([jnp.zeros((count, size), xs.dtype), jnp.eye(size, dtype=xs.dtype)])
-        kernels, start = pull(shape, run, wanted, end)
-        direct = jnp.concatenate([k.reshape(count + size, -1) for k in _ordered(kernels)], axis=1)
-        reached = direct + start @ trace.reshape(size, -1)
-        observed = _unflatten(shape, reached[:count])
-        return run.logits[-count:], _jacobian(observed, run, count), reached[count:].reshape(-1)
-
-    return observe
+def _snap1(
+    shape: Shape, run: Forward, xs: Array, lanes: Array, trace: Array
+) -> tuple[Kernels, Array]:
+    count = lanes.shape[1]
+    silent = jnp.zeros((len(xs), 2, shape.hidden), xs.dtype)
+    end = jnp.concatenate([jnp.zeros((count, shape.state), xs.dtype), _own_ends(shape, xs)])
+    kernels, start = backward(shape, run, jnp.concatenate([lanes, silent], axis=1), end, own=True)
+    reached = _add_own(shape, kernels, start, _split(shape, trace))
+    moved = _join({name: kernel[count:] for name, kernel in reached.items()})
+    return {name: kernel[:count] for name, kernel in reached.items()}, moved
 
 
-def _jacobian(kernels: dict[str, Array], run: Forward, count: int) -> Jacobian:
-    layers = {name: {"kernel": kernels[name]} for name in sorted(kernels)}
-    return layers | {"head": {"kernel": head_jacobian(run, count)}}
+def _hybrid(
+    shape: Shape, run: Forward, xs: Array, lanes: Array, trace: Array
+) -> tuple[Kernels, Array]:
+    influence = _split(shape, trace)
+    end = jnp.zeros((lanes.shape[1], shape.state), xs.dtype)
+    kernels, start = backward(shape, run, lanes, end)
+    observed = _add_own(shape, kernels, start, influence)
+    silent = jnp.zeros((len(xs), 2, shape.hidden), xs.dtype)
+    kernels, start = backward(shape, run, silent, _own_ends(shape, xs), own=True)
+    return observed, _join(_add_own(shape, kernels, start, influence))
 
 
-def _ordered(kernels: dict[str, Array]) -> list[Array]:
+def _rtrl(
+    shape: Shape, run: Forward, xs: Array, lanes: Array, trace: Array
+) -> tuple[Kernels, Array]:
+    count, size = lanes.shape[1], shape.state
+    silent = jnp.zeros((len(xs), size, shape.hidden), xs.dtype)
+    end = jnp.concatenate([jnp.zeros((count, size), xs.dtype), jnp.eye(size, dtype=xs.dtype)])
+    kernels, start = backward(shape, run, jnp.concatenate([lanes, silent], axis=1), end)
+    direct = jnp.concatenate([k.reshape(count + size, -1) for k in _ordered(kernels)], axis=1)
+    reached = direct + start @ trace.reshape(size, -1)
+    return _unflatten(shape, reached[:count]), reached[count:].reshape(-1)
+
+
+def _ordered(kernels: Kernels) -> list[Array]:
     return [kernels[name] for name in sorted(kernels)]
 
 
-def _unflatten(shape: Shape, rows: Array) -> dict[str, Array]:
+def _unflatten(shape: Shape, rows: Array) -> Kernels:
     """Return {layer: (M, I + H + 1, 4H)} of rows (M, P)."""
     kernels, at = {}, 0
     for name, size in shape.weights().items():
@@ -467,28 +427,25 @@ def _unflatten(shape: Shape, rows: Array) -> dict[str, Array]:
 
 
 def _own_ends(shape: Shape, xs: Array) -> Array:
-    """Return what two lanes want of the last state (2, 2 L H): every unit's h, and its c."""
+    """Return cotangents (2, 2 L H) of the last state: of every unit's h, and of its c."""
     unit = jnp.repeat(jnp.eye(2, dtype=xs.dtype), shape.hidden, axis=1)
     return jnp.tile(unit, (1, shape.layers))
 
 
-def _split(shape: Shape, trace: Array) -> dict[str, Array]:
+def _split(shape: Shape, trace: Array) -> Kernels:
     """Return {layer: (2, I + H + 1, 4H)}, the influence of its weights on a unit's h and c."""
     return _unflatten(shape, trace.reshape(2, -1))
 
 
-def _join(kernels: dict[str, Array]) -> Array:
+def _join(kernels: Kernels) -> Array:
     return jnp.concatenate([k.reshape(2, -1) for k in _ordered(kernels)], axis=1).reshape(-1)
 
 
-def _add_own(
-    shape: Shape, kernels: dict[str, Array], start: Array, influence: dict[str, Array]
-) -> dict[str, Array]:
-    """Return the sensitivities (M, ...) with what reaches them through the state before."""
+def _add_own(shape: Shape, kernels: Kernels, start: Array, influence: Kernels) -> Kernels:
+    """Add the sensitivities through the state before the tape."""
     reached = {}
-    for layer in range(shape.layers):
-        name, at = f"layer_{layer}", 2 * shape.hidden * layer
-        of_h, of_c = jnp.split(start[:, at : at + 2 * shape.hidden], 2, axis=1)
+    for layer, (of_h, of_c) in enumerate(_pairs(shape, start)):
+        name = f"layer_{layer}"
         own = influence[name]
         through = _columns(of_h) * own[0] + _columns(of_c) * own[1]
         reached[name] = kernels[name] + through

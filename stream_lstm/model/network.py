@@ -1,51 +1,35 @@
-"""Stacked cells and a linear head to one logit, over one flat state.
+"""Stacked LSTM cells and a linear head to one logit, over one flat state.
 
-The state of L layers is one vector (2 L H): h and c of layer 0, h and c of layer 1, and so on.
-The weights are a pytree of float32 arrays:
+The state of L layers is one vector (2 L H): h and c of layer 0, h and c of layer 1, and so on. The
+weights are a tree of float32 arrays:
 
 ```
 {"layer_0": {"kernel": (F + H + 1, 4H)}, "layer_1": {"kernel": (2H + 1, 4H)}, ...,
  "head": {"kernel": (H + 1,)}}        the head's last entry is its bias
 ```
 
-An LSTM cell whose weights are one packed kernel; `flax_network` has it as a Flax module.
+A cell has one packed kernel (I + H + 1, 4H), gate order i, f, g, o:
 
 ```
-z = [x, h, 1] @ kernel             kernel is (I + H + 1, 4H), gate order i, f, g, o
+z = [x, h, 1] @ kernel
 i, f, o = sigmoid(z_i), sigmoid(z_f), sigmoid(z_o);  g = tanh(z_g)
 c' = f * c + i * g;  h' = o * tanh(c')
 ```
 
-One kernel is one matrix product and one array to hand over at each call; four kernels are three
-to four times slower on a CPU. The three sigmoids and the tanh are one pass over 4H lanes, by
-sigmoid(z) = (1 + tanh(z / 2)) / 2, which takes a third off the time of a step.
+One kernel is one matrix product and one argument of a call; four kernels are three to four times
+slower on a CPU. The three sigmoids and the tanh are one pass over 4H numbers, by sigmoid(z) =
+(1 + tanh(z / 2)) / 2, which takes a third off the time of a step.
 
-Source: Hochreiter and Schmidhuber, "Long short-term memory", 1997, with the forget gate of Gers,
-Schmidhuber and Cummins, 2000.
+Random weights are drawn with NumPy, bit for bit as `flax_network.Network.init` draws them. JAX
+would compile a program for each kind of draw and each shape, which takes longer than the rest of
+the start. Its generator is integer arithmetic: a key is two uint32, `threefry` turns a pair of
+counters into a pair of random numbers, and the counter of an array's element is its index. Two
+functions round in XLA's own way and are computed by XLA: the logarithm of chrono biases, and the
+inverse error function, compiled once for `CHUNK` numbers, for networks of every size.
 
-Random numbers of JAX's default generator, drawn with NumPy and without compiling anything.
-
-JAX compiles a program for each kind of draw and each shape, which takes longer than all else that
-starting weights need. The generator is integer arithmetic, so that its numbers are the same bits
-here; a test compares them.
-
-A key is two uint32. `threefry` turns a pair of counters into a pair of random numbers; what is
-drawn for an array uses the index of each element as the counter.
-
-Source: Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", 2011.
-
-The random weights that a network starts from, as NumPy arrays.
-
-They are what `flax_network.Network.init` draws, bit for bit, without the programs of one
-operation that JAX would compile for it. XLA rounds two functions in a way of its own, and computes
-them here too: the logarithm of chrono biases, and the inverse error function, which is compiled
-once, for `CHUNK` numbers, and serves networks of every size. The QR decomposition is LAPACK's of
-SciPy, which JAX calls too.
-
-The cell and the network as modules of Flax, with their initialisation.
-
-They define the weights: `start` draws what `Network.init` draws, and `network.apply` computes what
-`Network.apply` computes, bit for bit. A daemon needs neither, and starts without Flax.
+Sources: Hochreiter and Schmidhuber, "Long short-term memory", 1997, with the forget gate of Gers,
+Schmidhuber and Cummins, 2000; Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as
+1, 2, 3", 2011.
 """
 
 from __future__ import annotations
@@ -56,12 +40,10 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import DTypeLike
-from scipy.linalg import lapack
+import scipy.linalg
 
 from ..errors import ConfigurationError
 from ..typing import Float32s, UInt32s
@@ -70,7 +52,8 @@ from . import runtime as runtime
 Array: TypeAlias = jax.Array
 
 FORGET_BIAS = 1.0
-"""Jozefowicz, Zaremba and Sutskever 2015: a cell that starts by remembering learns to."""
+"""Source: Jozefowicz, Zaremba and Sutskever, "An empirical exploration of recurrent network
+architectures", 2015."""
 
 
 def gates(z: Array) -> tuple[Array, Array, Array, Array]:
@@ -91,14 +74,104 @@ def lstm(kernel: Array, x: Array, h: Array, c: Array) -> tuple[Array, Array]:
     return o * jnp.tanh(c), c
 
 
+Weights: TypeAlias = dict[str, dict[str, Array]]
+
+
+class Shape(NamedTuple):
+    """Sizes of a network: F features, H hidden units in each of L layers."""
+
+    features: int
+    hidden: int
+    layers: int
+
+    @property
+    def state(self) -> int:
+        """Length of the flat state."""
+        return 2 * self.hidden * self.layers
+
+    def weights(self) -> dict[str, tuple[int, ...]]:
+        """Return {layer: shape of its kernel}."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        inputs = self.features
+        for layer in range(self.layers):
+            shapes[f"layer_{layer}"] = (inputs + self.hidden + 1, 4 * self.hidden)
+            inputs = self.hidden
+        return shapes | {"head": (self.hidden + 1,)}
+
+
+def init_weights(shape: Shape, *, key: Array, horizon: float | None = None) -> Weights:
+    """Return random weights for `shape`, drawn with `key`.
+
+    With a `horizon` T, biases are those of chrono initialisation: a unit's forget bias is the
+    logarithm of a number drawn from U(1, T - 1), and its input bias is the negative of that, so
+    its memory lasts between 2 and T elements.
+
+    Source: Tallec and Ollivier, "Can recurrent neural networks warp time?", 2018.
+    """
+    root = np.asarray(jax.random.key_data(key))
+    weights = {name: _kernel(_named(root, name), size) for name, size in shape.weights().items()}
+    if horizon is not None:
+        for layer, drawn in enumerate(split(fold_in(root, 1), shape.layers)):
+            weights[f"layer_{layer}"][-1] = _chrono_bias(drawn, shape.hidden, horizon)
+    # `jnp.asarray` would compile a copy for each shape.
+    return {name: {"kernel": jax.device_put(kernel)} for name, kernel in weights.items()}
+
+
+def apply(shape: Shape, weights: Weights, state: Array, x: Array) -> tuple[Array, Array]:
+    """Return (state' (2 L H,), logit ()): one pure step."""
+    hidden, parts = shape.hidden, []
+    for layer in range(shape.layers):
+        h, c = jnp.split(state[2 * hidden * layer : 2 * hidden * (layer + 1)], 2)
+        h, c = lstm(weights[f"layer_{layer}"]["kernel"], x, h, c)
+        x = h
+        parts += [h, c]
+    kernel = weights["head"]["kernel"]
+    return jnp.concatenate(parts), x @ kernel[:-1] + kernel[-1]
+
+
+def check_weights(shape: Shape, weights: Mapping[str, Mapping[str, Any]]) -> Weights:
+    """Return `weights` as float32 arrays of this shape.
+
+    Raises ConfigurationError where they have other shapes, or are not finite in float32.
+    """
+    wanted = shape.weights()
+    found = {name: np.shape(layer.get("kernel", ())) for name, layer in weights.items()}
+    if found != wanted:
+        raise ConfigurationError(
+            f"the weights have the shapes {found}, but this configuration "
+            f"({shape.features} features, hidden={shape.hidden}, layers={shape.layers}) "
+            f"needs {wanted}",
+            key="weights",
+        )
+    with np.errstate(over="ignore"):
+        single = {k: np.asarray(layer["kernel"], np.float32) for k, layer in weights.items()}
+    bad = [name for name, kernel in single.items() if not np.isfinite(kernel).all()]
+    if bad:
+        raise ConfigurationError(
+            f"the weights of {bad[0]} are not finite in float32", key="weights"
+        )
+    # Copied, since the caller may write to its arrays later.
+    return {k: {"kernel": jax.device_put(np.array(kernel))} for k, kernel in single.items()}
+
+
+def seed_key(seed: int) -> Array:
+    """Return the random key of a seed."""
+    wrap: Any = jax.random.wrap_key_data
+    key: Array = wrap(seeded(seed), impl="threefry2x32")
+    return key
+
+
 ROTATIONS = (13, 15, 26, 6), (17, 29, 16, 24)
 PARITY = np.uint32(0x1BD11BDA)
 ROUNDS = 5
-"""Groups of four rotations, of the published variant with 20."""
+"""Groups of four rotations; the published variant has 20 rotations."""
 
 MANTISSA = 23
 ONE = np.uint32(0x3F800000)
-"""The float32 1.0 as an integer."""
+"""The bits of the float32 1.0."""
+
+CHUNK = 4096
+"""Numbers of a compiled call: the four recurrent kernels of 32 units."""
 
 
 def seeded(seed: int) -> UInt32s:
@@ -146,19 +219,10 @@ def _counters(count: int) -> tuple[UInt32s, UInt32s]:
     return np.zeros(count, np.uint32), np.arange(count, dtype=np.uint32)
 
 
-CHUNK = 4096
-"""Numbers of a compiled call: the four recurrent kernels of 32 units."""
-
-
-def network(key: UInt32s, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Float32s]:
-    """Return the kernel of each layer, for the shapes of `network.Shape.weights`."""
-    return {name: _kernel(_named(key, name), shape) for name, shape in shapes.items()}
-
-
-def chrono_bias(key: UInt32s, hidden: int, horizon: float) -> Float32s:
+def _chrono_bias(key: UInt32s, hidden: int, horizon: float) -> Float32s:
     """Return the bias row (4H,) of a layer with memories of up to `horizon` elements."""
     times = uniform(key, (hidden,), 1.0, horizon - 1.0)
-    # For a length of its own: XLA's logarithm rounds short arrays in another way than long ones.
+    # On an array of its own: XLA rounds the logarithms of short and of long arrays differently.
     forget = np.asarray(jnp.log(times))
     return np.concatenate([-forget, forget, np.zeros(2 * hidden, np.float32)])
 
@@ -189,25 +253,15 @@ def _glorot(key: UInt32s, shape: tuple[int, int]) -> Float32s:
 
 
 def _orthogonal(keys: UInt32s, size: int) -> list[Float32s]:
-    """Return an orthogonal matrix (size, size) of each key."""
+    """Return an orthogonal matrix of each key: Q of a QR decomposition with diag(R) > 0."""
     lowest = float(np.nextafter(np.float32(-1.0), np.float32(0.0)))
     drawn = np.stack([uniform(key, (size, size), lowest, 1.0) for key in keys])
-    return [_factor(matrix) for matrix in _normal_of(drawn)]
-
-
-def _factor(matrix: Float32s) -> Float32s:
-    """Return Q (N, N) of the QR decomposition whose R has a positive diagonal."""
-    size = len(matrix)
-    room = int(lapack.sgeqrf_lwork(size, size)[0])
-    packed, scales, _, _ = lapack.sgeqrf(matrix, lwork=room)
-    signs = np.sign(np.diag(packed))
-    made: Any = lapack.sorgqr(packed, scales, lwork=room)
-    q: Float32s = np.asarray(made[0] * signs, np.float32)
-    return q
+    pairs = [scipy.linalg.qr(matrix) for matrix in _normal_of(drawn)]
+    return [np.asarray(q * np.sign(np.diag(r)), np.float32) for q, r in pairs]
 
 
 def _normal_of(uniform: Float32s) -> Float32s:
-    """Return normal numbers for uniform ones of (-1, 1), in calls of `CHUNK` numbers."""
+    """Return normal numbers from uniform ones in (-1, 1)."""
     padded = np.zeros(-(-uniform.size // CHUNK) * CHUNK, np.float32)
     padded[: uniform.size] = uniform.reshape(-1)
     parts = [np.asarray(_inverse_error()(part)) for part in padded.reshape(-1, CHUNK)]
@@ -217,167 +271,3 @@ def _normal_of(uniform: Float32s) -> Float32s:
 @functools.cache
 def _inverse_error() -> Callable[[Float32s], Any]:
     return jax.jit(lambda u: np.float32(np.sqrt(2)) * jax.lax.erf_inv(u))
-
-
-Weights: TypeAlias = dict[str, dict[str, Array]]
-
-
-class Shape(NamedTuple):
-    """Sizes of a network: F features, H hidden units in each of L layers."""
-
-    features: int
-    hidden: int
-    layers: int
-
-    @property
-    def state(self) -> int:
-        """Length of the flat state."""
-        return 2 * self.hidden * self.layers
-
-    def weights(self) -> dict[str, tuple[int, ...]]:
-        """Return {layer: shape of its kernel}."""
-        shapes: dict[str, tuple[int, ...]] = {}
-        inputs = self.features
-        for layer in range(self.layers):
-            shapes[f"layer_{layer}"] = (inputs + self.hidden + 1, 4 * self.hidden)
-            inputs = self.hidden
-        return shapes | {"head": (self.hidden + 1,)}
-
-
-def init_weights(shape: Shape, *, key: Array, horizon: float | None = None) -> Weights:
-    """Return random weights for `shape`, drawn with `key`.
-
-    They are those of `flax_network.Network.init`, bit for bit.
-
-    With a `horizon` T the biases are those of chrono initialisation: a unit's forget bias is the
-    logarithm of a number drawn from U(1, T - 1), its input bias the negative of that, so that its
-    memory lasts for between 2 and T elements.
-
-    Source: Tallec and Ollivier, "Can recurrent neural networks warp time?", 2018.
-    """
-    root = np.asarray(jax.random.key_data(key))
-    weights = network(root, shape.weights())
-    if horizon is not None:
-        for layer, drawn in enumerate(split(fold_in(root, 1), shape.layers)):
-            weights[f"layer_{layer}"][-1] = chrono_bias(drawn, shape.hidden, horizon)
-    # `jnp.asarray` would compile a copy for each shape.
-    return {name: {"kernel": jax.device_put(kernel)} for name, kernel in weights.items()}
-
-
-def apply(shape: Shape, weights: Weights, state: Array, x: Array) -> tuple[Array, Array]:
-    """Return (state' (2 L H,), logit ()): one pure step."""
-    hidden, parts = shape.hidden, []
-    for layer in range(shape.layers):
-        h, c = jnp.split(state[2 * hidden * layer : 2 * hidden * (layer + 1)], 2)
-        h, c = lstm(weights[f"layer_{layer}"]["kernel"], x, h, c)
-        x = h
-        parts += [h, c]
-    kernel = weights["head"]["kernel"]
-    return jnp.concatenate(parts), x @ kernel[:-1] + kernel[-1]
-
-
-def check_weights(shape: Shape, weights: Mapping[str, Mapping[str, Any]]) -> Weights:
-    """Return `weights` as float32 arrays of this shape.
-
-    Raises ConfigurationError naming both shapes where they are of another, and where they are
-    not finite in float32.
-    """
-    wanted = shape.weights()
-    given = {name: np.shape(layer.get("kernel", ())) for name, layer in weights.items()}
-    if given != wanted:
-        raise ConfigurationError(
-            f"the weights have the shapes {given}, and this configuration "
-            f"({shape.features} features, hidden={shape.hidden}, layers={shape.layers}) "
-            f"needs {wanted}",
-            key="weights",
-        )
-    with np.errstate(over="ignore"):
-        single = {k: np.asarray(layer["kernel"], np.float32) for k, layer in weights.items()}
-    bad = [name for name, kernel in single.items() if not np.isfinite(kernel).all()]
-    if bad:
-        raise ConfigurationError(
-            f"the weights of {bad[0]} are not all finite in float32", key="weights"
-        )
-    # Copied, since what is given may be written to later.
-    return {k: {"kernel": jax.device_put(np.array(kernel))} for k, kernel in single.items()}
-
-
-def seed_key(seed: int) -> Array:
-    """Return the random key of a seed."""
-    made: Any = jax.random.wrap_key_data
-    key: Array = made(seeded(seed), impl="threefry2x32")
-    return key
-
-
-Initializer: TypeAlias = Callable[..., Array]
-
-
-def packed_init(inputs: int, hidden: int) -> Initializer:
-    """Return an initialiser of a packed kernel (inputs + hidden + 1, 4 hidden).
-
-    Input rows are Glorot uniform and recurrent rows orthogonal, each gate on its own; the bias
-    row is zero but for the forget gate's, which is `FORGET_BIAS`.
-    """
-    glorot, orthogonal = nn.initializers.glorot_uniform(), nn.initializers.orthogonal()
-
-    def init(key: Array, shape: tuple[int, int], dtype: DTypeLike = jnp.float32) -> Array:
-        if shape != (inputs + hidden + 1, 4 * hidden):
-            raise ValueError(
-                f"a packed kernel is {(inputs + hidden + 1, 4 * hidden)}, not {shape}"
-            )
-        keys = jax.random.split(key, 8)
-        top = [glorot(k, (inputs, hidden), dtype) for k in keys[:4]]
-        middle = [orthogonal(k, (hidden, hidden), dtype) for k in keys[4:]]
-        bias = jnp.zeros((4, hidden), dtype).at[1].set(FORGET_BIAS).reshape(1, -1)
-        return jnp.concatenate(
-            [jnp.concatenate(top, axis=1), jnp.concatenate(middle, axis=1), bias]
-        )
-
-    return init
-
-
-class PackedLSTMCell(nn.Module):
-    """One LSTM layer; `hidden` is H. Its only parameter is `kernel` (I + H + 1, 4H)."""
-
-    hidden: int
-
-    @nn.compact
-    def __call__(self, state: tuple[Array, Array], x: Array) -> tuple[tuple[Array, Array], Array]:
-        """Return ((h', c'), h') for state (h, c), each (H,), and input x (I,)."""
-        inputs = x.shape[-1]
-        shape = (inputs + self.hidden + 1, 4 * self.hidden)
-        kernel = self.param("kernel", packed_init(inputs, self.hidden), shape)
-        h, c = lstm(kernel, x, *state)
-        return (h, c), h
-
-
-def head_init(key: Array, shape: tuple[int], dtype: DTypeLike = jnp.float32) -> Array:
-    """Return a head (H + 1,): Glorot uniform weights and a bias of zero."""
-    body = nn.initializers.glorot_uniform()(key, (shape[0] - 1, 1), dtype)
-    return jnp.concatenate([body[:, 0], jnp.zeros((1,), dtype)])
-
-
-class Head(nn.Module):
-    """A linear head; its only parameter is `kernel` (H + 1,)."""
-
-    @nn.compact
-    def __call__(self, h: Array) -> Array:
-        """Return the logit () of h (H,)."""
-        kernel = self.param("kernel", head_init, (h.shape[-1] + 1,))
-        return h @ kernel[:-1] + kernel[-1]
-
-
-class Network(nn.Module):
-    """The whole network, for one element."""
-
-    shape: Shape
-
-    @nn.compact
-    def __call__(self, state: Array, x: Array) -> tuple[Array, Array]:
-        """Return (state' (2 L H,), logit ()) for state (2 L H,) and input x (F,)."""
-        hidden, parts = self.shape.hidden, []
-        for layer in range(self.shape.layers):
-            h, c = jnp.split(state[2 * hidden * layer : 2 * hidden * (layer + 1)], 2)
-            (h, c), x = PackedLSTMCell(hidden, name=f"layer_{layer}")((h, c), x)
-            parts += [h, c]
-        return jnp.concatenate(parts), Head(name="head")(x)

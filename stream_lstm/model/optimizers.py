@@ -1,19 +1,15 @@
-"""Optimisers by name with their arguments: those of optax, and the Kalman filter.
+"""Optimisers by name with their arguments, the check of an update, and the Kalman filter.
 
-The guard that keeps out of the weights what is not finite, and what is too large.
+**The check** rejects an update if any number that it touches is not finite, or if it is too large.
+`optax.apply_if_finite` checks the gradients only, and accepts a bad update after a number of
+rejections. A large update is rejected, not scaled down: the optimiser's state is as wrong as the
+step, and a rejection can be counted.
 
-`optax.apply_if_finite` looks at the gradients only, and lets a bad update through once it has
-refused a number of them. This guard looks at everything that an update touches, and never does.
-
-What is too large is refused, not scaled down: a step in a wrong direction is no better for being
-shorter, the optimiser's state is as far off as the step is, and a refusal can be counted.
-
-The node-decoupled extended Kalman filter, as an optax transformation with extra arguments.
-
-The weights are an unknown that each observed logit tells about. A node is what has one
-pre-activation: a column of a packed kernel, or the head; each has a covariance P (J, J) of its
-own, and covariances between nodes are taken as zero. For M logits observed together, with
-sensitivities G (M, J) at a node, innovations e (M,) and noise r (M,), both in logits:
+**The filter** is the node-decoupled extended Kalman filter, as an optax transformation with extra
+arguments. The weights are an unknown, and each observed logit is evidence about it. A node has one
+pre-activation: it is a column of a packed kernel, or the head. Each node has a covariance P (J,
+J); covariances between nodes are taken as zero. For M logits observed together, with sensitivities
+G (M, J) at a node, innovations e (M,) and noise r (M,), both in logits:
 
 ```
 K = G P                        of each node
@@ -22,15 +18,15 @@ weights += K^T S^-1 e
 P -= K^T S^-1 K;  P += q I
 ```
 
-M logits at once are the update of the undecoupled filter from these P, whose blocks are kept; for
-one node that is what one after another would give, the sensitivities staying as they are. There
-is no learning rate: P_0 says how far the weights may be from where they start, and q how fast
-what is sought may move.
+M logits together give the update of the undecoupled filter from these P, whose diagonal blocks are
+kept. For a single node, updates by one logit after another would give the same, at fixed
+sensitivities. There is no learning rate: P_0 is the prior variance of the weights around their
+start, and q how fast the true weights may move.
 
 For a Bernoulli output with probability p and label y, e = (y - p) / v and r = 1 / v with
-v = p (1 - p), which `logistic_innovation` gives.
+v = p (1 - p); see `logistic_innovation`.
 
-Source: Puskorius and Feldkamp, "Neurocontrol of nonlinear dynamical systems with Kalman filter
+Sources: Puskorius and Feldkamp, "Neurocontrol of nonlinear dynamical systems with Kalman filter
 trained recurrent networks", 1994; Perez-Ortiz et al., "Kalman filters improve LSTM network
 performance in problems unsolvable by traditional recurrent nets", 2003.
 """
@@ -57,16 +53,16 @@ from .network import Array
 Tree = TypeVar("Tree")
 
 ACCEPTED, NOT_FINITE, UPDATE_TOO_LARGE, WEIGHTS_TOO_LARGE = 1.0, 0.0, -1.0, -2.0
-"""What becomes of an update, as its info says it."""
+"""Outcomes of an update, in its info."""
 
 LARGEST = 2.0**127
 
 
 class Caps(NamedTuple):
-    """The largest root mean square of an update's changes, and of the weights; infinite for none.
+    """Largest root mean squares of an update's changes and of the weights; infinite for no cap.
 
-    Root mean squares are norms over the root of the number of weights, so that a cap means the
-    same for a network of any size.
+    A root mean square is a norm over the root of the number of weights, so a cap means the same
+    for a network of any size.
     """
 
     update: float
@@ -74,15 +70,14 @@ class Caps(NamedTuple):
 
     @classmethod
     def of(cls, config: LearningConfig) -> Caps:
-        """Return those of a configuration."""
+        """Return the caps of a configuration."""
         return cls(config.max_update or math.inf, config.max_weights or math.inf)
 
     def judge(self, sound: Array, changes: Array, weights: Array, count: int) -> Array:
-        """Return what becomes of an update, float32 ().
+        """Return the outcome of an update, float32 ().
 
-        sound: whether all else is finite, (). changes, weights: the norms () of what the update
-        adds and of what comes of it, `count` numbers each; a norm that overflows is too large
-        without a cap too.
+        sound: whether all else is finite, (). changes, weights: the norms () of the `count`
+        changes and new weights; a norm that overflows is too large, also without a cap.
         """
         root = math.sqrt(count)
         update, most = (min(cap * root, LARGEST) for cap in self)
@@ -93,27 +88,27 @@ class Caps(NamedTuple):
 
 
 def size_of(tree: Any) -> int:
-    """Return how many numbers a tree holds."""
+    """Return the number of elements in a tree."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
 def all_finite(*trees: Any) -> Array:
     """Return a boolean () that is True where every floating-point leaf is finite."""
     leaves = [leaf for leaf in jax.tree.leaves(trees) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    # x * 0 is 0 for finite x alone, and a sum is one pass where isfinite().all() is two.
-    return jnp.asarray(sum(total(leaf, lambda row: row * 0.0) for leaf in leaves) == 0.0)
+    # x * 0 is 0 only for finite x, and a sum is one pass where isfinite().all() is two.
+    return jnp.asarray(sum(_total(leaf, lambda row: row * 0.0) for leaf in leaves) == 0.0)
 
 
 def norm(tree: Any) -> Array:
     """Return the Euclidean norm () of all leaves together."""
-    return jnp.sqrt(sum(total(leaf, jnp.square) for leaf in jax.tree.leaves(tree)))
+    return jnp.sqrt(sum(_total(leaf, jnp.square) for leaf in jax.tree.leaves(tree)))
 
 
-def total(array: Array, of: Callable[[Array], Array]) -> Array:
-    """Return the sum () of `of` over an array, which it takes in parts of equal shape.
+def _total(array: Array, of: Callable[[Array], Array]) -> Array:
+    """Return the sum () of `of` over the rows of an array.
 
-    Row by row, so that many sums grow side by side: what XLA makes of one large sum within a
-    loop takes ten times as long.
+    Row by row, with one sum for each column: XLA's code for one large sum in a loop takes ten
+    times as long.
     """
     if array.ndim < 2:
         return jnp.sum(of(array))
@@ -132,33 +127,33 @@ def choose(accepted: Array, new: Tree, old: Tree) -> Tree:
 
 
 MAX_TOGETHER = 16
-"""Logits taken at once; more are taken in turns of as many, which keeps S small."""
+"""Logits observed together; more are observed in turns of as many, which keeps S small."""
 
 VARIANCE_FLOOR = 0.02
-"""A prediction that is nearly certain and wrong must not count as infinitely informative."""
+"""A wrong prediction that is nearly certain must not be infinitely informative."""
 
 LEAST_VARIANCE = 1e-9
-"""Rounding must not take a variance of P below zero."""
+"""Rounding must not make a variance of P negative."""
 
 
 class KalmanState(NamedTuple):
-    """`covariance`: for each leaf (J, U) of the weights (J, J, U), for (J,) (J, J); float32."""
+    """`covariance`: float32 (J, J, U) for a leaf (J, U) of the weights, and (J, J) for (J,)."""
 
     covariance: Any
 
 
-def logistic_innovation(logits: Array, labels: Array, share: Array) -> tuple[Array, Array]:
-    """Return innovations and noise (M,) of labels (M,), each counted `share` (M,) times."""
+def logistic_innovation(logits: Array, labels: Array, label_weights: Array) -> tuple[Array, Array]:
+    """Return innovations and noise (M,) of weighted labels (M,)."""
     p = jax.nn.sigmoid(logits)
     variance = jnp.maximum(p * (1.0 - p), VARIANCE_FLOOR)
-    return (labels - p) / variance, 1.0 / (variance * jnp.maximum(share, 1e-6))
+    return (labels - p) / variance, 1.0 / (variance * jnp.maximum(label_weights, 1e-6))
 
 
 def dekf(*, p0: float = 1.0, q: float = 1e-6) -> optax.GradientTransformationExtraArgs:
     """Return the filter with initial variance `p0` and process noise `q` per update.
 
-    Its `update` takes the sensitivities of M logits, a pytree like the weights with a leading
-    axis of M, in place of a gradient, and wants `innovation` (M,) and `noise` (M,).
+    Its `update` takes the sensitivities of M logits, a tree like the weights with a leading axis
+    of M, instead of a gradient, and also `innovation` (M,) and `noise` (M,).
     """
 
     def init(params: Any) -> KalmanState:
@@ -179,11 +174,12 @@ def dekf(*, p0: float = 1.0, q: float = 1e-6) -> optax.GradientTransformationExt
         changes = [jnp.zeros_like(leaf[0]) for leaf in leaves]
         for start in range(0, len(innovation), MAX_TOGETHER):
             part = slice(start, start + MAX_TOGETHER)
-            seen = [leaf[part] for leaf in leaves]
-            # What the turns before have explained already.
-            known = sum(_dot(g, c) for g, c in zip(seen, changes, strict=True))
-            left = innovation[part] - known
-            more, covariances = _observe(seen, covariances, left, noise[part])
+            rows = [leaf[part] for leaf in leaves]
+            # The turns before explain a part of the innovation.
+            known = sum(
+                g.reshape(len(g), -1) @ c.reshape(-1) for g, c in zip(rows, changes, strict=True)
+            )
+            more, covariances = _observe(rows, covariances, innovation[part] - known, noise[part])
             changes = [c + m for c, m in zip(changes, more, strict=True)]
         covariances = [_drift(p, q) for p in covariances]
         new = jax.tree.unflatten(jax.tree.structure(state.covariance), covariances)
@@ -193,49 +189,48 @@ def dekf(*, p0: float = 1.0, q: float = 1e-6) -> optax.GradientTransformationExt
 
 
 def _initial(leaf: Array, p0: float) -> Array:
-    """Return the covariance of a leaf, made with NumPy: nothing has to be compiled for it."""
-    size = leaf.shape[0]
-    eye = np.float32(p0) * np.eye(size, dtype=leaf.dtype)
+    """Return the first covariance of a leaf; NumPy makes it, since JAX would compile a program."""
+    eye = np.float32(p0) * np.eye(leaf.shape[0], dtype=leaf.dtype)
     whole = eye if leaf.ndim == 1 else np.tile(eye[:, :, None], (1, 1, leaf.shape[1]))
-    made: Array = jax.device_put(whole)
-    return made
+    out: Array = jax.device_put(whole)
+    return out
 
 
 def _observe(
-    seen: list[Array], covariances: list[Array], innovation: Array, noise: Array
+    rows: list[Array], covariances: list[Array], innovation: Array, noise: Array
 ) -> tuple[list[Array], list[Array]]:
     """Return (change of each leaf, covariance' of each leaf) after M logits."""
     turns = jnp.sum(noise > 0, dtype=jnp.int32)
-    gains = [_gain(g, p, turns) for g, p in zip(seen, covariances, strict=True)]
+    gains = [_gain(g, p, turns) for g, p in zip(rows, covariances, strict=True)]
     count = len(innovation)
     spread = jnp.diag(noise) + sum(
-        g.reshape(count, -1) @ k.reshape(count, -1).T for g, k in zip(seen, gains, strict=True)
+        g.reshape(count, -1) @ k.reshape(count, -1).T for g, k in zip(rows, gains, strict=True)
     )
     inverse = jnp.linalg.inv(spread)
     scaled = [(inverse @ k.reshape(count, -1)).reshape(k.shape) for k in gains]
     changes = [jnp.tensordot(innovation, d, 1) for d in scaled]
-    pairs = zip(covariances, scaled, gains, strict=True)
-    return changes, [p - _outer(d, k) for p, d, k in pairs]
+    triples = zip(covariances, scaled, gains, strict=True)
+    return changes, [p - _outer(d, k) for p, d, k in triples]
 
 
-def _gain(seen: Array, covariance: Array, count: Array) -> Array:
+def _gain(rows: Array, covariance: Array, count: Array) -> Array:
     """Return K (M, J, U) of sensitivities (M, J, U) and a covariance (J, J, U).
 
-    Nodes are the last axis, so that each sum is one pass over whole vectors; a batched product
-    of small matrices takes three times as long. `count` () is M as a number that the compiler
-    does not know: it would put the sums of a short loop into each element of what uses K.
+    Nodes are the last axis, so each sum is one pass over whole vectors; a batched product of small
+    matrices takes three times as long. `count` () is M as data: if the compiler knew it, it would
+    repeat the sums of a short loop at each use of K.
     """
     if covariance.ndim == 2:
-        return seen @ covariance
+        return rows @ covariance
     size = covariance.shape[0]
 
     def turn(a: Array, gains: Array) -> Array:
-        g = lax.dynamic_index_in_dim(seen, a, keepdims=False)
+        g = lax.dynamic_index_in_dim(rows, a, keepdims=False)
         gain = functools.reduce(jnp.add, [covariance[j] * g[j] for j in range(size)])
         new: Array = lax.dynamic_update_index_in_dim(gains, gain, a, 0)
         return new
 
-    out: Array = lax.fori_loop(0, count, turn, jnp.zeros_like(seen))
+    out: Array = lax.fori_loop(0, count, turn, jnp.zeros_like(rows))
     return out
 
 
@@ -254,12 +249,8 @@ def _drift(covariance: Array, q: float) -> Array:
     return jnp.where(diagonal, jnp.maximum(covariance, LEAST_VARIANCE) + q, covariance)
 
 
-def _dot(seen: Array, change: Array) -> Array:
-    return seen.reshape(len(seen), -1) @ change.reshape(-1)
-
-
 KALMAN = "dekf"
-"""The optimiser that wants sensitivities where others want a gradient."""
+"""The optimiser that takes sensitivities instead of a gradient."""
 
 FLAGS = {"true": True, "false": False}
 
@@ -271,7 +262,7 @@ def known_optimizers() -> tuple[str, ...]:
 
 def _factory(name: str) -> Callable[..., optax.GradientTransformation] | None:
     candidate = vars(optax).get(name)
-    # `scale_by_*` are parts of optimisers; some of them go uphill on their own.
+    # `scale_by_*` are parts of optimisers; some of them ascend on their own.
     if name.startswith(("_", "scale_by_")) or not inspect.isfunction(candidate):
         return None
     parameters = inspect.signature(candidate).parameters
@@ -283,14 +274,13 @@ def _factory(name: str) -> Callable[..., optax.GradientTransformation] | None:
 def build_kalman(config: LearningConfig) -> optax.GradientTransformationExtraArgs:
     """Return the Kalman filter with the configured arguments.
 
-    Raises ConfigurationError for an argument that it does not have or a value that it refuses.
+    Raises ConfigurationError for an unknown argument or an invalid value.
     """
     arguments = _arguments(config.optimizer_args, KALMAN, dekf)
     for name, value in arguments.items():
         if isinstance(value, bool) or not 0 <= value < 1e6 or (name == "p0" and value == 0):
             raise ConfigurationError(
-                f"optimizer_args: {name}={value} is not a variance: dekf wants p0 above 0 and q "
-                "from 0 on",
+                f"optimizer_args: {name}={value} is not a variance: dekf needs p0 > 0 and q >= 0",
                 key="optimizer_args",
             )
     return dekf(**arguments)
@@ -301,19 +291,18 @@ def build_optimizer(
 ) -> optax.GradientTransformation:
     """Return an optimiser of optax with the configured arguments, behind gradient clipping.
 
-    `name` and `rate` go before `optimizer` (whose arguments are then not used) and
-    `learning_rate`.
+    `name` and `rate` override `optimizer`, whose arguments are then unused, and `learning_rate`.
 
-    Raises ConfigurationError for a name that optax does not have, or whose optimiser wants more
+    Raises ConfigurationError for a name that optax does not have, for an optimiser that needs more
     than gradients (a line search, say), and for arguments that it does not take.
     """
     chosen = config.optimizer if name is None else name
     factory = _factory(chosen)
     if factory is None:
-        hint = nearest(chosen, known_optimizers()) or "; dekf, adam, sgd, rmsprop are some"
+        hint = nearest(chosen, known_optimizers()) or "; for example dekf, adam, sgd or rmsprop"
         raise ConfigurationError(
-            f"optimizer = {chosen!r}: optax has no such optimiser that takes "
-            f"a learning rate alone{hint}",
+            f"optimizer = {chosen!r} is not an optimiser of optax that needs only a learning "
+            f"rate{hint}",
             key="optimizer" if name is None else "train_optimizer",
         )
     arguments = _arguments(config.optimizer_args, chosen, factory) if name is None else {}
@@ -323,14 +312,14 @@ def build_optimizer(
         chained: optax.GradientTransformation = optax.chain(*clip, optimizer)
     except (TypeError, ValueError) as error:
         raise ConfigurationError(
-            f"optimizer_args: {chosen} does not take them: {error}", key="optimizer_args"
+            f"optimizer_args: {chosen} rejects them: {error}", key="optimizer_args"
         ) from None
     _probe(chosen, chained)
     return chained
 
 
 def _clip_by_norm(limit: float) -> optax.GradientTransformation:
-    """Return what `optax.clip_by_global_norm` does, by a norm that is cheap in a loop."""
+    """Do the same as `optax.clip_by_global_norm`, with a norm that is fast in a loop."""
 
     def init(_: Any) -> optax.EmptyState:
         return optax.EmptyState()
@@ -346,45 +335,38 @@ def _clip_by_norm(limit: float) -> optax.GradientTransformation:
 
 
 def _arguments(
-    given: Sequence[str], name: str, factory: Callable[..., Any]
+    texts: Sequence[str], name: str, factory: Callable[..., Any]
 ) -> Mapping[str, float | bool]:
-    """Return {argument: value} of NAME=VALUE, whose names the factory must have."""
+    """Return {argument: value} of NAME=VALUE texts for the parameters of a factory."""
     known = [p for p in inspect.signature(factory).parameters if p != "learning_rate"]
     arguments: dict[str, float | bool] = {}
-    for text in given:
+    for text in texts:
         argument, equals, value = (part.strip() for part in text.partition("="))
+        fault = ""
         if not equals:
-            raise ConfigurationError(
-                f"optimizer_args: {text!r} gives no value; write NAME=NUMBER, such as b1=0.9",
-                key="optimizer_args",
-            )
-        if argument not in known:
+            fault = f"{text!r} has no value; write NAME=NUMBER, such as b1=0.9"
+        elif argument not in known:
             hint = nearest(argument, known) or f"; it has {', '.join(known) or 'none'}"
-            raise ConfigurationError(
-                f"optimizer_args: {name} has no argument {argument!r}{hint}; write NAME=NUMBER",
-                key="optimizer_args",
-            )
-        try:
-            arguments[argument] = FLAGS[value] if value in FLAGS else float(value)
-        except ValueError:
-            raise ConfigurationError(
-                f"optimizer_args: {argument}={value} is neither a number nor true or false",
-                key="optimizer_args",
-            ) from None
-        if not math.isfinite(arguments[argument]):
-            raise ConfigurationError(
-                f"optimizer_args: {argument}={value} is not a finite number", key="optimizer_args"
-            )
+            fault = f"{name} has no argument {argument!r}{hint}; write NAME=NUMBER"
+        else:
+            try:
+                arguments[argument] = FLAGS[value] if value in FLAGS else float(value)
+                if not math.isfinite(arguments[argument]):
+                    fault = f"{argument}={value} is not a finite number"
+            except ValueError:
+                fault = f"{argument}={value} is not a number, true or false"
+        if fault:
+            raise ConfigurationError(f"optimizer_args: {fault}", key="optimizer_args")
     return arguments
 
 
 def _probe(name: str, optimizer: optax.GradientTransformation) -> None:
-    """Raise ConfigurationError where an update wants more than gradients; nothing is computed."""
+    """Raise ConfigurationError if an update needs more than gradients; computes nothing."""
     tree: Any = {"layer_0": {"kernel": np.ones((2, 4))}, "head": {"kernel": np.ones((2,))}}
     try:
         jax.eval_shape(lambda t: optimizer.update(t, optimizer.init(t), t), tree)
     except (TypeError, ValueError) as error:
         raise ConfigurationError(
-            f"optimizer = {name!r} cannot learn from gradients alone ({error}); use another",
+            f"optimizer = {name!r} needs more than gradients ({error}); use another one",
             key="optimizer",
         ) from None

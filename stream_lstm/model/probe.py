@@ -1,9 +1,7 @@
-"""One network from several starting states at once, to see what difference a start makes.
+"""The inside of a network along a series, and one network from several starting states.
 
-The states of all starts see the same scaled inputs. As in `stepper`, a block is a loop whose
-number of turns is data, so that one compiled function serves every length.
-
-What goes on inside a network: its scaled inputs, gates, outputs and logits along a series.
+As in `stepper`, a block of several starts is a loop whose number of turns is data, so one compiled
+function serves every length.
 """
 
 from __future__ import annotations
@@ -25,9 +23,9 @@ from .scaling import Scaler, causal_scaler
 
 
 class Activity(NamedTuple):
-    """Over K elements of F features, of a network of L layers with H units each."""
+    """Values over K elements of F features, in a network of L layers with H units each."""
 
-    scaled: Float32s  # (K, F), what the network sees
+    scaled: Float32s  # (K, F), the inputs of the network
     gates: Float32s  # (L, K, 4, H): i, f, g, o
     cells: Float32s  # (L, K, H): tanh(c)
     outputs: Float32s  # (L, K, H): h
@@ -37,9 +35,9 @@ class Activity(NamedTuple):
 def scaled_inputs(
     config: ScalingConfig, elements: Float32s, start: npt.ArrayLike | None = None
 ) -> Float32s:
-    """Return what the causal scaler makes of elements (K, F), float32 (K, F).
+    """Return elements (K, F) scaled by the causal scaler, float32 (K, F).
 
-    start: its state (1 + 2F,) before them, if not the first one.
+    start: the scaler's state (1 + 2F,) before them, if not the initial one.
     """
     state = causal_scaler(elements.shape[1], config).init() if start is None else start
     return np.asarray(_scaled(config, jnp.asarray(state, jnp.float32), elements))
@@ -47,31 +45,30 @@ def scaled_inputs(
 
 @partial(jax.jit, static_argnums=0)
 def _scaled(config: ScalingConfig, state: Array, xs: Array) -> Array:
-    _, scaled = lax.scan(causal_scaler(xs.shape[1], config).step, state, xs)
-    return scaled
+    return lax.scan(causal_scaler(xs.shape[1], config).step, state, xs)[1]
 
 
 def activity(shape: Shape, weights: Weights, scaled: Float32s) -> Activity:
-    """Return what goes on in a network from a zero state along scaled inputs (K, F)."""
-    return Activity(scaled, *map(np.asarray, _walked(shape, weights, scaled)))
+    """Return the values in a network from a zero state along scaled inputs (K, F)."""
+    return Activity(scaled, *map(np.asarray, _activity(shape, weights, scaled)))
 
 
 @partial(jax.jit, static_argnums=0)
-def _walked(shape: Shape, weights: Weights, xs: Array) -> tuple[Array, ...]:
-    found = []
+def _activity(shape: Shape, weights: Weights, xs: Array) -> tuple[Array, ...]:
+    layers = []
     zero = jnp.zeros((shape.hidden,), jnp.float32)
     for layer in range(shape.layers):
         kernel = weights[f"layer_{layer}"]["kernel"]
         (xs, _), residuals = layer_forward(kernel, xs, zero, zero)
         active, squashed = residuals[4], residuals[6]
-        found.append((active.reshape(len(xs), 4, shape.hidden), squashed, xs))
+        layers.append((active.reshape(len(xs), 4, shape.hidden), squashed, xs))
     head = weights["head"]["kernel"]
-    parts = tuple(jnp.stack(part) for part in zip(*found, strict=True))
+    parts = tuple(jnp.stack(part) for part in zip(*layers, strict=True))
     return (*parts, xs @ head[:-1] + head[-1])
 
 
 class Probe(NamedTuple):
-    """What the functions below need to know; hashable, hence static under jit."""
+    """Static arguments of the functions below."""
 
     shape: Shape
     scaler: Scaler
@@ -82,7 +79,7 @@ class Probe(NamedTuple):
         """Return (scaler', states' (M, 2 L H), scaled (B, F), p (B, M)).
 
         scaler: its state (1 + 2F,); states: flat states of M starts; xs: elements (B, F), of
-        which the first `count` () are taken.
+        which the first `count` () are used.
         """
 
         def turn(k: Array, at: tuple[Array, ...]) -> tuple[Array, ...]:
@@ -99,7 +96,7 @@ class Probe(NamedTuple):
         return out
 
     def windows(self, weights: Weights, windows: Array) -> Array:
-        """Return p (M,) after scaled inputs (M, W, F), the state being zero before each."""
+        """Return p (M,) after scaled inputs (M, W, F), each from a zero state."""
         zero = jnp.zeros((self.shape.state,), jnp.float32)
         logits = jax.vmap(lambda xs: tape_logits(self.shape, weights, xs, zero)[-1])(windows)
         return jax.nn.sigmoid(logits)

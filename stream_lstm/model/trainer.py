@@ -1,25 +1,25 @@
-"""Stateful training over lanes: one update for each segment of K elements of all lanes.
+"""Stateful training over a batch of lanes: one update for each segment of K elements.
 
 ```
-lane 0   |K|K|K|...|K|      A series is cut into lanes of equal length, which are stepped side
-lane 1   |K|K|K|...|K|      by side. The state runs on from segment to segment; at the end of an
-lane 2   |K|K|K|...|K|      epoch lane k hands its state to lane k + 1, whose first element
-                            comes right after lane k's last. Lane 0 starts from zero.
+lane 0   |K|K|K|...|K|      A series is cut into lanes of equal length, which are stepped
+lane 1   |K|K|K|...|K|      together. The state continues from segment to segment. At the end of
+lane 2   |K|K|K|...|K|      an epoch lane k passes its state to lane k + 1, whose first element
+                            follows lane k's last. Lane 0 starts from zero.
 ```
 
-What a lane carries was computed by weights that have moved since, as it is in online learning;
-it is never reset. Lanes of several series stand beside each other, and where they are of unequal
-length the shorter ones rest, segment by segment, with their state untouched.
+The state of a lane was computed by weights that have moved since, as in online learning; it is
+never reset. Lanes of several series form one batch. A lane that is shorter than others skips its
+last segments and keeps its state.
 
-Beside the weights runs their exponential average, which is what is validated and kept: single
-updates see few labels of little information, and the average does without their noise.
+Validation and the result use an exponential average of the weights: a single update has few labels
+with little information each, and the average has less noise.
 
-In each segment a share of the recurrent weights is left out at random, the same for all lanes:
-thousands of weights learn a little of the noise of a million labels, and this costs them more than
-it does what they know.
+In each segment a random share of the recurrent weights is left out, the same for all lanes.
+Thousands of weights otherwise learn some of the noise of a million labels; this removes more of
+the noise than of the signal.
 
-The data stay where the computation is, and `run` takes any stretch of segments: its loop's number
-of turns is data, so however an epoch is cut into calls, the bits are the same.
+The data stay on the device, and `run` takes any range of segments. Its number of turns is data, so
+the bits do not depend on how an epoch is cut into calls.
 
 Sources: Mikolov et al., "Recurrent neural network based language model", 2010, for state carried
 over batches; Polyak and Juditsky, "Acceleration of stochastic approximation by averaging", 1992;
@@ -29,7 +29,8 @@ left out.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,49 +43,36 @@ from .network import Array, Shape, Weights
 from .optimizers import all_finite, build_optimizer, choose
 
 
-class Lanes(NamedTuple):
-    """What is trained on: M segments of K elements in B lanes."""
+class LaneBatch(NamedTuple):
+    """Training data: M segments of K elements in B lanes."""
 
     xs: Array  # float32 (M, K, B, F), scaled inputs
-    labels: Array  # int8 (M, K, B): 0 or 1, and -1 where there is no target
-    lengths: Array  # int32 (B,), segments of each lane; it rests after them
-    before: Array  # int32 (B,), the lane whose end is this one's start, -1 where there is none
+    labels: Array  # int8 (M, K, B): 0 or 1, and -1 for no target
+    lengths: Array  # int32 (B,), segments of each lane
+    before: Array  # int32 (B,), the lane whose end is this one's start, or -1
 
 
 class TrainState(NamedTuple):
-    """What is carried from segment to segment: all that the rest of a training depends on."""
+    """The carry of a training from segment to segment."""
 
     weights: Weights
     average: Weights
-    averaged: Array  # float32 (), updates in the average, up to where it fades
+    averaged: Array  # float32 (), updates in the average, up to its memory
     optimizer: Any
     state: Array  # float32 (B, 2 L H), the network state of each lane
-    sums: Array  # float32 (4,), of this epoch: loss (nats) and targets, updates, refusals
-
-
-class InitFn(Protocol):
-    """Return the state before the first epoch."""
-
-    def __call__(self, weights: Weights, lanes: int) -> TrainState:
-        """Return the state of B `lanes` that start from zero, with `weights`."""
-        ...
-
-
-class RunFn(Protocol):
-    """Train on a stretch of an epoch."""
-
-    def __call__(
-        self, train: TrainState, lanes: Lanes, epoch: Array, start: Array, stop: Array
-    ) -> TrainState:
-        """Return the state after segments [start, stop) of `epoch`, all int32 () from 0."""
-        ...
+    sums: Array  # float32 (4,), of this epoch: loss (nats), targets, updates, rejected updates
 
 
 class Trainer(NamedTuple):
-    """The pair."""
+    """The pair.
 
-    init: InitFn
-    run: RunFn
+    `init(weights, lanes)` returns the state of B lanes that start from zero. `run(train, batch,
+    epoch, start, stop)` returns the state after segments [start, stop) of `epoch`, all int32 ()
+    from 0.
+    """
+
+    init: Callable[[Weights, int], TrainState]
+    run: Callable[[TrainState, LaneBatch, Array, Array, Array], TrainState]
 
 
 def lane_trainer(
@@ -95,9 +83,9 @@ def lane_trainer(
     *,
     key: Array,
 ) -> Trainer:
-    """Return the trainer for epochs of M `segments`; `key` draws the weights left out.
+    """Return the trainer for epochs of M `segments`; `key` draws the weights to leave out.
 
-    Raises ConfigurationError for an optimiser that does not exist.
+    Raises ConfigurationError for an unknown optimiser.
     """
     optimizer = build_optimizer(learning, train_config.train_optimizer, train_config.train_rate)
     memory = max(train_config.average * segments, 1.0)
@@ -110,44 +98,43 @@ def lane_trainer(
     def loss(
         weights: Weights, xs: Array, state: Array, labels: Array, drawn: Array
     ) -> tuple[Array, tuple[Array, Array]]:
-        share = (labels >= 0).astype(jnp.float32)
-        logits, after = carried_logits(shape, kept(weights, drawn), xs, state)
-        return mean_log_loss(logits, labels.astype(jnp.float32), share), (after, jnp.sum(share))
-
-    def kept(weights: Weights, drawn: Array) -> Weights:
-        share = train_config.weight_dropout
-        return leave_out(shape, weights, share, key=drawn) if share else weights
+        if train_config.weight_dropout:
+            weights = drop_weights(shape, weights, train_config.weight_dropout, key=drawn)
+        label_weights = (labels >= 0).astype(jnp.float32)
+        logits, after = carried_logits(shape, weights, xs, state)
+        value = mean_log_loss(logits, labels.astype(jnp.float32), label_weights)
+        return value, (after, jnp.sum(label_weights))
 
     def segment(
-        train: TrainState, lanes: Lanes, s: Array, scale: Array, drawn: Array
+        train: TrainState, batch: LaneBatch, s: Array, scale: Array, drawn: Array
     ) -> TrainState:
-        xs, labels = (lax.dynamic_index_in_dim(a, s, keepdims=False) for a in lanes[:2])
+        xs, labels = (lax.dynamic_index_in_dim(a, s, keepdims=False) for a in batch[:2])
         grad = jax.value_and_grad(loss, has_aux=True)
         (value, (after, count)), gradient = grad(train.weights, xs, train.state, labels, drawn)
         changes, state = optimizer.update(gradient, train.optimizer, train.weights)
         weights: Weights = jax.tree.map(lambda w, d: w + scale * d, train.weights, changes)
         averaged = jnp.minimum(train.averaged + 1.0, memory)
         average = jax.tree.map(lambda a, w: a + (w - a) / averaged, train.average, weights)
-        # Nothing to learn from is no update: an optimiser with momentum would move all the same.
+        # Without targets, an optimiser with momentum would still move the weights.
         learns = count > 0
         good = all_finite(value, optax.tree.norm(gradient), gradient, weights, state)
         taken = learns & good
         moved = (weights, average, averaged, state)
-        at_work = (s < lanes.lengths)[:, None] & all_finite(after)
+        active = (s < batch.lengths)[:, None] & all_finite(after)
         sums = jnp.stack([value * count, count, taken, learns & ~good]).astype(jnp.float32)
         return TrainState(
             *choose(taken, moved, train[:4]),
-            state=jnp.where(at_work, after, train.state),
+            state=jnp.where(active, after, train.state),
             sums=train.sums + sums,
         )
 
     def run(
-        train: TrainState, lanes: Lanes, epoch: Array, start: Array, stop: Array
+        train: TrainState, batch: LaneBatch, epoch: Array, start: Array, stop: Array
     ) -> TrainState:
         def turn(s: Array, train: TrainState) -> TrainState:
             done = (epoch + s / segments) / train_config.epochs
             drawn = jax.random.fold_in(jax.random.fold_in(key, epoch), s)
-            return segment(train, lanes, s, schedule(train_config, done), drawn)
+            return segment(train, batch, s, schedule(train_config, done), drawn)
 
         out: TrainState = lax.fori_loop(start, stop, turn, train)
         return out
@@ -155,8 +142,8 @@ def lane_trainer(
     return Trainer(init, run)
 
 
-def leave_out(shape: Shape, weights: Weights, share: float, *, key: Array) -> Weights:
-    """Return `weights` with a random `share` of the recurrent ones 0, the others scaled up."""
+def drop_weights(shape: Shape, weights: Weights, share: float, *, key: Array) -> Weights:
+    """Return `weights` with a random `share` of the recurrent ones zero, the others scaled up."""
     out = dict(weights)
     for layer in range(shape.layers):
         kernel = weights[f"layer_{layer}"]["kernel"]
@@ -170,7 +157,7 @@ def leave_out(shape: Shape, weights: Weights, share: float, *, key: Array) -> We
 
 
 def schedule(config: TrainConfig, done: Array) -> Array:
-    """Return what the step size is multiplied with when the share `done` () of all is done.
+    """Return the factor of the step size after the share `done` () of the training.
 
     Source of the half cosine: Loshchilov and Hutter, "SGDR", 2017.
     """
@@ -180,15 +167,12 @@ def schedule(config: TrainConfig, done: Array) -> Array:
 
 
 def next_epoch(train: TrainState, before: Array) -> TrainState:
-    """Return the state before the next epoch: each lane starts where the one before it ended.
-
-    `before` (B,) is that of `Lanes`.
-    """
+    """Return the state before the next epoch; `before` (B,) is that of `LaneBatch`."""
     state = jnp.where((before < 0)[:, None], 0.0, train.state[before])
     return train._replace(state=state, sums=jnp.zeros_like(train.sums))
 
 
 def carried_pass(shape: Shape, weights: Weights, state: Array, xs: Array) -> tuple[Array, Array]:
-    """Return (p (T, B), state (B, 2 L H)) after scaled inputs xs (T, B, F), nothing learnt."""
+    """Return (p (T, B), state (B, 2 L H)) after scaled inputs xs (T, B, F), without learning."""
     logits, state = carried_logits(shape, weights, xs, state)
     return jax.nn.sigmoid(logits), state

@@ -23,17 +23,7 @@ def _scan(shape: Shape, weights: object, state: jax.Array, xs: jax.Array) -> obj
     return lax.scan(step, state, xs)[1]
 
 
-@pytest.mark.parametrize(
-    "shape",
-    [
-        Shape(1, 1, 1),
-        Shape(3, 1, 2),
-        Shape(1, 8, 3),
-        Shape(3, 8, 4),
-        Shape(1, 32, 1),
-        Shape(3, 32, 2),
-    ],
-)
+@pytest.mark.parametrize("shape", [Shape(3, 1, 2), Shape(1, 32, 1), Shape(3, 8, 4)], ids=str)
 def test_equals_a_float64_oracle_over_1000_steps(shape: Shape) -> None:
     rng = np.random.default_rng(0)
     weights = init_weights(shape, key=seed_key(0))
@@ -75,7 +65,7 @@ def test_a_seed_is_a_set_of_weights() -> None:
     assert len(set(bits(first))) == 3, "two layers were drawn alike"
 
 
-@pytest.mark.parametrize("shape", [Shape(1, 64, 1), Shape(2, 32, 2)], ids=str)
+@pytest.mark.parametrize("shape", [Shape(2, 32, 2)], ids=str)
 @pytest.mark.parametrize("horizon", [3.0, 300.0])
 def test_chrono_biases_are_logarithms_of_times_up_to_the_horizon(
     shape: Shape, horizon: float
@@ -99,7 +89,6 @@ def test_chrono_biases_are_logarithms_of_times_up_to_the_horizon(
     width, count = horizon - 2, len(times)
     assert times.mean() == pytest.approx(horizon / 2, abs=5 * width / np.sqrt(12 * count))
     assert times.std() == pytest.approx(width / np.sqrt(12), rel=0.3)
-    if shape.layers == 2:
-        assert not np.array_equal(drawn[0], drawn[1])
+    assert not np.array_equal(*drawn)
     other = init_weights(shape, key=seed_key(2), horizon=horizon)["layer_0"]["kernel"][-1]
     assert not np.array_equal(other, chrono["layer_0"]["kernel"][-1])

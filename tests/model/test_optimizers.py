@@ -1,67 +1,82 @@
-"""Every optimiser that can be named learns, or is refused by name."""
+"""Each named optimiser learns or is rejected by name, and the check rejects a bad update."""
 
 from __future__ import annotations
 
 import difflib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from stream_lstm.errors import ConfigurationError
 from stream_lstm.model.optimizers import (
+    ACCEPTED,
+    NOT_FINITE,
+    UPDATE_TOO_LARGE,
+    WEIGHTS_TOO_LARGE,
+    Caps,
     all_finite,
     build_kalman,
     build_optimizer,
+    choose,
     known_optimizers,
 )
 from stream_lstm.schema import LearningConfig
 
+finite = jax.jit(lambda *trees: all_finite(trees))
 
+
+@jax.jit
 def parabola(tree: dict[str, jax.Array]) -> jax.Array:
     return sum(jnp.sum((leaf - 1.0) ** 2) for leaf in tree.values())
 
 
-REFUSED = {"lbfgs", "dekf"}
-"""Named like the others, but wanting a line search, or sensitivities."""
+OTHERS = {"lbfgs", "dekf"}
+"""They need a line search, or sensitivities."""
 
 
 @pytest.mark.filterwarnings("ignore:.*deprecated", "ignore:Specifying a key:UserWarning")
-@pytest.mark.parametrize("name", sorted(set(known_optimizers()) - REFUSED))
+@pytest.mark.parametrize("name", sorted(set(known_optimizers()) - OTHERS))
 def test_a_known_optimizer_goes_downhill(name: str) -> None:
     optimizer = build_optimizer(LearningConfig(optimizer=name, learning_rate=0.01))
-    at = {"a": jnp.full((3, 4), 2.0), "b": jnp.full((5,), -1.0)}
-    state, start = optimizer.init(at), float(parabola(at))
-    for _ in range(3):
+
+    @jax.jit
+    def step(at: Any, state: Any) -> Any:
         changes, state = optimizer.update(jax.grad(parabola)(at), state, at)
-        at = optax.apply_updates(at, changes)
-    assert bool(all_finite(at, state))
+        return optax.apply_updates(at, changes), state
+
+    at = {"a": jnp.full((3, 4), 2.0), "b": jnp.full((5,), -1.0)}
+    state, start = jax.jit(optimizer.init)(at), float(parabola(at))
+    for _ in range(3):
+        at, state = step(at, state)
+    assert finite(at, state)
     assert float(parabola(at)) < start
 
 
 def test_the_usual_names_are_known() -> None:
-    assert {"adam", "adamw", "dekf", "sgd", "rmsprop", "adagrad", "lion", "radam"} <= set(
-        known_optimizers()
-    )
+    known = set(known_optimizers())
+    assert {"adam", "adamw", "dekf", "sgd", "rmsprop", "adagrad", "lion", "radam"} <= known
+    assert not [name for name in known if name.startswith("scale_by")], "parts of optimisers"
 
 
 @pytest.mark.parametrize("wrong", ["adm", "Adam", "rmspropp", "sdg"])
-def test_an_unknown_name_is_refused_with_the_nearest(wrong: str) -> None:
-    with pytest.raises(ConfigurationError, match="optax has no such optimiser") as caught:
+def test_an_unknown_name_is_rejected_with_the_nearest(wrong: str) -> None:
+    with pytest.raises(ConfigurationError, match="is not an optimiser of optax") as caught:
         build_optimizer(LearningConfig(optimizer=wrong))
     assert caught.value.key == "optimizer"
     assert difflib.get_close_matches(wrong, known_optimizers(), 1, 0.5)[0] in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["lbfgs", "polyak_sgd", "chain", "_src", "clip", "apply_updates"])
-def test_what_cannot_learn_from_gradients_alone_is_refused(name: str) -> None:
+def test_an_optimizer_that_needs_more_than_gradients_is_rejected(name: str) -> None:
     with pytest.raises(ConfigurationError, match=name):
         build_optimizer(LearningConfig(optimizer=name))
-
-
-def test_parts_of_optimizers_are_not_offered() -> None:
-    assert not [name for name in known_optimizers() if name.startswith("scale_by")]
 
 
 @pytest.mark.parametrize(("clip_norm", "expected"), [(1.0, 1.0), (0.0, 20.0), (50.0, 20.0)])
@@ -101,7 +116,7 @@ def test_arguments_reach_the_optimizer() -> None:
     assert one_step(adam) == pytest.approx(float(wanted["a"][0]))
 
 
-def test_a_training_optimizer_does_not_take_the_arguments_of_another() -> None:
+def test_a_training_optimizer_ignores_the_arguments_of_the_other() -> None:
     build_optimizer(LearningConfig(optimizer="dekf", optimizer_args=("q=0",)), "adam", 0.01)
 
 
@@ -117,7 +132,7 @@ def test_the_filter_takes_its_variances() -> None:
         ("adam", "b3=0.5", "adam has no argument 'b3'"),
         ("adam", "b1", "adam has no argument 'b1'|write NAME=NUMBER"),
         ("adam", "=1", "no argument ''"),
-        ("adam", "b1=much", "b1=much is neither a number nor true or false"),
+        ("adam", "b1=much", "b1=much is not a number, true or false"),
         ("adam", "learning_rate=1", "no argument 'learning_rate'"),
         ("dekf", "p1=1", "dekf has no argument 'p1'"),
         ("dekf", "p0=0", "p0=0.0 is not a variance"),
@@ -126,14 +141,76 @@ def test_the_filter_takes_its_variances() -> None:
         ("dekf", "q=-1e-9", "not a variance"),
         ("dekf", "q=nan", "not a finite number"),
         ("dekf", "q=inf", "not a finite number"),
-        ("dekf", "q=1_x", "neither a number"),
+        ("dekf", "q=1_x", "not a number"),
     ],
 )
-def test_arguments_that_cannot_be_are_refused_by_name(
-    optimizer: str, argument: str, says: str
-) -> None:
+def test_an_invalid_argument_is_rejected_by_name(optimizer: str, argument: str, says: str) -> None:
     config = LearningConfig(optimizer=optimizer, optimizer_args=(argument,))
     build = build_kalman if optimizer == "dekf" else build_optimizer
     with pytest.raises(ConfigurationError, match=says) as caught:
         build(config)
     assert caught.value.key == "optimizer_args"
+
+
+# ---- the check ------------------------------------------------------------------------------
+
+numbers = st.floats(-(2.0**126), 2.0**126, width=32)
+
+
+@given(hnp.arrays(np.float32, (7,), elements=numbers))
+def test_a_finite_number_is_accepted_however_large(values: np.ndarray) -> None:
+    assert finite({"a": values, "n": jnp.int32(3)})
+
+
+@given(
+    hnp.arrays(np.float32, (7,), elements=numbers),
+    st.integers(0, 6),
+    st.sampled_from([np.nan, np.inf, -np.inf]),
+)
+def test_one_bad_entry_is_enough(values: np.ndarray, at: int, bad: float) -> None:
+    values[at] = bad
+    assert not (finite({"a": values, "n": jnp.int32(3)}))
+
+
+def test_opposite_infinities_do_not_cancel_and_integers_are_finite() -> None:
+    assert not finite(jnp.array([np.inf, -np.inf]), jnp.zeros(2))
+    assert finite({"count": jnp.int32(2**31 - 1)})
+    assert finite({})
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+def test_choose_takes_every_leaf_of_one_side(accepted: bool) -> None:
+    new: Any = {"a": jnp.array([1.0, np.nan]), "b": (jnp.int32(1),)}
+    old: Any = {"a": jnp.array([np.nan, 2.0]), "b": (jnp.int32(2),)}
+    got = choose(jnp.asarray(accepted), new, old)
+    wanted = new if accepted else old
+    for one, two in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        assert np.asarray(one).tobytes() == np.asarray(two).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("sound", "changes", "weights", "wanted"),
+    [
+        (True, 2.0, 6.0, ACCEPTED),
+        (True, 2.1, 6.0, UPDATE_TOO_LARGE),
+        (True, np.inf, 6.0, UPDATE_TOO_LARGE),
+        (True, 2.0, 6.1, WEIGHTS_TOO_LARGE),
+        (True, 2.1, 6.1, UPDATE_TOO_LARGE),
+        (True, np.nan, 6.0, NOT_FINITE),
+        (True, 2.0, np.nan, NOT_FINITE),
+        (False, 2.0, 6.0, NOT_FINITE),
+    ],
+)
+def test_caps_are_root_mean_squares(
+    sound: bool, changes: float, weights: float, wanted: float
+) -> None:
+    caps = Caps.of(LearningConfig(max_update=1.0, max_weights=3.0))
+    given_norms = jnp.float32(changes), jnp.float32(weights)
+    assert caps.judge(jnp.asarray(sound), *given_norms, 4) == wanted
+
+
+def test_without_caps_only_an_overflow_is_too_large() -> None:
+    caps = Caps.of(LearningConfig(max_update=0.0, max_weights=0.0))
+    yes = jnp.asarray(True)
+    assert caps.judge(yes, jnp.float32(1e38), jnp.float32(1e38), 4) == ACCEPTED
+    assert caps.judge(yes, jnp.float32(1.0), jnp.float32(np.inf), 4) == WEIGHTS_TOO_LARGE

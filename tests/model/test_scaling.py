@@ -43,7 +43,7 @@ inputs = hnp.arrays(
 )
 
 
-@pytest.mark.parametrize("memory", [2.0, 7.5, 30.0, 1000.0])
+@pytest.mark.parametrize("memory", [2.0, 30.0, 1000.0])
 @pytest.mark.parametrize("kind", KINDS)
 def test_equals_a_float64_oracle(kind: str, memory: float) -> None:
     rng = np.random.default_rng(0)
@@ -56,9 +56,9 @@ def test_equals_a_float64_oracle(kind: str, memory: float) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(deadline=None)  # the first example compiles
+@settings(max_examples=30)
 @given(xs=inputs, other=inputs, n=st.integers(0, LENGTH - 1))
-def test_what_comes_later_changes_no_bit(
+def test_later_elements_change_no_bit(
     kind: str, xs: np.ndarray, other: np.ndarray, n: int
 ) -> None:
     changed = np.concatenate([xs[: n + 1], other[n + 1 :]])
@@ -73,7 +73,7 @@ def test_the_deviation_used_is_the_one_before_the_element() -> None:
 
 
 @pytest.mark.parametrize("kind", ["sd", "zscore"])
-@settings(deadline=None)  # the first example compiles
+@settings(max_examples=30)
 @given(xs=inputs)
 def test_any_finite_input_stays_finite_clipped_and_keeps_its_sign(
     kind: str, xs: np.ndarray
@@ -89,7 +89,7 @@ def test_any_finite_input_stays_finite_clipped_and_keeps_its_sign(
 
 
 @pytest.mark.parametrize("kind", ["sd", "zscore"])
-@settings(deadline=None)  # the first example compiles
+@settings(max_examples=30)
 @given(value=st.floats(-(2.0**122), 2.0**122, width=32, allow_subnormal=False))
 def test_a_constant_feature_is_exactly_zero(kind: str, value: float) -> None:
     xs = np.full((LENGTH, 2), value, np.float32)
@@ -100,7 +100,7 @@ def test_a_constant_feature_is_exactly_zero(kind: str, value: float) -> None:
     assert out[:, 1].any(), "the other feature is not held back"
 
 
-@settings(deadline=None)  # the first example compiles
+@settings(max_examples=30)
 @given(
     start=st.integers(1, LENGTH - 4),
     value=st.floats(-1e6, 1e6, width=32, allow_subnormal=False),
@@ -116,7 +116,7 @@ def test_a_feature_that_starts_late_is_scaled_from_then_on(start: int, value: fl
 
 
 @pytest.mark.parametrize("kind", ["sd", "zscore"])
-@settings(deadline=None)  # the first example compiles
+@settings(max_examples=30)
 @given(exponent=st.integers(-95, 95), seed=st.integers(0, 100))
 def test_units_do_not_matter(kind: str, exponent: int, seed: int) -> None:
     xs = np.random.default_rng(seed).normal(size=(LENGTH, 2)).astype(np.float32)
@@ -140,7 +140,7 @@ def test_clip_cuts_and_zscore_centres() -> None:
     assert centred[2, 0] == 0.0
 
 
-@settings(deadline=None)  # the first example compiles
+@settings(max_examples=30)
 @given(xs=inputs)
 def test_none_passes_bits_through(xs: np.ndarray) -> None:
     assert scale(xs, scaling="none")[1].tobytes() == xs.tobytes()
