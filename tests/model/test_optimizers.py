@@ -37,6 +37,9 @@ def parabola(tree: dict[str, jax.Array]) -> jax.Array:
     return sum(jnp.sum((leaf - 1.0) ** 2) for leaf in tree.values())
 
 
+slope = jax.jit(jax.grad(parabola))
+
+
 OTHERS = {"lbfgs", "dekf"}
 """They need a line search, or sensitivities."""
 
@@ -45,17 +48,13 @@ OTHERS = {"lbfgs", "dekf"}
 @pytest.mark.parametrize("name", sorted(set(known_optimizers()) - OTHERS))
 def test_a_known_optimizer_goes_downhill(name: str) -> None:
     optimizer = build_optimizer(LearningConfig(optimizer=name, learning_rate=0.01))
-
-    @jax.jit
-    def step(at: Any, state: Any) -> Any:
-        changes, state = optimizer.update(jax.grad(parabola)(at), state, at)
-        return optax.apply_updates(at, changes), state
-
-    at = {"a": jnp.full((3, 4), 2.0), "b": jnp.full((5,), -1.0)}
-    state, start = jax.jit(optimizer.init)(at), float(parabola(at))
+    # Not jitted: optimisers share most of their operations, and so their compiled programs.
+    at = {"a": jnp.full((3, 4), 2.0), "b": jnp.full((3, 4), -1.0)}
+    state, start = optimizer.init(at), float(parabola(at))
     for _ in range(3):
-        at, state = step(at, state)
-    assert finite(at, state)
+        changes, state = optimizer.update(slope(at), state, at)
+        at = optax.apply_updates(at, changes)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(at))
     assert float(parabola(at)) < start
 
 
