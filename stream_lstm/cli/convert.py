@@ -102,10 +102,10 @@ def import_(
     check_free(out, model, overwrite)
     if not model.exists():
         raise InputMissingError(f"no such model: {model}")
-    from ..interop.conversion import convert, keep
+    from ..interop.conversion import convert, save_imported
 
     imported = convert(model)
-    keep(out, imported, names)
+    save_imported(out, imported, names)
     result(_imported(out, imported), _import_lines(model, out, imported), as_json=as_json)
 
 

@@ -1,1 +1,7 @@
-"""Networks of other frameworks in, ours out; each way is proved on numbers first."""
+"""Weights from and for other frameworks, and series through other libraries.
+
+`conversion` imports and exports weights; each conversion is compared with the original network
+before anything is written. `source` is the form between two frameworks, `parity` the comparison,
+`keras_model`, `torch_state` and `onnx_graph` the formats. `frames` replays tables, `river` is a
+classifier for River, `websocket_bridge` reads ticks from a WebSocket.
+"""

@@ -1,13 +1,13 @@
-"""Our weights to a file of another framework: write beside, prove on what was written, rename.
+"""Weights from a file of another framework, and to one.
 
-A model's file to our weights: read, convert, prove, and only then write.
+Import: read, convert, compare, and only then write. Export: write beside the target, compare what
+was written, and rename.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -21,7 +21,15 @@ from . import keras_model, torch_state
 from .extras import need
 from .keras_model import keras_bytes, keras_network, read_keras
 from .onnx_graph import onnx_bytes, onnx_logits
-from .parity import FrameworkParity, Parity, against_keras, against_torch, prove, prove_by, require
+from .parity import (
+    FrameworkParity,
+    Parity,
+    Reference,
+    against_keras,
+    against_torch,
+    compare,
+    compare_with,
+)
 from .source import Kernels, SourceNetwork, flax_logits, flax_tensors, pack, torch_tensors
 from .torch_state import read_tensors, torch_network
 
@@ -29,7 +37,7 @@ IMPORT_SUFFIXES = (*keras_model.SUFFIXES, *torch_state.SUFFIXES)
 
 
 class Imported(NamedTuple):
-    """A conversion and its proofs; `framework` is None where the framework is not installed."""
+    """A conversion and its comparisons; `framework` is None where the framework is missing."""
 
     source: SourceNetwork
     weights: Kernels
@@ -40,50 +48,49 @@ class Imported(NamedTuple):
 def read_network(path: Path) -> SourceNetwork:
     """Return the network in a file of Keras or PyTorch, by its suffix.
 
-    Raises UsageError for any other suffix, and what the readers raise.
+    Raises UsageError for any other suffix, and the errors of the readers.
     """
     suffix = path.suffix.lower()
     if suffix in keras_model.SUFFIXES:
-        return keras_network(keras_model.read_keras(path))
+        return keras_network(read_keras(path))
     if suffix in torch_state.SUFFIXES:
-        origin = "PyTorch state_dict"
-        return torch_network(path, torch_state.read_tensors(path), origin)
+        return torch_network(path, read_tensors(path), "PyTorch state_dict")
     known = ", ".join(IMPORT_SUFFIXES)
-    raise UsageError(f"{path}: a model is a file of {known}, not {suffix or 'none'}")
+    raise UsageError(f"{path}: a model file ends in {known}, not {suffix or 'nothing'}")
 
 
 def convert(path: Path) -> Imported:
-    """Return a model's weights in our form, proved.
+    """Return the compared weights of a model file.
 
-    Raises what `read_network` and `pack` raise, and StreamLSTMError where the proof fails.
+    Raises the errors of `read_network` and `pack`, and StreamLSTMError if the comparison fails.
     """
     source = read_network(path)
     weights = pack(source)
-    parity = prove(weights, source)
-    require(parity.worst, parity.reference)
+    parity = compare(weights, source)
+    parity.require()
     framework = None
     if source.exact:
         keras = path.suffix.lower() in keras_model.SUFFIXES
         framework = (
             against_keras(path, weights, source) if keras else against_torch(weights, source)
         )
-    if framework is not None and framework.p is not None:
-        require(framework.p, framework.framework)
+    if framework is not None:
+        framework.require()
     return Imported(source, weights, parity, framework)
 
 
-def keep(path: Path, imported: Imported, features: Sequence[str]) -> None:
-    """Write imported weights, and the features that they are for where these are known.
+def save_imported(path: Path, imported: Imported, features: Sequence[str]) -> None:
+    """Write imported weights, with the features that they are for, if known.
 
-    Raises UsageError where there are not as many as the network takes, and OutputError.
+    Raises UsageError for a wrong number of features, and OutputError.
     """
     source = imported.source
     if features and len(features) != source.features:
         raise UsageError(
-            f"the model takes {source.features} features for each element, and {len(features)} "
-            "are named with --feature"
+            f"the model takes {source.features} features for each element, but --feature "
+            f"names {len(features)}"
         )
-    # Nothing is known of how its inputs were scaled, so they are taken as they are given.
+    # The scaling of the inputs is unknown, so they are not scaled.
     metadata = {"origin": source.origin, "scaling": "none"}
     if features:
         metadata["features"] = msgspec.json.encode(list(features)).decode()
@@ -91,8 +98,8 @@ def keep(path: Path, imported: Imported, features: Sequence[str]) -> None:
 
 
 Layout: TypeAlias = Literal["torch", "flax", "keras", "onnx"]
-Proof: TypeAlias = tuple[Parity, FrameworkParity | None]
 Weights: TypeAlias = Mapping[str, Mapping[str, Any]]
+Proof: TypeAlias = tuple[Parity, FrameworkParity | None]
 
 EXPORT_SUFFIXES: Mapping[Layout, str] = {
     "torch": SUFFIX,
@@ -101,14 +108,12 @@ EXPORT_SUFFIXES: Mapping[Layout, str] = {
     "onnx": ".onnx",
 }
 
-WINDOWS = 20
-"""Windows of a proof whose reference takes one step at a time."""
-
-WINDOW = 100
+WINDOWS, WINDOW = 20, 100
+"""Windows of a comparison with a reference that takes one step at a time, and their length."""
 
 
 class Exported(NamedTuple):
-    """What was written, and its proofs; `features` is a JSON list, "" where not known."""
+    """The layout written, and its comparisons; `features` is a JSON list, "" if unknown."""
 
     layout: Layout
     parity: Parity
@@ -117,111 +122,79 @@ class Exported(NamedTuple):
 
 
 def layout_of(out: Path, layout: str | None) -> Layout:
-    """Return the layout of a file, by its suffix and by what was asked for.
+    """Return the layout of a file, by its suffix and the requested layout.
 
-    Raises UsageError for a suffix that no layout has, or that this one has not.
+    Raises UsageError for an unknown suffix, and for a layout with another suffix.
     """
-    fitting: list[Layout] = [
-        name for name, suffix in EXPORT_SUFFIXES.items() if suffix == out.suffix.lower()
-    ]
+    fitting = [name for name, end in EXPORT_SUFFIXES.items() if end == out.suffix.lower()]
     if not fitting:
         known = ", ".join(sorted(set(EXPORT_SUFFIXES.values())))
-        raise UsageError(f"{out}: weights are exported to {known}, not {out.suffix or 'none'}")
-    if layout is None:
-        return fitting[0]
-    if layout not in fitting:
-        raise UsageError(f"--layout {layout} is not for {out}; its layouts: {', '.join(fitting)}")
-    return fitting[fitting.index(layout)]
+        raise UsageError(
+            f"{out}: weights are exported to {known}, not {out.suffix or 'a file without suffix'}"
+        )
+    for name in fitting:
+        if layout in (None, name):
+            return name
+    raise UsageError(f"--layout {layout} is not for {out}; its layouts: {', '.join(fitting)}")
 
 
 def export(path: Path, out: Path, layout: Layout) -> Exported:
-    """Write the weights in `path` to `out` in a layout, proved.
+    """Write the weights in `path` to `out` in a layout, after comparing what was written.
 
-    Raises what `load_weights` raises, UsageError where a package is missing, StreamLSTMError
-    where the proof fails, and OutputError where nothing can be written. What `out` held stays
-    unless all goes well.
+    Raises the errors of `load_weights`, UsageError for a missing package, StreamLSTMError if the
+    comparison fails, and OutputError if writing fails. On an error `out` is unchanged.
     """
     weights, metadata = load_weights(path)
     weights = {name: body for name, body in weights.items() if name.startswith(("layer_", "head"))}
     features = metadata.get("features", "")
-    data, check = WRITERS[layout](weights, features, out)
-    with _partial(out) as partial:
-        try:
-            with partial.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            parity, framework = check(partial)
-        except OSError as error:
-            raise OutputError(f"cannot write {out}: {error.strerror or error}") from None
-        require(parity.worst, parity.reference)
-        if framework is not None and framework.p is not None:
-            require(framework.p, framework.framework)
+    data, check = _prepare(layout, weights, features, out)
+    partial = out.with_name(f"{out.stem}.partial{out.suffix}")
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        parity, framework = check(partial)
+        parity.require()
+        if framework is not None:
+            framework.require()
         partial.replace(out)
+    except OSError as error:
+        raise OutputError(f"cannot write {out}: {error.strerror or error}") from None
+    finally:
+        partial.unlink(missing_ok=True)
     return Exported(layout, parity, framework, features)
 
 
-@contextlib.contextmanager
-def _partial(out: Path) -> Iterator[Path]:
-    """Give a place beside `out`, with its suffix; what is left there at the end goes."""
-    partial = out.with_name(f"{out.stem}.partial{out.suffix}")
-    try:
-        yield partial
-    finally:
-        partial.unlink(missing_ok=True)
+def _prepare(
+    layout: Layout, weights: Weights, features: str, out: Path
+) -> tuple[bytes, Callable[[Path], Proof]]:
+    """Return the bytes of a file, and the comparison of the written file."""
 
-
-def _metadata(features: str) -> dict[str, str]:
-    # "pt" is what libraries of the field write and some ask for.
-    return {"format": "pt", "producer": "stream-lstm", "scaling": "not included"} | (
-        {"features": features} if features else {}
-    )
-
-
-def _torch(weights: Weights, features: str, out: Path) -> tuple[bytes, Callable[[Path], Proof]]:  # noqa: ARG001
-    def check(partial: Path) -> Proof:
-        source = torch_network(partial, read_tensors(partial), "PyTorch state_dict")
-        return prove(weights, source), against_torch(weights, source)
-
-    return safetensors.numpy.save(torch_tensors(weights), metadata=_metadata(features)), check
-
-
-def _flax(weights: Weights, features: str, out: Path) -> tuple[bytes, Callable[[Path], Proof]]:  # noqa: ARG001
-    def check(partial: Path) -> Proof:
-        tensors = read_tensors(partial)
-        name = "flax.linen.OptimizedLSTMCell"
-        run = lambda xs: flax_logits(tensors, xs)  # noqa: E731
-        return prove_by(weights, run, name, windows=WINDOWS, window=WINDOW), None
-
-    metadata = _metadata(features) | {"format": "flax"}
-    return safetensors.numpy.save(flax_tensors(weights), metadata=metadata), check
-
-
-def _keras(weights: Weights, features: str, out: Path) -> tuple[bytes, Callable[[Path], Proof]]:  # noqa: ARG001
-    h5py = need("h5py", "keras", out)
+    def against(run: Reference, name: str) -> Proof:
+        return compare_with(weights, run, name, windows=WINDOWS, window=WINDOW), None
 
     def check(partial: Path) -> Proof:
-        source = keras_network(read_keras(partial))
-        return prove(weights, source), against_keras(partial, weights, source)
+        if layout == "flax":
+            tensors = read_tensors(partial)
+            return against(lambda xs: flax_logits(tensors, xs), "flax.linen.OptimizedLSTMCell")
+        if layout == "onnx":
+            data = partial.read_bytes()
+            name, _ = onnx_logits(onnx, data, np.zeros((0, 0, 0), np.float32))
+            return against(lambda xs: onnx_logits(onnx, data, xs)[1], name)
+        source = read_network(partial)
+        parity = compare(weights, source)
+        if layout == "keras":
+            return parity, against_keras(partial, weights, source)
+        return parity, against_torch(weights, source)
 
-    return keras_bytes(h5py, weights), check
-
-
-def _onnx(weights: Weights, features: str, out: Path) -> tuple[bytes, Callable[[Path], Proof]]:
-    onnx = need("onnx", "onnx", out)
-
-    def check(partial: Path) -> Proof:
-        data = partial.read_bytes()
-        name, _ = onnx_logits(onnx, data, np.zeros((0, 0, 0), np.float32))
-        run = lambda xs: onnx_logits(onnx, data, xs)[1]  # noqa: E731
-        return prove_by(weights, run, name, windows=WINDOWS, window=WINDOW), None
-
-    return onnx_bytes(onnx, weights, features), check
-
-
-WRITERS: Mapping[Layout, Callable[[Weights, str, Path], tuple[bytes, Callable[[Path], Proof]]]] = {
-    "torch": _torch,
-    "flax": _flax,
-    "keras": _keras,
-    "onnx": _onnx,
-}
+    if layout == "keras":
+        return keras_bytes(need("h5py", "keras", out), weights), check
+    if layout == "onnx":
+        onnx = need("onnx", "onnx", out)
+        return onnx_bytes(onnx, weights, features), check
+    # "pt" is the value that other libraries write, and some need.
+    metadata = {"format": "pt" if layout == "torch" else "flax", "producer": "stream-lstm"}
+    metadata |= {"scaling": "not included"} | ({"features": features} if features else {})
+    tensors = torch_tensors(weights) if layout == "torch" else flax_tensors(weights)
+    return safetensors.numpy.save(tensors, metadata=metadata), check

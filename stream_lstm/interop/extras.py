@@ -1,4 +1,4 @@
-"""Packages that only some files need, and what to install where they are missing."""
+"""Optional packages, and how to install them."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ from ..errors import UsageError
 
 
 def need(package: str, extra: str, path: Path) -> Any:
-    """Return an imported package; UsageError with the line that installs it where it is not."""
+    """Return the imported package that a file needs; see `need_for`."""
     return need_for(f"{path}: a {path.suffix} file", package, extra)
 
 
 def need_for(what: str, package: str, extra: str) -> Any:
-    """Return a package that `what` needs; UsageError with its install line where it is not."""
-    found = installed(package)
-    if found is None:
+    """Return the imported package that `what` needs.
+
+    Raises UsageError with the command that installs it.
+    """
+    module = installed(package)
+    if module is None:
         raise UsageError(f"{what} needs the package {package}: pip install 'stream-lstm[{extra}]'")
-    return found
+    return module
 
 
 def installed(package: str) -> Any | None:

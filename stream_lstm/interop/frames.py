@@ -1,9 +1,9 @@
-"""A table of Arrow or pandas through the same session as a live feed, and a table back."""
+"""Replay of an Arrow or pandas table, through the same session as a live feed."""
 
 from __future__ import annotations
 
 import re
-import time as clocks
+import time as clock
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -31,15 +31,15 @@ from ..store.output import table_of
 STREAM = "series"
 
 _UNNAMED = re.compile(r"__index_level_\d+__")
-"""What Arrow calls an index of pandas that has no name."""
+"""Arrow's name for a pandas index without a name."""
 
 
 class Replayed(msgspec.Struct):
-    """What came of a replay.
+    """The results of a replay.
 
     table: an Arrow table with a row for each prediction and the columns of `replay --out`; its
-    `to_pandas()` is a DataFrame. summary: what `replay --json` prints of it. skipped: rows that
-    were refused.
+    `to_pandas()` is a DataFrame. summary: the record of `replay --json`. skipped: the number of
+    rejected rows.
     """
 
     table: pa.Table
@@ -62,18 +62,18 @@ def replay_frame(
     """Run the rows of a table, in their order, through a session, and return the results.
 
     frame: an Arrow table or record batch, a DataFrame of pandas or Polars, a mapping of names to
-    arrays, or whatever else `pyarrow.table` takes. features: expressions over its columns, the
-    first being the target. time: its column of times, if there is one, or the name of its index in
-    pandas; an index without a name is not looked at. time_unit: of numbers in it. stream: the name
-    of the stream. skip_bad: pass over rows with a cell that is empty or not finite. weights,
-    scaler: to start from, as in `Predictor`. settings: any key of the configuration's
-    tables stream, model, scaling, learning and scoring. Warns (InputWarning) of rows that are old,
-    unless `on_old_time` is `take` or `refuse`, and of features of which the scaler leaves nothing.
+    arrays, or another argument of `pyarrow.table`. features: expressions over its columns, the
+    first being the target. time: its column of times, or the name of its index in pandas; an index
+    without a name is ignored. time_unit: of numbers in it. stream: the name of the stream.
+    skip_bad: skip rows with a cell that is empty or not finite. weights, scaler: the initial ones,
+    as in `Predictor`. settings: any key of the configuration's tables stream, model, scaling,
+    learning and scoring. Warns (InputWarning) about rows that are old, unless `on_old_time` is
+    `take` or `refuse`, and about features that the scaler clips.
 
     The predictions are those of `stream-lstm replay` of the same rows, to the last bit, and the
-    digest is the same for a `stream` that is called like the file without its suffix. Raises
-    ConfigurationError for a setting, a feature or a column that cannot be, and DataError for what
-    is no table, and for the first bad row.
+    digest is the same if `stream` is the name of the file without its suffix. Raises
+    ConfigurationError for an invalid setting, feature or column, and DataError for an invalid
+    table and for the first bad row.
     """
     table = _table(frame)
     named = [features] if isinstance(features, str) else list(features)
@@ -82,10 +82,11 @@ def replay_frame(
     config = build({"features": named, **settings})
     if config.stream.on_old_time == "warn":
         _warn_of_order(t_ns, values)
-    predictions, scores, refused = Gathered(Prediction), Gathered(Score), list[Refusal]()
+    predictions, scores, skipped = Gathered(Prediction), Gathered(Score), 0
     digest, done = Digest(), 0
 
     def take(outcome: Outcome) -> None:
+        nonlocal skipped
         predictions.extend(outcome.predictions)
         scores.extend(outcome.scores)
         digest.add_batch(outcome.predictions)
@@ -94,28 +95,28 @@ def replay_frame(
                 continue
             if not skip_bad:
                 row = f"row {done + event.index} (counted from 0)"
-                raise DataError(f"{row}: {event.reason}; skip_bad=True passes over it")
-            refused.append(event)
+                raise DataError(f"{row}: {event.reason}; skip_bad=True skips it")
+            skipped += 1
 
     def piece_done(rows: ReplayRows) -> None:
         nonlocal done
         done += len(rows.t_ns)
         lines.extend(clipped.look(session.table))
 
-    started = clocks.perf_counter()
+    started = clock.perf_counter()
     clipped, lines = Clipped(config), list[str]()
     session = Session(config, columns, deliver=take, weights=weights, scaler=scaler)
-    compiled = clocks.perf_counter()
+    compiled = clock.perf_counter()
     Replay(session, stream, numbered=True, after=piece_done).run([ReplayRows(t_ns, values)])
     for line in lines:
         warnings.warn(line, InputWarning, stacklevel=2)
-    made, judged = predictions.join(), scores.join()
-    number = {n: k for k, n in enumerate(judged["n"].tolist())}
-    scored = np.array([number.get(n, -1) for n in made["n"].tolist()], np.int64)
-    out = table_of(made, judged, scored)
-    wall_s, compile_s = clocks.perf_counter() - compiled, compiled - started
+    predicted, scored = predictions.join(), scores.join()
+    number = {n: k for k, n in enumerate(scored["n"].tolist())}
+    rows = np.array([number.get(n, -1) for n in predicted["n"].tolist()], np.int64)
+    out = table_of(predicted, scored, rows)
+    wall_s, compile_s = clock.perf_counter() - compiled, compiled - started
     summary = summarize(session, digest, wall_s=wall_s, compile_s=compile_s)
-    return Replayed(out, summary, len(refused))
+    return Replayed(out, summary, skipped)
 
 
 def _warn_of_order(t_ns: npt.NDArray[np.int64], values: npt.NDArray[np.float64]) -> None:
@@ -131,12 +132,12 @@ def _table(frame: Any) -> pa.Table:
     except (pa.ArrowException, TypeError, ValueError) as error:
         kind = type(frame).__name__
         if hasattr(frame, "to_frame"):
-            why = "a series has no columns: give a frame, s.to_frame('x')"
+            why = "a series has no columns: pass a frame, s.to_frame('x')"
         elif isinstance(frame, np.ndarray | pa.Array | pa.ChunkedArray):
-            why = 'an array has no names: give {"x": array}, with one entry for each column'
+            why = 'an array has no names: pass {"x": array}, with one entry for each column'
         else:
             why = str(error)
-        raise DataError(f"no table can be made of {kind}: {why}") from None
+        raise DataError(f"cannot convert {kind} to a table: {why}") from None
     if not table.num_rows:
         raise DataError("the table has no rows")
     return table
@@ -145,7 +146,7 @@ def _table(frame: Any) -> pa.Table:
 def _column(table: pa.Table, name: str) -> pa.Array:
     if name not in table.column_names:
         known = [other for other in table.column_names if not _UNNAMED.fullmatch(other)]
-        raise DataError(f"there is no column {name!r} (there are {', '.join(known)})")
+        raise DataError(f"the table has no column {name!r}; its columns are {', '.join(known)}")
     return table.column(name).combine_chunks()
 
 
@@ -154,7 +155,7 @@ def _values(table: pa.Table, columns: Sequence[str]) -> npt.NDArray[np.float64]:
     for place, name in enumerate(columns):
         column = _column(table, name)
         if not is_numeric(column.type):
-            raise DataError(f"column {name!r} holds {column.type}, not numbers")
+            raise DataError(f"column {name!r} has type {column.type}, not numbers")
         out[:, place] = floats(column)
     return out
 

@@ -1,32 +1,25 @@
-"""A Keras model as a `SourceNetwork`, or the layer that our cell cannot compute, and why.
-
-LSTM layers with tanh and sigmoid, and one dense head, are taken over exactly. Layers that do
-nothing outside training are passed over. The old standard of Keras for the gates, the hard
-sigmoid, is two functions: clip(0.2 x + 0.5, 0, 1) until Keras 2 and relu6(x + 3) / 6 from Keras
-3; neither is a sigmoid, and which one is meant is said.
-
-The layers of a Keras model as one chain, in the order in which data pass through them.
-
-A `Sequential` model is a chain as it stands. A functional model is one where every layer is used
-once and has one input. Anything else has no place in this network, and the layer is named.
-
-What a file of Keras holds: the description of its layers, and their arrays.
+"""Files of Keras: models as a `SourceNetwork`, and our weights as a model.
 
 ```
 .keras        a zip of metadata.json (version), config.json (layers) and model.weights.h5, where
               layers/NAME/cell/vars/0, 1, 2 are kernel, recurrent kernel and bias of an LSTM, and
               layers/NAME/vars/0, 1 kernel and bias of a dense layer. NAME counts the layers of
-              a class (lstm, lstm_1, ...); newer files say the layer's own name beside it.
+              a class (lstm, lstm_1, ...); newer files also have the layer's own name.
 .h5, .hdf5    attributes model_config and keras_version, and model_weights/LAYER, whose attribute
               weight_names lists paths that end in kernel:0 (Keras 2) or kernel (Keras 3).
 ```
 
-Nothing is run, and no link is followed: only arrays and JSON are read, with limits.
+Reading executes nothing and follows no link: it reads arrays and JSON only, up to a limit.
 
-Our weights as a `.keras` file that Keras 3 loads: input, LSTM layers, one dense sigmoid.
+A model must be a chain of layers: a `Sequential` model, or a functional model in which each layer
+is used once and has one input. LSTM layers with tanh and sigmoid and one dense head convert
+exactly. Layers that do nothing outside training are skipped. An error names any other layer.
 
-The model takes windows of any length and starts each from a zero state, as mode `window` does.
-The layout is that of `keras_file`.
+The hard sigmoid, an old default of Keras for the gates, is two functions: clip(0.2 x + 0.5, 0, 1)
+until Keras 2, and relu6(x + 3) / 6 from Keras 3. Neither is a sigmoid; the error names the one.
+
+An exported `.keras` file, for Keras 3, takes windows of any length and starts each from a zero
+state, as mode `window` does.
 """
 
 from __future__ import annotations
@@ -37,7 +30,6 @@ import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeAlias
 
@@ -51,7 +43,7 @@ from .source import HeadActivation, SourceHead, SourceLayer, SourceNetwork, chec
 
 
 class Layer(NamedTuple):
-    """A layer: its class, its name and its settings; `k` counts the layers of its class from 0."""
+    """A layer: its class, name and settings; `k` counts the layers of its class from 0."""
 
     kind: str
     name: str
@@ -63,17 +55,17 @@ class Layer(NamedTuple):
 
 
 def chain(path: Path, config: dict[str, Any]) -> list[Layer]:
-    """Return the layers of a model in order; DataError where they are no chain."""
+    """Return the layers of a model in order; DataError if they are not a chain."""
     kind, body = config.get("class_name"), config.get("config")
     entries = body.get("layers") if isinstance(body, dict) else body  # a list in Keras 2.0 to 2.2
     if kind not in ("Sequential", "Functional", "Model") or not isinstance(entries, list):
         raise DataError(
-            f"{path} holds a {kind}, which is not a Sequential or functional model of layers"
+            f"{path} has a {kind}, which is not a Sequential or functional model of layers"
         )
     layers: list[Layer] = []
     for entry in entries:
         name = str(entry["config"].get("name", entry.get("name", "")))
-        own = str(entry.get("registered_name"))  # "PACKAGE>CLASS" for a class of the user's
+        own = str(entry.get("registered_name"))  # "PACKAGE>CLASS" for a user's class
         layer_kind = own if ">" in own else str(entry["class_name"])
         k = sum(layer.kind == layer_kind for layer in layers)
         layers.append(Layer(layer_kind, name, entry["config"], k))
@@ -81,7 +73,7 @@ def chain(path: Path, config: dict[str, Any]) -> list[Layer]:
         return layers
     outputs = body.get("output_layers", []) if isinstance(body, dict) else []
     if sum(1 for _ in _histories(outputs)) > 1:
-        raise DataError(f"{path}: the model has several outputs; only one can be taken over")
+        raise DataError(f"{path}: the model has several outputs; one is supported")
     sources = {
         str(entry.get("name", layer.name)): _source(path, layer, entry)
         for layer, entry in zip(layers, entries, strict=True)
@@ -97,14 +89,14 @@ def _source(path: Path, layer: Layer, entry: dict[str, Any]) -> str | None:
         return None
     if len(nodes) != 1 or len(names) != 1:
         raise DataError(
-            f"{path}: the {layer} takes {len(names)} inputs in {len(nodes)} places; only a plain "
-            "chain of layers can be taken over"
+            f"{path}: the {layer} takes {len(names)} inputs in {len(nodes)} places; only a chain "
+            "of layers is supported"
         )
     return names[0]
 
 
 def _histories(value: Any) -> Iterator[str]:
-    """Yield the names of layers that a record of inputs refers to, in the forms of Keras 2, 3."""
+    """Yield the names of layers in a record of inputs, in the forms of Keras 2 and 3."""
     if isinstance(value, dict):
         if "keras_history" in value:
             yield str(value["keras_history"][0])
@@ -127,7 +119,7 @@ def _ordered(path: Path, layers: dict[str, Layer], sources: dict[str, str | None
         order.append(layers[name])
         name = followers.get(name)
     if len(order) != len(layers) or len(followers) != len(layers):
-        raise DataError(f"{path}: its layers branch; only a plain chain can be taken over")
+        raise DataError(f"{path}: its layers branch; only a chain of layers is supported")
     return order
 
 
@@ -135,17 +127,17 @@ HDF5_SUFFIXES = (".h5", ".hdf5")
 SUFFIXES = (".keras", *HDF5_SUFFIXES)
 
 MAX_TEXT = 64 * 1024 * 1024
-"""Bytes of a description: real ones have kilobytes, and a zip may unpack to anything."""
+"""Bytes of a description: a real one has kilobytes, but a zip may unpack to any size."""
 
 MAX_BYTES = 2 * 1024**3
-"""Bytes of all arrays together, far above the largest network that can be configured."""
+"""Bytes of all arrays together, far above those of the largest supported network."""
 
 Arrays: TypeAlias = dict[str, np.ndarray]
 Lookup: TypeAlias = Callable[[str, str, int], Arrays]
 
 
 class KerasFile(NamedTuple):
-    """`arrays(class name, layer name, k)` gives the arrays by name of the k-th of its class."""
+    """`arrays(class, layer name, k)` gives the arrays of the k-th layer of a class by name."""
 
     path: Path
     version: str
@@ -154,10 +146,10 @@ class KerasFile(NamedTuple):
 
 
 def read_keras(path: Path) -> KerasFile:
-    """Return what a file holds.
+    """Return the content of a file.
 
-    Raises InputMissingError and OutputError where it cannot be read, UsageError where h5py is
-    missing, and DataError where it is damaged or holds weights without their layers.
+    Raises InputMissingError and OutputError if it cannot be read, UsageError if h5py is missing,
+    and DataError if it is damaged or has weights without layers.
     """
     h5py = need("h5py", "keras", path)
     check_plain(path, directories=False)
@@ -169,12 +161,10 @@ def read_keras(path: Path) -> KerasFile:
         raise InputMissingError(f"no such model: {path}") from None
     except (IsADirectoryError, PermissionError) as error:
         raise OutputError(f"cannot read {path}: {error.strerror}") from None
-    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-        raise DataError(f"{path} is damaged or no file of Keras: {error}") from None
-    except (zlib.error, EOFError) as error:
-        raise DataError(f"{path} is damaged: {error}") from None
-    except (KeyError, ValueError, TypeError, RecursionError) as error:
-        raise DataError(f"{path} is no whole file of Keras: {error}") from None
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        raise DataError(f"{path} is damaged or not a Keras file: {error}") from None
+    except (KeyError, ValueError, TypeError) as error:
+        raise DataError(f"incomplete Keras file {path}: {error}") from None
 
 
 def _read_zip(h5py: Any, path: Path) -> KerasFile:
@@ -182,19 +172,17 @@ def _read_zip(h5py: Any, path: Path) -> KerasFile:
         names = archive.namelist()
         for wanted in ("config.json", "model.weights.h5"):
             if wanted not in names:
-                raise DataError(f"{path} is no whole .keras file: it holds no {wanted}")
+                raise DataError(f"incomplete Keras file {path}: it has no {wanted}")
         config = _json(path, _member(archive, "config.json", MAX_TEXT))
         about = _member(archive, "metadata.json", MAX_TEXT) if "metadata.json" in names else b"{}"
         weights = _member(archive, "model.weights.h5", MAX_BYTES)
-    with _hdf5(h5py, io.BytesIO(weights)) as file:
+    with h5py.File(io.BytesIO(weights), "r") as file:
         arrays, groups = _contents(h5py, path, file)
     version = str(_json(path, about).get("keras_version", "of unknown version"))
     return KerasFile(path, version, config, _counted(arrays, groups))
 
 
 def _member(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
-    if archive.getinfo(name).file_size > limit:
-        raise ValueError(f"{name} is larger than {limit} bytes")
     with archive.open(name) as file:
         data = file.read(limit + 1)
     if len(data) > limit:
@@ -205,33 +193,29 @@ def _member(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
 def _json(path: Path, text: bytes | str) -> dict[str, Any]:
     value = json.loads(text)
     if not isinstance(value, dict):
-        raise DataError(f"{path} is no whole file of Keras: its description is no JSON object")
+        raise DataError(f"incomplete Keras file {path}: its description is not a JSON object")
     return value
 
 
-@contextmanager
-def _hdf5(h5py: Any, file: Any) -> Iterator[Any]:
-    with h5py.File(file, "r") as opened:
-        yield opened
-
-
 def _contents(h5py: Any, path: Path, top: Any) -> tuple[Arrays, dict[str, dict[str, Any]]]:
-    """Return ({path: array}, {path of a group: attributes}) of what hard links lead to."""
+    """Return ({path: array}, {path of a group: attributes}), following hard links only."""
     arrays: Arrays = {}
     groups: dict[str, dict[str, Any]] = {}
     left = MAX_BYTES
 
-    def visit(name: str, found: Any) -> None:
+    def visit(name: str, node: Any) -> None:
         nonlocal left
-        if not isinstance(found, h5py.Dataset):
-            groups[name] = dict(found.attrs)
+        if not isinstance(node, h5py.Dataset):
+            groups[name] = dict(node.attrs)
             return
-        if found.dtype.kind not in "fiu":
-            return  # text and other objects are no weights
-        left -= found.size * found.dtype.itemsize
-        if left < 0 or found.external or found.is_virtual:
-            raise DataError(f"{path}: {name} holds more than {MAX_BYTES} bytes, or another file's")
-        arrays[name] = np.asarray(found[()])
+        if node.dtype.kind not in "fiu":
+            return  # text and other objects are not weights
+        left -= node.size * node.dtype.itemsize
+        if left < 0 or node.external or node.is_virtual:
+            raise DataError(
+                f"{path}: {name} has more than {MAX_BYTES} bytes, or is in another file"
+            )
+        arrays[name] = np.asarray(node[()])
 
     top.visititems(visit)
     return arrays, groups
@@ -261,12 +245,11 @@ def _counted(arrays: Arrays, groups: dict[str, dict[str, Any]]) -> Lookup:
 
 
 def _read_hdf5(h5py: Any, path: Path) -> KerasFile:
-    with _hdf5(h5py, path) as file:
+    with h5py.File(path, "r") as file:
         about = dict(file.attrs)
         if "model_config" not in about or "model_weights" not in file:
             raise DataError(
-                f"{path} does not say which layers its weights belong to; save the whole model "
-                "with model.save, not the weights alone"
+                f"{path} has weights without their layers; save the whole model with model.save"
             )
         config = _json(path, _text(about["model_config"]))
         arrays, groups = _contents(h5py, path, file["model_weights"])
@@ -296,26 +279,32 @@ NOTHING = (
 
 FULL_PRECISION = ("float32", "float64")
 
-WHY = {
-    "Bidirectional": "it reads the series backwards too, and a live series has no end to start at",
-    "GRU": "its cell is not an LSTM's",
-    "SimpleRNN": "its cell is not an LSTM's",
-    "RNN": "it may hold any cell; use LSTM",
-    "CuDNNLSTM": "it holds its weights in an order of its own; save the model with LSTM layers",
-    "ConvLSTM1D": "its cell is not a plain LSTM's",
-    "Masking": "a masked element leaves the state alone; leave such elements out of the series",
-    "BatchNormalization": "our network has no normalisation between its layers",
-    "LayerNormalization": "our network has no normalisation between its layers",
-    "Normalization": "our network does not centre; normalise the series itself",
+BACKWARDS = "it also reads the series backwards, and a live series has no end to start from"
+CELL = "its cell is not an LSTM's"
+NORMALISATION = "normalisation between layers is not supported"
+
+REASONS = {
+    "Bidirectional": BACKWARDS,
+    "GRU": CELL,
+    "SimpleRNN": CELL,
+    "RNN": "it may have any cell; use LSTM",
+    "CuDNNLSTM": "its weights are in another order; save the model with LSTM layers",
+    "ConvLSTM1D": CELL,
+    "Masking": "a masked element leaves the state unchanged; remove such elements from the series",
+    "BatchNormalization": NORMALISATION,
+    "LayerNormalization": NORMALISATION,
+    "Normalization": "inputs are not centred here; normalise the series itself",
 }
 
 
 def keras_network(file: KerasFile) -> SourceNetwork:
-    """Return the network of a file; DataError names the layer that has no place in it."""
+    """Return the network of a file; DataError names an unsupported layer."""
     try:
         return _network(file)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise DataError(f"{file.path} describes its layers in an unknown way: {error!r}") from None
+        raise DataError(
+            f"{file.path} has an unknown description of its layers: {error!r}"
+        ) from None
 
 
 def _network(file: KerasFile) -> SourceNetwork:
@@ -325,7 +314,7 @@ def _network(file: KerasFile) -> SourceNetwork:
     heads = working[len(recurrent) :]
     for layer in working:
         if layer.kind not in ("LSTM", "Dense", "TimeDistributed", "Activation"):
-            why = WHY.get(layer.kind, "our network is LSTM layers and one dense output")
+            why = REASONS.get(layer.kind, "the network must have LSTM layers and one dense output")
             _refuse(path, layer, why)
     if not recurrent or working[: len(recurrent)] != recurrent:
         _refuse(path, working[0] if working else None, "the first layer must be an LSTM")
@@ -335,20 +324,28 @@ def _network(file: KerasFile) -> SourceNetwork:
     batch, window = _input_shape(order)
     stateful = any(layer.config.get("stateful") for layer in recurrent)
     arrays = [file.arrays(layer.kind, layer.name, layer.k) for layer in recurrent]
-    dtypes = sorted({str(array.dtype) for held in arrays for array in held.values()})
-    notes = (*_notes(working, head), *_stateful_note(stateful, batch))
+    dtypes = sorted({str(array.dtype) for layer in arrays for array in layer.values()})
     exact = all(_policy(layer) in FULL_PRECISION for layer in working)
     origin = f"Keras {file.version} {file.config['class_name']}"
-    return SourceNetwork(origin, layers, head, window, stateful, tuple(dtypes), exact, notes)
+    return SourceNetwork(
+        origin,
+        layers,
+        head,
+        window,
+        stateful,
+        tuple(dtypes),
+        exact,
+        _notes(working, head, stateful, batch),
+    )
 
 
 def _refuse(path: Path, layer: Layer | None, why: str) -> NoReturn:
     subject = "the model" if layer is None else f"the {layer}"
-    raise DataError(f"{path}: {subject} cannot be taken over: {why}")
+    raise DataError(f"{path}: {subject} is not supported: {why}")
 
 
 def activation(layer: Layer, key: str) -> str:
-    """Return the name of an activation; a function of the user's own is "PACKAGE>NAME"."""
+    """Return the name of an activation; that of a user's function is "PACKAGE>NAME"."""
     value = layer.config[key]
     if isinstance(value, dict):
         own = value.get("registered_name") not in (None, "function", value.get("config"))
@@ -362,18 +359,18 @@ def _lstm(file: KerasFile, layer: Layer) -> SourceLayer:
     path, config = file.path, layer.config
     for key, wanted in (("activation", "tanh"), ("recurrent_activation", "sigmoid")):
         if key not in config:
-            _refuse(path, layer, f"it does not say its {key}, as files of Keras 1 do not")
+            _refuse(path, layer, f"it has no {key}, like files of Keras 1")
         if (found := activation(layer, key)) != wanted:
             _refuse(path, layer, f"its {key} is {_meaning(found, file.version)}, not {wanted}")
     for key in ("go_backwards", "return_state", "time_major"):
         if config.get(key):
-            _refuse(path, layer, f"{key} is set, and there is no such thing on a live series")
+            _refuse(path, layer, f"{key} is not possible on a live series")
     _check_policy(path, layer)
     units, bias = int(config["units"]), bool(config["use_bias"])
-    held = file.arrays("LSTM", layer.name, layer.k)
-    kernel = _array(path, layer, held, "kernel", (None, 4 * units))
-    recurrent = _array(path, layer, held, "recurrent_kernel", (units, 4 * units))
-    biases = (_array(path, layer, held, "bias", (4 * units,)),) if bias else ()
+    arrays = file.arrays("LSTM", layer.name, layer.k)
+    kernel = _array(path, layer, arrays, "kernel", (None, 4 * units))
+    recurrent = _array(path, layer, arrays, "recurrent_kernel", (units, 4 * units))
+    biases = (_array(path, layer, arrays, "bias", (4 * units,)),) if bias else ()
     return SourceLayer(layer.name, kernel, recurrent, biases)
 
 
@@ -382,7 +379,7 @@ def _meaning(name: str, version: str) -> str:
         return name
     major = re.match(r"\d+", version)
     if major is None:
-        return "hard_sigmoid (of a Keras that the file does not name)"
+        return "hard_sigmoid (of an unknown version of Keras)"
     new = int(major[0]) >= 3
     formula = "relu6(x + 3) / 6" if new else "clip(0.2 x + 0.5, 0, 1)"
     return f"hard_sigmoid, in Keras {major[0]} {formula}"
@@ -404,43 +401,41 @@ def _policy(layer: Layer) -> str:
 def _head(file: KerasFile, layers: list[Layer]) -> SourceHead:
     path = file.path
     if not layers:
-        raise DataError(
-            f"{path}: after its LSTM layers comes no dense layer that makes one output"
-        )
-    dense, shape = layers[0], file.arrays("Dense", layers[0].name, layers[0].k)
+        raise DataError(f"{path}: a dense layer with one output must follow the LSTM layers")
+    dense, arrays = layers[0], file.arrays("Dense", layers[0].name, layers[0].k)
     if dense.kind == "TimeDistributed":
-        _refuse(path, dense, "save the model with a plain Dense layer, which does the same")
+        _refuse(path, dense, "save the model with a Dense layer, which computes the same")
     if dense.kind != "Dense":
-        _refuse(path, dense, "a dense layer must come after the LSTM layers")
+        _refuse(path, dense, "a dense layer must follow the LSTM layers")
     kinds = [activation(layer, "activation") for layer in layers]
     for layer in layers[1:]:
         if layer.kind != "Activation" or kinds[0] != "linear" or len(layers) > 2:
-            _refuse(path, layer, "only one dense layer can come after the LSTM layers")
+            _refuse(path, layer, "only one dense layer can follow the LSTM layers")
     units, last = int(dense.config["units"]), kinds[-1]
     allowed = {1: ("linear", "sigmoid"), 2: ("softmax",)}.get(units, ())
     if last not in allowed:
         _refuse(
             path,
             dense,
-            f"it has {units} unit{'s' * (units > 1)} and the activation {last}; the output is one "
-            "unit, linear or sigmoid, or two with a softmax",
+            f"it has {units} unit{'s' * (units > 1)} and the activation {last}; the output must "
+            "be one unit, linear or sigmoid, or two with a softmax",
         )
     _check_policy(path, dense)
-    kernel = _array(path, dense, shape, "kernel", (None, units))
+    kernel = _array(path, dense, arrays, "kernel", (None, units))
     zero = np.zeros(units)
-    bias = _array(path, dense, shape, "bias", (units,)) if dense.config["use_bias"] else zero
+    bias = _array(path, dense, arrays, "bias", (units,)) if dense.config["use_bias"] else zero
     kind: HeadActivation = last  # type: ignore[assignment]
     return SourceHead(dense.name, kernel, bias, kind)
 
 
 def _array(
-    path: Path, layer: Layer, found: dict[str, Any], name: str, shape: tuple[int | None, ...]
+    path: Path, layer: Layer, arrays: Arrays, name: str, shape: tuple[int | None, ...]
 ) -> Float64s:
-    if name not in found:
+    if name not in arrays:
         raise DataError(f"{path}: the {name} of the {layer} is missing")
-    array = np.asarray(found[name], np.float64)
+    array = np.asarray(arrays[name], np.float64)
     fits = len(array.shape) == len(shape) and all(
-        want in (None, have) for want, have in zip(shape, array.shape, strict=False)
+        size in (None, own) for size, own in zip(shape, array.shape, strict=True)
     )
     if not fits or not array.size:
         wanted = tuple("any" if size is None else size for size in shape)
@@ -451,7 +446,7 @@ def _array(
 
 
 def _input_shape(order: list[Layer]) -> tuple[int | None, int | None]:
-    """Return (batch, elements) of the input, None where they are free."""
+    """Return (batch, elements) of the input; None is any number."""
     for layer in order[:2]:
         for key in ("batch_shape", "batch_input_shape"):
             if isinstance(shape := layer.config.get(key), list) and len(shape) == 3:
@@ -459,57 +454,68 @@ def _input_shape(order: list[Layer]) -> tuple[int | None, int | None]:
     return None, None
 
 
-def _notes(working: list[Layer], head: SourceHead) -> list[str]:
+def _notes(
+    working: list[Layer], head: SourceHead, stateful: bool, batch: int | None
+) -> tuple[str, ...]:
     notes = []
     if head.activation == "linear":
         notes.append(
-            f"the output of {head.name!r} has no activation: it is taken as the logit of a "
+            f"the output of {head.name!r} has no activation: it is used as the logit of a "
             "positive next element"
         )
     if head.activation == "softmax":
-        notes.append(f"of the two outputs of {head.name!r}, the second is taken as positive")
-    low = {layer.name: _policy(layer) for layer in working}
-    if mixed := {name: policy for name, policy in low.items() if policy not in FULL_PRECISION}:
-        name, policy = next(iter(mixed.items()))
-        notes.append(f"the layer {name!r} was computed in {policy}; here it is in float32")
-    return notes
-
-
-def _stateful_note(stateful: bool, batch: int | None) -> list[str]:
-    if not stateful:
-        return []
-    size = f" over a batch of {batch}" if batch else ""
-    return [f"the model is stateful{size}: mode carry keeps its state as it did"]
+        notes.append(f"the second output of {head.name!r} is used as positive")
+    for layer in working:
+        if (policy := _policy(layer)) not in FULL_PRECISION:
+            notes.append(f"the layer {layer.name!r} was computed in {policy}; now in float32")
+            break
+    if stateful:
+        size = f" over a batch of {batch}" if batch else ""
+        notes.append(f"the model is stateful{size}: mode carry keeps its state too")
+    return tuple(notes)
 
 
 VERSION = "3.0.0"
 """The first version that reads this layout."""
 
 EPOCH = (1980, 1, 1, 0, 0, 0)
-"""The same weights give the same bytes, whatever the hour."""
+"""A fixed time, so that the same weights give the same bytes."""
 
 
 def keras_bytes(h5py: Any, weights: Mapping[str, Mapping[str, Any]]) -> bytes:
     """Return the file."""
     network = unpack(weights, "")
-    last = len(network.layers) - 1
-    layers = [_input(network.features)]
-    layers += [_lstm_config(k, layer, every=k < last) for k, layer in enumerate(network.layers)]
-    layers.append(_entry("Dense", name="head", units=1, activation="sigmoid", use_bias=True))
     shape = [None, None, network.features]
-    config = _entry("Sequential", name="stream_lstm", layers=layers, build_input_shape=shape)
+    layers = [_entry("InputLayer", name="elements", batch_shape=shape, dtype="float32")]
     arrays: dict[str, Any] = {
         "layers/dense/vars/0": network.head.kernel,
         "layers/dense/vars/1": network.head.bias,
     }
     for k, layer in enumerate(network.layers):
+        layers.append(
+            _entry(
+                "LSTM",
+                name=f"layer_{k}",
+                units=layer.units,
+                activation="tanh",
+                recurrent_activation="sigmoid",
+                use_bias=True,
+                return_sequences=k < len(network.layers) - 1,
+            )
+        )
         home = "layers/lstm" + (f"_{k}" if k else "") + "/cell/vars"
         parts = layer.kernel, layer.recurrent, layer.biases[0]
         arrays |= {f"{home}/{n}": part for n, part in enumerate(parts)}
+    layers.append(_entry("Dense", name="head", units=1, activation="sigmoid", use_bias=True))
+    config = _entry("Sequential", name="stream_lstm", layers=layers, build_input_shape=shape)
+    hdf5 = io.BytesIO()
+    with h5py.File(hdf5, "w") as file:
+        for name, array in arrays.items():
+            file.create_dataset(name, data=np.asarray(array, np.float32))
     members = {
         "metadata.json": json.dumps({"keras_version": VERSION}).encode(),
         "config.json": json.dumps(config | {"module": "keras"}).encode(),
-        "model.weights.h5": _hdf5_bytes(h5py, arrays),
+        "model.weights.h5": hdf5.getvalue(),
     }
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
@@ -525,28 +531,3 @@ def _entry(kind: str, **config: Any) -> dict[str, Any]:
         "config": config,
         "registered_name": None,
     }
-
-
-def _input(features: int) -> dict[str, Any]:
-    shape = [None, None, features]
-    return _entry("InputLayer", name="elements", batch_shape=shape, dtype="float32")
-
-
-def _lstm_config(k: int, layer: SourceLayer, *, every: bool) -> dict[str, Any]:
-    return _entry(
-        "LSTM",
-        name=f"layer_{k}",
-        units=layer.units,
-        activation="tanh",
-        recurrent_activation="sigmoid",
-        use_bias=True,
-        return_sequences=every,
-    )
-
-
-def _hdf5_bytes(h5py: Any, arrays: Mapping[str, Any]) -> bytes:
-    out = io.BytesIO()
-    with h5py.File(out, "w") as file:
-        for name, array in arrays.items():
-            file.create_dataset(name, data=np.asarray(array, np.float32))
-    return out.getvalue()

@@ -4,8 +4,8 @@
 x (1, F), h (L, 1, H), c (L, 1, H)  ->  logit (1, 1), p (1, 1), h_out (L, 1, H), c_out (L, 1, H)
 ```
 
-Only plain operators are used (Gemm, Split, Sigmoid, Tanh, ...), of operator set 13, which every
-runtime of the last years has. The scaler is not in the graph: x is what the network sees.
+The graph has plain operators only (Gemm, Split, Sigmoid, Tanh, ...) of operator set 13, which
+every recent runtime supports. The scaler is not in the graph: x is the scaled input.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ OPSET = 13
 IR_VERSION = 8
 
 ABOUT = (
-    "One step of an LSTM carried along a series: feed h_out and c_out back as h and c, zeros at "
-    "the start. x is what the network sees: scaling is not in the graph."
+    "One step of an LSTM that is carried along a series: feed h_out and c_out back as h and c, "
+    "zeros at the start. x is the scaled input: scaling is not in the graph."
 )
 
 
 def onnx_bytes(onnx: Any, weights: Mapping[str, Mapping[str, Any]], features: str) -> bytes:
-    """Return the file; `features` is the JSON list of what x is made of, "" where not known."""
+    """Return the file; `features` is the JSON list of the features in x, "" if unknown."""
     network = unpack(weights, "")
     builder = _Builder(onnx)
     x, hs, cs = "x", [], []
@@ -48,8 +48,6 @@ def onnx_bytes(onnx: Any, weights: Mapping[str, Mapping[str, Any]], features: st
 
 
 class _Builder:
-    """Collects the nodes and constants of a graph."""
-
     def __init__(self, onnx: Any) -> None:
         self._onnx = onnx
         self._nodes: list[Any] = []
@@ -60,12 +58,9 @@ class _Builder:
         self._constants[name] = self._onnx.numpy_helper.from_array(array, name)
         return name
 
-    def node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        self.nodes(kind, inputs, [output], **attributes)
-        return output
-
-    def nodes(self, kind: str, inputs: list[str], outputs: list[str], **attributes: Any) -> None:
+    def node(self, kind: str, inputs: list[str], *outputs: str, **attributes: Any) -> str:
         self._nodes.append(self._onnx.helper.make_node(kind, inputs, outputs, **attributes))
+        return outputs[0]
 
     def layer(self, k: int, layer: SourceLayer, x: str) -> tuple[str, str]:
         """Add a layer; return the names of its h' and c', each (1, H)."""
@@ -78,14 +73,14 @@ class _Builder:
         c = self.node("Gather", ["c", index], f"{at}.c", axis=0)
         joined = self.node("Concat", [x, h], f"{at}.input", axis=1)
         z = self.node("Gemm", [joined, kernel, bias], f"{at}.z")
-        self.nodes("Split", [z], [f"{at}.z_{gate}" for gate in "ifgo"], axis=1)
+        self.node("Split", [z], *(f"{at}.z_{gate}" for gate in "ifgo"), axis=1)
         i, f, g, o = (
             self.node("Tanh" if gate == "g" else "Sigmoid", [f"{at}.z_{gate}"], f"{at}.{gate}")
             for gate in "ifgo"
         )
-        kept = self.node("Mul", [f, c], f"{at}.kept")
+        old = self.node("Mul", [f, c], f"{at}.old")
         new = self.node("Mul", [i, g], f"{at}.new")
-        c = self.node("Add", [kept, new], f"{at}.c_next")
+        c = self.node("Add", [old, new], f"{at}.c_next")
         squashed = self.node("Tanh", [c], f"{at}.squashed")
         return self.node("Mul", [o, squashed], f"{at}.h_next"), c
 
@@ -114,7 +109,7 @@ class _Builder:
 
 
 def onnx_logits(onnx: Any, data: bytes, xs: Any) -> tuple[str, Float64s]:
-    """Return (what ran it, logits (B, T)) of a file of `onnx_bytes` over inputs xs (B, T, F)."""
+    """Return (name of the runtime, logits (B, T)) of such a file over inputs xs (B, T, F)."""
     model = onnx.load_from_string(data)
     runtime = installed("onnxruntime")
     if runtime is not None:

@@ -1,22 +1,19 @@
-"""A trained network as another framework wrote it, and its own arithmetic in float64.
+"""A trained network between two frameworks, and its own arithmetic in float64.
 
-Keras, PyTorch and Flax order the gates alike (i, f, g, o; Keras calls g "c"), and differ in how
-they hold them: a layer here has separate kernels (I, 4H) for the input and (H, 4H) for the state,
-and one bias (Keras) or two (PyTorch), or none. `logits` computes with these arrays as they are,
-and so is what a conversion is compared with where the framework itself is not installed.
+Keras, PyTorch and Flax order the gates alike (i, f, g, o; Keras calls g "c"). A `SourceLayer` has
+separate kernels (I, 4H) for the input and (H, 4H) for the state, and one bias (Keras), two
+(PyTorch), or none. `SourceNetwork.logits` computes with these arrays; a conversion is compared
+with it, also where the framework is not installed.
 
-From separate arrays to our packed kernels and back.
+`pack` makes our packed kernels. Layers of unequal size are padded with idle units: their columns
+are zero, so g = tanh(0) = 0, c stays 0 and h = 0, and the rows that read them are zero too. That
+is exact. Two biases are added, and two scores subtracted, in float64 before one rounding to
+float32.
 
-Layers of unequal size are padded with units that do nothing: their columns are zero, so g =
-tanh(0) = 0, c stays 0 and h = 0, and the rows that read them are zero too. That is exact. Two
-biases are added up, and two scores subtracted, in float64 before the one rounding to float32.
+The cell of Flax has a dense layer for each gate: `ii`, `if`, `ig`, `io` over the input, without
+bias, and `hi`, `hf`, `hg`, `ho` over the state, with one. Its carry is (c, h); ours is (h, c).
 
-Our packed kernel as the parameters of `flax.linen.OptimizedLSTMCell`, and back.
-
-That cell holds a dense layer for each gate: `ii`, `if`, `ig`, `io` over the input, without bias,
-and `hi`, `hf`, `hg`, `ho` over the state, with one. Its carry is (c, h); ours is (h, c).
-
-Our weights in the layouts of PyTorch and of Flax, as tensors with names.
+The exported tensors:
 
 ```
 torch   lstm.weight_ih_l{k} (4H, I)  lstm.weight_hh_l{k} (4H, H)  gates i, f, g, o
@@ -41,13 +38,13 @@ import numpy.typing as npt
 from ..config import build
 from ..errors import ConfigurationError, DataError
 from ..schema import MAX_LAYERS
-from ..typing import Float64s
+from ..typing import Float32s, Float64s
 
 HeadActivation: TypeAlias = Literal["linear", "sigmoid", "softmax"]
 
 
 class SourceLayer(NamedTuple):
-    """One LSTM layer: `kernel` (I, 4H), `recurrent` (H, 4H), `biases` none or more of (4H,)."""
+    """One LSTM layer: `kernel` (I, 4H), `recurrent` (H, 4H), any number of `biases` (4H,)."""
 
     name: str
     kernel: Float64s
@@ -61,10 +58,10 @@ class SourceLayer(NamedTuple):
 
 
 class SourceHead(NamedTuple):
-    """The layer that makes the output: `kernel` (H, 1) or (H, 2), `bias` (1,) or (2,).
+    """The output layer: `kernel` (H, 1) or (H, 2), `bias` (1,) or (2,).
 
-    Two outputs are the scores of "not positive" and "positive", in this order, of which a softmax
-    is taken; one is a logit, with or without the sigmoid that makes a probability of it.
+    One output is a logit, or a probability after a sigmoid. Two are the scores of "not positive"
+    and "positive", in this order, before a softmax.
     """
 
     name: str
@@ -76,9 +73,9 @@ class SourceHead(NamedTuple):
 class SourceNetwork(NamedTuple):
     """A whole network.
 
-    origin: what wrote it, such as "Keras 3.15.1 Sequential". window: elements of its input, None
-    where it takes any number. stateful: whether its state outlives a call. dtypes: of the stored
-    numbers. exact: whether it computed in float32 or better. notes: what the user must know.
+    origin: its framework, such as "Keras 3.15.1 Sequential". window: elements of its input, None
+    for any number. stateful: whether it keeps its state between calls. dtypes: of the stored
+    numbers. exact: whether it computes in float32 or better. notes: for the user.
     """
 
     origin: str
@@ -105,19 +102,19 @@ class SourceNetwork(NamedTuple):
 
 
 def check_sizes(path: Any, layers: tuple[SourceLayer, ...], head: SourceHead) -> None:
-    """Raise DataError where a layer does not take what the one before it gives."""
+    """Raise DataError if a layer does not fit the one before it."""
     following: list[SourceLayer | SourceHead] = [*layers[1:], head]
     for below, above in zip(layers, following, strict=True):
         if len(above.kernel) != below.units:
             raise DataError(
-                f"{path}: {above.name!r} takes {len(above.kernel)} inputs, and {below.name!r} "
+                f"{path}: {above.name!r} takes {len(above.kernel)} inputs, but {below.name!r} "
                 f"before it has {below.units} units"
             )
 
 
 def sigmoid(z: Float64s) -> Float64s:
     """Return 1 / (1 + exp(-z)) without overflow."""
-    with np.errstate(invalid="ignore"):  # what is not a number stays that
+    with np.errstate(invalid="ignore"):  # NaN stays NaN
         return np.exp(-np.logaddexp(0.0, -z))
 
 
@@ -135,20 +132,19 @@ def _layer(layer: SourceLayer, xs: Float64s) -> Float64s:
     return hs
 
 
-Kernels: TypeAlias = dict[str, dict[str, npt.NDArray[np.float32]]]
+Kernels: TypeAlias = dict[str, dict[str, Float32s]]
 
 
 def pack(source: SourceNetwork) -> Kernels:
     """Return {layer: {"kernel": float32 array}} in the form of `model.network`.
 
-    Raises DataError for a number that is not finite in float32, and for more layers or units than
-    can be configured.
+    Raises DataError for a number that is not finite in float32, and for too many layers or units.
     """
     hidden = max(layer.units for layer in source.layers)
     if len(source.layers) > MAX_LAYERS:
+        names = ", ".join(layer.name for layer in source.layers)
         raise DataError(
-            f"the model has {len(source.layers)} LSTM layers ({_names(source)}); this program "
-            f"runs {MAX_LAYERS} at most"
+            f"the model has {len(source.layers)} LSTM layers ({names}); the limit is {MAX_LAYERS}"
         )
     try:
         build({"hidden": hidden})
@@ -162,12 +158,8 @@ def pack(source: SourceNetwork) -> Kernels:
     return {name: {"kernel": _narrow(name, kernel)} for name, kernel in wide.items()}
 
 
-def _names(source: SourceNetwork) -> str:
-    return ", ".join(layer.name for layer in source.layers)
-
-
 def _pack_layer(layer: SourceLayer, hidden: int, *, padded: bool) -> Float64s:
-    """Return (I + H + 1, 4H); `padded` where the input is the output of a layer as wide."""
+    """Return (I + H + 1, 4H); `padded` if the input is the output of a padded layer."""
     units, inputs = layer.units, len(layer.kernel)
     rows = hidden if padded else inputs
     packed = np.zeros((rows + hidden + 1, 4, hidden))
@@ -185,11 +177,11 @@ def _pack_head(head: SourceHead, hidden: int) -> Float64s:
     return packed
 
 
-def _narrow(name: str, kernel: Float64s) -> npt.NDArray[np.float32]:
+def _narrow(name: str, kernel: Float64s) -> Float32s:
     with np.errstate(over="ignore"):
         single = kernel.astype(np.float32)
     if not np.isfinite(single).all():
-        raise DataError(f"the weights of {name} hold a number that is not finite in float32")
+        raise DataError(f"the weights of {name} have a number that is not finite in float32")
     return single
 
 
@@ -265,33 +257,26 @@ def flax_logits(tensors: Mapping[str, np.ndarray], xs: Any) -> Any:
     import jax
     import jax.numpy as jnp
 
-    layers = len({name.split(".")[0] for name in tensors}) - 1
-    hidden = len(tensors["head.kernel"])
-    cell = nn.OptimizedLSTMCell(hidden)
+    nested: dict[str, dict[str, Any]] = {}
+    for name, value in tensors.items():
+        *modules, part = name.split(".")
+        node = nested
+        for module in modules:
+            node = node.setdefault(module, {})
+        node[part] = value  # type: ignore[assignment]
+    head = nested.pop("head")
+    cell = nn.OptimizedLSTMCell(len(head["kernel"]))
+    zero = jnp.zeros((len(head["kernel"]),))
 
     def one(xs: Any) -> Any:
-        for k in range(layers):
-            params = _nested(tensors, f"layer_{k}.")
-            zero = jnp.zeros((hidden,)), jnp.zeros((hidden,))
-
-            def step(carry: Any, x: Any, params: Any = params) -> Any:
-                return cell.apply({"params": params}, carry, x)
-
-            xs = jax.lax.scan(step, zero, xs)[1]
-        head = {"kernel": tensors["head.kernel"], "bias": tensors["head.bias"]}
+        for k in range(len(nested)):
+            params = {"params": nested[f"layer_{k}"]}
+            step = lambda carry, x, params=params: cell.apply(params, carry, x)  # noqa: E731
+            xs = jax.lax.scan(step, (zero, zero), xs)[1]
         scores: Any = nn.Dense(1).apply({"params": head}, xs)
         return scores[:, 0]
 
     return np.asarray(jax.jit(lambda many: jax.lax.map(one, many))(xs), np.float64)
-
-
-def _nested(tensors: Mapping[str, np.ndarray], prefix: str) -> dict[str, dict[str, np.ndarray]]:
-    nested: dict[str, dict[str, np.ndarray]] = {}
-    for name, value in tensors.items():
-        if name.startswith(prefix):
-            gate, part = name.removeprefix(prefix).split(".")
-            nested.setdefault(gate, {})[part] = value
-    return nested
 
 
 def _single(tensors: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -2,18 +2,17 @@
 
 ```
 PREFIX.weight_ih_l{k} (4H, I)   PREFIX.weight_hh_l{k} (4H, H)   gates i, f, g, o
-PREFIX.bias_ih_l{k}, PREFIX.bias_hh_l{k} (4H,)                  both are added up
+PREFIX.bias_ih_l{k}, PREFIX.bias_hh_l{k} (4H,)                  both are added
 PREFIX.weight (1 or 2, H), PREFIX.bias (1 or 2,)                the linear layer
 ```
 
-`LSTMCell` has the same names without `_l{k}`. Any prefixes will do. Several modules follow each
-other only where their names differ in a number alone (`lstm1`, `lstm2`): a state_dict does not
-say in which order a program uses what it holds.
+`LSTMCell` has the same names without `_l{k}`. Any prefixes are accepted. A state_dict does not
+contain the order of its modules, so several modules must have names that differ only in a number
+(`lstm1`, `lstm2`).
 
-A `state_dict` from a file: safetensors, or PyTorch's own format read without running code.
-
-A .pt or .pth file is a pickle, which can hold a program. It is only read where PyTorch is
-installed, by its loader that builds tensors and plain containers and nothing else.
+A `.safetensors` file is read directly. A `.pt` or `.pth` file is a pickle, which can contain a
+program: it is read only by PyTorch's loader that builds tensors and plain containers and nothing
+else, if PyTorch is installed.
 """
 
 from __future__ import annotations
@@ -37,14 +36,14 @@ from .source import SourceHead, SourceLayer, SourceNetwork, check_sizes
 SUFFIXES = (".safetensors", ".pt", ".pth")
 
 NESTED = ("state_dict", "model_state_dict", "model")
-"""Keys under which training programs keep a state_dict among other things."""
+"""Keys of a state_dict in a larger checkpoint."""
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
     """Return {name: array} of a file.
 
-    Raises UsageError for our own weights and where PyTorch is needed and missing,
-    InputMissingError, OutputError, and DataError where it is damaged or holds more than tensors.
+    Raises UsageError for our own weights and if PyTorch is missing, InputMissingError,
+    OutputError, and DataError for a damaged file or one with more than tensors.
     """
     check_plain(path, directories=False)
     try:
@@ -63,42 +62,41 @@ def _safetensors(path: Path) -> dict[str, np.ndarray]:
         with safetensors.safe_open(path, framework="numpy") as file:
             if dict(file.metadata() or {}).get("format") == FORMAT:
                 raise UsageError(
-                    f"{path} holds weights of this program already: give it to --weights"
+                    f"{path} has weights of this program already: use it with --weights"
                 )
-            # bfloat16 has no NumPy type, which the library says with a TypeError.
+            # For bfloat16, which NumPy does not have, the library raises a TypeError.
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"{path} is damaged or no .safetensors file: {error}") from None
+        raise DataError(f"{path} is damaged or not a .safetensors file: {error}") from None
 
 
 def _torch(path: Path) -> dict[str, np.ndarray]:
     torch = installed("torch")
     if torch is None:
         raise UsageError(
-            f"{path}: a {path.suffix} file needs PyTorch, which is not installed here; where it "
-            "is, write safetensors.torch.save_file(model.state_dict(), 'model.safetensors'), and "
-            "import that"
+            f"{path}: a {path.suffix} file needs PyTorch, which is not installed. Where it is, "
+            "run safetensors.torch.save_file(model.state_dict(), 'm.safetensors'), and import that"
         )
     try:
-        held = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the loader's errors have no common type
-        # What the loader advises is to run the file's code, which is never passed on.
+        # The loader's own message advises to run the code in the file.
         raise DataError(
-            f"{path} is damaged, or holds more than tensors, which is not run here; save "
+            f"{path} is damaged, or has more than tensors, which is not executed here; save "
             f"model.state_dict() ({type(error).__name__})"
         ) from None
     for key in NESTED:
-        if isinstance(held, Mapping) and isinstance(held.get(key), Mapping):
-            held = held[key]
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
             break
-    if not isinstance(held, Mapping):
-        raise DataError(f"{path} holds a {type(held).__name__}, not a state_dict")
-    return {name: _array(path, name, tensor, torch) for name, tensor in held.items()}
+    if not isinstance(content, Mapping):
+        raise DataError(f"{path} has a {type(content).__name__} instead of a state_dict")
+    return {name: _array(path, name, tensor, torch) for name, tensor in content.items()}
 
 
 def _array(path: Path, name: Any, tensor: Any, torch: Any) -> np.ndarray:
     if not isinstance(name, str) or not isinstance(tensor, torch.Tensor) or tensor.is_complex():
-        raise DataError(f"{path}: {name!r} is no tensor of numbers; save model.state_dict()")
+        raise DataError(f"{path}: {name!r} is not a tensor of numbers; save model.state_dict()")
     exact = tensor.detach()
     small = not exact.is_floating_point() or exact.dtype in (torch.float32, torch.float64)
     return np.asarray((exact if small else exact.float()).numpy())
@@ -110,12 +108,14 @@ RECURRENT = re.compile(
 TAIL = re.compile(r"(?:_l(?P<layer>\d+))?(?P<reverse>_reverse)?")
 NUMBER = re.compile(r"\d+")
 
-ONE = "the output of {!r} is taken as the logit of a positive next element"
-TWO = "of the two outputs of {!r}, the second is taken as the score of a positive next element"
+NOTES = {
+    1: "the output of {!r} is used as the logit of a positive next element",
+    2: "the second output of {!r} is used as the score of a positive next element",
+}
 
 
 class _Place(NamedTuple):
-    """Where a tensor of a recurrent layer belongs; sorted, places are in the order of use."""
+    """The module and the layer of a tensor; sorted, places are in the order of use."""
 
     numbers: tuple[int, ...]
     layer: int
@@ -123,9 +123,9 @@ class _Place(NamedTuple):
 
 
 def torch_network(path: Any, tensors: Mapping[str, Any], origin: str) -> SourceNetwork:
-    """Return the network of a state_dict {name: array}; DataError names what has no place in it.
+    """Return the network of a state_dict {name: array}; DataError names an unsupported part.
 
-    `path` is for messages. `origin` says what wrote it.
+    path: for messages. origin: the framework of the file.
     """
     places: dict[_Place, dict[str, Float64s]] = {}
     others: dict[str, Float64s] = {}
@@ -134,17 +134,22 @@ def torch_network(path: Any, tensors: Mapping[str, Any], origin: str) -> SourceN
         match = RECURRENT.fullmatch(name)
         if match is None:
             others[name] = array
-            continue
-        place = _place(path, name, match)
-        places.setdefault(place, {})[f"{match['part']}_{match['kind']}"] = array
+        else:
+            parts = places.setdefault(_place(path, name, match), {})
+            parts[f"{match['part']}_{match['kind']}"] = array
     if not places:
         names = ", ".join(sorted(tensors)[:8]) or "none"
-        raise DataError(f"{path} holds no LSTM: its tensors are {names}")
-    _check_modules(path, places)
+        raise DataError(f"{path} has no LSTM: its tensors are {names}")
+    if len({NUMBER.sub("", place.module) for place in places}) > 1:
+        names = ", ".join(sorted({place.module for place in places}))
+        raise DataError(
+            f"{path} has the modules {names}, in an unknown order; give them names that differ "
+            "only in a number (lstm1, lstm2)"
+        )
     layers = tuple(_layer(path, place, places[place]) for place in sorted(places))
     head = _head(path, others)
     check_sizes(path, layers, head)
-    note = (TWO if len(head.bias) == 2 else ONE).format(head.name)
+    note = NOTES[len(head.bias)].format(head.name)
     dtypes = tuple(sorted({str(np.asarray(tensor).dtype) for tensor in tensors.values()}))
     return SourceNetwork(origin, layers, head, dtypes=dtypes, notes=(note,))
 
@@ -152,27 +157,19 @@ def torch_network(path: Any, tensors: Mapping[str, Any], origin: str) -> SourceN
 def _place(path: Any, name: str, match: re.Match[str]) -> _Place:
     tail = TAIL.fullmatch(match["tail"])
     if tail is None:
-        raise DataError(f"{path}: the tensor {name!r} is of no known layer")
+        raise DataError(f"{path}: the tensor {name!r} does not belong to a known layer")
     if tail["reverse"]:
         raise DataError(
-            f"{path}: {name!r} belongs to a bidirectional LSTM, which reads the series backwards "
-            "too; a live series has no end to start at"
+            f"{path}: {name!r} belongs to a bidirectional LSTM, which also reads the series "
+            "backwards; a live series has no end to start from"
         )
     if match["kind"] == "hr":
-        raise DataError(f"{path}: {name!r} belongs to an LSTM with proj_size, which is not ours")
+        raise DataError(
+            f"{path}: {name!r} belongs to an LSTM with proj_size, which is not supported"
+        )
     module = match["module"].removesuffix(".")
     numbers = tuple(int(number) for number in NUMBER.findall(module))
     return _Place(numbers, int(tail["layer"] or 0), module)
-
-
-def _check_modules(path: Any, places: Mapping[_Place, Any]) -> None:
-    stems = {NUMBER.sub("", place.module) for place in places}
-    if len(stems) > 1:
-        names = ", ".join(sorted({place.module for place in places}))
-        raise DataError(
-            f"{path} holds the modules {names}, and does not say in which order they are used; "
-            "name them alike with a number each (lstm1, lstm2)"
-        )
 
 
 def _layer(path: Any, place: _Place, parts: Mapping[str, Float64s]) -> SourceLayer:
@@ -196,7 +193,7 @@ def _layer(path: Any, place: _Place, parts: Mapping[str, Float64s]) -> SourceLay
 def _head(path: Any, tensors: Mapping[str, Float64s]) -> SourceHead:
     matrices = [name for name, array in tensors.items() if array.ndim == 2]
     if not matrices:
-        raise DataError(f"{path} holds no linear layer with one output after its LSTM")
+        raise DataError(f"{path} has no linear layer with one output after its LSTM")
     name = matrices[0]
     module = name.removesuffix("weight").removesuffix(".")
     bias = f"{module}.bias" if module else "bias"
@@ -204,12 +201,12 @@ def _head(path: Any, tensors: Mapping[str, Float64s]) -> SourceHead:
     if len(matrices) > 1 or rest or not name.endswith("weight"):
         odd = [other for other in (*matrices, *rest) if other != name][:1] or [name]
         raise DataError(
-            f"{path}: the tensor {odd[0]!r} belongs to a layer that is not ours: the network is "
-            "LSTM layers and one linear layer"
+            f"{path}: the tensor {odd[0]!r} belongs to an unsupported layer: the network must "
+            "have LSTM layers and one linear layer"
         )
     kernel = tensors[name]
     if len(kernel) not in (1, 2):
-        raise DataError(f"{path}: {name!r} has {len(kernel)} outputs; one, or two scores, can be")
+        raise DataError(f"{path}: {name!r} has {len(kernel)} outputs, not one or two")
     values = tensors.get(bias, np.zeros(len(kernel)))
     if values.shape != (len(kernel),):
         raise DataError(f"{path}: {bias!r} has the shape {values.shape}, not {(len(kernel),)}")

@@ -1,10 +1,10 @@
-"""The ticks of a WebSocket that sends JSON, which `stream-lstm bridge` publishes.
+"""Ticks from a WebSocket that sends JSON, for `stream-lstm bridge`.
 
-Each message is a JSON object, or an array of them, with a number for each column; `data.bid` is
-the field `bid` of the object `data`. What holds no tick is counted, told of, and passed over. A
-connection that is lost is made anew after a while; what was sent meanwhile is lost, and cannot
-show as a gap, since such feeds do not number what they send. The end is a connection that the
-server closes as done (code 1000).
+Each message is a JSON object, or an array of objects, with a number for each column; `data.bid` is
+the field `bid` of the object `data`. A message without a tick is counted, reported and skipped. A
+lost connection is opened again after a delay. The ticks sent meanwhile are lost, and do not show
+as a gap, since such feeds have no sequence numbers. The stream ends when the server closes the
+connection with code 1000.
 """
 
 from __future__ import annotations
@@ -26,47 +26,46 @@ from .extras import installed
 DEFAULT_STREAM = "websocket"
 
 DONE = 1000
-"""The code with which a server closes that has no more to send."""
+"""The close code of a server that has no more to send."""
 
 LEAVING = 1001
-"""The code of a client that goes away, which is no fault."""
+"""The close code of a client that leaves without an error."""
 
 GOODBYE_S = 1.0
-"""For the server to answer that."""
+"""Seconds for the server to answer a close."""
 
 HINT_S = 10.0
-"""Without any message after connecting, before it is said."""
+"""Seconds without any message after connecting, before a hint."""
 
 FAULTS = (msgspec.MsgspecError, ValueError, TypeError, ArithmeticError)
 
-SAY_S = 5.0
-"""Between two lines about messages that hold no tick."""
+REPORT_S = 5.0
+"""Seconds between two reports of messages without a tick."""
 
 REASONS = 5
-"""Different ones that are told of at once: answers to a subscription come first, and are no
-ticks."""
+"""Different reasons that are reported immediately: the first messages are answers to a
+subscription, and have no tick."""
 
 SHOWN = 12
-"""Fields of a message that are named where one is missing."""
+"""Fields of a message in the report of a missing one."""
 
 
 class WebSocketSource:
     """The ticks of a WebSocket that sends JSON; a `feed.bridge.Source`.
 
-    url: `ws://` or `wss://`. columns: names of the values of a tick. stream_field: the name whose
-    text is the stream, with "-" for each "/"; without one all ticks are of the stream
-    `websocket`. time_field: the name of the time, a number or ISO 8601; its unit follows from its
-    size. A name with dots leads into objects. subscribe: text to send. attempts: connections that
-    may fail before the first one succeeds; a feed that was there is waited for. delays_s: the
-    first wait between two, which doubles until a message comes, and the longest. silent_s: seconds
-    without a message after which a connection counts as lost; None waits for ever. say: takes
-    lines for people.
+    url: `ws://` or `wss://`. columns: names of the values of a tick; a name with dots leads into
+    objects. stream_field: the name of the field with the stream, with "-" for each "/"; without it
+    all ticks are of the stream `websocket`. time_field: the name of the field with the time, a
+    number, whose unit follows from its size, or ISO 8601. subscribe: text to send. attempts:
+    connections that may fail before the first one succeeds; later there is no limit. delays_s: the
+    first delay between two connections, which doubles until a message comes, and the longest.
+    silent_s: seconds without a message before a connection counts as lost; None for no limit. say:
+    receives lines for the user.
 
-    `ticks` counts those given, `refused` the objects that held none, `last_refusal` says why the
-    last did not, `connections` is how often it was connected, and `connected` whether it is now;
-    after a silence it is so from the first message on.
-    Raises UsageError where the package websockets is missing, and EndpointError from the iteration
-    when it could never be connected to.
+    `ticks` counts the ticks, `refused` the objects without one, for the reason `last_refusal`, and
+    `connections` the connections. `connected` tells whether there is one now; after a silence it
+    is true from the first message on. Raises UsageError if the package websockets is missing, and
+    the iteration raises EndpointError if it could never connect.
     """
 
     def __init__(
@@ -88,11 +87,11 @@ class WebSocketSource:
         self.last_refusal = ""
         self.connected = False
         self._say, self._clock = say, clock
-        self._say_at, self._unsaid = -float("inf"), 0
+        self._report_at, self._unreported = -float("inf"), 0
         self._reasons: set[str] = set()
         self._fields = stream_field, time_field
         self._subscribe, self._attempts, self._delays_s = subscribe, attempts, delays_s
-        self._silent_s, self._was_silent, self._heard = silent_s, False, False
+        self._silent_s, self._was_silent, self._any_message = silent_s, False, False
         self._client: Any = installed("websockets.asyncio.client")
         if self._client is None:
             raise UsageError(
@@ -100,7 +99,7 @@ class WebSocketSource:
             )
 
     async def __aiter__(self) -> AsyncIterator[SourceTick]:
-        """Give the ticks, of one connection after the other, until the server is done."""
+        """Yield the ticks of one connection after the other, until the server is done."""
         faults = installed("websockets.exceptions")
         assert faults is not None
         failed, delay_s = 0, self._delays_s[0]
@@ -110,7 +109,7 @@ class WebSocketSource:
                     self.connections += 1
                     self.connected = not self._was_silent
                     again = " again" if failed or self.connections > 1 else ""
-                    self._say(f"connected to {self.url}{again}")
+                    self._say(f"connected{again} to {self.url}")
                     if self._subscribe is not None:
                         await socket.send(self._subscribe)
                     while (message := await self._message(socket, faults)) is not None:
@@ -118,7 +117,7 @@ class WebSocketSource:
                         for tick in self._ticks(message):
                             self.ticks += 1
                             if self.ticks == 1:
-                                self._say(f"the first tick came, of the stream {tick.stream}")
+                                self._say(f"first tick, stream {tick.stream}")
                             yield tick
                     if socket.close_code == DONE:
                         return
@@ -131,134 +130,130 @@ class WebSocketSource:
                     raise EndpointError(
                         f"cannot connect to {self.url}: {error} ({failed} times in a row)"
                     ) from None
-                what = "the connection is lost" if lost else "cannot connect"
+                what = "connection lost" if lost else "cannot connect"
                 trouble = f"{what}: {self.url}: {error}"
             finally:
                 self.connected = False
-            self._say(f"{trouble}; trying again in {delay_s:g} s")
+            self._say(f"{trouble}; retry in {delay_s:g} s")
             await asyncio.sleep(delay_s)
             delay_s = min(2 * delay_s, self._delays_s[1])
 
     async def _message(self, socket: Any, faults: Any) -> str | bytes | None:
-        """Return the next message, None where the server has closed in order.
+        """Return the next message, None if the server has closed the connection properly.
 
-        Raises OSError where nothing comes for too long.
+        Raises OSError after a silence of `silent_s`.
         """
         try:
             async with asyncio.timeout(self._silent_s):
-                message = await self._awaited(socket)
+                message = await self._receive(socket)
         except faults.ConnectionClosedOK:
             return None
         except asyncio.CancelledError:
-            # left to the client's own end, the server would be told of an internal error
+            # The client would otherwise close with the code of an internal error.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(GOODBYE_S):
                     await socket.close(LEAVING)
             raise
         except TimeoutError:
             self._was_silent = True
-            self.connected = False  # closing takes a while too, of a peer that does not answer
-            raise OSError(f"nothing has come for {self._silent_s:g} s") from None
+            self.connected = False  # a close takes time too if the peer does not answer
+            raise OSError(f"no message for {self._silent_s:g} s") from None
         self._was_silent = False
         self.connected = True
         return message
 
-    async def _awaited(self, socket: Any) -> str | bytes:
-        """Return the next message; where the first does not come, say what there may be to do."""
-        while not self._heard:
+    async def _receive(self, socket: Any) -> str | bytes:
+        """Return the next message; if the first one does not come, give a hint."""
+        if not self._any_message:
             try:
                 async with asyncio.timeout(HINT_S):
-                    message: str | bytes = await socket.recv()
+                    first: str | bytes = await socket.recv()
+                self._any_message = True
+                return first
             except TimeoutError:
-                hint = "" if self._subscribe else ": does it want a text first (--subscribe)?"
-                self._say(f"nothing has come from {self.url} for {HINT_S:g} s{hint}")
-                break
-            self._heard = True
-            return message
-        later: str | bytes = await socket.recv()
-        return later
+                hint = "" if self._subscribe else "; the server may need a text (--subscribe)"
+                self._say(f"no message from {self.url} for {HINT_S:g} s{hint}")
+        message: str | bytes = await socket.recv()
+        self._any_message = True
+        return message
 
     def _ticks(self, message: str | bytes) -> list[SourceTick]:
-        """Return the ticks of a message; what is none is counted."""
         try:
-            found = msgspec.json.decode(message)
+            content = msgspec.json.decode(message)
         except FAULTS as error:
-            self._refuse(f"no JSON: {error}")
+            self._refuse(f"not JSON: {error}")
             return []
-        out = []
-        for one in found if isinstance(found, list) else [found]:
+        ticks = []
+        for value in content if isinstance(content, list) else [content]:
             try:
-                out.append(self._tick(one))
+                ticks.append(self._tick(value))
             except FAULTS as error:
                 self._refuse(str(error))
-        return out
+        return ticks
 
     def _refuse(self, reason: str) -> None:
-        """Count an object that holds no tick, and say why, unless that was said just now."""
+        """Count an object without a tick, and report the reason at a limited rate."""
         self.refused += 1
-        self._unsaid += 1
+        self._unreported += 1
         self.last_refusal = reason
         now, new = self._clock(), len(self._reasons) < REASONS and reason not in self._reasons
-        if new or now >= self._say_at:
+        if new or now >= self._report_at:
             self._reasons.add(reason)
-            more = f" ({self._unsaid:,} since the last such line)" if self._unsaid > 1 else ""
+            count = self._unreported
+            more = f" ({count:,} since the last report)" if count > 1 else ""
             self._say(f"refused a message of {self.url}: {reason}{more}")
-            self._say_at, self._unsaid = now + SAY_S, 0
+            self._report_at, self._unreported = now + REPORT_S, 0
 
-    def _tick(self, found: Any) -> SourceTick:
+    def _tick(self, content: Any) -> SourceTick:
         stream, time = self._fields
-        values = [_number(name, field(found, name)) for name in self.columns]
-        name = DEFAULT_STREAM if stream is None else _name(stream, field(found, stream))
+        values = [_number(name, field(content, name)) for name in self.columns]
+        name = DEFAULT_STREAM if stream is None else _stream(stream, field(content, stream))
         if time is None:
             return SourceTick(name, 0, values)
-        at = field(found, time)
+        at = field(content, time)
         try:
             return SourceTick(name, time_ns(at), values)
         except FAULTS as error:
             raise ValueError(f"field {time!r}: {error}") from None
 
 
-def field(found: Any, name: str) -> Any:
-    """Return the field of a message that `name` leads to, as it stands or by its dots.
+def field(content: Any, name: str) -> Any:
+    """Return the field with a name, or with a path of names and dots.
 
-    Raises ValueError saying what is there instead.
+    Raises ValueError with the fields of the message.
     """
-    if isinstance(found, dict) and name in found:
-        return found[name]
-    at = found
+    if isinstance(content, dict) and name in content:
+        return content[name]
+    at = content
     for part in name.split("."):
         if not isinstance(at, dict) or part not in at:
-            raise ValueError(f"no field {name!r}; it has {_fields(found) or 'none'}")
+            names = list(_leaves(content, ""))
+            shown = ", ".join(names[:SHOWN] + ["..."] * (len(names) > SHOWN)) or "none"
+            raise ValueError(f"no field {name!r}; its fields: {shown}")
         at = at[part]
     return at
 
 
-def _fields(found: Any) -> str:
-    """Return the names of a message's fields, of objects inside it with dots."""
-    names = list(_leaves(found, ""))
-    return ", ".join([*names[:SHOWN], *(["..."] if len(names) > SHOWN else [])])
-
-
-def _leaves(found: Any, prefix: str) -> Iterator[str]:
-    for key, value in found.items() if isinstance(found, dict) else ():
+def _leaves(content: Any, prefix: str) -> Iterator[str]:
+    for key, value in content.items() if isinstance(content, dict) else ():
         if isinstance(value, dict) and value:
             yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}"
 
 
-def _name(field: str, value: Any) -> str:
+def _stream(field: str, value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"field {field!r}: {value!r:.60} is not a text")
     try:
-        # pairs such as EUR/USD are what many feeds have, and what a topic cannot hold
+        # Many feeds have pairs such as EUR/USD; a topic cannot contain the slash.
         return check_name(value.replace("/", "-"))
     except FAULTS as error:
         raise ValueError(f"field {field!r}: {error}") from None
 
 
 def _number(name: str, value: Any) -> float:
-    """Return a number, or the text of one, as many feeds have it; not true or false."""
+    """Return a number, or the number in a text; not true or false."""
     try:
         if not isinstance(value, bool):
             return float(value)

@@ -12,8 +12,7 @@ from stream_lstm.interop.source import pack
 from stream_lstm.store.weights import load_weights, save_weights
 
 from ..interop.keras_files import dense, lstm, scores, sigmoid, write_keras
-from ..interop.test_packing import network
-from ..interop.test_torch_state import evaluated, state_dict
+from ..interop.networks import evaluated, network, state_dict
 from ..test_manual import documented_keys, mentioned_keys
 from .lines import write_csv
 
@@ -73,7 +72,7 @@ def test_a_state_dict_is_imported_in_words_for_people(cli, tmp_path, model):
     text = cli("import", model, "--out", out).out
     for words in (
         "PyTorch state_dict; 2 features, lstm layer 0 (3 units), head fc (linear)",
-        "the output of 'fc' is taken as the logit",
+        "the output of 'fc' is used as the logit",
         "its float64 weights are rounded to float32",
         "1,000 steps, state carried: ",
         "1,000 rolling windows of 100 from a zero state: ",
@@ -93,8 +92,8 @@ def test_a_state_dict_is_imported_in_words_for_people(cli, tmp_path, model):
         (("import", "nowhere.keras"), 66, "no such model: nowhere.keras"),
         (("import", "m.safetensors", "--feature", "x"), 2, "takes 2 features for each element, "),
         (("import", "m.safetensors", "--feature", "log("), 2, "--feature: "),
-        (("import", "m.pb"), 2, "a model is a file of .keras, .h5, .hdf5, .safetensors, .pt"),
-        (("import", "d.safetensors"), 65, "is damaged or no .safetensors file"),
+        (("import", "m.pb"), 2, "a model file ends in .keras, .h5, .hdf5, .safetensors, .pt"),
+        (("import", "d.safetensors"), 65, "is damaged or not a .safetensors file"),
         (("import", "g.safetensors"), 65, "is a GRU"),
         (("export", "no.safetensors"), 66, "no such file of weights: no.safetensors"),
         (("export", "w.safetensors", "--out", "o.pb"), 2, "to .keras, .onnx, .safetensors, not"),

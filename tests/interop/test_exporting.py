@@ -1,4 +1,4 @@
-"""Files for other frameworks: what is written computes the same, and comes back the same."""
+"""Files for other frameworks compute the same, and come back the same."""
 
 import numpy as np
 import pytest
@@ -7,11 +7,11 @@ import safetensors.numpy
 
 from stream_lstm.errors import OutputError, StreamLSTMError, UsageError
 from stream_lstm.interop import conversion
-from stream_lstm.interop.conversion import convert, export, keep, layout_of
+from stream_lstm.interop.conversion import convert, export, layout_of, save_imported
 from stream_lstm.interop.source import pack
 from stream_lstm.store.weights import load_weights, save_weights
 
-from .test_packing import network
+from .networks import network
 
 LAYOUTS = {"torch": ".safetensors", "flax": ".safetensors", "keras": ".keras", "onnx": ".onnx"}
 NEEDS = {"keras": "h5py", "onnx": "onnx"}
@@ -31,7 +31,7 @@ def skip_without(layout):
 
 @pytest.mark.filterwarnings("ignore")  # those of frameworks are theirs
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_what_is_written_is_proved_and_stands_alone(tmp_path, weights, layout):
+def test_a_file_is_compared_and_the_only_one_written(tmp_path, weights, layout):
     skip_without(layout)
     out = tmp_path / "out" / f"m{LAYOUTS[layout]}"
     out.parent.mkdir()
@@ -52,10 +52,10 @@ def test_out_and_in_again_gives_the_same_weights(tmp_path, weights, layout):
     skip_without(layout)
     out, back = tmp_path / f"m{LAYOUTS[layout]}", tmp_path / "back.safetensors"
     export(weights, out, layout)
-    keep(back, convert(out), ["x", "elapsed()"])
-    (ours, about), (theirs, told) = load_weights(weights), load_weights(back)
-    assert told["features"] == '["x","elapsed()"]'
-    assert about["layers"] == told["layers"] == "2"
+    save_imported(back, convert(out), ["x", "elapsed()"])
+    (ours, about), (theirs, imported) = load_weights(weights), load_weights(back)
+    assert imported["features"] == '["x","elapsed()"]'
+    assert about["layers"] == imported["layers"] == "2"
     for name, body in ours.items():
         assert body["kernel"].tobytes() == theirs[name]["kernel"].tobytes()
 
@@ -79,9 +79,9 @@ def test_pytorch_loads_what_was_written(tmp_path, weights):
     torch = pytest.importorskip("torch")
     out = tmp_path / "m.safetensors"
     export(weights, out, "torch")
-    held = {n: torch.from_numpy(a) for n, a in safetensors.numpy.load_file(out).items()}
+    tensors = {n: torch.from_numpy(a) for n, a in safetensors.numpy.load_file(out).items()}
     module = torch.nn.ModuleDict({"lstm": torch.nn.LSTM(2, 3, 2), "fc": torch.nn.Linear(3, 1)})
-    module.load_state_dict(held)
+    module.load_state_dict(tensors)
     xs = np.random.default_rng(0).normal(size=(50, 2)).astype(np.float32)
     with torch.no_grad():
         logits = module["fc"](module["lstm"](torch.from_numpy(xs))[0])[:, 0].numpy()
@@ -89,7 +89,7 @@ def test_pytorch_loads_what_was_written(tmp_path, weights):
     np.testing.assert_allclose(logits, wanted, rtol=0, atol=1e-5)
 
 
-def test_a_failed_proof_leaves_what_was_there(tmp_path, weights, monkeypatch):
+def test_a_failed_comparison_leaves_the_old_file(tmp_path, weights, monkeypatch):
     out = tmp_path / "m.safetensors"
     out.write_bytes(b"old")
     right = conversion.torch_tensors
@@ -104,7 +104,7 @@ def test_a_failed_proof_leaves_what_was_there(tmp_path, weights, monkeypatch):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["m.safetensors", "w.safetensors"]
 
 
-def test_a_full_disk_leaves_what_was_there(tmp_path, weights, monkeypatch):
+def test_a_full_disk_leaves_the_old_file(tmp_path, weights, monkeypatch):
     out = tmp_path / "m.safetensors"
     out.write_bytes(b"old")
 
@@ -118,7 +118,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, weights, monkeypatch):
     assert not list(tmp_path.glob("*partial*"))
 
 
-def test_layouts_are_told_by_suffix(tmp_path):
+def test_layouts_follow_the_suffix(tmp_path):
     for layout, suffix in LAYOUTS.items():
         assert layout_of(tmp_path / f"m{suffix}", layout) == layout
     assert layout_of(tmp_path / "m.safetensors", None) == "torch"

@@ -75,15 +75,15 @@ def test_times_of_pandas_are_read(columns):
 def test_a_series_of_pandas_is_to_be_a_frame_and_its_unnamed_index_is_no_column():
     pandas = pytest.importorskip("pandas", reason="pandas is not installed")
     series = pandas.Series([1.0, 2.0], index=pandas.date_range("2026-01-01", periods=2), name="y")
-    with pytest.raises(DataError, match=r"made of Series: .* give a frame, s\.to_frame\('x'\)"):
+    with pytest.raises(DataError, match=r"convert Series to .* pass a frame, s\.to_frame\('x'\)"):
         replay_frame(series, "y")
-    with pytest.raises(DataError, match=r"no column 'x' \(there are y\)"):
+    with pytest.raises(DataError, match=r"no column 'x'; its columns are y"):
         replay_frame(series.to_frame(), "x")
     found = replay_frame(series.rename_axis("at").to_frame(), "y", time="at", **SMALL)
     assert found.summary["elements"] == 2
 
 
-def test_times_that_go_back_are_warned_of_and_change_no_bit(columns, replayed):
+def test_times_that_go_back_warn_and_change_no_bit(columns, replayed):
     frame = {**columns, "at": columns["at"][::-1]}
     # the last row's time is 0, which stands for none
     with pytest.warns(UserWarning, match=r"row 1 \(counted from 0\): .*; 298 rows") as caught:
@@ -98,7 +98,7 @@ def test_nothing_depends_on_where_the_rows_are_cut(columns, replayed, monkeypatc
     assert found.summary["digest"] == replayed.summary["digest"]
 
 
-def test_a_bad_row_is_told_of_or_passed_over(columns):
+def test_a_bad_row_is_reported_or_skipped(columns):
     values = columns["price"][:40].copy()
     values[20] = np.nan
     with pytest.raises(DataError, match=r"row 20 .*skip_bad=True"):
@@ -119,13 +119,13 @@ def test_a_series_shorter_than_the_warm_up_gives_an_empty_table_and_says_why(row
 @pytest.mark.parametrize(
     ("frame", "more", "error", "words"),
     [
-        (3, {}, DataError, "no table can be made of int"),
-        (np.ones(3), {}, DataError, r'made of ndarray: .* give \{"x": array\}'),
+        (3, {}, DataError, "cannot convert int to a table"),
+        (np.ones(3), {}, DataError, r'convert ndarray to .* pass \{"x": array\}'),
         (np.ones((3, 2)), {}, DataError, "array has no names"),
         (pa.array([1.0]), {}, DataError, "array has no names"),
         ({"x": []}, {}, DataError, "no rows"),
-        ({"y": [1.0]}, {}, DataError, r"no column 'x' \(there are y"),
-        ({"x": ["a"]}, {}, DataError, "column 'x' holds string, not numbers"),
+        ({"y": [1.0]}, {}, DataError, r"no column 'x'; its columns are y"),
+        ({"x": ["a"]}, {}, DataError, "column 'x' has type string, not numbers"),
         ({"x": [1.0]}, {"time": "t"}, DataError, "no column 't'"),
         (
             {"x": [1.0], "t": ["noon"]},
@@ -136,6 +136,6 @@ def test_a_series_shorter_than_the_warm_up_gives_an_empty_table_and_says_why(row
         ({"x": [1.0]}, {"hiden": 3}, ConfigurationError, "did you mean 'hidden'"),
     ],
 )
-def test_mistakes_are_told(frame, more, error, words):
+def test_mistakes_are_reported(frame, more, error, words):
     with pytest.raises(error, match=words):
         replay_frame(frame, "x", **more)

@@ -11,7 +11,7 @@ from stream_lstm.interop.parity import against_keras, against_torch
 from stream_lstm.interop.source import pack
 
 from .keras_files import dense, lstm, write_h5, write_keras
-from .test_packing import network
+from .networks import network
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # a framework's warnings are its own
 
@@ -67,7 +67,7 @@ def test_files_that_the_tests_write_are_files_of_keras(keras, tmp_path, write):
     assert found.p < 1e-5
 
 
-def test_a_file_that_keras_cannot_run_is_told_with_its_reason(keras, tmp_path):
+def test_a_file_that_keras_cannot_run_is_reported_with_the_reason(keras, tmp_path):
     path = write_h5(tmp_path / "m.h5", (lstm(time_major=False), dense()), window=5)
     done = convert(path)
     assert done.framework.p is None
@@ -85,7 +85,7 @@ def test_pytorchs_own_layers_give_what_ours_give():
     assert against_torch(pack(source._replace(head=head)), source).p > 1e-3
 
 
-def test_without_a_framework_there_is_nothing_to_tell(tmp_path, monkeypatch):
+def test_without_a_framework_there_is_no_comparison(tmp_path, monkeypatch):
     for name in ("torch", "keras"):
         monkeypatch.setitem(__import__("sys").modules, name, None)
     source = network()

@@ -8,7 +8,7 @@ import pytest
 from stream_lstm.interop.onnx_graph import onnx_bytes, onnx_logits
 from stream_lstm.interop.source import pack
 
-from .test_packing import network
+from .networks import network
 
 onnx = pytest.importorskip("onnx")
 
@@ -18,7 +18,7 @@ def data():
     return onnx_bytes(onnx, pack(network((3, 3))), '["a","b"]')
 
 
-def test_the_graph_is_one_step_with_its_state_in_the_open(data):
+def test_the_graph_is_one_step_with_its_state_as_input_and_output(data):
     model = onnx.load_from_string(data)
     onnx.checker.check_model(model, full_check=True)
 

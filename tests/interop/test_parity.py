@@ -1,4 +1,4 @@
-"""The proof: it passes what is right, and sees a single wrong weight."""
+"""The comparison passes a right conversion, and detects a single wrong weight."""
 
 import numpy as np
 import pytest
@@ -9,47 +9,45 @@ from stream_lstm.interop.parity import (
     TOLERANCE,
     NumericDifference,
     Parity,
+    compare,
     difference,
-    prove,
-    require,
     rolling,
     window_and_count,
 )
 from stream_lstm.interop.source import pack
 
-from .test_packing import network
+from .networks import network
 
 
 def test_a_right_conversion_passes_and_one_wrong_weight_does_not():
     source = network((3, 4))._replace(window=30)
     packed = pack(source)
-    proof = prove(packed, source)
+    proof = compare(packed, source)
     assert (proof.steps, proof.windows, proof.window) == (1000, 1000, 30)
     assert 0 < proof.worst < 2e-6
-    require(proof.worst, "it")
+    proof.require()
     for name, at in (("layer_0", (0, 0)), ("layer_1", (-1, 5)), ("head", (2,))):
         kernel = packed[name]["kernel"].copy()
         kernel[at] += 0.01
-        wrong = prove(packed | {name: {"kernel": kernel}}, source)
+        wrong = compare(packed | {name: {"kernel": kernel}}, source)
         assert min(*wrong.carried, *wrong.windowed) > TOLERANCE
         with pytest.raises(StreamLSTMError, match="nothing was written") as refused:
-            require(wrong.worst, "it")
+            wrong.require()
         assert refused.value.exit_code == 70
 
 
-def test_swapped_gates_are_seen():
+def test_swapped_gates_are_detected():
     source = network()
     i, f, g, o = np.split(source.layers[0].kernel, 4, axis=1)
     layer = source.layers[0]._replace(kernel=np.concatenate([i, f, o, g], axis=1))
-    assert prove(pack(source._replace(layers=(layer,))), source).worst > TOLERANCE
+    assert compare(pack(source._replace(layers=(layer,))), source).worst > TOLERANCE
 
 
-def test_what_is_not_a_number_is_no_proof():
-    found = difference(np.array([0.0, np.nan]), np.zeros(2))
-    assert np.isnan(found.p)
-    worst = Parity("it", 1, 1, 1, found, NumericDifference(0.0, 0.0)).worst
+def test_a_logit_that_is_not_a_number_fails():
+    undefined = difference(np.array([0.0, np.nan]), np.zeros(2))
+    assert np.isnan(undefined.p)
     with pytest.raises(StreamLSTMError):
-        require(worst, "it")
+        Parity("it", 1, 1, 1, undefined, NumericDifference(0.0, 0.0)).require()
 
 
 def test_large_logits_are_compared_in_their_own_units():

@@ -17,13 +17,15 @@ from stream_lstm import InputWarning, Predictor, river_classifier
 from stream_lstm.errors import DataError
 from stream_lstm.interop import river as adapter
 
+pytestmark = pytest.mark.usefixtures("shared_engines")
+
 SMALL = {"window": 6, "bptt": 5, "hidden": 4}
-COUNT = 150
+COUNT = 120
 
 
 @pytest.fixture(scope="module")
 def rows():
-    """Examples of a series that is hard to mistake: r, and whether the next is above 0."""
+    """Examples of a series with a strong signal: r, and whether the next is above 0."""
     values = [0.0]
     for shock in np.random.default_rng(0).normal(size=COUNT):
         values.append(0.9 * values[-1] + float(shock))
@@ -32,16 +34,16 @@ def rows():
 
 @pytest.fixture
 def learned(monkeypatch):
-    """How often each classifier has learned, by its identity; and all of them."""
+    """The number of labels of each classifier, by its identity; and all of them."""
     calls, made = collections.Counter(), {}
-    learn_one = adapter.Examples.learn_one
+    learn_one = adapter.ExampleClassifier.learn_one
 
     def counted(self, x, y):
         learn_one(self, x, y)
         calls[id(self)] += 1
         made[id(self)] = self
 
-    monkeypatch.setattr(adapter.Examples, "learn_one", counted)
+    monkeypatch.setattr(adapter.ExampleClassifier, "learn_one", counted)
     return calls, made
 
 
@@ -58,7 +60,7 @@ def log_loss(rows, model, **how):
 
 
 def direct(rows):
-    """The log loss of a predictor that is asked without River, base rate before the warm-up."""
+    """The log loss of a predictor without River, with the base rate before the warm-up."""
     model = Predictor("r", stride=1, learn=True, labels="external", horizon=0, **SMALL)
     positives, metric = 0, metrics.LogLoss()
     for k, (x, y) in enumerate(rows):
@@ -76,14 +78,14 @@ def direct(rows):
     [lambda m: m, lambda m: compose.Select("r") | m, lambda m: (lambda x: {**x}) | m],
     ids=["alone", "select", "function"],
 )
-def test_it_is_the_predictor_whatever_copies_x(rows, around):
+def test_it_is_the_predictor_however_x_is_copied(rows, around):
     model = make()
     assert log_loss(rows, around(model)) == direct(rows)
     assert steps(model) == COUNT
     assert isinstance(model, base.Classifier)
 
 
-def test_it_may_be_asked_in_every_way_before_each_label(rows):
+def test_every_kind_of_prediction_may_come_before_a_label(rows):
     model = make()
     pipe, metric = compose.Select("r") | model, metrics.LogLoss()
     for x, y in rows:
@@ -144,32 +146,28 @@ def test_it_may_learn_while_predicting(rows):
     assert steps(model) == COUNT
 
 
-def test_progress_is_reported_on_the_way(rows):
+def test_progress_is_reported(rows):
     model = make()
     pipe = preprocessing.StandardScaler() | model
-    states = evaluate.iter_progressive_val_score(rows, pipe, metrics.LogLoss(), step=50)
-    assert [(state["Step"], steps(model)) for state in states] == [
-        (50, 50),
-        (100, 100),
-        (150, 150),
-    ]
+    states = evaluate.iter_progressive_val_score(rows, pipe, metrics.LogLoss(), step=40)
+    assert [(state["Step"], steps(model)) for state in states] == [(40, 40), (80, 80), (120, 120)]
 
 
 # ---- late labels --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("delay", "scaled"), [(2, False), (20, False), (2, True), (5, True)])
-def test_late_labels_without_a_key_are_refused(rows, delay, scaled):
+def test_late_labels_without_a_key_are_rejected(rows, delay, scaled):
     model = make(window=45, bptt=5)
     pipe = preprocessing.StandardScaler() | model if scaled else model
-    with pytest.raises(DataError, match=r"the label comes late: .* key='id'"):
+    with pytest.raises(DataError, match=r"the label is late: .* key='id'"):
         log_loss(rows, pipe, delay=delay)
 
 
 def test_labels_that_are_very_late_without_a_key_warn(rows):
     pipe = preprocessing.StandardScaler() | make()
-    with pytest.warns(InputWarning, match="7 predictions were asked for .* key='id'"):
-        log_loss(rows, pipe, delay=120)
+    with pytest.warns(InputWarning, match="7 predictions since .* key='id'"):
+        log_loss(rows, pipe, delay=100)
 
 
 @pytest.mark.parametrize("scaled", [False, True])

@@ -1,53 +1,26 @@
-"""State dicts of PyTorch: names, the order of gates, and what is refused by name."""
+"""PyTorch: names and the order of gates, files without execution, and errors by name."""
+
+import sys
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from stream_lstm.errors import DataError
-from stream_lstm.interop.torch_state import torch_network
+from stream_lstm.errors import DataError, InputMissingError, OutputError, UsageError
+from stream_lstm.interop.torch_state import read_tensors, torch_network
+from stream_lstm.store.weights import save_weights
 
-
-def state_dict(features=2, hidden=3, layers=1, outputs=1, *, seed=0, module="lstm.", head="fc."):
-    """Arrays as torch.nn.LSTM and torch.nn.Linear name them."""
-    rng = np.random.default_rng(seed)
-    tensors = {}
-    for k in range(layers):
-        inputs = hidden if k else features
-        tensors[f"{module}weight_ih_l{k}"] = rng.normal(size=(4 * hidden, inputs))
-        tensors[f"{module}weight_hh_l{k}"] = rng.normal(size=(4 * hidden, hidden))
-        tensors[f"{module}bias_ih_l{k}"] = rng.normal(size=4 * hidden)
-        tensors[f"{module}bias_hh_l{k}"] = rng.normal(size=4 * hidden)
-    tensors[f"{head}weight"] = rng.normal(size=(outputs, hidden))
-    tensors[f"{head}bias"] = rng.normal(size=outputs)
-    return {name: array.astype(np.float32) for name, array in tensors.items()}
-
-
-def evaluated(tensors, xs, layers, module="lstm.", head="fc."):
-    """Outputs (T, outputs) as the manual of torch.nn.LSTM defines them."""
-    held = {name: np.float64(array) for name, array in tensors.items()}
-    sigmoid = lambda z: 1 / (1 + np.exp(-z))  # noqa: E731
-    for k in range(layers):
-        W, U = held[f"{module}weight_ih_l{k}"], held[f"{module}weight_hh_l{k}"]
-        hidden = U.shape[1]
-        h = c = np.zeros(hidden)
-        out = []
-        for x in xs:
-            z = W @ x + U @ h
-            z = z + held.get(f"{module}bias_ih_l{k}", 0) + held.get(f"{module}bias_hh_l{k}", 0)
-            i, f, g, o = (z[n * hidden : (n + 1) * hidden] for n in range(4))
-            c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
-            h = sigmoid(o) * np.tanh(c)
-            out.append(h)
-        xs = np.array(out)
-    return xs @ held[f"{head}weight"].T + held.get(f"{head}bias", 0)
+from .networks import evaluated, state_dict
 
 
 def network(tensors):
     return torch_network("m.safetensors", tensors, "PyTorch state_dict")
 
 
+@hypothesis_settings(max_examples=30)
 @given(
     features=st.integers(1, 3),
     hidden=st.integers(1, 4),
@@ -95,28 +68,98 @@ def test_ten_layers_keep_their_order():
     [
         ({"lstm.weight_ih_l0_reverse": np.zeros((12, 2))}, "_reverse' belongs to a bidirectional"),
         ({"lstm.weight_hr_l0": np.zeros((2, 3))}, "proj_size"),
-        ({"lstm.weight_ih_x": np.zeros((2, 3))}, "'lstm.weight_ih_x' is of no known layer"),
+        (
+            {"lstm.weight_ih_x": np.zeros((2, 3))},
+            "'lstm.weight_ih_x' does not belong to a known layer",
+        ),
         ({"lstm.weight_hh_l0": np.zeros((9, 3))}, "lstm layer 0 is a GRU"),
         ({"lstm.weight_hh_l0": np.zeros((3, 3))}, "lstm layer 0 is a plain RNN"),
         ({"lstm.weight_hh_l0": np.zeros(3)}, "no matrix weight_hh"),
         ({"lstm.weight_ih_l0": np.zeros((8, 2))}, "weight_ih has the shape"),
         ({"lstm.bias_ih_l0": np.zeros((12, 1))}, "bias has the shape"),
-        ({"bn.running_mean": np.zeros(3)}, "'bn.running_mean' belongs to a layer that is not"),
-        ({"fc2.weight": np.zeros((1, 1))}, "belongs to a layer that is not ours"),
-        ({"fc.weight": np.zeros((3, 3))}, "'fc.weight' has 3 outputs"),
+        ({"bn.running_mean": np.zeros(3)}, "'bn.running_mean' belongs to an unsupported layer"),
+        ({"fc2.weight": np.zeros((1, 1))}, "belongs to an unsupported layer"),
+        ({"fc.weight": np.zeros((3, 3))}, "'fc.weight' has 3 outputs, not one or two"),
         ({"fc.weight": np.zeros((1, 4))}, "'fc' takes 4 inputs"),
         ({"fc.bias": np.zeros(2)}, r"'fc.bias' has the shape \(2,\)"),
         ({"decoder.weight_ih_l0": np.zeros((12, 3))}, "modules decoder, lstm"),
     ],
 )
-def test_what_has_no_place_in_our_network_is_named(change, words):
+def test_an_unsupported_part_is_named(change, words):
     with pytest.raises(DataError, match=words):
         network(state_dict() | change)
 
 
-def test_a_dict_without_lstm_or_without_head_is_refused():
+def test_a_dict_without_lstm_or_without_head_is_rejected():
     tensors = state_dict()
-    with pytest.raises(DataError, match=r"no LSTM: its tensors are fc\.bias, fc\.weight"):
+    with pytest.raises(DataError, match=r"has no LSTM: its tensors are fc\.bias, fc\.weight"):
         network({name: array for name, array in tensors.items() if "fc" in name})
     with pytest.raises(DataError, match="no linear layer"):
         network({name: array for name, array in tensors.items() if "fc" not in name})
+
+
+# ---- files ----------------------------------------------------------------------------------
+
+
+def test_tensors_come_back_as_they_are(tmp_path):
+    held = {"a": np.float32([[1, 2]]), "b": np.float64([0.1]), "c": np.float16([3])}
+    safetensors.numpy.save_file(held, tmp_path / "m.safetensors")
+    found = read_tensors(tmp_path / "m.safetensors")
+    assert set(found) == set(held)
+    for name, array in held.items():
+        assert found[name].dtype == array.dtype
+        assert np.array_equal(found[name], array)
+
+
+def test_our_own_weights_are_rejected_with_the_right_option(tmp_path):
+    path = tmp_path / "w.safetensors"
+    kernels = {"layer_0": np.zeros((3, 4)), "head": np.zeros(2)}
+    save_weights(path, {name: {"kernel": kernel} for name, kernel in kernels.items()}, {})
+    with pytest.raises(UsageError, match="of this program already: use it with --weights"):
+        read_tensors(path)
+
+
+def test_missing_unreadable_and_damaged_files_are_different_errors(tmp_path):
+    with pytest.raises(InputMissingError):
+        read_tensors(tmp_path / "m.safetensors")
+    (tmp_path / "d.safetensors").mkdir()
+    with pytest.raises(OutputError):
+        read_tensors(tmp_path / "d.safetensors")
+    safetensors.numpy.save_file({"a": np.zeros(9, "f4")}, tmp_path / "m.safetensors")
+    whole = (tmp_path / "m.safetensors").read_bytes()
+    for length in range(0, len(whole), 9):
+        (tmp_path / "m.safetensors").write_bytes(whole[:length])
+        with pytest.raises(DataError, match="damaged"):
+            read_tensors(tmp_path / "m.safetensors")
+
+
+def test_a_pt_file_without_pytorch_says_how_to_convert_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    (tmp_path / "m.pt").write_bytes(b"PK")
+    with pytest.raises(UsageError, match=r"safetensors\.torch\.save_file"):
+        read_tensors(tmp_path / "m.pt")
+
+
+def test_pytorchs_own_file_is_read_without_running_it(tmp_path):
+    torch = pytest.importorskip("torch")
+    lstm = torch.nn.LSTM(2, 3)
+    held = {name: tensor.numpy() for name, tensor in lstm.state_dict().items()}
+    torch.save(lstm.state_dict(), tmp_path / "m.pt")
+    torch.save({"epoch": 3, "state_dict": lstm.state_dict()}, tmp_path / "m.pth")
+    for name in ("m.pt", "m.pth"):
+        found = read_tensors(tmp_path / name)
+        assert {k: v.tolist() for k, v in found.items()} == {
+            k: v.tolist() for k, v in held.items()
+        }
+    torch.save({"epoch": 3}, tmp_path / "m.pt")
+    with pytest.raises(DataError, match="'epoch' is not a tensor"):
+        read_tensors(tmp_path / "m.pt")
+    torch.save(lstm, tmp_path / "m.pt")
+    with pytest.raises(
+        DataError, match=r"more than tensors, which is not executed here"
+    ) as refused:
+        read_tensors(tmp_path / "m.pt")
+    assert "trust" not in str(refused.value)
+    (tmp_path / "m.pt").write_bytes(b"junk")
+    with pytest.raises(DataError, match="damaged"):
+        read_tensors(tmp_path / "m.pt")

@@ -1,4 +1,4 @@
-"""A WebSocket server of the test's own, bridged: its ticks arrive, whatever else it sends."""
+"""A WebSocket server of the tests, bridged: its ticks arrive, whatever else it sends."""
 
 import asyncio
 import contextlib
@@ -38,8 +38,8 @@ def quote(k, **more):
 
 @contextlib.asynccontextmanager
 async def serving(*connections):
-    """A server that gives each connection its messages, and closes it with its code; and what it
-    was told."""
+    """A server that sends each connection its messages and closes it with its code, and the texts
+    that it receives."""
     heard, left = [], list(connections)
 
     async def handle(socket):
@@ -95,13 +95,13 @@ def test_objects_and_arrays_of_them_are_ticks():
         quote(1, ts="noon"),
     ],
 )
-def test_what_is_no_tick_is_counted_and_passed_over(bad):
+def test_a_message_without_a_tick_is_counted_and_skipped(bad):
     ticks, made, _ = asyncio.run(taken(([bad, quote(2)], 1000)))
     assert [tick.values[0] for tick in ticks] == [2]
     assert made.refused == 1
 
 
-def test_a_connection_that_is_lost_is_made_anew():
+def test_a_lost_connection_is_opened_again():
     said = []
     ticks, made, heard = asyncio.run(
         taken(([quote(1)], 1011), ([quote(2)], 1001), ([quote(3)], 1000), say=said.append)
@@ -109,12 +109,12 @@ def test_a_connection_that_is_lost_is_made_anew():
     assert [tick.values[0] for tick in ticks] == [1, 2, 3]
     assert made.connections == len(heard) == 3
     assert not made.connected
-    lost = [line for line in said if "trying again in" in line]
-    assert len(lost) == len([line for line in said if line.endswith(" again")]) == 2
+    lost = [line for line in said if "; retry in" in line]
+    assert len(lost) == len([line for line in said if line.startswith("connected again")]) == 2
 
 
-def test_a_connection_of_which_nothing_comes_is_made_anew():
-    """The third connection has something again; until then it does not count as connected."""
+def test_a_silent_connection_is_opened_again():
+    """The third connection has messages again; until then it does not count as connected."""
     said, states = [], []
 
     def say(line):
@@ -147,22 +147,22 @@ def test_a_connection_of_which_nothing_comes_is_made_anew():
     assert asyncio.run(take()) == [(1, True), (2, True), (3, True)]
     assert made.connections == 3
     assert states == [True, False, False]
-    assert len([line for line in said if "nothing has come for 0.2 s; trying again" in line]) == 2
+    assert len([line for line in said if "no message for 0.2 s; retry" in line]) == 2
 
 
-def test_where_nothing_comes_at_first_it_says_what_may_be_wanted(monkeypatch):
+def test_a_silence_at_the_start_gives_a_hint(monkeypatch):
     monkeypatch.setattr(websocket_bridge, "HINT_S", 0.05)
 
     async def take(**more):
-        said, told = [], asyncio.Event()
+        said, hinted = [], asyncio.Event()
 
         def say(line):
             said.append(line)
-            if "nothing has come" in line:
-                told.set()
+            if "no message" in line:
+                hinted.set()
 
         async def handle(socket):
-            await told.wait()
+            await hinted.wait()
             await socket.send(json.dumps(quote(1)))
             await socket.close()
 
@@ -173,12 +173,12 @@ def test_where_nothing_comes_at_first_it_says_what_may_be_wanted(monkeypatch):
 
     said = asyncio.run(take(subscribe=None))
     assert said[0].startswith("connected to ws://")
-    assert said[1].endswith("for 0.05 s: does it want a text first (--subscribe)?")
-    assert said[2:] == ["the first tick came, of the stream EURUSD"]
+    assert said[1].endswith("for 0.05 s; the server may need a text (--subscribe)")
+    assert said[2:] == ["first tick, stream EURUSD"]
     assert asyncio.run(take())[1].endswith("for 0.05 s")
 
 
-def test_who_leaves_tells_the_server_that_it_goes_away():
+def test_a_cancelled_client_closes_with_the_code_of_leaving():
     async def leave():
         code = asyncio.get_running_loop().create_future()
 
@@ -221,17 +221,17 @@ def test_a_name_with_dots_leads_into_objects():
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
-        ("{", "no JSON"),
-        ({"data": {"b": 1, "a": 2}, "n": 7}, "no field 'bid'; it has data.b, data.a, n"),
+        ("{", "not JSON"),
+        ({"data": {"b": 1, "a": 2}, "n": 7}, "no field 'bid'; its fields: data.b, data.a, n"),
         (quote(1, bid="x"), "field 'bid': 'x' is not a number"),
         (quote(1, symbol=""), "field 'symbol': "),
         (quote(1, ts="noon"), "field 'ts': "),
-        ([[1]], "no field 'bid'; it has none"),
-        ({"d": {"best": {"b": 1}, "e": {}}}, "no field 'bid'; it has d.best.b, d.e"),
+        ([[1]], "no field 'bid'; its fields: none"),
+        ({"d": {"best": {"b": 1}, "e": {}}}, "no field 'bid'; its fields: d.best.b, d.e"),
         (quote(1, symbol={"s": 1}), "field 'symbol': {'s': 1} is not a text"),
     ],
 )
-def test_why_a_message_holds_no_tick_is_said_once_in_a_while(bad, reason):
+def test_reasons_are_reported_at_a_limited_rate(bad, reason):
     said, now = [], [0.0]
     _, made, _ = asyncio.run(taken(([bad, bad, bad], 1000), say=said.append, clock=lambda: now[0]))
     assert said.pop(0).startswith("connected to ws://")
@@ -239,16 +239,16 @@ def test_why_a_message_holds_no_tick_is_said_once_in_a_while(bad, reason):
     assert reason in said[0]
     assert reason in made.last_refusal
     made._refuse("another reason")
-    assert said[1].endswith("another reason (3 since the last such line)")
+    assert said[1].endswith("another reason (3 since the last report)")
     for k in range(9):
         made._refuse(str(k))
     assert len(said) == websocket_bridge.REASONS
-    now[0] += websocket_bridge.SAY_S
+    now[0] += websocket_bridge.REPORT_S
     made._refuse(reason)
     assert len(said) == websocket_bridge.REASONS + 1
 
 
-def test_a_server_that_was_there_is_waited_for():
+def test_after_a_first_connection_attempts_have_no_limit():
     async def take():
         async with serving(([quote(1)], 1011)) as (url, _):
             made = source(url, attempts=1, delays_s=(0.001, 0.001))
@@ -264,7 +264,7 @@ def test_a_server_that_was_there_is_waited_for():
     assert asyncio.run(take()).values[0] == 1
 
 
-def test_a_feed_without_its_source_sends_no_heartbeats_and_is_seen_to_be_silent():
+def test_without_its_source_a_feed_sends_no_heartbeats():
     async def relay(out):
         async with serving(([quote(1)], 1011), ([quote(2)], 1000)) as (url, _):
             made = source(url, stream_field=None, delays_s=(0.2, 0.2))
@@ -281,7 +281,7 @@ def test_a_feed_without_its_source_sends_no_heartbeats_and_is_seen_to_be_silent(
         assert asyncio.run(relay(out)) == {(True, True), (False, False)}
 
 
-def test_a_server_that_is_not_there_is_given_up_after_a_while():
+def test_a_server_that_never_answers_is_an_error():
     async def ask():
         return [tick async for tick in source("ws://127.0.0.1:1", attempts=3)]
 
@@ -289,7 +289,7 @@ def test_a_server_that_is_not_there_is_given_up_after_a_while():
         asyncio.run(ask())
 
 
-def test_what_is_no_address_is_told_of_at_once():
+def test_an_invalid_address_is_an_error():
     async def ask():
         return [tick async for tick in source("http://127.0.0.1")]
 
@@ -297,7 +297,7 @@ def test_what_is_no_address_is_told_of_at_once():
         asyncio.run(ask())
 
 
-def test_without_the_package_it_says_what_to_install(monkeypatch):
+def test_without_the_package_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setattr(websocket_bridge, "installed", lambda name: None)
     with pytest.raises(UsageError, match=r"stream-lstm\[websocket\]"):
         WebSocketSource("ws://127.0.0.1:1", COLUMNS)
@@ -360,34 +360,34 @@ def test_the_first_signal_ends_it_in_order(monkeypatch, capsys):
     code, out, _ = called(monkeypatch, capsys, *words)
     assert (code, out) == (0, "1 ticks, 0 messages refused, stopped by a signal\n")
     code, out, _ = called(monkeypatch, capsys, *words, "--json")
-    told = json.loads(out)
-    assert (told["ticks"], told["interrupted"], told["columns"]) == (1, True, ["bid", "ask"])
+    record = json.loads(out)
+    assert (record["ticks"], record["interrupted"], record["columns"]) == (1, True, ["bid", "ask"])
 
 
-def test_where_no_message_holds_a_tick_it_ends_with_the_reason(monkeypatch, capsys):
+def test_without_any_tick_the_command_ends_with_the_reason(monkeypatch, capsys):
     with background(([{"bid": 1}], 1000)) as url:
         code, out, err = called(
             monkeypatch, capsys, url, "--columns", "bid,ask", "--bind", "tcp://127.0.0.1:*",
             "--subscribe", "please",
         )  # fmt: skip
     assert (code, out) == (65, "0 ticks, 1 messages refused\n")
-    assert "no field 'ask'; it has bid" in err.splitlines()[-1]
+    assert "no field 'ask'; its fields: bid" in err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "told"),
+    ("words", "code", "error"),
     [
         (("http://127.0.0.1",), 2, "begins with ws:// or wss://"),
         (("ws://127.0.0.1:1", "--bind", "tcp://0.0.0.0:*"), 78, "--curve-dir"),
         (("ws://127.0.0.1:1", "--curve-dir", "/nowhere"), 78, "/nowhere"),
     ],
 )
-def test_what_cannot_be_is_told_before_anything_is_published(
-    monkeypatch, capsys, words, code, told
+def test_invalid_options_are_reported_before_anything_is_published(
+    monkeypatch, capsys, words, code, error
 ):
     found, _, err = called(monkeypatch, capsys, *words, "--columns", "bid,ask")
     assert found == code
-    assert told in err
+    assert error in err
     assert "publishing" not in err
 
 
