@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from stream_lstm.cli.main import main
 from stream_lstm.core.replay import Digest
 from stream_lstm.core.session import Session
 from stream_lstm.events import Output, Prediction, Ticks
@@ -42,7 +44,7 @@ def digest_in_blocks(data_dir: Path, name: str, sizes: list[int], *, learn: bool
     config = settings(features=features, learn=learn, window=100, bptt=20, hidden=8)
     session = Session(config, columns, count, engine=engine_for(config, len(features)))
     source = open_file(
-        data_dir / name, columns=columns, time=time, limit=6000, on_refusal=lambda refusal: None
+        data_dir / name, columns=columns, time=time, limit=3000, on_refusal=lambda refusal: None
     )
     with source:
         block = next(iter(source.blocks()))
@@ -54,23 +56,35 @@ def digest_in_blocks(data_dir: Path, name: str, sizes: list[int], *, learn: bool
     return digest.hexdigest()
 
 
+@pytest.fixture
+def replay(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """The record of a replay in this process."""
+
+    def run(file: Path, *arguments: str) -> dict[str, Any]:
+        monkeypatch.setattr(sys, "argv", ["stream-lstm", "replay", str(file), *arguments])
+        with contextlib.suppress(SystemExit):
+            main()
+        record: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return record
+
+    return run
+
+
 @pytest.mark.parametrize("learn", [False, True])
 @pytest.mark.parametrize("name", SERIES)
 def test_the_cut_into_blocks_changes_no_bit(data_dir: Path, name: str, learn: bool) -> None:
-    whole = digest_in_blocks(data_dir, name, [6000], learn=learn)
+    whole = digest_in_blocks(data_dir, name, [3000], learn=learn)
     assert digest_in_blocks(data_dir, name, [1], learn=learn) == whole
     assert digest_in_blocks(data_dir, name, [1, 9, 77, 1000], learn=learn) == whole
-    assert digest_in_blocks(data_dir, name, [5999], learn=not learn) != whole
+    assert digest_in_blocks(data_dir, name, [2999], learn=not learn) != whole
 
 
-@pytest.mark.parametrize("learn", ["--no-learn", "--learn"])
-def test_a_live_feed_gives_the_digest_of_a_replay(
-    data_dir: Path, learn: str, tmp_path: Path
-) -> None:
-    file = data_dir / "eurusd_quotes.csv.gz"
-    model = ["--feature", "log_return(mid(bid, ask))", learn, "--json"]
+@pytest.mark.slow
+def test_a_live_feed_gives_the_digest_of_a_replay(data_dir: Path, replay: Any) -> None:
+    file, count = data_dir / "eurusd_quotes.csv.gz", "8000"
+    model = ["--feature", "log_return(mid(bid, ask))", "--learn", "--json"]
     feed = ["--bind", "tcp://127.0.0.1:*", "--stream", "eurusd_quotes", "--columns", "bid,ask"]
-    pace = ["--speed", "max", "--limit", "20000", "--wait-subscribers", "1"]
+    pace = ["--speed", "max", "--limit", count, "--wait-subscribers", "1"]
     with subprocess.Popen(
         [COMMAND, "publish", file, *feed, *pace], stderr=subprocess.PIPE, text=True
     ) as publisher:
@@ -82,14 +96,13 @@ def test_a_live_feed_gives_the_digest_of_a_replay(
             text=True,
             check=True,
         )
-    replayed = replay(file, "--limit", "20000", *model)
-    fed: dict[str, Any] = json.loads(live.stdout)
-    assert fed["ticks"] == 20_000
+    replayed, fed = replay(file, "--limit", count, *model), json.loads(live.stdout)
+    assert fed["ticks"] == int(count)
     for key in ("digest", "elements", "predictions", "labels", "log_loss", "updates"):
         assert fed[key] == replayed[key], key
 
 
-def test_bars_without_signal_show_none(data_dir: Path) -> None:
+def test_bars_without_signal_show_none(data_dir: Path, replay: Any) -> None:
     file = data_dir / "gbpusd_minutes.csv.gz"
     done = replay(file, "--feature", "log_return(close)", "--learn", "--json")
     assert done["labels"] == 3002
@@ -100,7 +113,7 @@ def test_bars_without_signal_show_none(data_dir: Path) -> None:
     assert done["verdict"].startswith("no evidence yet after 3,002 labels")
 
 
-def test_quotes_are_proven_to_be_foretold_within_3000_labels(data_dir: Path) -> None:
+def test_skill_on_quotes_is_proven_within_3000_labels(data_dir: Path, replay: Any) -> None:
     file = data_dir / "eurusd_quotes.csv.gz"
     feature = "log_return(mid(bid, ask))"
     done = replay(file, "--feature", feature, "--learn", "--limit", "30000", "--json")
@@ -111,7 +124,7 @@ def test_quotes_are_proven_to_be_foretold_within_3000_labels(data_dir: Path) -> 
     assert done["verdict"].startswith("better than the base rate (evidence ")
 
 
-def test_a_files_own_labels_are_learned_from(data_dir: Path) -> None:
+def test_a_files_own_labels_are_learned(data_dir: Path, replay: Any) -> None:
     """Elec2, the label of the row itself: nothing but prices, and the label of the row before."""
     features = [f"--feature={name}" for name in ("nswprice", "nswdemand", "lag(up)")]
     label = ["--label-column", "up", "--horizon", "0", "--stride", "1", "--scaling", "zscore"]
@@ -124,11 +137,3 @@ def test_a_files_own_labels_are_learned_from(data_dir: Path) -> None:
     late = replay(data_dir / "elec2.csv.gz", *features, *label, "--label-delay=500", *learn)
     assert late["label_column"]["undelivered"] == 500
     assert done["log_loss"] < late["log_loss"] < late["frozen_log_loss"]
-
-
-def replay(file: Path, *arguments: str) -> dict[str, Any]:
-    done = subprocess.run(
-        [COMMAND, "replay", file, *arguments], capture_output=True, text=True, check=True
-    )
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result
