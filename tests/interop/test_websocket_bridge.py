@@ -37,6 +37,13 @@ def quote(k, **more):
 
 
 @contextlib.asynccontextmanager
+async def listening(handle):
+    """The address of a server that handles each connection so."""
+    async with server.serve(handle, "127.0.0.1", 0) as running:
+        yield f"ws://127.0.0.1:{running.sockets[0].getsockname()[1]}"
+
+
+@contextlib.asynccontextmanager
 async def serving(*connections):
     """A server that sends each connection its messages and closes it with its code, and the texts
     that it receives."""
@@ -49,9 +56,8 @@ async def serving(*connections):
             await socket.send(message if isinstance(message, str | bytes) else json.dumps(message))
         await socket.close(code)
 
-    async with server.serve(handle, "127.0.0.1", 0) as made:
-        port = made.sockets[0].getsockname()[1]
-        yield f"ws://127.0.0.1:{port}", heard
+    async with listening(handle) as url:
+        yield url, heard
 
 
 def source(url, **more):
@@ -66,39 +72,18 @@ async def taken(*connections, **more):
         return [tick async for tick in made], made, heard
 
 
-def test_a_pair_is_a_stream():
-    ticks, _, _ = asyncio.run(taken(([quote(1, symbol="EUR/USD")], 1000)))
-    assert ticks[0].stream == "EUR-USD"
-
-
 def test_objects_and_arrays_of_them_are_ticks():
-    ticks, made, heard = asyncio.run(taken(([quote(1), [quote(2), quote(3)]], 1000)))
+    """A pair is a stream."""
+    messages = [
+        quote(1, symbol="EUR/USD"),
+        [quote(2, symbol="EUR-USD"), quote(3, symbol="EUR-USD")],
+    ]
+    ticks, made, heard = asyncio.run(taken((messages, 1000)))
     assert [(t.stream, t.t_ns, *t.values) for t in ticks] == [
-        ("EURUSD", (1_700_000_000_000 + k) * 1_000_000, k, k + 0.5) for k in (1, 2, 3)
+        ("EUR-USD", (1_700_000_000_000 + k) * 1_000_000, k, k + 0.5) for k in (1, 2, 3)
     ]
     assert heard == ["please"]
     assert (made.refused, made.connections) == (0, 1)
-
-
-@pytest.mark.parametrize(
-    "bad",
-    [
-        "{",
-        b"\xff",
-        {"result": None},
-        3,
-        quote(1, bid=None),
-        quote(1, bid="x"),
-        quote(1, bid=True),
-        quote(1, symbol=""),
-        quote(1, symbol=7),
-        quote(1, ts="noon"),
-    ],
-)
-def test_a_message_without_a_tick_is_counted_and_skipped(bad):
-    ticks, made, _ = asyncio.run(taken(([bad, quote(2)], 1000)))
-    assert [tick.values[0] for tick in ticks] == [2]
-    assert made.refused == 1
 
 
 def test_a_lost_connection_is_opened_again():
@@ -136,9 +121,7 @@ def test_a_silent_connection_is_opened_again():
                 await silent.wait()
             await socket.close()
 
-        async with server.serve(handle, "127.0.0.1", 0) as listening:
-            port = listening.sockets[0].getsockname()[1]
-            url = f"ws://127.0.0.1:{port}"
+        async with listening(handle) as url:
             made = source(url, subscribe=None, silent_s=0.2, say=say)
             ticks = [(tick.values[0], made.connected) async for tick in made]
             silent.set()
@@ -166,8 +149,7 @@ def test_a_silence_at_the_start_gives_a_hint(monkeypatch):
             await socket.send(json.dumps(quote(1)))
             await socket.close()
 
-        async with server.serve(handle, "127.0.0.1", 0) as listening:
-            url = f"ws://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+        async with listening(handle) as url:
             assert [tick.values[0] async for tick in source(url, say=say, **more)] == [1]
         return said
 
@@ -187,8 +169,7 @@ def test_a_cancelled_client_closes_with_the_code_of_leaving():
             await socket.wait_closed()
             code.set_result(socket.close_code)
 
-        async with server.serve(handle, "127.0.0.1", 0) as listening:
-            url = f"ws://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+        async with listening(handle) as url:
             ticks = aiter(source(url, subscribe=None))
             await anext(ticks)
             waiting = asyncio.ensure_future(anext(ticks))
@@ -222,30 +203,38 @@ def test_a_name_with_dots_leads_into_objects():
     ("bad", "reason"),
     [
         ("{", "not JSON"),
-        ({"data": {"b": 1, "a": 2}, "n": 7}, "no field 'bid'; its fields: data.b, data.a, n"),
-        (quote(1, bid="x"), "field 'bid': 'x' is not a number"),
-        (quote(1, symbol=""), "field 'symbol': "),
-        (quote(1, ts="noon"), "field 'ts': "),
+        (b"\xff", "not JSON"),
+        (3, "no field 'bid'; its fields: none"),
         ([[1]], "no field 'bid'; its fields: none"),
+        ({"data": {"b": 1, "a": 2}, "n": 7}, "no field 'bid'; its fields: data.b, data.a, n"),
         ({"d": {"best": {"b": 1}, "e": {}}}, "no field 'bid'; its fields: d.best.b, d.e"),
+        (quote(1, bid=None), "field 'bid': None is not a number"),
+        (quote(1, bid="x"), "field 'bid': 'x' is not a number"),
+        (quote(1, bid=True), "field 'bid': True is not a number"),
+        (quote(1, symbol=""), "field 'symbol': "),
+        (quote(1, symbol=7), "field 'symbol': 7 is not a text"),
         (quote(1, symbol={"s": 1}), "field 'symbol': {'s': 1} is not a text"),
+        (quote(1, ts="noon"), "field 'ts': "),
     ],
 )
-def test_reasons_are_reported_at_a_limited_rate(bad, reason):
-    said, now = [], [0.0]
-    _, made, _ = asyncio.run(taken(([bad, bad, bad], 1000), say=said.append, clock=lambda: now[0]))
-    assert said.pop(0).startswith("connected to ws://")
-    assert (made.refused, len(said)) == (3, 1)
-    assert reason in said[0]
+def test_a_message_without_a_tick_is_skipped_and_reported_at_a_limited_rate(bad, reason):
+    lines, now = [], [0.0]
+    messages = [bad, bad, bad, quote(2)]
+    ticks, made, _ = asyncio.run(taken((messages, 1000), say=lines.append, clock=lambda: now[0]))
+    assert [tick.values[0] for tick in ticks] == [2]
+    assert lines.pop(0).startswith("connected to ws://")
+    assert lines.pop() == "first tick, stream EURUSD"
+    assert (made.refused, len(lines)) == (3, 1)
+    assert reason in lines[0]
     assert reason in made.last_refusal
     made._refuse("another reason")
-    assert said[1].endswith("another reason (3 since the last report)")
+    assert lines[1].endswith("another reason (3 since the last report)")
     for k in range(9):
         made._refuse(str(k))
-    assert len(said) == websocket_bridge.REASONS
+    assert len(lines) == websocket_bridge.REASONS
     now[0] += websocket_bridge.REPORT_S
     made._refuse(reason)
-    assert len(said) == websocket_bridge.REASONS + 1
+    assert len(lines) == websocket_bridge.REASONS + 1
 
 
 def test_after_a_first_connection_attempts_have_no_limit():
