@@ -277,6 +277,8 @@ NOTHING = (
 )  # fmt: skip
 """Layers that pass their input on unchanged outside training."""
 
+HELP = "see 'stream-lstm help interop'"
+
 FULL_PRECISION = ("float32", "float64")
 
 BACKWARDS = "it also reads the series backwards, and a live series has no end to start from"
@@ -341,7 +343,7 @@ def _network(file: KerasFile) -> SourceNetwork:
 
 def _refuse(path: Path, layer: Layer | None, why: str) -> NoReturn:
     subject = "the model" if layer is None else f"the {layer}"
-    raise DataError(f"{path}: {subject} is not supported: {why}")
+    raise DataError(f"{path}: {subject} is not supported: {why}; {HELP}")
 
 
 def activation(layer: Layer, key: str) -> str:

@@ -202,7 +202,7 @@ def _head(path: Any, tensors: Mapping[str, Float64s]) -> SourceHead:
         odd = [other for other in (*matrices, *rest) if other != name][:1] or [name]
         raise DataError(
             f"{path}: the tensor {odd[0]!r} belongs to an unsupported layer: the network must "
-            "have LSTM layers and one linear layer"
+            "have LSTM layers and one linear layer; see 'stream-lstm help interop'"
         )
     kernel = tensors[name]
     if len(kernel) not in (1, 2):
