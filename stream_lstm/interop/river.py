@@ -235,7 +235,8 @@ class ExampleClassifier:
         if self._lateness.is_late(tuple(values)):
             raise DataError(
                 "the label is late: another x had a prediction after this one, and only learn_one "
-                f"moves the series; {REMEDY}, or predict x again before its label; see 'stream-lstm help python'"
+                f"moves the series; {REMEDY}, or predict x again before its label; see "
+                "'stream-lstm help python'"
             )
         prediction = self.predictor.step(values)
         self._lateness.labelled()

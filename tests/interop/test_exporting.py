@@ -1,5 +1,8 @@
 """Files for other frameworks compute the same, and come back the same."""
 
+import json
+import zipfile
+
 import numpy as np
 import pytest
 import safetensors
@@ -73,6 +76,15 @@ def test_the_layout_of_torch_is_that_of_its_modules(tmp_path, weights):
     }  # fmt: skip
     with safetensors.safe_open(out, framework="numpy") as file:
         assert file.metadata()["scaling"] == "not included"
+
+
+def test_all_but_the_last_layer_of_keras_return_sequences(tmp_path, weights):
+    skip_without("keras")
+    out = tmp_path / "m.keras"
+    export(weights, out, "keras")
+    config = json.loads(zipfile.ZipFile(out).read("config.json"))
+    layers = [entry["config"] for entry in config["config"]["layers"]]
+    assert [layer.get("return_sequences") for layer in layers] == [None, True, False, None]
 
 
 def test_pytorch_loads_what_was_written(tmp_path, weights):

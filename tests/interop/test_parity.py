@@ -7,6 +7,7 @@ from stream_lstm.errors import StreamLSTMError
 from stream_lstm.interop.parity import (
     STEPS,
     TOLERANCE,
+    FrameworkParity,
     NumericDifference,
     Parity,
     compare,
@@ -48,6 +49,9 @@ def test_a_logit_that_is_not_a_number_fails():
     assert np.isnan(undefined.p)
     with pytest.raises(StreamLSTMError):
         Parity("it", 1, 1, 1, undefined, NumericDifference(0.0, 0.0)).require()
+    with pytest.raises(StreamLSTMError):
+        FrameworkParity("it", np.nan).require()
+    FrameworkParity("it", None).require()
 
 
 def test_large_logits_are_compared_in_their_own_units():
