@@ -1,4 +1,4 @@
-"""What is closed at the end of a `with`, whatever ends it."""
+"""A context manager that closes itself at the end."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Self
 
 
 class Closing:
-    """A context manager that gives itself, and closes at the end."""
+    """Base class of a context manager that calls `close` at the end."""
 
     def close(self) -> None:
-        """Let go of what is held."""
+        """Release all resources."""
         raise NotImplementedError
 
     def __enter__(self) -> Self:

@@ -1,12 +1,10 @@
-"""The configuration: all tables together, validated when they are made.
+"""The configuration: all tables together, validated when they are made, and banks of members.
 
-Every key has a name of its own across all tables, so that the flag `--bptt`, the environment
-variable `STREAM_LSTM_BPTT` and the key `bptt` in the table `[learning]` are one setting.
+Every key has a name of its own across all tables, so the flag `--bptt`, the environment variable
+`STREAM_LSTM_BPTT` and the key `bptt` in the table `[learning]` are one setting.
 
-The members of a bank of experts, as they are configured.
-
-A bank is a list of members: networks with settings of their own, and plain forecasters. What a
-network leaves out is taken from the tables `model` and `learning`.
+A bank is a list of members: networks with their own settings, and plain forecasters. A network
+takes the settings that it does not have from the tables `model` and `learning`.
 """
 
 from __future__ import annotations
@@ -40,7 +38,7 @@ from .schema import (
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Everything that can be set, one attribute for each table of the TOML file."""
+    """All settings, one attribute for each table of the TOML file."""
 
     stream: StreamConfig = StreamConfig()
     model: ModelConfig = ModelConfig()
@@ -60,7 +58,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         self._check_twins()
         if not self.learning.learn:
             if self.learning.bank != "none":
-                raise ValueError(f"bank={self.learning.bank} learns: say learn too")
+                raise ValueError(f"bank={self.learning.bank} requires learn=true")
             return
         if method == "bptt" and self.model.mode == "carry" and self.learning.bptt > window:
             raise ValueError(
@@ -70,12 +68,13 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if method != "bptt" and self.stream.stride > window:
             raise ValueError(
                 f"gradient={method} needs a whole stride before the first prediction: raise "
-                f"window={window} to stride={self.stream.stride}, or choose gradient=bptt"
+                f"window={window} to stride={self.stream.stride}, or set gradient=bptt"
             )
         if method != "bptt" and (self.model.mode == "window" or self.stream.labels == "external"):
             raise ValueError(
                 f"gradient={method} follows the carried state from label to label of the series: "
-                "mode=window and labels=external need gradient=bptt"
+                "mode=window and labels=external require gradient=bptt; see 'stream-lstm help "
+                "learning'"
             )
 
     def _check_labels(self) -> None:
@@ -84,28 +83,28 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return
         if stream.horizon == 0:
             raise ValueError(
-                "horizon=0 asks for an element's own label, which labels=series shows before the "
-                "prediction: raise horizon, or say labels=external"
+                "horizon=0 is the element's own label, which labels=series shows before the "
+                "prediction: raise horizon, or set labels=external"
             )
         if stream.threshold is not None:
             raise ValueError(
-                f"threshold={stream.threshold:g} is for labels=external: labels of the series "
+                f"threshold={stream.threshold:g} requires labels=external: labels of the series "
                 "are signs"
             )
 
     def _check_twins(self) -> None:
         twins = self.scoring.twins
         if twins and self.learning.bank != "none":
-            raise ValueError("twins=... are of one network: use them with bank=none")
+            raise ValueError("twins are of one network: they require bank=none")
         if "frozen" in twins and not self.learning.learn:
-            raise ValueError(
-                "twins=frozen is the model itself where nothing learns: say learn too"
-            )
+            raise ValueError("twins=frozen requires learn=true: else it is the model itself")
         if "stateless" in twins and self.model.mode == "window":
-            raise ValueError("twins=stateless is the model itself in mode=window")
+            raise ValueError(
+                "twins=stateless requires mode=carry: in mode=window it is the model itself"
+            )
 
     def gradient(self) -> Gradient:
-        """Return the gradient method that `auto` stands for."""
+        """Return the gradient method, with `auto` resolved."""
         if self.learning.gradient != "auto":
             return self.learning.gradient
         carried = self.model.mode == "carry" and self.stream.labels == "series"
@@ -114,18 +113,9 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 TABLES: Mapping[str, type[msgspec.Struct]] = {
-    "stream": StreamConfig,
-    "model": ModelConfig,
-    "scaling": ScalingConfig,
-    "learning": LearningConfig,
-    "scoring": ScoringConfig,
-    "train": TrainConfig,
-    "feed": FeedConfig,
-    "publish": PublishConfig,
-    "store": StoreConfig,
-    "security": SecurityConfig,
-    "serve": ServeConfig,
+    field.name: field.type for field in msgspec.structs.fields(Config)
 }
+"""The struct of every table."""
 
 KEYS: Mapping[str, str] = {
     field: table for table, struct in TABLES.items() for field in struct.__struct_fields__
@@ -142,7 +132,7 @@ NOT_TRAINED = (
 def parse_tables(data: Mapping[str, Any]) -> dict[str, Any]:
     """Flatten tables of keys into {key: value}.
 
-    Raises ConfigurationError for a table or a key that is not known, naming the nearest one.
+    Raises ConfigurationError for an unknown table or key, naming the nearest one.
     """
     flat: dict[str, Any] = {}
     for table, body in data.items():
@@ -163,7 +153,7 @@ def parse_tables(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def build(values: Mapping[str, Any]) -> Config:
-    """Make a `Config` from flat {key: value}; text is converted where the key wants a number.
+    """Make a `Config` from flat {key: value}; text is converted to the type of its key.
 
     Raises ConfigurationError naming the key, its value and what is allowed.
     """
@@ -189,7 +179,7 @@ def build(values: Mapping[str, Any]) -> Config:
 
 
 def _within_window(parts: dict[str, Any], bptt_given: bool) -> dict[str, Any]:
-    """Return the tables, in which the default of `bptt` is no more than `window`."""
+    """Return the tables with a default of `bptt` that is at most `window`."""
     stream: StreamConfig = parts.get("stream", StreamConfig())
     model: ModelConfig = parts.get("model", ModelConfig())
     learning: LearningConfig = parts.get("learning", LearningConfig())
@@ -199,36 +189,36 @@ def _within_window(parts: dict[str, Any], bptt_given: bool) -> dict[str, Any]:
 
 
 def _hint(kind: Any) -> str:
-    """Return what a value of a type looks like, where msgspec's words do not say it."""
+    """Return what a value of a type looks like, if msgspec's message does not tell."""
     if get_origin(kind) is Literal:
         return f"; choose one of {', '.join(get_args(kind))}"
     if get_origin(kind) is tuple:
-        return '; a list is written ["...", "..."]'
+        return '; write a list as ["...", "..."]'
     return "; write true or false" if kind is bool else ""
 
 
 def flatten(config: Config) -> dict[str, Any]:
-    """Return {key: value} of everything, the inverse of `build`."""
+    """Return {key: value} of all settings, the inverse of `build`."""
     return {key: getattr(getattr(config, table), key) for key, table in KEYS.items()}
 
 
 BANKS = ("none", "default")
-"""Values of `bank` that name no file."""
+"""Values of `bank` that are not a file."""
 
 MAX_MEMBERS = 32
 """More members only cost time: the mixture pays ln M nats for them."""
 
 MAX_LAGS = 1024
-"""A logistic member's covariance has the square of its lags in floats."""
+"""The covariance of a logistic member grows with the square of its lags."""
 
 MAX_WIDE = 512
-"""Values of several features that a logistic member looks at: with more it looks less far back."""
+"""Values of several features that a logistic member uses: more features reach less far back."""
 
 
 class NetworkMember(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="network", tag_field="kind"
 ):
-    """An LSTM. `name` is its own; None takes the value of the tables `model` and `learning`."""
+    """An LSTM; None takes the value of the tables `model` and `learning`."""
 
     name: str
     hidden: Annotated[int, Meta(ge=1, le=8192)] | None = None
@@ -252,8 +242,8 @@ class TableMember(
 ):
     """Counts of labels after each pattern of the last `signs` signs of the target.
 
-    signs: how many; 0 is the base rate. targets: count every element's label, or those of
-    published predictions alone. fade: labels after which a count has faded to 1/e; 0 never fades.
+    signs: 0 is the base rate. targets: count every element's label, or those of published
+    predictions only. fade: labels after which a count has faded to 1/e; 0 never fades.
     """
 
     name: str
@@ -265,12 +255,12 @@ class TableMember(
 class LogisticMember(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="logistic", tag_field="kind"
 ):
-    """A logistic regression on the target's last scaled values and signs, kept by the filter.
+    """A logistic regression on the target's last scaled values and signs, fitted by the filter.
 
-    lags: how many values. signs: how many signs. all_features: the last values of all features,
-    not of the target alone, as far back as `MAX_WIDE` values reach. targets: learn from every
-    element's label, or from those of published predictions alone. p0, q: variance of the weights
-    to start with, and added at each update.
+    lags: number of values. signs: number of signs. all_features: use the last values of all
+    features, as far back as `MAX_WIDE` values reach. targets: learn from every element's label, or
+    from those of published predictions only. p0, q: variance of the weights at the start, and
+    added at each update.
     """
 
     name: str
@@ -285,10 +275,10 @@ class LogisticMember(
 class RegimeMember(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="regime", tag_field="kind"
 ):
-    """Two hidden regimes, in one of which the labels of predictions lean to 1, in the other to 0.
+    """Two hidden regimes: labels of predictions tend to 1 in one, and to 0 in the other.
 
-    lasts: labels that a regime lasts on average. relative: they lean to the last sign of the
-    target, or away from it, instead of to 1 or to 0. How far they lean is learned.
+    lasts: mean length of a regime in labels. relative: labels tend to the last sign of the target,
+    or away from it, instead of to 1 or 0. The strength is learned.
     """
 
     name: str
@@ -338,10 +328,10 @@ KINDS: Mapping[str, type[Member]] = {
 
 
 def bank_members(config: Config, given: Members | None) -> Members | None:
-    """Return the members of the configured bank, None where there is no bank.
+    """Return the members of the configured bank, None without a bank.
 
-    given: the members of a file, for a configuration that names one. Raises ConfigurationError
-    where they are not given.
+    given: the members of the file that the configuration names. Raises ConfigurationError if it
+    names one and they are missing.
     """
     bank = config.learning.bank
     if bank == "none":
@@ -350,7 +340,7 @@ def bank_members(config: Config, given: Members | None) -> Members | None:
         return DEFAULT_BANK
     if given is None:
         raise ConfigurationError(
-            f"bank = {bank!r} is neither default nor none, and its members are not given",
+            f"bank = {bank!r} is neither default nor none: pass the members of that file",
             key="bank",
         )
     return given
@@ -371,13 +361,13 @@ def parse_bank(data: Mapping[str, Any]) -> Members:
 
 
 def check_members(members: Sequence[Member]) -> None:
-    """Raise ConfigurationError unless there are members, not too many, with names of their own."""
+    """Raise ConfigurationError for no or too many members, or for equal or empty names."""
     if not 1 <= len(members) <= MAX_MEMBERS:
         raise ConfigurationError(f"a bank has 1 to {MAX_MEMBERS} members, not {len(members)}")
     names = [member.name for member in members]
     for name in names:
         if not name or names.count(name) > 1:
-            raise ConfigurationError(f"members need names of their own; {name!r} is not one")
+            raise ConfigurationError(f"each member needs a name of its own, not {name!r}")
 
 
 def _member(k: int, table: dict[str, Any]) -> Member:

@@ -1,25 +1,25 @@
-"""The exceptions, in one tree, each with the exit code that a command ends with.
+"""The exceptions, in one tree, each with the exit code of a command that ends with it.
 
 ```
-StreamLSTMError                    70  a promise of this program is broken
-├── UsageError                      2  the command line is wrong
-├── ConfigurationError             78  a configuration value is wrong
-│   └── ExpressionError            78  a feature expression is wrong
-├── DataError                      65  what came from a file or a peer is wrong
+StreamLSTMError                    70  a bug in this program
+├── UsageError                      2  wrong command line
+├── ConfigurationError             78  wrong configuration value
+│   └── ExpressionError            78  wrong feature expression
+├── DataError                      65  wrong data in a file or from a peer
 │   ├── DecodeError                65  bytes that are not a record of the protocol
 │   ├── SnapshotError              65  a snapshot that is damaged or of another kind
-│   └── StoreError                 65  a store that is damaged, or none of ours
+│   └── StoreError                 65  a file that is damaged or not a store
 ├── InputMissingError              66  no such input
-├── DivergedError                  70  a training has run off, and cannot go on
-├── EndpointError                  69  an endpoint cannot be used, or nothing arrives
-├── LockedError                    73  another process has what only one can have
-└── OutputError                    74  the operating system refused to read or write
-    └── GoneError                  74  the file of a store is not where it was
+├── DivergedError                  70  a training that has diverged
+├── EndpointError                  69  an unusable or silent endpoint
+├── LockedError                    73  a resource that another process has locked
+└── OutputError                    74  a read or write that the operating system refused
+    └── GoneError                  74  a store whose file is gone
 ```
 
-`DataError` is the peer's mistake, `UsageError` and `ConfigurationError` are the user's, and
-the base class alone is ours. A message names what was wrong, where, and what to do; what it
-quotes cannot drive a terminal, see `quoting`. `InputWarning` is a warning, and ends nothing.
+`DataError` is the peer's mistake, `UsageError` and `ConfigurationError` are the user's, and the
+base class is ours. A message says what was wrong, where, and what to do. Text that it quotes
+cannot control a terminal, see `quoting`. `InputWarning` is a warning and ends nothing.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ DecodeCause: TypeAlias = Literal["frames", "topic", "size", "version", "payload"
 
 
 class StreamLSTMError(Exception):
-    """Anything that this package raises on purpose; `lines` are those of its message."""
+    """Base class of all exceptions of this package; `lines` are the lines of the message."""
 
     exit_code: ClassVar[int] = 70
 
@@ -43,19 +43,19 @@ class StreamLSTMError(Exception):
         super().__init__("\n".join(self.lines))
 
     def within(self, place: str) -> tuple[str, ...]:
-        """Return the lines with `place` before the first."""
+        """Return the lines, with `place` before the first."""
         first, *more = self.lines or ("",)
         return place + first, *more
 
 
 class UsageError(StreamLSTMError):
-    """The command line, or a call, asks for something that cannot be."""
+    """The command line or a call is wrong."""
 
     exit_code: ClassVar[int] = 2
 
 
 class ConfigurationError(StreamLSTMError):
-    """A configuration value is wrong; `key` is its name where one value is to blame."""
+    """A configuration value is wrong; `key` is its name if it is a single one."""
 
     exit_code: ClassVar[int] = 78
 
@@ -75,13 +75,13 @@ class ExpressionError(ConfigurationError):
 
 
 class DataError(StreamLSTMError):
-    """What came from a file or from a peer is wrong."""
+    """Data in a file or from a peer is wrong."""
 
     exit_code: ClassVar[int] = 65
 
 
 class DecodeError(DataError):
-    """Bytes that are not a record of the protocol; `cause` is a short name of what is wrong."""
+    """Bytes are not a record of the protocol; `cause` is a short name of the reason."""
 
     def __init__(self, *lines: str, cause: DecodeCause = "payload") -> None:
         super().__init__(*lines)
@@ -93,46 +93,46 @@ class SnapshotError(DataError):
 
 
 class StoreError(DataError):
-    """A store is damaged, has a hole that cannot be crossed, or is no store."""
+    """A store is damaged or has a gap, or a file is not a store."""
 
 
 class LockedError(StreamLSTMError):
-    """Another process has what only one at a time can have."""
+    """Another process has locked what only one can use at a time."""
 
     exit_code: ClassVar[int] = 73
 
 
 class InputMissingError(StreamLSTMError):
-    """There is no such file."""
+    """A file does not exist."""
 
     exit_code: ClassVar[int] = 66
 
 
 class DivergedError(StreamLSTMError):
-    """A training has run off: what it learns is no longer finite, or of no use."""
+    """A training has diverged: its loss is not finite, or too high to recover."""
 
 
 class EndpointError(StreamLSTMError):
-    """An endpoint cannot be bound or connected to, or nothing arrives from it."""
+    """An endpoint cannot be bound or connected, or is silent."""
 
     exit_code: ClassVar[int] = 69
 
 
 class OutputError(StreamLSTMError):
-    """The operating system refused to read or to write."""
+    """The operating system refused to read or write."""
 
     exit_code: ClassVar[int] = 74
 
 
 class GoneError(OutputError):
-    """The file of a store was removed, moved, replaced or cut while it was written."""
+    """The file of a store was removed, moved, replaced or truncated while it was written."""
 
 
 class InputWarning(UserWarning):
-    """The program works, but what it is given is hardly what was meant; shown by `warnings`."""
+    """An input works but is probably not what was meant; issued by `warnings`."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return `; did you mean 'x'?` for the known name nearest to `name`, or nothing."""
+    """Return `; did you mean 'x'?` for the known name nearest to `name`, or ""."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,14 +1,14 @@
-"""What goes into the core and what comes out of it, as frozen records.
+"""The inputs and outputs of the core, as frozen records.
 
 Inputs are `Ticks` or a short `Run` of them, `Label`, `Gap`, `SessionStart` and `End`: the feed
-makes them from bytes or files, and code behind it trusts them. Outputs are `Prediction`, `Score`,
-`Update`, `Rollback`, `Expiry` and `Refusal`. `Stale`, `Fresh` and `Takeover` are of the feed
-alone, and no session sees them. Time is data: `t_ns` (nanoseconds since 1970, int64) comes in with
-the tick, and nothing below the shell reads a clock.
+makes them from bytes or files, and later code trusts them. Outputs are `Prediction`, `Score`,
+`Update`, `Rollback`, `Expiry` and `Refusal`. `Stale`, `Fresh` and `Takeover` concern only the feed,
+and no session sees them. Time is data: `t_ns` (nanoseconds since 1970, int64) comes with the tick,
+and nothing below the shell reads a clock.
 
-Each output is declared here alone. The wire, the store, the files of results and the tables of
-`replay_frame` derive their fields from the declaration, see `records`. A new field stands last and
-has a default.
+Each output is declared only here. The wire, the store, the result files and the tables of
+`replay_frame` derive their fields from the declaration, see `records`. A new field is the last one
+and has a default.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ import numpy.typing as npt
 from msgspec import Meta
 
 NO_TIME = 0
-"""`t_ns` of a tick whose source has no time."""
+"""`t_ns` of a tick without a time."""
 
 MAX_SESSION_CHARS = 64
-"""A UUID has 36; one is kept for every stream."""
+"""A UUID has 36; there is one for every stream."""
 
 MAX_SEQ = 2**62
-"""Leaves room to add a block's length within int64."""
+"""Leaves room for the length of a block within int64."""
 
 MAX_COUNT = 2**62
-"""Where a counter stops: sequence numbers from outside could otherwise take it beyond int64."""
+"""The limit of a counter: foreign sequence numbers could take it beyond int64."""
 
 Session: TypeAlias = Annotated[str, Meta(max_length=MAX_SESSION_CHARS)]
 Seq: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_SEQ)]
 Time: TypeAlias = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Bit: TypeAlias = Annotated[int, Meta(ge=0, le=1, extra={"arrow": "int8"})]
 Probability: TypeAlias = Annotated[float, Meta(extra={"sql": "REAL NOT NULL", "arrow": "float32"})]
-"""What the model gives: a float32 value, always finite."""
+"""A finite float32 value."""
 
 
 class Ticks(msgspec.Struct, frozen=True):
     """A block of one or more raw ticks of one stream, in order.
 
     `t_ns` is int64 (n,); `values` is float64 (n, C) in the order of the session's columns;
-    `session` is the publisher's session ("" for files); `seq` is the sequence number of the
-    first tick, or None where the feed gives none; `where` names the origin for messages.
+    `session` is the publisher's run id ("" for files); `seq` is the sequence number of the first
+    tick, None without one; `where` is the origin for messages.
     """
 
     stream: str
@@ -66,11 +66,11 @@ class Ticks(msgspec.Struct, frozen=True):
 
 
 class Run:
-    """A few ticks of one stream that follow each other, as Python numbers.
+    """A few consecutive ticks of one stream, as Python numbers.
 
-    `times` are their `t_ns`, `rows` their values in the order of the columns, None for one that
-    lacks; the rest is that of `Ticks`. An array of a few numbers takes longer to make than their
-    ticks take to step, so single messages come as runs; a feed adds to a run until it hands it on.
+    `times` are their `t_ns`, and `rows` their values in the order of the columns, None for a
+    missing one; the rest is as in `Ticks`. Making an array of a few numbers takes longer than
+    stepping them, so single messages become runs; a feed adds to a run until it hands it on.
     """
 
     __slots__ = ("rows", "seq", "session", "stream", "times", "where")
@@ -81,7 +81,7 @@ class Run:
         self.rows: list[Sequence[float | None]] = []
 
     def block(self) -> Ticks:
-        """Return them as arrays."""
+        """Return the ticks as arrays."""
         t_ns = np.array(self.times, np.int64)
         flat = np.array(list(chain.from_iterable(self.rows)), np.float64)
         values = flat.reshape(len(t_ns), -1)
@@ -89,9 +89,9 @@ class Run:
 
 
 class Label(msgspec.Struct, frozen=True):
-    """The truth for prediction `n` of a stream, from outside.
+    """The external label of prediction `n` of a stream.
 
-    `y` is 0 or 1, or any number where the configuration has a threshold.
+    `y` is 0 or 1, or any number if the configuration has a threshold.
     """
 
     stream: str
@@ -109,21 +109,21 @@ class Gap(msgspec.Struct, frozen=True):
 
 
 class SessionStart(msgspec.Struct, frozen=True):
-    """A stream's publisher is new: its sequence numbers begin again."""
+    """A stream has a new publisher, whose sequence numbers begin at 1."""
 
     stream: str
     session: str
 
 
 class End(msgspec.Struct, frozen=True):
-    """A stream's publisher has said that nothing more will come."""
+    """A stream's publisher has announced its end."""
 
     stream: str
     session: str = ""
 
 
 class Expert(msgspec.Struct, frozen=True, array_like=True):
-    """A member of a bank at the time of a prediction: its name, weight and probability."""
+    """A member of a bank at a prediction: its name, weight and probability."""
 
     name: str
     weight: float
@@ -133,10 +133,10 @@ class Expert(msgspec.Struct, frozen=True, array_like=True):
 class Prediction(msgspec.Struct, frozen=True):
     """P(target of element n + horizon > 0), made after element `n`.
 
-    Its identity is (session, stream, n). `p` holds a float32 value exactly. `gaps_visible` is
-    False for a feed without sequence numbers; `after_gap` is True until the carried state has
-    seen a whole warm-up of elements since the last gap. `experts` are the members of the bank,
-    where they are asked for.
+    Its identity is (session, stream, n); `session` is the publisher's run id. `p` is exactly a
+    float32 value. `gaps_visible` is False for a feed without sequence numbers; `after_gap` is True
+    until a whole warm-up of elements has passed since the last gap. `experts` are the members of
+    the bank, if they are published.
     """
 
     stream: str
@@ -156,13 +156,12 @@ class Prediction(msgspec.Struct, frozen=True):
 
 
 class Score(msgspec.Struct, frozen=True):
-    """The truth for prediction `n` has come; losses are log losses in nats.
+    """The score of prediction `n`, whose label has come; losses are log losses in nats.
 
-    `t_ns` is the time of the element that brought the label. `base_rate_p` and `last_label_p`
-    are what the two plain forecasters gave for the same label, known when `p` was. The three
-    kinds of evidence are log W in nats after this label, that the model is better: see
-    `core.evidence`. `raw_p`, `frozen_p` and `stateless_p` are further forecasts of the same label,
-    where there are such.
+    `t_ns` is the time of the element that brought the label. `base_rate_p` and `last_label_p` are
+    the plain forecasts of the same label, made when `p` was. The three kinds of evidence are log W
+    in nats after this label, that the model is better, see `core.evidence`. `raw_p`, `frozen_p`
+    and `stateless_p` are further forecasts of the same label, if there are any.
     """
 
     stream: str
@@ -186,10 +185,10 @@ UpdateReason: TypeAlias = Literal["", "not-finite", "update-too-large", "weights
 
 
 class Update(msgspec.Struct, frozen=True):
-    """One optimiser update was made, or refused for a `reason`, which is "" where it was made.
+    """An optimiser update that was made, or refused for a `reason`, which is "" otherwise.
 
-    `n` is the labelled prediction that caused it; `loss` is the mean log loss over the tape in
-    nats before the update; `grad_norm` is the global norm before clipping.
+    `n` is the labelled prediction that caused it, `loss` the mean log loss over the tape in nats
+    before the update, and `grad_norm` the global norm before clipping.
     """
 
     stream: str
@@ -205,13 +204,13 @@ RollbackTarget: TypeAlias = Literal["last-good", "base-rate"]
 
 
 class Rollback(msgspec.Struct, frozen=True):
-    """Learning did harm, so the weights went back, and learning rests for `frozen` labels.
+    """Learning hurt, so the weights went back, and learning rests for `frozen` labels.
 
-    `n` is the prediction whose label showed it. `reason` is a run of refused updates, or a log
-    loss above the base rate's, or one above that of the last good weights. `to` are the last good
-    weights, or such that give the base rate alone. `log_loss` and `base_rate_log_loss` are means
-    over the labels that were compared, `good_log_loss` that of the last good weights while they
-    proved good, None where they never had to; all in nats.
+    `n` is the prediction whose label showed it. `reason` is a run of refused updates, a log loss
+    above the base rate's, or one above that of the last good weights. `to` are the last good
+    weights, or weights that give the base rate. `log_loss` and `base_rate_log_loss` are means over
+    the compared labels; `good_log_loss` is that of the last good weights when they were confirmed,
+    None if they never were; all in nats.
     """
 
     stream: str
@@ -225,7 +224,7 @@ class Rollback(msgspec.Struct, frozen=True):
 
 
 class Expiry(msgspec.Struct, frozen=True):
-    """Prediction `n` left the book of waiting predictions without a label."""
+    """Prediction `n` expired without a label."""
 
     stream: str
     n: int
@@ -235,9 +234,9 @@ RefusalKind: TypeAlias = Literal["tick", "label", "message"]
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """An input was rejected; carry and weights are as before.
+    """An input was rejected; state and weights are as before.
 
-    `index` is the position in the block of ticks that held it, -1 where that has no meaning.
+    `index` is its position in its block of ticks, -1 for other inputs.
     """
 
     stream: str
@@ -248,22 +247,22 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 class Stale(msgspec.Struct, frozen=True):
-    """Nothing has come from the feed for `silent_s` seconds, though it should have."""
+    """The feed has been silent for `silent_s` seconds, which is too long."""
 
     silent_s: float
 
 
 class Fresh(msgspec.Struct, frozen=True):
-    """The feed is back; it had been seen to be silent for `silent_s` seconds."""
+    """The feed is back after `silent_s` seconds of silence."""
 
     silent_s: float
 
 
 class OldTimes(msgspec.Struct, frozen=True):
-    """`count` old ticks of a stream came; see `core.old_times` for which are.
+    """`count` old ticks of a stream came, see `core.old_ticks`.
 
-    `t_ns` is the time of the first, and `latest_ns` the time that the stream had reached before
-    it, both in ns since 1970. `where` names the origin for messages.
+    `t_ns` is the time of the first, and `latest_ns` the latest time of the stream before it, both
+    in ns since 1970. `where` is the origin for messages.
     """
 
     stream: str

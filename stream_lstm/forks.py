@@ -1,4 +1,4 @@
-"""What is to happen in a child process that was forked; Windows has none."""
+"""A call in every forked child process; Windows does not fork."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from collections.abc import Callable
 
 
 def call_in_child(function: Callable[[], object]) -> None:
-    """Call a function in every child that is forked from now on."""
+    """Call a function in every child process that is forked later."""
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=function)

@@ -1,8 +1,8 @@
-"""Text from outside, made safe to show: what a peer, a file or a setting says is data.
+"""Foreign text, made safe to show.
 
 A terminal obeys control characters, a log is read line by line, and bidirectional overrides change
-what a reader sees. So messages, log lines, pages and metric labels pass through `printable`, and
-JSON through `json_line`, which loses nothing.
+the visible text. So messages, log lines, pages and metric labels pass through `printable`, and
+JSON through `json_line`, which is lossless.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Any
 import msgspec
 
 MAX_TEXT = 2000
-"""Characters of a message; a reason can quote what a peer sent."""
+"""Characters of a message; a reason can quote a peer's text."""
 
 
 def printable(text: str, limit: int = MAX_TEXT) -> str:
-    r"""Return `text` in one line of at most `limit` characters that drives no terminal.
+    r"""Return `text` as one line of at most `limit` characters that cannot control a terminal.
 
     Control and format characters, line separators and lone surrogates become escapes such as
-    `\x1b` and `\u202e`. What is longer than the limit ends with an ellipsis.
+    `\x1b` and `\u202e`. Longer text is cut, and ends with an ellipsis.
     """
     shown = text[: limit + 1]
     if not shown.isprintable():
@@ -29,15 +29,15 @@ def printable(text: str, limit: int = MAX_TEXT) -> str:
 
 
 def label(name: str) -> str:
-    """Return the value of a metric label for a name: different ones for different names."""
+    """Return the value of a metric label for a name; different names get different values."""
     return printable(name.replace("\\", "\\\\"), 10 * len(name) + 1)
 
 
 def json_line(value: Any) -> str:
-    """Return a value as JSON in one printable line; what reads it gets every character back."""
+    """Return a value as JSON in one printable line, without loss."""
     try:
         text = msgspec.json.encode(value).decode()
-    except UnicodeEncodeError:  # a file's name need not be Unicode
+    except UnicodeEncodeError:  # a file name can contain invalid Unicode
         text = json.dumps(msgspec.to_builtins(value), separators=(",", ":"))
     if text.isprintable():
         return text

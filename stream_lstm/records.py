@@ -1,7 +1,7 @@
 """The declared fields of a record, and many records as columns.
 
-The Structs of `events` declare each record once. What follows from a declaration (wire records,
-SQL columns, Arrow columns) is derived from `fields_of`:
+`events` declares each record once. The wire records, SQL columns and Arrow columns are derived
+from `fields_of`:
 
 | annotation | column of a `Batch` | SQL | Arrow |
 |---|---|---|---|
@@ -10,7 +10,7 @@ SQL columns, Arrow columns) is derived from `fields_of`:
 | `bool` | bool | `INTEGER NOT NULL` | bool |
 | `float` | float64 | `REAL`: SQLite stores NaN as NULL | float64 |
 | `float` or None | float64, NaN for None | `REAL` | float64 |
-| `tuple[...]` | object | `TEXT`, as JSON, NULL where empty | none |
+| `tuple[...]` | object | `TEXT`, as JSON, NULL if empty | none |
 
 The metadata of a field, `Meta(extra={"sql": ..., "arrow": ...})`, overrides the last two.
 """
@@ -54,8 +54,8 @@ _COLUMNS: dict[Any, tuple[Any, str, str]] = {
 class Field(NamedTuple):
     """A declared field.
 
-    `hint` is its annotation; `arrow` names its Arrow type, "" where it has none; `nullable` says
-    that it may be None; `default` is `msgspec.NODEFAULT` where it has none.
+    `hint` is its annotation; `arrow` its Arrow type, "" without one; `nullable` whether it may be
+    None; `default` is `msgspec.NODEFAULT` without one.
     """
 
     name: str
@@ -79,10 +79,7 @@ class Field(NamedTuple):
 
 @cache
 def fields_of(kind: type[msgspec.Struct]) -> tuple[Field, ...]:
-    """Return the fields of a record in declared order.
-
-    Raises TypeError for a field whose type has no column.
-    """
+    """Return the fields of a record in declared order; TypeError for a type without a column."""
     return tuple(_field(kind, info) for info in msgspec.structs.fields(kind))
 
 
@@ -113,11 +110,11 @@ class Batch(Generic[R]):
     """Many records of one kind, in order, as columns.
 
     kind: the Struct of a record. columns: arrays (n,) by field; text and tuples are object arrays,
-    and a missing number is NaN. A field that has a default may be left out: its column is made
-    when it is first read. Arrays of the right dtype are not copied.
+    and a missing number is NaN. A field with a default may be left out: its column is made when it
+    is first read. Arrays of the right dtype are not copied.
 
-    Raises ValueError for a column that is unknown, missing or of another length, and TypeError
-    for one whose values would change in the dtype of its field.
+    Raises ValueError for a column that is unknown, missing or of another length, and TypeError for
+    one whose values would change in the dtype of its field.
     """
 
     __slots__ = ("_columns", "_length", "kind")
@@ -146,7 +143,7 @@ class Batch(Generic[R]):
 
     @classmethod
     def from_lists(cls, kind: type[R], lists: Mapping[str, Sequence[Any]]) -> Batch[R]:
-        """Return columns of Python values, None for a missing number; ignores unknown ones."""
+        """Return columns of Python values, None for a missing number; ignores unknown columns."""
         fields = [field for field in fields_of(kind) if field.name in lists]
         return cls(kind, {field.name: _column(field, lists[field.name]) for field in fields})
 
@@ -175,11 +172,11 @@ class Batch(Generic[R]):
         return column
 
     def take(self, rows: RowIndex) -> Batch[R]:
-        """Return some of the records: those of an index, a mask or a slice, in its order."""
+        """Return the records of an index, a mask or a slice, in its order."""
         return Batch(self.kind, {name: column[rows] for name, column in self._columns.items()})
 
     def cells(self, field: Field) -> list[Any]:
-        """Return a column as Python values, None for what is missing."""
+        """Return a column as Python values, None for a missing one."""
         column = self[field.name]
         missing = np.isnan(column) if field.nullable else None
         if missing is not None and missing.any():
@@ -193,12 +190,12 @@ class Batch(Generic[R]):
         return list(zip(*map(self.cells, fields_of(self.kind)), strict=True))
 
     def events(self) -> list[R]:
-        """Return the records; raises ValueError for one that is invalid."""
+        """Return the records; raises ValueError for an invalid one."""
         return [self.kind(*row) for row in self.rows()]
 
 
 class Gathered(Generic[R]):
-    """Records of one kind that come singly or as batches, in order."""
+    """Gathers records of one kind, single or in batches, in order."""
 
     def __init__(self, kind: type[R]) -> None:
         self._kind = kind
@@ -210,12 +207,12 @@ class Gathered(Generic[R]):
         return self._length
 
     def add(self, event: R) -> None:
-        """Take a record."""
+        """Add a record."""
         self._single.append(event)
         self._length += 1
 
     def extend(self, batch: Batch[R]) -> None:
-        """Take records."""
+        """Add a batch."""
         self._end_singles()
         self._parts.append(batch)
         self._length += len(batch)
@@ -233,7 +230,6 @@ class Gathered(Generic[R]):
 
 
 def _column(field: Field, cells: Sequence[Any]) -> Column:
-    """Return Python values as a column; None is a number that is missing."""
     if field.dtype == object:
         return np.fromiter(cells, object, len(cells))  # np.array would look into tuples
     return np.array(cells, field.dtype)

@@ -1,7 +1,7 @@
-"""The tables of the configuration: one frozen struct for each, with its keys and their limits.
+"""The tables of the configuration: one frozen struct each, with its keys and their limits.
 
-A struct is validated by itself when it is made from text; what holds between tables is checked
-by `config.Config`.
+A struct checks its own values; `config.Config` checks what must hold between tables. The class
+docstrings are the help texts of the flags and the configuration reference of the manual.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ OnBad: TypeAlias = Literal["fail", "skip"]
 
 Count: TypeAlias = Annotated[int, Meta(ge=1)]
 Positive: TypeAlias = Annotated[float, Meta(gt=0, le=3e38)]
-"""Finite as a float32, too."""
+"""The limit is finite as a float32."""
 
 MAX_LAYERS = 4
-"""Deeper stacks were never found to help on one series, and compile slowly."""
+"""Deeper stacks did not help on any series that was tried, and compile slowly."""
 
 MAX_BLOCK = 1_000_000
-"""Limit for warm-up, stride, horizon and tape lengths: what a tape of them takes stays small."""
+"""Limit for warm-up, stride, horizon and tape lengths, which bounds the memory of a tape."""
 
 Length: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_BLOCK)]
 
@@ -45,24 +45,24 @@ Length: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_BLOCK)]
 class StreamConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How ticks become elements, and when predictions are due.
 
-    features: expressions over the tick's fields; the first is the target.
-    window: warm-up W, in elements; in mode `window` also the length of the window.
-    stride: a prediction is due every S elements.
-    horizon: the label of a prediction after element n is the sign of element n + horizon; 0, the
-    element's own label, is for labels from outside.
-    labels: `series` takes them from the series itself, `external` waits for (n, y).
-    threshold: labels from outside are numbers, and those above this count as 1; without it they
-    are 0 or 1.
-    max_pending: predictions of one stream that may wait for labels; the oldest expires.
-    label_expiry: elements after which a prediction without a label from outside expires; 0 never.
-    label_expiry_s: seconds, by the times of the ticks, after which it expires; 0 never.
-    revisions: of several labels for a prediction the `first` counts, or the `last` to come.
-    label_hold: with `last`, elements for which a label may be revised before it counts.
-    on_gap: `continue` flags predictions after lost ticks, `reset` also starts a fresh carry.
-    on_old_time: ticks whose time is before the latest one of their stream, or that repeat the time
-    and the values of the last one, are counted: `take` takes them, `warn` also logs them, `refuse`
-    refuses them.
-    table: does nothing, and will go: every stream is kept in a table.
+    features: expressions over the fields of a tick; the first is the target.
+    window: warm-up W in elements; in mode `window` also the length of the window.
+    stride: predict every S elements.
+    horizon: the label of the prediction after element n is the sign of element n + horizon; 0, the
+    label of the element itself, requires external labels.
+    labels: `series` takes labels from the series, `external` waits for labels (n, y).
+    threshold: external labels are numbers, and those above this count as 1; without it they are 0
+    or 1.
+    max_pending: predictions of one stream that may wait for labels; beyond it the oldest expires.
+    label_expiry: elements after which a prediction without an external label expires; 0 never.
+    label_expiry_s: seconds after which it expires, by the times of the ticks; 0 never.
+    revisions: which of several labels for a prediction counts, the `first` or the `last`.
+    label_hold: elements for which a label can be revised before it counts, with revisions `last`.
+    on_gap: `continue` flags predictions after lost ticks, `reset` also resets the carried state.
+    on_old_time: what to do with old ticks, whose time is before the latest of their stream or
+    which repeat time and values of the last tick: `take` and count them, `warn` also logs them,
+    `refuse` refuses them.
+    table: does nothing and will be removed; every stream is in a table.
     """
 
     features: tuple[str, ...] = ()
@@ -82,19 +82,19 @@ class StreamConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The network and how its weights are held.
+    """The network and its weights.
 
-    mode: `carry` never resets the state, `window` starts it at zero every window.
+    mode: `carry` never resets the state, `window` starts every window from a zero state.
     hidden: units H of each layer.
-    layers: LSTM layers on top of each other.
-    seed: of the random weights.
-    init: `standard` starts cells that forget soon, `chrono` cells that remember for up to
+    layers: number of stacked LSTM layers.
+    seed: seed of the random weights.
+    init: `standard` starts with cells that forget quickly, `chrono` with cells that remember up to
     `init_horizon` elements.
-    init_horizon: the longest memory, in elements, that `chrono` starts with.
-    sharing: one set of weights for all streams, or one for each.
-    weights: a file to start from instead of random weights.
-    compile_cache: a folder to keep what was compiled in, for a faster start the next time; what
-    lies there is run, so let nobody else write to it.
+    init_horizon: longest memory that `chrono` starts with, in elements.
+    sharing: `shared` is one set of weights for all streams, `per-stream` one for each.
+    weights: file of weights to start from instead of random weights.
+    compile_cache: folder for compiled code, for a faster next start; its contents are executed, so
+    protect it from other users.
     """
 
     mode: Mode = "carry"
@@ -109,18 +109,18 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 LIMIT = 2.0**123
-"""Inputs stay below this magnitude, about 1e37: a difference of two must be finite in float32.
+"""Limit of the magnitude of inputs, about 1e37: a difference of two must be finite in float32.
 A power of two is the same number in float32 and float64."""
 
 
 class ScalingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The causal scaler.
 
-    scaling: `sd` divides by the standard deviation so far and keeps the sign, `zscore` also
-    takes the mean off, `none` passes through.
+    scaling: `sd` divides by the standard deviation so far, which preserves the sign, `zscore` also
+    subtracts the mean, `none` does not scale.
     memory: elements over which the estimates fade.
-    clip: scaled values beyond this are cut to it.
-    gain: what the network sees is the scaled value times this.
+    clip: limit of the magnitude of scaled values.
+    gain: factor between the scaled value and the input of the network.
     """
 
     scaling: Scaling = "sd"
@@ -132,30 +132,31 @@ class ScalingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class LearningConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The online update.
 
-    learn: one update for each label that arrives.
-    learn_until: the element after which weights stay as they are; 0 learns for ever.
+    learn: make one update for each label.
+    learn_until: element after which the weights stay as they are; 0 learns without end.
     gradient: how far a gradient reaches back: `bptt` K elements; `snap1`, `hybrid` and `rtrl` to
-    the beginning, more and more exactly; `auto` is `hybrid` for `dekf` where that is defined, else
+    the beginning, with increasing exactness; `auto` is `hybrid` for `dekf` where possible, else
     `bptt`.
-    bptt: elements K that the gradient `bptt` reaches back, no more than `window`; by default
-        `window` where that is less.
-    targets: learn from `every` element's own next value, or at the `published` predictions alone.
-    positive_weight: how much a positive label counts beside a negative one.
-    optimizer: an optimiser of optax by name, or `dekf`, the node-decoupled Kalman filter.
-    optimizer_args: its arguments as NAME=NUMBER, such as p0=1 for dekf or b1=0.8 for adam.
-    bank: `default`, `none` or a TOML file: learners and plain forecasters side by side, mixed.
-    share: part of the weight that moves among a bank's members at each label.
-    publish_experts: publish each member's weight and probability with the prediction.
-    learning_rate: the step size of an optimiser of optax; `dekf` has none.
-    clip_norm: global norm that gradients are clipped to for optax; 0 leaves them.
-    max_update: root mean square that the changes of one update may have; it is refused above that.
-    0 sets no limit.
-    max_weights: root mean square that an update may give the weights; 0 sets no limit.
-    rollback_window: labels over which log loss is compared with the base rate's; 0 never rolls
-    weights back.
-    rollback_excess: nats a label above the base rate over that window at which they are.
-    rollback_refusals: updates refused in a row at which they are.
-    freeze_labels: labels for which learning rests then; twice as many each time, up to 16 times.
+    bptt: elements K that the gradient `bptt` reaches back, at most `window`, which is the default
+    if it is shorter.
+    targets: learn from `every` element's own next value, or from `published` predictions only.
+    positive_weight: weight of a positive label relative to a negative one.
+    optimizer: name of an optax optimiser, or `dekf`, the node-decoupled Kalman filter.
+    optimizer_args: arguments of the optimiser as NAME=NUMBER, such as p0=1 for dekf or b1=0.8 for
+    adam.
+    bank: `none`, `default` or a TOML file: a mixture of learners and plain forecasters.
+    share: part of the weight that moves between the members of a bank at each label.
+    publish_experts: publish the weight and probability of each member with the prediction.
+    learning_rate: step size of an optax optimiser; `dekf` has none.
+    clip_norm: limit of the global norm of gradients for optax; 0 is no limit.
+    max_update: limit of the root mean square of one update's changes; larger updates are refused.
+    0 is no limit.
+    max_weights: limit of the root mean square of the weights after an update; 0 is no limit.
+    rollback_window: labels over which the log loss is compared with the base rate's; 0 disables
+    rollbacks.
+    rollback_excess: nats per label above the base rate, over that window, that cause a rollback.
+    rollback_refusals: updates refused in a row that cause a rollback.
+    freeze_labels: labels without learning after a rollback; doubles each time, up to 16 times.
     """
 
     learn: bool = False
@@ -180,12 +181,12 @@ class LearningConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ScoringConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is scored beside each prediction's own label, and what is made of the scores.
+    """Further scores, and recalibration.
 
-    score_window: labels at the end over which scores are given once more; 0 gives none.
-    twins: forecasts to be scored on the same labels: `frozen`, of the weights that learning
-    started from; `stateless`, of windows from a zero state.
-    calibrate: recalibrate the published probability by its own past.
+    score_window: number of last labels with scores of their own; 0 for none.
+    twins: further forecasts to score on the same labels: `frozen` uses the weights that learning
+    started from, `stateless` starts each window from a zero state.
+    calibrate: recalibrate the published probability from its own past.
     """
 
     score_window: Annotated[int, Meta(ge=0, le=MAX_BLOCK)] = 1000
@@ -196,15 +197,15 @@ class ScoringConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Training from files, in epochs; `bptt` and `clip_norm` are those of learning.
 
-    train_optimizer: an optimiser of optax by name.
-    lanes: pieces of the series that are stepped side by side, at most.
-    epochs: passes over the series, at most.
+    train_optimizer: name of an optax optimiser.
+    lanes: largest number of pieces of the series that are trained in parallel.
+    epochs: largest number of passes over the series.
     patience: epochs without a better validation after which training stops; 0 never stops it.
-    validation: share of each series, its end, that is held out.
-    train_rate: the optimiser's step size in training.
-    schedule: `cosine` lowers the step size to 0 over all epochs, `constant` leaves it.
-    weight_dropout: share of the recurrent weights that each update does without, drawn anew.
-    average: epochs over which the weights that are kept are averaged; 0 keeps them as they are.
+    validation: held-out share at the end of each series.
+    train_rate: step size of the optimiser in training.
+    schedule: `cosine` lowers the step size to 0 over all epochs, `constant` does not.
+    weight_dropout: share of the recurrent weights that each update leaves out at random.
+    average: epochs over which the weights are averaged; 0 does not average.
     """
 
     lanes: Annotated[int, Meta(ge=1, le=100_000)] = 32
@@ -219,28 +220,27 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FeedConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the daemon's ticks come from.
+    """Where the daemon gets its ticks.
 
     connect: ZeroMQ endpoints of publishers.
-    streams: names to subscribe to; empty means all.
-    columns: names of the values, in the order in which the feed sends them.
-    payload: `record` is this project's protocol; `json` a bare JSON object of fields and
-    `float64` bare little-endian numbers, for feeds of others.
-    topic: topic prefix of a foreign feed; what follows it names the stream.
-    time_field: field of a bare JSON object that holds the time.
-    idle_timeout: seconds without a message after which the daemon gives up; 0 waits for ever.
-    receive_hwm: messages, however large, that may wait in the receiving socket for each publisher.
-    recovery: endpoints at which publishers answer who asks for lost ticks.
-    heartbeat_s: seconds between the feed's heartbeats; three missed by a feed that had sent one
-    make the daemon stale.
-    stale_after: seconds without a message after which the daemon is stale, whatever the feed; 0
-    goes by the heartbeats.
-    busy_poll: seconds that the daemon watches for the next message without sleeping; it keeps a
-    core busy and its caches warm, which more than halves the latency of a sparse feed.
-    max_streams: streams that are taken in; what comes of any further one is refused, and counted.
-    takeover: with several endpoints, a stream belongs to the endpoint that sent it first. Another
-    endpoint may take it over `when-gone`, once the owner has lost its connection; `never`; or
-    `always`. What it may not send is refused, and counted; labels have no owner.
+    streams: streams to subscribe to; empty for all.
+    columns: names of the values of a tick, in the order in which the feed sends them.
+    payload: `record` is this project's protocol; `json` is a bare JSON object of fields and
+    `float64` bare little-endian numbers, for foreign feeds.
+    topic: topic prefix of a foreign feed; the rest of the topic is the name of the stream.
+    time_field: field of a bare JSON object that contains the time.
+    idle_timeout: seconds without a message after which the daemon stops; 0 never.
+    receive_hwm: messages of any size that may wait in the receiving socket for each publisher.
+    recovery: endpoints of publishers that serve lost ticks.
+    heartbeat_s: seconds between two heartbeats of the feed; three missed ones make a feed that
+    sends heartbeats stale.
+    stale_after: seconds without a message after which any feed is stale; 0 relies on heartbeats.
+    busy_poll: seconds for which the daemon polls for the next message without sleeping; this uses
+    a whole core and more than halves the latency of a sparse feed.
+    max_streams: number of streams that are accepted; input of further ones is refused and counted.
+    takeover: a stream belongs to the endpoint that sent it first. Another endpoint may take it
+    over `when-gone`, once the owner has lost its connection; `never`; or `always`. Other input for
+    it is refused and counted. Labels have no owner.
     """
 
     connect: tuple[str, ...] = ()
@@ -260,10 +260,10 @@ class FeedConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PublishConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the daemon's predictions go.
+    """Where the daemon sends its predictions.
 
-    publish: ZeroMQ endpoint to bind; none publishes nothing.
-    encoding: of the published records.
+    publish: ZeroMQ endpoint to bind; without it nothing is published.
+    encoding: encoding of the published records.
     """
 
     publish: str | None = None
@@ -271,18 +271,18 @@ class PublishConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class StoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is kept on disk, for a restart to go on from.
+    """The store on disk, from which a restart continues.
 
-    store: a SQLite file, made if it is not there; none keeps nothing.
+    store: SQLite file, created if it does not exist; without it nothing is stored.
     snapshot_every: elements between two snapshots of the whole state.
-    commit_elements: what has come is committed once it is so many elements,
-    commit_ms: or after this many milliseconds.
+    commit_elements: elements after which a transaction is committed.
+    commit_ms: milliseconds after which a transaction is committed.
     sync: `normal` survives any kill of the process, `full` also waits for the disk at each commit.
-    max_gb: size of the file, in 10^9 bytes, at which a daemon lets go of its oldest ticks and what
-    came of them, up to the oldest snapshot that it keeps; 0 never does.
-    if_gone: what a daemon does when its file is removed, moved, replaced or cut: `new` continues,
-    and begins a new file with the whole state as soon as nothing else is in its place, `stop` ends
-    with 74; a replay always stops.
+    max_gb: size of the file in 10^9 bytes at which a daemon deletes its oldest ticks and their
+    results, up to the oldest snapshot that it needs; 0 never does.
+    if_gone: what a daemon does if its file is removed, moved, replaced or truncated: `new`
+    continues, and starts a new file with the whole state as soon as its place is free, `stop`
+    exits with 74; a replay always stops.
     """
 
     store: str | None = None
@@ -295,12 +295,12 @@ class StoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SecurityConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Who may connect, and how much a peer may ask for.
+    """Who may connect, and how much a peer may request.
 
-    curve_dir: a folder of keys, made by `stream-lstm keys`; with it every socket is encrypted, and
-    only the peers whose public keys lie in its folder `clients` are let in.
+    curve_dir: folder of keys, made by `stream-lstm keys`; it encrypts every socket, and accepts
+    only peers whose public key is in its folder `clients`.
     insecure: bind addresses that other machines can reach without keys.
-    max_subscriptions: prefixes that one subscriber may ask for; who asks for more is cut off.
+    max_subscriptions: prefixes that one subscriber may request; with more it is disconnected.
     """
 
     curve_dir: str | None = None
@@ -309,12 +309,13 @@ class SecurityConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How a daemon tells machines and people how it is.
+    """How a daemon reports its condition.
 
-    metrics: address, such as 127.0.0.1:9464, that serves /metrics, /livez and /readyz; none serves
-    nothing.
-    live_after: seconds without a turn of its loop after which /livez says that the daemon hangs.
-    log_format: of standard error: `text` for people, `json` one object a line.
+    metrics: address, such as 127.0.0.1:9464, that serves /metrics, /livez and /readyz; without it
+    nothing is served.
+    live_after: seconds without a turn of the main loop after which /livez reports that the daemon
+    hangs.
+    log_format: format of standard error: `text` for people, `json` for one object a line.
     """
 
     metrics: str | None = None

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ..core.session import Session
-    from ..core.view import StreamView
+    from ..core.stream import StreamView
     from ..feed.files import FileSource
 
 Level: TypeAlias = Literal["quiet", "normal", "verbose"]

@@ -1,8 +1,15 @@
-"""From raw ticks to elements: feature memory, and the gate that nothing bad passes.
+"""From raw ticks to elements: the feature memory, and the check that no bad tick passes.
 
-A tick whose features are not all finite is refused alone: the memory keeps the last accepted
-ticks, so the next tick is compared with those, in a block as well as one by one. Old ticks
-(see `old_times`) are refused before that, where they are to be refused.
+A tick whose features are not all finite is refused by itself: the memory contains the last
+accepted ticks, so the next tick is compared with those, in a block as well as one at a time. Old
+ticks (see `old_ticks`) are refused before that, if they are to be refused.
+
+Whether a tick is bad can depend on the ticks before it, so a block with bad ticks cannot be
+checked in one pass. The bad ticks are guessed instead, and the guess is checked: each kept tick
+must make a good element behind the kept ones before it, and each other tick a bad one. If all do,
+no other choice is possible, since the first tick has no choice, and so on. Otherwise the guess is
+right up to the first tick that does not, and wrong at that tick. So a block full of bad ticks
+costs a few evaluations, not one per tick.
 """
 
 from __future__ import annotations
@@ -16,26 +23,26 @@ import numpy as np
 from ..schema import LIMIT, StreamConfig
 from ..typing import Bools, Float32s, Float64s, Int64s
 from .features import FeatureSet
-from .old_times import NEVER, Old, find_old, joined
-from .table import HELD, LATEST, StreamTable
+from .old_ticks import NEVER, OldTicks, find_old, joined
+from .table import LATEST, MEMORY_SIZE, StreamTable
 
 Run: TypeAlias = tuple[Int64s, Float32s]
 OnRefused: TypeAlias = Callable[[int, str], None]
 
 RUN = 4096
-"""Ticks evaluated at once."""
+"""Ticks that are evaluated together."""
 
 SHORT = 64
-"""Ticks evaluated at once, at least, where it is hard to tell which are bad."""
+"""The same at least, where bad ticks are hard to tell."""
 
 PASSES = 4
-"""Evaluations of a run with bad ticks in it, before the ticks behind them are looked at alone."""
+"""Evaluations of a run with bad ticks, before the ticks behind them get a run of their own."""
 
 
 class Memory(msgspec.Struct):
     """The last accepted ticks: `t_ns` int64 (m,) and `values` float64 (m, C), m <= lag.
 
-    `latest` is the latest time of the stream and `last` (C,) the values of the tick that had it
+    `latest` is the latest time of the stream, and `last` (C,) the values of the tick that had it
     last, () before the first tick; `old` are the old ticks among those that were sifted last.
     """
 
@@ -43,19 +50,19 @@ class Memory(msgspec.Struct):
     values: np.ndarray
     latest: int = NEVER
     last: np.ndarray = np.zeros(0)
-    old: Old | None = None
+    old: OldTicks | None = None
 
     @classmethod
     def empty(cls, columns: int) -> Memory:
-        """Return a memory of no ticks."""
+        """Return a memory without ticks."""
         return cls(np.zeros(0, np.int64), np.zeros((0, columns), np.float64))
 
 
 class SiftedTicks(NamedTuple):
-    """What was made of some ticks of a stream, and which were refused.
+    """Ticks of a stream, of which some are refused.
 
-    `before` is what was remembered before them. `t_ns` (m,), `values` (m, C) and `elements`
-    (m, F) are of those accepted; `refused` has (accepted before it, index, reason) of the others.
+    `before` is the memory before them. `t_ns` (m,), `values` (m, C) and `elements` (m, F) are of
+    the accepted ticks; `refused` has (accepted ticks before it, index, reason) of the others.
     """
 
     before: Memory
@@ -65,10 +72,15 @@ class SiftedTicks(NamedTuple):
     refused: list[tuple[int, int, str]]
 
 
+def good_rows(made: Float32s) -> Bools:
+    """Return which elements (m, F) are finite and within the limit."""
+    return np.asarray((np.abs(made) < LIMIT).all(axis=1))  # False for NaN too
+
+
 class ElementMaker:
     """Makes elements of ticks with the given columns.
 
-    refuse_old: refuse ticks that are old. Raises what `FeatureSet` raises.
+    refuse_old: refuse old ticks. Raises what `FeatureSet` raises.
     """
 
     def __init__(
@@ -88,25 +100,25 @@ class ElementMaker:
     ) -> Iterator[Run]:
         """Yield (t_ns (m,), elements (m, F) float32) for runs of accepted ticks.
 
-        `memory` is brought up to date before each run is yielded. `refused(index, reason)` is
-        called for each tick that is refused.
+        `memory` is updated before each run is yielded. `refused(index, reason)` is called for each
+        refused tick.
         """
         for sifted in self.sift(memory, t_ns, values):
-            start, whole = 0, Memory(memory.t_ns, memory.values)
+            start, after = 0, (memory.t_ns, memory.values)
             seen_t = np.concatenate([sifted.before.t_ns, sifted.t_ns])
             seen_v = np.concatenate([sifted.before.values, sifted.values])
             for stop, index, reason in (*sifted.refused, (len(sifted.t_ns), -1, "")):
                 if start < stop:
                     seen = len(sifted.before.t_ns) + stop
-                    self._hold(memory, seen_t[:seen], seen_v[:seen])
+                    self._remember(memory, seen_t[:seen], seen_v[:seen])
                     yield sifted.t_ns[start:stop], sifted.elements[start:stop]
                     start = stop
                 if index >= 0:
                     refused(index, reason)
-            memory.t_ns, memory.values = whole.t_ns, whole.values
+            memory.t_ns, memory.values = after
 
     def sift(self, memory: Memory, t_ns: Int64s, values: Float64s) -> Iterator[SiftedTicks]:
-        """Yield the ticks of each `RUN`, sifted; `memory` is brought up to date before each."""
+        """Yield the ticks of each `RUN`, sifted; `memory` is updated before each."""
         if self.refuse_old:
             yield from self._sift_without_old(memory, t_ns, values)
             return
@@ -115,53 +127,50 @@ class ElementMaker:
             bad += [index for _, index, _ in sifted.refused]
             if len(sifted.t_ns) or sifted.refused:
                 yield sifted
-        old, memory.latest, memory.last = _old_but(memory, t_ns, values, bad)
+        old, memory.latest, memory.last = _old_except(memory, t_ns, values, bad)
         memory.old = old if old is None else old.but(bad)
 
     def _sift_without_old(
         self, memory: Memory, t_ns: Int64s, values: Float64s
     ) -> Iterator[SiftedTicks]:
-        """Yield what is made of the ticks that are not old.
+        """Yield the ticks that are not old, sifted.
 
-        Which are old depends on which of those before them are bad, and the other way round. So
-        the bad ones are guessed, none at first, and the guess is right where it follows from
-        itself. Where no guess is, the ticks are sifted in two halves.
+        Which ticks are old depends on which ones before them are bad, and the reverse. So the bad
+        ones are guessed, none at first, until the guess follows from itself. If it does not in a
+        few passes, the ticks are sifted in two halves.
         """
         bad: list[int] = []
         for _ in range(PASSES):
-            old, latest, last = _old_but(memory, t_ns, values, bad)
-            known = msgspec.structs.replace(memory)
-            made = list(self._around(known, t_ns, values, old))
-            was, bad = bad, []
-            if sum(len(sifted.refused) for sifted in made) > (0 if old is None else len(old.at)):
-                gone = set() if old is None else set(old.at.tolist())
-                bad = [k for sifted in made for _, k, _ in sifted.refused if k not in gone]
-            if bad == was:
-                memory.t_ns, memory.values = known.t_ns, known.values
+            old, latest, last = _old_except(memory, t_ns, values, bad)
+            trial = msgspec.structs.replace(memory)
+            made = list(self._around(trial, t_ns, values, old))
+            guess, gone = bad, set() if old is None else set(old.at.tolist())
+            bad = [k for sifted in made for _, k, _ in sifted.refused if k not in gone]
+            if bad == guess:
+                memory.t_ns, memory.values = trial.t_ns, trial.values
                 memory.old, memory.latest, memory.last = old, latest, last
                 yield from made
                 return
         half, found = len(values) // 2, []
-        for part in (slice(half), slice(half, None)):
+        for start, part in ((0, slice(half)), (half, slice(half, None))):
             for sifted in self._sift_without_old(memory, t_ns[part], values[part]):
-                start = part.start or 0
                 yield sifted._replace(
                     refused=[(n, start + k, why) for n, k, why in sifted.refused]
                 )
             if memory.old is not None:
-                found.append(memory.old._replace(at=memory.old.at + (part.start or 0)))
+                found.append(memory.old._replace(at=memory.old.at + start))
         memory.old = joined(found)
 
     def _around(
-        self, memory: Memory, t_ns: Int64s, values: Float64s, old: Old | None
+        self, memory: Memory, t_ns: Int64s, values: Float64s, old: OldTicks | None
     ) -> Iterator[SiftedTicks]:
-        """Yield what is made of the ticks around old ones, which are among those refused."""
+        """Yield the ticks around old ones, sifted; the old ones are among the refused."""
         out = np.zeros(0, np.int64) if old is None else old.at
-        kept = np.delete(np.arange(len(values)), out)
-        places, reasons = np.searchsorted(kept, out), [] if old is None else old.reasons()
+        rest = np.delete(np.arange(len(values)), out)
+        places, reasons = np.searchsorted(rest, out), [] if old is None else old.reasons()
         start = done = 0
-        for sifted, stop in self._runs(memory, t_ns[kept], values[kept]):
-            end = int(np.searchsorted(places, stop)) if stop < len(kept) else len(places)
+        for sifted, stop in self._runs(memory, t_ns[rest], values[rest]):
+            end = int(np.searchsorted(places, stop)) if stop < len(rest) else len(places)
             at = places[done:end]
             bad = [index for _, index, _ in sifted.refused]
             before = at - start - np.searchsorted(bad, at) if len(sifted.t_ns) else 0 * at
@@ -169,7 +178,7 @@ class ElementMaker:
                 zip(before.tolist(), out[done:end].tolist(), reasons[done:end], strict=True)
             )
             if bad:
-                refused += [(n, int(kept[index]), why) for n, index, why in sifted.refused]
+                refused += [(n, int(rest[index]), why) for n, index, why in sifted.refused]
                 refused.sort(key=lambda one: one[1])
             if len(sifted.t_ns) or refused:
                 yield sifted._replace(refused=refused)
@@ -182,16 +191,16 @@ class ElementMaker:
         self, memory: Memory, t_ns: Int64s, values: Float64s
     ) -> Iterator[tuple[SiftedTicks, int]]:
         """Yield the ticks of each run, sifted, and where the next run begins."""
-        lag, start, size = self.features.lag, 0, RUN
+        start, size = 0, RUN
         while start < len(values):
-            if len(memory.values) < lag:
+            if len(memory.values) < self.features.lag:
                 before = Memory(memory.t_ns, memory.values)
-                start, refused = self._remember_first(memory, t_ns, values, start)
+                start, refused = self._fill(memory, t_ns, values, start)
                 yield SiftedTicks(before, t_ns[:0], values[:0], self._no_elements, refused), start
                 continue
             part = slice(start, min(start + size, len(values)))
             sifted, settled = self._sift(memory, t_ns[part], values[part], start)
-            # What could not be told in a few passes is left for the next, shorter run.
+            # What a few passes did not settle is left for the next, shorter run.
             size = RUN if settled == part.stop - start else max(2 * settled, SHORT)
             start += settled
             yield sifted, start
@@ -199,30 +208,23 @@ class ElementMaker:
     def _sift(
         self, memory: Memory, t_ns: Int64s, values: Float64s, start: int
     ) -> tuple[SiftedTicks, int]:
-        """Return what was made of the first ticks of a run, and of how many."""
+        """Return the first ticks of a run, sifted, and how many they are."""
         lag, count = self.features.lag, len(values)
         before = Memory(memory.t_ns, memory.values)
-        every: Int64s = np.arange(count)
-        kept, made = every, self._evaluate(before, t_ns, values, every)
-        good = _all_good(made)
+        made = self._evaluate(before, t_ns, values)
+        good = good_rows(made)
         refused: list[tuple[int, int, str]] = []
-        if good is not None and count == 1:
-            refused = [(0, start, self.reason(values[0], made[0]))]
-            t_ns, values, kept, made = t_ns[:0], values[:0], every[:0], made[:0]
-        elif good is not None:
-            kept, made, settled, bad, bad_made = self._settle(before, t_ns, values, made, good)
-            if settled < count:
-                count = settled
-                kept, made = _below(settled, kept, made)
-                bad, bad_made = _below(settled, bad, bad_made)
-            places = np.searchsorted(kept, bad).tolist()
+        if not good.all():
+            kept, made, bad, bad_made, count = self._settle(before, t_ns, values, good)
             refused = [
                 (place, start + at, self.reason(values[at], row))
-                for place, at, row in zip(places, bad.tolist(), bad_made, strict=True)
+                for place, at, row in zip(
+                    np.searchsorted(kept, bad).tolist(), bad.tolist(), bad_made, strict=True
+                )
             ]
             t_ns, values = t_ns[kept], values[kept]
-        if lag and len(kept):
-            self._hold(
+        if lag and len(t_ns):
+            self._remember(
                 memory,
                 np.concatenate([before.t_ns, t_ns[-lag:]]),
                 np.concatenate([before.values, values[-lag:]]),
@@ -230,48 +232,40 @@ class ElementMaker:
         return SiftedTicks(before, t_ns, values, made, refused), count
 
     def _settle(
-        self, before: Memory, t_ns: Int64s, values: Float64s, made: Float32s, good: Bools
-    ) -> tuple[Int64s, Float32s, int, Int64s, Float32s]:
-        """Tell good ticks from bad ones in a few passes over all of them.
+        self, before: Memory, t_ns: Int64s, values: Float64s, good: Bools
+    ) -> tuple[Int64s, Float32s, Int64s, Float32s, int]:
+        """Tell good ticks from bad ones by a guess, see the module.
 
-        Which ticks are bad is guessed, and the guess is checked: each tick that is kept must make
-        a good element behind the last ones kept, and each other one a bad one. Where all do, no
-        other choice would: the first tick has no choice, and so on. Up to the first tick that does
-        not, the guess is right, and at that tick the opposite is.
-
-        Returns what was kept with its elements, how many ticks are settled, and those that are
-        refused with the elements that they would have made.
+        good: which ticks are good if all are kept. Returns the kept ticks with their elements, the
+        others with the elements that they would have made, and how many ticks are settled.
         """
-        keep: Bools = good | ~self._surely(values, good)
-        for _ in range(PASSES):
+        keep: Bools = good | ~self._seem_bad(values, good)
+        for left in reversed(range(PASSES + 1)):
             kept = np.flatnonzero(keep)
-            made = self._evaluate(before, t_ns, values, kept)
+            made = self._evaluate(before, t_ns[kept], values[kept])
             good = good_rows(made)
-            if good.all():
+            if good.all() or not left:
                 break
-            keep[kept[self._heads(~good)]] = False
-        else:
-            kept = np.flatnonzero(keep)
-            made = self._evaluate(before, t_ns, values, kept)
-            good = good_rows(made)
+            # Those of the bad ones that follow only good ones, as far back as a feature looks.
+            bad, behind = ~good, np.arange(len(good)) - self.features.lag
+            so_far = np.concatenate([[0], np.cumsum(bad)])
+            heads = bad & (so_far[:-1] == so_far[np.maximum(behind, 0)])
+            keep[kept[heads]] = False
         out = np.flatnonzero(~keep)
         would = self._would_make(before, t_ns, values, kept, out)
         wrong = [*kept[~good][:1].tolist(), *out[good_rows(would)][:1].tolist()]
         if not wrong:
-            return kept, made, len(values), out, would
+            return kept, made, out, would, len(values)
         first = min(wrong)
-        if keep[first]:
-            at, low = int(np.searchsorted(kept, first)), int(np.searchsorted(out, first))
-            refused = np.append(out[:low], first), np.concatenate([would[:low], made[at : at + 1]])
-            return kept[:at], made[:at], first + 1, *refused
         at, low = int(np.searchsorted(kept, first)), int(np.searchsorted(out, first))
-        taken = np.concatenate([made[:at], would[low : low + 1]])
-        return np.append(kept[:at], first), taken, first + 1, out[:low], would[:low]
+        if keep[first]:
+            would = np.concatenate([would[:low], made[at : at + 1]])
+            return kept[:at], made[:at], np.append(out[:low], first), would, first + 1
+        made = np.concatenate([made[:at], would[low : low + 1]])
+        return np.append(kept[:at], first), made, out[:low], would[:low], first + 1
 
-    def _evaluate(self, before: Memory, t_ns: Int64s, values: Float64s, at: Int64s) -> Float32s:
-        """Return the elements of the ticks `at`, one behind the other."""
-        if len(at) < len(values):
-            t_ns, values = t_ns[at], values[at]
+    def _evaluate(self, before: Memory, t_ns: Int64s, values: Float64s) -> Float32s:
+        """Return the elements of ticks behind a memory."""
         if self.features.lag:
             t_ns = np.concatenate([before.t_ns, t_ns])
             values = np.concatenate([before.values, values])
@@ -289,94 +283,79 @@ class ElementMaker:
         rows = np.concatenate([behind, own], axis=1).reshape(-1)
         return self.features.evaluate(rows_t[rows], rows_v[rows])[:: lag + 1]
 
-    def _surely(self, values: Float64s, good: Bools) -> Bools:
+    def _seem_bad(self, values: Float64s, good: Bools) -> Bools:
         """Return which ticks seem to be bad whatever comes before them, (m,); a guess."""
-        within: Bools = np.asarray((np.abs(values[:, self._used]) < LIMIT).all(axis=1))
-        fields: Bools = ~within
-        rest = np.flatnonzero(~good & ~fields)
-        alone = ~self._alone(values[rest])[1]
-        if not alone.all():
-            fields[rest[alone]] = True
-        return fields
+        bad: Bools = ~np.asarray((np.abs(values[:, self._used]) < LIMIT).all(axis=1))
+        rest = np.flatnonzero(~good & ~bad)
+        bad[rest] = ~good_rows(self._repeated(values[rest]))
+        return bad
 
-    def _heads(self, bad: Bools) -> Bools:
-        """Return the bad ones that follow only good ones, as far as they look back."""
-        so_far = np.concatenate([[0], np.cumsum(bad)])
-        at = np.arange(len(bad))
-        return np.asarray(bad & (so_far[at] == so_far[np.maximum(at - self.features.lag, 0)]))
-
-    def _alone(self, values: Float64s) -> tuple[Float32s, Bools]:
-        """Return what each tick makes of itself repeated every second, and whether it is good."""
+    def _repeated(self, values: Float64s) -> Float32s:
+        """Return the element that each tick makes if it repeats every second."""
         lag = self.features.lag
         seconds = np.tile(np.arange(lag + 1, dtype=np.int64) * 1_000_000_000, len(values))
-        made = self.features.evaluate(seconds, np.repeat(values, lag + 1, axis=0))[:: lag + 1]
-        return made, good_rows(made)
+        return self.features.evaluate(seconds, np.repeat(values, lag + 1, axis=0))[:: lag + 1]
 
-    def _hold(self, memory: Memory, t_ns: Int64s, values: Float64s) -> None:
-        """Remember the last ticks of these."""
+    def _remember(self, memory: Memory, t_ns: Int64s, values: Float64s) -> None:
         if lag := self.features.lag:
             memory.t_ns, memory.values = t_ns[-lag:], values[-lag:]
 
     def accepts(self, memory: Memory, t_ns: Int64s, values: Float64s) -> bool:
         """Return whether a tick, t_ns (1,) and values (1, C), would make an element now."""
-        known = msgspec.structs.replace(memory)  # what is remembered is replaced, not written
-        return any(len(elements) for _, elements in self.make(known, t_ns, values, _nobody))
+        trial = msgspec.structs.replace(memory)  # its arrays are replaced, never written to
+        return any(len(made) for _, made in self.make(trial, t_ns, values, lambda *_: None))
 
-    def first_good(self, values: Float64s) -> Bools:
-        """Return which ticks may be remembered where the memory is not full yet, (m,).
+    def first_good(self, values: Float64s) -> tuple[Float32s, Bools]:
+        """Return which ticks may be remembered while the memory is not full, and why.
 
-        Such a tick makes no element. It must make one of itself repeated every second: a tick
-        that nothing can be compared with, such as a price of 0, would have every later tick
-        refused.
+        Such a tick makes no element itself, but must make one if it repeats every second: behind a
+        tick that nothing compares with, such as a price of 0, every later tick would be refused.
+        Returns those elements (m, F), and which ticks are good (m,).
         """
-        return self._first(values)[1]
-
-    def _first(self, values: Float64s) -> tuple[Float32s, Bools]:
-        made, good = self._alone(values)
+        made = self._repeated(values)
         fields = (np.abs(values[:, self._used]) < LIMIT).all(axis=1)
-        return made, np.asarray(fields & good)
+        return made, np.asarray(fields & good_rows(made))
 
-    def _remember_first(
+    def _fill(
         self, memory: Memory, t_ns: Int64s, values: Float64s, start: int
     ) -> tuple[int, list[tuple[int, int, str]]]:
-        """Let ticks from `start` on into a memory that is not full yet.
+        """Fill a memory with ticks from `start` on.
 
-        Returns where the next tick is, and (0, index, reason) of those that were refused.
+        Returns where the next tick is, and (0, index, reason) of the refused ones.
         """
         missing = self.features.lag - len(memory.values)
-        part = slice(start, start + min(RUN, max(missing, len(values) - start)))
-        if part.stop - start > SHORT and self._first(values[start : start + missing])[1].all():
-            part = slice(start, start + missing)
-        made, good = self._first(values[part])
-        full = np.flatnonzero(good)[:missing]
+        for size in (missing, max(missing, RUN)):
+            made, good = self.first_good(values[start : start + size])
+            full = np.flatnonzero(good)[:missing]
+            if len(full) == missing:
+                break
         stop = int(full[-1]) + 1 if len(full) == missing else len(made)
         memory.t_ns = np.append(memory.t_ns, t_ns[start + full])
         memory.values = np.concatenate([memory.values, values[start + full]])
         bad = np.flatnonzero(~good[:stop]).tolist()
-        reason = self.reason
-        return start + stop, [(0, start + k, reason(values[start + k], made[k])) for k in bad]
+        return start + stop, [(0, start + k, self.reason(values[start + k], made[k])) for k in bad]
 
     def reason(self, row: Float64s, made: Float32s) -> str:
-        """Return why a tick of values `row` (C,) that made element `made` (F,) is refused."""
+        """Return why a tick with values `row` (C,) that made element `made` (F,) is refused."""
         fields = row.tolist()
         for k in self._used:
             if not abs(fields[k]) < LIMIT:  # NaN too
                 return f"{self.columns[k]} is {fields[k]:g}"
         numbers = made.tolist()
         bad = next((k for k, number in enumerate(numbers) if not abs(number) < LIMIT), 0)
-        told = ", ".join(f"{self.columns[k]}={fields[k]:g}" for k in self._used)
-        return f"feature {self.features.names[bad]} is {numbers[bad]:g} ({told})"
+        used = ", ".join(f"{self.columns[k]}={fields[k]:g}" for k in self._used)
+        return f"feature {self.features.names[bad]} is {numbers[bad]:g} ({used})"
 
 
 def maker_of(stream: StreamConfig, columns: Sequence[str]) -> ElementMaker:
-    """Return what makes the elements of a stream of a configuration."""
+    """Return the element maker of a configuration."""
     return ElementMaker(stream.features, columns, refuse_old=stream.on_old_time == "refuse")
 
 
-def _old_but(
+def _old_except(
     memory: Memory, t_ns: Int64s, values: Float64s, bad: Sequence[int]
-) -> tuple[Old | None, int, Float64s]:
-    """Return the old ones among ticks of which some are bad, and what is the latest after them."""
+) -> tuple[OldTicks | None, int, Float64s]:
+    """Return the old ones among ticks, given the bad ones, and latest time and values after."""
     latest, last = np.array([memory.latest]), np.zeros((1, values.shape[1]))
     last[:, : len(memory.last)] = memory.last
     if not len(values):
@@ -389,37 +368,12 @@ def _old_but(
     return old, int(latest[0]), last[0]
 
 
-def _nobody(index: int, reason: str) -> None:
-    """Take no notice of a refusal."""
-
-
-def good_rows(made: Float32s) -> Bools:
-    """Return which elements (m, F) are within the limit."""
-    return np.asarray((np.abs(made) < LIMIT).all(axis=1))
-
-
-def _all_good(made: Float32s) -> Bools | None:
-    """Return None where all elements (m, F) are within the limit, else which are."""
-    if len(made) == 1:
-        # The live path: Python looks at one row in a fifth of the time of NumPy's calls.
-        well = all(-LIMIT < value < LIMIT for value in made[0].tolist())
-        return None if well else np.zeros(1, np.bool_)
-    good = good_rows(made)  # False for NaN too
-    return None if good.all() else good
-
-
-def _below(settled: int, at: Int64s, rows: Float32s) -> tuple[Int64s, Float32s]:
-    """Return those of `at` below `settled`, with their rows."""
-    count = int(np.searchsorted(at, settled))
-    return at[:count], rows[:count]
-
-
 class GroupedTicks(NamedTuple):
     """Ticks of a block, grouped by stream.
 
-    `streams` (d,) are its streams in the order of their first ticks, `local` (m,) says which of
-    them each tick is of. `order` (m,) puts the ticks stream by stream, each stream's in their
-    order, and `counts` (d,) says how many each has.
+    `streams` (d,) are its streams in the order of their first ticks, and `local` (m,) the index of
+    each tick's stream among them. `order` (m,) sorts the ticks by stream, each stream's in their
+    order, and `counts` (d,) is how many each has.
     """
 
     streams: Int64s
@@ -434,52 +388,44 @@ class GroupedTicks(NamedTuple):
 
     @property
     def starts(self) -> Int64s:
-        """Where each stream's ticks begin in `order`, (d,)."""
+        """Where the ticks of each stream begin in `order`, (d,)."""
         return np.cumsum(self.counts) - self.counts
 
-    def ranks(self, made: Bools) -> Int64s:
-        """Return how many elements each tick's stream has had by then, its own with it, (m,)."""
-        if not self.repeats:
-            return made.astype(np.int64)
-        so_far = np.cumsum(made[self.order], dtype=np.int64)
-        starts = self.starts
-        before = so_far[starts] - made[self.order[starts]]
-        ranks: Int64s = np.empty_like(so_far)
-        ranks[self.order] = so_far - before.repeat(self.counts)
-        return ranks
+    def of(self, k: int) -> Int64s:
+        """Return the ticks of stream `k` of the block, in order."""
+        end = int(self.counts[: k + 1].sum())
+        return self.order[end - int(self.counts[k]) : end]
 
 
 class MadeElements(NamedTuple):
-    """What was made of m ticks.
+    """The elements of m ticks.
 
-    `made` (m,) tells which have an element, a row of `elements` (m, F); `refused` holds (tick,
-    reason) of those that were refused, in order. `old` are the old ones, stream by stream.
+    `accepted` (m,) says which ticks made an element, a row of `elements` (m, F). `refused`
+    contains (tick, reason) of those refused, in order, and `old` the old ones, stream by stream.
     """
 
-    made: Bools
+    accepted: Bools
     elements: Float32s
     refused: list[tuple[int, str]]
-    old: Old | None = None
+    old: OldTicks | None = None
 
 
 class TableMaker:
     """Makes elements of the ticks of many streams; `maker` makes those of one.
 
-    A table's `memory_v` (L, C) and `memory_t` (L,) hold a stream's last L = lag accepted ticks,
-    the oldest first, and its column `held` how many there are.
+    `memory_v` (L, C) and `memory_t` (L,) of a table contain a stream's last L = lag accepted
+    ticks, the oldest first, and its column `memory_size` says how many there are.
 
-    The ticks of a block are put stream by stream, each stream's behind the ticks that it
-    remembers, and evaluated together; what was made across the seams is dropped. Features work
-    element by element, so the bits are those of each stream alone. A stream with a tick that is
-    refused goes through `ElementMaker` by itself, since what follows is compared with what came
-    before it.
+    The ticks of a block are laid out stream by stream, each stream's behind its remembered ticks,
+    and evaluated together; what was made across the seams is dropped. Features work element by
+    element, so the bits are those of each stream alone. A stream with a refused tick is made again
+    by `ElementMaker`, since what follows is compared with what came before that tick.
     """
 
     def __init__(self, maker: ElementMaker, table: StreamTable) -> None:
         self.maker, self.features, self.table = maker, maker.features, table
         self.lag = maker.features.lag
         self._scratch = np.zeros(0, np.int64)
-        self._used = [maker.columns.index(name) for name in maker.features.columns_used]
 
     def group(self, streams: Int64s) -> GroupedTicks:
         """Group ticks by stream, in linear time."""
@@ -487,7 +433,7 @@ class TableMaker:
             self._scratch = np.zeros(self.table.capacity, np.int64)
         count, scratch = len(streams), self._scratch
         at = np.arange(count)
-        scratch[streams[::-1]] = at[::-1]  # of what is written twice the last counts: the first
+        scratch[streams[::-1]] = at[::-1]  # the last assignment counts: the first tick
         first = scratch[streams]
         is_first = first == at
         distinct = streams[is_first]
@@ -502,55 +448,58 @@ class TableMaker:
     def make(
         self, block: GroupedTicks, rows: Int64s, t_ns: Int64s, values: Float64s
     ) -> MadeElements:
-        """Return what the ticks t_ns (m,), values (m, C) make, and remember them.
+        """Return the elements of the ticks t_ns (m,), values (m, C), and remember the ticks.
 
-        `rows` (d, columns) are the streams' rows of the table's `ints`. How many ticks each stream
-        remembers, and its latest time, are brought up to date there.
+        `rows` (d, columns) are the streams' rows of the table's `ints`, whose memory size and
+        latest time are updated.
         """
-        if not self.lag:
-            elements = self.features.evaluate(t_ns, values)
-            return self._without_memory(block, rows, t_ns, values, elements)
-        held, lag = rows[:, HELD].copy(), self.lag
-        lengths = held + block.counts
+        sizes, lag = rows[:, MEMORY_SIZE].copy(), self.lag
+        lengths = sizes + block.counts
         ends = np.cumsum(lengths)
-        # Where each tick, stream by stream, comes to stand among the remembered ones.
-        shift = ends - lengths + held - block.starts
-        places = np.arange(len(values)) + shift.repeat(block.counts)
-        run_t, run_v = self._laid_out(block, held, ends, places, t_ns, values)
+        # The place of each tick, stream by stream, among the remembered ones.
+        places = np.arange(len(values)) + (ends - lengths + sizes - block.starts).repeat(
+            block.counts
+        )
+        run_t, run_v = self._laid_out(block, sizes, ends, places, t_ns, values)
         every = self.features.evaluate(run_t, run_v)
         late: Bools = np.ones(len(values), np.bool_)
-        if not (held == lag).all():
-            rank = np.arange(len(values)) - (block.starts - held).repeat(block.counts)
+        if not (sizes == lag).all():
+            rank = np.arange(len(values)) - (block.starts - sizes).repeat(block.counts)
             late = rank >= lag
         made_of = np.zeros((len(values), len(self.features)), np.float32)
         if len(every):
             every.take(np.maximum(places - lag, 0), 0, made_of, mode="clip")
         good = good_rows(made_of)
         if not late.all():
-            good[~late] = self.maker.first_good(values[block.order[~late]])
-        made, elements = late, made_of
+            good[~late] = self.maker.first_good(values[block.order[~late]])[1]
+        accepted, elements = late, made_of
         if block.repeats:
-            made, elements = np.empty_like(late), np.empty_like(made_of)
-            made[block.order], elements[block.order] = late, made_of
-        spoilt = np.zeros(len(block.streams), np.bool_)
+            accepted, elements = np.empty_like(late), np.empty_like(made_of)
+            accepted[block.order], elements[block.order] = late, made_of
+        again = np.zeros(len(block.streams), np.bool_)
         if not good.all():
-            spoilt[block.local[block.order[~good]]] = True
+            again[block.local[block.order[~good]]] = True
         latest, last = rows[:, LATEST].copy(), self.table.last.take(block.streams, 0)
-        old = self._find_old(block, ~spoilt[block.local], latest, last, t_ns, values)
+        old = self._find_old(block, ~again[block.local], latest, last, t_ns, values)
         if old is not None and self.maker.refuse_old:
-            spoilt[block.local[old.at]], old = True, None
-        memories = self._memories(block, spoilt, held, rows)
-        refused = self._spoilt(block, memories, held, t_ns, values, made, elements)
-        self._remember(block, ~spoilt, lengths, ends, run_t, run_v)
-        rows[:, HELD] = np.where(spoilt, held, np.minimum(lengths, lag))
-        found = [] if old is None else [old]
-        for k, memory in memories.items():
-            latest[k], last[k] = memory.latest, memory.last
+            again[block.local[old.at]], old = True, None
+        found, refused = [] if old is None else [old], list[tuple[int, str]]()
+        for k in np.flatnonzero(again).tolist():
+            memory = self._memory(int(block.streams[k]), int(sizes[k]), int(rows[k, LATEST]))
+            refused += self._make_again(block.of(k), memory, t_ns, values, accepted, elements)
+            row, size = block.streams[k], len(memory.values)
+            self.table.memory_t[row, :size], self.table.memory_v[row, :size] = (
+                memory.t_ns,
+                memory.values,
+            )
+            sizes[k], latest[k], last[k] = size, memory.latest, memory.last
             if memory.old is not None:
-                at = block.order[block.starts[k] : block.starts[k] + block.counts[k]]
-                found.append(memory.old._replace(at=at[memory.old.at]))
+                found.append(memory.old._replace(at=block.of(k)[memory.old.at]))
+        self._remember(block, ~again, lengths, ends, run_t, run_v)
+        rows[:, MEMORY_SIZE] = np.where(again, sizes, np.minimum(lengths, lag))
         rows[:, LATEST], self.table.last[block.streams] = latest, last
-        return MadeElements(made, elements, refused, joined(found))
+        refused.sort()
+        return MadeElements(accepted, elements, refused, joined(found))
 
     def _find_old(
         self,
@@ -560,10 +509,10 @@ class TableMaker:
         last: Float64s,
         t_ns: Int64s,
         values: Float64s,
-    ) -> Old | None:
-        """Return the old ones among ticks of streams whose ticks are `wanted` (m,).
+    ) -> OldTicks | None:
+        """Return the old ones among the ticks `wanted` (m,), which are all of their streams.
 
-        They come stream by stream. `latest` (d,) and `last` (d, C) are brought up to date.
+        They come stream by stream. `latest` (d,) and `last` (d, C) are updated.
         """
         at, streams, starts = block.order, np.arange(len(block.streams)), block.starts
         if not wanted.all():
@@ -578,101 +527,54 @@ class TableMaker:
         latest[streams], last[streams] = new, new_last
         return None if old is None else old._replace(at=at[old.at])
 
-    def _without_memory(
-        self, block: GroupedTicks, rows: Int64s, t_ns: Int64s, values: Float64s, elements: Float32s
-    ) -> MadeElements:
-        good, why = good_rows(elements), dict[int, str]()
-        last, order, old = self.table.last.take(block.streams, 0), block.order, None
-        if len(order):
-            able = None if good.all() else good[order]
-            known = rows[:, LATEST], last, block.starts
-            old = find_old(*known, t_ns[order], values[order], able)
-        self.table.last[block.streams] = last
-        if old is not None:
-            old = old._replace(at=order[old.at])
-            if self.maker.refuse_old:
-                good[old.at] = False
-                why = dict(zip(old.at.tolist(), old.reasons(), strict=True))
-            else:
-                old = old.but(np.flatnonzero(~good))
-        reason = self.maker.reason
-        refused = [
-            (k, why.get(k) or reason(values[k], elements[k]))
-            for k in np.flatnonzero(~good).tolist()
-        ]
-        return MadeElements(good, elements, refused, old)
-
     def _laid_out(
         self,
         block: GroupedTicks,
-        held: Int64s,
+        sizes: Int64s,
         ends: Int64s,
         places: Int64s,
         t_ns: Int64s,
         values: Float64s,
     ) -> tuple[Int64s, Float64s]:
-        """Return times and values, each stream's ticks behind those that it remembers."""
+        """Return times and values, each stream's ticks behind its remembered ones."""
         lag, known = self.lag, len(block.streams) * self.lag
-        # Of each row: a remembered tick, or a new one.
-        source = np.empty(len(places) + int(held.sum()), np.int64)
+        # The source of each row: a remembered tick, or a new one.
+        source = np.empty(len(places) + int(sizes.sum()), np.int64)
         source[places] = known + block.order
-        begins = (ends - held - block.counts)[:, None] + np.arange(lag)
-        old = np.arange(known)
-        if (held == lag).all():
-            source[begins.reshape(-1)] = old
-        else:
-            there = (np.arange(lag) < held[:, None]).reshape(-1)
-            source[begins.reshape(-1)[there]] = old[there]
+        begins = ((ends - sizes - block.counts)[:, None] + np.arange(lag)).reshape(-1)
+        there = (np.arange(lag) < sizes[:, None]).reshape(-1)
+        source[begins[there]] = np.arange(known)[there]
         times = self.table.memory_t.take(block.streams, 0).reshape(-1)
         rows = self.table.memory_v.take(block.streams, 0).reshape(known, values.shape[1])
         run_t = np.concatenate([times, t_ns]).take(source)
         return run_t, np.concatenate([rows, values]).take(source, 0)
 
-    def _memories(
-        self, block: GroupedTicks, spoilt: Bools, held: Int64s, rows: Int64s
-    ) -> dict[int, Memory]:
-        """Return what the streams that are spoilt remembered before the block, by their place."""
-        memory_t, memory_v = self.table.memory_t, self.table.memory_v
-        found = {}
-        for k in np.flatnonzero(spoilt).tolist():
-            row, of = block.streams[k], held[k]
-            old_t, old_v = memory_t[row, :of].copy(), memory_v[row, :of].copy()
-            last = self.table.last[row].copy()
-            found[k] = Memory(old_t, old_v, int(rows[k, LATEST]), last)
-        return found
+    def _memory(self, row: int, size: int, latest: int) -> Memory:
+        """Return a copy of a stream's memory."""
+        table = self.table
+        times, values = table.memory_t[row, :size].copy(), table.memory_v[row, :size].copy()
+        return Memory(times, values, latest, table.last[row].copy())
 
-    def _spoilt(
+    def _make_again(
         self,
-        block: GroupedTicks,
-        memories: dict[int, Memory],
-        held: Int64s,
+        at: Int64s,
+        memory: Memory,
         t_ns: Int64s,
         values: Float64s,
-        made: Bools,
+        accepted: Bools,
         elements: Float32s,
     ) -> list[tuple[int, str]]:
-        """Make the elements of streams with a refused tick again, each stream by itself."""
-        refused: list[tuple[int, str]] = []
-        starts = block.starts
-        for k, memory in memories.items():
-            at = block.order[starts[k] : starts[k] + block.counts[k]]
-            row = block.streams[k]
-            old_t, old_v = self.table.memory_t[row], self.table.memory_v[row]
-            sifted = list(self.maker.sift(memory, t_ns[at], values[at]))
-            bad = [index for one in sifted for _, index, _ in one.refused]
-            reasons = [why for one in sifted for *_, why in one.refused]
-            refused += zip(at[bad].tolist(), reasons, strict=True)
-            runs = [one.elements for one in sifted if len(one.elements)]
-            let_in = np.delete(at, bad)
-            made[at] = False
-            if runs:
-                new = np.concatenate(runs)
-                taken = let_in[len(let_in) - len(new) :]
-                made[taken], elements[taken] = True, new
-            held[k] = len(memory.values)
-            old_t[: held[k]], old_v[: held[k]] = memory.t_ns, memory.values
-        refused.sort()
-        return refused
+        """Make the elements of a stream with a refused tick; return (tick, reason) of those."""
+        sifted = list(self.maker.sift(memory, t_ns[at], values[at]))
+        refused = [(index, why) for one in sifted for _, index, why in one.refused]
+        made = [one.elements for one in sifted if len(one.elements)]
+        accepted[at] = False
+        if made:
+            new = np.concatenate(made)
+            rest = np.delete(at, [index for index, _ in refused])
+            taken = rest[len(rest) - len(new) :]  # those before filled the memory
+            accepted[taken], elements[taken] = True, new
+        return [(int(at[index]), why) for index, why in refused]
 
     def _remember(
         self,
@@ -683,9 +585,9 @@ class TableMaker:
         run_t: Int64s,
         run_v: Float64s,
     ) -> None:
-        """Keep the last ticks of the streams that are clean; none of theirs was refused."""
-        kept = np.minimum(lengths, self.lag)
-        spots = np.minimum((ends - kept)[:, None] + np.arange(self.lag), (ends - 1)[:, None])
+        """Remember the last ticks of the streams that are `clean`: none of theirs was refused."""
+        sizes = np.minimum(lengths, self.lag)
+        spots = np.minimum((ends - sizes)[:, None] + np.arange(self.lag), (ends - 1)[:, None])
         streams = block.streams
         if not clean.all():
             spots, streams = spots[clean], streams[clean]

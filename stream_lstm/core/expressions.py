@@ -1,26 +1,24 @@
-"""Feature expressions as text, parsed into trees.
+"""Feature expressions: their functions, and text parsed into trees.
 
 ```
 expression = NAME                                  a column
-           | "QUOTED NAME"                         a column; `""` inside stands for one quote
+           | "QUOTED NAME"                         a column; `""` inside is one quote
            | FUNCTION ( [expression {, expression}] )
 ```
 
-A name followed by `(` is a function, any other is a column, so a column may be called `spread`.
-The text comes from a command line or a file of others: a tokenizer and a recursive descent
-parser of our own, both bounded, are all that ever looks at it. The trees are plain frozen
-values; equal trees are equal work, which `features` uses to compute what they share once.
-
-The functions of feature expressions: one entry each, and everything about a function in it.
+A name followed by `(` is a function and any other name a column, so a column may be called
+`spread`. The text comes from a command line or a foreign file, and only a bounded tokenizer and
+recursive descent parser reads it. The trees are plain frozen values; equal trees are equal work,
+which `features` computes once.
 
 A function of lag k needs the k ticks before its own. `block` computes it over m ticks of float64
-arrays, of which the first k have no value; `one` computes one value in plain Python, given its
-arguments at this tick and, for lag 1, at the tick before. The block is what a network sees; the
-single value only tells a tick that is surely good (see `check`), and may differ in the last bits.
+arrays, of which the first k have no value; `one` computes one value in plain Python, from its
+arguments at this tick and, for lag 1, at the tick before. The network sees the block. The single
+value only finds ticks that are certainly good, and may differ in the last bits.
 
-Block invariance rests on two facts: every block works element by element, and the only functions
-that IEEE 754 does not pin down to the last bit (log, log1p) always see contiguous float64 arrays,
-so that NumPy takes the same code path for one element as for a thousand.
+The bits do not depend on the blocks for two reasons: every block works element by element, and
+the only functions that IEEE 754 does not define to the last bit (log, log1p) always get contiguous
+float64 arrays, for which NumPy takes the same code path for one element as for a thousand.
 """
 
 from __future__ import annotations
@@ -37,7 +35,7 @@ from ..errors import ExpressionError
 from ..typing import Float64s
 
 NS_PER_S = 1e9
-_HALF = np.array(0.5)  # an array, since NumPy takes longer to convert a Python number
+_HALF = np.array(0.5)  # NumPy takes longer to convert a Python number
 
 
 class Function(NamedTuple):
@@ -68,7 +66,7 @@ def _imbalance_one(a: float, b: float) -> float:
 def _log_return(x: Float64s) -> Float64s:
     now = x[1:]
     ratio = now / x[:-1]
-    # Two negative values have a positive ratio, and no logarithm of their own.
+    # Two negative values have a positive ratio, but no log return.
     np.copysign(ratio, now, ratio)
     return np.log(ratio, ratio)
 
@@ -79,7 +77,7 @@ def _log1p(x: Float64s) -> Float64s:
 
 FUNCTIONS: Mapping[str, Function] = {
     "diff": Function(1, 1, lambda x: x[1:] - x[:-1], lambda now, before: now - before),
-    # The differences of a block wrap around, and no time comes near the limit for it.
+    # int64 differences could wrap around, but no real time is near the limit.
     "elapsed": Function(
         0,
         1,
@@ -95,14 +93,14 @@ FUNCTIONS: Mapping[str, Function] = {
     "mid": Function(2, 0, _mid, lambda a, b: (a + b) * 0.5),
     "spread": Function(2, 0, lambda a, b: b - a, lambda a, b: b - a),
 }
-"""By name. `elapsed` takes the times of ticks, in nanoseconds, in place of arguments."""
+"""By name. `elapsed` takes the times of ticks, in nanoseconds, instead of arguments."""
 
 
 MAX_LENGTH = 1000
 """Characters of one expression; the longest sensible ones are under 200."""
 
 MAX_DEPTH = 16
-"""Functions inside functions: keeps the recursion small and the memory of earlier ticks short."""
+"""Nested functions: bounds the recursion and the memory of earlier ticks."""
 
 QUOTE = "; a column with an odd name goes in double quotes"
 
@@ -136,8 +134,8 @@ Expression: TypeAlias = Column | Call
 def parse(text: str) -> Expression:
     """Parse one feature expression.
 
-    Raises ExpressionError pointing at the character that is wrong. Whether the columns exist is
-    for whoever knows the columns to say.
+    Raises ExpressionError with the position of the wrong character. The caller checks that the
+    columns exist.
     """
     if len(text) > MAX_LENGTH:
         message = f"the expression has {len(text)} characters, more than {MAX_LENGTH}"
@@ -149,7 +147,7 @@ def parse(text: str) -> Expression:
 
 
 def columns_of(expressions: Iterable[str]) -> tuple[str, ...]:
-    """Return the names of the columns that the expressions use, in order of first use.
+    """Return the columns that the expressions use, in order of first use.
 
     Raises ExpressionError as `parse` does.
     """
@@ -157,7 +155,7 @@ def columns_of(expressions: Iterable[str]) -> tuple[str, ...]:
 
 
 def columns_in(trees: Iterable[Expression]) -> tuple[str, ...]:
-    """Return the names of the columns in the trees, in order of first use."""
+    """Return the columns of the trees, in order of first use."""
     return tuple(dict.fromkeys(name for tree in trees for name in _columns(tree)))
 
 
@@ -176,7 +174,7 @@ class _Token(NamedTuple):
 
 
 def _tokens(text: str) -> Iterator[_Token]:
-    """Cut `text` into tokens, closed by one `end`."""
+    """Yield the tokens of `text`, and one `end`."""
     at = 0
     while at < len(text):
         char, start = text[at], at
@@ -199,7 +197,7 @@ def _tokens(text: str) -> Iterator[_Token]:
 
 
 def _quoted(text: str, start: int) -> tuple[str, int]:
-    """Return the name in the quotes that open at `start`, and the position behind them."""
+    """Return the name in the quotes that open at `start`, and the position after them."""
     parts, at = [], start + 1
     while (close := text.find('"', at)) >= 0:
         parts.append(text[at:close])
@@ -207,11 +205,11 @@ def _quoted(text: str, start: int) -> tuple[str, int]:
         if not text.startswith('"', at):
             return '"'.join(parts), at
         at += 1
-    raise ExpressionError("this quote is never closed", expression=text, position=start)
+    raise ExpressionError("this quote is not closed", expression=text, position=start)
 
 
 class _Parser:
-    """Recursive descent with one token of look-ahead."""
+    """A recursive descent parser with one token of look-ahead."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -219,7 +217,7 @@ class _Parser:
         self.token = next(self.tokens)
 
     def advance(self) -> _Token:
-        """Take the current token and look at the next."""
+        """Return the current token and advance to the next."""
         token = self.token
         if token.kind != "end":
             self.token = next(self.tokens)
@@ -234,7 +232,7 @@ class _Parser:
         return self.fail(f"expected {wanted}, found {found}{hint}", self.token)
 
     def unclosed(self, opening: _Token) -> ExpressionError:
-        return self.fail("this parenthesis is never closed", opening)
+        return self.fail("this parenthesis is not closed", opening)
 
     def end(self) -> None:
         if self.token.kind != "end":
@@ -252,7 +250,7 @@ class _Parser:
         if name.kind == "quoted" or self.token.kind != "(":
             return Column(name.text)
         if depth > MAX_DEPTH:
-            raise self.fail(f"more than {MAX_DEPTH} functions inside each other", name)
+            raise self.fail(f"more than {MAX_DEPTH} nested functions", name)
         return self.call(name, depth)
 
     def call(self, name: _Token, depth: int) -> Call:

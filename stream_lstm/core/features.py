@@ -1,28 +1,25 @@
 """Feature expressions compiled for evaluation, tick by tick or in blocks, to the same bits.
 
 An expression of lag k needs the k ticks before its own: over m ticks it has m - k values. The
-trees are flattened once into steps that read and write numbered slots; slot 0 holds the values
-and slot 1 the times, and an expression that occurs twice has one slot. Where a function takes
-arguments of different lag, the longer one loses its first values.
+trees are flattened into steps that read and write numbered slots. Slot 0 contains the values and
+slot 1 the times, and an expression that occurs twice has one slot. If the arguments of a function
+have different lags, the longer one loses its first values.
 
-Features of a single tick in plain Python, to see at once whether it can be accepted.
+**Checking single ticks.** A tick that publishes nothing is checked when it comes and computed
+later, together with others. The check evaluates each feature in plain Python over the rows of a
+buffer and compares it with a limit just below the real one. It answers "certainly good" or "not
+certain"; then the vectorised features decide. So it needs no exact arithmetic.
 
-A tick that publishes nothing is checked when it comes and computed later, together with others.
-The check evaluates each feature over the rows of a buffer and compares it with a limit just below
-the real one. It answers "surely good" or "look closely": in the second case the vectorised
-features decide. So it may err on one side only, and needs no exact arithmetic.
-
-Features of which the network sees next to nothing, since the scaler cuts or zeroes them.
-
-The scaler divides by a standard deviation and takes no mean off, so a level far from zero, such
-as 1000 +- 1, is hundreds of standard deviations away and is always cut to the same number. A
-constant is scaled to 0. Both follow from what each stream's scaler carries: no tick is looked at.
+**Clipped features.** The scaler divides by a standard deviation and subtracts no mean, so a level
+far from zero, such as 1000 +- 1, is hundreds of standard deviations away and is always cut to the
+same number. A constant is scaled to 0. `ClippingMonitor` finds both from the state of the scalers,
+without looking at a tick.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -32,40 +29,33 @@ from ..errors import ConfigurationError
 from ..schema import LIMIT
 from ..typing import Float64s
 from .expressions import FUNCTIONS, Column, Expression, columns_in, parse
-from .table import N, StreamTable
+
+if TYPE_CHECKING:
+    from .table import StreamTable
 
 Value: TypeAlias = Callable[[Any, Any, int], float]
-"""A feature of row i, given the values of all rows one after another, and their times."""
+"""A feature of row i, from the values of all rows one after another, and their times."""
 
 SAFE = LIMIT * (1.0 - 1e-6)
-"""What is below this in float64 is below `LIMIT` in float32."""
+"""A float64 value below this is below `LIMIT` in float32."""
 
-MOST_LAGS = 4
-"""Deeper memories are left to the vectorised features: each lag evaluates its argument twice."""
+MAX_CHECKED_LAG = 4
+"""Longer lags are left to the vectorised features: each lag evaluates its argument twice."""
 
 
 def checker(trees: Sequence[Expression], columns: Sequence[str], lag: int) -> Callable[..., bool]:
-    """Return `good(values, t_ns, i)`: whether row i is surely good.
+    """Return `good(values, t_ns, i)`: whether row i is certainly good.
 
-    values: a flat memoryview of float64 rows. t_ns: one of int64. It raises ArithmeticError and
-    ValueError where a feature cannot be computed, which is to be taken as False.
+    values: a flat memoryview of float64 rows. t_ns: one of int64. `good` raises ArithmeticError
+    or ValueError if a feature cannot be computed, which counts as False.
     """
-    if lag > MOST_LAGS:
-        return _unknown
-    width = len(columns)
-    features = [_value(tree, list(columns), width) for tree in trees]
+    if lag > MAX_CHECKED_LAG:
+        return lambda *_: False
+    features = [_value(tree, list(columns), len(columns)) for tree in trees]
     if len(features) == 1:
         only = features[0]
-
-        def good_one(values: Any, t_ns: Any, i: int) -> bool:
-            return -SAFE < only(values, t_ns, i) < SAFE
-
-        return good_one
-
-    def good(values: Any, t_ns: Any, i: int) -> bool:
-        return all(-SAFE < feature(values, t_ns, i) < SAFE for feature in features)
-
-    return good
+        return lambda values, t_ns, i: -SAFE < only(values, t_ns, i) < SAFE
+    return lambda values, t_ns, i: all(-SAFE < one(values, t_ns, i) < SAFE for one in features)
 
 
 def _value(tree: Expression, columns: list[str], width: int) -> Value:
@@ -90,18 +80,12 @@ def _value(tree: Expression, columns: list[str], width: int) -> Value:
     return lambda v, t, i: one(*[part(v, t, i) for part in inner])
 
 
-def _unknown(values: Any, t_ns: Any, i: int) -> bool:
-    """Leave a tick to the vectorised features."""
-    del values, t_ns, i
-    return False
-
-
 Slots: TypeAlias = list[Any]
 Step: TypeAlias = Callable[[Slots], None]
 
 TINY = float(np.finfo(np.float32).smallest_normal)
-"""What is nearer to zero is made zero: compiled code takes it for zero, and NumPy does not, so
-that they would disagree about its sign."""
+"""Smaller magnitudes become zero: compiled code treats them as zero and NumPy does not, so they
+would disagree about the sign."""
 
 _VALUES, _TIMES = 0, 1
 
@@ -109,20 +93,20 @@ _VALUES, _TIMES = 0, 1
 class FeatureSet:
     """The features of an element, over ticks with the given columns.
 
-    expressions: one text for each feature; the first is the target.
-    columns: names of the values of a tick, in order.
+    expressions: one text for each feature; the first is the target. columns: names of the values
+    of a tick, in order.
 
-    Attributes: `names`, the expressions with their spaces put in order; `columns_used`, the
-    columns that any of them reads; `lag`, the earlier ticks that an element needs; `uses_time`,
-    whether times are read; `good`, the check of a single tick (see `check`).
+    Attributes: `names`, the expressions in normal form; `columns_used`, the columns that they
+    read; `lag`, the earlier ticks that an element needs; `uses_time`, whether times are read;
+    `good`, the check of a single tick.
 
-    Raises ExpressionError for an expression that is wrong, and ConfigurationError for a column
-    that is not there or where there are no expressions.
+    Raises ExpressionError for a wrong expression, and ConfigurationError for an unknown column or
+    without expressions.
     """
 
     def __init__(self, expressions: Sequence[str], columns: Sequence[str]) -> None:
         if not expressions:
-            message = 'no features: name one or more, such as "log_return(mid(bid, ask))"'
+            message = 'no features: set one or more, such as "log_return(mid(bid, ask))"'
             raise ConfigurationError(message, key="features")
         trees = [parse(text) for text in expressions]
         self.names = tuple(str(tree) for tree in trees)
@@ -142,10 +126,10 @@ class FeatureSet:
 
     @np.errstate(all="ignore")
     def evaluate(self, t_ns: npt.NDArray[np.int64], values: Float64s) -> npt.NDArray[np.float32]:
-        """Return the elements of a run of ticks, its first `lag` ticks being memory.
+        """Return the elements of a run of ticks, of which the first `lag` are memory.
 
         t_ns: int64 (m,); values: float64 (m, C). Returns C-contiguous float32 (m - lag, F): row
-        j is the element of tick j + lag. What is not finite is returned as it is.
+        j is the element of tick j + lag. Values that are not finite are returned as they are.
         """
         slots: Slots = [values, t_ns, *self._spare]
         for step in self._steps:
@@ -158,7 +142,7 @@ class FeatureSet:
 
 
 def check_columns(wanted: Sequence[str], columns: Sequence[str]) -> None:
-    """Raise ConfigurationError for the first wanted column that is not among `columns`."""
+    """Raise ConfigurationError for the first wanted column that is not in `columns`."""
     for name in wanted:
         if name not in columns:
             known = ", ".join(str(Column(column)) for column in columns) or "none"
@@ -170,7 +154,7 @@ def check_columns(wanted: Sequence[str], columns: Sequence[str]) -> None:
 
 
 class _Plan:
-    """Steps that fill slots, each slot with its lag; the same work is planned once."""
+    """Steps that fill slots, each slot with its lag; equal work is planned once."""
 
     def __init__(self, columns: Sequence[str]) -> None:
         self.columns = list(columns)
@@ -230,51 +214,50 @@ def _step(compute: Callable[..., Any], sources: tuple[int, ...], target: int) ->
     return unary if len(sources) == 1 else binary
 
 
-LOOK = 1000
-"""Elements between two looks, and before the first: as many as the scaler remembers by default."""
+CHECK_EVERY = 1000
+"""Elements between two checks, and before the first: the default memory of the scaler."""
 
 BEYOND = 2.0
-"""Standard deviations between a mean and the cut: 98 % of normal values are cut then."""
+"""Standard deviations between a mean and the cut: then 98 % of normal values are cut."""
 
 
-class Clipped:
-    """Names each feature that is cut or constant in some stream, once."""
+class ClippingMonitor:
+    """Reports each feature that is clipped or constant in some stream, once."""
 
     def __init__(self, config: Config) -> None:
         self._names, self._scaling = config.stream.features, config.scaling
-        self._told = np.zeros(len(self._names), np.bool_)
-        if self._scaling.scaling == "none":
-            self._told[:] = True
+        self._reported = np.full(len(self._names), self._scaling.scaling == "none")
 
-    def look(self, table: StreamTable) -> list[str]:
-        """Return a line for each feature found since the last look; O(streams * features)."""
-        if self._told.all():
+    def check(self, table: StreamTable) -> list[str]:
+        """Return a line for each feature found since the last check; O(streams * features)."""
+        if self._reported.all():
             return []
         features, rows = len(self._names), len(table)
         state = table.carry[:rows, : 1 + 2 * features].astype(np.float64)
-        known = (table.ints[:rows, N] >= LOOK) & (state[:, 0] >= min(LOOK, self._scaling.memory))
+        enough = table.column("n") >= CHECK_EVERY
+        enough &= state[:, 0] >= min(CHECK_EVERY, self._scaling.memory)
         mean, sd = state[:, 1 : 1 + features], state[:, 1 + features :]
-        found = known[:, None] & (sd == 0)
+        found = sd == 0
         if self._scaling.scaling == "sd":
-            found |= known[:, None] & (np.abs(mean) > (self._scaling.clip + BEYOND) * sd)
+            found |= np.abs(mean) > (self._scaling.clip + BEYOND) * sd
+        found &= enough[:, None]
         lines = []
-        for k in np.flatnonzero(found.any(0) & ~self._told):
-            self._told[k] = True
+        for k in np.flatnonzero(found.any(0) & ~self._reported):
+            self._reported[k] = True
             row = int(found[:, k].argmax())
-            lines.append(self._line(int(k), table.names[row], mean[row, k], sd[row, k]))
+            lines.append(self._line(self._names[k], table.names[row], mean[row, k], sd[row, k]))
         return lines
 
-    def _line(self, k: int, stream: str, mean: float, sd: float) -> str:
-        name, clip = self._names[k], self._scaling.clip
+    def _line(self, name: str, stream: str, mean: float, sd: float) -> str:
         if not sd:
             return (
                 f"feature {name} of the stream {stream} has been constant, {mean:g}: the network "
-                "sees 0 in its place; leave it out, or check where its values come from"
+                "sees 0 instead; leave it out, or check where its values come from"
             )
         return (
             f"feature {name} of the stream {stream} is about {mean:g} with a standard deviation "
             f"of {sd:.3g} (mostly {mean - 2 * sd:.6g} to {mean + 2 * sd:.6g}): nearly all of its "
-            f"values are cut to the same number, at {clip:g} standard deviations from zero; use "
-            f"diff({name}) or log_return({name}), subtract a typical level first, or set "
-            'scaling = "zscore"'
+            f"values are cut to the same number, at {self._scaling.clip:g} standard deviations "
+            f"from zero; use diff({name}) or log_return({name}), subtract a typical level first, "
+            'or set scaling = "zscore"'
         )

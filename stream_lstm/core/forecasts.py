@@ -1,11 +1,27 @@
-"""Online recalibration of the published probability: slope and offset of its logit.
+"""How forecasts become the published probability: a mixture of members, and recalibration.
+
+**Mixture** by fixed share, in float64:
+
+```
+p = sum_i w_i p_i                                       the published probability
+w_i <- w_i (p_i if the label is 1, else 1 - p_i), normalised
+w_i <- (1 - share) w_i + share / M                      to follow changes
+```
+
+Over any labels, the total log loss is at most that of the best of the M members plus ln M nats,
+plus -ln(1 - share + share / M) for each label: sharing multiplies the weight of a member by no
+less than that. With a share of 1e-5 that is 1 nat over 100,000 labels. Members' probabilities are
+limited to `EPSILON` from 0 and 1, as in scoring, so that no certain member loses its weight
+permanently.
+
+**Recalibration** of slope and offset of the logit:
 
 ```
 p = sigmoid(a z + b),  z = logit(raw p)
 ```
 
-(a, b) starts at (1, 0) and is followed by an extended Kalman filter for a Bernoulli label, the
-one of `model.kalman` with two weights: with g = (z, 1), v = p (1 - p) no less than `LEAST`, and
+(a, b) starts at (1, 0) and follows an extended Kalman filter for a Bernoulli label, that of
+`model.kalman` with two weights: with g = (z, 1), v = p (1 - p) no less than `LEAST`, and
 s = 1/v + g.Pg,
 
 ```
@@ -13,30 +29,13 @@ s = 1/v + g.Pg,
 P      <- P - Pg (Pg)' / s + q I
 ```
 
-It learns from published predictions and their labels as these come, so it is as honest as the
-scores are: no prediction is recalibrated by its own label. P starts at `P0`: with few labels the
-probability stays what it was. q = `DRIFT` lets it follow a model that learns.
+It learns from published predictions and their labels, so it is as honest as the scores: no
+prediction is recalibrated by its own label. P starts at `P0`, so with few labels the probability
+hardly changes; q = `DRIFT` makes it follow a model that learns.
 
-Source: Platt, "Probabilistic outputs for support vector machines", 1999, for the form; Puskorius
-and Feldkamp, 1994, for the filter.
-
-A mixture of forecasters by fixed share, in float64.
-
-```
-p = sum_i w_i p_i                                       the published probability
-w_i <- w_i (p_i if the label is 1, else 1 - p_i), normalised
-w_i <- (1 - share) w_i + share / M                      so that it can follow a change
-```
-
-Over any labels whatever, the total log loss is at most that of the best of the M members plus
-ln M nats plus -ln(1 - share + share / M) for each label: the weight of a member is multiplied by
-no less than that by sharing. With a share of 1e-5 that is 1 nat over 100,000 labels.
-
-Members' probabilities are kept within `EPSILON` of 0 and 1, as in scoring, so that one member's
-certainty cannot end it for ever.
-
-Source: Vovk, "Aggregating strategies", 1990; Herbster and Warmuth, "Tracking the best expert",
-1998.
+Sources: Vovk, "Aggregating strategies", 1990; Herbster and Warmuth, "Tracking the best expert",
+1998; Platt, "Probabilistic outputs for support vector machines", 1999, for the form of the
+recalibration; Puskorius and Feldkamp, 1994, for its filter.
 """
 
 from __future__ import annotations
@@ -71,11 +70,11 @@ class Mixture(msgspec.Struct):
 
     def mix(self, members: npt.ArrayLike) -> float:
         """Return the probability for the members' (M,), a float32 value."""
-        # An exact sum: what a library makes of a dot product depends on the machine.
+        # An exact sum: the dot product of a library depends on the machine.
         return float(np.float32(math.fsum(self.weights * _bounded(members))))
 
     def update(self, members: npt.ArrayLike, label: int) -> None:
-        """Take the label that the members' probabilities (M,) were about."""
+        """Take the label of a forecast with the members' probabilities (M,)."""
         p = _bounded(members)
         given = p if label else 1.0 - p
         self.losses = self.losses - np.log(given)
@@ -85,12 +84,12 @@ class Mixture(msgspec.Struct):
         self.weights = (1.0 - self.share) * self.weights + self.share / len(p)
 
     def experts(self, names: Sequence[str], members: npt.ArrayLike) -> tuple[Expert, ...]:
-        """Return each member by name, with its weight and its probability."""
+        """Return the members with their weights and probabilities."""
         given = zip(names, self.weights, np.asarray(members), strict=True)
         return tuple(Expert(name, float(weight), float(p)) for name, weight, p in given)
 
     def sharing_cost(self, labels: int) -> float:
-        """Return the most, in nats, that sharing can cost over that many labels."""
+        """Return the largest cost of sharing over that many labels, in nats."""
         return -labels * math.log1p(self.share / len(self.weights) - self.share)
 
 
@@ -99,13 +98,13 @@ def _bounded(members: npt.ArrayLike) -> Float64s:
 
 
 P0 = 0.01
-"""A slope within 0.2 of 1 and an offset within 0.2 of 0, before anything is known."""
+"""A slope within 0.2 of 1 and an offset within 0.2 of 0, before the first label."""
 
 DRIFT = 1e-7
 """Forgets over some ten thousand labels."""
 
 LEAST = 0.02
-"""As in the network's filter: one label that was thought impossible must not move everything."""
+"""As in the network's filter: a single surprising label must not move everything."""
 
 
 class Recalibration(msgspec.Struct):
@@ -122,7 +121,7 @@ class Recalibration(msgspec.Struct):
         return float(np.float32(_sigmoid(self.slope * _logit(raw) + self.offset)))
 
     def update(self, raw: float, label: int) -> None:
-        """Take the label of the prediction that was `raw` before recalibration."""
+        """Take the label of a prediction that was `raw` before recalibration."""
         z = _logit(raw)
         p = _sigmoid(self.slope * z + self.offset)
         v = max(p * (1.0 - p), LEAST)

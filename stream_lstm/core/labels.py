@@ -1,37 +1,151 @@
-"""Labels from outside: which of them count, when, and what becomes of the others.
+"""External labels: which of them count, when, and why the others are refused.
 
-| a label for | is |
+The ledger of a stream contains the published predictions that wait for a label. It keeps the
+prediction as it was published, with the plain forecasts of that time and the tape to learn from.
+Each prediction leaves the ledger once, so it is scored at most once:
+
+```
+               label                    settled
+waiting ──────────────────▶ unsettled ────────────▶ scored, learned from
+   │  too old, or the oldest    its label may be
+   ▼  when the ledger is full   revised until then
+expired
+```
+
+| a label for | result |
 |---|---|
-| a waiting prediction | its truth: at once, or after `label_hold` elements where the last wins |
-| a prediction that is due but not there yet | early: it waits for it |
-| a prediction that has that label | repeated |
-| a prediction that is held with the other label | revised, where the last one wins |
-| a prediction that was scored with the other label | disagreeing: the score stays |
-| a prediction that has expired | late |
-| anything else | unknown |
-| any of them, and neither 0 nor 1 (not finite, where there is a threshold) | bad |
+| a waiting prediction | taken; it counts at once, or after `label_hold` elements |
+| a prediction that is due but not made yet | taken as early; it waits for the prediction |
+| an unsettled prediction, with the other class | taken as revised, where the last label counts |
+| a prediction that has this label already | refused as repeated |
+| a prediction that was scored with the other label | refused as disagreeing |
+| a prediction that has expired | refused as late |
+| anything else | refused as unknown |
+| any prediction, but neither 0 nor 1 (with a threshold: not finite) | refused as bad |
 
-The first two, and a revision, are taken; the others are refused. All are counted. A prediction
-expires once `label_expiry` elements or `label_expiry_s` seconds of the stream's own time have
-passed it, the oldest first. Both expiry and settling fall after a whole element, so they do not
-depend on how elements are cut into blocks.
+Each case has a counter. A prediction expires when `label_expiry` elements or `label_expiry_s`
+seconds of the stream's own time have passed, the oldest first. Expiring and settling happen after
+a whole element, so they do not depend on the cut into blocks. Every part of the ledger is bounded.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
 
 from ..events import Label
 from ..schema import StreamConfig
 from ..typing import Int64s
-from .stream import LEFT_UNLABELLED, LabelledPrediction, Pending, Stream, TimedLabel
+
+if TYPE_CHECKING:
+    from .stream import Stream
 
 NS_PER_S = 1_000_000_000
 
+MIN_CLOSED = 1000
+"""Closed predictions that a ledger remembers at least, to name the reason of a late label."""
+
+NO_LABEL = -1
+"""The remembered class of a prediction that left without a label."""
+
+
+class LedgerEntry(msgspec.Struct, rename={"run_id": "session"}):
+    """A published prediction: p, the plain forecasters' p, and the last label known then.
+
+    `raw_p` is p before recalibration; `frozen_p` and `stateless_p` are those of the twins; each is
+    None without one. `experts` (M,) are the probabilities of a bank's members. `inputs` (K, F) and
+    `state` (D, N) are the tape to learn from.
+    """
+
+    n: int
+    p: float
+    base_rate_p: float
+    last_label_p: float
+    last_label: int
+    run_id: str = ""
+    t_ns: int = 0
+    raw_p: float | None = None
+    frozen_p: float | None = None
+    stateless_p: float | None = None
+    experts: np.ndarray | None = None
+    inputs: np.ndarray | None = None
+    state: np.ndarray | None = None
+
+
+class TimedLabel(msgspec.Struct, rename={"y": "label"}):
+    """A label, 0 or 1, and its time."""
+
+    y: int
+    t_ns: int
+
+
+class LabelledPrediction(msgspec.Struct, rename={"entry": "pending", "label": "truth"}):
+    """A prediction with its label, which is settled once element `until` has been stepped."""
+
+    entry: LedgerEntry
+    label: TimedLabel
+    until: int
+
+
+class Ledger(msgspec.Struct, rename={"unsettled": "held"}):
+    """Predictions and labels by n, each in the order of arrival.
+
+    `early` are labels whose prediction is not made yet, `closed` the classes of predictions that
+    have left, `expired` the number of predictions that left without a label.
+    """
+
+    waiting: dict[int, LedgerEntry] = msgspec.field(default_factory=dict)
+    unsettled: dict[int, LabelledPrediction] = msgspec.field(default_factory=dict)
+    early: dict[int, TimedLabel] = msgspec.field(default_factory=dict)
+    closed: dict[int, int] = msgspec.field(default_factory=dict)
+    expired: int = 0
+
+    def frozen(self) -> Ledger:
+        """Return a copy that does not change: entries are replaced, never written to."""
+        waiting, unsettled = self.waiting.copy(), self.unsettled.copy()
+        return Ledger(waiting, unsettled, self.early.copy(), self.closed.copy(), self.expired)
+
+    def oldest(self) -> LedgerEntry | None:
+        """Return the oldest waiting prediction."""
+        return next(iter(self.waiting.values()), None)
+
+    def add(self, entry: LedgerEntry, limit: int) -> LedgerEntry | None:
+        """Add a prediction; return the oldest one if the ledger was full and it expired."""
+        self.waiting[entry.n] = entry
+        return self.expire(limit) if len(self.waiting) > limit else None
+
+    def label(self, n: int, label: TimedLabel, until: int) -> None:
+        """Label waiting prediction `n`; the label counts from element `until` on."""
+        self.unsettled[n] = LabelledPrediction(self.waiting.pop(n), label, until)
+
+    def settle(self, n: int | None, limit: int) -> LabelledPrediction | None:
+        """Remove and return the next prediction to settle at element `n`; any one for None."""
+        first = next(iter(self.unsettled.values()), None)
+        if first is None or (n is not None and first.until > n):
+            return None
+        del self.unsettled[first.entry.n]
+        self._close(first.entry.n, first.label.y, limit)
+        return first
+
+    def expire(self, limit: int) -> LedgerEntry:
+        """Remove and return the oldest waiting prediction, without a label."""
+        self.expired += 1
+        entry = self.waiting.pop(next(iter(self.waiting)))
+        self._close(entry.n, NO_LABEL, limit)
+        return entry
+
+    def _close(self, n: int, y: int, limit: int) -> None:
+        self.closed[n] = y
+        if len(self.closed) > max(limit, MIN_CLOSED):
+            del self.closed[next(iter(self.closed))]
+
 
 class LabelPolicy:
-    """The rules above for one configuration; the books are the streams' own."""
+    """The rules of the module docstring for one configuration; each stream has its own ledger."""
 
     def __init__(self, config: StreamConfig) -> None:
         self.limit = config.max_pending
@@ -41,62 +155,58 @@ class LabelPolicy:
         self._expiry = config.label_expiry
         self._expiry_ns = round(config.label_expiry_s * NS_PER_S)
 
-    # ---- a label comes ----------------------------------------------------------------
+    # ---- labels -----------------------------------------------------------------------
 
     def receive(self, stream: Stream, label: Label) -> str:
-        """Enter a label; return why it is refused, nothing where it is taken."""
-        y = self._class_of(label.y)
-        ledger = stream.ledger
+        """Take a label; return "", or why it is refused."""
+        counter, reason = self._receive(stream, label)
+        if counter:
+            stream.count(counter)
+        return reason
+
+    def _receive(self, stream: Stream, label: Label) -> tuple[str, str]:
+        """Take a label; return the counter that it adds to, and why it is refused."""
+        y, n, ledger = self._class_of(label.y), label.n, stream.ledger
         if y is None:
-            stream.count("labels_bad")
-            return self._bad(label.y)
-        truth, n = TimedLabel(y, label.t_ns), label.n
+            return "labels_bad", self._bad(label.y)
+        timed = TimedLabel(y, label.t_ns)
         if n in ledger.waiting:
-            ledger.hold(n, truth, stream.n + self._hold)
-            return ""
-        if n in ledger.held:
-            return self._revise(stream, n, truth)
+            ledger.label(n, timed, stream.n + self._hold)
+            return "", ""
+        if n in ledger.unsettled:
+            unsettled = ledger.unsettled[n]
+            if unsettled.label.y == y:
+                return "labels_repeated", f"prediction {n} has this label already"
+            ledger.unsettled[n] = LabelledPrediction(unsettled.entry, timed, unsettled.until)
+            return "labels_revised", ""
         if n in ledger.closed:
-            return self._again(stream, n, y)
-        if n >= stream.next_due and self._is_due(n):
-            return self._early(stream, n, truth)
-        stream.count("labels_unknown")
-        return self._unknown(n)
+            return self._closed(n, ledger.closed[n], y)
+        if n >= stream.due and self._is_due(n):
+            return self._early(ledger.early, n, timed)
+        return "labels_unknown", self._unknown(n)
 
     def _class_of(self, y: float) -> int | None:
-        """Return the class of a label, None for one that is none."""
         if self._threshold is None:
             return int(y) if y in (0, 1) else None
         return int(y > self._threshold) if math.isfinite(y) else None
 
     def _bad(self, y: float) -> str:
         if self._threshold is None:
-            hint = "; set threshold to a number where labels are measured" if y == y else ""
+            hint = "" if math.isnan(y) else "; set `threshold` if labels are measured numbers"
             return f"a label is 0 or 1, not {y:g}{hint}"
         return f"a label is a finite number, not {y:g}"
 
-    def _revise(self, stream: Stream, n: int, truth: TimedLabel) -> str:
-        held = stream.ledger.held[n]
-        if held.truth.label == truth.label:
-            stream.count("labels_repeated")
-            return f"prediction {n} has this label already"
-        stream.count("labels_revised")
-        stream.ledger.held[n] = LabelledPrediction(held.pending, truth, held.until)
-        return ""
-
-    def _again(self, stream: Stream, n: int, y: int) -> str:
-        known = stream.ledger.closed[n]
-        if known == LEFT_UNLABELLED:
-            stream.count("labels_late")
-            return f"prediction {n} has expired before its label came: raise {self._limits()}"
-        if known == y:
-            stream.count("labels_repeated")
-            return f"prediction {n} has this label already"
-        stream.count("labels_disagreeing")
-        return f"prediction {n} was scored with label {known}, and a second label says {y}"
+    def _closed(self, n: int, scored: int, y: int) -> tuple[str, str]:
+        if scored == NO_LABEL:
+            reason = f"prediction {n} expired before its label came: raise {self._limits()}"
+            return "labels_late", reason
+        if scored == y:
+            return "labels_repeated", f"prediction {n} has this label already"
+        reason = f"prediction {n} was scored with label {scored}; a second label is {y}"
+        return "labels_disagreeing", reason
 
     def _limits(self) -> str:
-        """Return the settings that let a prediction wait no longer."""
+        """Return the settings that limit how long a prediction waits."""
         limits = {
             f"max_pending={self.limit}": True,
             f"label_expiry={self._expiry}": self._expiry,
@@ -104,23 +214,18 @@ class LabelPolicy:
         }
         return " or ".join(name for name, is_set in limits.items() if is_set)
 
-    def _early(self, stream: Stream, n: int, truth: TimedLabel) -> str:
-        early = stream.ledger.early
+    def _early(self, early: dict[int, TimedLabel], n: int, label: TimedLabel) -> tuple[str, str]:
         known = early.get(n)
-        if known is not None and known.label == truth.label:
-            stream.count("labels_repeated")
-            return f"the prediction to come of n={n} has this label already"
-        if known is not None and not self._hold:
-            stream.count("labels_disagreeing")
-            told = f"has label {known.label}, and a second label says {truth.label}"
-            return f"the prediction to come of n={n} {told}"
         if known is None and len(early) >= self.limit:
-            stream.count("labels_unknown")
-            return f"{self.limit:,} labels wait for predictions that are not there yet, the limit"
-        stream.count("labels_early", known is None)
-        stream.count("labels_revised", known is not None)
-        early[n] = truth
-        return ""
+            reason = f"{self.limit:,} labels wait for predictions that are not made yet, the limit"
+            return "labels_unknown", reason
+        if known is not None and known.y == label.y:
+            return "labels_repeated", f"prediction {n}, not made yet, has this label already"
+        if known is not None and not self._hold:
+            reason = f"prediction {n}, not made yet, has label {known.y}; a second one is"
+            return "labels_disagreeing", f"{reason} {label.y}"
+        early[n] = label
+        return ("labels_early" if known is None else "labels_revised"), ""
 
     def _is_due(self, n: int) -> bool:
         return n >= self._window and (n - self._window) % self._stride == 0
@@ -129,49 +234,47 @@ class LabelPolicy:
         if self._is_due(n):
             return f"prediction {n} left too long ago, or fell into a gap"
         return (
-            f"no prediction of n={n} was ever due: they are after element {self._window} and "
-            f"every {self._stride} from there"
+            f"no prediction of n={n} was ever due: predictions come after element {self._window} "
+            f"and every {self._stride} elements from there"
         )
 
-    # ---- a prediction is made ----------------------------------------------------------
-
     def predicted(self, stream: Stream, n: int) -> list[int]:
-        """Give prediction `n`, just entered, the label that came before it, if one did.
+        """Apply the early label of prediction `n`, which was just added, if there is one.
 
-        Returns the n of early labels whose prediction was never made, which are struck out.
+        Returns the n of early labels whose prediction was never made; these are dropped.
         """
         early = stream.ledger.early
         if not early:
             return []
-        truth = early.pop(n, None)
-        if truth is not None and n in stream.ledger.waiting:
-            stream.ledger.hold(n, truth, n + self._hold)
+        label = early.pop(n, None)
+        if label is not None and n in stream.ledger.waiting:
+            stream.ledger.label(n, label, n + self._hold)
         missed = [other for other in early if other < n]
         for other in missed:
             del early[other]
             stream.count("labels_unknown")
         return missed
 
-    # ---- time passes ------------------------------------------------------------------
+    # ---- time -------------------------------------------------------------------------
 
     def uncut(self, stream: Stream, size: int, t_ns: Int64s) -> int:
-        """Return how many of the next elements, at `t_ns`, come before something falls due."""
+        """Return how many of the next elements, at `t_ns`, end with the next deadline."""
         ledger, n = stream.ledger, stream.n
-        if ledger.held:
-            size = min(size, next(iter(ledger.held.values())).until - n)
+        if ledger.unsettled:
+            size = min(size, next(iter(ledger.unsettled.values())).until - n)
         if ledger.early:
-            size = min(size, stream.next_due - n)
+            size = min(size, stream.due - n)
         if not self._expiry and not self._expiry_ns:
             return size
-        oldest = next(iter(ledger.waiting.values()), None)
-        first = stream.next_due if oldest is None else oldest.n
+        oldest = ledger.oldest()
+        first = stream.due if oldest is None else oldest.n
         if self._expiry:
             size = min(size, first + self._expiry - n)
         if self._expiry_ns:
             size = self._before_deadline(oldest, first - n - 1, t_ns[:size])
         return size
 
-    def _before_deadline(self, oldest: Pending | None, at: int, t_ns: Int64s) -> int:
+    def _before_deadline(self, oldest: LedgerEntry | None, at: int, t_ns: Int64s) -> int:
         """Return how many elements end with the one at which the oldest prediction expires.
 
         That is `oldest`, or else the one that is made at element `at` of these.
@@ -182,23 +285,18 @@ class LabelPolicy:
         over = t_ns[begin:] >= made + self._expiry_ns
         return begin + int(over.argmax()) + 1 if over.any() else len(t_ns)
 
-    def expired(self, stream: Stream, t_ns: int) -> Iterator[Pending]:
-        """Strike out and yield what has waited too long after the element at `t_ns`."""
-        waiting = stream.ledger.waiting
-        while waiting:
-            oldest = next(iter(waiting.values()))
-            if not self._is_over(oldest, stream.n, t_ns):
+    def expired(self, stream: Stream, t_ns: int) -> Iterator[LedgerEntry]:
+        """Remove and yield the predictions that expire after the present element, at `t_ns`."""
+        while (oldest := stream.ledger.oldest()) is not None:
+            by_count = 0 < self._expiry <= stream.n - oldest.n
+            if not by_count and not (0 < self._expiry_ns <= t_ns - oldest.t_ns):
                 return
             yield stream.ledger.expire(self.limit)
-
-    def _is_over(self, pending: Pending, n: int, t_ns: int) -> bool:
-        by_count = self._expiry > 0 and n >= pending.n + self._expiry
-        return by_count or (self._expiry_ns > 0 and t_ns >= pending.t_ns + self._expiry_ns)
 
     def settled(
         self, stream: Stream, *, all_of_them: bool = False
     ) -> Iterator[LabelledPrediction]:
-        """Strike out and yield the labelled predictions whose labels count now."""
+        """Remove and yield the labelled predictions that are settled now, in order."""
         due = None if all_of_them else stream.n
-        while (held := stream.ledger.settle(due, self.limit)) is not None:
-            yield held
+        while (labelled := stream.ledger.settle(due, self.limit)) is not None:
+            yield labelled

@@ -1,48 +1,41 @@
-"""Learning: what an update is given, when it is made, and what is reported of it.
+"""Learning: what an update gets, when it is made, and when learning is rolled back.
 
-Publish first, learn afterwards. A label that becomes known is owed an update. All that a stream
-is owed is learned after its next publication, in the order in which the labels came, so that no
-update is ever between a tick and the prediction that it leads to. New weights serve from the next
-element on. What is owed at the end, at a reset and when `settle` is called is learned then.
+A session publishes first and learns afterwards. A label that becomes known makes an update due.
+The updates of a stream are made after its next publication, in the order of the labels, so no
+update is between a tick and its prediction, and new weights serve from the next element on. A
+reset, and `settle` at the end, make the remaining ones.
 
-With labels from the series the tape of an update ends with the newest element whose own target is
-known, and every element of it has its target; a learner of published predictions alone looks at
-the tape that ends with the labelled one. With labels from outside the tape is that of the
-prediction, kept since then, and only its last element has a target.
+With labels of the series, the tape of an update ends with the newest element whose own target is
+known, and each of its elements has its target. A learner of published predictions alone uses the
+tape that ends with the labelled element. With external labels the tape is that of the prediction,
+stored since then, and only its last element has a target.
 
-Trees of arrays as lists of their leaves, and back.
+**Rollback.** `RollbackPolicy` checks every `CHECK_EVERY` labels whether learning hurts:
 
-The watch over learning: what to go back to when it does harm, and when.
+* `refusals`: so many updates in a row were refused that nothing can be learned any more;
+* `base-rate`: over the window the log loss per label is `rollback_excess` above the base rate's;
+* `last-good`: it is above the base rate's at all, and twice as far above the loss of the last
+  good weights.
 
-All labels that are learned from are counted, in spells of `SPELL`. At the end of each it is looked
-whether learning does harm:
+Then weights and optimiser go back to the last good ones, and learning rests for a number of
+labels that doubles each time. If the loss shows during the rest that the last good weights are no
+better, they are dropped and the network gives the base rate: it gets the body that learning began
+with, a head of zero weights, and a bias that follows the base rate until learning resumes. The
+same happens where there are no good weights.
 
-* `refusals`: the last so many updates were all refused, so that nothing can be learned any more;
-* `base-rate`: over the last labels the log loss is above the base rate's, by so much a label;
-* `last-good`: it is above the base rate's at all, and above what it was with the last good weights
-  by twice as much.
-
-Then the weights and the optimiser's state go back to the last good ones, and learning rests for a
-number of labels that doubles each time. Where the loss shows before the end of that rest that the
-last good weights are no better, they are given up, and the network gives the base rate and nothing
-else: its body is the one that learning began with, the weights of its head are zero and its bias
-follows the base rate until learning goes on. So it is too where there are no good weights.
-
-Weights are good once they have been confirmed. Those of the moment are a candidate each time a
-whole window was no worse than the base rate, and they become the good ones if the next window, in
-which they were learned from, is so too. What is learned while a poisoning begins is therefore not
-among them. What learning starts from counts as good.
-
-What is known of the good weights' loss costs no second network: it is that of the window which
-confirmed them. Nothing but a label moves the watch, so it is the same however blocks are cut. A
-look never falls within a call over several strides, which ends where the next look is due.
+The weights that learning starts from count as good. Later weights become a candidate after each
+whole window that was no worse than the base rate, and good if the next window, in which learning
+went on, is no worse either. So what a beginning poisoning teaches is not among them. The loss of
+the good weights is that of the window that confirmed them; no second network runs. Only labels
+move the monitor, so its decisions do not depend on the cut into blocks. A call over several
+strides ends where the next check is due.
 """
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import jax
 import msgspec
@@ -56,7 +49,17 @@ from ..model.engine import Engine
 from ..model.forecaster import Params, constant
 from ..model.optimizers import ACCEPTED, NOT_FINITE, UPDATE_TOO_LARGE, WEIGHTS_TOO_LARGE, Caps
 from ..typing import Float32s
-from .stream import Owed, Stream, Tape
+from .stream import DueUpdate, Stream, Tape
+
+CHECK_EVERY = 16
+"""Labels between two checks: as many as one call over several strides of ten learns from."""
+
+MAX_RESTS = 16
+"""Times `freeze_labels` that a rest can grow to, so that learning resumes in a bounded time."""
+
+GOOD_ENOUGH = 0.25
+"""Share of `rollback_excess` that good weights may be above the base rate: learning costs a little
+where nothing can be learned. During a rest the last good weights must stay below the same."""
 
 
 def leaves(tree: Any) -> list[np.ndarray]:
@@ -66,7 +69,7 @@ def leaves(tree: Any) -> list[np.ndarray]:
 
 def copies(tree: Any) -> list[np.ndarray]:
     """Return copies of the leaves of a tree."""
-    return [np.array(key_data(leaf)) for leaf in jax.tree.leaves(tree)]
+    return [np.array(leaf) for leaf in leaves(tree)]
 
 
 def check_leaves(like: Any, leaves: list[np.ndarray]) -> None:
@@ -77,48 +80,34 @@ def check_leaves(like: Any, leaves: list[np.ndarray]) -> None:
 
 
 def rebuild(like: Any, leaves: list[np.ndarray]) -> Any:
-    """Return `leaves` in the structure of `like`, where its arrays are, in memory of their own.
+    """Return copies of `leaves` in the structure of `like`, a tree of JAX arrays.
 
-    A compiled function takes them as it takes `like`: for arrays on another device, or bound to
-    one where `like` is not, JAX would compile it again. `like` is of JAX arrays.
-
-    Raises SnapshotError where their shapes and types are not those of `like`.
+    They are placed where the arrays of `like` are: JAX would compile a function again for arrays
+    on another device, or for committed ones in place of uncommitted ones. Raises SnapshotError
+    where their shapes and types are not those of `like`.
     """
     check_leaves(like, leaves)
     olds, structure = jax.tree.flatten(like)
-    news = [_placed(old, leaf) for old, leaf in zip(olds, leaves, strict=True)]
+    news = []
+    for old, leaf in zip(olds, leaves, strict=True):
+        # `jnp.asarray` would compile a copy for each shape.
+        new: Any = jax.device_put(np.array(leaf), old.sharding if old.committed else None)
+        key = is_key(old)
+        news.append(jax.random.wrap_key_data(new, impl=jax.random.key_impl(old)) if key else new)
     return jax.tree.unflatten(structure, news)
 
 
-def _placed(old: Any, leaf: np.ndarray) -> Any:
-    # `jnp.asarray` would compile a copy for each shape.
-    made = jax.device_put(np.array(leaf), old.sharding if old.committed else None)
-    return jax.random.wrap_key_data(made, impl=jax.random.key_impl(old)) if is_key(old) else made
-
-
-SPELL = 16
-"""Labels between two looks: as many as a call over several strides of ten learns from at most."""
-
-LONGEST = 16
-"""Times `freeze_labels` that a rest may grow to, so that learning comes back in a bounded time."""
-
-GOOD_ENOUGH = 0.25
-"""Part of `rollback_excess` by which weights may be above the base rate and still be good: where
-nothing can be learned, learning costs a little. While learning rests, the last good weights have
-to stay below the same part, or they are not good for these labels."""
-
-
 class LossSums(msgspec.Struct):
-    """Log losses of the model and the base rate, in nats, summed over labels between two looks."""
+    """Log losses of model and base rate in nats, summed over the labels between two checks."""
 
     loss: float = 0.0
     base: float = 0.0
 
 
 class GoodWeights(msgspec.Struct):
-    """Weights and the optimiser's leaves to go back to; `optimizer` is empty for a fresh state.
+    """Weights and optimiser leaves to roll back to; `optimizer` is empty for a fresh state.
 
-    `loss` is the mean log loss in nats of the window that confirmed them, None before one has.
+    `loss` is the mean log loss in nats of the window that confirmed them, None before one did.
     """
 
     weights: list[np.ndarray]
@@ -126,71 +115,69 @@ class GoodWeights(msgspec.Struct):
     loss: float | None = None
 
 
-class LearningMonitor(msgspec.Struct):
-    """What is known of the learning of one set of weights.
+class LearningMonitor(
+    msgspec.Struct, rename={"since_check": "count", "window": "spells", "on_base_rate": "based"}
+):
+    """How the learning of one set of weights goes.
 
-    `labels` and `positives` count all labels, `count` those since the last look, whose log
-    losses are in `loss` and `base`; `spells` are those of the window. `refused` is the number of
-    updates refused in a row, `rest` the labels that learning last rested for, 0 where it has been
-    good since, and `resting` those for which it still does. `based` says whether the base rate
-    stands in for the network, and `age` is the number of looks since the candidate was kept.
+    `labels` and `positives` count all labels; `since_check` counts those since the last check,
+    whose losses are in `loss` and `base`; `window` are the sums between the last checks.
+    `refused` updates were refused in a row. `rest` is the length of the last rest in labels, 0
+    since weights were good again, and `resting` what is left of one. `on_base_rate` says that the
+    base rate replaces the network; the candidate is `age` checks old.
     """
 
     good: GoodWeights | None
     candidate: GoodWeights | None = None
     labels: int = 0
     positives: int = 0
-    count: int = 0
+    since_check: int = 0
     loss: float = 0.0
     base: float = 0.0
-    spells: list[LossSums] = []
+    window: list[LossSums] = []
     refused: int = 0
     rest: int = 0
     resting: int = 0
-    based: bool = False
+    on_base_rate: bool = False
     age: int = 0
 
     @property
-    def room(self) -> int:
-        """Updates that can be made before the next look, none where learning rests."""
-        return 0 if self.resting else SPELL - self.count
+    def updates_left(self) -> int:
+        """Updates that can be made before the next check, 0 during a rest."""
+        return 0 if self.resting else CHECK_EVERY - self.since_check
 
-    def take(self, label: int, loss: float, base_loss: float) -> None:
-        """Count a label with the log losses of the model and the base rate."""
+    def add(self, label: int, loss: float, base_loss: float) -> None:
+        """Count a label with the log losses of model and base rate."""
         self.labels += 1
         self.positives += label
-        self.count += 1
+        self.since_check += 1
         self.loss += loss
         self.base += base_loss
 
     def sums(self) -> LossSums:
         """Return the sums over the window."""
-        return LossSums(sum(s.loss for s in self.spells), sum(s.base for s in self.spells))
+        return LossSums(sum(s.loss for s in self.window), sum(s.base for s in self.window))
 
-
-def copy_of(watch: LearningMonitor | None) -> LearningMonitor | None:
-    """Return a copy that stays as it is: what a watch refers to is replaced, never written to."""
-    if watch is None:
-        return None
-    return msgspec.structs.replace(watch, spells=list(watch.spells))
+    def frozen(self) -> LearningMonitor:
+        """Return a copy that does not change: what it refers to is replaced, never written to."""
+        return msgspec.structs.replace(self, window=list(self.window))
 
 
 class LearnerState(msgspec.Struct):
-    """Weights, packed, and the optimiser's state, which move together, and the watch over them.
+    """Packed weights and the optimiser's state, which change together, and their monitor.
 
-    `optimizer` and `watch` are None where nothing is learned, `watch` also where nothing is rolled
-    back.
+    `optimizer` and `monitor` are None where nothing is learned, `monitor` also without rollbacks.
     """
 
     weights: tuple[Any, ...]
     optimizer: Any
-    watch: LearningMonitor | None = None
+    monitor: LearningMonitor | None = None
 
 
 class RollbackPolicy:
-    """Looks at the learning of a session.
+    """Checks the learning of a session and rolls it back.
 
-    initial: the weights that learning starts from, if not from random ones. Raises
+    initial: the weights that learning starts from, None for random ones. Raises
     ConfigurationError where they are larger than an update may make them.
     """
 
@@ -203,224 +190,177 @@ class RollbackPolicy:
         self._packed = engine.pack(self._start)
         if learning.learn and engine.members is None:
             _check_start(self._start, Caps.of(learning).weights)
-        self._window = -(-learning.rollback_window // SPELL)
-        self._rest = -(-learning.freeze_labels // SPELL) * SPELL
-        self._longest = LONGEST * self._rest
+        self._window = -(-learning.rollback_window // CHECK_EVERY)
+        self._rest = -(-learning.freeze_labels // CHECK_EVERY) * CHECK_EVERY
         self._excess = learning.rollback_excess
-        # A bank learns on where one member is refused: the mixture leaves that one out.
+        # A bank keeps learning where a member is refused: the mixture gives it no weight.
         self._refusals = learning.rollback_refusals if engine.members is None else 0
 
-    def watch(
+    def monitor(
         self, weights: list[np.ndarray] | None = None, optimizer: Sequence[np.ndarray] = ()
     ) -> LearningMonitor | None:
-        """Return a watch over learning that begins, None where there is none.
+        """Return a new monitor, None without rollbacks.
 
-        weights, optimizer: the leaves of what counts as good, if not what learning starts from.
+        weights, optimizer: the leaves that count as good, if not those that learning starts from.
         """
         good = GoodWeights(weights or list(self._packed), list(optimizer))
         return LearningMonitor(good) if self.on else None
 
-    def look(
-        self, learned: LearnerState, streams: Iterable[Stream], stream: Stream, n: int
+    def check(
+        self, learner: LearnerState, users: Iterable[Stream], stream: Stream, n: int
     ) -> Rollback | None:
-        """Look at a whole spell whose last label is that of prediction n; roll back if need be.
+        """Check after the label of prediction n; return the rollback, None without one.
 
-        `streams` are all of the session's. Returns what was done, None for nothing.
+        users: the streams of the session.
         """
-        watch = learned.watch
-        assert watch is not None
-        watch.spells.append(LossSums(watch.loss, watch.base))
-        del watch.spells[: -self._window]
-        watch.loss = watch.base = 0.0
-        watch.count = 0
-        rested = watch.resting > 0
-        watch.resting = max(watch.resting - SPELL, 0)
-        if watch.based and rested:
-            learned.weights = self._base_rate(watch)
-            self._wake(watch)
-            return None
-        reason = self._harm(watch, GOOD_ENOUGH if rested else 1.0)
-        if reason is not None:
-            stream.count("rollbacks")
-            for user in streams if self._shared else (stream,):
-                self._start_state(user)
-            return self._roll_back(learned, reason, rested, (stream.name, n))
-        if rested:
-            self._wake(watch)
-        else:
-            self._keep(learned, watch)
+        monitor = learner.monitor
+        assert monitor is not None
+        monitor.window.append(LossSums(monitor.loss, monitor.base))
+        del monitor.window[: -self._window]
+        monitor.loss = monitor.base = 0.0
+        monitor.since_check = 0
+        rested = monitor.resting > 0
+        monitor.resting = max(monitor.resting - CHECK_EVERY, 0)
+        if not (monitor.on_base_rate and rested):
+            reason = self._harm(monitor, GOOD_ENOUGH if rested else 1.0)
+            if reason is not None:
+                stream.count("rollbacks")
+                for user in users if self._shared else (stream,):
+                    self._reset_state(user)
+                return self._roll_back(learner, monitor, reason, rested, (stream.name, n))
+        if monitor.on_base_rate and rested:
+            learner.weights = self._base_rate(monitor)
+        if not rested:
+            self._confirm(learner, monitor)
+        elif not monitor.resting:  # learning and comparing resume
+            monitor.on_base_rate, monitor.window, monitor.age = False, [], 0
         return None
 
-    def _wake(self, watch: LearningMonitor) -> None:
-        """Begin to learn and to compare anew, where the rest is over."""
-        if not watch.resting:
-            watch.based, watch.spells, watch.age = False, [], 0
+    def _harm(self, monitor: LearningMonitor, part: float) -> RollbackReason | None:
+        """Return why the learning of the window hurts, None where it does not.
 
-    def _harm(self, watch: LearningMonitor, part: float) -> RollbackReason | None:
-        """Return why the learning of the window does harm, None where it does not.
-
-        part: of the excess that is let pass.
+        part: the share of the excess that is allowed.
         """
-        if 0 < self._refusals <= watch.refused:
+        if 0 < self._refusals <= monitor.refused:
             return "refusals"
-        sums, labels = watch.sums(), self._window * SPELL
+        sums, labels = monitor.sums(), self._window * CHECK_EVERY
         above = sums.loss - sums.base
         if above > part * self._excess * labels:
             return "base-rate"
-        good = _loss(watch.good)
-        whole = len(watch.spells) == self._window
-        if whole and good is not None and above > 0:
-            far = sums.loss > (good + 2.0 * self._excess) * labels
-            return "last-good" if far else None
-        return None
+        good = None if monitor.good is None else monitor.good.loss
+        if len(monitor.window) < self._window or good is None or above <= 0:
+            return None
+        return "last-good" if sums.loss > (good + 2.0 * self._excess) * labels else None
 
-    def _keep(self, learned: LearnerState, watch: LearningMonitor) -> None:
-        """Keep the weights of the moment, and confirm those of a window before."""
-        watch.age += 1
-        if watch.age < self._window or len(watch.spells) < self._window:
+    def _confirm(self, learner: LearnerState, monitor: LearningMonitor) -> None:
+        """After a whole window, confirm the candidate and store the present weights."""
+        monitor.age += 1
+        if monitor.age < self._window or len(monitor.window) < self._window:
             return
-        sums, labels = watch.sums(), self._window * SPELL
-        confirmed, watch.candidate, watch.age = watch.candidate, None, 0
+        sums, labels = monitor.sums(), self._window * CHECK_EVERY
+        confirmed, monitor.candidate, monitor.age = monitor.candidate, None, 0
         if sums.loss - sums.base > GOOD_ENOUGH * self._excess * labels:
             return
         if confirmed is not None:
-            watch.good = msgspec.structs.replace(confirmed, loss=sums.loss / labels)
-            watch.rest = 0
-        watch.candidate = GoodWeights(list(learned.weights), copies(learned.optimizer))
+            monitor.good = msgspec.structs.replace(confirmed, loss=sums.loss / labels)
+            monitor.rest = 0
+        monitor.candidate = GoodWeights(list(learner.weights), copies(learner.optimizer))
 
     def _roll_back(
         self,
-        learned: LearnerState,
+        learner: LearnerState,
+        monitor: LearningMonitor,
         reason: RollbackReason,
         rested: bool,
         at: tuple[str, int],
     ) -> Rollback:
-        watch = learned.watch
-        assert watch is not None
-        sums, labels = watch.sums(), len(watch.spells) * SPELL
-        good_loss = _loss(watch.good)
+        sums, labels = monitor.sums(), len(monitor.window) * CHECK_EVERY
+        good_loss = None if monitor.good is None else monitor.good.loss
         if rested:
-            watch.good = None
-        to: RollbackTarget = "base-rate" if watch.good is None else "last-good"
-        if watch.good is None:
-            learned.weights = self._base_rate(watch)
-            learned.optimizer = self._engine.init_optimizer(self._start)
+            monitor.good = None
         else:
-            learned.weights = rebuild(self._packed, watch.good.weights)
-            learned.optimizer = self._optimizer(watch.good)
-        if not rested:
-            watch.rest = min(2 * watch.rest, self._longest) or self._rest
-        watch.resting = watch.rest
-        watch.based, watch.candidate = to == "base-rate", None
-        watch.spells, watch.refused, watch.age = [], 0, 0
+            monitor.rest = min(2 * monitor.rest, MAX_RESTS * self._rest) or self._rest
+        good, fresh = monitor.good, self._engine.init_optimizer(self._start)
+        to: RollbackTarget = "base-rate" if good is None else "last-good"
+        if good is None:
+            learner.weights, learner.optimizer = self._base_rate(monitor), fresh
+        else:
+            learner.weights = rebuild(self._packed, good.weights)
+            learner.optimizer = rebuild(fresh, good.optimizer) if good.optimizer else fresh
+        monitor.resting, monitor.on_base_rate = monitor.rest, good is None
+        monitor.candidate, monitor.window, monitor.refused, monitor.age = None, [], 0, 0
         means = sums.loss / labels, sums.base / labels
-        return Rollback(*at, reason, to, watch.resting, *means, good_loss)
+        return Rollback(*at, reason, to, monitor.resting, *means, good_loss)
 
-    def _base_rate(self, watch: LearningMonitor) -> Packed:
-        """Return the weights that give the base rate of all labels so far."""
-        p = (watch.positives + 0.5) / (watch.labels + 1.0)
+    def _base_rate(self, monitor: LearningMonitor) -> Packed:
+        """Return weights that give the base rate of all labels so far."""
+        p = (monitor.positives + 0.5) / (monitor.labels + 1.0)
         return self._engine.pack(constant(self._start, p))
 
-    def _optimizer(self, kept: GoodWeights) -> Any:
-        """Return an optimiser's state in memory of its own, to which a call may write."""
-        fresh = self._engine.init_optimizer(self._start)
-        if not kept.optimizer:
-            return fresh
-        return rebuild(fresh, kept.optimizer)
-
-    def _start_state(self, stream: Stream) -> None:
-        """Start the network's state afresh: weights that are gone made it. The scaler's stays."""
+    def _reset_state(self, stream: Stream) -> None:
+        """Reset the network's state, which the dropped weights made, but not the scaler's."""
         scaler = self._engine.scaler_size
         stream.carry.host[scaler:] = self._engine.init_carry()[scaler:]
-        assert stream.side is not None
-        stream.side.trace = self._engine.init_trace()
+        assert stream.extras is not None
+        stream.extras.trace = self._engine.init_trace()
 
 
-def _check_start(weights: Params, most: float) -> None:
+def _check_start(weights: Params, limit: float) -> None:
     flat = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(weights)])
     size = float(np.sqrt(np.square(flat, dtype=np.float64).mean()))
-    if size > most:
+    if size > limit:
         raise ConfigurationError(
             f"the weights that learning starts from have a root mean square of {size:.3g}, above "
-            f"max_weights={most:g}, so that nothing could be learned: raise it, or leave it at 0",
+            f"max_weights={limit:g}, so no update would pass: raise max_weights, or "
+            "use 0 for no limit",
             key="max_weights",
         )
 
 
-def _loss(kept: GoodWeights | None) -> float | None:
-    return None if kept is None else kept.loss
+def check_monitor(monitor: LearningMonitor | None, weights: Any, optimizer: Any) -> None:
+    """Raise SnapshotError where stored good weights do not have the shapes of `weights`."""
+    for good in () if monitor is None else (monitor.good, monitor.candidate):
+        if good is not None:
+            check_leaves(weights, good.weights)
+            if good.optimizer:
+                check_leaves(optimizer, good.optimizer)
 
 
-def check_kept(watch: LearningMonitor | None, weights: Any, optimizer: Any) -> None:
-    """Check that what a watch keeps has the shapes of `weights` and an `optimizer`'s state.
-
-    Raises SnapshotError where it has not.
-    """
-    for kept in () if watch is None else (watch.good, watch.candidate):
-        if kept is not None:
-            check_leaves(weights, kept.weights)
-            if kept.optimizer:
-                check_leaves(optimizer, kept.optimizer)
-
-
-REASONS: dict[float, UpdateReason] = {
-    NOT_FINITE: "not-finite",
-    UPDATE_TOO_LARGE: "update-too-large",
-    WEIGHTS_TOO_LARGE: "weights-too-large",
+REASONS: dict[float, tuple[UpdateReason, str]] = {
+    NOT_FINITE: ("not-finite", "updates_not_finite"),
+    UPDATE_TOO_LARGE: ("update-too-large", "updates_too_large"),
+    WEIGHTS_TOO_LARGE: ("weights-too-large", "weights_too_large"),
 }
-
-COUNTED: dict[UpdateReason, str] = {
-    "not-finite": "updates_not_finite",
-    "update-too-large": "updates_too_large",
-    "weights-too-large": "weights_too_large",
-}
-
-
-class Keeper(Protocol):
-    """Copies weights and optimiser before they change; see `snapshot.Frozen`."""
-
-    def keep(self, learned: LearnerState) -> None:
-        """Copy what an update is about to take the memory of."""
-
-
-class Example(NamedTuple):
-    """What an update is given; see `model.forecaster.Ensemble`."""
-
-    inputs: Float32s
-    starts: Float32s
-    targets: Float32s
-    share: Float32s
-    back: int
+"""The reason and the counter of a refused update, by the code of `model.optimizers`."""
 
 
 class Learning:
-    """Makes the updates of a session; `length` is K, 0 where nothing is learned.
+    """Makes the updates of a session.
 
-    initial: the weights that learning starts from, if not from random ones.
+    initial: the weights that learning starts from, None for random ones. Attributes: `length`, the
+    length K of a tape, 0 where nothing is learned; `snapshots`, references to frozen states that
+    need a copy of the optimiser before it changes, see `snapshot.Frozen`.
     """
 
     def __init__(self, config: Config, engine: Engine, initial: Params | None) -> None:
-        self.guard = RollbackPolicy(config, engine, initial)
+        self.rollback = RollbackPolicy(config, engine, initial)
         self.length = engine.tape_length if config.learning.learn else 0
+        self.snapshots: list[weakref.ref[Any]] = []
         self._engine = engine
         self._until = config.learning.learn_until
         self._horizon = config.stream.horizon
         self._carried = config.model.mode == "carry"
-        self._offsets, self._state = engine.offsets, engine.state
-        self.kept_by: list[weakref.ref[Keeper]] = []
         self._ones = np.ones(self.length, np.float32)
         self._last = np.zeros(self.length, np.float32)
         self._last[-1:] = 1.0
 
-    def preserve(self, learned: LearnerState) -> None:
-        """Copy what an update takes the memory of, where a snapshot still needs it."""
-        if not self.kept_by:
-            return
-        keepers = [(ref, keeper) for ref in self.kept_by if (keeper := ref()) is not None]
-        for _, keeper in keepers:
-            keeper.keep(learned)
-        if len(keepers) != len(self.kept_by):
-            self.kept_by = [ref for ref, _ in keepers]
+    def preserve(self, learner: LearnerState) -> None:
+        """Copy the optimiser's state for the snapshots, before an update takes its memory."""
+        if self.snapshots:
+            for ref in self.snapshots:
+                if (frozen := ref()) is not None:
+                    frozen.preserve(learner)
+            self.snapshots = [ref for ref in self.snapshots if ref() is not None]
 
     def due(self, n: int) -> bool:
         """Return whether a label that becomes known at element n is learned from."""
@@ -428,75 +368,68 @@ class Learning:
 
     def tape(self, tape: Tape, n: int, back: int = 0) -> tuple[Float32s, Float32s]:
         """Return (inputs, starts) of the tape that ends with element n."""
-        inputs = tape.inputs(n, self.length)
+        inputs, offsets = tape.inputs(n, self.length), self._engine.offsets
         if self._carried:
-            return inputs, tape.states([n - offset.before(back) for offset in self._offsets])
-        return inputs, np.zeros((len(self._offsets), self._state), np.float32)
+            return inputs, tape.states([n - offset.before(back) for offset in offsets])
+        return inputs, np.zeros((len(offsets), self._engine.state), np.float32)
 
     def learn(
         self, stream: Stream, users: Iterable[Stream], info: Float32s | None = None
     ) -> list[Update | Rollback]:
-        """Learn from what a stream is owed; return what is to be reported.
+        """Make the updates of a stream that are due; return what to report.
 
-        users: the streams that have these weights. info: what came of the one update (3,), where
-        it has been made already.
+        users: the streams with these weights. info: the result (3,) of an update that the engine
+        has made already.
         """
-        assert stream.side is not None
+        extras, learner = stream.extras, stream.learner
+        assert extras is not None
+        monitor: LearningMonitor | None = learner.monitor
         reports: list[Update | Rollback] = []
-        owed, stream.side.owed = stream.side.owed, []
-        for one in owed:
-            reports += self._learn(stream, users, one, info)
+        updates, extras.updates = extras.updates, []
+        for due in updates:
+            if monitor is not None:
+                monitor.add(due.label, due.loss, due.base_loss)
+            if monitor is not None and monitor.resting:
+                stream.count("updates_rested")
+            else:
+                result = self._update(learner, stream, due) if info is None else info
+                reports.append(self._report(monitor, stream, due.n, result))
+            if monitor is not None and monitor.since_check >= CHECK_EVERY:
+                rollback = self.rollback.check(learner, users, stream, due.n)
+                reports += [] if rollback is None else [rollback]
         return reports
 
-    def _learn(
-        self, stream: Stream, users: Iterable[Stream], owed: Owed, info: Float32s | None
-    ) -> list[Update | Rollback]:
-        learned: LearnerState = stream.learned
-        reports: list[Update | Rollback] = []
-        if learned.watch is not None:
-            learned.watch.take(owed.label, owed.loss, owed.base_loss)
-        if learned.watch is not None and learned.watch.resting:
-            stream.count("updates_rested")
-        else:
-            if info is None:
-                info = self._update(learned, stream, self._example(stream, owed))
-            reports.append(self._report(learned, stream, owed.n, info))
-        if learned.watch is not None and learned.watch.count >= SPELL:
-            back = self.guard.look(learned, users, stream, owed.n)
-            if back is not None:
-                reports.append(back)
-        return reports
-
-    def _example(self, stream: Stream, owed: Owed) -> Example:
-        if owed.inputs is not None and owed.starts is not None:
-            return Example(owed.inputs, owed.starts, self._last * owed.label, self._last, 0)
-        assert stream.side is not None
-        assert stream.side.tape is not None
-        tape, end = stream.side.tape, stream.n - self._horizon
-        back = end - owed.n
-        targets = tape.targets(stream.n, self.length)
-        return Example(*self.tape(tape, end, back), targets, self._ones, back)
-
-    def _update(self, learned: LearnerState, stream: Stream, example: Example) -> Float32s:
-        side = stream.side
-        assert side is not None
-        self.preserve(learned)
-        learned.weights, learned.optimizer, side.trace, info = self._engine.update(
-            learned.weights, learned.optimizer, side.trace, *example
+    def _update(self, learner: LearnerState, stream: Stream, due: DueUpdate) -> Float32s:
+        extras, example = stream.extras, self._example(stream, due)
+        assert extras is not None
+        self.preserve(learner)
+        learner.weights, learner.optimizer, extras.trace, info = self._engine.update(
+            learner.weights, learner.optimizer, extras.trace, *example
         )
         return info
 
-    def _report(self, learned: LearnerState, stream: Stream, n: int, info: Float32s) -> Update:
-        loss, norm, became = info.tolist()
-        watch = learned.watch
-        if became == ACCEPTED:
+    def _example(self, stream: Stream, due: DueUpdate) -> tuple[Any, ...]:
+        """Return (inputs, starts, targets, share, back) as `model.forecaster.Ensemble` takes."""
+        if due.inputs is not None and due.starts is not None:
+            return due.inputs, due.starts, self._last * due.label, self._last, 0
+        assert stream.extras is not None
+        assert stream.extras.tape is not None
+        tape, end = stream.extras.tape, stream.n - self._horizon
+        back = end - due.n
+        targets = tape.targets(stream.n, self.length)
+        return *self.tape(tape, end, back), targets, self._ones, back
+
+    def _report(
+        self, monitor: LearningMonitor | None, stream: Stream, n: int, info: Float32s
+    ) -> Update:
+        loss, norm, result = info.tolist()
+        accepted = result == ACCEPTED
+        if monitor is not None:
+            monitor.refused = 0 if accepted else monitor.refused + 1
+        if accepted:
             stream.count("updates")
-            if watch is not None:
-                watch.refused = 0
             return Update(stream.name, n, loss, norm, True)
-        if watch is not None:
-            watch.refused += 1
-        reason = REASONS[became]
+        reason, counter = REASONS[result]
         stream.count("updates_refused")
-        stream.count(COUNTED[reason])
+        stream.count(counter)
         return Update(stream.name, n, loss, norm, False, reason)

@@ -1,14 +1,12 @@
-"""Log losses, and sums over labels from which accuracy, log loss and Brier score are means.
+"""Log losses, and sums over the labels of many streams.
 
-A probability of exactly 0 or 1 has an infinite loss when wrong. So a loss never takes less than
+A probability of exactly 0 or 1 has an infinite loss if it is wrong. So a loss never uses less than
 `EPSILON` for the probability of what happened.
 
-Labels of many streams in arrival order, laid out as a table of streams by labels.
-
-Sums of a stream run over its own labels, each added after the one before it, so they have the
-same bits however the labels came. `Grid.pad` lays values out (streams, most labels of one stream)
-with zeros behind the last label, `running` adds along a stream, and `Grid.real` takes back what
-is not padding.
+The sums of a stream run over its own labels, each added after the one before it, so they have the
+same bits for any order of arrival. `Grid.pad` lays values out as (streams, most labels of one
+stream) with zeros behind the last label, `running` adds along a stream, and `Grid.real` removes
+the padding.
 """
 
 from __future__ import annotations
@@ -31,7 +29,7 @@ EPSILON = 2.0**-24
 def log_loss(p: float, label: int) -> float:
     """Return the loss in nats of giving probability `p` to a label of 1."""
     q = p if label else 1.0 - p
-    return 0.0 - log(q if q > EPSILON else EPSILON)  # of 1 it is 0, not minus 0
+    return 0.0 - log(q if q > EPSILON else EPSILON)  # 0 for q = 1, not minus 0
 
 
 def log_losses(p: Float64s, positive: Bools) -> Float64s:
@@ -40,20 +38,20 @@ def log_losses(p: Float64s, positive: Bools) -> Float64s:
 
 
 def logs(x: Float64s) -> Float64s:
-    """Return logarithms of the C library: NumPy's have other bits on other processors."""
+    """Return logarithms of the C library: the bits of NumPy's depend on the processor."""
     return np.fromiter(map(log, x.ravel().tolist()), np.float64, x.size).reshape(x.shape)
 
 
 def means(
     labels: int, correct: int, log_loss: float, brier: float, prefix: str = ""
 ) -> dict[str, float | None]:
-    """Return {prefix + name: mean} of sums over `labels` labels; None without any."""
+    """Return {prefix + name: mean} of sums over `labels` labels; None without labels."""
     sums = {"accuracy": correct, "log_loss": log_loss, "brier": brier}
     return {prefix + k: (v / labels if labels else None) for k, v in sums.items()}
 
 
 class Tally(msgspec.Struct):
-    """Sums over the labels that one forecaster was scored on."""
+    """Sums over the labels of one forecaster."""
 
     correct: int = 0
     log_loss: float = 0.0
@@ -67,25 +65,24 @@ class Tally(msgspec.Struct):
         self.brier += off * off
 
     def means(self, labels: int) -> dict[str, float | None]:
-        """Return accuracy, log loss (nats) and Brier score over `labels`; None without any."""
+        """Return accuracy, log loss (nats) and Brier score over `labels`; None without labels."""
         return means(labels, self.correct, self.log_loss, self.brier)
 
 
 Values = npt.NDArray[Any]
 
 WASTE = 4
-"""Entries for each label, at most: streams of many more labels than most get their own grids."""
+"""Entries per label at most: streams with many more labels than most get their own grids."""
 
 TOGETHER = 1024
-"""Streams of a grid, at most: what is computed of them stays in the cache."""
+"""Streams of a grid at most: the results for them stay in the cache."""
 
 
 class Grid:
     """Streams (u,) and their labels.
 
-    Attributes: `order` (n,) are the places of the labels in the order of arrival, stream by
-    stream; values of the grid are in this order. `most` is the number of labels of the longest
-    stream.
+    Attributes: `order` (n,), the labels by stream, as indices in the order of arrival; values of
+    the grid are in this order. `most`, the labels of the longest stream.
     """
 
     def __init__(self, streams: Int64s, order: Int64s, counts: Int64s) -> None:
@@ -113,7 +110,7 @@ class Grid:
 
 
 def grids(rows: Int64s) -> Iterator[Grid]:
-    """Yield grids of labels of streams `rows` (n,): each label once, and a stream in one grid."""
+    """Yield grids of labels of the streams `rows` (n,); each stream is in one grid."""
     if len(rows):
         order = np.argsort(rows, kind="stable")
         sorted_rows = rows[order]

@@ -1,11 +1,4 @@
-"""The product as one object, for one stream and a caller's own loop.
-
-What the next tick would be predicted with, while everything stays as it is.
-
-The tick is stepped over in a copy of the carry. The result has the bits of the prediction that
-`Session.tick` makes of the same tick. That holds where labels come from outside: a tick of a
-series with labels of its own first brings a label, which may change what is predicted.
-"""
+"""The product as one object, for one stream and a caller's own loop."""
 
 from __future__ import annotations
 
@@ -21,59 +14,10 @@ import numpy.typing as npt
 from ..config import build
 from ..errors import ConfigurationError, DataError, InputWarning, UsageError
 from ..events import NO_TIME, Label, OldTimes, Output, Prediction, Refusal, Score, Update
-from ..model.buffers import SharedArray, aligned_zeros
 from .atomic import AtomicSession
 from .expressions import columns_of
-from .features import LOOK, Clipped
-from .old_times import moment, reason
-from .scores import Scoreboard
-from .session import Session
-from .stream import Stream
-
-
-class Trial:
-    """Steps over ticks of a session on trial."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._carry = SharedArray(aligned_zeros((session.engine.width,)))
-
-    def tick(self, name: str, t_ns: int, values: Sequence[float]) -> float | None:
-        """Return the p that a tick would be predicted with, None where no prediction is due.
-
-        Raises DataError for a tick that would be refused, and ConfigurationError for a stream
-        more than there may be.
-        """
-        session, reasons = self._session, list[str]()
-        session.catch_up()
-        stream = session._stream(name)
-        if stream is None:
-            raise ConfigurationError(session._too_many(), key="streams")
-        row, at = np.array([values], np.float64), np.array([t_ns], np.int64)
-        runs = session.maker.make(stream.memory(), at, row, lambda _, why: reasons.append(why))
-        elements = [made for _, made in runs]
-        if reasons:
-            raise DataError(f"the tick is refused: {reasons[0]}")
-        if not elements or stream.n + 1 != stream.due:
-            return None
-        return self._step(stream, elements[0])
-
-    def _step(self, stream: Stream, x: np.ndarray) -> float:
-        session, engine = self._session, self._session.engine
-        self._carry.host[:] = stream.carry.host
-        out = engine.advance_in_place(stream.learned.weights, self._carry, x)
-        members, start = engine.stepper.members, engine.scaler_size
-        if stream.side is None:
-            return float(self._carry.host[start])
-        inputs = None
-        if session.config.model.mode == "window":
-            assert stream.side.tape is not None
-            past = stream.side.tape.inputs(stream.n, session.config.stream.window - 1)
-            scaled = engine.rows(out, 1)[:, members : members + x.shape[1]]
-            inputs = np.concatenate([past, scaled])
-        given = self._carry.host[start : start + members]
-        return session._sided.combined(stream, given, inputs)[0]
-
+from .features import CHECK_EVERY, ClippingMonitor
+from .old_ticks import moment, reason
 
 STREAM = "series"
 """Name of a predictor's one stream."""
@@ -82,19 +26,19 @@ STREAM = "series"
 class Predictor:
     """An LSTM carried along one series.
 
-    features: expressions over the fields of a tick, the first being the target.
+    features: expressions over the fields of a tick; the first is the target.
     columns: names of the fields, in order; by default those that the features use, in the order
     of their first use.
     weights: weights to start from, {layer: {"kernel": array}}.
-    scaler: the state (1 + 2F,) that the scaler starts from, where a file of weights holds one.
-    settings: any key of the configuration's tables stream, model, scaling and learning, such as
-    `window=100`, `hidden=32`, `learn=True`, `labels="external"`.
+    scaler: the state (1 + 2F,) that the scaler starts from, as a weights file may contain it.
+    settings: any key of the configuration's tables stream, model, scaling, learning and scoring,
+    such as `window=100`, `hidden=32`, `learn=True`, `labels="external"`.
 
     Attributes: `columns`; `last_update`, the latest `Update` or None; `last_score`, the latest
     `Score` or None.
 
-    Raises ConfigurationError for a setting or a feature that is wrong. Compiles on construction,
-    which takes a few seconds; nothing is compiled afterwards.
+    Raises ConfigurationError for a wrong setting or feature. Compiles on construction, which takes
+    a few seconds, and never afterwards.
     """
 
     def __init__(
@@ -108,10 +52,10 @@ class Predictor:
     ) -> None:
         if weights is not None and not isinstance(weights, Mapping):
             raise ConfigurationError(
-                f"weights are a mapping of layers to kernels, not {type(weights).__name__}",
+                f"weights must be a mapping of layers to kernels, not {type(weights).__name__}",
                 key="weights",
             )
-        self._made = (features, columns, weights, scaler, settings)
+        self._arguments = (features, columns, weights, scaler, settings)
         named = [features] if isinstance(features, str) else list(features)
         given = [columns] if isinstance(columns, str) else columns
         self.columns = tuple(given or columns_of(named))
@@ -120,16 +64,14 @@ class Predictor:
         self._prediction: Prediction | None = None
         self._refusal: Refusal | None = None
         self._old: OldTimes | None = None
-        # NumPy's numbers are as good as Python's.
-        plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in settings.items()}
-        config = build({"features": named, **plain})
+        native = {k: v.item() if isinstance(v, np.generic) else v for k, v in settings.items()}
+        config = build({"features": named, **native})
         self._session = AtomicSession(
             config, self.columns, self._take, weights=weights, scaler=scaler, echo=True
         )
-        self._trial = self._session.reading(Trial)
-        self._clipped, self._unseen = Clipped(config), 0
+        self._clipping, self._unchecked = ClippingMonitor(config), 0
         if config.stream.on_old_time == "warn":
-            self._session.hear_old(self._note_old)
+            self._session.on_old_ticks(self._note_old)
 
     def step(
         self, fields: Mapping[str, float] | Sequence[float], t_ns: int = NO_TIME
@@ -139,21 +81,23 @@ class Predictor:
         fields: the tick's values by column name, or in the order of `columns`.
         t_ns: its time in nanoseconds since 1970, for `elapsed()` and for the record.
 
-        Warns (InputWarning), once, of a tick that is old: its time is before that of an earlier
-        one, or it repeats time and values; with `on_old_time="refuse"` it is refused.
+        Warns (InputWarning) once about old ticks, whose time is before that of an earlier one or
+        which repeat time and values; with `on_old_time="refuse"` they are refused. Warns once
+        about each feature that the scaler cuts to a constant.
 
-        Raises DataError for a tick that is refused (a field that is missing or not a number,
-        a feature that is not finite); the predictor is then as it was before. Warns
-        (InputWarning), once for each, of features of which the scaler leaves nothing.
+        Raises DataError for a refused tick, such as one with a missing field, a field that is not
+        a number or a feature that is not finite. The predictor is then as it was before.
         """
         values, time = self.row(fields), _time(t_ns)
         self._prediction = self._refusal = None
         self._session.tick(STREAM, time, values, seq=0)
         if self._refusal is not None:
             raise DataError(f"the tick is refused: {self._refusal.reason}")
-        self._unseen += 1
-        if self._unseen >= LOOK:
-            self._look()
+        self._unchecked += 1
+        if self._unchecked >= CHECK_EVERY:
+            self._unchecked = 0
+            for line in self._clipping.check(self._session.table):
+                warnings.warn(line, InputWarning, stacklevel=2)
         if self._old is not None:
             self._warn(self._old)
         return self._prediction
@@ -161,83 +105,82 @@ class Predictor:
     def peek(
         self, fields: Mapping[str, float] | Sequence[float], t_ns: int = NO_TIME
     ) -> float | None:
-        """Return the p that `step` would predict of a tick, None where none is due.
+        """Return the p that `step` would predict for a tick, None where none is due.
 
-        The arguments are those of `step`. The predictor stays as it is, and `step` of the same
+        The arguments are those of `step`. The predictor does not change, and `step` with the same
         tick gives the same bits.
 
-        Raises DataError for a tick that `step` would refuse, and UsageError where labels come
-        from the series itself: the tick would bring a label first.
+        Raises DataError for a tick that `step` would refuse, and UsageError if labels come from
+        the series: the tick would bring a label first.
         """
         if self._session.config.stream.labels != "external":
-            raise UsageError('peek is for labels from outside; construct with labels="external"')
+            raise UsageError('peek needs external labels; construct with labels="external"')
         values, time = self.row(fields), _time(t_ns)
-        return self._session.reading(lambda _: self._trial.tick(STREAM, time, values))
+        return self._session.read(lambda session: session.peek(STREAM, time, values))
 
     def learn(self, label: float | bool, n: int | None = None) -> Score | None:
-        """Give the truth for a prediction, score it, and learn from it where `learn=True`.
+        """Label a prediction, score it, and learn from it if `learn=True`.
 
-        label: 1 (or True) if it came true that the target is positive, else 0; any number where
-        there is a `threshold`.
+        label: 1 or True if the target is positive, else 0; any number if there is a `threshold`.
         n: the prediction's n; by default the oldest one that waits for its label.
 
-        Returns the score; None while the label can still be revised (`revisions="last"`) or its
-        prediction is not there yet. `settle` ends the waiting.
+        Returns the score, or None if the label can still be revised (`revisions="last"`) or its
+        prediction is not made yet; `settle` ends the waiting.
 
-        Raises UsageError where labels come from the series itself (the default, where `step`
-        scores and learns; construct with `labels="external"`), and DataError for a label that
-        is not 0 or 1, or where no such prediction waits.
+        Raises UsageError if labels come from the series, where `step` scores and learns, and
+        DataError for a label that is not 0 or 1, or if no such prediction waits.
         """
         if self._session.config.stream.labels != "external":
-            message = 'labels come from the series itself; construct with labels="external"'
+            message = 'labels come from the series; construct with labels="external"'
             raise UsageError(message)
         try:
             y = _number(label)
         except (TypeError, ValueError, OverflowError):
             raise DataError(f"the label is refused: {label!r:.60} is not a number") from None
         if n is not None:
-            n = _place(n)
+            n = _prediction_number(n)
         stream = self._session.streams.get(STREAM)
         oldest = None if stream is None else stream.ledger.oldest()
-        wanted = oldest if n is None else n
-        if wanted is None:
-            raise DataError("no prediction waits for a label")
+        if n is None:
+            if oldest is None:
+                raise DataError("no prediction waits for a label")
+            n = oldest.n
         self._refusal = None
         before = self.last_score
-        self._session.label(Label(STREAM, wanted, y))
+        self._session.label(Label(STREAM, n, y))
         if self._refusal is not None:
             raise DataError(f"the label is refused: {self._refusal.reason}")
         return None if self.last_score is before else self.last_score
 
     def settle(self) -> None:
-        """Score, and learn from, the labels that could still be revised."""
+        """Score the labels that could still be revised, and learn from them."""
         self._session.settle()
 
     def scores(self) -> dict[str, Any]:
         """Return the figures so far (log loss in nats), beside base rate and last label."""
-        scores = self._session.reading(_scores)
+        self._session.look()
+        scores = self._session.read(lambda session: session.scores.total())
         return {"labels": scores.labels, **scores.figures()}
 
     def weights(self) -> dict[str, dict[str, np.ndarray]]:
         """Return copies of the current weights, {layer: {"kernel": float32 array}}."""
-        held: dict[str, dict[str, np.ndarray]] = self._session.weights_for(STREAM)
-        return held
+        weights: dict[str, dict[str, np.ndarray]] = self._session.weights_for(STREAM)
+        return weights
 
     def snapshot(self) -> bytes:
         """Return the whole state as bytes."""
         return self._session.snapshot()
 
     def restore(self, data: bytes) -> None:
-        """Go on from a `snapshot` of a predictor with the same settings.
+        """Continue from a `snapshot` of a predictor with the same settings.
 
-        Raises SnapshotError where the bytes are damaged or belong to other settings.
+        Raises SnapshotError if the bytes are damaged or belong to other settings.
         """
         self._session.restore(data)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy is made of: arguments, and a snapshot; no code is in it."""
         latest = self.last_update, self.last_score
-        return {"made": self._made, "snapshot": self.snapshot(), "latest": latest}
+        return {"made": self._arguments, "snapshot": self.snapshot(), "latest": latest}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         features, columns, weights, scaler, settings = state["made"]
@@ -246,7 +189,7 @@ class Predictor:
         self.last_update, self.last_score = state["latest"]
 
     def row(self, fields: Mapping[str, float] | Sequence[float]) -> list[float]:
-        """Return the values of a tick in the order of `columns`; DataError where one lacks."""
+        """Return the values of a tick in the order of `columns`; DataError for a missing one."""
         values: Any = fields if type(fields) is list else self._values(fields)
         if len(values) != len(self.columns):
             raise DataError(
@@ -259,7 +202,7 @@ class Predictor:
             raise DataError(f"a field of the tick is not a number: {error}") from None
 
     def _values(self, fields: Any) -> Any:
-        """Return what can be counted and walked; a mapping in the order of `columns`."""
+        """Return a sequence; for a mapping, the values in the order of `columns`."""
         if isinstance(fields, Mapping) or hasattr(fields, "to_dict"):  # a row of pandas
             missing = [name for name in self.columns if name not in fields]
             if missing:
@@ -278,25 +221,20 @@ class Predictor:
             )
         return fields
 
-    def _look(self) -> None:
-        self._unseen = 0
-        for line in self._clipped.look(self._session.table):
-            warnings.warn(line, InputWarning, stacklevel=3)
-
     def _note_old(self, old: OldTimes) -> None:
         self._old = old
 
     def _warn(self, old: OldTimes) -> None:
-        """Warn of the first old tick, and of none after it."""
-        self._session.hear_old(None)
+        """Warn about the first old tick only."""
+        self._session.on_old_ticks(None)
         self._old = None
         why = reason(moment(old.t_ns), moment(old.latest_ns))
-        told = f'the tick is taken though {why}; on_old_time="refuse" refuses such ticks'
-        warnings.warn(told, InputWarning, stacklevel=3)
+        text = f'the tick is taken although {why}; on_old_time="refuse" refuses such ticks'
+        warnings.warn(text, InputWarning, stacklevel=3)
 
     def _take(self, event: Output) -> None:
         if isinstance(event, Prediction):
-            self._prediction = None if self._session.mending else event
+            self._prediction = None if self._session.repeating else event
         elif isinstance(event, Score):
             self.last_score = event
         elif isinstance(event, Update):
@@ -305,8 +243,7 @@ class Predictor:
             self._refusal = event
 
 
-def _place(n: Any) -> int:
-    """Return the number of a prediction as an int; DataError for what is not one."""
+def _prediction_number(n: Any) -> int:
     try:
         return -1 if isinstance(n, bool | np.bool_) else operator.index(n)
     except TypeError:
@@ -317,16 +254,8 @@ def _place(n: Any) -> int:
         ) from None
 
 
-def _scores(session: Session) -> Scoreboard:
-    session.look()
-    return session.scores.total()
-
-
 def _time(t_ns: Any) -> int:
-    """Return a time as an int; DataError for what is not one of 64 bits.
-
-    A date that knows its zone counts, as one of pandas does; one of NumPy is in UTC.
-    """
+    """Return a time as an int; a `datetime` needs a time zone, and one of NumPy is in UTC."""
     if isinstance(t_ns, np.datetime64) and not np.isnat(t_ns):
         t_ns = t_ns.astype("datetime64[ns]").astype(np.int64)
     elif isinstance(t_ns, datetime.datetime):
@@ -335,16 +264,16 @@ def _time(t_ns: Any) -> int:
         time = operator.index(t_ns)
     except TypeError as error:
         raise DataError(
-            f"t_ns is a whole number of nanoseconds since 1970, or a datetime: {error}"
+            f"t_ns must be a whole number of nanoseconds since 1970, or a datetime: {error}"
         ) from None
     if not -(2**63) <= time < 2**63:
-        raise DataError(f"t_ns is a whole number of nanoseconds: {time} takes over 64 bits")
+        raise DataError(f"t_ns must be a whole number of nanoseconds in 64 bits, not {time}")
     return time
 
 
 def _since_1970(time: datetime.datetime) -> int:
     if time != time:  # NaT
-        raise DataError("t_ns is NaT, which is no time")
+        raise DataError("t_ns is NaT, not a time")
     if time.tzinfo is None:
         raise DataError(
             f"t_ns = {time!r} has no time zone: write {time:%Y-%m-%d %H:%M} with "
@@ -356,7 +285,7 @@ def _since_1970(time: datetime.datetime) -> int:
 
 
 def _number(value: Any) -> float:
-    """Return a field as float; TypeError for what float() would read or cut."""
+    """Return a field as float; TypeError for text and complex numbers."""
     if type(value) is float:
         return value
     if isinstance(value, str | bytes):

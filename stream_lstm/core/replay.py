@@ -1,29 +1,21 @@
-"""A series through a session: the one loop of all that replays something.
+"""A historical series through a session.
 
-Rows come in blocks of any size and go through in pieces, between which the caller is told how far
-it has got and may stop. Pieces carry no meaning: the results are the same for any cut. What comes
-out goes where the session was told to deliver it, best as columns.
+`Replay` is the one loop of everything that replays. Rows come in blocks of any size and pass in
+pieces, between which the caller gets the progress and may stop. The results do not depend on the
+pieces. Streams that only step pass in columns; those that learn are pushed run by run.
 
-Streams that only step go through in columns; those that learn are pushed run by run.
+`Digest` is one string to compare two runs by: SHA-256 over the predictions of a stream in order,
+each as the stream's name (UTF-8), n (int64) and the float32 bits of p, little-endian. The digest
+of several streams is SHA-256 over their digests in the order of their names, since the order
+between streams is a matter of timing.
 
-One string that two runs can be compared by.
-
-SHA-256 over the predictions of a stream in the order of their emission, each as the stream's name
-(UTF-8), n (int64) and the float32 bits of p, numbers little-endian. Of several streams it is
-SHA-256 over the digests of them all, in the order of their names: which stream came first is a
-matter of timing, and no result.
-
-A historical file's own labels, each given to the session when its time has come.
-
-The label of the prediction made after element n stands in the row of element n + horizon, and
-comes with the row that is `delay` elements after that one, or with the first that is `delay_ns`
-nanoseconds later. What comes with a row is known to the prediction made after it, so it is given
-before the row is stepped; but for the label of an element of its own (horizon 0), which comes
-after the prediction that it is of.
-
-Which rows make elements only the session knows, so they are pushed in pieces that end where a
-label is to be read or given; the session does not mind where blocks end. A label that is missing
-(NaN) never comes.
+`LateLabels` gives the session the labels of a file, each at its time. The label of the prediction
+made after element n is in the row of element n + horizon. It comes with the row that is `delay`
+elements after that one, or with the first that is `delay_ns` nanoseconds later. A label that comes
+with a row is known to the prediction made after it, so it is given before the row is stepped; but
+the label of an element of its own (horizon 0) comes after its prediction. Only the session knows
+which rows make elements, so rows are pushed in pieces that end where a label is read or given. A
+missing label (NaN) never comes.
 """
 
 from __future__ import annotations
@@ -36,40 +28,46 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
-import numpy.typing as npt
 
 from ..errors import DataError
 from ..events import Label, Prediction, Ticks
 from ..records import Batch
 from ..typing import Float64s, Int64s
+from .columnar import Arrivals
 from .elements import Memory
-from .many import Arrivals
 from .session import Session
+
+PIECE = 16_384
+"""Rows between two looks at `stop`: 20 ms, and longer columns are faster."""
+
+LEARN_PIECE = 4096
+"""The same with learning: half a second."""
+
+COLUMNS_FROM = 256
+"""Ticks of one stream from which columns are faster."""
 
 _PAIR = struct.Struct("<qf")
 
 
 class Digest:
-    """A running digest."""
+    """A running digest, see the module."""
 
     def __init__(self) -> None:
         self._hashes: dict[str, Any] = {}
 
     def add(self, prediction: Prediction) -> None:
-        """Count one prediction in."""
+        """Add one prediction."""
         self._add(prediction.stream, prediction.n, prediction.p)
 
     def _add(self, stream: str, n: int, p: float) -> None:
-        running = self._hash(stream)
-        running.update(stream.encode())
-        running.update(_PAIR.pack(n, p))
+        self._hash(stream).update(stream.encode() + _PAIR.pack(n, p))
 
     def add_batch(self, predictions: Batch[Prediction]) -> None:
-        """Count predictions in, as `add` does one by one."""
+        """Add many predictions."""
         streams = predictions["stream"].tolist()
         if len(set(streams)) > 1:
-            rows = zip(streams, predictions["n"].tolist(), predictions["p"].tolist(), strict=True)
-            for row in rows:
+            ns, ps = predictions["n"].tolist(), predictions["p"].tolist()
+            for row in zip(streams, ns, ps, strict=True):
                 self._add(*row)
         elif streams:
             name = streams[0].encode()
@@ -103,20 +101,21 @@ def weights_digest(weights: Any) -> str:
 
 OnPiece: TypeAlias = Callable[[int], object]
 OnInput: TypeAlias = Callable[[Ticks | Label], object]
-Arrival: TypeAlias = tuple[int, int, int, float]
-"""When (an element, or nanoseconds), which one of those at that time, n and y."""
+
+
+def _ignore(*_: object) -> None:
+    """Ignore a refusal, a piece or an input."""
 
 
 class LateLabels:
-    """Pushes the ticks of one stream and gives each label in its time.
+    """Pushes the ticks of one stream, and gives each label at its time.
 
-    session: of `labels = "external"`. delay: in elements. delay_ns: in nanoseconds, instead of
-    elements where it is not None. rng: draws each delay in elements from 0 to `delay`, so that
-    labels come in another order; None delays all alike. on_piece: told the position in the
-    block of each piece that is pushed. on_input: told of what the session has been given.
+    session: with `labels = "external"`. delay: in elements. delay_ns: in nanoseconds, instead of
+    elements unless it is None. rng: draws each delay in elements from 0 to `delay`, so that labels
+    come in another order; None delays all the same. on_piece: called with the first row of each
+    piece that is pushed. on_input: called with each input that the session got.
 
-    Attributes: `missing` counts the labels that are not in the file; `undelivered` those whose
-    time has not come.
+    Attributes: `missing`, the labels that the file does not contain.
     """
 
     def __init__(
@@ -126,8 +125,8 @@ class LateLabels:
         delay: int = 0,
         delay_ns: int | None = None,
         rng: np.random.Generator | None = None,
-        on_piece: OnPiece = lambda _: None,
-        on_input: OnInput = lambda _: None,
+        on_piece: OnPiece = _ignore,
+        on_input: OnInput = _ignore,
     ) -> None:
         stream = session.config.stream
         self.missing = 0
@@ -136,20 +135,21 @@ class LateLabels:
         self._delay, self._delay_ns, self._rng = delay, delay_ns, rng
         self._horizon, self._stride = stream.horizon, stream.stride
         self._next = stream.window  # the prediction whose label is read next
-        self._arrivals: list[Arrival] = []
-        self._drawn = self._ahead = 0
+        # (element or time of arrival, number of the label, n, y)
+        self._arrivals: list[tuple[int, int, int, float]] = []
+        self._drawn = self._given = 0
 
     @property
     def undelivered(self) -> int:
-        """Labels that have been read and not given yet."""
+        """Labels that were read and are not given yet."""
         return len(self._arrivals)
 
-    def push(self, ticks: Ticks, labels: npt.NDArray[np.float64]) -> None:
-        """Push ticks (m) with the labels (m,) that stand in their rows."""
+    def push(self, ticks: Ticks, labels: Float64s) -> None:
+        """Push ticks (m) with the labels (m,) of their rows."""
         start, count = 0, len(ticks.values)
         while start < count:
             n, t_ns = self._elements(ticks.stream), int(ticks.t_ns[start])
-            if self._comes_next(n) and self._makes_element(ticks, start):
+            if self._brings_label(n + 1) and self._makes_element(ticks, start):
                 if self._horizon and n + 1 == self._next + self._horizon:
                     self._read(float(labels[start]), n + 1, t_ns)
                 self._give(ticks.stream, n + 1, t_ns)
@@ -157,16 +157,17 @@ class LateLabels:
                 self._give(ticks.stream, n, t_ns)
             stop = start + self._uncut(n, ticks.t_ns[start:])
             self._on_piece(start)
-            self._push(_piece(ticks, start, stop))
+            piece = _piece(ticks, start, stop)
+            self._session.push(piece)
+            self._on_input(piece)
             start, n, t_ns = stop, self._elements(ticks.stream), int(ticks.t_ns[stop - 1])
             if not self._horizon and n == self._next:
                 self._read(float(labels[stop - 1]), n, t_ns)
-                self._give(ticks.stream, n, t_ns)  # its own, where it is not late
+                self._give(ticks.stream, n, t_ns)  # its own, unless it is late
 
-    def _comes_next(self, n: int) -> bool:
-        """Return whether element n + 1 brings a label, its own or one that is late."""
-        late = self._arrivals and self._delay_ns is None and self._arrivals[0][0] == n + 1
-        return bool(late) or (self._horizon > 0 and n + 1 == self._next + self._horizon)
+    def _brings_label(self, n: int) -> bool:
+        late = self._arrivals and self._delay_ns is None and self._arrivals[0][0] == n
+        return bool(late) or (self._horizon > 0 and n == self._next + self._horizon)
 
     def _makes_element(self, ticks: Ticks, start: int) -> bool:
         stream, row = self._session.streams.get(ticks.stream), slice(start, start + 1)
@@ -177,10 +178,10 @@ class LateLabels:
         state = self._session.streams.get(stream)
         return 0 if state is None else state.n
 
-    def _uncut(self, n: int, t_ns: npt.NDArray[np.int64]) -> int:
-        """Return how many of the next rows can be pushed at once, after element n."""
+    def _uncut(self, n: int, t_ns: Int64s) -> int:
+        """Return how many of the next rows can be pushed together, after element n."""
         size = self._next + self._horizon - n - (self._horizon > 0)
-        # Where the next row was to bring a label and makes no element, it goes alone.
+        # A row that was to bring a label, and makes no element, is pushed alone.
         size = min(len(t_ns), max(size, 1))
         if not self._arrivals:
             return size
@@ -191,47 +192,39 @@ class LateLabels:
         return int(over.argmax()) if over.any() else size
 
     def _read(self, y: float, n: int, t_ns: int) -> None:
-        """Take the label that stands in the row of element n, at `t_ns`."""
+        """Read the label in the row of element n, at `t_ns`."""
         of, self._next = self._next, self._next + self._stride
         if np.isnan(y):
             self.missing += 1
             return
         delay = self._delay if self._rng is None else int(self._rng.integers(self._delay + 1))
-        comes = n + delay if self._delay_ns is None else t_ns + self._delay_ns
-        heapq.heappush(self._arrivals, (comes, self._drawn, of, y))
+        arrival = n + delay if self._delay_ns is None else t_ns + self._delay_ns
+        heapq.heappush(self._arrivals, (arrival, self._drawn, of, y))
         self._drawn += 1
 
     def _give(self, stream: str, n: int, t_ns: int) -> None:
-        """Give what comes with the row of element n, or has come by time `t_ns`."""
+        """Give the labels that come with the row of element n, or by time `t_ns`."""
         now = n if self._delay_ns is None else t_ns
         while self._arrivals and self._arrivals[0][0] <= now:
-            comes, _, of, y = heapq.heappop(self._arrivals)
-            if self._ahead:
-                self._ahead -= 1  # it came before an earlier run stopped, and its row did not
+            arrival, _, of, y = heapq.heappop(self._arrivals)
+            if self._given:
+                self._given -= 1  # an earlier run gave it, but had not stepped its row
                 continue
-            self._label(Label(stream, of, y, t_ns if self._delay_ns is None else comes))
-
-    def _push(self, ticks: Ticks) -> None:
-        self._session.push(ticks)
-        self._on_input(ticks)
+            self._label(Label(stream, of, y, t_ns if self._delay_ns is None else arrival))
 
     def _label(self, label: Label) -> None:
         self._session.label(label)
         self._on_input(label)
 
-    # ---- going on where an earlier run stopped -------------------------------------------
+    def rehearse(self, pieces: Iterable[tuple[Ticks, Float64s | None]], given: int) -> None:
+        """Pass over ticks and labels of an earlier run, which gave `given` of the labels.
 
-    def rehearse(
-        self, pieces: Iterable[tuple[Ticks, npt.NDArray[np.float64] | None]], given: int
-    ) -> None:
-        """Pass over ticks and labels that the session has had, `given` of the labels.
-
-        A label that was due after the last of these ticks and is not among those is given now.
+        A label that was due after the last of these ticks, and was not given, is given now.
         """
         session, on_piece, on_input = self._session, self._on_piece, self._on_input
         assert isinstance(session, Session)
         self._session = rehearsal = _Rehearsal(session)
-        self._on_piece, self._on_input = _unmoved, _unmoved
+        self._on_piece = self._on_input = _ignore
         try:
             for ticks, labels in pieces:
                 assert labels is not None
@@ -241,24 +234,24 @@ class LateLabels:
         surplus = rehearsal.labels - given
         for label in rehearsal.last[len(rehearsal.last) - surplus :] if surplus > 0 else ():
             self._label(label)
-        self._ahead = max(-surplus, 0)
+        self._given = max(-surplus, 0)
 
 
 class _Rehearsal:
-    """Stands in for a session: it counts elements and labels, and does nothing else.
+    """Replaces a session: counts elements and labels, and does nothing else.
 
-    `last` holds the labels since the last ticks.
+    `last` are the labels since the last ticks.
     """
 
     def __init__(self, session: Session) -> None:
         self.maker, self.columns = session.maker, session.columns
-        self.streams: dict[str, _Counted] = {}
+        self.streams: dict[str, _CountedStream] = {}
         self.labels = 0
         self.last: list[Label] = []
 
     def push(self, ticks: Ticks) -> None:
-        stream = self.streams.setdefault(ticks.stream, _Counted(len(self.columns)))
-        for t_ns, _ in self.maker.make(stream.memory, ticks.t_ns, ticks.values, _unheard):
+        stream = self.streams.setdefault(ticks.stream, _CountedStream(len(self.columns)))
+        for t_ns, _ in self.maker.make(stream.memory, ticks.t_ns, ticks.values, _ignore):
             stream.n += len(t_ns)
         self.last.clear()
 
@@ -267,18 +260,9 @@ class _Rehearsal:
         self.last.append(label)
 
 
-class _Counted:
+class _CountedStream:
     def __init__(self, columns: int) -> None:
-        self.memory = Memory.empty(columns)
-        self.n = 0
-
-
-def _unmoved(what: object) -> None:
-    """Take no notice of a piece or an input."""
-
-
-def _unheard(index: int, reason: str) -> None:
-    """Take no notice of a refusal."""
+        self.memory, self.n = Memory.empty(columns), 0
 
 
 def _piece(ticks: Ticks, start: int, stop: int) -> Ticks:
@@ -289,22 +273,11 @@ def _piece(ticks: Ticks, start: int, stop: int) -> Ticks:
     )
 
 
-PIECE = 16_384
-"""Rows between two looks at `stop`: 20 ms, and columns are the faster the longer they are."""
-
-LEARN_PIECE = 4096
-"""The same with learning: half a second."""
-
-
-COLUMNS_FROM = 256
-"""Ticks of one stream from which columns are faster."""
-
-
 class ReplayRows(NamedTuple):
-    """Consecutive rows of a series: times (m,) and values (m, C) in the session's order.
+    """Consecutive rows of a series: times (m,), and values (m, C) in the session's order.
 
-    `numbers` (m,) are what messages call the rows. `labels` (m,) are those that the rows contain.
-    `keys` are (names, codes (m,)) where rows are of many streams: row k is of `names[codes[k]]`.
+    `numbers` (m,) are the numbers of the rows in messages, and `labels` (m,) their labels. `keys`
+    are (names, codes (m,)) for rows of many streams: row k belongs to `names[codes[k]]`.
     """
 
     t_ns: Int64s
@@ -314,7 +287,7 @@ class ReplayRows(NamedTuple):
     keys: tuple[tuple[str, ...], Int64s] | None = None
 
     def part(self, rows: slice) -> ReplayRows:
-        """Return some of them."""
+        """Return some of the rows."""
         numbers, labels, keys = self.numbers, self.labels, self.keys
         return ReplayRows(
             self.t_ns[rows],
@@ -325,7 +298,7 @@ class ReplayRows(NamedTuple):
         )
 
     def pieces(self, size: int) -> Iterator[ReplayRows]:
-        """Yield them, at most `size` at a time."""
+        """Yield the rows, at most `size` at a time."""
         for start in range(0, len(self.t_ns), size):
             yield self.part(slice(start, start + size))
 
@@ -336,9 +309,9 @@ OnRows: TypeAlias = Callable[[ReplayRows], object]
 class Replay:
     """Runs rows through a session.
 
-    stream: what they are of, where rows have no keys. late: gives their labels, where these come
-    from outside. numbered: whether the rows count as numbered by their feed, so that gaps would be
-    seen. before, after: called with each piece around its way through the session.
+    stream: of rows without keys. late: gives their labels, if these are external. numbered:
+    whether the rows count as numbered by their feed, so that gaps would be visible. before, after:
+    called with each piece before and after its way through the session.
     """
 
     def __init__(
@@ -348,8 +321,8 @@ class Replay:
         *,
         late: LateLabels | None = None,
         numbered: bool = False,
-        before: OnRows = lambda _: None,
-        after: OnRows = lambda _: None,
+        before: OnRows = _ignore,
+        after: OnRows = _ignore,
     ) -> None:
         self.session, self.stream, self.late = session, stream, late
         self.rows = 0
@@ -359,13 +332,12 @@ class Replay:
     def run(
         self,
         blocks: Iterable[ReplayRows],
-        progress: Callable[[int], object] = lambda _: None,
+        progress: Callable[[int], object] = _ignore,
         stop: Callable[[], bool] = lambda: False,
     ) -> bool:
-        """Run all rows through, and settle; False where `stop` cut it short.
+        """Run all rows through, and settle; False if `stop` ended it early.
 
-        progress: called with the number of rows so far. Raises DataError for a row of one stream
-        more than the session can have.
+        progress: called with the number of rows so far. Raises DataError at the limit of streams.
         """
         for block in blocks:
             for piece in block.pieces(self._piece):
@@ -392,7 +364,7 @@ class Replay:
             send(self.session, ticks)
 
     def _places(self, keys: tuple[tuple[str, ...], Int64s], piece: ReplayRows) -> Int64s:
-        """Return the row of the session's table that each row is of."""
+        """Return the row of the session's table for each row, opening new streams in order."""
         names, codes = keys
         used, first = np.unique(codes, return_index=True)
         place = np.empty(len(names), np.int64)
@@ -402,27 +374,20 @@ class Replay:
                 number = at if piece.numbers is None else piece.numbers[at]
                 raise DataError(
                     f"row {number} is of the stream {names[code]!r}, and "
-                    f"{self.session.table.limit} streams are the most that there can be"
+                    f"{self.session.table.limit} streams are the limit: replay fewer at a time"
                 )
         return place[codes]
 
 
 def send(session: Session, ticks: Ticks) -> None:
-    """Push ticks, in columns where the session can and they are many."""
-    if not session.plain or len(ticks.t_ns) < COLUMNS_FROM:
-        session.push(ticks)
-        return
-    place = session.place(ticks.stream)
-    if place < 0:
-        session.push(ticks)  # which refuses them
-        return
-    session.arrive(
-        Arrivals(
-            np.full(len(ticks.t_ns), place),
-            ticks.t_ns,
-            ticks.values,
-            ticks.session,
-            ticks.seq is not None,
-            ((0, ticks.where),),
-        )
-    )
+    """Push ticks, in columns if the session can and they are many."""
+    if session.plain and len(ticks.t_ns) >= COLUMNS_FROM:
+        place = session.place(ticks.stream)
+        if place >= 0:
+            places, numbered = np.full(len(ticks.t_ns), place), ticks.seq is not None
+            origins = ((0, ticks.where),)
+            session.arrive(
+                Arrivals(places, ticks.t_ns, ticks.values, ticks.session, numbered, origins)
+            )
+            return
+    session.push(ticks)  # refused at the limit of streams

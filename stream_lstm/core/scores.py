@@ -1,16 +1,16 @@
-"""Prequential scores: each prediction is scored once, when its label comes, and never again.
+"""Prequential scores: each prediction is scored once, when its label comes.
 
-Two plain forecasters are scored beside the model on the same labels, each knowing only what was
-known when the prediction was made:
+Two plain forecasters are scored beside the model on the same labels. Each uses only what was known
+when the prediction was made:
 
 * base rate: the share of positive labels so far, (k + 1/2) / (m + 1);
-* last label: the last label will come again. Its accuracy is that of the bare repetition; its
-  probability is the share of labels so far that did repeat, (r + 1/2) / (m + 1), or one minus it.
+* last label: the last label repeats. Its accuracy is that of the repetition itself; its
+  probability is the share of labels so far that repeated, (r + 1/2) / (m + 1), or 1 minus it.
 
-The scores of a stream are a row of float64 in a table, `BOARD`, in which whole numbers are exact
-up to 2^53. Sums run in the order of the stream's labels; what is kept once for all streams,
-`counts.Counts`, runs in the order of arrival. `Scores.add` takes one label and `Scores.extend`
-many, of any mixture of streams: both give the same bits, which a test checks.
+The scores of a stream are a row of float64 in a table with the columns `BOARD`, in which whole
+numbers are exact up to 2^53. Its sums run in the order of the stream's labels; `counts.Counts`,
+which is one for all streams, runs in the order of arrival. `Scores.add` takes one label and
+`Scores.extend` many, of any streams; both give the same bits.
 
 Sources: Dawid, "Prequential analysis", 1984; Krichevsky and Trofimov, 1981, for the half counts.
 """
@@ -31,11 +31,11 @@ from .evidence import BET, Evidence, play, play_many, together
 from .losses import Grid, grids, log_loss, log_losses, means, running
 
 NAMES = ("raw", "frozen", "stateless")
-"""Further forecasts that may be scored beside the published one: before it was recalibrated; of a
-twin that does not learn; of a twin that sees the last W elements alone."""
+"""Further forecasts: before recalibration; of a twin that does not learn; of a twin that sees the
+last W elements only."""
 
 WAYS = ("model", "base", "last")
-"""The forecasters that are scored on each label, in the order of every axis of three."""
+"""The forecasters of each label, in the order of every axis of three."""
 
 SUMS = ("correct", "calls", "log_loss", "brier")
 """Of each forecaster: right calls, calls of 1, log losses in nats, squared errors."""
@@ -47,17 +47,17 @@ BOARD = (
     *(f"{way}_{name}" for name in SUMS for way in WAYS),
     *(f"{bet}_{name}" for bet in ("coin", "base", "last") for name in BET),
 )
-"""The columns of a stream's scores; see `evidence.BET`. `ASIDE` of each further name follow."""
+"""The columns of a stream's scores, see `evidence.BET`. `ASIDE` of each further name follows."""
 
 ASIDE = ("labels", "correct", "log_loss", "brier")
-"""Of each further forecast, which may lack for some labels."""
+"""Of each further forecast; it may be missing for some labels."""
 
 FIRST_BET = BOARD.index("coin_total")
 
 COIN, BASE, LAST = (slice(at, at + len(BET)) for at in range(FIRST_BET, len(BOARD), len(BET)))
 
 HEAD = Struct("3d")
-"""Of a row: labels, positives, repeats."""
+"""The first columns of a row: labels, positives, repeats."""
 
 
 class Forecaster(NamedTuple):
@@ -71,10 +71,10 @@ class Forecaster(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Scoreboard:
-    """The scores of one stream, or of several together, as they were when it was made.
+    """The scores of one stream, or of several together, at one moment.
 
-    `ways` are the model, the base rate and the last label; `asides` (labels, correct, log loss,
-    Brier score) of `names`. `counts` is None where they are not those of this stream alone:
+    `ways` are the model, the base rate and the last label; `asides` are (labels, correct, log
+    loss, Brier score) of `names`. `counts` is None if they include labels of other streams; the
     figures that need them are None then.
     """
 
@@ -102,9 +102,9 @@ class Scoreboard:
         return found
 
     def figures(self) -> dict[str, Any]:
-        """Return {name: figure} over all labels; None where there was no label.
+        """Return {name: figure} over all labels, None without labels.
 
-        `rolling` contains the figures over the last labels, `evidence` those of the bets,
+        `rolling` contains the figures over the last labels, `evidence` those of the bets, and
         `reliability` the bins of the model.
         """
         counts, figures = self.counts or Counts.empty(0, len(self.names)), dict[str, Any]()
@@ -136,7 +136,7 @@ class Scoreboard:
 
 
 class ScoresState(msgspec.Struct, frozen=True):
-    """Everything that `Scores` contain: the board float64 (rows, columns), and the counts."""
+    """The whole state of `Scores`: the board float64 (rows, columns), and the counts."""
 
     board: np.ndarray
     counts: Counts
@@ -145,9 +145,8 @@ class ScoresState(msgspec.Struct, frozen=True):
 class Scores:
     """The scores of a table of streams, one row each.
 
-    window: labels at the end over which figures are given once more, 0 for none. names: those of
-    `NAMES` whose forecasts come with the labels. `board` float64 (rows, columns) contains all
-    numbers of a stream, in the order of `BOARD`.
+    window: last labels with figures of their own, 0 for none. names: those of `NAMES` whose
+    forecasts come with the labels. `board` is float64 (rows, columns) in the order of `BOARD`.
     """
 
     def __init__(self, window: int = 0, names: tuple[str, ...] = (), rows: int = 1) -> None:
@@ -156,31 +155,25 @@ class Scores:
         self._row, self._pack = Struct(f"{width}d"), ROWS[len(names)].pack
         self._counts = Counts.empty(window, len(names))
         self._batch = BATCH * self._counts.row_size
-        self._hold(np.zeros((rows, width)))
+        self._set_board(np.zeros((rows, width)))
 
-    def _hold(self, board: Float64s) -> None:
+    def _set_board(self, board: Float64s) -> None:
         self.board = board
         self._bytes = board.data.cast("B") if board.size else memoryview(bytearray())
 
     def grow(self, rows: int) -> None:
-        """Make it `rows` rows, zeros behind the present ones."""
+        """Grow to `rows` rows of zeros."""
         board = np.zeros((rows, self.board.shape[1]))
         board[: len(self.board)] = self.board
-        self._hold(board)
-
-    # ---- plain forecasters ------------------------------------------------------------
+        self._set_board(board)
 
     def plain(self, row: int, last: int) -> tuple[float, float]:
-        """Return what base rate and repetition give for the next label of a stream.
+        """Return p of base rate and last label for the next label of a stream.
 
-        last: the last label that is known, -1 where none is.
+        last: the last known label, -1 without one.
         """
         labels, positives, repeats = HEAD.unpack_from(self._bytes, row * self._row.size)
-        base = (positives + 0.5) / (labels + 1.0)
-        if last < 0:
-            return base, 0.5
-        repeat = (repeats + 0.5) / (labels + 1.0)
-        return base, repeat if last else 1.0 - repeat
+        return plain_forecasts(labels, positives, repeats, last)
 
     # ---- labels -----------------------------------------------------------------------
 
@@ -196,11 +189,10 @@ class Scores:
     ) -> tuple[float, float, float, float]:
         """Score one label of a stream against the probabilities given for it.
 
-        last: the last label known when the prediction was made, -1 where there was none.
-        others: the forecasts of `names`, None for one that lacks; empty where all do.
-        Returns the model's log loss in nats, and log W in nats after it that the model is better
-        than coin, base rate and last label. Raises ValueError where `others` are more or fewer
-        than the names.
+        last: the last label known when the prediction was made, -1 without one. others: the
+        forecasts of `names`, None for a missing one; empty if all are missing. Returns the model's
+        log loss in nats, and log W in nats after it that the model is better than coin, base rate
+        and last label. Raises ValueError for a wrong number of `others`.
         """
         at = row * self._row.size
         state = self._row.unpack_from(self._bytes, at)
@@ -240,7 +232,7 @@ class Scores:
     def _aside(
         self, label: int, others: tuple[float | None, ...], sums: tuple[float, ...]
     ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Return the sums of further forecasts after a label, and these, NaN where one lacks."""
+        """Return the sums of further forecasts after a label, and these, NaN for a missing one."""
         others = others or (None,) * len(self.names)
         if len(others) != len(self.names):
             raise ValueError(f"{len(others)} further forecasts come for {', '.join(self.names)}")
@@ -259,10 +251,10 @@ class Scores:
     ) -> tuple[Float64s, Float64s]:
         """Score n labels of any mixture of streams, in order of arrival, to the bits of `add`.
 
-        rows (n,); labels (n,); lasts (n,), -1 where none was known; p (3 + names, n) are the
-        forecasts of the model, the base rate, the last label and `names`, NaN for one that lacks.
-        Returns the model's log losses (n,), and log W (n, 3) as `add` does. Faster than `add`
-        from some 35 labels on.
+        rows (n,); labels (n,); lasts (n,), -1 without one; p (3 + names, n): the forecasts of the
+        model, the base rate, the last label and `names`, NaN for a missing one. Returns the
+        model's log losses (n,), and log W (n, 3) as `add` does. Faster than `add` from some 35
+        labels on.
         """
         losses, log_e = log_losses(p, labels == 1), np.empty((PLAIN, len(rows)))
         for grid in grids(rows):
@@ -305,19 +297,17 @@ class Scores:
         terms = np.where(np.isnan(p)[:, None], 0.0, terms)
         return terms.reshape(-1, len(label))
 
-    # ---- what they contain ------------------------------------------------------------
-
     def of(self, row: int) -> Scoreboard:
-        """Return the scores of one stream, in full where all labels are its own."""
+        """Return the scores of one stream, complete if all labels are its own."""
         board, counts = self.board[row : row + 1], self._counts
-        taken = counts.labels + len(counts.waiting) // counts.row_size
-        return self._scoreboard(board, counts.copy() if board[0, 0] == taken else None)
+        total = counts.labels + len(counts.waiting) // counts.row_size
+        return self._scoreboard(board, counts.copy() if board[0, 0] == total else None)
 
     def total(self) -> Scoreboard:
         """Return the scores of all streams together.
 
-        Sums are added in the order of the rows, and the evidence is that of the mean of the
-        streams' capitals.
+        Sums are added in the order of the rows; the evidence is that of the mean of the streams'
+        capitals.
         """
         return self._scoreboard(self.board, self._counts.copy())
 
@@ -338,30 +328,37 @@ class Scores:
             counts,
         )
 
-    # ---- snapshots --------------------------------------------------------------------
-
     def state(self, rows: int) -> ScoresState:
-        """Return everything, of the board the first `rows` rows; the same bits for any cut."""
+        """Return the whole state with the first `rows` rows; the same bits for any cut."""
         self._counts.settle()
         return ScoresState(self.board[:rows].copy(), self._counts.copy())
 
     def restore(self, state: ScoresState) -> None:
-        """Put a state back. Raises ValueError where it is not one of such a table."""
+        """Replace the state; raises ValueError for a state of another table."""
         board = np.asarray(state.board)
         if board.dtype != np.float64 or board.shape[1:] != self.board.shape[1:]:
             raise ValueError(f"scores {board.shape} of {board.dtype} are not of this table")
         if state.counts.bins.shape != self._counts.bins.shape:
             raise ValueError(f"counts of {len(state.counts.bins)} forecasters do not fit")
-        held = np.zeros((max(len(board), len(self.board)), board.shape[1]))
-        held[: len(board)] = board
-        self._hold(held)
+        grown = np.zeros((max(len(board), len(self.board)), board.shape[1]))
+        grown[: len(board)] = board
+        self._set_board(grown)
         self._counts = state.counts.copy()
 
 
-def plain_p(
-    labels: Float64s, positives: Float64s, repeats: Float64s, lasts: Int8s
-) -> tuple[Float64s, Float64s]:
-    """Return `Scores.plain` for arrays (n,) of counts and last labels, to the same bits."""
+def plain_forecasts(
+    labels: float, positives: float, repeats: float, last: int
+) -> tuple[float, float]:
+    """Return p of base rate and last label from counts; last: -1 without a label."""
+    base = (positives + 0.5) / (labels + 1.0)
+    if last < 0:
+        return base, 0.5
+    repeat = (repeats + 0.5) / (labels + 1.0)
+    return base, repeat if last else 1.0 - repeat
+
+
+def plain_p(labels: Any, positives: Any, repeats: Any, lasts: Any) -> tuple[Float64s, Float64s]:
+    """Return `plain_forecasts` of arrays (n,), to the same bits."""
     repeat = (repeats + 0.5) / (labels + 1.0)
     base = (positives + 0.5) / (labels + 1.0)
     return base, np.where(lasts < 0, 0.5, np.where(lasts == 1, repeat, 1.0 - repeat))

@@ -1,17 +1,16 @@
-"""Everything that a session holds, as bytes, and back.
+"""The whole state of a session as bytes, and back.
 
 ```
 b"SLSTM" | format version (1 byte) | msgpack | SHA-256 of everything before it (32 bytes)
 ```
 
-The msgpack part is a `Snapshot`. It holds arrays as (dtype, shape, bytes), never code, and is
-decoded against a schema. The fingerprint ties it to the configuration that gives it meaning: a
-session restores only what a session of the same configuration and columns has written, and a
-restored session continues to the same bits.
+The msgpack part is a `Snapshot`. It contains arrays as (dtype, shape, bytes), never code, and is
+decoded against a schema. The fingerprint ties it to its configuration: a session restores only
+what a session with the same configuration and columns has written, and continues to the same bits.
 
-`freeze` is quick and is called between two ticks: it keeps arrays that nothing writes to, and
-copies the others. Encoding takes a hundred times as long, and can be done by another thread, in
-chunks, while the session continues.
+`freeze` is fast and is called between two ticks: it refers to arrays that nothing writes to, and
+copies the others. Encoding takes a hundred times as long, and another thread can do it, in chunks,
+while the session continues.
 """
 
 from __future__ import annotations
@@ -29,10 +28,10 @@ import numpy as np
 
 from ..config import Config, Members
 from ..errors import SnapshotError
-from .learning import LearnerState, LearningMonitor, check_kept, copies, copy_of, rebuild
+from .learning import LearnerState, LearningMonitor, check_monitor, copies, rebuild
 from .scores import ScoresState
 from .session import Session
-from .stream import Side
+from .stream import StreamExtras
 from .table import TableState
 
 MAGIC = b"SLSTM"
@@ -41,15 +40,15 @@ HEADER = len(MAGIC) + 1
 DIGEST = hashlib.sha256().digest_size
 
 CHUNK_BYTES = 2**18
-"""Of an array that is written at a time: what holds the interpreter's lock at most."""
+"""Bytes of an array that are written at a time: the interpreter is locked for no longer."""
 
 Bytes: TypeAlias = bytes | memoryview
 
 ALONE: AbstractContextManager[Any] = contextlib.nullcontext()
-"""In place of a lock, where one thread does everything."""
+"""Instead of a lock, if one thread does everything."""
 
 DTYPES = ("<f4", "<f8", "<i4", "<i8", "<u4", "|b1")
-"""The only array types that a session or an optimiser holds."""
+"""The only array types of a session or an optimiser."""
 
 
 class ArrayRecord(msgspec.Struct, frozen=True):
@@ -60,40 +59,40 @@ class ArrayRecord(msgspec.Struct, frozen=True):
     data: bytes
 
     def array(self) -> np.ndarray:
-        """Return the array; raises ValueError where the parts do not fit."""
+        """Return the array; raises ValueError if the parts do not fit."""
         if self.dtype not in DTYPES:
             raise ValueError(f"an array of type {self.dtype!r}")
-        # A copy, since what is restored is written to, and a buffer of bytes is read-only.
+        # A copy: a restored array is written to, and a buffer of bytes is read-only.
         return np.frombuffer(self.data, self.dtype).reshape(self.shape).copy()
 
 
-class LearnedRecord(msgspec.Struct, frozen=True):
-    """Weights as `model.packing` packs them, the optimiser's leaves, and the watch over both.
+class LearnerRecord(msgspec.Struct, frozen=True, rename={"monitor": "watch"}):
+    """Weights as `model.buffers` packs them, the optimiser's leaves, and their monitor.
 
-    A snapshot of before there was a watch has none: then these weights count as good.
+    An older snapshot has no monitor; its weights count as good.
     """
 
     weights: list[np.ndarray]
     optimizer: list[np.ndarray]
-    watch: LearningMonitor | None = None
+    monitor: LearningMonitor | None = None
 
 
-class Snapshot(msgspec.Struct, frozen=True):
-    """What is written; `frozen` are the weights of the frozen twin, where there is one."""
+class Snapshot(msgspec.Struct, frozen=True, rename={"learners": "learned", "extras": "sides"}):
+    """The msgpack part; `frozen` are the weights of the frozen twin, if there is one."""
 
     fingerprint: str
-    learned: dict[str, LearnedRecord]
+    learners: dict[str, LearnerRecord]
     table: TableState
-    sides: dict[int, Side]
+    extras: dict[int, StreamExtras]
     scores: ScoresState
     frozen: list[np.ndarray] = []
 
 
 def fingerprint(config: Config, columns: tuple[str, ...], members: Members | None = None) -> str:
-    """Return a hash of the settings that state depends on: not of where data come from or go.
+    """Return a hash of the settings that the state depends on.
 
-    Only those count that are not the default, so that a new setting leaves the states of before
-    their fingerprint. Who changes a default must raise VERSION.
+    Only settings that differ from their default count, so a new setting does not change the
+    fingerprint of older states. Changing a default requires a new VERSION.
     """
     model = msgspec.structs.replace(config.model, weights=None, compile_cache=None)
     learning = msgspec.structs.replace(config.learning, publish_experts=False)
@@ -108,7 +107,7 @@ def fingerprint(config: Config, columns: tuple[str, ...], members: Members | Non
     return hashlib.sha256(msgspec.json.encode((chosen, members, columns))).hexdigest()
 
 
-# Looking a class's fields up takes a millisecond, and a snapshot is taken between two ticks.
+# Looking up the fields of a class takes a millisecond, and freezing happens between two ticks.
 _fields = functools.cache(msgspec.structs.fields)
 
 
@@ -117,50 +116,50 @@ def _fingerprint(session: Session) -> str:
 
 
 class Frozen:
-    """The state of a session at one moment, from which it continues.
+    """The state of a session at one moment.
 
-    learned: weights, optimiser and watch by the name of their stream. The other arguments are as
-    in `Snapshot`; nothing writes to their arrays any more. An optimiser's state is copied when it
-    is written, or before an update takes its memory, whichever comes first: see `keep`. Under a
-    `lock` another thread may ask for `chunks`.
+    learners: weights, optimiser and monitor by the name of their stream. The other arguments are
+    those of `Snapshot`, and nothing writes to their arrays. The state of an optimiser is copied
+    when it is encoded or when an update takes its memory, whichever comes first, see `preserve`.
+    With a `lock`, another thread may call `chunks`.
     """
 
     def __init__(
         self,
         fingerprint: str,
-        learned: dict[str, LearnerState],
+        learners: dict[str, LearnerState],
         table: TableState,
-        sides: dict[int, Side],
+        extras: dict[int, StreamExtras],
         scores: ScoresState,
         frozen: Any,
         lock: AbstractContextManager[Any],
     ) -> None:
-        self.fingerprint, self.table, self.sides = fingerprint, table, sides
+        self.fingerprint, self.table, self.extras = fingerprint, table, extras
         self.scores, self.frozen = scores, frozen
-        self._learned = {
-            name: LearnerState(held.weights, held.optimizer, copy_of(held.watch))
-            for name, held in learned.items()
+        self._learners = {
+            name: LearnerState(one.weights, one.optimizer, one.monitor and one.monitor.frozen())
+            for name, one in learners.items()
         }
-        self._live = {id(held): name for name, held in learned.items()}
+        self._live = {id(one): name for name, one in learners.items()}
         self._optimizers: dict[str, list[np.ndarray]] = {}
         self._lock = lock
 
-    def keep(self, learned: LearnerState) -> None:
-        """Copy what an update is about to take the memory of."""
-        name = self._live.get(id(learned))
+    def preserve(self, learner: LearnerState) -> None:
+        """Copy the state of an optimiser before an update takes its memory."""
+        name = self._live.get(id(learner))
         if name is not None:
             self._optimizer(name)
-            del self._live[id(learned)]
+            del self._live[id(learner)]
 
     def _optimizer(self, name: str) -> list[np.ndarray]:
         with self._lock:
             found = self._optimizers.get(name)
             if found is None:
-                found = self._optimizers[name] = copies(self._learned[name].optimizer)
+                found = self._optimizers[name] = copies(self._learners[name].optimizer)
             return found
 
     def chunks(self) -> Iterator[Bytes]:
-        """Yield the bytes of `take` in order; every time the same ones."""
+        """Yield the bytes of `take` in order; each call yields the same."""
         digest = hashlib.sha256()
         for chunk in self._chunks():
             digest.update(chunk)
@@ -170,43 +169,38 @@ class Frozen:
     def _chunks(self) -> Iterator[Bytes]:
         yield MAGIC + bytes([VERSION]) + _map(len(Snapshot.__struct_fields__))
         yield _encode("fingerprint") + _encode(self.fingerprint)
-        yield _encode("learned") + _map(len(self._learned))
-        for name, held in self._learned.items():
-            record = LearnedRecord(_arrays(held.weights), self._optimizer(name), held.watch)
+        yield _encode("learned") + _map(len(self._learners))
+        for name, one in self._learners.items():
+            record = LearnerRecord(_arrays(one.weights), self._optimizer(name), one.monitor)
             yield _encode(name) + _encode(record)
         yield _encode("table") + _map(len(TableState.__struct_fields__))
         for name in TableState.__struct_fields__:
             yield _encode(name)
             yield from _column(getattr(self.table, name))
-        yield _encode("sides") + _map(len(self.sides))
-        for row, side in self.sides.items():
-            yield _encode(row) + _encode(side)
+        yield _encode("sides") + _map(len(self.extras))
+        for row, extras in self.extras.items():
+            yield _encode(row) + _encode(extras)
         yield _encode("scores") + _encode(self.scores)
         yield _encode("frozen") + _encode(_arrays(self.frozen))
 
 
 def freeze(session: Session, lock: AbstractContextManager[Any] = ALONE) -> Frozen:
-    """Return the whole state of a session as it is now.
+    """Return the state of a session at this moment.
 
-    lock: what another thread that asks for its bytes and the session's updates share.
+    lock: shared by the session's updates and another thread that reads the bytes.
     """
     session.look()
     frozen = Frozen(
         _fingerprint(session),
-        session.learned,
+        session.learners,
         session.table.state(),
-        {row: side.frozen() for row, side in session.sides.items()},
+        {row: extras.frozen() for row, extras in session.extras.items()},
         session.scores.state(len(session.table)),
         session.twins.frozen,
         lock,
     )
-    session.learning.kept_by.append(weakref.ref(frozen))
+    session.learning.snapshots.append(weakref.ref(frozen))
     return frozen
-
-
-def take(session: Session) -> bytes:
-    """Return the whole state of a session."""
-    return join(freeze(session))
 
 
 def join(frozen: Frozen) -> bytes:
@@ -214,11 +208,16 @@ def join(frozen: Frozen) -> bytes:
     return b"".join(frozen.chunks())
 
 
-def restore(session: Session, data: bytes) -> None:
-    """Put the state of `take` back into a session, which is unchanged where this fails.
+def take(session: Session) -> bytes:
+    """Return the whole state of a session."""
+    return join(freeze(session))
 
-    Raises SnapshotError where the bytes are damaged, of another version, or of a session with
-    another configuration or other columns.
+
+def restore(session: Session, data: bytes) -> None:
+    """Replace the state of a session by that of `take`; a failure changes nothing.
+
+    Raises SnapshotError if the bytes are damaged, of another version, or of a session with another
+    configuration or other columns.
     """
     state = _decode(data)
     wanted = _fingerprint(session)
@@ -231,25 +230,22 @@ def restore(session: Session, data: bytes) -> None:
     start = session.engine.init_weights()
     weights = session.engine.pack(start)
     optimizer = session.engine.init_optimizer(start) if session.config.learning.learn else None
-    learned = {
-        name: LearnerState(
-            tuple(rebuild(weights, held.weights)),
-            rebuild(optimizer, held.optimizer),
-            held.watch or session.learning.guard.watch(held.weights, held.optimizer),
+    learners = {}
+    for name, record in state.learners.items():
+        new = session.learning.rollback.monitor(record.weights, record.optimizer)
+        learners[name] = LearnerState(
+            tuple(rebuild(weights, record.weights)),
+            rebuild(optimizer, record.optimizer),
+            record.monitor or new,
         )
-        for name, held in state.learned.items()
-    }
-    for held in state.learned.values():
-        check_kept(held.watch, weights, optimizer)
+        check_monitor(record.monitor, weights, optimizer)
     like = session.new_tape(0)
     try:
-        for side in state.sides.values():
-            if (like is None) != (side.tape is None):
-                raise ValueError(
-                    "it has tapes where this session has none, or the other way round"
-                )
-            if side.tape is not None and like is not None:
-                side.tape = side.tape.thawed(like)
+        for extras in state.extras.values():
+            if (like is None) != (extras.tape is None):
+                raise ValueError("only one of the two has tapes")
+            if extras.tape is not None and like is not None:
+                extras.tape = extras.tape.thawed(like)
         session.table.restore(state.table)
         session.scores.restore(state.scores)
         session.scores.grow(session.table.capacity)
@@ -257,27 +253,27 @@ def restore(session: Session, data: bytes) -> None:
         raise SnapshotError(f"the snapshot does not fit this session: {error}") from None
     if session.twins.frozen is not None:
         session.twins.frozen = rebuild(weights, state.frozen)
-    session.learned, session.sides = learned, state.sides
+    session.learners, session.extras = learners, state.extras
     session.reload()
 
 
 def weights_of(data: bytes) -> dict[str, list[np.ndarray]]:
-    """Return the weights in the bytes of `take`, as their leaves, by the name of their stream.
+    """Return the leaves of the weights in the bytes of `take`, by the name of their stream.
 
-    Raises SnapshotError where the bytes are damaged or of another version.
+    Raises SnapshotError if the bytes are damaged or of another version.
     """
-    return {name: held.weights for name, held in _decode(data).learned.items()}
+    return {name: record.weights for name, record in _decode(data).learners.items()}
 
 
 def _decode(data: bytes) -> Snapshot:
     if data[: len(MAGIC)] != MAGIC or len(data) < HEADER + DIGEST:
-        raise SnapshotError("this is not a snapshot, or only the beginning of one")
+        raise SnapshotError("not a snapshot, or a truncated one")
     version = data[len(MAGIC)]
     if version != VERSION:
-        made = "made by version 0.1, and " if version < VERSION else ""
+        made = "made by release 0.1, " if version < VERSION else ""
         raise SnapshotError(
-            f"the snapshot has format version {version}, this program reads {VERSION}: it was "
-            f"{made}the order of work changed in 0.2 (publish first, learn afterwards)"
+            f"the snapshot is {made}of format version {version}, and this program reads version "
+            f"{VERSION}: start without it, or use the release that made it"
         )
     whole = memoryview(data)
     if hashlib.sha256(whole[:-DIGEST]).digest() != whole[-DIGEST:]:
@@ -298,12 +294,12 @@ def _array(kind: type, value: Any) -> np.ndarray:
 
 
 def _map(size: int) -> bytes:
-    """Return the head of a map of `size` entries, which follow it."""
+    """Return the head of a map; its `size` entries follow."""
     return b"\xdf" + size.to_bytes(4, "big")
 
 
 def _column(value: Any) -> Iterator[Bytes]:
-    """Yield a column of a table, an array of any size in chunks."""
+    """Yield a column of a table, arrays in chunks."""
     if not isinstance(value, np.ndarray):
         yield _encode(value)
         return
@@ -322,14 +318,13 @@ def _column(value: Any) -> Iterator[Bytes]:
 
 
 def _plain(value: Any) -> ArrayRecord:
-    """Return what msgspec can write for an array of NumPy or JAX."""
     array = np.ascontiguousarray(value).reshape(np.shape(value))
     return ArrayRecord(_dtype(array), array.shape, array.tobytes())
 
 
 def _dtype(array: np.ndarray) -> str:
     if array.dtype.str not in DTYPES:
-        raise TypeError(f"an array of type {array.dtype} has no place in a snapshot")
+        raise TypeError(f"a snapshot cannot contain an array of type {array.dtype}")
     return array.dtype.str
 
 

@@ -1,194 +1,75 @@
-"""A row of the table while its stream is worked on tick by tick, or chunk by chunk.
+"""A stream while it is stepped tick by tick or chunk by chunk, and what it keeps beside its row.
 
-NumPy is dear for single numbers, so the numbers that every tick needs are Python's own here, and
-are written to the table after each chunk. A stream also has the row buffer of ticks that wait: the
-last accepted ticks (the feature memory), and behind them those that were checked and not yet
-stepped.
+NumPy is slow for single numbers, so the numbers that every tick needs are Python's own in
+`Stream`, and are written to the table after each chunk. A stream also has a row buffer: the last
+accepted ticks, which are the feature memory, and behind them the queued ticks, which are checked
+and not yet stepped.
 
-What only some configurations need is in `side`: the tape, the trace, a bank's mixture, a twin, a
-recalibration, the ledger of labels from outside, and the labels that are still to be learned from.
+`StreamExtras` contains what only some configurations need: the tape, the trace, a bank's mixture,
+the carry of the frozen twin, a recalibration, the ledger of external labels and the updates that
+are due. `StreamView` shows a stream of a session from outside.
 
-The book of published predictions that wait for their labels.
-
-What is scored is the prediction that was published, so the book keeps it, together with what
-the plain forecasters gave at the same time and, where labels come from outside, the tape to
-learn from. A prediction leaves the book once, by one of two ways, and hence is scored at most
-once:
-
-```
-                    label                         settled
-waiting ──────────────────────────▶ held ─────────────────▶ scored, learned from
-   │  longer than allowed, or the     a label may be
-   ▼  oldest when the book is full    revised until then
-expired
-```
-
-A label that comes before its prediction waits for it. What became of the last predictions that
-left is remembered, so that a second label can be told from one for an unknown prediction. All
-four parts are bounded.
-
-The last elements of a stream, kept so that an update can look back over them.
-
-Entry m holds what element m left behind: its scaled input, the network state after it, and
-whether its target was positive. Entries stand in one array that is filled to its end and then
-moved back to its beginning, so that any stretch of them is one slice and appending is one copy.
+The tape contains the last elements of a stream, for updates to look back over. Entry m is what
+element m left behind: its scaled input, the network state after it, and whether its target was
+positive. The entries are one array, which is filled to its end and then moved back to its
+beginning, so any run of entries is one slice and appending is one copy.
 """
 
 from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from ..events import MAX_COUNT, Refusal
 from ..model.buffers import SharedArray
-from ..typing import Float32s
+from ..typing import Bools, Float32s
 from .elements import Memory
 from .forecasts import Mixture, Recalibration
+from .labels import Ledger, LedgerEntry
 from .table import (
     AT,
-    BASE_P,
     EXPIRED,
     FIRST,
     FLAG_UNTIL,
     FRESH,
-    HELD,
     LABELS,
-    LAST,
     LAST_LABEL,
-    LAST_P,
     LATEST,
+    MEMORY_SIZE,
+    NUMBERED,
     POSITIVES,
     PREDICTIONS,
     REPEATS,
-    TICKS,
-    VISIBLE,
+    Counters,
     N,
-    P,
+    PendingPrediction,
     StreamTable,
 )
 
-REMEMBERED = 1000
-"""Predictions that have left and are remembered at least, however few may wait."""
+if TYPE_CHECKING:
+    from .scores import Scoreboard
+    from .session import Session
 
-LEFT_UNLABELLED = -1
-"""What is remembered of a prediction that left without a label."""
+MAX_QUEUED = 64
+"""Ticks that can be queued: more than a usual stride, and no more than one compiled call takes."""
 
+TAPE_BLOCKS = 4
+"""Blocks behind the entries that must stay: one move every few blocks costs nothing."""
 
-class Pending(msgspec.Struct):
-    """A waiting prediction: p, the plain forecasters' p, and the last label known then.
-
-    `raw_p` is p before recalibration, and `frozen_p` and `stateless_p` are those of the twins,
-    each where there is one. `experts` (M,) are the probabilities of a bank's members. `inputs`
-    (K, F) and `state` (D, N) are the tape, empty where it is taken from the series.
-    """
-
-    n: int
-    p: float
-    base_rate_p: float
-    last_label_p: float
-    last_label: int
-    session: str = ""
-    t_ns: int = 0
-    raw_p: float | None = None
-    frozen_p: float | None = None
-    stateless_p: float | None = None
-    experts: np.ndarray | None = None
-    inputs: np.ndarray | None = None
-    state: np.ndarray | None = None
-
-
-class TimedLabel(msgspec.Struct):
-    """A label (0 or 1) and the time that it came with."""
-
-    label: int
-    t_ns: int
-
-
-class LabelledPrediction(msgspec.Struct):
-    """A labelled prediction, settled once element `until` has been stepped."""
-
-    pending: Pending
-    truth: TimedLabel
-    until: int
-
-
-class Ledger(msgspec.Struct):
-    """Predictions and labels by n, each in the order in which they came.
-
-    `expired` counts the predictions that left unlabelled.
-    """
-
-    waiting: dict[int, Pending] = msgspec.field(default_factory=dict)
-    held: dict[int, LabelledPrediction] = msgspec.field(default_factory=dict)
-    early: dict[int, TimedLabel] = msgspec.field(default_factory=dict)
-    closed: dict[int, int] = msgspec.field(default_factory=dict)
-    expired: int = 0
-
-    def frozen(self) -> Ledger:
-        """Return a copy that stays as it is: entries are replaced, never written to."""
-        waiting, held = self.waiting.copy(), self.held.copy()
-        return Ledger(waiting, held, self.early.copy(), self.closed.copy(), self.expired)
-
-    def add(self, pending: Pending, limit: int) -> Pending | None:
-        """Enter a prediction; return the oldest one where it had to leave for it."""
-        self.waiting[pending.n] = pending
-        return self.expire(limit) if len(self.waiting) > limit else None
-
-    def oldest(self) -> int | None:
-        """Return the n of the oldest waiting prediction."""
-        return next(iter(self.waiting), None)
-
-    def take(self, n: int) -> Pending | None:
-        """Return prediction `n` and strike it out; None where it does not wait."""
-        return self.waiting.pop(n, None)
-
-    def hold(self, n: int, truth: TimedLabel, until: int) -> None:
-        """Give waiting prediction `n` its label, which counts from element `until` on."""
-        self.held[n] = LabelledPrediction(self.waiting.pop(n), truth, until)
-
-    def settle(self, n: int | None, limit: int) -> LabelledPrediction | None:
-        """Return the next labelled prediction due at element `n`, or any at all for None."""
-        first = next(iter(self.held.values()), None)
-        if first is None or (n is not None and first.until > n):
-            return None
-        del self.held[first.pending.n]
-        self._close(first.pending.n, first.truth.label, limit)
-        return first
-
-    def expire(self, limit: int) -> Pending:
-        """Strike out the oldest waiting prediction, which has no label."""
-        self.expired += 1
-        pending = self.waiting.pop(next(iter(self.waiting)))
-        self._close(pending.n, LEFT_UNLABELLED, limit)
-        return pending
-
-    def expire_all(self, limit: int) -> Iterator[Pending]:
-        """Strike out every waiting prediction, and yield them, the oldest first."""
-        while self.waiting:
-            yield self.expire(limit)
-
-    def _close(self, n: int, label: int, limit: int) -> None:
-        self.closed[n] = label
-        if len(self.closed) > max(limit, REMEMBERED):
-            del self.closed[next(iter(self.closed))]
-
-
-TAPE_ROOM = 4
-"""Blocks that fit behind the entries that must stay: a move every few blocks costs nothing."""
+NO_TRACE = np.zeros(0, np.float32)
 
 
 class Tape(msgspec.Struct, omit_defaults=True):
-    """Entries `first` to `last`, of which at least the newest `keep` stay.
+    """Entries from element `first` on, of which at least the newest `keep` stay.
 
-    `entries` is float32 (capacity, F + N), N the length of a state; `positive` is float32
-    (capacity,) of 0 and 1. `lent` says that a frozen copy reads the memory of both, so that
-    entries may be added but not moved there.
+    `entries` is float32 (capacity, F + N), N the length of a state, and `positive` float32
+    (capacity,) of 0 and 1; `used` of them are filled. `lent` says that a frozen copy reads the
+    memory of both, so entries may be added but not moved.
     """
 
     keep: int
@@ -201,28 +82,26 @@ class Tape(msgspec.Struct, omit_defaults=True):
 
     @classmethod
     def start(cls, n: int, *, keep: int, block: int, features: int, state: int) -> Tape:
-        """Return a tape of `keep` entries up to element `n`, with zero inputs and states.
+        """Return a tape of `keep` zero entries up to element `n`.
 
-        They stand for what came before a stream's first element: nothing, in a zero state.
+        They represent the time before a stream's first element: no input, in a zero state.
         """
-        capacity = keep + TAPE_ROOM * block
+        capacity = keep + TAPE_BLOCKS * block
         entries = np.zeros((capacity, features + state), np.float32)
         positive = np.zeros(capacity, np.float32)
         return cls(keep, features, entries, positive, first=n + 1 - keep, used=keep)
 
     def frozen(self) -> Tape:
-        """Return the newest `keep` entries, which stay as they are while this tape grows."""
+        """Return the newest `keep` entries, which do not change while this tape grows."""
         self.lent = True
-        held = slice(max(self.used - self.keep, 0), self.used)
-        entries, positive = self.entries[held], self.positive[held]
-        return Tape(
-            self.keep, self.features, entries, positive, self.first + held.start, len(entries)
-        )
+        start = max(self.used - self.keep, 0)
+        entries, positive = self.entries[start : self.used], self.positive[start : self.used]
+        return Tape(self.keep, self.features, entries, positive, self.first + start, len(entries))
 
     def thawed(self, like: Tape) -> Tape:
         """Return these entries in memory as large as that of `like`.
 
-        Raises ValueError where they are not entries of such a tape.
+        Raises ValueError where `like` is a tape of another shape.
         """
         shape, used = self.entries.shape, self.used
         fits = (self.keep, self.features) == (like.keep, like.features)
@@ -233,26 +112,20 @@ class Tape(msgspec.Struct, omit_defaults=True):
         entries[:used], positive[:used] = self.entries, self.positive
         return Tape(self.keep, self.features, entries, positive, self.first, used)
 
-    def append(self, entries: Float32s, positive: npt.NDArray[np.bool_]) -> None:
+    def append(self, entries: Float32s, positive: Bools) -> None:
         """Append entries (m, F + N) and whether their targets were positive (m,)."""
         if len(entries) > len(self.entries) - self.keep:  # more than a block: `keep` stay in all
             drop = max(len(entries) - self.keep, 0)
             entries, positive = entries[drop:], positive[drop:]
-            self._leave(self.keep - len(entries))
+            self._drop_all_but(self.keep - len(entries))
             self.first += drop
-        count = len(entries)
-        if self.used + count > len(self.entries):
-            self._move()
-        end = self.used + count
-        self.entries[self.used : end] = entries
-        self.positive[self.used : end] = positive
+        elif self.used + len(entries) > len(self.entries):
+            self._drop_all_but(min(self.used, self.keep))
+        end = self.used + len(entries)
+        self.entries[self.used : end], self.positive[self.used : end] = entries, positive
         self.used = end
 
-    def _move(self) -> None:
-        self._leave(min(self.used, self.keep))
-
-    def _leave(self, left: int) -> None:
-        """Let go of all but the newest `left` entries."""
+    def _drop_all_but(self, left: int) -> None:
         drop = self.used - left
         entries = self.entries[drop : self.used].copy()
         positive = self.positive[drop : self.used].copy()
@@ -271,8 +144,7 @@ class Tape(msgspec.Struct, omit_defaults=True):
 
     def states(self, ns: Sequence[int]) -> Float32s:
         """Return a copy of the states (D, N) after the elements `ns`."""
-        rows = [n - self.first for n in ns]
-        out: Float32s = self.entries[rows, self.features :]
+        out: Float32s = self.entries[[n - self.first for n in ns], self.features :]
         return out
 
     def targets(self, n: int, length: int) -> Float32s:
@@ -282,48 +154,22 @@ class Tape(msgspec.Struct, omit_defaults=True):
         return out
 
     def newest(self, count: int) -> Float32s:
-        """Return the newest entries (count, F + N + 1) with their targets' signs as last column.
+        """Return the newest entries (count, F + N + 1), with the target's sign as last column.
 
-        Those that are not there any more are zero.
+        Entries that the tape no longer contains are zero.
         """
-        held = min(count, self.used)
+        there = min(count, self.used)
         out = np.zeros((count, self.entries.shape[1] + 1), np.float32)
-        out[count - held :, :-1] = self.entries[self.used - held : self.used]
-        out[count - held :, -1] = self.positive[self.used - held : self.used]
+        out[count - there :, :-1] = self.entries[self.used - there : self.used]
+        out[count - there :, -1] = self.positive[self.used - there : self.used]
         return out
 
-    def holds(self, n: int) -> bool:
-        """Return whether element `n` is on the tape."""
-        return self.first <= n < self.first + self.used
 
-
-ROOM = 64
-"""Ticks that can wait: more than a stride of the usual length, and no more than one call takes."""
-
-
-NO_TRACE = np.zeros(0, np.float32)
-
-
-class Waiting(NamedTuple):
-    """A prediction that waits for a label of the series; see `ledger.Pending` for the fields."""
-
-    n: int
-    p: float
-    base_rate_p: float
-    last_label_p: float
-    last_label: int
-    session: str
-    raw_p: float | None = None
-    frozen_p: float | None = None
-    stateless_p: float | None = None
-    experts: np.ndarray | None = None
-
-
-class Owed(msgspec.Struct):
-    """A label that became known since the last publication, to be learned from after the next.
+class DueUpdate(msgspec.Struct):
+    """A label that became known since the last publication; it is learned from after the next.
 
     `loss` and `base_loss` are the log losses of the model and the base rate, in nats. `inputs` and
-    `starts` are the tape of a label from outside, None where the series itself brings the label.
+    `starts` are the tape of an external label, None for a label of the series.
     """
 
     n: int
@@ -334,11 +180,11 @@ class Owed(msgspec.Struct):
     starts: np.ndarray | None = None
 
 
-class Side(msgspec.Struct):
-    """What is kept of a stream beside the table; see the head of the file.
+class StreamExtras(msgspec.Struct, rename={"updates": "owed", "pending": "waiting"}):
+    """What some configurations keep of a stream beside its row of the table.
 
-    `twin` is the carry of the frozen twin and `trace` what learning carries from update to update.
-    `waiting` holds what a row of `pending` has no column for: predictions with further forecasts.
+    `twin` is the carry of the frozen twin, and `trace` what learning carries from update to
+    update. `pending` are predictions with forecasts that a row has no column for.
     """
 
     tape: Tape | None = None
@@ -347,151 +193,92 @@ class Side(msgspec.Struct):
     twin: np.ndarray | None = None
     recalibration: Recalibration | None = None
     ledger: Ledger = msgspec.field(default_factory=Ledger)
-    owed: list[Owed] = []
-    waiting: list[Waiting] = []
+    updates: list[DueUpdate] = []
+    pending: list[PendingPrediction] = []
 
-    def frozen(self) -> Side:
-        """Return a copy that stays as it is while this one is worked on."""
-        return Side(
+    def frozen(self) -> StreamExtras:
+        """Return a copy that does not change while this one is worked on."""
+        trace: Any = self.trace
+        if trace is not None:  # the next update takes its memory
+            trace = np.array(trace) if trace.size else NO_TRACE
+        return StreamExtras(
             tape=None if self.tape is None else self.tape.frozen(),
-            trace=_kept(self.trace),
+            trace=trace,
             mixture=copy.copy(self.mixture),
             twin=None if self.twin is None else self.twin.copy(),
             recalibration=copy.copy(self.recalibration),
             ledger=self.ledger.frozen(),
-            owed=list(self.owed),
-            waiting=self.waiting,
+            updates=list(self.updates),
+            pending=self.pending,
         )
-
-
-def _kept(trace: Any) -> np.ndarray | None:
-    """Return a copy of a trace, whose memory the next update takes for the new one."""
-    if trace is None:
-        return None
-    return np.array(trace) if trace.size else NO_TRACE
 
 
 class Stream:
-    """One stream at work; `row` is its row in the table.
+    """A stream at work.
 
-    `n` is the element count, `due` the element of the next prediction, `k` how many ticks wait and
-    `left` how many may before they are stepped. `waiting` are the predictions that wait for a
-    label of the series, the oldest first. `values` (lag + ROOM, C) and `times` are the row buffer,
-    of which `held` rows before index `lag` are the feature memory. `latest` is the latest time,
-    and `last` the values of the tick that had it last, as it was when no tick waited; see
-    `old_times`.
+    `row` is its row of the table and `n` its element count; `due` is the element of its next
+    prediction. `queued` ticks wait to be stepped, and at `room` of them they are. `pending` are
+    the predictions that wait for a label of the series, the oldest first. `values` (lag +
+    MAX_QUEUED, C) and `times` are the row buffer; the `memory_size` rows before index `lag` are
+    the feature memory. `latest` is the latest time, and `last` the values of the tick that had it
+    last when no tick was queued, see `old_ticks`. `refused` are ticks to report before an element.
     """
 
-    __slots__ = (
-        "buffer",
-        "carry",
-        "due",
-        "held",
-        "k",
-        "labels",
-        "lag",
-        "last",
-        "late",
-        "latest",
-        "learned",
-        "left",
-        "n",
-        "name",
-        "positives",
-        "repeats",
-        "row",
-        "side",
-        "source",
-        "t",
-        "table",
-        "times",
-        "twin",
-        "v",
-        "values",
-        "view",
-        "visible",
-        "waiting",
-    )
-
     def __init__(
-        self, table: StreamTable, row: int, lag: int, columns: int, side: Side | None
+        self, table: StreamTable, row: int, lag: int, columns: int, extras: StreamExtras | None
     ) -> None:
         self.table, self.row, self.name, self.lag = table, row, table.names[row], lag
-        self.values = np.zeros((lag + ROOM, columns))
-        self.times = np.zeros(lag + ROOM, np.int64)
+        self.values = np.zeros((lag + MAX_QUEUED, columns))
+        self.times = np.zeros(lag + MAX_QUEUED, np.int64)
         self.buffer: Any = self.values
-        self.v: Any = self.values.data.cast("B").cast("d")
-        self.t: Any = self.times.data
-        self.side = side
-        self.learned: Any = None
+        self.flat_values: Any = self.values.data.cast("B").cast("d")
+        self.time_view: Any = self.times.data
+        self.extras = extras
+        self.learner: Any = None
         self.twin: SharedArray | None = None
-        self.k = 0
-        self.latest: int
-        self.last: list[float]
-        self.late: list[tuple[int, Refusal]] = []  # refused ticks to report before an element
-        self.waiting: deque[Waiting] = deque()
+        self.queued = 0
+        self.refused: list[tuple[int, Refusal]] = []
         self.bind()
-        self.load()
+        view = self.view
+        self.n, self.memory_size = view[row, N], view[row, MEMORY_SIZE]
+        self.labels, self.positives = view[row, LABELS], view[row, POSITIVES]
+        self.repeats = view[row, REPEATS]
+        self.run_id, self.numbered = table.sources[row], bool(view[row, NUMBERED])
+        self.latest, self.last = view[row, LATEST], table.last[row].tolist()
+        memory = slice(lag - self.memory_size, lag)
+        self.values[memory] = table.memory_v[row, : self.memory_size]
+        self.times[memory] = table.memory_t[row, : self.memory_size]
+        self.plan()
+        self.pending = deque(table.waiting(row) if extras is None else extras.pending)
 
     def bind(self) -> None:
-        """Take hold of the table's memory, which is new after the table has grown."""
+        """Refer to the memory of the table, which is replaced when the table grows."""
         self.view = self.table.view
         self.carry = SharedArray(self.table.carry[self.row])
 
-    def load(self) -> None:
-        """Read the row."""
-        table, row, lag, view = self.table, self.row, self.lag, self.view
-        self.n, self.held = view[row, N], view[row, HELD]
-        self.labels, self.positives, self.repeats = (
-            view[row, LABELS],
-            view[row, POSITIVES],
-            view[row, REPEATS],
-        )
-        self.source, self.visible = table.sources[row], bool(view[row, VISIBLE])
-        self.latest, self.last = view[row, LATEST], table.last[row].tolist()
-        first = lag - self.held
-        self.values[first:lag] = table.memory_v[row, : self.held]
-        self.times[first:lag] = table.memory_t[row, : self.held]
-        self.plan()
-        if self.side is not None:
-            self.waiting = deque(self.side.waiting)
-        else:
-            self.waiting = deque(self._pending(n) for n in table.waiting(row))
-
-    def _pending(self, n: int) -> Waiting:
-        slot = self.table.slot(n)
-        p, base, last_p, last = self.table.pending[self.row, slot].tolist()
-        return Waiting(
-            n, p, base, last_p, int(last), str(self.table.pending_sources[self.row, slot])
-        )
-
     def plan(self) -> None:
-        """Find out when the next prediction is due."""
+        """Set when the next prediction is due."""
         self.due = self.table.next_due(self.row)
-        self.left = min(self.due - self.n, ROOM)
+        self.room = min(self.due - self.n, MAX_QUEUED)
 
     def store(self) -> None:
-        """Write to the row what a chunk leaves elsewhere; no tick may be waiting."""
-        table, row, lag, view = self.table, self.row, self.lag, self.view
-        table.sources[row] = self.source
-        view[row, VISIBLE], view[row, HELD] = self.visible, self.held
+        """Write to the row what a chunk leaves elsewhere; no tick may be queued."""
+        table, row, view, size = self.table, self.row, self.view, self.memory_size
+        table.sources[row] = self.run_id
+        view[row, NUMBERED], view[row, MEMORY_SIZE] = self.numbered, size
         view[row, LATEST], table.last[row] = self.latest, self.last
-        table.memory_v[row, : self.held] = self.values[lag - self.held : lag]
-        table.memory_t[row, : self.held] = self.times[lag - self.held : lag]
-        if self.side is not None:
-            self.side.waiting = list(self.waiting)
-            self.side.twin = None if self.twin is None else self.twin.host
-            return
-        for one in self.waiting:
-            slot = table.slot(one.n)
-            place = table.pending[row, slot]
-            place[P], place[BASE_P], place[LAST_P], place[LAST] = one[1:5]
-            table.pending_sources[row, slot] = one.session
+        table.memory_v[row, :size] = self.values[self.lag - size : self.lag]
+        table.memory_t[row, :size] = self.times[self.lag - size : self.lag]
+        if self.extras is not None:
+            self.extras.pending = list(self.pending)
+            self.extras.twin = None if self.twin is None else self.twin.host
+        else:
+            table.set_waiting(row, self.pending)
 
-    def sent_by(self, session: str, *, numbered: bool) -> None:
-        """Note the publisher's run, and whether it numbers its ticks."""
-        self.source, self.visible = session, numbered
-        self.table.sources[self.row] = session
+    def sent_by(self, run_id: str, *, numbered: bool) -> None:
+        """Set the publisher's run id, and whether it numbers its ticks."""
+        self.run_id, self.numbered = run_id, numbered
+        self.table.sources[self.row] = run_id
 
     def count(self, name: str, by: int = 1) -> None:
         """Add to a counter, which stops at MAX_COUNT."""
@@ -499,87 +286,187 @@ class Stream:
         self.view[place] = min(self.view[place] + by, MAX_COUNT)
 
     def is_old(self, t_ns: int, values: Sequence[float | None]) -> bool:
-        """Return whether a tick that is not later than all before it is old."""
-        return t_ns < self.latest or all(
-            a == b for a, b in zip(values, self.latest_values(), strict=True)
-        )
+        """Return whether a tick whose time is not after the latest is old."""
+        return t_ns < self.latest or list(values) == self.latest_values()
 
     def latest_values(self) -> list[float]:
-        """Return the values of the tick that had the latest time last, be it one that waits."""
-        for at in range(self.lag + self.k - 1, self.lag - 1, -1):
-            if self.t[at] == self.latest:
+        """Return the values of the last tick that had the latest time, queued or not."""
+        for at in range(self.lag + self.queued - 1, self.lag - 1, -1):
+            if self.time_view[at] == self.latest:
                 found: list[float] = self.values[at].tolist()
                 return found
-        return self.last
+        last: list[float] = self.last
+        return last
 
     def labelled(self, label: int, last: int) -> None:
-        """Count a label that became known, for the plain forecasters; last: the one before it."""
+        """Count a label for the plain forecasters; last: the label known before it."""
         self.labels += 1
         self.positives += label
         self.repeats += label == last
 
-    def moved(self, taken: int, predictions: int) -> None:
-        """Write the numbers that others look at, after a chunk of `taken` ticks."""
+    def moved(self, predictions: int) -> None:
+        """Write the numbers that others read to the row, after a chunk."""
         view, row = self.view, self.row
         view[row, N] = self.n
-        view[row, LABELS], view[row, POSITIVES], view[row, REPEATS] = (
-            self.labels,
-            self.positives,
-            self.repeats,
-        )
-        if taken:
-            view[row, TICKS] += taken
-        if predictions:
-            view[row, PREDICTIONS] += predictions
+        view[row, LABELS], view[row, POSITIVES] = self.labels, self.positives
+        view[row, REPEATS] = self.repeats
+        view[row, PREDICTIONS] += predictions
 
     def memory(self) -> Memory:
         """Return a copy of the feature memory."""
-        part = slice(self.lag - self.held, self.lag)
+        part = slice(self.lag - self.memory_size, self.lag)
         last = np.array(self.last, np.float64)
         return Memory(self.times[part].copy(), self.values[part].copy(), self.latest, last)
 
     def remember(self, memory: Memory) -> None:
-        """Take over a feature memory."""
-        self.held = len(memory.t_ns)
+        """Replace the feature memory."""
+        self.memory_size = len(memory.t_ns)
         self.latest, self.last = memory.latest, memory.last.tolist()
-        part = slice(self.lag - self.held, self.lag)
+        part = slice(self.lag - self.memory_size, self.lag)
         self.times[part], self.values[part] = memory.t_ns, memory.values
-
-    # ---- what the policy of labels from outside asks for --------------------------------
 
     @property
     def ledger(self) -> Ledger:
-        """The ledger of labels from outside."""
-        assert self.side is not None
-        return self.side.ledger
-
-    @property
-    def next_due(self) -> int:
-        """The element after which the next prediction is due."""
-        return self.due
+        """The ledger of external labels."""
+        assert self.extras is not None
+        return self.extras.ledger
 
     @property
     def last_label(self) -> int:
-        """The last label from outside that counted, -1 before one did."""
+        """The last external label that counted, -1 before the first."""
         return int(self.view[self.row, LAST_LABEL])
 
     @last_label.setter
     def last_label(self, label: int) -> None:
         self.view[self.row, LAST_LABEL] = label
 
-    def interrupted(self, window: int) -> None:
+    def flag(self, window: int) -> None:
         """Flag the predictions of the next `window` elements."""
         self.view[self.row, FLAG_UNTIL] = self.n + window
 
     def expired(self, first: int) -> None:
-        """Count a prediction of the series that expired; the oldest that can wait is `first`."""
+        """Count an expired prediction of the series; `first` is the oldest that can wait now."""
         self.view[self.row, EXPIRED] += 1
         self.view[self.row, FIRST] = first
 
     def restart(self) -> None:
         """Begin a new warm-up after the present element."""
-        view, row = self.view, self.row
-        view[row, FRESH] = self.n
-        view[row, FIRST] = self.table.first_due(self.n)
-        self.held = 0
+        self.view[self.row, FRESH] = self.n
+        self.view[self.row, FIRST] = self.table.first_due(self.n)
+        self.memory_size = 0
         self.plan()
+
+
+def _number(column: int, doc: str) -> Any:
+    return property(lambda view: int(view._table.ints[view._row, column]), doc=doc)
+
+
+def _extra(name: str, doc: str) -> Any:
+    return property(lambda view: getattr(view._extras, name), doc=doc)
+
+
+class StreamView:
+    """A stream as it was when `Session.streams` was read."""
+
+    n: int = _number(N, "Elements accepted.")
+    fresh: int = _number(FRESH, "Elements at the last reset.")
+    flag_until: int = _number(FLAG_UNTIL, "Last element that a gap flags the prediction of.")
+    last_label: int = _number(LAST_LABEL, "Last external label that counted, -1 before one did.")
+    tape: Tape | None = _extra("tape", "The last elements.")
+    trace: Any = _extra("trace", "What learning carries from update to update.")
+    mixture: Mixture | None = _extra("mixture", "The weights of a bank.")
+    twin: np.ndarray | None = _extra("twin", "The carry of the frozen twin.")
+    recalibration: Recalibration | None = _extra("recalibration", "The recalibration of p.")
+    updates: list[DueUpdate] = _extra("updates", "Labels that are not learned from yet.")
+
+    def __init__(self, session: Session, row: int) -> None:
+        self._session, self._table, self._row = session, session.table, row
+        self.name = session.table.names[row]
+
+    @property
+    def _extras(self) -> StreamExtras:
+        return self._session.extras.get(self._row) or StreamExtras()
+
+    @property
+    def next_due(self) -> int:
+        """The element of the next prediction."""
+        return self._table.next_due(self._row)
+
+    @property
+    def run_id(self) -> str:
+        """The publisher's run id."""
+        return str(self._table.sources[self._row])
+
+    @property
+    def gaps_visible(self) -> bool:
+        """Whether the feed numbers its ticks."""
+        return bool(self._table.ints[self._row, NUMBERED])
+
+    @property
+    def carry(self) -> np.ndarray:
+        """The carried state of scaler and network, float32."""
+        return np.array(self._table.carry[self._row])
+
+    @property
+    def memory(self) -> Memory:
+        """The last accepted ticks."""
+        table, row = self._table, self._row
+        size, latest = (int(table.ints[row, column]) for column in (MEMORY_SIZE, LATEST))
+        times, values = table.memory_t[row, :size].copy(), table.memory_v[row, :size].copy()
+        return Memory(times, values, latest, table.last[row].copy())
+
+    @property
+    def counters(self) -> Counters:
+        """The counters of the stream."""
+        return self._table.counters(self._row)
+
+    @property
+    def scores(self) -> Scoreboard:
+        """The scores of the stream."""
+        return self._session.scores.of(self._row)
+
+    @property
+    def expired(self) -> int:
+        """Predictions that expired without a label."""
+        return int(self._table.ints[self._row, EXPIRED]) + self._extras.ledger.expired
+
+    @property
+    def ledger(self) -> Ledger:
+        """The waiting predictions, and external labels."""
+        if self._session.external:
+            return self._extras.ledger
+        if self._row in self._session.extras:
+            pending = self._extras.pending
+        else:
+            pending = self._table.waiting(self._row)
+        waiting = {one.n: LedgerEntry(*one[:6], 0, *one[6:]) for one in pending}
+        return Ledger(waiting, expired=self.expired)
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that the session keeps of the stream, by name."""
+        names = [name for name, value in vars(type(self)).items() if isinstance(value, property)]
+        own = {name: getattr(self, name) for name in names if not name.startswith("_")}
+        return own | {
+            "name": self.name,
+            "scores": self._session.scores.board[self._row].copy(),
+            "first": int(self._table.ints[self._row, FIRST]),
+        }
+
+
+class Streams(Mapping[str, StreamView]):
+    """The streams of a session by name, in the order of opening."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def __len__(self) -> int:
+        return len(self._session.table)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(tuple(self._session.table.names))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._session.table.places
+
+    def __getitem__(self, name: str) -> StreamView:
+        return StreamView(self._session, self._session.table.places[name])

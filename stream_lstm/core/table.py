@@ -1,22 +1,20 @@
-"""The table of a session: one row for each stream, its numbers side by side in columns.
+"""The table of a session: one row per stream, its numbers in columns.
 
-`ints` holds where a stream stands and its counters, `carry` what the network carries, `memory_t`
-and `memory_v` the last accepted ticks, `last` the values of the tick that had the latest time, and
-`pending` the predictions that wait for a label of the series itself. A prediction waits for
-`horizon` elements and is made every `stride`, so a stream has a fixed number of places for them.
-What only some configurations need (a tape, a ledger of
-labels from outside) is kept beside the table; see `stream`.
+`ints` contains each stream's position and its counters, `carry` the network's carried state,
+`memory_t` and `memory_v` the last accepted ticks, `last` the values of the tick with the latest
+time, and `pending` the predictions that wait for a label of the series. A prediction waits for
+`horizon` elements and one is made every `stride`, so each stream has a fixed number of slots.
+`stream.StreamExtras` contains what only some configurations need, such as a tape.
 
-Elements are counted from 1 and the count never goes back. `fresh` is the count at the last reset:
-warm-up is over once W elements have come since then. `first` is the element after which
-predictions began, or will begin, and `flag_until` the last element whose prediction is flagged
-because of a gap.
+Elements are counted from 1, and the count never decreases. `fresh` is the count at the last
+reset: the warm-up ends W elements later. `first` is the element of the first prediction since
+then, and `flag_until` the last element whose prediction is flagged because of a gap.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -25,23 +23,22 @@ import numpy.typing as npt
 from ..config import Config
 from ..events import MAX_COUNT
 from ..model.buffers import aligned_zeros
-from ..typing import Float32s, Int64s
-from .old_times import NEVER
+from ..typing import Bools, Float32s, Float64s, Int64s
+from .old_ticks import NEVER
 
 MAX_STREAMS = 100_000
-"""Streams of one session: a bound on what a feed that invents names can take."""
+"""Streams of one session: bounds the memory that a feed can claim by inventing names."""
 
 FIRST_ROWS = 16
-"""Rows of a new table, which doubles when it is full."""
+"""Rows of a new table; a full table doubles."""
 
 
 class Counters(msgspec.Struct):
-    """What happened on a stream since it was opened.
+    """Events of a stream since it was opened.
 
-    `old_ticks` are those that `old_times` calls old, whether they were refused for it or not.
-    Those of `labels_` are of labels from outside; see `labels.LabelPolicy`. `updates_refused` are
-    those of the three reasons below together, `updates_rested` those that were left out after a
-    roll-back.
+    `old_ticks` counts every tick that `old_ticks` calls old, refused or not. The `labels_*`
+    counters belong to external labels, see `labels.LabelPolicy`. `updates_refused` is the sum of
+    the three reasons after it, and `updates_rested` counts updates skipped after a rollback.
     """
 
     ticks: int = 0
@@ -68,42 +65,57 @@ class Counters(msgspec.Struct):
     resets: int = 0
 
 
-COUNTED: tuple[str, ...] = Counters.__struct_fields__
-
 COLUMNS: tuple[str, ...] = (
     "n",
     "fresh",
     "first",
     "flag_until",
     "last_label",
-    "held",  # ticks in the feature memory
-    "visible",  # whether the feed numbers its ticks, so that gaps are seen
+    "memory_size",  # ticks in the feature memory
+    "numbered",  # whether the feed numbers its ticks, which makes gaps visible
     "expired",
-    "labels",  # with the two below: what the plain forecasters count
+    "labels",  # this and the next two are the counts of the plain forecasters
     "positives",
     "repeats",
     "latest",  # the latest time, in ns since 1970
-    *COUNTED,
+    *Counters.__struct_fields__,
 )
 """The columns of `ints`."""
 
 AT = {name: k for k, name in enumerate(COLUMNS)}
-"""Where each is."""
+"""The index of each column."""
 
-N, FRESH, FIRST, FLAG_UNTIL, LAST_LABEL, HELD, VISIBLE, EXPIRED = range(8)
+N, FRESH, FIRST, FLAG_UNTIL, LAST_LABEL, MEMORY_SIZE, NUMBERED, EXPIRED = range(8)
 LABELS, POSITIVES, REPEATS, LATEST = 8, 9, 10, 11
 OLD_TICKS = AT["old_ticks"]
 TICKS, REFUSED_TICKS, PREDICTIONS = AT["ticks"], AT["refused_ticks"], AT["predictions"]
 
 P, BASE_P, LAST_P, LAST = range(4)
-"""The columns of `pending`: what network and plain forecasters gave, and the last label."""
+"""The columns of `pending`: p of the network and the plain forecasters, and the last label."""
+
+_ARRAYS = ("ints", "carry", "memory_t", "memory_v", "last", "pending", "pending_sources", "own")
+
+
+class PendingPrediction(NamedTuple):
+    """A prediction that waits for a label of the series; see `labels.LedgerEntry` for fields."""
+
+    n: int
+    p: float
+    base_rate_p: float
+    last_label_p: float
+    last_label: int
+    run_id: str
+    raw_p: float | None = None
+    frozen_p: float | None = None
+    stateless_p: float | None = None
+    experts: np.ndarray | None = None
 
 
 class TableState(msgspec.Struct, frozen=True):
-    """A table as plain data, for a snapshot; `own` are the streams' own weights.
+    """A table as plain data, for a snapshot; `own` are the weights of each stream.
 
-    `sources` (rows,) and `pending_sources` (rows, slots) are arrays of texts where they were not
-    read from a snapshot.
+    `sources` (rows,) and `pending_sources` (rows, slots) are object arrays of text, or lists where
+    a snapshot was decoded.
     """
 
     names: list[str]
@@ -121,13 +133,12 @@ class TableState(msgspec.Struct, frozen=True):
 class StreamTable:
     """The rows of all streams.
 
-    start: the carry (width,) of a new stream. lag, columns: ticks of the feature memory and
-    values of each. own: the weights (w,) that a new stream starts from, where each has weights of
-    its own and does not learn. limit: streams at most.
+    start: the carry (width,) of a new stream. lag, columns: ticks of the feature memory, and
+    values of each. own: the weights (w,) of a new stream, where streams have their own weights and
+    do not learn. limit: streams at most.
 
-    `names` are the streams in the order of their opening (`called` is an array of them by row),
-    `places` their rows, `sources` (rows,) the
-    publishers' run ids.
+    Attributes: `names`, the streams in the order of opening, and `called`, the same as an array;
+    `places`, the row of each name; `sources` (rows,), the run ids of the publishers.
     """
 
     def __init__(
@@ -154,29 +165,23 @@ class StreamTable:
         self.ints: Int64s = np.zeros((rows, len(COLUMNS)), np.int64)
         self.carry: Float32s = aligned_zeros((rows, width))
         self.memory_t: Int64s = np.zeros((rows, lag), np.int64)
-        self.memory_v: npt.NDArray[np.float64] = np.zeros((rows, lag, columns))
-        self.last: npt.NDArray[np.float64] = np.zeros((rows, columns))
-        self.pending: npt.NDArray[np.float64] = np.zeros((rows, self.slots, 4))
+        self.memory_v: Float64s = np.zeros((rows, lag, columns))
+        self.last: Float64s = np.zeros((rows, columns))
+        self.pending: Float64s = np.zeros((rows, self.slots, 4))
         self.pending_sources: npt.NDArray[np.object_] = np.full((rows, self.slots), "", np.object_)
         self.sources: npt.NDArray[np.object_] = np.full(rows, "", np.object_)
         self.called: npt.NDArray[np.object_] = np.full(rows, "", np.object_)
-        # A row of weights starts at a line of memory, so that a call can read it where it is.
+        # Each row of weights starts at an aligned address: compiled code reads it in place.
         self.own: Float32s = aligned_zeros((rows, -(-own // 16) * 16))
         self.view: Any = self.ints.data
-
-    def _grow(self, rows: int) -> None:
-        old = {name: getattr(self, name) for name in (*_ARRAYS, "sources", "called")}
-        self._allocate(rows)
-        for name, array in old.items():
-            getattr(self, name)[: len(array)] = array
 
     def __len__(self) -> int:
         return len(self.names)
 
     def open(self, name: str) -> int:
-        """Return the row of a stream, opened if it is new; -1 where there are too many.
+        """Return the row of a stream, opening it if it is new; -1 at the limit.
 
-        Arrays are new ones where the table had to grow; `capacity` tells.
+        All arrays are replaced when the table grows; `capacity` changes then.
         """
         row = self.places.get(name)
         if row is not None:
@@ -185,12 +190,15 @@ class StreamTable:
         if row == self.limit:
             return -1
         if row == self.capacity:
-            self._grow(min(2 * row, self.limit))
+            old = {array: getattr(self, array) for array in (*_ARRAYS, "sources", "called")}
+            self._allocate(min(2 * row, self.limit))
+            for array, values in old.items():
+                getattr(self, array)[:row] = values
         self.names.append(name)
         self.places[name] = row
         self.called[row] = name
         ints = self.ints[row]
-        ints[VISIBLE], ints[LAST_LABEL], ints[LATEST] = 1, -1, NEVER
+        ints[NUMBERED], ints[LAST_LABEL], ints[LATEST] = 1, -1, NEVER
         ints[FIRST] = self.first_due(0)
         self.carry[row] = self._start
         if self._own is not None:
@@ -203,54 +211,67 @@ class StreamTable:
         return self.stream.window + -(-fresh // stride) * stride
 
     def next_due(self, row: int) -> int:
-        """Return the element after which the next prediction of a stream is due."""
+        """Return the element of a stream's next prediction."""
         window, stride = self.stream.window, self.stream.stride
         n, first = int(self.view[row, N]), int(self.view[row, FIRST])
         return max(first, window + ((n - window) // stride + 1) * stride)
 
-    def waiting(self, row: int) -> range:
-        """Return the predictions of a stream that wait for a label of the series."""
-        stream = self.stream
-        n = int(self.view[row, N])
+    def waiting(self, row: int) -> list[PendingPrediction]:
+        """Return a stream's predictions that wait for a label of the series, in order."""
+        stream, n = self.stream, int(self.view[row, N])
         oldest = n - stream.horizon + 1
         oldest += (stream.window - oldest) % stream.stride
-        return range(max(int(self.view[row, FIRST]), oldest), n + 1, stream.stride)
+        oldest = max(int(self.view[row, FIRST]), oldest)
+        return [self._waiting(row, made) for made in range(oldest, n + 1, stream.stride)]
+
+    def _waiting(self, row: int, n: int) -> PendingPrediction:
+        place = row, self.slot(n)
+        p, base, last_p, last = self.pending[place].tolist()
+        return PendingPrediction(n, p, base, last_p, int(last), str(self.pending_sources[place]))
+
+    def set_waiting(self, row: int, pending: Iterable[PendingPrediction]) -> None:
+        """Write a stream's waiting predictions."""
+        for one in pending:
+            place = row, self.slot(one.n)
+            self.pending[place] = one[1:5]
+            self.pending_sources[place] = one.run_id
 
     def slot(self, n: Any) -> Any:
-        """Return the place among `pending` of the prediction after element `n`."""
+        """Return the slot in `pending` of the prediction after element `n`."""
         return (n - self.stream.window) // self.stream.stride % self.slots
 
     def counters(self, row: int) -> Counters:
-        """Return what happened on a stream."""
-        counts = self.ints[row, TICKS:].tolist()
-        return Counters(*counts)
+        """Return the counters of a stream."""
+        return Counters(*self.ints[row, TICKS:].tolist())
 
     def totals(self) -> Counters:
-        """Return what happened on all streams."""
+        """Return the counters of all streams together."""
         counts = self.ints[: len(self), TICKS:]
-        # int64 wraps without a word, and float64 does not
+        # int64 wraps silently, float64 does not
         beyond = counts.sum(axis=0, dtype=np.float64) >= MAX_COUNT
         return Counters(*np.where(beyond, MAX_COUNT, counts.sum(axis=0)).tolist())
 
+    def column(self, name: str) -> Int64s:
+        """Return a column of `ints` for all streams."""
+        return self.ints[: len(self), AT[name]]
+
     @property
     def row_bytes(self) -> int:
-        """Bytes of a row; a stream's name comes to that."""
-        arrays = [getattr(self, name) for name in _ARRAYS]
-        return sum(int(array[:1].nbytes) for array in arrays) + 8
+        """Bytes of a row, without the stream's name."""
+        return sum(int(getattr(self, name)[:1].nbytes) for name in _ARRAYS) + 8
 
     def state(self) -> TableState:
-        """Return the rows of the open streams."""
+        """Return a copy of the rows of the open streams, with unused cells set to zero."""
         count = len(self)
         arrays = {name: getattr(self, name)[:count].copy() for name in _ARRAYS}
-        # What is left of predictions that do not wait any more is no part of the state.
         idle = ~self._occupied(count)
         arrays["pending"][idle], arrays["pending_sources"][idle] = 0.0, ""
-        unused = np.arange(arrays["memory_t"].shape[1]) >= arrays["ints"][:, HELD, None]
+        unused = np.arange(arrays["memory_t"].shape[1]) >= arrays["ints"][:, MEMORY_SIZE, None]
         arrays["memory_t"][unused], arrays["memory_v"][unused] = 0, 0.0
         return TableState(list(self.names), self.sources[:count].copy(), **arrays)
 
-    def _occupied(self, count: int) -> npt.NDArray[np.bool_]:
-        """Return which places of the first rows hold a prediction that waits, (rows, slots)."""
+    def _occupied(self, count: int) -> Bools:
+        """Return which slots (rows, slots) contain a waiting prediction."""
         stream, n, first = self.stream, self.ints[:count, N], self.ints[:count, FIRST]
         occupied = np.zeros((count, self.slots), np.bool_)
         newest = n - (n - stream.window) % stream.stride
@@ -261,7 +282,7 @@ class StreamTable:
         return occupied
 
     def restore(self, state: TableState) -> None:
-        """Become what `state` says; raises ValueError where it does not fit."""
+        """Replace all rows by those of `state`; raises ValueError where they do not fit."""
         count = len(state.names)
         arrays = {name: getattr(state, name) for name in _ARRAYS if name != "pending_sources"}
         for name, array in arrays.items():
@@ -269,7 +290,7 @@ class StreamTable:
             if array.shape != (count, *wanted.shape[1:]) or array.dtype != wanted.dtype:
                 raise ValueError(f"the column {name} has the shape {array.shape}")
         if not len(state.sources) == len(set(state.names)) == len(state.pending_sources) == count:
-            raise ValueError("there are not as many names as rows")
+            raise ValueError("the numbers of names and rows differ")
         rows = FIRST_ROWS
         while rows < count:
             rows = min(2 * rows, self.limit)
@@ -281,6 +302,3 @@ class StreamTable:
         self.names = list(state.names)
         self.called[:count], self.sources[:count] = self.names, state.sources
         self.places = {name: row for row, name in enumerate(self.names)}
-
-
-_ARRAYS = ("ints", "carry", "memory_t", "memory_v", "last", "pending", "pending_sources", "own")

@@ -1,34 +1,25 @@
-"""A training from start to end, without clock or file: advance, end an epoch, take, restore.
+"""Training from files, without clock or file: advance, end an epoch, read, restore.
 
-An epoch is a few calls of the compiled function, so that whoever drives can show progress, obey
-a signal and write a checkpoint in between; where it is cut changes no bit. At its end the
-averaged weights are validated in one pass over what is held out, which starts from the state
-that the last lane of each series has carried to there. The weights of the best epoch are kept,
-and scored once more in the end by a pass over each whole series: these are the figures that a
-replay with them shows.
+**Series.** The elements come from the same maker as in a session and are scaled by the same causal
+scaler, run over the whole series from its first element. Nothing looks ahead: the held-out part
+does not affect how the elements before it are scaled. The last elements are held out. Trained are
+the targets before them; scored are the predictions that a session over the whole series would
+publish after a held-out element: after element n, for n >= window and (n - window) a multiple of
+stride.
 
-One historical series as a whole: what training needs of it, made as a session makes it.
+**Lanes.** Series are cut into lanes of equal length, none across two series. A series of which N
+elements are trained gets lanes in proportion to N, at least one, and each lane as many whole
+segments as fit. The remainder, at most a segment per lane, is at the start of the series and is
+not trained. Short series get fewer lanes than configured, so that each lane has `MIN_SEGMENTS`
+segments and an epoch as many updates.
 
-Elements come from the same maker and are scaled by the same causal scaler, run over the whole
-series from its first element on. Nothing looks ahead: what is held out has no part in how the
-elements before it are scaled.
-
-The last elements are held out. Trained on are targets that come before them; scored are the
-predictions that are published after an element that is held out, counted as in a session over
-the whole series: after element n, for n >= window and (n - window) a multiple of stride.
-
-Cutting series into lanes of equal length, none across two series.
-
-A series of which N elements are trained on gets lanes in proportion to N, one at least, and of
-each lane as many whole segments as there is room for. What is left over stands at the start of
-the series and is not trained on: less than one segment a lane. Where there are few elements there
-are fewer lanes than asked for, so that a lane keeps `LEAST` segments, and an epoch as many
-updates.
-
-The predictions that are held out, scored together: beside a coin and beside the base rate.
-
-The base rate of a series is the share of positive targets among those trained on, with half a
-count on either side, so it too knows nothing of what is held out.
+**Epochs.** An epoch is a few calls of the compiled function, so that the caller can show progress,
+obey a signal and write a checkpoint in between; the cut does not change a bit. At its end the
+averaged weights are validated in one pass over the held-out part, which starts from the state that
+the last lane of each series has reached. The weights of the best epoch are stored, and scored in
+the end by a pass over each whole series: these are the figures that a replay with them shows. They
+are compared with a coin and with the base rate, which is the share of positive targets among the
+trained ones, with half a count on either side.
 """
 
 from __future__ import annotations
@@ -53,7 +44,7 @@ from ..model.runtime import on_host
 from ..model.scaling import causal_scaler
 from ..model.trainer import LaneBatch, carried_pass, lane_trainer, next_epoch
 from ..schema import ScalingConfig, StreamConfig
-from ..typing import Float32s
+from ..typing import Bools, Float32s, Float64s, Int8s, Int64s
 from .learning import leaves, rebuild
 from .losses import EPSILON
 
@@ -63,23 +54,23 @@ class TrainingSeries(NamedTuple):
 
     name: str
     scaled: Float32s  # (N, F)
-    positive: npt.NDArray[np.bool_]  # (N,), whether the target is
+    positive: Bools  # (N,), whether the target is
     scaler: Float32s  # (1 + 2F,), the scaler's state at the end
     train: int
     digest: str  # SHA-256 of the elements, in hexadecimal
 
-    def labels(self, horizon: int) -> npt.NDArray[np.int8]:
-        """Return the target of each trained element, int8 (train,); -1 where it is held out."""
+    def labels(self, horizon: int) -> Int8s:
+        """Return the target of each trained element, int8 (train,); -1 if it is held out."""
         out = np.full(self.train, -1, np.int8)
         out[: max(self.train - horizon, 0)] = self.positive[horizon : self.train]
         return out
 
-    def due(self, stream: StreamConfig) -> npt.NDArray[np.int64]:
-        """Return the n of predictions that are held out and labelled, int64 (m,)."""
+    def due(self, stream: StreamConfig) -> Int64s:
+        """Return the n of the held-out labelled predictions, int64 (m,)."""
         n = np.arange(stream.window, len(self.positive) - stream.horizon + 1, stream.stride)
         return n[n > self.train]
 
-    def truth(self, stream: StreamConfig) -> npt.NDArray[np.bool_]:
+    def outcomes(self, stream: StreamConfig) -> Bools:
         """Return the labels of `due`, bool (m,)."""
         return self.positive[self.due(stream) + stream.horizon - 1]
 
@@ -87,7 +78,7 @@ class TrainingSeries(NamedTuple):
 def make_series(name: str, elements: Float32s, config: Config) -> TrainingSeries:
     """Return the series of elements (N, F).
 
-    Raises DataError, naming the series, where it is too short to be trained on and validated.
+    Raises DataError for a series that is too short to train and validate.
     """
     count, stream = len(elements), config.stream
     train = count - max(round(count * config.train.validation), 1)
@@ -97,8 +88,8 @@ def make_series(name: str, elements: Float32s, config: Config) -> TrainingSeries
     if train < config.learning.bptt or not len(series.due(stream)):
         raise DataError(
             f"{name} is too short: of its {count:,} elements {max(train, 0):,} are for training, "
-            f"which takes bptt={config.learning.bptt} or more, and {count - train:,} are held "
-            f"out, which takes one labelled prediction or more (window={stream.window}, "
+            f"which needs at least bptt={config.learning.bptt}, and {count - train:,} are held "
+            f"out, which need at least one labelled prediction (window={stream.window}, "
             f"stride={stream.stride}); give a longer file, or lower bptt, window or stride"
         )
     return series
@@ -113,10 +104,10 @@ def scale(elements: Float32s, config: ScalingConfig) -> tuple[Float32s, Float32s
 
 
 def mean_scaler(series: Iterable[TrainingSeries]) -> Float32s:
-    """Return the scaler state (1 + 2F,) that a new stream starts from: the mean of the series'.
+    """Return the scaler state (1 + 2F,) that a new stream starts from: the mean over the series.
 
-    Means and deviations are averaged; the count, which says how soon they give way to what the
-    new stream brings, is the smallest.
+    Means and deviations are averaged. The count, which says how soon the new stream's own values
+    replace them, is the smallest.
     """
     states = np.stack([one.scaler for one in series])
     out: Float32s = states.mean(axis=0, dtype=np.float64).astype(np.float32)
@@ -124,17 +115,17 @@ def mean_scaler(series: Iterable[TrainingSeries]) -> Float32s:
     return out
 
 
-LEAST = 16
-"""Segments of a lane before the series is cut into more of them."""
+MIN_SEGMENTS = 16
+"""Segments of a lane before the series is cut into more lanes."""
 
 
 def plan(trained: Sequence[int], lanes: int, segment: int) -> list[tuple[int, int]]:
     """Return (lanes, segments of each) for every series of `trained` elements.
 
-    `lanes` are the most in all, but that every series has one.
+    There are at most `lanes` in all, or one for each series.
     """
     whole = [count // segment for count in trained]
-    length = max(sum(whole) // lanes, LEAST)
+    length = max(sum(whole) // lanes, MIN_SEGMENTS)
     while sum(count // length for count in whole) > lanes:
         length += 1
     cut = [max(count // length, 1) for count in whole]
@@ -144,7 +135,7 @@ def plan(trained: Sequence[int], lanes: int, segment: int) -> list[tuple[int, in
 def cut_lanes(
     series: Sequence[TrainingSeries], *, lanes: int, segment: int, horizon: int
 ) -> LaneBatch:
-    """Return the lanes of all series side by side, those of a series in their order."""
+    """Return the lanes of all series together, those of a series in order."""
     planned = plan([one.train for one in series], lanes, segment)
     total, longest = sum(parts for parts, _ in planned), max(length for _, length in planned)
     features = series[0].scaled.shape[1]
@@ -154,8 +145,8 @@ def cut_lanes(
     first = 0
     for one, (parts, length) in zip(series, planned, strict=True):
         mine = slice(first, first + parts)
-        xs[:length, :, mine] = _side_by_side(one.scaled[: one.train], parts, length, segment)
-        labels[:length, :, mine] = _side_by_side(one.labels(horizon), parts, length, segment)
+        xs[:length, :, mine] = _stacked(one.scaled[: one.train], parts, length, segment)
+        labels[:length, :, mine] = _stacked(one.labels(horizon), parts, length, segment)
         lengths[mine] = length
         before[first + 1 : first + parts] = np.arange(first, first + parts - 1)
         first += parts
@@ -168,73 +159,70 @@ def last_lanes(lanes: LaneBatch) -> list[int]:
     return [*(int(k) - 1 for k in first[1:]), len(lanes.before) - 1]
 
 
-def _side_by_side(array: np.ndarray, parts: int, length: int, segment: int) -> np.ndarray:
+def _stacked(array: np.ndarray, parts: int, length: int, segment: int) -> np.ndarray:
     """Return the end of an array (n, ...) as (length, segment, parts, ...)."""
-    kept = array[len(array) - parts * length * segment :]
-    return np.moveaxis(kept.reshape(parts, length, segment, *array.shape[1:]), 0, 2)
-
-
-Probabilities = Sequence[npt.NDArray[Any]]
+    end = array[len(array) - parts * length * segment :]
+    return np.moveaxis(end.reshape(parts, length, segment, *array.shape[1:]), 0, 2)
 
 
 class HeldOutLabels(msgspec.Struct, frozen=True):
-    """What is to be foretold: `label` bool (m,), and `base_rate_p` float64 (m,)."""
+    """What is predicted: `label` bool (m,), and `base_rate_p` float64 (m,)."""
 
-    label: npt.NDArray[np.bool_]
-    base_rate_p: npt.NDArray[np.float64]
+    label: Bools
+    base_rate_p: Float64s
 
 
 def held_out_labels(series: Sequence[TrainingSeries], stream: StreamConfig) -> HeldOutLabels:
-    """Return the truth of all series, one after the other."""
-    label = [one.truth(stream) for one in series]
+    """Return the labels of all series, one after the other."""
+    label = [one.outcomes(stream) for one in series]
     rate = [base_rate(one, stream) for one in series]
     return HeldOutLabels(np.concatenate(label), np.repeat(rate, [len(part) for part in label]))
 
 
 def base_rate(series: TrainingSeries, stream: StreamConfig) -> float:
-    """Return the share of positive targets that were trained on."""
+    """Return the share of positive targets among the trained ones."""
     known = series.labels(stream.horizon)
     return (int((known == 1).sum()) + 0.5) / (int((known >= 0).sum()) + 1.0)
 
 
-def figures(truth: HeldOutLabels, p: npt.NDArray[Any]) -> dict[str, Any]:
-    """Return the scores of forecasts p (m,), log losses in nats, beside the plain ones."""
-    base = truth.base_rate_p
+def figures(held_out: HeldOutLabels, p: npt.NDArray[Any]) -> dict[str, Any]:
+    """Return the scores of forecasts p (m,) and of the plain ones; log losses in nats."""
+    base = held_out.base_rate_p
     return {
-        "labels": len(truth.label),
-        "log_loss": held_out_log_loss(p, truth.label),
-        "accuracy": held_out_accuracy(p, truth.label),
-        "brier": float(np.mean((np.asarray(p, np.float64) - truth.label) ** 2)),
-        "positive": float(truth.label.mean()),
-        "base_rate_log_loss": held_out_log_loss(base, truth.label),
-        "base_rate_accuracy": held_out_accuracy(base, truth.label),
+        "labels": len(held_out.label),
+        "log_loss": held_out_log_loss(p, held_out.label),
+        "accuracy": held_out_accuracy(p, held_out.label),
+        "brier": float(np.mean((np.asarray(p, np.float64) - held_out.label) ** 2)),
+        "positive": float(held_out.label.mean()),
+        "base_rate_log_loss": held_out_log_loss(base, held_out.label),
+        "base_rate_accuracy": held_out_accuracy(base, held_out.label),
         "coin_log_loss": math.log(2.0),
     }
 
 
-def held_out_log_loss(p: npt.NDArray[Any], label: npt.NDArray[np.bool_]) -> float:
-    """Return the mean log loss in nats; a NaN stays one."""
+def held_out_log_loss(p: npt.NDArray[Any], label: Bools) -> float:
+    """Return the mean log loss in nats; NaN for a p of NaN."""
     p = np.asarray(p, np.float64)
     return float(-np.log(np.maximum(np.where(label, p, 1.0 - p), EPSILON)).mean())
 
 
-def held_out_accuracy(p: npt.NDArray[Any], label: npt.NDArray[np.bool_]) -> float:
-    """Return the share of labels that were foretold."""
+def held_out_accuracy(p: npt.NDArray[Any], label: Bools) -> float:
+    """Return the share of labels that were predicted."""
     return float(((p > 0.5) == label).mean())
 
 
 CALLS = 8
-"""Calls that an epoch is cut into: a tenth of a second each for a million elements."""
+"""Calls of an epoch: a tenth of a second each for a million elements."""
 
 PASS_BLOCK = 65536
-"""Elements of a call that learns nothing."""
+"""Elements of a call that only predicts."""
 
 DIVERGED = 10.0
-"""Nats. A network that knows nothing has 0.7; one whose mean loss is this does not come back."""
+"""Nats. A network that knows nothing has 0.7; one with a mean loss of 10 does not recover."""
 
 
 class Epoch(msgspec.Struct, frozen=True):
-    """What one epoch came to, epochs counted from 1; losses are log losses in nats."""
+    """The result of an epoch, counted from 1; losses are log losses in nats."""
 
     epoch: int
     train_loss: float
@@ -248,7 +236,7 @@ class Epoch(msgspec.Struct, frozen=True):
 
 
 class TrainingPosition(msgspec.Struct):
-    """Where a training stands: `epoch` epochs are done, and `segment` segments of the next."""
+    """How far a training is: `epoch` epochs, and `segment` segments of the next."""
 
     epoch: int = 0
     segment: int = 0
@@ -260,11 +248,11 @@ class TrainingPosition(msgspec.Struct):
 class Training:
     """Trains one set of weights on all of `series`.
 
-    config: the model, learning and train tables say how. weights: what to start from.
+    config: its tables model, learning and train. weights: what to start from.
 
     Everything is compiled on construction. Attributes: `position`; `lanes`, their number;
-    `segments`, of an epoch; `best`, the best weights so far, None before the first epoch's end.
-    Raises ConfigurationError for an optimiser that does not exist.
+    `segments`, of an epoch; `best`, the best weights so far, None before the first epoch ends.
+    Raises ConfigurationError for an unknown optimiser.
     """
 
     def __init__(self, config: Config, series: Sequence[TrainingSeries], weights: Weights) -> None:
@@ -286,58 +274,57 @@ class Training:
         self._run, self._next = run.compile(), jax.jit(next_epoch)
         self._pass = jax.jit(functools.partial(carried_pass, self.shape))
         self._last = last_lanes(self._lanes)
-        self._truth = held_out_labels(series, config.stream)
+        self._labels = held_out_labels(series, config.stream)
         self.position = TrainingPosition()
         self.best: Weights | None = None
 
-    # ---- going on -----------------------------------------------------------------------
+    # ---- progress -----------------------------------------------------------------------
 
     @property
     def finished(self) -> bool:
-        """Whether every epoch is done, or too many came without a better validation."""
+        """Whether every epoch is done, or too many passed without a better validation."""
         done, patience = self.position.epoch, self.config.train.patience
         waited = done - self.position.best_epoch
         return done >= self.config.train.epochs or 0 < patience <= waited
 
     @property
     def epoch_over(self) -> bool:
-        """Whether all segments of the epoch under way are done."""
+        """Whether all segments of the present epoch are done."""
         return self.position.segment >= self.segments
 
     @property
     def train_loss(self) -> float:
-        """Mean log loss in nats over the epoch under way; NaN before its first target."""
+        """Mean log loss in nats over the present epoch; NaN before its first target."""
         loss, count = (float(x) for x in np.asarray(self._train.sums[:2]))
         return loss / count if count else math.nan
 
     def advance(self) -> None:
-        """Train on the next part of the epoch under way."""
+        """Train on the next part of the present epoch."""
         at = self.position
         stop = min(at.segment + -(-self.segments // CALLS), self.segments)
         numbers = (np.int32(x) for x in (at.epoch, at.segment, stop))
         self._train = self._run(self._train, self._lanes, *numbers)
-        np.asarray(self._train.sums)  # what is timed and shown has happened
+        np.asarray(self._train.sums)  # wait, so that the caller's times are right
         at.segment = stop
 
     def end_epoch(self, spent: Callable[[], float]) -> Epoch:
-        """Validate, keep the weights if they are the best so far, and make ready for the next.
+        """Validate, store the weights if they are the best so far, and prepare the next epoch.
 
-        spent: tells the seconds that the epoch took; it is asked after the validation. Raises
-        DivergedError where a loss is not finite or beyond `DIVERGED`, or where every update was
-        refused.
+        spent: returns the seconds of the epoch; it is called after the validation. Raises
+        DivergedError if a loss is not finite or above `DIVERGED`, or if every update was refused.
         """
         at, loss = self.position, self.train_loss
         _, _, taken, refused = (float(x) for x in np.asarray(self._train.sums))
         self._check(loss, taken, refused)
         p = self.validate()
-        validation = held_out_log_loss(p, self._truth.label)
+        validation = held_out_log_loss(p, self._labels.label)
         self._check(validation, taken, refused)
         better = not at.history or validation < self._best_loss()
         epoch = Epoch(
             epoch=at.epoch + 1,
             train_loss=loss,
             validation_log_loss=validation,
-            validation_accuracy=held_out_accuracy(p, self._truth.label),
+            validation_accuracy=held_out_accuracy(p, self._labels.label),
             learning_rate=self._rate(),
             updates=int(taken),
             updates_refused=int(refused),
@@ -355,7 +342,7 @@ class Training:
         return self.position.history[self.position.best_epoch - 1].validation_log_loss
 
     def _rate(self) -> float:
-        """Return the step size at the start of the epoch under way."""
+        """Return the step size at the start of the present epoch."""
         settings, done = self.config.train, self.position.epoch / self.config.train.epochs
         share = 0.5 * (1.0 + math.cos(math.pi * done)) if settings.schedule == "cosine" else 1.0
         return settings.train_rate * share
@@ -372,37 +359,37 @@ class Training:
             f"(it is {self.config.train.train_rate:g}), or set clip_norm"
         )
 
-    # ---- what it is and has found -------------------------------------------------------
+    # ---- results ------------------------------------------------------------------------
 
     @property
     def trained_elements(self) -> int:
-        """Elements that an epoch trains on, of all series."""
+        """Elements of an epoch, of all series."""
         return int(np.asarray(self._lanes.lengths).sum()) * self.config.learning.bptt
 
     @property
     def device(self) -> str:
-        """Where it computes, as JAX names it: `cpu`, `gpu`."""
+        """The platform that computes, as JAX names it: `cpu`, `gpu`."""
         return str(next(iter(self._lanes.xs.devices())).platform)
 
     def plain_log_loss(self) -> float:
-        """Return the base rate's mean log loss in nats on what is held out."""
-        return held_out_log_loss(self._truth.base_rate_p, self._truth.label)
+        """Return the base rate's mean log loss in nats on the held-out labels."""
+        return held_out_log_loss(self._labels.base_rate_p, self._labels.label)
 
     def final_figures(self) -> dict[str, Any] | None:
-        """Return the scores of the best weights in a pass over each whole series, None so far."""
+        """Return the scores of the best weights in a pass over each whole series; None without."""
         if self.best is None:
             return None
-        return figures(self._truth, self.validate_from_start(self.best))
+        return figures(self._labels, self.validate_from_start(self.best))
 
     # ---- validation ---------------------------------------------------------------------
 
     def validate(self) -> Float32s:
-        """Return p (m,) of the held out predictions, going on from the states of the lanes."""
+        """Return p (m,) of the held-out predictions, from the states of the lanes on."""
         states = np.asarray(self._train.state)[self._last]
         return self._held_out(self._train.average, states, [one.train for one in self.series])
 
     def validate_from_start(self, weights: Weights) -> Float32s:
-        """Return p (m,) of the held out predictions, each series stepped from its beginning."""
+        """Return p (m,) of the held-out predictions, each series from its beginning on."""
         states = np.zeros((len(self.series), self.shape.state), np.float32)
         return self._held_out(weights, states, [0] * len(self.series))
 
@@ -415,7 +402,7 @@ class Training:
         return np.concatenate(out)
 
     def _carried(self, weights: Weights, state: Any, xs: Float32s) -> Float32s:
-        """Return p (T,) over scaled inputs xs (T, F), in blocks of few lengths: each compiles."""
+        """Return p (T,) over scaled inputs xs (T, F), in blocks of few lengths."""
         out = []
         for start in range(0, len(xs), PASS_BLOCK):
             part = xs[start : start + PASS_BLOCK]
@@ -428,18 +415,18 @@ class Training:
     # ---- checkpoints --------------------------------------------------------------------
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return all arrays that `restore` wants, by name."""
-        held = {"train": self._train} | ({} if self.best is None else {"best": self.best})
+        """Return the arrays that `restore` takes, by name."""
+        trees = {"train": self._train} | ({} if self.best is None else {"best": self.best})
         return {
             f"{name}.{k}": leaf
-            for name, tree in held.items()
+            for name, tree in trees.items()
             for k, leaf in enumerate(leaves(tree))
         }
 
     def restore(self, position: TrainingPosition, arrays: Mapping[str, np.ndarray]) -> None:
-        """Go on from where another training of the same settings and data stood.
+        """Continue from the position of another training with the same settings and data.
 
-        Raises SnapshotError where the arrays are of other shapes.
+        Raises SnapshotError for arrays of other shapes.
         """
         self._train = rebuild(self._train, _named(arrays, "train"))
         if position.history:

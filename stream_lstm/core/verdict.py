@@ -1,37 +1,34 @@
-"""What the figures of a summary say, in one plain sentence: for tables, JSON and reports alike.
+"""The summary of a replay or a daemon: one flat record, fit for JSON, with a verdict.
 
-Only what holds however often one looks is called better or worse: evidence of 20 : 1 at some
-label, which is then there to stay. See `evidence`.
-
-What a replay or a daemon has to say at its end: one flat record, fit for JSON.
-
-Figures that need a label are None where none came. Times are the shell's to measure, so they are
-passed in.
+The verdict is one plain sentence about the figures, for tables, JSON and reports alike. It says
+better or worse only if that holds at every look: evidence of 20 : 1 at some label, which does not
+go away, see `evidence`. Figures that need a label are None without labels.
 """
 
 from __future__ import annotations
 
 import math
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from .. import __version__
 from .evidence import PROVEN, labels_needed
-from .replay import Digest
-from .session import Session
-from .table import EXPIRED, N
+
+if TYPE_CHECKING:
+    from .replay import Digest
+    from .session import Session
 
 EDGES = (0.51, 0.505, 0.502, 0.501, 0.5005, 0.5002, 0.5001)
-"""Accuracies worth finding, of which the first that these labels could not show is told."""
+"""Accuracies worth finding; the verdict names the first that these labels could not show."""
 
 PLAIN_ODDS = 6
-"""Powers of ten below which odds are written out."""
+"""Odds below this power of ten are written out."""
 
 
 def verdict(summary: dict[str, Any]) -> str:
-    """Return one sentence about the record that `summary.summarize` makes."""
+    """Return one sentence about a record of `summarize`."""
     if not summary["predictions"]:
         return _why_none(summary)
     if not summary["labels"]:
@@ -42,7 +39,7 @@ def verdict(summary: dict[str, Any]) -> str:
 
 
 def comparison(evidence: dict[str, Any], labels: int) -> str:
-    """Return what `Evidence.figures` over that many labels says of base rate and last label."""
+    """Return the sentence for `Evidence.figures` over that many labels."""
     base, last = (_proven(evidence[other]) for other in ("base_rate", "last_label"))
     after = f" after {count(labels, 'labels')}"
     if not base:
@@ -57,7 +54,7 @@ def comparison(evidence: dict[str, Any], labels: int) -> str:
 
 
 def _beside(last: dict[str, float], *, asked: bool) -> str:
-    """Return the part about the last label; where the base rate is not beaten, if it is worse."""
+    """Return the part about the last label; asked: whether it follows a better."""
     if "better" in last and "worse" in last:
         return f"; better than repeating the last label at times, worse at others ({_both(last)})"
     if "worse" in last:
@@ -70,12 +67,12 @@ def _beside(last: dict[str, float], *, asked: bool) -> str:
 
 
 def _on_the_whole(side: str, difference: float) -> str:
-    """Return the words for a bet that was won by a part of the labels, against the mean of all."""
+    """Return the words for a bet that was won although the mean says otherwise."""
     return "" if (difference > 0) == (side == "better") else " at times, not on the whole"
 
 
 def _proven(bet: dict[str, Any]) -> dict[str, float]:
-    """Return {side: highest log W} of what was proven."""
+    """Return {side: highest log W} of each side that was proven."""
     found = {side: bet[side]["highest_log_e"] for side in ("better", "worse")}
     return {side: log_e for side, log_e in found.items() if log_e >= PROVEN}
 
@@ -93,7 +90,7 @@ def _would_need(labels: int) -> str:
 
 def odds(log_e: float) -> str:
     """Return evidence of `log_e` nats as odds: `4,100 : 1`, or `10^2,173 : 1`; rounded down."""
-    power = log_e / math.log(10) + 1e-9  # what was 20 : 1 is not to be written as 19
+    power = log_e / math.log(10) + 1e-9  # or 20 : 1 could be written as 19
     if power >= PLAIN_ODDS:
         return f"10^{math.floor(power):,} : 1"
     whole = math.floor(10**power)
@@ -115,16 +112,16 @@ def _without_labels(summary: dict[str, Any]) -> str:
     if not refused:
         return "no prediction has its label yet"
     kinds = {kind: summary.get(f"labels_{kind}", 0) for kind in ("late", "bad", "unknown")}
-    told = ", ".join(f"{number:,} {kind}" for kind, number in kinds.items() if number)
-    return f"every label was refused ({told or count(refused, 'labels')})"
+    listed = ", ".join(f"{number:,} {kind}" for kind, number in kinds.items() if number)
+    return f"every label was refused ({listed or count(refused, 'labels')})"
 
 
 def _one_class(summary: dict[str, Any]) -> str:
     label = int(summary["base_rate"])
     what = "is always" if label else "is never"
     return (
-        f"every label is {label}: the target {what} above zero, and there is nothing to tell "
-        "apart; the target is the first feature, usually a difference or a return"
+        f"every label is {label}: the target {what} above zero, so there is nothing to predict; "
+        "the target is the first feature, usually a difference or a return"
     )
 
 
@@ -141,26 +138,27 @@ def _why_none(summary: dict[str, Any]) -> str:
 
 
 def summarize(
-    session: Session, digest: Digest, *, wall_s: float, compile_s: float, held: int = 0
+    session: Session, digest: Digest, *, wall_s: float, compile_s: float, earlier: int = 0
 ) -> dict[str, Any]:
     """Return the counts and scores of all streams of a session together.
 
-    wall_s: seconds spent on reading and stepping; compile_s: seconds spent before that, on
-    making the session; held: elements of an earlier run, which took none of that. `elements_per_s`
-    is None where `wall_s` is 0.
+    wall_s: seconds of reading and stepping. compile_s: seconds of making the session. earlier:
+    elements of an earlier run, which are not in these times. `elements_per_s` is None if `wall_s`
+    is 0.
     """
     session.look()
     table, scores = session.table, session.scores.total()
-    counters, count = table.totals(), len(table)
-    elements, expired = (int(table.ints[:count, column].sum()) for column in (N, EXPIRED))
-    expired += sum(side.ledger.expired for side in session.sides.values())
+    counters, elements = table.totals(), int(table.column("n").sum())
+    expired = int(table.column("expired").sum()) + sum(
+        extras.ledger.expired for extras in session.extras.values()
+    )
     counters.refused_labels += session.stray_labels
     counters.labels_unknown += session.stray_labels
     config = session.config
     experts = {} if session.members is None else {"experts": _experts(session)}
     summary = {
         "version": __version__,
-        "streams": count,
+        "streams": len(table),
         "elements": elements,
         **msgspec.structs.asdict(counters),
         "labels": scores.labels,
@@ -173,15 +171,15 @@ def summarize(
         "learn": config.learning.learn,
         "wall_s": wall_s,
         "compile_s": compile_s,
-        "elements_per_s": (elements - held) / wall_s if wall_s > 0 else None,
+        "elements_per_s": (elements - earlier) / wall_s if wall_s > 0 else None,
         "digest": digest.hexdigest(),
     }
     return summary | {"verdict": verdict(summary)}
 
 
 def _experts(session: Session) -> dict[str, dict[str, float | None]]:
-    """Return {member: weight, averaged over the streams, and mean log loss (nats)} of a bank."""
-    mixtures = [side.mixture for side in session.sides.values() if side.mixture is not None]
+    """Return {member: weight (mean over the streams) and mean log loss (nats)} of a bank."""
+    mixtures = [one.mixture for one in session.extras.values() if one.mixture is not None]
     labels = sum(mixture.labels for mixture in mixtures)
     return {
         name: {

@@ -7,7 +7,7 @@ bad row and reports a `Refusal`. A limit counts the ticks that are given, so row
 never reported.
 
 `read_ahead` reads blocks in a thread while others are used, and `TimeOrder` counts rows whose time
-is old (see `core.old_times` for the rule).
+is old (see `core.old_ticks` for the rule).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from ..closing import Closing
-from ..core.old_times import NEVER, find_old
+from ..core.old_ticks import NEVER, find_old
 from ..errors import DataError, UsageError
 from ..events import Refusal
 from ..schema import OnBad

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from ..config import build
 from ..core.expressions import columns_of
-from ..core.features import Clipped
+from ..core.features import ClippingMonitor
 from ..core.outcome import Outcome
 from ..core.replay import Digest, Replay, ReplayRows
 from ..core.session import Session
@@ -101,10 +101,10 @@ def replay_frame(
     def piece_done(rows: ReplayRows) -> None:
         nonlocal done
         done += len(rows.t_ns)
-        lines.extend(clipped.look(session.table))
+        lines.extend(clipped.check(session.table))
 
     started = clock.perf_counter()
-    clipped, lines = Clipped(config), list[str]()
+    clipped, lines = ClippingMonitor(config), list[str]()
     session = Session(config, columns, deliver=take, weights=weights, scaler=scaler)
     compiled = clock.perf_counter()
     Replay(session, stream, numbered=True, after=piece_done).run([ReplayRows(t_ns, values)])

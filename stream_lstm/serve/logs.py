@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 import msgspec
 
 from ..closing import Closing
-from ..core.old_times import moment
+from ..core.old_ticks import moment
 from ..events import (
     End,
     Fresh,

@@ -218,7 +218,7 @@ def totals(session: Session) -> Totals:
     counters = session.table.totals()
     counters.labels_unknown += session.stray_labels
     counters.refused_labels += session.stray_labels
-    expired = sum(side.ledger.expired for side in list(session.sides.values()))
+    expired = sum(extras.ledger.expired for extras in list(session.extras.values()))
     return Totals(
         len(names),
         int(_warm(session, ints).sum()),

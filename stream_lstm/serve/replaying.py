@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
-from ..core.features import Clipped
+from ..core.features import ClippingMonitor
 from ..core.outcome import Outcome
 from ..core.proofs.state import StateCheck, effect
 from ..core.proofs.state import verdict as state_verdict
@@ -114,7 +114,7 @@ class LiveResults(Results):
         store, times = daemon.store, {"wall_s": wall_s, "compile_s": daemon.compile_s}
         held = 0 if store is None else store.resumed_elements
         return {
-            **summarize(daemon.session, self.digest, **times, held=held),
+            **summarize(daemon.session, self.digest, **times, earlier=held),
             "compilations_after_ready": daemon.compilations,
             "feed": msgspec.structs.asdict(daemon.subscriber.counters),
             **({} if store is None else {"store": store.figures()}),
@@ -188,7 +188,7 @@ class ReplayResults(Results):
         """Return the closing record; `rows_refused` are rows that never reached the session."""
         held = 0 if self.store is None else self.store.resumed_elements
         times = {"wall_s": wall_s, "compile_s": compile_s}
-        summary = summarize(session, self.digest, **times, held=held)
+        summary = summarize(session, self.digest, **times, earlier=held)
         summary["ticks"] += rows_refused
         summary["refused_ticks"] += rows_refused
         summary["verdict"] = verdict(summary)
@@ -232,7 +232,7 @@ class FileReplay:
         self._session, self._results, self._check = session, results, check
         self._labels, self._store = labels, store
         self._warn, self._progress = warn, progress
-        self._clipped = Clipped(session.config)
+        self._clipped = ClippingMonitor(session.config)
         self.late: LateLabels | None = None
         if labels is not None:
             self.late = LateLabels(
@@ -278,7 +278,7 @@ class FileReplay:
                 assert piece.numbers is not None
                 keys = None if piece.keys is None else Keys(*piece.keys)
                 look(piece.t_ns, piece.values, piece.numbers, keys)
-                for line in self._clipped.look(self._session.table):
+                for line in self._clipped.check(self._session.table):
                     self._warn(line)
 
             replay = Replay(self._session, file.stream, late=self.late, before=begin, after=end)

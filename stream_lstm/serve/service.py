@@ -62,10 +62,10 @@ class Service:
     def attend(self, daemon: Daemon, status: str) -> None:
         """Report that the daemon is ready, and check it once a second in its loop."""
         self._status = status
-        from ..core.features import Clipped
+        from ..core.features import ClippingMonitor
 
-        clipped, table = Clipped(daemon.config), daemon.session.table
-        self._clipped = lambda: clipped.look(table)
+        clipped, table = ClippingMonitor(daemon.config), daemon.session.table
+        self._clipped = lambda: clipped.check(table)
         daemon.every(PERIOD_S, lambda: self._tend(daemon))
         if self._supervisor.watchdog_s is not None:
             daemon.every(self._supervisor.watchdog_s, self._supervisor.alive)

@@ -41,7 +41,7 @@ def run_row(
 
 def short_digest(session: Session) -> str:
     """Return a short digest of a session's weights."""
-    weights = {name: learned.weights for name, learned in session.learned.items()}
+    weights = {name: learned.weights for name, learned in session.learners.items()}
     return weights_digest(weights)[:16]
 
 

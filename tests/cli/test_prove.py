@@ -305,7 +305,7 @@ def test_other_weights_are_named(cli, file, monkeypatch):
     class Nudged(Daemon):
         def __init__(self, config, columns, **options):
             super().__init__(config, columns, **options)
-            learned = self.session.learned_for("")
+            learned = self.session.learner_for("")
             learned.weights = tuple(array * 1.001 for array in learned.weights)
 
     monkeypatch.setattr(proofs, "Daemon", Nudged)

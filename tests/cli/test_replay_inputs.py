@@ -11,7 +11,7 @@ import pytest
 
 from stream_lstm.config import DEFAULT_BANK, build, parse_bank
 from stream_lstm.core.best_possible import FIGURES, BestPossible
-from stream_lstm.core.many import Many
+from stream_lstm.core.columnar import ColumnarPath
 from stream_lstm.core.session import Session
 from stream_lstm.core.snapshot import fingerprint
 from stream_lstm.errors import ConfigurationError, StreamLSTMError
@@ -65,7 +65,7 @@ def test_columns_of_streams_give_what_each_gives_alone(cli, prices, tmp_path, mo
         out = tmp_path / f"{kind}.parquet"
         found.append(summary(cli("replay", prices, *BY_COLUMN, "--out", out, "--json")))
         files.append(pyarrow.parquet.read_table(out))
-        monkeypatch.setattr(Many, "arrive", in_runs)
+        monkeypatch.setattr(ColumnarPath, "arrive", in_runs)
     one, two = found
     assert {key: one[key] for key in ALIKE} == {key: two[key] for key in ALIKE}
     assert one["evidence"] == two["evidence"]

@@ -148,7 +148,7 @@ def comparable(events: Sequence[Output]) -> list[Output]:
 def state_of(session: Session) -> Any:
     """Everything that a session holds, as plain values and bytes."""
     return {name: plain(stream.state()) for name, stream in session.streams.items()}, plain(
-        session.learned
+        session.learners
     )
 
 

@@ -17,7 +17,7 @@ import stream_lstm
 from stream_lstm import Predictor
 from stream_lstm.core import atomic
 from stream_lstm.core.atomic import AFTER, BEFORE, AtomicSession
-from stream_lstm.core.many import Arrivals
+from stream_lstm.core.columnar import Arrivals
 from stream_lstm.errors import ConfigurationError, UsageError
 from stream_lstm.events import Gap, Label, Prediction, SessionStart, Ticks
 
@@ -146,8 +146,12 @@ def labels_fit(kind: str, call: str) -> bool:
         KINDS[kind].get("learn", False)))  # fmt: skip
 
 
+SLOW = dict.fromkeys(("bank", "learning, of their own"), pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
-    ("kind", "call"), [(k, c) for k in KINDS for c in CALLS if labels_fit(k, c)]
+    ("kind", "call"),
+    [pytest.param(k, c, marks=SLOW.get(k, ())) for k in KINDS for c in CALLS if labels_fit(k, c)],
 )
 def test_an_exception_at_any_line_leaves_the_state_before_or_after(kind, call):
     session = open_session(kind)
@@ -248,14 +252,14 @@ def test_arguments_that_a_caller_changes_later_are_no_part_of_a_mended_state():
 
 
 def test_bases_are_taken_on_the_way(monkeypatch):
-    monkeypatch.setattr(atomic, "MOST_AGAIN", 50)
-    monkeypatch.setattr(atomic, "AGAIN_PER_STREAM", 0)
+    monkeypatch.setattr(atomic, "REBASE_EVERY", 50)
+    monkeypatch.setattr(atomic, "REBASE_PER_STREAM", 0)
     session, whole = open_session("learning"), open_session("learning")
     for k in range(230):
         for one in (session, whole):
             one.tick("a", k, [np.sin(k)], "run", k + 1)
         assert len(session._base.calls) <= 51
-        assert len(session.learning.kept_by) <= 2, "bases of the past are let go of"
+        assert len(session.learning.snapshots) <= 2, "bases of the past are let go of"
         if k % 37 == 36:
             call = lambda s: s.tick("a", 500, [0.1], "run", 500)  # noqa: E731
             assert tear(session, call, 20) is not None

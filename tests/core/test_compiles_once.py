@@ -36,6 +36,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "lag": {"learn": True, "features": ["diff(x)", "lag(lag(x))", "x"]},
 }
 
+QUICK = ("plain", "adam", "calibrate")
+"""Configurations that compile in a second."""
+
 HIDDEN = {name: 3 + k for k, name in enumerate(CONFIGS)}
 """Other tests have other numbers with `FEATURES`."""
 
@@ -49,8 +52,8 @@ class Course:
 
     def __init__(self, name: str) -> None:
         values = {"features": FEATURES, "hidden": HIDDEN[name], "stride": 3, "on_gap": "reset"}
-        watch = {"rollback_window": 32, "freeze_labels": 16}
-        self.config = settings(**values | watch | CONFIGS[name])
+        rollback = {"rollback_window": 32, "freeze_labels": 16}
+        self.config = settings(**values | rollback | CONFIGS[name])
         self.members = SMALL_BANK if self.config.learning.bank != "none" else None
         self.events: list[Any] = []
         self.rng = np.random.default_rng(0)
@@ -104,10 +107,10 @@ class Course:
             self.drive("a", "d")
             yield "weights that are set"
         if session.learning.length:
-            guard = session.learning.guard
-            guard._harm = lambda watch, part: "base-rate"
+            policy = session.learning.rollback
+            policy._harm = lambda *_: "base-rate"
             self.drive(*"aaaa")
-            del guard._harm
+            del policy._harm
             self.drive("a")
             made = [e.to for e in self.events if isinstance(e, Rollback)]
             assert {"last-good", "base-rate"} <= set(made)
@@ -129,7 +132,10 @@ def _is(event: Any, kind: type, stream: str) -> bool:
 
 
 @pytest.mark.filterwarnings("ignore:Specifying a key:UserWarning")
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] * (n not in QUICK)) for n in CONFIGS],
+)
 def test_no_path_compiles_after_construction(name: str) -> None:
     course = Course(name)
     before, found = compilations(), {}

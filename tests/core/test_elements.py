@@ -209,7 +209,7 @@ def one_by_one(maker: ElementMaker, rows: np.ndarray) -> tuple[list[Element], Re
 
 
 @pytest.mark.parametrize("name", PATTERNS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60)
 @given(
     rows=hard_rows(),
     cuts=st.sets(st.integers(1, 60), max_size=4),

@@ -67,7 +67,7 @@ def skewed(rng: np.random.Generator) -> Doubles:
     return np.where(rng.random(LABELS) < 0.1, 0.9, -0.1)
 
 
-@pytest.mark.parametrize(("null", "streams"), [(coins, 1000), (mirrored, 400), (skewed, 400)])
+@pytest.mark.parametrize(("null", "streams"), [(coins, 400), (mirrored, 400), (skewed, 400)])
 def test_of_streams_no_better_and_no_worse_few_ever_raise_an_alarm(null, streams: int) -> None:
     rng = np.random.default_rng(1)
     bets = [played(null(rng).tolist()) for _ in range(streams)]
@@ -302,5 +302,5 @@ def test_labels_needed_are_those_of_a_plain_test() -> None:
     rng, needed = np.random.default_rng(6), labels_needed(0.55)
     found = rng.binomial(needed, 0.55, 20_000) / needed > 0.5 + 1.6449 * 0.5 / math.sqrt(needed)
     assert found.mean() == pytest.approx(0.8, abs=0.02)
-    with pytest.raises(ValueError, match="not above a coin's"):
+    with pytest.raises(ValueError, match="not above 1/2"):
         labels_needed(0.5)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_lstm.config import build
+from stream_lstm.core.labels import MIN_CLOSED, NO_LABEL, Ledger, LedgerEntry, TimedLabel
 from stream_lstm.core.replay import Digest
 from stream_lstm.core.verdict import summarize
 from stream_lstm.errors import ConfigurationError
@@ -43,7 +44,7 @@ def of(events: list[Output], kind: type) -> list[Any]:
     return [event for event in events if isinstance(event, kind)]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20)
 @given(delays=st.lists(st.integers(0, 200), min_size=len(DUE), max_size=len(DUE)))
 def test_scores_are_those_of_labels_in_order_whatever_the_delays(delays: list[int]) -> None:
     """Frozen weights: each published prediction meets its own label, once."""
@@ -61,7 +62,7 @@ def test_scores_are_those_of_labels_in_order_whatever_the_delays(delays: list[in
     assert one.session.streams["a"].counters.refused_labels == 0
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12)
 @given(delays=st.lists(st.integers(0, 60), min_size=len(DUE), max_size=len(DUE)))
 def test_nothing_is_learned_twice_and_every_label_is_accounted_for(delays: list[int]) -> None:
     """Each label comes twice; with an expiry, each prediction is scored or expires."""
@@ -91,10 +92,10 @@ def test_a_late_label_learns_from_the_elements_and_the_carry_of_its_own_time() -
         drive(configuration(**values), story({52: at}), cuts=()).session for at in (52, 160)
     )
     late.settle()
-    assert plain(at_once.learned) == plain(late.learned)
+    assert plain(at_once.learners) == plain(late.learners)
     other = drive(configuration(**values), story({57: 160}), cuts=()).session
     other.settle()
-    assert plain(other.learned) != plain(late.learned)
+    assert plain(other.learners) != plain(late.learners)
 
 
 # ---- early, revised, expired -------------------------------------------------------------
@@ -206,3 +207,47 @@ def test_labels_of_streams_that_are_not_there_are_in_the_summary() -> None:
     session.label(Label("b", 12, 1))
     summary = summarize(session, Digest(), wall_s=1.0, compile_s=0.0)
     assert (summary["refused_labels"], summary["labels_unknown"]) == (1, 1)
+
+
+# ---- the book of waiting predictions, against a plain list ---
+
+
+def pending(n: int) -> LedgerEntry:
+    return LedgerEntry(n, 0.5, 0.5, 0.5, -1)
+
+
+@given(limit=st.integers(1, 5), moves=st.lists(st.integers(0, 12), max_size=60))
+def test_a_prediction_leaves_once_by_its_label_or_as_the_oldest(
+    limit: int, moves: list[int]
+) -> None:
+    ledger, book, expired, n = Ledger(), [], 0, 0
+    for move in moves:
+        if move < 6:
+            n += 10
+            gone = ledger.add(pending(n), limit)
+            book.append(n)
+            wanted = book.pop(0) if len(book) > limit else None
+            expired += wanted is not None
+            assert (gone.n if gone else None) == wanted
+        else:
+            asked = n - 10 * (move - 7)
+            if asked in book:
+                ledger.label(asked, TimedLabel(1, 0), asked)
+                labelled = ledger.settle(asked, limit)
+                assert labelled is not None
+                assert labelled.entry.n == asked
+                book.remove(asked)
+        assert list(ledger.waiting) == book
+        assert getattr(ledger.oldest(), "n", None) == (book[0] if book else None)
+        assert ledger.expired == expired
+    assert [ledger.expire(limit).n for _ in list(book)] == book
+    assert ledger.expired == expired + len(book)
+    assert ledger.oldest() is None
+
+
+def test_what_has_left_is_remembered_up_to_a_bound() -> None:
+    ledger = Ledger()
+    for n in range(1, 3 * MIN_CLOSED):
+        ledger.add(pending(n), 1)
+    assert list(ledger.closed) == list(range(2 * MIN_CLOSED - 1, 3 * MIN_CLOSED - 1))
+    assert set(ledger.closed.values()) == {NO_LABEL}

@@ -9,6 +9,7 @@ import pytest
 
 from stream_lstm.config import Config, build
 from stream_lstm.core.snapshot import fingerprint, freeze, take
+from stream_lstm.core.stream import DueUpdate
 from stream_lstm.events import Gap, Label
 
 from ..engines import settings
@@ -116,4 +117,48 @@ def test_a_state_that_was_written_is_not_kept():
     push(session, walk(np.random.default_rng(0), 60))
     take(session)
     push(session, walk(np.random.default_rng(0), 60))
-    assert session.learning.kept_by == []
+    assert session.learning.snapshots == []
+
+
+# The names in the bytes: older snapshots must stay readable, whatever the code calls them.
+NAMES = {
+    "snapshot": "fingerprint learned table sides scores frozen",
+    "table": "names sources pending_sources ints carry memory_t memory_v last pending own",
+    "side": "tape trace mixture twin recalibration ledger owed waiting",
+    "ledger": "waiting held early closed expired",
+    "held": "pending truth until",
+    "pending": "n p base_rate_p last_label_p last_label session t_ns raw_p frozen_p stateless_p "
+    "experts inputs state",
+    "truth": "label t_ns",
+    "owed": "n label loss base_loss inputs starts",
+    "learned": "weights optimizer watch",
+    "watch": "good candidate labels positives count loss base spells refused rest resting based "
+    "age",
+}
+
+
+def test_the_bytes_have_the_names_of_the_format():
+    values = {"learn": True, "labels": "external", "revisions": "last", "stride": 5}
+    session = open_session(settings(**values), lambda _: None)
+    push(session, [Tick(float(k % 3) - 1, k) for k in range(30)])
+    session.label(Label("a", 12, 1))
+    session.settle()
+    session.label(Label("a", 17, 1))
+    whole = msgspec.msgpack.decode(take(session)[6:-32], strict=False)
+    side, learned = whole["sides"][0], whole["learned"][""]
+    found = {
+        "snapshot": whole,
+        "table": whole["table"],
+        "side": side,
+        "ledger": side["ledger"],
+        "held": side["ledger"]["held"][17],
+        "pending": side["ledger"]["waiting"][22],
+        "truth": side["ledger"]["held"][17]["truth"],
+        "learned": learned,
+        "watch": learned["watch"],
+    }
+    assert {name: " ".join(part) for name, part in found.items()} == {
+        name: names for name, names in NAMES.items() if name != "owed"
+    }
+    due = msgspec.to_builtins(DueUpdate(1, 1, 0.5, 0.5))
+    assert " ".join(due) == NAMES["owed"]

@@ -9,24 +9,31 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from stream_lstm.core.session import Session
 from stream_lstm.core.training import (
+    MIN_SEGMENTS,
     Training,
     TrainingSeries,
     base_rate,
+    cut_lanes,
     figures,
     held_out_labels,
+    last_lanes,
     make_series,
     mean_scaler,
+    plan,
 )
 from stream_lstm.errors import DataError, DivergedError, SnapshotError
 from stream_lstm.events import Output, Score, Ticks
 from stream_lstm.model.network import Shape, init_weights, seed_key
 
-from ..engines import engine_for, settings
+from ..engines import engine_for
+from ..engines import settings as configuration
 
-CONFIG = settings(
+CONFIG = configuration(
     lanes=3, bptt=5, epochs=3, patience=0, validation=0.25, stride=3, train_rate=0.05, horizon=2
 )
 
@@ -72,9 +79,10 @@ def scores(weights: Any, xs: np.ndarray, config: Any = CONFIG) -> dict[int, Scor
     return {event.n: event for event in events if isinstance(event, Score)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window", [12, 320])
 def test_validation_is_what_a_session_publishes_over_the_whole_series(window: int) -> None:
-    config = settings(
+    config = configuration(
         lanes=3, bptt=5, epochs=1, validation=0.25, stride=3, horizon=2, window=window
     )
     training = trained([series(config=config)], config)
@@ -124,6 +132,7 @@ def test_what_is_held_out_changes_no_weight() -> None:
     assert not np.array_equal(one().validate(), other.validate())
 
 
+@pytest.mark.slow
 def test_another_series_beside_it_changes_neither_elements_nor_states() -> None:
     """The same weights over a first series, beside two different second ones and alone."""
     first, second, third = series(), series(300, seed=1), series(300, seed=2)
@@ -167,19 +176,23 @@ def test_a_restored_training_goes_on_to_the_same_bits(calls: int) -> None:
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
 
+@pytest.mark.slow
 def test_arrays_of_another_shape_are_refused() -> None:
-    other = settings(lanes=2, bptt=5, validation=0.25, stride=3, horizon=2, hidden=3)
+    other = configuration(lanes=2, bptt=5, validation=0.25, stride=3, horizon=2, hidden=3)
     training = Training(other, [series()], start(other))
     with pytest.raises(SnapshotError, match="other shapes"):
         Training(CONFIG, [series()], start()).restore(training.position, training.arrays())
 
 
 def test_patience_ends_a_training_that_gets_no_better() -> None:
-    config = settings(lanes=2, bptt=5, epochs=50, patience=2, train_rate=1e-30, validation=0.25)
+    config = configuration(
+        lanes=2, bptt=5, epochs=50, patience=2, train_rate=1e-30, validation=0.25
+    )
     training = trained([series(config=config)], config)
     assert training.position.epoch == training.position.best_epoch + 2 < 50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how",
     [
@@ -188,14 +201,14 @@ def test_patience_ends_a_training_that_gets_no_better() -> None:
     ],
 )
 def test_a_diverging_training_ends_with_a_sentence(how: dict[str, Any]) -> None:
-    config = settings(lanes=2, bptt=5, validation=0.25, stride=3, patience=0, **how)
+    config = configuration(lanes=2, bptt=5, validation=0.25, stride=3, patience=0, **how)
     with pytest.raises(DivergedError, match=r"diverged: .* lower train_rate"):
         trained([series(config=config)], config)
 
 
 @pytest.mark.parametrize(("count", "fits"), [(12, False), (40, True)])
 def test_a_series_must_have_something_to_train_on_and_to_score(count: int, fits: bool) -> None:
-    config = settings(bptt=5, validation=0.25, stride=3)
+    config = configuration(bptt=5, validation=0.25, stride=3)
     if fits:
         series(count, config=config)
         return
@@ -224,10 +237,69 @@ def test_a_new_stream_starts_from_the_mean_of_the_scalers() -> None:
 
 
 def test_a_session_starts_each_stream_with_the_scaler_it_is_given() -> None:
-    config = settings()
+    config = configuration()
     state = np.float32([500, 0.0, 2.0])
     session = Session(config, ["x"], lambda _: None, scaler=state, engine=engine_for(config))
     for name in ("a", "b"):
         session.place(name)
         assert session.scaler_of(name).tolist() == state.tolist()
         assert not session.streams[name].carry[3:].any()
+
+
+# ---- lanes: whole segments, in order, each of one series, the last of them at its end ---
+
+
+def numbered(count: int, held_out: int = 3, seed: int = 0) -> TrainingSeries:
+    """A series whose scaled input is its own number, counted from 1."""
+    scaled = np.arange(1, count + held_out + 1, dtype=np.float32)[:, None]
+    positive = np.random.default_rng(seed).random(len(scaled)) < 0.5
+    return TrainingSeries(f"s{seed}", scaled, positive, np.zeros(3, np.float32), count, "")
+
+
+counts = st.lists(st.integers(3, 3000), min_size=1, max_size=4)
+
+
+@given(counts, st.integers(1, 20), st.integers(1, 3))
+def test_a_plan_fits_and_leaves_less_than_a_segment_of_each_lane(
+    trained: list[int], lanes: int, segment: int
+) -> None:
+    planned = plan(trained, lanes, segment)
+    for count, (parts, length) in zip(trained, planned, strict=True):
+        left = count - parts * length * segment
+        assert parts >= 1
+        assert length >= 1
+        assert 0 <= left < parts * segment
+        assert length >= MIN_SEGMENTS or parts == 1
+    assert sum(parts for parts, _ in planned) <= max(lanes, 0) + len(trained)
+    if len(trained) == 1:
+        assert planned[0][0] <= lanes
+
+
+def test_a_long_series_gets_the_lanes_that_were_asked_for() -> None:
+    assert plan([942_929], 64, 100) == [(64, 147)]
+    assert plan([6400, 3200], 3, 100) == [(2, 32), (1, 32)]
+    assert plan([170_000, 100], 4, 100)[1] == (1, 1)
+
+
+@settings(max_examples=15)
+@given(counts, st.integers(1, 20), st.integers(1, 3), st.integers(1, 2))
+def test_lanes_hold_the_end_of_each_series_in_order(
+    trained: list[int], lanes: int, segment: int, horizon: int
+) -> None:
+    many = [numbered(count, seed=k) for k, count in enumerate(trained)]
+    cut = cut_lanes(many, lanes=lanes, segment=segment, horizon=horizon)
+    xs, labels = np.asarray(cut.xs)[..., 0], np.asarray(cut.labels)
+    first = 0
+    for one, last in zip(many, last_lanes(cut), strict=True):
+        mine = range(first, last + 1)
+        assert [int(b) for b in cut.before[first : last + 1]] == [-1, *mine[:-1]]
+        length = int(cut.lengths[first])
+        joined = np.concatenate([xs[:length, :, lane].ravel() for lane in mine])
+        assert joined.tolist() == list(range(one.train - len(joined) + 1, one.train + 1))
+        told = np.concatenate([labels[:length, :, lane].ravel() for lane in mine])
+        for n, label in zip(joined.astype(int), told, strict=True):
+            known = n + horizon <= one.train
+            assert label == (int(one.positive[n + horizon - 1]) if known else -1)
+        assert (labels[length:, :, first : last + 1] == -1).all()
+        first = last + 1
+    assert first == xs.shape[2]

@@ -75,7 +75,7 @@ def test_no_figures_of_twins_that_were_not_asked_for() -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"twins": ["frozen"]}, "say learn too"),
+        ({"twins": ["frozen"]}, "requires learn=true"),
         ({"twins": ["stateless"], "mode": "window"}, "mode=window"),
         ({"twins": ["frozen"], "learn": True, "bank": "default"}, "bank=none"),
         ({"twins": ["late"]}, "twins"),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from stream_lstm.config import Config
-from stream_lstm.core.many import Arrivals
+from stream_lstm.core.columnar import Arrivals
 from stream_lstm.core.session import Session, fallbacks
 from stream_lstm.errors import ConfigurationError
 from stream_lstm.events import Gap, Label, Prediction, Ticks, Update

@@ -216,7 +216,7 @@ def test_a_prediction_leaves_before_the_update_that_its_predecessors_label_cause
 
 def waiting(daemon):
     """How many elements the session has still to step."""
-    return sum(stream.k for stream in daemon.session.active.values())
+    return sum(stream.queued for stream in daemon.session.active.values())
 
 
 def test_a_tick_that_publishes_nothing_waits_until_nothing_more_comes(publisher, start):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from stream_lstm.config import StoreConfig
-from stream_lstm.core.many import Arrivals
+from stream_lstm.core.columnar import Arrivals
 from stream_lstm.core.session import Session
 from stream_lstm.events import OldTimes, Prediction, Refusal
 from stream_lstm.feed.publisher import Publisher

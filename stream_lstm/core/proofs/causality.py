@@ -34,7 +34,7 @@ from ...typing import Float64s, Int64s
 from ..learning import copies
 from ..session import Session
 from ..snapshot import freeze, restore, take
-from ..stream import Side
+from ..stream import StreamExtras
 
 Future: TypeAlias = Callable[[np.random.Generator, Int64s, Float64s], tuple[Int64s, Float64s]]
 """Other ticks instead of those at `t_ns` (m,) with `values` (m, C), from a seeded generator."""
@@ -256,7 +256,7 @@ def _computed(session: Session, stream: str, t_ns: Int64s, values: Float64s) -> 
     session.place(stream)
     view, engine = session.streams[stream], session.engine
     n, carry = view.n, view.carry
-    weights = session.learned_for(stream).weights
+    weights = session.learner_for(stream).weights
     features, refused = entries["features", "element"], entries["features", "refusal"]
     sifted = list(session.maker.sift(view.memory, t_ns, values))
     for part in sifted:
@@ -292,25 +292,26 @@ def _with_records(entries: Entries, outputs: list[Output], session: Session) -> 
 def _state(session: Session) -> State:
     """Return the state of a session of one stream, by stage: weights before what they change."""
     frozen = freeze(session)
-    table, side, size = frozen.table, frozen.sides.get(0, Side()), session.engine.scaler_size
+    table, size = frozen.table, session.engine.scaler_size
+    extras = frozen.extras.get(0, StreamExtras())
     state: dict[str, Any] = {
         "features": (table.memory_t, table.memory_v, table.last),
         "scaler": table.carry[:, :size],
     }
     if session.config.learning.learn:
         weights = [
-            (copies(learned.weights), copies(learned.optimizer), learned.watch)
-            for learned in session.learned.values()
+            (copies(learner.weights), copies(learner.optimizer), learner.monitor)
+            for learner in session.learners.values()
         ]
-        state["updates"] = weights, side.trace, side.owed
+        state["updates"] = weights, extras.trace, extras.updates
     state |= {
-        "predictions": (table.carry[:, size:], side.tape, side.twin),
+        "predictions": (table.carry[:, size:], extras.tape, extras.twin),
         "calibration": (
             table.pending,
-            side.waiting,
-            side.ledger,
-            side.mixture,
-            side.recalibration,
+            extras.pending,
+            extras.ledger,
+            extras.mixture,
+            extras.recalibration,
         ),
         "scores": (frozen.scores, table.ints),
     }

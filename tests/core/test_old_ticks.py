@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_lstm.config import Config
-from stream_lstm.core.many import Arrivals
-from stream_lstm.core.old_times import NEVER, find_old
+from stream_lstm.core.columnar import Arrivals
+from stream_lstm.core.old_ticks import NEVER, find_old
 from stream_lstm.core.session import Session
 from stream_lstm.core.snapshot import restore, take
 from stream_lstm.events import OldTimes, Output, Prediction, Refusal, Ticks
@@ -107,7 +107,7 @@ def state(session: Session) -> Any:
     return table.names, [array.tobytes() for array in arrays]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=15)
 @given(
     ticks=arrivals(),
     cuts=st.lists(st.integers(0, 150), max_size=4).map(sorted),
@@ -151,7 +151,7 @@ def test_however_ticks_come_the_same_ones_are_old(
         assert len(refused) == sum(counted)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_columns_of_many_streams_agree_with_each_stream_alone(data):
     counts = data.draw(st.lists(st.integers(1, 8), min_size=1, max_size=6))

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_lstm.config import Config
-from stream_lstm.core.many import Arrivals
+from stream_lstm.core.columnar import Arrivals
 from stream_lstm.core.outcome import Outcome
 from stream_lstm.core.session import Session
 from stream_lstm.core.snapshot import restore, take
@@ -87,7 +87,7 @@ def one_by_one(session: Session, arrivals: Arrivals) -> None:
         session.tick(NAMES[row], int(arrivals.t_ns[k]), values, arrivals.session, k)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25)
 @given(
     data=st.data(), arrivals=mixtures(), cuts=st.lists(st.integers(0, 400), max_size=5).map(sorted)
 )
@@ -169,7 +169,7 @@ def test_a_refusal_says_which_arrival_it_was() -> None:
     ]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12)
 @given(
     arrivals=mixtures(),
     cuts=st.lists(st.integers(0, 400), max_size=6).map(sorted),
@@ -219,7 +219,7 @@ def test_configurations_that_keep_more_than_a_row_take_arrivals_too(
     one_by_one(singly, arrivals)
     assert state(columns) == state(singly)
     assert by_stream(one) == by_stream(two)
-    assert plain(columns.learned) == plain(singly.learned)
+    assert plain(columns.learners) == plain(singly.learners)
 
 
 def test_the_last_labels_are_those_of_all_streams_together() -> None:

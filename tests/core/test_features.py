@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import math
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stream_lstm import InputWarning, Predictor, replay_frame
+from stream_lstm.config import build
+from stream_lstm.core.elements import ElementMaker, Memory
 from stream_lstm.core.expressions import (
     FUNCTIONS,
     MAX_DEPTH,
@@ -19,8 +24,20 @@ from stream_lstm.core.expressions import (
     columns_of,
     parse,
 )
-from stream_lstm.core.features import FeatureSet
+from stream_lstm.core.features import (
+    CHECK_EVERY,
+    MAX_CHECKED_LAG,
+    TINY,
+    ClippingMonitor,
+    FeatureSet,
+)
+from stream_lstm.core.session import Session
 from stream_lstm.errors import ConfigurationError, ExpressionError
+from stream_lstm.events import Output, Prediction, Refusal, Ticks
+from stream_lstm.schema import LIMIT
+
+from ..engines import engine_for
+from ..engines import settings as configuration
 
 COLUMNS = ("bid", "ask", "odd name")
 
@@ -81,13 +98,13 @@ def test_any_text_is_a_tree_or_an_expression_error_inside_the_text(text):
         ("Close Price (USD)", 6, "found 'Price'; a column with an odd name goes in double quotes"),
         ("zebra (USD)", 0, "mid, spread); a column with an odd name goes in double quotes"),
         ("mid(a, b))", 9, "expected the end of the expression, found ')'"),
-        ("diff(mid(a, b)", 4, "never closed"),
-        ("diff(", 4, "never closed"),
-        ("mid(a,", 3, "never closed"),
+        ("diff(mid(a, b)", 4, "not closed"),
+        ("diff(", 4, "not closed"),
+        ("mid(a,", 3, "not closed"),
         ("a + b", 2, "unexpected character '+'"),
         ("2", 0, "unexpected character '2'"),
-        ('diff("a)', 5, "quote is never closed"),
-        ("diff(" * 20 + "x" + ")" * 20, 5 * MAX_DEPTH, "more than 16 functions"),
+        ('diff("a)', 5, "quote is not closed"),
+        ("diff(" * 20 + "x" + ")" * 20, 5 * MAX_DEPTH, "more than 16 nested functions"),
     ],
 )
 def test_errors_point_at_the_character(text, position, message):
@@ -237,3 +254,189 @@ def test_one_tick_at_a_time_gives_the_bits_of_a_long_block():
         features.evaluate(t_ns[i - 1 : i + 1], values[i - 1 : i + 1]) for i in range(1, 3000)
     ]
     assert np.concatenate(single).tobytes() == whole.tobytes()
+
+
+# ---- the check of a single tick and the vectorised features never disagree ---
+
+FEATURES = [
+    ["x"],
+    ["mid(x, y)", "spread(x, y)", "imbalance(x, y)"],
+    ["log_return(mid(x, y))"],
+    ["diff(diff(x))", "elapsed()"],
+    ["log1p(lag(x))", "imbalance(lag(x), diff(y))"],
+    ["lag(lag(lag(lag(lag(x)))))"],
+]
+EDGES = [
+    0.0, -0.0, 1.0, -1.0, 1e-45, -1e-40, 5e-324, 1e-300, LIMIT, -LIMIT,
+    float(np.nextafter(LIMIT, 0)), LIMIT * (1 - 1e-7), LIMIT / 2, 1e308, -1e308, math.inf,
+    -math.inf, math.nan,
+]  # fmt: skip
+numbers = st.sampled_from(EDGES) | st.floats(width=64) | st.floats(-2, 2)
+rows = st.lists(st.tuples(numbers, numbers), min_size=8, max_size=8)
+times = st.lists(st.integers(-(2**63), 2**63 - 1), min_size=8, max_size=8)
+
+
+@pytest.mark.parametrize("features", FEATURES, ids=str)
+@settings(max_examples=60)
+@given(values=rows, t_ns=times)
+def test_what_is_surely_good_is_good(
+    features: list[str], values: list[tuple[float, float]], t_ns: list[int]
+) -> None:
+    made = FeatureSet(features, ["x", "y"])
+    table, clock = np.array(values), np.array(t_ns, np.int64)
+    elements = made.evaluate(clock, table)
+    at = len(table) - 1
+    try:
+        good = made.good(table.data.cast("B").cast("d"), clock.data, at)
+    except (ArithmeticError, ValueError):
+        good = False
+    really = bool((np.abs(elements[-1]) < LIMIT).all())
+    assert not good or really
+    if made.lag > MAX_CHECKED_LAG:
+        assert not good
+
+
+@pytest.mark.parametrize("features", FEATURES[:-1], ids=str)
+def test_usual_ticks_are_surely_good(features: list[str]) -> None:
+    """Otherwise each of them would go the long way."""
+    made = FeatureSet(features, ["x", "y"])
+    table = np.exp(np.random.default_rng(0).normal(size=(200, 2)))
+    clock = np.arange(200) * 10**9
+    view = table.data.cast("B").cast("d")
+    assert all(made.good(view, clock.data, k) for k in range(made.lag, 200))
+
+
+@settings(max_examples=20)
+@given(data=st.data())
+def test_ticks_one_by_one_are_accepted_and_refused_as_in_a_block(data: st.DataObject) -> None:
+    """With the same reasons, and to the same bits."""
+    features = data.draw(st.sampled_from(FEATURES))
+    config = configuration(features=features, window=3, stride=2)
+    values = np.array(data.draw(st.lists(st.tuples(numbers, numbers), max_size=40)) or [(1, 1)])
+    t_ns = np.arange(len(values)) * 10**9
+    events = list[Output](), list[Output]()
+    engine = engine_for(config, len(features))
+    singly, whole = (Session(config, ["x", "y"], out.append, engine=engine) for out in events)
+    counts = [singly.tick("a", int(t), row, "s", k, "w") for k, (t, row) in enumerate(
+        zip(t_ns, values.tolist(), strict=True)
+    )]  # fmt: skip
+    made = whole.push(Ticks("a", t_ns, values, "s", 0, "w")) if len(values) > 1 else sum(counts)
+    if len(values) == 1:
+        return
+    singly.catch_up()
+    assert sum(counts) == made
+    told = [[(e.reason if isinstance(e, Refusal) else e) for e in out] for out in events]
+    assert told[0] == told[1]
+
+
+def test_a_value_that_compiled_code_takes_for_zero_is_zero() -> None:
+    tiny = np.array([[TINY / 2], [-TINY / 2], [TINY], [-TINY], [1e-300]])
+    made = FeatureSet(["x"], ["x"]).evaluate(np.zeros(5, np.int64), tiny)
+    assert made[:, 0].tolist() == [0.0, 0.0, np.float32(TINY), -np.float32(TINY), 0.0]
+
+
+def test_numbers_of_another_kind_go_the_long_way() -> None:
+    """None is a value that lacks; a whole number is as good as a float."""
+    config = configuration(window=2, stride=1)
+    out: list[Any] = []
+    session = Session(config, ["x"], out.append, engine=engine_for(config))
+    for k, value in enumerate((1, None, True, 2.5, np.float32(3))):
+        session.tick("a", k, [value])
+    assert [type(event) for event in out] == [Refusal, Prediction, *[type(e) for e in out[2:]]]
+    assert out[0].reason == "x is nan"
+    assert session.streams["a"].n == 4
+
+
+def test_a_maker_accepts_what_it_would_make() -> None:
+    maker = ElementMaker(["diff(x)"], ["x"])
+    memory = Memory(np.zeros(1, np.int64), np.ones((1, 1)))
+    assert maker.accepts(memory, np.ones(1, np.int64), np.ones((1, 1)))
+    assert not maker.accepts(memory, np.ones(1, np.int64), np.full((1, 1), np.nan))
+
+
+# ---- features of which the scaler leaves nothing are named once, and no others are ---
+
+SMALL = {"window": 10, "hidden": 2}
+
+
+def noise(count: int = CHECK_EVERY, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=count)
+
+
+def looked(values: np.ndarray, feature: str = "x", **settings: object) -> list[str]:
+    """What is found once the values of a stream have gone through a session."""
+    config = build({"features": [feature], **SMALL, **settings})
+    session = Session(config, ["x"])
+    session.push(Ticks("a", np.zeros(len(values), np.int64), values[:, None]))
+    session.catch_up()
+    clipped = ClippingMonitor(config)
+    found = clipped.check(session.table)
+    assert clipped.check(session.table) == []
+    return found
+
+
+def test_a_level_far_from_zero_is_named_with_its_range_and_what_to_do() -> None:
+    (line,) = looked(1000 + noise())
+    assert line.startswith("feature x of the stream a is about ")
+    for part in ("mostly 99", "at 10 standard", "diff(x) or log_return(x)", 'scaling = "zscore"'):
+        assert part in line
+
+
+def test_a_constant_is_named() -> None:
+    (line,) = looked(np.full(CHECK_EVERY, 7.0))
+    assert "feature x of the stream a has been constant, 7" in line
+
+
+@pytest.mark.parametrize(
+    ("values", "feature", "settings"),
+    [
+        (noise(), "x", {}),
+        (9 + noise(), "x", {}),
+        (1000 + noise(), "x", {"scaling": "zscore"}),
+        (1000 + noise(), "x", {"scaling": "none"}),
+        (1000 + noise(), "x", {"clip": 1e6}),
+        (1000 + noise(), "diff(x)", {}),
+        (1000 + noise(CHECK_EVERY - 1), "x", {}),
+    ],
+)
+def test_nothing_else_is(values, feature, settings) -> None:
+    assert looked(values, feature, **settings) == []
+
+
+def test_what_is_named_really_is_cut() -> None:
+    """At the bound that is warned of, 95 % of the scaled values are at the clip."""
+    values = (12.3 + noise(4 * CHECK_EVERY)).astype(np.float32)
+    assert looked(values.astype(np.float64))
+    mean, sd = values[:-1].mean(), values[:-1].std()
+    assert abs(mean) > 12 * sd
+    assert (np.abs(values) > 10 * sd).mean() > 0.95
+
+
+def test_of_many_features_and_streams_each_feature_is_named_once() -> None:
+    config = build({"features": ["x", "y"], **SMALL})
+    session = Session(config, ["x", "y"])
+    for stream, level in (("a", 0.0), ("b", 500.0), ("c", 900.0)):
+        values = np.stack([noise(), level + noise(seed=1)], axis=1)
+        session.push(Ticks(stream, np.zeros(CHECK_EVERY, np.int64), values))
+    session.catch_up()
+    (line,) = ClippingMonitor(config).check(session.table)
+    assert line.startswith("feature y of the stream b ")
+
+
+def test_a_predictor_warns_once() -> None:
+    predictor = Predictor("x", **SMALL)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for x in 1000 + noise(3 * CHECK_EVERY):
+            predictor.step([x])
+    assert [w.category for w in caught] == [InputWarning]
+    assert caught[0].filename == __file__
+
+
+def test_a_table_warns_once() -> None:
+    frame = {"x": 1000 + noise(20 * CHECK_EVERY)}
+    with pytest.warns(InputWarning, match="feature x of the stream series") as caught:
+        replay_frame(frame, "x", **SMALL)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    replay_frame(frame, "diff(x)", **SMALL)
