@@ -2,9 +2,9 @@
 
 Inputs are `Ticks` or a short `Run` of them, `Label`, `Gap`, `SessionStart` and `End`: the feed
 makes them from bytes or files, and later code trusts them. Outputs are `Prediction`, `Score`,
-`Update`, `Rollback`, `Expiry` and `Refusal`. `Stale`, `Fresh` and `Takeover` concern only the feed,
-and no session sees them. Time is data: `t_ns` (nanoseconds since 1970, int64) comes with the tick,
-and nothing below the shell reads a clock.
+`Update`, `Rollback`, `Expiry` and `Refusal`. `Stale`, `Fresh` and `Takeover` concern only the
+feed, and no session sees them. Time is data: `t_ns` (nanoseconds since 1970, int64) comes with the
+tick, and nothing below the shell reads a clock.
 
 Each output is declared only here. The wire, the store, the result files and the tables of
 `replay_frame` derive their fields from the declaration, see `records`. A new field is the last one

@@ -27,7 +27,7 @@ from ..events import Expiry, Prediction, Refusal
 from ..model.buffers import Packed, SharedArray, aligned_zeros
 from ..model.engine import Engine
 from ..model.forecaster import Params
-from ..model.stepper import FARTHEST, ROOM
+from ..model.stepper import MAX_STRIDES_HORIZON, STRIDES_BLOCK
 from ..typing import Float32s
 from .labels import LedgerEntry
 from .losses import log_loss
@@ -92,9 +92,13 @@ class Prequential:
         self._stride, self._horizon = config.stream.stride, config.stream.horizon
         self._windowed = config.model.mode == "window"
         by_strides = session.learning.length > 0 and not session.external
-        by_strides &= self._stride * MIN_STRIDES <= ROOM and self._horizon <= FARTHEST
+        by_strides &= self._stride * MIN_STRIDES <= STRIDES_BLOCK
+        by_strides &= self._horizon <= MAX_STRIDES_HORIZON
         self._by_strides = by_strides and not config.scoring.twins
-        self._members, self._spare = engine.stepper.members, SharedArray(aligned_zeros((engine.width,)))
+        self._members, self._spare = (
+            engine.stepper.members,
+            SharedArray(aligned_zeros((engine.width,))),
+        )
         self._p = slice(engine.scaler_size, engine.scaler_size + self._members)
         # Publish as early as possible: before labels are scored and the tape is extended, unless
         # the prediction depends on either.
@@ -116,7 +120,7 @@ class Prequential:
             return 0
         if until := self.session.config.learning.learn_until:
             count = min(count, until - stream.n)
-        whole = min(count, ROOM) // stride
+        whole = min(count, STRIDES_BLOCK) // stride
         if (monitor := stream.learner.monitor) is not None:
             whole = min(whole, monitor.updates_left)
         return whole if whole >= MIN_STRIDES else 0

@@ -198,7 +198,7 @@ def test_each_source_gets_the_error_of_its_own_mistakes(monkeypatch, tmp_path):
         resolve({"mode": "rolling"}, None)
     file = tmp_path / "c.toml"
     file.write_text('[stream]\nfeatures = "x"\n')
-    with pytest.raises(ConfigurationError, match=r"c\.toml: features.*a list is written"):
+    with pytest.raises(ConfigurationError, match=r"c\.toml: features.*write a list as"):
         resolve({}, file)
     monkeypatch.setenv("STREAM_LSTM_LEARN", "yes")
     with pytest.raises(ConfigurationError, match=r"STREAM_LSTM_LEARN.*true or false"):

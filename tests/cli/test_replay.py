@@ -216,7 +216,7 @@ ASK = (*BID, "--label-column", "ask")
     [
         ((), 2, ["time_ns, bid, ask, venue", "--feature 'log_return(mid(bid, ask))'"]),
         (("--feature", "diff(bidd)"), 2, ["no column 'bidd'", "did you mean 'bid'"]),
-        (("--feature", "diff(bid"), 2, ["never closed", "\n  diff(bid\n      ^"]),
+        (("--feature", "diff(bid"), 2, ["not closed", "\n  diff(bid\n      ^"]),
         (("--feature", "elapsed()"), 2, ["--time COLUMN"]),
         ((*BID, "--time", "when"), 2, ["--time: ", "no column 'when'"]),
         ((*BID, "--time-unit", "days"), 2, ["'days'", "auto, ns"]),
