@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import sys
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,6 +12,8 @@ import msgspec
 import pytest
 
 from stream_lstm.cli.main import main
+
+from ..engines import engine_for
 
 
 class Outcome(NamedTuple):
@@ -22,16 +26,43 @@ class Outcome(NamedTuple):
         return msgspec.json.decode(self.out)
 
 
+def exit_code(arguments: tuple[object, ...]) -> int:
+    """Run `stream-lstm` with arguments; return its exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["stream-lstm", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    return int(ended.value.code or 0)
+
+
 @pytest.fixture
-def cli(monkeypatch, capsys) -> Callable[..., Outcome]:
+def cli(capsys) -> Callable[..., Outcome]:
     """Run `stream-lstm` with arguments, and return its exit code and output."""
 
     def run(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["stream-lstm", *map(str, arguments)])
         capsys.readouterr()
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        written = capsys.readouterr()
-        return Outcome(int(exit_.value.code or 0), written.out, written.err)
+        code = exit_code(arguments)
+        return Outcome(code, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture(scope="module")
+def module_cli(shared_engines) -> Callable[..., Outcome]:
+    """`cli` for a command that runs once, and whose results several tests look at."""
+
+    def run(*arguments: object) -> Outcome:
+        out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in "oe")
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = exit_code(arguments)
+        return Outcome(code, *(stream.buffer.getvalue().decode() for stream in (out, err)))
+
+    return run
+
+
+@pytest.fixture(autouse=True, scope="module")
+def shared_engines():
+    """Compile each network once for all tests; commands in processes compile their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("stream_lstm.core.session.Engine", engine_for)
+        yield

@@ -92,6 +92,7 @@ def test_a_wrong_name_or_value_is_answered_with_what_may_be_meant(cli, line, wor
     assert "Possible options" not in done.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_a_shell_can_complete_commands_and_options(shell):
     def completed(line):
@@ -259,9 +260,8 @@ def test_as_a_process_it_prints_one_object_and_no_traceback(folder):
     assert (good.returncode, good.stderr, good.stdout.count("\n")) == (0, "", 1)
     assert json.loads(good.stdout)["elements"] == 60
     bad = ran("replay", folder / "x.csv", "--feature", "diff(")
-    assert (bad.returncode, bad.stdout) == (2, "")
+    assert (bad.returncode, bad.stdout, "Traceback" in bad.stderr) == (2, "", False)
     assert bad.stderr.startswith("stream-lstm: ")
-    assert "Traceback" not in bad.stderr
 
 
 # ---- standard streams that a supervisor closed before the start -------------------------------
@@ -293,16 +293,11 @@ def test_a_replay_writes_its_results_and_nothing_else(folder, closed):
     ("command", "exit_code"),
     [
         ("--version", 0),
-        ("--help", 0),
-        ("check-config c.toml", 0),
-        ("metrics-dashboard", 0),
-        ("inspect x.csv", 65),
         ("inspect nothing.db", 66),
-        ("replay x.csv --feature nothing", 2),
         ("replay --nonsense", 2),
         ("run --connect tcp://127.0.0.1:1 --feature x --hidden 2 --idle-timeout 0.1", 69),
         ("publish x.csv --bind tcp://127.0.0.1:* --speed max", 0),
-        ("demo --seconds 1", 0),
+        ("demo --seconds 0.1", 0),
     ],
 )
 def test_without_any_stream_a_command_ends_with_its_code(folder, command, exit_code):

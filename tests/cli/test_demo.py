@@ -24,7 +24,7 @@ def assert_feed_is_gone(err):
 
 @pytest.mark.slow
 def test_it_shows_a_model_that_learns():
-    process = started("demo", "--seconds", "3", "--json")
+    process = started("demo", "--seconds", "0.5", "--speed", "12000", "--json")
     out, err = process.communicate(timeout=WAIT_S)
     assert process.returncode == 0, err
     assert_feed_is_gone(err)
@@ -33,11 +33,8 @@ def test_it_shows_a_model_that_learns():
     assert (summary["elements"], summary["labels"]) == (6000, 590)
     assert summary["interrupted"] is False
     figures = summary["forecasters"]["all"]
-    for name, prefix in (
-        ("model", ""),
-        ("base_rate", "base_rate_"),
-        ("last_label", "last_label_"),
-    ):
+    prefixes = {"model": "", "base_rate": "base_rate_", "last_label": "last_label_"}
+    for name, prefix in prefixes.items():
         for figure in ("accuracy", "log_loss"):
             assert figures[name][figure] == pytest.approx(summary[prefix + figure], abs=1e-6)
     order = ("best", "model", "last_label", "base_rate")
@@ -45,6 +42,7 @@ def test_it_shows_a_model_that_learns():
     assert losses == sorted(losses)
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_it_with_the_figures_so_far():
     process = started("demo", "--seconds", "300", "--speed", "3000")
     try:

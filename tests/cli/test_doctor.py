@@ -93,27 +93,6 @@ def test_a_store_is_examined_with_the_settings_that_it_holds(cli, returns, tmp_p
         assert "Traceback" not in done.err
 
 
-def test_a_mistake_is_one_sentence_and_an_exit_code(cli, returns, tmp_path):
-    empty, other = tmp_path / "empty.csv", tmp_path / "other.db"
-    empty.write_text("")
-    other.write_bytes(b"SQLite format 3\0" + bytes(100))
-    for code, line, words in (
-        (66, (tmp_path / "none.csv", *X), "no such file"),
-        (2, (returns,), "--feature"),
-        (2, (returns, "--feature", "y"), "no column 'y'"),
-        (2, (), "FILE or --synthetic"),
-        (2, (returns, *X, "--time", "up2"), "--time: "),
-        (2, (returns, *X, "--label-column", "upp"), "--label-column: "),
-        (2, (returns, *X, "--labels", "external"), "--label-column"),
-        (2, (returns, *X, "--label-delay", "3"), "--label-column"),
-        (65, (returns, *X, "--limit", 0), "no rows"),
-        (65, (empty, *X), "empty.csv"),
-        (65, (other,), "other.db"),
-    ):
-        done = cli("doctor", *line)
-        assert (done.code, words in done.err) == (code, True), (line, done.err)
-
-
 def test_rows_that_replay_would_stop_at_are_counted(cli, returns, tmp_path):
     lines = returns.read_text().splitlines()[:16]
     lines[4], lines[9] = "oops", lines[9].replace(lines[9].split(",")[1], "")

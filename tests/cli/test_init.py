@@ -8,14 +8,12 @@ import re
 import shlex
 import threading
 import tomllib
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-import zmq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -26,39 +24,30 @@ from stream_lstm.core.expressions import columns_of
 from stream_lstm.feed.look import rank
 from stream_lstm.feed.publisher import Publisher
 
-ANY_PORT = "tcp://127.0.0.1:*"
-WAIT_MS = 60_000
-COUNT = 300
+from .lines import ANY_PORT, COUNT, WAIT_S, sending, write_csv
+
 SMALL = ("--hidden", 4, "--window", 20)
 RNG = np.random.default_rng(5)
 PRICE = 1.3 * np.exp(np.cumsum(RNG.normal(0, 1e-4, COUNT)))
 SIGNED = RNG.normal(size=COUNT)
 
 
-def table(**columns):
-    rows = zip(*columns.values(), strict=True)
-    return "\n".join([",".join(columns), *(",".join(map(str, row)) for row in rows)]) + "\n"
+def make_csv(folder):
+    times, sizes = 10**18 + np.arange(COUNT), RNG.integers(1, 9, COUNT)
+    columns = {"bid_size": sizes, "bid": PRICE, "ask": PRICE + 1e-4, "time_ns": times}
+    return write_csv(folder / "x.csv", **columns)
 
 
-def write(data):
-    """What writes a CSV file."""
-
-    def make(folder):
-        (path := folder / "x.csv").write_bytes(data if type(data) is bytes else data.encode())
-        return path
-
-    return make
-
-
-TIMES, SIZES = 10**18 + np.arange(COUNT), RNG.integers(1, 9, COUNT)
-make_csv = write(table(bid_size=SIZES, bid=PRICE, ask=PRICE + 1e-4, time_ns=TIMES))
-make_spoiled = write(table(level=PRICE, ret=[0.5, "oops", *SIGNED[2:]], empty=[""] * COUNT))
+def make_spoiled(folder):
+    columns = {"level": PRICE, "ret": [0.5, "oops", *SIGNED[2:]], "empty": [""] * COUNT}
+    return write_csv(folder / "x.csv", **columns)
 
 
 def make_gz(folder):
     whens = [f"2024-03-01T09:{k // 60:02}:{k % 60:02}Z" for k in range(COUNT)]
-    text = table(when=whens, symbol=["EURUSD", "GBPUSD"] * (COUNT // 2), close=PRICE)
-    (path := folder / "bars.csv.gz").write_bytes(gzip.compress(text.encode()))
+    symbols = ["EURUSD", "GBPUSD"] * (COUNT // 2)
+    plain = write_csv(folder / "bars.csv", when=whens, symbol=symbols, close=PRICE)
+    (path := folder / "bars.csv.gz").write_bytes(gzip.compress(plain.read_bytes()))
     return path
 
 
@@ -70,11 +59,6 @@ def make_parquet(folder):
 
 def make_npy(folder):
     np.save(path := folder / "x.npy", SIGNED)
-    return path
-
-
-def make_textual(folder):
-    pa.parquet.write_table(pa.table({"who": ["a"], "what": ["b"]}), path := folder / "t.parquet")
     return path
 
 
@@ -107,8 +91,7 @@ def test_a_file_s_configuration_is_accepted_and_its_command_runs(cli, tmp_path, 
 
 def test_several_good_features_are_comments_that_can_be_chosen(cli, tmp_path):
     columns = {f"s{k}": RNG.normal(size=COUNT) for k in range(3)}
-    (path := tmp_path / "s.csv").write_text(table(**columns))
-    out = tmp_path / "c.toml"
+    path, out = write_csv(tmp_path / "s.csv", **columns), tmp_path / "c.toml"
     assert cli("init", path, "--out", out).code == 0
     lines = [line for line in out.read_text().splitlines() if "features = " in line]
     assert lines == ['features = ["s0"]', '#features = ["s1"]', '#features = ["s2"]']
@@ -144,22 +127,29 @@ def test_an_existing_file_is_kept_unless_forced(cli, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("make", "code", "words"),
+    ("content", "code", "words"),
     [
-        (lambda folder: folder / "no.csv", 66, ["no.csv"]),
-        (write(b""), 65, ["empty"]),
-        (write(b"a,b\n"), 65, ["no rows", "a, b"]),
-        (write(b"who,what\nx,y\nz,w\n"), 65, ["'who'", "'what'"]),
-        (write(b"time,who\n1700000000,y\n1700000001,w\n"), 65, ["'time'"]),
-        (write(b"x,x\n1,2\n"), 65, ["more than one column 'x'"]),
-        (write(b"\xff\xfex\x00"), 65, ["UTF-16"]),
-        (write(b"a,b\n" + b"1,\n" * 2 + b"x,\n" * 5000), 65, ["cannot be used", "'x'"]),
-        (make_textual, 65, ["no column of numbers (it has who, what)"]),
+        (None, 66, ["x.csv"]),
+        (b"", 65, ["empty"]),
+        (b"a,b\n", 65, ["no rows", "a, b"]),
+        (b"who,what\nx,y\nz,w\n", 65, ["'who'", "'what'"]),
+        (b"time,who\n1700000000,y\n1700000001,w\n", 65, ["'time'"]),
+        (b"x,x\n1,2\n", 65, ["more than one column 'x'"]),
+        (b"\xff\xfex\x00", 65, ["UTF-16"]),
+        (b"a,b\n" + b"1,\n" * 2 + b"x,\n" * 5000, 65, ["cannot be used", "'x'"]),
+        (pa.table({"who": ["a"], "what": ["b"]}), 65, ["no column of numbers (it has who, what)"]),
     ],
+    ids=lambda part: part if isinstance(part, int) else "",
 )
-def test_what_cannot_be_read_is_one_sentence_and_writes_nothing(cli, tmp_path, make, code, words):
-    out = tmp_path / "c.toml"
-    done = cli("init", make(tmp_path), "--out", out)
+def test_what_cannot_be_read_is_one_sentence_and_writes_nothing(
+    cli, tmp_path, content, code, words
+):
+    path, out = tmp_path / "x.csv", tmp_path / "c.toml"
+    if isinstance(content, pa.Table):
+        pa.parquet.write_table(content, path := tmp_path / "t.parquet")
+    elif content is not None:
+        path.write_bytes(content)
+    done = cli("init", path, "--out", out)
     assert done.code == code
     assert all(word in done.err for word in words)
     assert "Traceback" not in done.err
@@ -196,25 +186,6 @@ def test_words_are_found_in_names_however_they_are_joined():
 
 
 # ---- feeds -------------------------------------------------------------------------------
-
-
-@contextmanager
-def sending(message):
-    """The endpoint of a socket that sends COUNT messages as soon as somebody subscribes."""
-    with zmq.Context() as context, context.socket(zmq.XPUB) as out:
-        out.linger = 0
-        port = out.bind_to_random_port("tcp://127.0.0.1")
-
-        def work():
-            if out.poll(WAIT_MS):
-                out.recv()
-                for k in range(COUNT):
-                    out.send_multipart(message(k))
-
-        thread = threading.Thread(target=work)
-        thread.start()
-        yield f"tcp://127.0.0.1:{port}"
-        thread.join()
 
 
 def as_json(topic, **fields):
@@ -267,7 +238,7 @@ def test_a_publisher_s_columns_come_from_its_heartbeats(cli, tmp_path):
         values = np.column_stack([PRICE, PRICE + 1e-4])
 
         def work():
-            publisher.wait_for_subscribers(1, WAIT_MS / 1000)
+            publisher.wait_for_subscribers(1, WAIT_S)
             publisher.publish("EURUSD", 10**18 + np.arange(COUNT), values)
             publisher.end()
 

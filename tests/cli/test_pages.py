@@ -20,7 +20,6 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from stream_lstm.cli.main import main
 from stream_lstm.cli.run import page_process
 from stream_lstm.config import build
 from stream_lstm.errors import EndpointError, UsageError
@@ -39,18 +38,14 @@ SMALL = ("--hidden", 4, "--window", 20, "--bptt", 10, "--feature", "x", "--learn
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made(module_cli, tmp_path_factory):
     """A folder with a store and with results of one replay, and two stores of one run each."""
     folder = tmp_path_factory.mktemp("made")
     times = [f"2026-03-0{1 + k // 300}T00:{k // 60 % 60:02}:{k % 60:02}Z" for k in range(900)]
     x = np.random.default_rng(1).normal(size=900)
     file = write_csv(folder / "walk.csv", t=times, x=x)
     to = ("--store", folder / "walk.db", "--out", folder / "walk.parquet", "--json")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["stream-lstm", "replay", *map(str, (file, *SMALL, *to))])
-        with pytest.raises(SystemExit) as ended:
-            main()
-    assert not ended.value.code
+    assert module_cli("replay", file, *SMALL, *to).code == 0
     for name, seed in (("one", 3), ("two", 4)):
         with StoredSession(folder / f"{name}.db") as kept:
             kept.feed(ticks(np.cumsum(series(600, seed), axis=0)))
@@ -87,6 +82,7 @@ def test_several_runs_are_shown_beside_each_other(cli, made, tmp_path):
     assert "Comparison" in text_of(tmp_path / "r.html")
 
 
+@pytest.mark.slow
 def test_streams_beyond_those_that_are_shown_are_counted(cli, made, tmp_path, monkeypatch):
     monkeypatch.setattr(report, "MAX_RUNS", 3)
     table = pyarrow.parquet.read_table(made / "walk.parquet")
@@ -179,19 +175,19 @@ def size_of(data: bytes) -> tuple[float, float]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("form", "flags", "width", "ratio"),
+    ("stores", "form", "flags", "width", "ratio"),
     [
-        ("png", ("--width", 900), 1800, (1.1, 9)),  # two pixels for each
-        ("pdf", (), 595, (1.41, 1.42)),  # A4
-        ("png", ("--figure", "evidence", "--width", 800), 1600, (0.4, 0.7)),
-        ("pdf", ("--figure", "evidence", "--width", 800), 600, (0.4, 0.7)),
+        (["one"], "png", ("--width", 900), 1800, (1.1, 9)),  # two pixels for each
+        (["one"], "pdf", (), 595, (1.41, 1.42)),  # A4
+        (["one", "two"], "pdf", ("--figure", "evidence", "--width", 800), 600, (0.4, 0.7)),
     ],
+    ids=["png", "pdf", "figure"],
 )
 def test_a_picture_has_the_size_that_was_asked_for(
-    cli, browser, made, tmp_path, form, flags, width, ratio
+    cli, browser, made, tmp_path, stores, form, flags, width, ratio
 ):
-    out = tmp_path / f"r.{form}"
-    done = cli("report", made / "one.db", made / "two.db", "--out", out, *flags, "--json")
+    out, paths = tmp_path / f"r.{form}", [made / f"{name}.db" for name in stores]
+    done = cli("report", *paths, "--out", out, *flags, "--json")
     assert done.code == 0, done.err
     assert done.json()["out"] == str(out)
     found, height = size_of(out.read_bytes())
@@ -231,6 +227,7 @@ def test_a_page_asks_no_network_for_its_picture_and_fits_into_it(browser):
         page_picture(page, "png", 400, browser)
 
 
+@pytest.mark.slow
 def test_without_a_browser_it_names_how_to_get_one(cli, browser, made, tmp_path, monkeypatch):
     line = ("report", made / "one.db", "--out", tmp_path / "r.png")
     wrong = cli(*line, "--browser", "/bin/false")
@@ -251,6 +248,7 @@ def published():
         yield publisher
 
 
+@pytest.mark.slow
 def test_the_page_of_a_daemon_is_served_on_loopback_and_ends_with_it(published):
     with page_process(published.endpoint, build({})) as page:
         address = page.endpoint()
@@ -347,6 +345,7 @@ class Terminal:
         return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", self.raw)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "to", "unit"),
     [("report", "r.html", "rows"), ("verify", "", "inputs"), ("export", "tables", "rows")],

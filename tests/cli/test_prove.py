@@ -10,7 +10,6 @@ from stream_lstm.events import Ticks
 from stream_lstm.feed.input_file import InputFile
 from stream_lstm.feed.sending import file_feed
 from stream_lstm.serve import proofs
-from stream_lstm.serve.daemon import Daemon
 from stream_lstm.store.weights import save_weights
 
 from ..test_manual import documented_keys, mentioned_keys
@@ -71,16 +70,6 @@ def test_the_queries_of_a_graded_stream_are_judged_apart(cli, weights):
     assert 0 < found["queries"]["labels"] < found["labels"] / 10
     assert "predictable labels" in found["verdict"]
     assert "on the " in cli("prove", "state", *line).out
-
-
-def test_untrained_or_changing_weights_are_refused_with_what_to_do(cli):
-    done = cli(*STATE)
-    assert done.code == 2
-    assert "prove state needs --weights" in done.err
-    assert "--save-weights" in done.err
-    done = cli("replay", "--synthetic", "s1", "--limit", 100, "--learn", "--state-check")
-    assert done.code == 2
-    assert "omit --learn" in done.err
 
 
 def test_bad_rows_count_as_in_a_replay(cli, weights, tmp_path):
@@ -187,9 +176,11 @@ def prices(tmp_path):
     return walk, write_csv(tmp_path / "bare.csv", price=price)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("learn", ["--no-learn", "--learn"])
 def test_a_clean_file_is_proved_and_its_digest_is_a_replays(cli, prices, learn):
-    done = cli("prove", "causal", prices[1], *CAUSAL, learn, "--json")
+    line = ("prove", "causal", prices[1], *CAUSAL, learn, "--json")
+    done = cli(*line)
     assert done.code == 0
     found = done.json()
     replayed = cli("replay", prices[1], *CAUSAL[:-2], learn, "--json").json()
@@ -203,12 +194,8 @@ def test_a_clean_file_is_proved_and_its_digest_is_a_replays(cli, prices, learn):
     parts |= {"column", "kind", "relation", "next", "own", *found["stages"]}
     assert set(found) == documented_keys("prove causal")
     assert set(found) | parts == mentioned_keys("prove causal")
-
-
-def test_positions_and_futures_come_from_the_seed(cli, prices):
-    line = ("prove", "causal", prices[1], *CAUSAL, "--json")
-    one, again, other = (cli(*line, "--trial-seed", seed).json() for seed in (1, 1, 2))
-    assert one["bytes_compared"] == again["bytes_compared"] != other["bytes_compared"]
+    again, other = (cli(*line, "--trial-seed", seed).json() for seed in (0, 2))
+    assert found["bytes_compared"] == again["bytes_compared"] != other["bytes_compared"]
 
 
 def test_a_column_that_reveals_the_label_is_named_with_exit_code_65(cli, prices):
@@ -298,32 +285,3 @@ def test_a_tick_that_the_feed_does_not_bring_is_named(cli, file, tmp_path, monke
     assert (found["cause"], found["tick"]) == ("input", 151)
     assert found["what"] == "tick 151 was missing in the live feed"
     assert "live is not replay" in done.err
-
-
-@pytest.mark.slow
-def test_other_weights_are_named(cli, file, monkeypatch):
-    class Nudged(Daemon):
-        def __init__(self, config, columns, **options):
-            super().__init__(config, columns, **options)
-            learned = self.session.learner_for("")
-            learned.weights = tuple(array * 1.001 for array in learned.weights)
-
-    monkeypatch.setattr(proofs, "Daemon", Nudged)
-    done = cli("prove", "live", file, *LIVE)
-    assert done.code == 70
-    assert "from prediction 20 on); the weights: the two runs start from other" in done.err
-    assert "28 live, 28 replayed" in done.out
-
-
-def test_a_mistake_is_one_sentence_and_an_exit_code(cli, prices, file, tmp_path):
-    for code, line, words in (
-        (65, ("causal", prices[1], *CAUSAL, "--limit", 15), "no prediction before a tried"),
-        (66, ("causal", tmp_path / "none.csv", "--feature", "x"), "none.csv"),
-        (2, ("causal", prices[1]), "--feature"),
-        (2, ("causal",), "FILE or --synthetic"),
-        (65, ("live", file, *LIVE, "--limit", 10), "give no prediction"),
-        (66, ("live", tmp_path / "none.csv", *LIVE), "none.csv"),
-        (2, ("live", file, *LIVE, "--labels", "external"), "omit labels=external"),
-    ):
-        done = cli("prove", *line)
-        assert (done.code, words in done.err) == (code, True), (line, done.err)

@@ -184,38 +184,6 @@ def test_a_signal_ends_the_feed_in_order(cli, tmp_path, endpoint, listener, monk
     assert len(listener.values()) == 1
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "words"),
-    [
-        (["--speed", "fast"], 2, ["'fast'", "10x", "5000/s"]),
-        (["--speed", "10x"], 2, ["--time COLUMN"]),
-        (["--speed", "recorded"], 2, ["--time COLUMN"]),
-        (["--columns", "bid,last"], 2, ["no column 'last'"]),
-        (["--time", "when"], 2, ["no column 'when'"]),
-        (["--encoding", "xml"], 2, ["msgpack or json"]),
-        (["--on-bad-row", "x"], 2, ["fail or skip"]),
-        (["--block", "0"], 2, ["--block"]),
-        (["--stream", "a/b"], 2, ["'a/b'"]),
-        (["--bind", "127.0.0.1:5555"], 69, ["'127.0.0.1:5555'", "tcp://ADDRESS:PORT"]),
-        (["--wait-subscribers", "1", "--wait-timeout", "0"], 69, ["0 of 1 subscribers"]),
-    ],
-)
-def test_a_mistake_is_one_sentence_and_an_exit_code(cli, tmp_path, arguments, code, words):
-    file = write_ticks(tmp_path / "fx.csv")
-    done = cli("publish", file, "--bind", ANY_PORT, *arguments)
-    assert (done.code, done.out) == (code, "")
-    for word in words:
-        assert word in done.err
-
-
-def test_a_missing_file_and_a_port_in_use_have_exit_codes_of_their_own(cli, tmp_path):
-    assert cli("publish", tmp_path / "none.csv", "--bind", ANY_PORT).code == 66
-    with Publisher(ANY_PORT, columns=("x",)) as other:
-        taken = cli("publish", write_ticks(tmp_path / "fx.csv"), "--bind", other.endpoint)
-    assert taken.code == 69
-    assert other.endpoint in taken.err
-
-
 def test_a_slow_subscriber_gets_the_end_of_the_file_too(cli, tmp_path, endpoint, monkeypatch):
     """What is queued may take as long to leave as any send, and the queue is short."""
     opened = []

@@ -207,68 +207,6 @@ def test_a_table_for_people_and_nothing_on_standard_error(cli, data_dir):
     assert lines[-1].startswith("no evidence yet after 40 labels; an accuracy of ")
 
 
-BID = ("--feature", "bid")
-ASK = (*BID, "--label-column", "ask")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "words"),
-    [
-        ((), 2, ["time_ns, bid, ask, venue", "--feature 'log_return(mid(bid, ask))'"]),
-        (("--feature", "diff(bidd)"), 2, ["no column 'bidd'", "did you mean 'bid'"]),
-        (("--feature", "diff(bid"), 2, ["not closed", "\n  diff(bid\n      ^"]),
-        (("--feature", "elapsed()"), 2, ["--time COLUMN"]),
-        ((*BID, "--time", "when"), 2, ["--time: ", "no column 'when'"]),
-        ((*BID, "--time-unit", "days"), 2, ["'days'", "auto, ns"]),
-        ((*BID, "--on-bad-row", "x"), 2, ["fail or skip"]),
-        ((*BID, "--labels", "external"), 2, ["--label-column", "stream-lstm run"]),
-        ((*BID, "--label-delay", "3"), 2, ["--label-column"]),
-        ((*BID, "--label-column", "asks"), 2, ["'asks'", "did you mean 'ask'"]),
-        ((*ASK, "--label-delay", "3 days"), 2, ["30s"]),
-        ((*ASK, "--label-delay", "3s"), 2, ["--time"]),
-        ((*ASK, "--labels", "series"), 2, ["--labels"]),
-        ((*BID, "--horizon", "0"), 2, ["horizon=0", "labels=external"]),
-        ((*BID, "--learning-rate", "0"), 2, ["learning_rate = 0.0"]),
-        ((*BID, "--learn", "--bptt", "500"), 2, ["bptt=500", "window=100"]),
-        ((*BID, "--stream", "a/b"), 2, ["'a/b'", "--stream"]),
-        ((*BID, "--out", "x.txt"), 2, [".parquet, .csv, .jsonl"]),
-        ((*BID, "--out", "eurusd.quotes.csv"), 2, ["is the file that is read"]),
-        ((*BID, "--out", "/no/where/x.csv"), 74, ["there is no directory"]),
-        ((*BID, "--trace", "x.csv"), 2, ["x.csv", ".json"]),
-        ((*BID, "--trace", "/no/where/x.json"), 74, ["/no/where/x.json"]),
-        ((*BID, "--save-weights", "x.npz"), 2, [".safetensors"]),
-        ((*BID, "--save-weights", "/no/where.safetensors"), 74, ["no directory"]),
-        ((*BID, "--weights", "none.safetensors"), 66, ["none.safetensors"]),
-        ((*BID, "--spreadsheet"), 2, ["--out"]),
-        (("--feature", "venue"), 65, ["line 2", "'EBS'"]),
-    ],
-)
-def test_a_mistake_is_one_sentence_and_an_exit_code(
-    cli, quotes, monkeypatch, arguments, code, words
-):
-    monkeypatch.chdir(quotes.parent)
-    before = quotes.read_bytes()
-    done = cli("replay", quotes, *arguments)
-    assert (done.code, done.out) == (code, "")
-    for word in words:
-        assert word in done.err
-    assert done.err.count("stream-lstm: ") <= 1
-    assert quotes.read_bytes() == before
-
-
-def test_a_missing_file_is_named_with_its_likely_neighbour(cli, quotes):
-    done = cli("replay", quotes.with_name("eurusd.quote.csv"), "--feature", "bid")
-    assert done.code == 66
-    assert "did you mean 'eurusd.quotes.csv'" in done.err
-
-
-def test_external_labels_from_the_environment_need_a_column_too(cli, quotes, monkeypatch):
-    monkeypatch.setenv("STREAM_LSTM_LABELS", "external")
-    done = cli("replay", quotes, "--feature", "bid")
-    assert done.code == 2
-    assert "--label-column" in done.err
-
-
 @pytest.mark.parametrize(
     ("columns", "feature"),
     [

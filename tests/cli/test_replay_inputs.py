@@ -11,8 +11,7 @@ import pytest
 
 from stream_lstm.config import DEFAULT_BANK, build, parse_bank
 from stream_lstm.core.best_possible import FIGURES, BestPossible
-from stream_lstm.core.columnar import ColumnarPath
-from stream_lstm.core.session import Session
+from stream_lstm.core.many import Many
 from stream_lstm.core.snapshot import fingerprint
 from stream_lstm.errors import ConfigurationError, StreamLSTMError
 from stream_lstm.events import End, Score, Ticks
@@ -24,7 +23,7 @@ from stream_lstm.schema import FeedConfig
 from stream_lstm.serve.training import terms_of
 
 from ..feed.received import blocks
-from .lines import ANY_PORT, ran, write_csv
+from .lines import ran, write_csv
 
 SMALL = ("--hidden", 4, "--window", 20, "--bptt", 10)
 
@@ -65,7 +64,7 @@ def test_columns_of_streams_give_what_each_gives_alone(cli, prices, tmp_path, mo
         out = tmp_path / f"{kind}.parquet"
         found.append(summary(cli("replay", prices, *BY_COLUMN, "--out", out, "--json")))
         files.append(pyarrow.parquet.read_table(out))
-        monkeypatch.setattr(ColumnarPath, "arrive", in_runs)
+        monkeypatch.setattr(Many, "arrive", in_runs)
     one, two = found
     assert {key: one[key] for key in ALIKE} == {key: two[key] for key in ALIKE}
     assert one["evidence"] == two["evidence"]
@@ -90,24 +89,6 @@ def test_a_tick_that_is_refused_is_named_by_its_line(cli, tmp_path, flags):
     done = cli("replay", path, *BY_COLUMN, *flags, "--on-bad-row", "skip", "--json")
     assert summary(done)["refused_ticks"] == 1
     assert "prices.csv:400)" in done.err
-
-
-def test_what_many_streams_cannot_have_is_refused(cli, prices, monkeypatch):
-    for flags, words in (
-        (("--stream-column", "symbl"), "did you mean 'symbol'"),
-        (("--stream-column", "symbol", "--stream", "a"), "--stream is for one stream"),
-        (("--stream-column", "symbol", "--state-check"), "--state-check is for one stream"),
-        (
-            ("--stream-column", "symbol", "--sharing", "per-stream", "--save-weights", "w"),
-            "--save-weights writes one set of weights",
-        ),
-    ):
-        done = cli("replay", prices, *PRICE, *flags)
-        assert (done.code, words in done.err) == (2, True), done.err
-    monkeypatch.setitem(Session.__init__.__kwdefaults__, "limit", 3)
-    done = cli("replay", prices, *BY_COLUMN)
-    assert done.code == 65
-    assert "3 streams are the most" in done.err
 
 
 def test_table_is_accepted_for_one_more_release_and_warned_about_once(cli, prices):
@@ -201,34 +182,6 @@ def test_it_is_published_whole_and_then_its_end(cli, tmp_path):
     assert values.tobytes() == SOURCES["s2-regime"](5).block(count).tobytes()
 
 
-@pytest.mark.parametrize("command", ["replay", "publish"])
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ([], ["FILE or --synthetic NAME, one of them"]),
-        (["x.csv", "--synthetic", "s1-ar"], ["not both"]),
-        (["--synthetic", "s4-lach"], ["'s4-lach'", "did you mean 's4-latch'", *SOURCES]),
-        (["--synthetic", "s1-ar", "--time", "t"], ["--time", "no times"]),
-        (["--synthetic", "s1-ar", "--series-seed", "-1"], ["--series-seed"]),
-        (["x.csv", "--series-seed", "1"], ["--series-seed", "--synthetic"]),
-        (["--synthetic", "s1-ar", "--stream", "a/b"], ["'a/b'"]),
-    ],
-)
-def test_a_mistake_is_one_sentence_and_an_exit_code(cli, command, arguments, words):
-    done = cli(command, *arguments)
-    assert (done.code, done.out) == (2, "")
-    for word in words:
-        assert word in done.err
-
-
-def test_a_column_that_is_not_there_is_named(cli):
-    line = ("--synthetic", "s1-ar")
-    asked = cli("replay", *line, "--feature", "diff(y)")
-    assert (asked.code, "s1-ar has no column 'y' (it has x)" in asked.err) == (2, True)
-    asked = cli("publish", *line, "--columns", "x,y", "--bind", ANY_PORT)
-    assert (asked.code, "s1-ar has no column 'y'" in asked.err) == (2, True)
-
-
 def test_another_series_is_not_taken_for_it():
     best = BestPossible(SOURCES["s1-ar"](1))
     xs = SOURCES["s1-ar"](2).block(50)[1:, 0]
@@ -263,6 +216,7 @@ def with_bank(cli, x, bank, *more, learn=("--learn",)):
     return cli("replay", x, *small, *learn, "--bank", bank, *more)
 
 
+@pytest.mark.slow
 def test_a_bank_from_a_file_is_mixed_and_shown(cli, x, tmp_path):
     file = tmp_path / "bank.toml"
     file.write_text(GOOD)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import itertools
 import os
-import random
 import shutil
 import signal
 import subprocess
-import time
+import sys
 
-import msgspec
 import numpy as np
 import pyarrow.parquet
 import pytest
@@ -19,11 +17,9 @@ from stream_lstm.store.lock import StoreLock
 from stream_lstm.store.schema import connect_reader
 from tests.store.stores import change, query, reseal
 
-from .lines import NOWHERE, started, write_csv
+from .lines import NOWHERE, write_csv
 
 SMALL = ("--hidden", 4, "--window", 20, "--bptt", 10, "--feature", "x")
-KILLS = 3
-PATIENCE_S = 500.0
 
 
 def write(path, rows, seed=1):
@@ -138,7 +134,6 @@ def test_wrong_settings_a_store_in_use_and_a_bad_place_are_refused_before_it_com
     ):
         done = cli("replay", walk, *SMALL, "--store", place, *more)
         assert (done.code, words in done.err) == (code, True), done.err
-    assert cli("run", *NOWHERE, "--feature", "x", "--republish").code == 2
 
 
 def test_a_bad_row_ends_a_replay_and_once_it_is_mended_it_continues(cli, walk, tmp_path):
@@ -161,6 +156,7 @@ def test_the_speed_of_a_resumed_replay_is_that_of_what_is_new(cli, walk, tmp_pat
     assert "elements/s" not in again.out
 
 
+@pytest.mark.slow
 def test_the_commands_on_a_store(cli, walk, tmp_path):
     one, two, tables = tmp_path / "one.db", tmp_path / "two.db", tmp_path / "tables"
     assert cli("replay", walk, *SMALL, "--store", one).code == 0
@@ -218,66 +214,63 @@ def test_a_run_keeps_a_store(cli, tmp_path):
 
 # ---- kill -9 ----------------------------------------------------------------------------------
 
+KILLED = """
+import signal, sys
+from stream_lstm.store.journal import Journal
 
-def replay_process(file, store):
-    more = ("--learn", "--store", store, "--snapshot-every", 3000, "--json")
-    return started("replay", file, *SMALL, *more, stderr=None)
+after_s, write, before = float(sys.argv.pop(1)), Journal.write, []
 
+def written(journal, units):
+    write(journal, units)
+    ticks = journal.connection.execute("SELECT coalesce(sum(ticks), 0) FROM streams").fetchone()
+    if before and ticks != before[0]:
+        signal.setitimer(signal.ITIMER_REAL, after_s)  # nothing handles SIGALRM: the system kills
+    before.append(ticks)
 
-def stored_ticks(store):
-    if not store.exists():
-        return 0
-    try:
-        return count(store, "SELECT coalesce(sum(ticks), 0) FROM streams")
-    except Exception:
-        return 0  # its tables are being made
+Journal.write = written
+from stream_lstm.cli.main import main
+main()
+"""
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_killed_again_and_again_it_comes_to_the_same_predictions(cli, tmp_path):
-    file, store = write(tmp_path / "long.csv", 400_000), tmp_path / "s.db"
-    rng, deadline, reached = random.Random(5), time.monotonic() + PATIENCE_S, []
-    for _ in range(KILLS):
-        before = stored_ticks(store)
-        process = replay_process(file, store)
-        while process.poll() is None and stored_ticks(store) == before:
-            assert time.monotonic() < deadline
-            wait(process, 0.02)
-        wait(process, rng.uniform(0, 0.1))
-        if process.poll() is not None:
-            pytest.fail("it ended before it was killed: take a longer file")
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        reached.append(stored_ticks(store))
+    """Each time soon after a commit that brought ticks."""
+    file, store = write(tmp_path / "long.csv", 100_000), tmp_path / "s.db"
+    more = (*SMALL, "--learn", "--snapshot-every", 3000, "--json")
+    line, reached = ("replay", file, *more, "--store", store), [0]
+    for after_s in (0.001, 0.03):
+        code = [sys.executable, "-c", KILLED, str(after_s), *map(str, line)]
+        assert subprocess.run(code, check=False).returncode == -signal.SIGALRM
+        reached.append(count(store, "SELECT coalesce(sum(ticks), 0) FROM streams"))
     assert all(low < high for low, high in itertools.pairwise(reached)), reached
     part = beginning(file, reached[-1] + 5000)
-    last = msgspec.json.decode(replay_process(part, store).communicate()[0])
-    whole = cli("replay", part, *SMALL, "--learn", "--json").json()
+    last = cli("replay", part, *more, "--store", store).json()
+    whole = cli("replay", part, *more).json()
     assert all(last[key] == whole[key] for key in ("digest", "predictions", "log_loss"))
     assert last["predictions"] == count(store)
-
-
-def wait(process, seconds):
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        return
 
 
 # ---- recover ----------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def stores(cli, walk, tmp_path):
+@pytest.fixture(scope="module")
+def made_stores(module_cli, tmp_path_factory):
     """A store of a whole replay in two starts, and a copy whose last tick is altered."""
-    whole, damaged = tmp_path / "whole.db", tmp_path / "damaged.db"
+    folder = tmp_path_factory.mktemp("made")
+    walk, whole, damaged = (folder / name for name in ("walk.csv", "whole.db", "damaged.db"))
+    write(walk, 900)
     for limit in (500, 900):
         line = ("--learn", "--store", whole, "--limit", limit)
-        assert cli("replay", walk, *SMALL, *line).code == 0
+        assert module_cli("replay", walk, *SMALL, *line).code == 0
     shutil.copy(whole, damaged)
     change(damaged, "UPDATE ticks SET crc = 1 WHERE pos = (SELECT max(pos) FROM ticks)")
     return whole, damaged
+
+
+@pytest.fixture
+def stores(made_stores, tmp_path):
+    return tuple(shutil.copy(path, tmp_path / path.name) for path in made_stores)
 
 
 def test_a_damaged_store_is_recovered_and_continued(cli, walk, stores, tmp_path):
