@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import sys
 from collections.abc import Callable
@@ -10,10 +11,13 @@ from typing import NamedTuple
 
 import msgspec
 import pytest
+import typer
 
 from stream_lstm.cli.main import main
 
 from ..engines import engine_for
+
+commands_of = functools.cache(typer.main.get_command)
 
 
 class Outcome(NamedTuple):
@@ -62,7 +66,8 @@ def module_cli(shared_engines) -> Callable[..., Outcome]:
 
 @pytest.fixture(autouse=True, scope="module")
 def shared_engines():
-    """Compile each network once for all tests; commands in processes compile their own."""
+    """Compile each network, and make the commands, once for all tests in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("stream_lstm.core.session.Engine", engine_for)
+        patch.setattr("typer.main.get_command", commands_of)
         yield

@@ -13,7 +13,7 @@ from stream_lstm.feed.reader import other_kind
 from ..hostile import BIDI, HOSTILE, raw
 from .lines import ANY_PORT, write_csv
 
-SMALL = ("--hidden", 2, "--window", 5, "--bptt", 5)
+SMALL = ("--hidden", 4, "--window", 5, "--bptt", 5)
 X = (*SMALL, "--feature", "x")
 FILE_NAME = HOSTILE.replace("/", "")
 

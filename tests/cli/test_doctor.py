@@ -106,6 +106,7 @@ def test_rows_that_replay_would_stop_at_are_counted(cli, returns, tmp_path):
     assert done.json()["kind"] == "no_labels"
 
 
+@pytest.mark.slow
 def test_times_are_found_by_name_and_content(cli, tmp_path):
     x, path = np.random.default_rng(1).normal(size=28), tmp_path / "odd.csv"
 

@@ -26,7 +26,7 @@ from stream_lstm.feed.publisher import Publisher
 
 from .lines import ANY_PORT, COUNT, WAIT_S, sending, write_csv
 
-SMALL = ("--hidden", 4, "--window", 20)
+SMALL = ("--hidden", 4, "--window", 20, "--bptt", 5)
 RNG = np.random.default_rng(5)
 PRICE = 1.3 * np.exp(np.cumsum(RNG.normal(0, 1e-4, COUNT)))
 SIGNED = RNG.normal(size=COUNT)
@@ -232,6 +232,7 @@ def test_a_feed_of_another_program_is_recognised(cli, tmp_path, form):
     assert cli("check-config", out).code == 0
 
 
+@pytest.mark.slow
 def test_a_publisher_s_columns_come_from_its_heartbeats(cli, tmp_path):
     out = tmp_path / "c.toml"
     with Publisher(ANY_PORT, columns=("bid", "ask"), heartbeats=False) as publisher:

@@ -34,7 +34,7 @@ from .lines import ANY_PORT, started, until, write_csv
 
 pytest.importorskip("bokeh", reason="bokeh is not installed")
 
-SMALL = ("--hidden", 4, "--window", 20, "--bptt", 10, "--feature", "x", "--learn")
+SMALL = ("--hidden", 4, "--window", 20, "--bptt", 5, "--feature", "x", "--learn")
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from stream_lstm.store.weights import save_weights
 from ..test_manual import documented_keys, mentioned_keys
 from .lines import write_csv
 
-SMALL = ("--hidden", 4, "--window", 20)
+SMALL = ("--hidden", 4, "--window", 20, "--bptt", 5)
 
 # ---- state ------------------------------------------------------------------------------------
 
@@ -43,6 +43,7 @@ def assert_documented(found):
     assert parts <= mentioned_keys("prove state")
 
 
+@pytest.mark.slow
 def test_a_state_that_helps_is_found_and_a_replay_finds_the_same(cli, weights):
     done = cli(*STATE, "--weights", weights, "--json")
     assert done.code == 0
@@ -82,6 +83,7 @@ def test_bad_rows_count_as_in_a_replay(cli, weights, tmp_path):
     assert (found["ticks"], found["elements"], found["refused_ticks"]) == (90, 88, 1)
 
 
+@pytest.mark.slow
 def test_the_check_is_an_object_of_the_summary_and_changes_nothing_else(cli):
     line = ("replay", "--synthetic", "s4-latch", "--limit", 3000, *SMALL)
     plain, checked = cli(*line, "--json").json(), cli(*line, "--state-check", "--json").json()
@@ -163,8 +165,7 @@ def test_lines_name_place_and_size():
 
 # ---- causal -----------------------------------------------------------------------------------
 
-TINY = ("--hidden", 3, "--window", 20, "--bptt", 5)
-CAUSAL = (*TINY, "--feature", "diff(price)", "--trials", 12)
+CAUSAL = (*SMALL, "--feature", "diff(price)", "--trials", 12)
 
 
 @pytest.fixture
@@ -224,7 +225,7 @@ def test_a_bad_row_ends_it_or_is_left_out_as_in_a_replay(cli, prices):
     rows = prices[1].read_text().splitlines()
     rows[300], rows[500] = "oops", "0"
     prices[1].write_text("\n".join(rows))
-    line = ("prove", "causal", prices[1], *TINY, "--feature", "log_return(price)", "--trials", 12)
+    line = ("prove", "causal", prices[1], *SMALL, "--feature", "log_return(price)", "--trials", 12)
     assert cli(*line).code == 65
     assert cli(*line, "--on-bad-row", "skip").code == 0
 
@@ -247,7 +248,7 @@ def test_a_position_without_a_past_in_its_piece_is_moved_on_and_never_dropped():
 
 # ---- live -------------------------------------------------------------------------------------
 
-LIVE = (*TINY, "--learn", "--feature", "diff(x)", "--feature", "y")
+LIVE = (*SMALL, "--learn", "--feature", "diff(x)", "--feature", "y")
 X, Y = np.random.default_rng(3).normal(size=(2, 300))
 
 

@@ -104,6 +104,7 @@ def test_a_bad_row_ends_the_feed_for_its_subscribers_too(cli, tmp_path, endpoint
     assert (skipped["ticks"], skipped["refused_ticks"]) == (99, 1)
 
 
+@pytest.mark.slow
 def test_what_was_sent_before_anybody_listened_is_asked_for(cli, tmp_path, endpoint):
     lost = f"ipc://{tmp_path}/lost"
     listener = Listener(endpoint, recovery=(lost,))

@@ -21,7 +21,7 @@ from stream_lstm.events import Prediction, Score, Ticks
 from .lines import write_csv
 
 FEATURE = "log_return(mid(bid, ask))"
-SMALL = ("--hidden", 4, "--window", 20, "--bptt", 10)
+SMALL = ("--hidden", 4, "--window", 20, "--bptt", 5)
 PLAIN = ("accuracy", "log_loss", "brier")
 
 
@@ -61,7 +61,7 @@ def test_replay_predicts_scores_and_learns_as_a_session_fed_tick_by_tick(cli, qu
     done = cli(*line, "--learn", "--out", out, "--json")
     assert done.code == 0
     summary = done.json()
-    predictions, scores = stepped_one_by_one(quotes, hidden=4, window=20, bptt=10, learn=True)
+    predictions, scores = stepped_one_by_one(quotes, hidden=4, window=20, bptt=5, learn=True)
     digest = Digest()
     for prediction in predictions:
         digest.add(prediction)
@@ -221,7 +221,7 @@ def test_the_example_uses_columns_that_are_there(columns, feature):
 
 # ---- labels from a column, each in its own time -----------------------------------------------
 
-LABELLED = ("--hidden", 4, "--window", 20, "--stride", 5, "--feature", "x", "--label-column", "up")
+LABELLED = (*SMALL, "--stride", 5, "--feature", "x", "--label-column", "up")
 
 
 def labelled_file(path, cells):
@@ -292,7 +292,7 @@ def test_labels_that_are_all_refused_are_bad_data_with_the_remedy(cli, tmp_path,
 
 def test_learning_from_late_labels_is_not_learning_from_prompt_ones(cli, tmp_path, outcomes):
     line = ("replay", labelled_file(tmp_path / "a.csv", outcomes), *LABELLED, "--learn")
-    delays = (("--label-delay", delay, "--bptt", 10, "--json") for delay in ("0", "0", "60"))
+    delays = (("--label-delay", delay, "--json") for delay in ("0", "0", "60"))
     digests = [cli(*line, *more).json()["digest"] for more in delays]
     assert digests[0] == digests[1] != digests[2]
 

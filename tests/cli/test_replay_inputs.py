@@ -11,7 +11,6 @@ import pytest
 
 from stream_lstm.config import DEFAULT_BANK, build, parse_bank
 from stream_lstm.core.best_possible import FIGURES, BestPossible
-from stream_lstm.core.many import Many
 from stream_lstm.core.snapshot import fingerprint
 from stream_lstm.errors import ConfigurationError, StreamLSTMError
 from stream_lstm.events import End, Score, Ticks
@@ -25,7 +24,7 @@ from stream_lstm.serve.training import terms_of
 from ..feed.received import blocks
 from .lines import ran, write_csv
 
-SMALL = ("--hidden", 4, "--window", 20, "--bptt", 10)
+SMALL = ("--hidden", 4, "--window", 20, "--bptt", 5)
 
 
 def summary(done):
@@ -37,7 +36,6 @@ def summary(done):
 
 PRICE = (*SMALL, "--feature", "log_return(price)")
 BY_COLUMN = ("--stream-column", "symbol", *PRICE)
-ALIKE = ("streams", "elements", "ticks", "predictions", "labels", "digest", "ece", "auc")
 
 
 def write_prices(path, ticks=900, streams=7, bad=()):
@@ -54,30 +52,15 @@ def prices(tmp_path):
     return write_prices(tmp_path / "prices.csv")
 
 
-def in_runs(many, arrivals):
-    many._in_runs(arrivals, arrivals.streams)
-
-
-def test_columns_of_streams_give_what_each_gives_alone(cli, prices, tmp_path, monkeypatch):
-    found, files = [], []
-    for kind in ("columns", "alone"):
-        out = tmp_path / f"{kind}.parquet"
-        found.append(summary(cli("replay", prices, *BY_COLUMN, "--out", out, "--json")))
-        files.append(pyarrow.parquet.read_table(out))
-        monkeypatch.setattr(Many, "arrive", in_runs)
-    one, two = found
-    assert {key: one[key] for key in ALIKE} == {key: two[key] for key in ALIKE}
-    assert one["evidence"] == two["evidence"]
-    assert (one["streams"], one["stream_column"]) == (7, "symbol")
-    assert one["predictions"] > 60
-    order = [("stream", "ascending"), ("n", "ascending")]
-    assert files[0].sort_by(order).equals(files[1].sort_by(order))
-
-
-def test_a_replay_learns_from_many_streams(cli, prices):
-    found = summary(cli("replay", prices, *BY_COLUMN, "--learn", "--json"))
+def test_a_replay_learns_from_many_streams(cli, prices, tmp_path):
+    out = tmp_path / "out.parquet"
+    found = summary(cli("replay", prices, *BY_COLUMN, "--learn", "--out", out, "--json"))
+    assert (found["streams"], found["stream_column"]) == (7, "symbol")
     assert found["updates"] == found["labels"] > 60
     assert math.isfinite(found["log_loss"])
+    rows = pyarrow.parquet.read_table(out)
+    assert len(rows) == found["predictions"]
+    assert set(rows["stream"].to_pylist()) == {f"s{k}" for k in range(7)}
 
 
 @pytest.mark.parametrize("flags", [(), ("--learn",)])
@@ -131,7 +114,7 @@ def test_the_best_is_scored_on_the_labels_of_the_model(cli, tmp_path):
         ("--feature", "diff(x)"),
         ("--feature", "x", "--feature", "diff(x)"),
         ("--horizon", 2),
-        ("--window", 600, "--bptt", 10),
+        ("--window", 600, "--bptt", 5),
     ],
 )
 def test_of_other_labels_nothing_best_is_claimed(cli, arguments):
@@ -212,7 +195,7 @@ def x(tmp_path):
 
 
 def with_bank(cli, x, bank, *more, learn=("--learn",)):
-    small = ("--feature", "x", "--hidden", 2, "--window", 20, "--bptt", 10)
+    small = ("--feature", "x", "--hidden", 2, "--window", 20, "--bptt", 5)
     return cli("replay", x, *small, *learn, "--bank", bank, *more)
 
 

@@ -239,7 +239,6 @@ def test_a_daemon_reports_its_life_counts_refused_peers_and_reloads_all_or_nothi
                 "[feed]\nmax_streams = 3\n[model]\nlayers = 2\n",
                 "not reloaded, nothing has changed: layers is 1 and would be 2, which needs a re",
             ),
-            ("[feed]\nmax_streams = 0\n", "not reloaded, nothing has changed"),
             ("[feed]\nmax_stream = 3\n", "did you mean 'max_streams'"),
         ):
             file.write_text(text)

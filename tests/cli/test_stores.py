@@ -19,7 +19,7 @@ from tests.store.stores import change, query, reseal
 
 from .lines import NOWHERE, write_csv
 
-SMALL = ("--hidden", 4, "--window", 20, "--bptt", 10, "--feature", "x")
+SMALL = ("--hidden", 4, "--window", 20, "--bptt", 5, "--feature", "x")
 
 
 def write(path, rows, seed=1):
@@ -59,6 +59,7 @@ def count(store, sql="SELECT count(*) FROM predictions"):
 LABELS = ("--label-column", "up", "--label-delay")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "more",
     [
@@ -273,6 +274,7 @@ def stores(made_stores, tmp_path):
     return tuple(shutil.copy(path, tmp_path / path.name) for path in made_stores)
 
 
+@pytest.mark.slow
 def test_a_damaged_store_is_recovered_and_continued(cli, walk, stores, tmp_path):
     whole, damaged = stores
     new, moved = tmp_path / "new.db", shutil.copy(whole, tmp_path / "moved.db")
