@@ -41,9 +41,9 @@ def out(tmp_path):
     return tmp_path / "w.safetensors"
 
 
-def line(*files, out, epochs=3, **more):
+def line(*files, out, **more):
     flags = [part for key, value in more.items() for part in (f"--{key.replace('_', '-')}", value)]
-    return ("train", *files, "--feature", "x", *SMALL, "--out", out, "--epochs", epochs, *flags)
+    return ("train", *files, "--feature", "x", *SMALL, "--out", out, "--epochs", 3, *flags)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_replay_with_the_weights_shows_the_figures_of_the_validation(cli, x, out
 @pytest.mark.slow
 def test_each_file_is_a_series_of_its_own(cli, x, out, tmp_path):
     other = write_series(tmp_path / "y.csv", 500, seed=1)
-    found = cli(*line(x, other, out=out, epochs=1), "--json").json()
+    found = cli(*line(x, other, out=out), "--json").json()
     assert found["files"] == [str(x), str(other)]
     assert found["elements"] == 1400
     assert found["validation"]["labels"] == 8 + 4
@@ -118,11 +118,11 @@ def test_existing_results_are_refused_with_the_way_out(cli, x, out):
     checkpoint.write_text("half")
     refused(2, "--resume continues from it, --overwrite restarts")
     refused(65, "damaged", "--resume")
-    assert cli(*line(x, out=out, epochs=1), "--overwrite").code == 0
+    assert cli(*line(x, out=out), "--overwrite").code == 0
     assert load_weights(out)
     assert not checkpoint.exists()
     out.unlink()
-    done = cli(*line(x, out=out, epochs=1), "--resume")
+    done = cli(*line(x, out=out), "--resume")
     assert done.code == 0
     assert "no checkpoint" in done.err
 
@@ -142,7 +142,7 @@ import os, signal
 from stream_lstm.cli import train
 
 def epoch(display, training):
-    if training.position.epoch == 3:
+    if training.position.epoch == 2:
         os.kill(os.getpid(), signal.SIGKILL)
 
 train.TrainingDisplay.epoch = epoch
@@ -154,16 +154,15 @@ main()
 @pytest.mark.slow
 def test_a_killed_training_continues_to_the_same_bits(cli, x, out, tmp_path):
     whole, one, two = (tmp_path / n for n in ("whole.safetensors", "a.parquet", "b.parquet"))
-    eight = {"epochs": 8, "patience": 0}
-    assert cli(*line(x, out=whole, history=one, **eight)).code == 0
-    arguments = line(x, out=out, history=two, **eight)
+    assert cli(*line(x, out=whole, history=one)).code == 0
+    arguments = line(x, out=out, history=two)
     killed = subprocess.run([sys.executable, "-c", KILLED, *map(str, arguments)], check=False)
     assert (killed.returncode, out.exists()) == (-signal.SIGKILL, False)
 
     changed = write_series(tmp_path / "z.csv", seed=5)
     for wrong, words in (
-        (line(x, out=out, history=two, epochs=9, patience=0), "epochs was 8 and is 9"),
-        (line(changed, out=out, history=two, **eight), "z.csv (900 elements) differs"),
+        (line(x, out=out, patience=7), "patience was 20 and is 7"),
+        (line(changed, out=out), "z.csv (900 elements) differs"),
     ):
         done = cli(*wrong, "--resume")
         assert (done.code, words in done.err) == (65, True), done.err
@@ -179,7 +178,7 @@ def test_a_killed_training_continues_to_the_same_bits(cli, x, out, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_in_order_and_it_can_continue(cli, x, out, monkeypatch, number):
-    arguments = line(x, out=out, epochs=5, patience=0)
+    arguments = line(x, out=out)
     with monkeypatch.context() as patch:
 
         def epoch(display, training):
@@ -195,7 +194,7 @@ def test_a_signal_ends_it_in_order_and_it_can_continue(cli, x, out, monkeypatch,
     assert load_weights(out)  # the best so far
     assert cli(*arguments).code == 2
     done = cli(*arguments, "--resume", "--json")
-    assert (done.code, done.json()["epochs"]) == (0, 5)
+    assert (done.code, done.json()["epochs"]) == (0, 3)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +216,7 @@ def test_a_series_with_nothing_to_learn_is_refused(cli, tmp_path, out, values, w
 def test_a_constant_feature_is_reported(cli, x, out):
     rows = [f"{text},3" for text in x.read_text().split()[1:]]
     x.write_text("x,c\n" + "\n".join(rows) + "\n")
-    done = cli(*line(x, out=out, epochs=1), "--feature", "c")
+    done = cli(*line(x, out=out), "--feature", "c")
     assert done.code == 0
     assert "the feature c is constant in training" in done.err
 
@@ -244,7 +243,7 @@ def test_training_starts_from_weights_of_its_shape_and_replay_keeps_the_scaler(
     assert done.code == 2
     assert "(6, 16)" in done.err
     assert "layer_1" in done.err
-    assert cli(*line(x, out=again, epochs=1), "--weights", out).code == 0
+    assert cli(*line(x, out=again), "--weights", out).code == 0
 
     replay = ("replay", x, "--weights", out, "--window", 20)
     assert cli(*replay, "--save-weights", kept).code == 0
