@@ -27,7 +27,7 @@ MISTAKES = {
     2: (
         ("replay quotes.csv", "time_ns, bid, ask, venue", "--feature 'log_return(mid(bid, ask))'"),
         ("replay quotes.csv --feature diff(bidd)", "no column 'bidd'", "did you mean 'bid'"),
-        ("replay quotes.csv --feature diff(bid", "never closed", "\n  diff(bid\n      ^"),
+        ("replay quotes.csv --feature diff(bid", "not closed", "\n  diff(bid\n      ^"),
         ("replay quotes.csv --feature elapsed()", "--time COLUMN"),
         (f"{REPLAY} --time when", "--time: ", "no column 'when'"),
         (f"{REPLAY} --time-unit days", "'days'", "auto, ns"),
