@@ -148,10 +148,10 @@ class LearningConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     share: part of the weight that moves between the members of a bank at each label.
     publish_experts: publish the weight and probability of each member with the prediction.
     learning_rate: step size of an optax optimiser; `dekf` has none.
-    clip_norm: limit of the global norm of gradients for optax; 0 is no limit.
+    clip_norm: limit of the global norm of gradients for optax; 0 disables it.
     max_update: limit of the root mean square of one update's changes; larger updates are refused.
-    0 is no limit.
-    max_weights: limit of the root mean square of the weights after an update; 0 is no limit.
+    0 disables it.
+    max_weights: limit of the root mean square of the weights after an update; 0 disables it.
     rollback_window: labels over which the log loss is compared with the base rate's; 0 disables
     rollbacks.
     rollback_excess: nats per label above the base rate, over that window, that cause a rollback.

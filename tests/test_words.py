@@ -17,12 +17,6 @@ from .test_manual import DOCUMENTS, LEAVES, MANUAL
 
 PACKAGE = MANUAL.parent
 
-NOT_YET: set[str] = {
-    "closing.py", "configuration.md", "core", "errors.py", "events.py", "feed", "help",
-    "schema.py", "serve", "tables.py",
-}  # fmt: skip
-"""Parts of the package whose text still has such words."""
-
 PLAINER = {
     r"\b(?:tells?|told|says?|said|telling) of\b": "reports, lists, warns",
     r"\b(?:is|are|was|were|be|been) told\b|\bto be told\b": "receives, reads, is shown",
@@ -65,12 +59,6 @@ def odd(text: str) -> list[str]:
     ]
 
 
-def not_yet(part: str) -> pytest.MarkDecorator | tuple[()]:
-    return (
-        pytest.mark.xfail(reason="still to be rewritten", strict=False) if part in NOT_YET else ()
-    )
-
-
 def test_the_patterns_find_what_they_are_for() -> None:
     for text in ("it is told of", "x is no label", "Keys are let in", "who asks for it", "Anew"):
         assert odd(text), text
@@ -78,14 +66,15 @@ def test_the_patterns_find_what_they_are_for() -> None:
         assert not odd(text), text
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=not_yet(name)) for name in DOCUMENTS])
+@pytest.mark.parametrize("name", DOCUMENTS)
 def test_a_document_is_plain(name: str) -> None:
     assert not odd(DOCUMENTS[name])
 
 
 @pytest.mark.parametrize(
     "words",
-    [pytest.param(words, marks=not_yet("help"), id=" ".join(words)) for words in sorted(LEAVES)],
+    sorted(LEAVES),
+    ids=" ".join,
 )
 def test_the_help_of_a_command_is_plain(words: tuple[str, ...]) -> None:
     command = LEAVES[words]
@@ -105,7 +94,7 @@ def files_of(folder: str) -> list[Path]:
     return [path] if path.is_file() else sorted(path.rglob("*.py"))
 
 
-@pytest.mark.parametrize("folder", [pytest.param(name, marks=not_yet(name)) for name in folders()])
+@pytest.mark.parametrize("folder", folders())
 def test_the_strings_and_public_docstrings_of_the_package_are_plain(folder: str) -> None:
     found = []
     for path in files_of(folder):

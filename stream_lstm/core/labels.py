@@ -14,7 +14,7 @@ expired
 
 | a label for | result |
 |---|---|
-| a waiting prediction | taken; it counts at once, or after `label_hold` elements |
+| a waiting prediction | accepted; it counts immediately, or after `label_hold` elements |
 | a prediction that is due but not made yet | taken as early; it waits for the prediction |
 | an unsettled prediction, with the other class | taken as revised, where the last label counts |
 | a prediction that has this label already | refused as repeated |

@@ -24,8 +24,8 @@ with, a head of zero weights, and a bias that follows the base rate until learni
 same happens where there are no good weights.
 
 The weights that learning starts from count as good. Later weights become a candidate after each
-whole window that was no worse than the base rate, and good if the next window, in which learning
-went on, is no worse either. So what a beginning poisoning teaches is not among them. The loss of
+whole window that was no worse than the base rate, and good if the next window, with learning, was
+not worse either. So weights learned while a poisoning begins do not count as good. The loss of
 the good weights is that of the window that confirmed them; no second network runs. Only labels
 move the monitor, so its decisions do not depend on the cut into blocks. A call over several
 strides ends where the next check is due.

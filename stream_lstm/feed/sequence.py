@@ -116,8 +116,8 @@ class FeedCounters(msgspec.Struct):
     changes of a stream's owner. `asked` requests for lost ticks were sent; `recovered` ticks came
     in reply and passed, `overlaps` arrived the usual way as well, and `gone` ticks were no longer
     available. `timeouts` requests had no reply in time, or the reply BUSY. `overfull` counts how
-    often the queue of a stream that waits for lost ticks was full, so that it went on without
-    them. `stale` counts how often the feed fell silent.
+    often the queue of a stream that waits for lost ticks was full, so that it continued
+    without them. `stale` counts how often the feed fell silent.
     """
 
     messages: int = 0
