@@ -71,7 +71,7 @@ def page(topic: str) -> str:
 def purpose(topic: str) -> str:
     """Return the first sentence of a page, which says who needs it."""
     paragraph = page(topic).split("\n\n")[1]
-    return re.split(r"(?<=[.:])\s", " ".join(paragraph.split()), maxsplit=1)[0]
+    return re.split(r"(?<=\.)\s", " ".join(paragraph.split()), maxsplit=1)[0]
 
 
 def _list_topics() -> None:

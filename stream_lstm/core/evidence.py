@@ -1,9 +1,9 @@
 """Is the model better than a plain forecaster? Answers that are valid at every look.
 
-**Bets.** Let d in [-1, 1] measure at each label how much better the model did. If
-the model is no better, so the mean of d given the past is at most 0, this game is fair or worse:
-start with a capital W of 1, and before each label stake a part lambda of it, which is known before
-that label and never negative,
+**Bets.** At each label d in [-1, 1] measures how much better the model did. If the model is no
+better, so the mean of d given the past is at most 0, this game is fair or worse: start with a
+capital W of 1, and before each label stake a part lambda of it, which is known before that label
+and never negative,
 
 ```
 W <- W (1 + lambda d)         lambda = clip(sum of past d / (sum of past d^2 + 100), 0, 1/2)
