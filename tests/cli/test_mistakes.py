@@ -191,4 +191,4 @@ def test_external_labels_from_the_environment_need_a_column_too(mistaken, monkey
 
 def test_streams_beyond_the_limit_are_refused(mistaken, monkeypatch):
     monkeypatch.setitem(Session.__init__.__kwdefaults__, "limit", 3)
-    mistaken(f"{MANY} --hidden 4 --window 5", 65, "3 streams are the most")
+    mistaken(f"{MANY} --hidden 4 --window 5", 65, "3 streams are the limit")

@@ -287,7 +287,7 @@ def test_labels_that_are_all_refused_are_bad_data_with_the_remedy(cli, tmp_path,
     wrong = cli("replay", file, *LABELLED[:-1], "t", "--json")
     assert wrong.code == 65
     assert wrong.json()["labels_bad"] == wrong.json()["predictions"] - 1
-    assert "set threshold" in wrong.err
+    assert "set `threshold`" in wrong.err
 
 
 def test_learning_from_late_labels_is_not_learning_from_prompt_ones(cli, tmp_path, outcomes):

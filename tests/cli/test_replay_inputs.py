@@ -225,7 +225,7 @@ def test_a_bank_from_a_file_is_mixed_and_shown(cli, x, tmp_path):
         ('[[member]]\nkind = "table"\nname = "a"\nfaed = 3\n', "no key 'faed'; did you mean 'fad"),
         ('[[member]]\nkind = "table"\nname = "a"\nsigns = 99\n', "member 1 ('a')"),
         ('[[member]]\nkind = "table"\n', "member 1: Object missing required field `name`"),
-        (GOOD + GOOD, "'small' is not one"),
+        (GOOD + GOOD, "not 'small'"),
         ("member = 3\n", "[[member]]"),
         ("", "[[member]]"),
         ("[[member]\n", "is not valid TOML"),
