@@ -54,14 +54,14 @@ def command(
     --out weights.safetensors
     """
     inputs = [rows.of(path) for path in files]
-    from ..serve.replaying import peak_rss_bytes
+    config, weights, *_ = warm_start(settings.config, settings.origins, warn)
+    columns = check_features(inputs[0], config)
+    from ..serve.replaying import peak_rss_bytes  # JAX is imported here and not before
     from ..serve.training import TrainingJob, check_mode, check_places, train
 
     job = TrainingJob(inputs, out, history, resume, overwrite)
     check_places(job)
-    config, weights, *_ = warm_start(settings.config, settings.origins, warn)
     check_mode(config)
-    columns = check_features(job.files[0], config)
     summary = train(
         job, config, weights, columns, warn=warn, progress=file_progress, displays=TrainingDisplay
     )

@@ -146,8 +146,6 @@ def read_bank(config: Config) -> Members | None:
 
 def check_saving(config: Config, save_weights: Path | None) -> None:
     """Raise UsageError or OutputError where weights cannot be loaded or saved."""
-    from .weights import check_target
-
     if config.learning.bank != "none" and config.model.weights is not None:
         raise UsageError(
             f"--weights {config.model.weights}: a bank starts all of its networks afresh; "
@@ -159,6 +157,8 @@ def check_saving(config: Config, save_weights: Path | None) -> None:
         raise UsageError(
             f"--save-weights {save_weights}: a bank has many networks; save one with --bank none"
         )
+    from .weights import check_target  # it imports JAX
+
     check_target(save_weights)
 
 

@@ -242,15 +242,24 @@ def test_an_interrupt_within_the_imports_ends_it_without_a_traceback():
     assert kept.stdout.splitlines()[-1] == "default_int_handler"
 
 
-def test_help_needs_no_heavy_library():
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("replay --help", "--save-weights"),
+        ("replay x.csv", "--feature"),
+        ("train x.csv --out w.safetensors", "--feature"),
+        ("prove causal x.csv", "--feature"),
+    ],
+)
+def test_help_and_a_missing_feature_need_no_heavy_library(folder, line, words):
     text = f"""
 import atexit, sys
-heavy = ("jax", "flax", "optax", "pyarrow")
+heavy = ("jax", "flax", "optax")
 atexit.register(lambda: print([name for name in heavy if name in sys.modules]))
 {START}
 """
-    done = code(text, "replay", "--help")
-    assert "--save-weights" in done.stdout
+    done = code(text, *line.split(), cwd=folder)
+    assert words in done.stdout + done.stderr
     assert done.stdout.endswith("[]\n")
 
 

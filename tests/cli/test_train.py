@@ -161,7 +161,7 @@ def test_a_killed_training_continues_to_the_same_bits(cli, x, out, tmp_path):
 
     changed = write_series(tmp_path / "z.csv", seed=5)
     for wrong, words in (
-        (line(x, out=out, patience=7), "patience was 20 and is 7"),
+        (line(x, out=out, patience=7), "patience was 8 and is 7"),
         (line(changed, out=out), "z.csv (900 elements) differs"),
     ):
         done = cli(*wrong, "--resume")
