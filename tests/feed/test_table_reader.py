@@ -77,6 +77,9 @@ def test_npy_arrays_have_named_columns(tmp_path, chunk_rows):
     np.save(path, np.arange(7, dtype=">i4"))
     assert file_columns(path) == ("x",)
     assert load(path, chunk_rows=chunk_rows)[1][:, 0].tolist() == list(range(7))
+    with open_file(path, columns=None, time=None, on_refusal=print, chunk_rows=1) as source:
+        progress = [source.bytes_read for _ in source.blocks()]
+        assert progress == [k * source.bytes_total // 7 for k in range(1, 8)]
 
     grid = np.asfortranarray(np.arange(21, dtype=np.float32).reshape(7, 3))
     np.save(path, grid)
