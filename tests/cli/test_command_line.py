@@ -246,12 +246,12 @@ def test_an_interrupt_within_the_imports_ends_it_without_a_traceback():
     ("line", "words"),
     [
         ("replay --help", "--save-weights"),
-        ("replay x.csv", "--feature"),
+        ("replay x.csv --feature elapsed()", "--time COLUMN"),
         ("train x.csv --out w.safetensors", "--feature"),
         ("prove causal x.csv", "--feature"),
     ],
 )
-def test_help_and_a_missing_feature_need_no_heavy_library(folder, line, words):
+def test_help_and_a_mistake_in_features_need_no_heavy_library(folder, line, words):
     text = f"""
 import atexit, sys
 heavy = ("jax", "flax", "optax")
