@@ -121,10 +121,12 @@ class Pipe(Closing):
 
     def _work(self) -> None:
         while True:
+            drawing = self._drawing  # read first: lines that were put before it come before it
             if (line := self._next()) is not None:
                 self._write(line)
-            elif (drawing := self._drawing) is not None:
-                self._drawing = None
+            elif drawing is not None:
+                if self._drawing is drawing:
+                    self._drawing = None
                 drawing()
             elif self._closing:
                 return

@@ -112,6 +112,8 @@ def test_a_terminal_that_is_stopped_delays_nobody_and_then_shows_the_newest(sess
     with open(descriptor, "w") as screen, Pipe() as pipe:
         monkeypatch.setattr(sys, "stderr", screen)
         os.write(terminal, CTRL_S)
+        while select.select((), (screen,), (), 0.0)[1]:  # the kernel stops it a moment later
+            os.sched_yield()
         with LiveTable(lambda: 0.0, pipe) as table:
             table.show(session)
             pipe.put("line 0")
