@@ -45,7 +45,7 @@ PATIENCE = 2_000
 """Steps after which a schedule that has not come to its end never will."""
 
 
-class Source:
+class FaultSource:
     """A publisher without a socket; `restart` makes a new session, whose ring is empty."""
 
     def __init__(self, ring_ticks: int, clock: Callable[[], float]) -> None:
@@ -182,7 +182,7 @@ class Schedule:
         self._restarts, self._failing = restarts, failing
         self.now = 0.0
         self.injected: Counter[str] = Counter()
-        self.source = Source(ring_ticks, lambda: self.now)
+        self.source = FaultSource(ring_ticks, lambda: self.now)
         self.intake = Intake(FeedConfig(columns=COLUMNS, recovery=("memory",)))
         assert self.intake.recovery is not None
         self.recovery = self.intake.recovery

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from .comparison import compare
-from .peers.given import HIDDEN, SEED, TAPES, Given
+from .peers.workload import HIDDEN, SEED, TAPES, Workload
 from .report import fresh, medians
 from .timing import durations, enough
 
@@ -85,7 +85,7 @@ def ours(length: int) -> Callable[[np.ndarray, np.ndarray], tuple[Any, float]]:
     return updated(Engine(config(learn=True, bptt=length), 1))
 
 
-def subject_ours(_given: Given, options: dict[str, Any]) -> dict[str, Any]:
+def subject_ours(_given: Workload, options: dict[str, Any]) -> dict[str, Any]:
     """Time our update for each K."""
     rows = {}
     for length in TAPES:
@@ -160,7 +160,7 @@ def flat(weights: Any) -> np.ndarray:
     return np.concatenate([np.asarray(weights[name]).reshape(-1) for name in sorted(weights)])
 
 
-def subject_gradient(_given: Given, options: dict[str, Any]) -> dict[str, Any]:
+def subject_gradient(_given: Workload, options: dict[str, Any]) -> dict[str, Any]:
     """Time the plain gradient for each K, where its weights are ours."""
     rows: dict[str, Any] = {}
     for length in TAPES:
@@ -222,4 +222,4 @@ if __name__ == "__main__":
     if subject == "file":
         print(json.dumps(whole_file(json.loads(settings))))
     else:
-        print(json.dumps(SUBJECTS[subject](Given.load(Path(folder)), json.loads(settings))))
+        print(json.dumps(SUBJECTS[subject](Workload.load(Path(folder)), json.loads(settings))))

@@ -17,7 +17,7 @@ from stream_lstm.config import Config, build
 from stream_lstm.model.buffers import SharedArray, aligned_zeros
 from stream_lstm.model.engine import Engine
 
-from .peers.given import CHECKED, HIDDEN, SEED, Given, series
+from .peers.workload import CHECKED, HIDDEN, SEED, Workload, series
 
 
 def config(**more: Any) -> Config:
@@ -25,13 +25,13 @@ def config(**more: Any) -> Config:
     return build({"features": ["x"], "hidden": HIDDEN, "seed": SEED, **more})
 
 
-def given() -> Given:
+def given() -> Workload:
     """Return the network, and our p over the first elements."""
     engine = Engine(config(scaling="none"), 1)
     weights = engine.init_weights()
     kernels = (np.asarray(weights[name]["kernel"]) for name in ("layer_0", "head"))
     xs, step = series(CHECKED), stepped(engine)
-    return Given(*kernels, xs, np.array([step(x) for x in xs], np.float32))
+    return Workload(*kernels, xs, np.array([step(x) for x in xs], np.float32))
 
 
 def together(engine: Engine) -> tuple[Callable[[np.ndarray], Any], ...]:

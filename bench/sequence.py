@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from .comparison import compare
-from .peers.given import CHECKED, Given, wrong
+from .peers.workload import CHECKED, Workload, wrong
 from .timing import rate
 
 ELEMENTS = 1_000_000
@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     return compare("sequence", list(SUBJECTS), settings, options.repeats)
 
 
-def subject_engine(given: Given, options: dict[str, Any]) -> dict[str, Any]:
+def subject_engine(given: Workload, options: dict[str, Any]) -> dict[str, Any]:
     """Time our block."""
     from stream_lstm.model.engine import Engine
 
@@ -51,7 +51,7 @@ def subject_engine(given: Given, options: dict[str, Any]) -> dict[str, Any]:
     return {"": {name: rate(call, **options) for name, call in calls.items()}}
 
 
-def subject_session(given: Given, options: dict[str, Any]) -> dict[str, Any]:
+def subject_session(given: Workload, options: dict[str, Any]) -> dict[str, Any]:
     """Time blocks of raw ticks through the whole session, learning off."""
     from stream_lstm.core.outcome import Outcome
     from stream_lstm.core.replay import send
@@ -82,4 +82,4 @@ SUBJECTS = {"engine": subject_engine, "session": subject_session}
 
 if __name__ == "__main__":
     subject, folder, settings = sys.argv[1:]
-    print(json.dumps(SUBJECTS[subject](Given.load(Path(folder)), json.loads(settings))))
+    print(json.dumps(SUBJECTS[subject](Workload.load(Path(folder)), json.loads(settings))))

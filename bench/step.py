@@ -25,7 +25,7 @@ import numpy as np
 
 from .comparison import compare
 from .parts import explained
-from .peers.given import CHECKED, SEED, Given, wrong
+from .peers.workload import CHECKED, SEED, Workload, wrong
 from .timing import ways
 
 CALLS = 20_000
@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     return rows | explained(*spent, **told)
 
 
-def subject_jax(given: Given, options: dict[str, Any]) -> dict[str, Any]:
+def subject_jax(given: Workload, options: dict[str, Any]) -> dict[str, Any]:
     """Time our step, and an empty call."""
     from stream_lstm.model.engine import Engine
 
@@ -96,7 +96,7 @@ def empty_call(engine: Any) -> Callable[[np.ndarray], float]:
     return empty
 
 
-def subject_session(given: Given, options: dict[str, Any]) -> dict[str, Any]:
+def subject_session(given: Workload, options: dict[str, Any]) -> dict[str, Any]:
     """Time the whole path of a raw tick, learning off, a prediction due at each."""
     from stream_lstm.core.session import Session
     from stream_lstm.events import Output, Prediction
@@ -139,4 +139,4 @@ SUBJECTS = {"jax": subject_jax, "session": subject_session}
 
 if __name__ == "__main__":
     subject, folder, settings = sys.argv[1:]
-    print(json.dumps(SUBJECTS[subject](Given.load(Path(folder)), json.loads(settings))))
+    print(json.dumps(SUBJECTS[subject](Workload.load(Path(folder)), json.loads(settings))))

@@ -24,7 +24,7 @@ import numpy as np
 
 from .comparison import compare
 from .parts import explained
-from .peers.given import CHECKED, HIDDEN, SEED, Given, wrong
+from .peers.workload import CHECKED, HIDDEN, SEED, Workload, wrong
 from .timing import at_once, one_by_one, rounds
 
 STRIDE = 10
@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     return rows | explained(*spent, **told)
 
 
-def subject_engine(given: Given, options: dict[str, Any]) -> dict[str, Any]:
+def subject_engine(given: Workload, options: dict[str, Any]) -> dict[str, Any]:
     """Time our compiled step, and an empty call."""
     from stream_lstm.model.engine import Engine
 
@@ -74,18 +74,18 @@ def subject_engine(given: Given, options: dict[str, Any]) -> dict[str, Any]:
     return {"": found, "each alone": {"ours": alone}}
 
 
-def subject_session(given: Given, options: dict[str, Any]) -> dict[str, Any]:
+def subject_session(given: Workload, options: dict[str, Any]) -> dict[str, Any]:
     """Time a whole session, learning off, tick by tick."""
     return {"": {SESSION: _session(given, options)}}
 
 
-def subject_before(given: Given, options: dict[str, Any]) -> dict[str, Any]:
+def subject_before(given: Workload, options: dict[str, Any]) -> dict[str, Any]:
     """Time the whole session of an older commit."""
     sys.path.insert(0, options["before"])
     return {"": {BEFORE: _session(given, options)}}
 
 
-def _session(given: Given, options: dict[str, Any]) -> dict[str, float]:
+def _session(given: Workload, options: dict[str, Any]) -> dict[str, float]:
     from stream_lstm.config import build
     from stream_lstm.core.session import Session
     from stream_lstm.events import Output, Prediction, Ticks
@@ -113,7 +113,7 @@ def _session(given: Given, options: dict[str, Any]) -> dict[str, float]:
     return rounds({SESSION: one_by_one(take)}, **_timed(options))[SESSION]
 
 
-def _differing(given: Given, p: dict[int, float]) -> str:
+def _differing(given: Workload, p: dict[int, float]) -> str:
     """Return what is wrong with the p of a session, "" where they are those of our blocks."""
     if "before" in sys.argv:
         return "" if len(p) == len(given.xs) // STRIDE - 9 else "wrong: predictions are missing"
@@ -133,4 +133,4 @@ SUBJECTS = {"engine": subject_engine, "session": subject_session, "before": subj
 
 if __name__ == "__main__":
     subject, folder, settings = sys.argv[1:]
-    print(json.dumps(SUBJECTS[subject](Given.load(Path(folder)), json.loads(settings))))
+    print(json.dumps(SUBJECTS[subject](Workload.load(Path(folder)), json.loads(settings))))

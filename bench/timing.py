@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .peers.given import series
+from .peers.workload import series
 from .report import QUANTILES, percentiles
 
 TURN_NS = 50_000_000

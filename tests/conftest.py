@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 from hypothesis import settings
+
+from .bench_modules import bench_module
 
 # A shared machine may take long over an example; time is for the benchmarks to judge.
 settings.register_profile("untimed", deadline=None)
@@ -43,6 +48,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_unconfigure() -> None:
     shutil.rmtree(CACHE, ignore_errors=True)
+
+
+@pytest.fixture
+def bench() -> Callable[[str], ModuleType]:
+    """Import a module of the benchmarks, which are not installed, by its name."""
+    return bench_module
+
+
+@pytest.fixture(scope="module")
+def given() -> Any:
+    """The workload of the benchmarks: weights, inputs and our predictions."""
+    return bench_module("ours").given()
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import subprocess
@@ -17,24 +16,6 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 
 HASTE = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-
-
-@pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Import a module of the benchmarks by its name."""
-    monkeypatch.syspath_prepend(REPOSITORY)
-
-    def module(name: str) -> ModuleType:
-        return importlib.import_module(f"bench.{name}")
-
-    return module
-
-
-@pytest.fixture(scope="module")
-def given() -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(REPOSITORY)
-        return importlib.import_module("bench.ours").given()
 
 
 @pytest.fixture
@@ -109,7 +90,7 @@ def test_an_installed_peer_gives_our_numbers(bench: Any, given: Any, name: str) 
 
 def test_what_is_given_is_read_as_it_was_written(bench: Any, given: Any, tmp_path: Path) -> None:
     given.save(tmp_path)
-    for read, written in zip(bench("peers.given").Given.load(tmp_path), given, strict=True):
+    for read, written in zip(bench("peers.workload").Workload.load(tmp_path), given, strict=True):
         assert read.dtype == np.float32
         np.testing.assert_array_equal(read, written)
 

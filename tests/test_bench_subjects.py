@@ -20,24 +20,6 @@ REPOSITORY = Path(__file__).parents[1]
 FEW = {"count": 20, "length": 10}
 
 
-@pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Import a module of the benchmarks by its name."""
-    monkeypatch.syspath_prepend(REPOSITORY)
-
-    def module(name: str) -> Any:
-        return importlib.import_module(f"bench.{name}")
-
-    return module
-
-
-@pytest.fixture(scope="module")
-def given() -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(REPOSITORY)
-        return importlib.import_module("bench.ours").given()
-
-
 def options(bench: Any, *words: str) -> argparse.Namespace:
     parsed: argparse.Namespace = bench("__main__").parser().parse_args(words)
     return parsed
@@ -161,7 +143,7 @@ def test_deep_river_learns_or_says_how_it_is_installed(bench: Any) -> None:
     if reason := registry.missing(registry.PEERS["deep-river"]):
         assert "--no-deps deep-river" in reason or "torch" in reason
         pytest.skip(reason)
-    given = bench("peers.given")
+    given = bench("peers.workload")
     found = bench("peers.__main__").measure("deep-river", "learn", None, {"count": 3})
     assert list(found) == [f"K = {length}" for length in given.TAPES]
 

@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 
 from .. import timing
-from .given import TAPES, Given, wrong
 from .registry import PEERS
+from .workload import TAPES, Workload, wrong
 
 WAYS = {"step": ("step",), "sequence": ("sequence",), "stride": ("step", "sequence")}
 """The functions of a peer's module that a benchmark calls."""
 
 
-def measure(name: str, kind: str, given: Given, options: dict[str, Any]) -> dict[str, Any]:
+def measure(name: str, kind: str, given: Workload, options: dict[str, Any]) -> dict[str, Any]:
     """Return the figures of a peer, or {"note": what is wrong with it}."""
     module = import_module(f".{PEERS[name].module}", __package__)
     if kind == "learn":
@@ -75,7 +75,7 @@ def learning(module: ModuleType, options: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     name, kind, folder, options = sys.argv[1:]
     try:
-        found = measure(name, kind, Given.load(Path(folder)), json.loads(options))
+        found = measure(name, kind, Workload.load(Path(folder)), json.loads(options))
     except Exception as error:  # whatever a peer's package raises is that peer's own line
         text = " ".join(str(error).split())[:200]
         found = {"note": f"failed: {type(error).__name__}: {text}"}

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .given import HIDDEN, Given
 from .registry import compiler
+from .workload import HIDDEN, Workload
 
 FLAGS = (
     "-O3",
@@ -53,7 +53,7 @@ def compiled() -> ctypes.CDLL:
     return loaded
 
 
-def step(given: Given) -> Callable[[np.ndarray], float]:
+def step(given: Workload) -> Callable[[np.ndarray], float]:
     """Return the call for one element."""
     library, state = compiled(), np.zeros(2 * HIDDEN, np.float32)
     held = (given.kernel, given.head, state)
@@ -66,7 +66,7 @@ def step(given: Given) -> Callable[[np.ndarray], float]:
     return call
 
 
-def sequence(given: Given) -> Callable[[np.ndarray], np.ndarray]:
+def sequence(given: Workload) -> Callable[[np.ndarray], np.ndarray]:
     """Return the call for a block."""
     library, state = compiled(), np.zeros(2 * HIDDEN, np.float32)
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from deep_river.classification import RollingClassifier
 
-from .given import HIDDEN, SEED
+from .workload import HIDDEN, SEED
 
 
 class Module(torch.nn.Module):

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from .given import HIDDEN, Given
 from .keras_lstm import model
+from .workload import HIDDEN, Workload
 
 
-def step(given: Given) -> Callable[[np.ndarray], float]:
+def step(given: Workload) -> Callable[[np.ndarray], float]:
     """Return the call for one element."""
     import jax
 

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from .given import HIDDEN, Given
+from .workload import HIDDEN, Workload
 
 os.environ["KERAS_BACKEND"] = "jax"
 
 import keras
 
 
-def model(given: Given) -> Any:
+def model(given: Workload) -> Any:
     """Return the model [x (1, 1, 1), h, c (1, H)] -> [p (1, 1), h', c']."""
     inputs = [keras.Input(batch_shape=shape) for shape in ((1, 1, 1), (1, HIDDEN), (1, HIDDEN))]
     lstm = keras.layers.LSTM(HIDDEN, return_state=True)
@@ -31,7 +31,7 @@ def model(given: Given) -> Any:
     return built
 
 
-def step(given: Given) -> Callable[[np.ndarray], float]:
+def step(given: Workload) -> Callable[[np.ndarray], float]:
     """Return the call for one element."""
     built = model(given)
     h = c = np.zeros((1, HIDDEN), np.float32)

@@ -9,8 +9,8 @@ from typing import Any
 import numba
 import numpy as np
 
-from .given import HIDDEN as H
-from .given import Given
+from .workload import HIDDEN as H
+from .workload import Workload
 
 ONE = np.float32(1.0)
 
@@ -41,14 +41,14 @@ def _sequence(kernel: Any, head: Any, state: Any, z: Any, xs: Any, p: Any) -> No
         p[t] = _step(kernel, head, state, z, xs[t, 0])
 
 
-def step(given: Given) -> Callable[[np.ndarray], float]:
+def step(given: Workload) -> Callable[[np.ndarray], float]:
     """Return the call for one element."""
     kernel, head = given.kernel, given.head
     state, z = np.zeros((2, H), np.float32), np.zeros(4 * H, np.float32)
     return lambda x: float(_step(kernel, head, state, z, x[0]))
 
 
-def sequence(given: Given) -> Callable[[np.ndarray], np.ndarray]:
+def sequence(given: Workload) -> Callable[[np.ndarray], np.ndarray]:
     """Return the call for a block."""
     state, z = np.zeros((2, H), np.float32), np.zeros(4 * H, np.float32)
 

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .given import HIDDEN as H
-from .given import Given
+from .workload import HIDDEN as H
+from .workload import Workload
 
 
-def step(given: Given) -> Callable[[np.ndarray], float]:
+def step(given: Workload) -> Callable[[np.ndarray], float]:
     """Return the call for one element."""
     kernel, head, bias = given.kernel, given.head[:-1].copy(), given.head[-1]
     joined, cell = np.zeros(H + 2, np.float32), np.zeros(H, np.float32)

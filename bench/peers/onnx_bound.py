@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 from onnxruntime import OrtValue
 
-from .given import HIDDEN, Given
 from .onnx_lstm import session
+from .workload import HIDDEN, Workload
 
 
 def _value(*shape: int) -> Any:
     return OrtValue.ortvalue_from_numpy(np.zeros(shape, np.float32))
 
 
-def step(given: Given) -> Callable[[np.ndarray], float]:
+def step(given: Workload) -> Callable[[np.ndarray], float]:
     """Return the call for one element."""
     runtime, x, p = session(given), _value(1, 1, 1), _value(1, 1)
     states = [{name: _value(1, 1, HIDDEN) for name in "hc"} for _ in range(2)]

@@ -13,8 +13,8 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from .given import HIDDEN as H
-from .given import Given
+from .workload import HIDDEN as H
+from .workload import Workload
 
 OPSET, IR_VERSION = 14, 8
 
@@ -25,7 +25,7 @@ def _gates(rows: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.concatenate([i, o, f, g], axis=1).T[None])
 
 
-def _model(given: Given) -> bytes:
+def _model(given: Workload) -> bytes:
     bias = _gates(given.kernel[-1:])[:, :, 0]
     constants = {
         "w": _gates(given.kernel[:1]),
@@ -57,7 +57,7 @@ def _model(given: Given) -> bytes:
     return data
 
 
-def session(given: Given) -> Any:
+def session(given: Workload) -> Any:
     """Return a session of one thread: x (T, 1, 1), h and c -> p (T, 1), h_out and c_out."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -65,7 +65,7 @@ def session(given: Given) -> Any:
     return onnxruntime.InferenceSession(_model(given), options, providers=providers)
 
 
-def sequence(given: Given) -> Callable[[np.ndarray], np.ndarray]:
+def sequence(given: Workload) -> Callable[[np.ndarray], np.ndarray]:
     """Return the call for a block."""
     run = session(given).run
     names, zero = ["p", "h_out", "c_out"], np.zeros((1, 1, H), np.float32)
@@ -79,7 +79,7 @@ def sequence(given: Given) -> Callable[[np.ndarray], np.ndarray]:
     return block
 
 
-def step(given: Given) -> Callable[[np.ndarray], float]:
+def step(given: Workload) -> Callable[[np.ndarray], float]:
     """Return the call for one element."""
     block = sequence(given)
     return lambda x: float(block(x[None])[0])

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from .given import Given
 from .torch_model import Cell, fill, zeros
+from .workload import Workload
 
 
-def step(given: Given) -> Callable[[np.ndarray], float]:
+def step(given: Workload) -> Callable[[np.ndarray], float]:
     """Return the call for one element."""
     model = Cell().eval()
     fill(given, model.cell, model.head)

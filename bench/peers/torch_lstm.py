@@ -7,11 +7,11 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from .given import HIDDEN, Given
 from .torch_model import fill, zeros
+from .workload import HIDDEN, Workload
 
 
-def sequence(given: Given) -> Callable[[np.ndarray], np.ndarray]:
+def sequence(given: Workload) -> Callable[[np.ndarray], np.ndarray]:
     """Return the call for a block."""
     lstm, head = torch.nn.LSTM(1, HIDDEN), torch.nn.Linear(HIDDEN, 1)
     fill(given, lstm, head, "_l0")

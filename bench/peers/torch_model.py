@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .given import HIDDEN, Given
+from .workload import HIDDEN, Workload
 
 
 class Cell(torch.nn.Module):
@@ -24,7 +24,7 @@ class Cell(torch.nn.Module):
         return torch.sigmoid(self.head(h)), h, c
 
 
-def fill(given: Given, layer: Any, head: Any, suffix: str = "") -> None:
+def fill(given: Workload, layer: Any, head: Any, suffix: str = "") -> None:
     """Give an LSTM, whose names of weights end in `suffix`, and a head the given weights."""
     torch.set_num_threads(1)
     kernel = given.kernel

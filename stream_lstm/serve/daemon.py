@@ -208,7 +208,7 @@ class Daemon(Closing):
         self._clock = clock
         self._ended: set[str] = set()
         self._stop_by: float | None = None
-        self.chores = PeriodicTasks()
+        self.tasks = PeriodicTasks()
         started = clock()
         self.session = Session(
             config,
@@ -292,7 +292,7 @@ class Daemon(Closing):
 
     def every(self, period_s: float, work: Callable[[], object]) -> None:
         """Run `work` in the loop every `period_s` seconds."""
-        self.chores.add(self._clock(), period_s, work)
+        self.tasks.add(self._clock(), period_s, work)
 
     def reconfigure(self, feed: FeedConfig) -> None:
         """Apply the settings of `feed` that can change: `idle_timeout`, `max_streams`."""
@@ -340,16 +340,16 @@ class Daemon(Closing):
 
     def _loop(self, until_end: bool, collector: Collector) -> bool:
         """Work until the switch is set; return whether the streams ended before."""
-        receive, clock, chores = self.subscriber.receive, self._clock, self.chores
+        receive, clock, tasks = self.subscriber.receive, self._clock, self.tasks
         while not self.stop.requested:
             events = receive(self._wait_s())
             self._take_all(events)
             if self._held and (not events or self._held >= MOST_HELD):
                 self._catch_up()
             now = clock()
-            if now >= chores.due:
+            if now >= tasks.due:
                 self._catch_up()
-                chores.run(now)
+                tasks.run(now)
             if events:
                 if until_end and self._all_ended():
                     self._catch_up()
@@ -372,7 +372,7 @@ class Daemon(Closing):
 
     def _wait_s(self) -> float:
         longest_s = PAUSE_S if self._held else LONGEST_WAIT_S
-        wait_s = min(self.chores.due - self._clock(), longest_s, self._idle_left_s())
+        wait_s = min(self.tasks.due - self._clock(), longest_s, self._idle_left_s())
         return max(wait_s, 0.0)
 
     def _idle_left_s(self) -> float:

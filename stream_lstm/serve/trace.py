@@ -109,7 +109,7 @@ class Trace:
         self._wrap(subscriber, "take", "receive", lambda _, messages: messages)
         self._wrap(subscriber.intake, "decode", "decode")
         self._wrap(subscriber.intake.one_tick, "decode", "decode")
-        self._wrap(daemon.chores, "run", "chores")
+        self._wrap(daemon.tasks, "run", "chores")
         if daemon.publisher is not None:
             self._wrap(daemon.session, "publish", "publish")
             self._wrap(daemon.publisher, "publish_score", "publish")

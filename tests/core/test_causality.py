@@ -186,7 +186,7 @@ def updates_of(session: Session) -> None:
     """What an update is given depends on the last tick of the block."""
     push, seen = session.push, [0.0]
 
-    class Given(Through):
+    class Workload(Through):
         def update(self, weights: Any, state: Any, trace: Any, xs: Any, *rest: Any) -> Any:
             return self.engine.update(weights, state, trace, xs + np.float32(seen[0]), *rest)
 
@@ -195,7 +195,7 @@ def updates_of(session: Session) -> None:
         push(ticks)
 
     session.push = pushed  # type: ignore[method-assign]
-    session.learning._engine = Given(session.engine)  # type: ignore[assignment]
+    session.learning._engine = Workload(session.engine)  # type: ignore[assignment]
 
 
 PLANTED: dict[str, tuple[str, Callable[[Session], None], dict[str, Any]]] = {

@@ -478,7 +478,7 @@ def test_silence_ends_in_an_error_that_says_from_where(start, publisher):
     with PredictionSubscriber(daemon.publisher.endpoint) as listener:
         daemon.publisher.wait_for_subscribers(1, WAIT_S)
         hurry = lambda: daemon.subscriber.counters.ticks and setattr(clock, "step", 10.0)  # noqa: E731
-        daemon.chores._tasks.clear()
+        daemon.tasks._tasks.clear()
         daemon.every(0.0, hurry)
         with pytest.raises(EndpointError) as caught:
             daemon.run()
@@ -492,7 +492,7 @@ def test_silence_ends_in_an_error_that_says_from_where(start, publisher):
 def test_the_switch_wakes_a_daemon_that_waits_for_ever(monkeypatch, start, stop):
     monkeypatch.setattr(daemon_module, "LONGEST_WAIT_S", 1e4)
     daemon, _ = start()
-    daemon.chores = daemon_module.PeriodicTasks()
+    daemon.tasks = daemon_module.PeriodicTasks()
     waiting = threading.Event()
     receive = daemon.subscriber.receive
 

@@ -119,7 +119,7 @@ def test_nothing_stays_behind(traced):
     _, daemon, _ = traced
     session, subscriber = daemon.session, daemon.subscriber
     owners = session, session.engine, session.maker, subscriber, subscriber.intake.one_tick
-    for owner in (*owners, daemon.publisher, daemon.chores):
+    for owner in (*owners, daemon.publisher, daemon.tasks):
         proxies = [name for name, value in vars(owner).items() if "timed" in str(value)]
         assert proxies == []
     assert not any("Trace" in repr(callback) for callback in gc.callbacks)

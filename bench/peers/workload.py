@@ -24,7 +24,7 @@ TOLERANCE = 1e-5
 FILE = "given.npz"
 
 
-class Given(NamedTuple):
+class Workload(NamedTuple):
     """See above; all arrays are float32."""
 
     kernel: np.ndarray
@@ -37,7 +37,7 @@ class Given(NamedTuple):
         np.savez(folder / FILE, **self._asdict())
 
     @classmethod
-    def load(cls, folder: Path) -> Given:
+    def load(cls, folder: Path) -> Workload:
         """Read what `save` wrote."""
         with np.load(folder / FILE) as arrays:
             return cls(**{name: arrays[name] for name in cls._fields})
