@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 from hypothesis import given
+from hypothesis import settings as limits
 from hypothesis import strategies as st
 
 from stream_lstm.cli.options import flag, key_default, key_help
@@ -105,6 +106,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
 settings = st.fixed_dictionaries({}, optional=VALUES)
 
 
+@limits(max_examples=30)
 @given(settings)
 def test_what_was_built_can_be_flattened_and_built_again(values: dict[str, Any]) -> None:
     config = build(values)

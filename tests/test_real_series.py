@@ -124,6 +124,7 @@ def test_skill_on_quotes_is_proven_within_3000_labels(data_dir: Path, replay: An
     assert done["verdict"].startswith("better than the base rate (evidence ")
 
 
+@pytest.mark.slow
 def test_a_files_own_labels_are_learned(data_dir: Path, replay: Any) -> None:
     """Elec2, the label of the row itself: nothing but prices, and the label of the row before."""
     features = [f"--feature={name}" for name in ("nswprice", "nswdemand", "lag(up)")]

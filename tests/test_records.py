@@ -208,6 +208,7 @@ assert set(table["surprise"].to_pylist()) == {0.5, None}
 """
 
 
+@pytest.mark.slow
 def test_a_new_field_of_a_score_arrives_everywhere_from_its_declaration(tmp_path):
     connection = connect(tmp_path / "old.db")
     connection.execute("INSERT INTO runs VALUES (1, 0, 0, '', 0, '', '', '')")
