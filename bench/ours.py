@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from stream_lstm.config import Config, build
-from stream_lstm.model.buffers import SharedArray, aligned_zeros
 from stream_lstm.model.engine import Engine
+from stream_lstm.model.runtime import SharedArray, aligned_zeros
 
 from .peers.workload import CHECKED, HIDDEN, SEED, Workload, series
 

@@ -87,8 +87,8 @@ def replayed(folder: Path, elements: Array, *options: str) -> dict[str, Any]:
 def engine_cost(**settings: Any) -> dict[str, Any]:
     """Return what a prediction of this project costs from one element to the next."""
     from stream_lstm.config import DEFAULT_BANK, build
-    from stream_lstm.model.buffers import SharedArray, aligned_zeros
     from stream_lstm.model.engine import Engine
+    from stream_lstm.model.runtime import SharedArray, aligned_zeros
 
     config = build({"features": ["x"], "hidden": HIDDEN} | settings)
     members = DEFAULT_BANK if config.learning.bank == "default" else None

@@ -76,7 +76,7 @@ def empty_call(engine: Any) -> Callable[[np.ndarray], float]:
     """Return a call with the inputs and the read-back of a step that computes next to nothing."""
     import jax
 
-    from stream_lstm.model.buffers import SharedArray, aligned_zeros, copy_into, wait_ready
+    from stream_lstm.model.runtime import SharedArray, aligned_zeros, copy_into, wait_ready
 
     weights, window = engine.pack(engine.init_weights()), SharedArray(aligned_zeros((1,)))
     carry, at = SharedArray(aligned_zeros((engine.width,))), engine.scaler_size

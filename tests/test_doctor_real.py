@@ -9,7 +9,7 @@ import pytest
 from stream_lstm.cli.doctor import file_case
 from stream_lstm.cli.settings import resolve
 from stream_lstm.core.doctor.diagnosis import data_findings
-from stream_lstm.core.doctor.series import series_of
+from stream_lstm.core.doctor.inputs import series_of
 from stream_lstm.feed.input_file import InputFile, LabelColumn
 
 ROWS = 30_000

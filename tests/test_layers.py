@@ -13,7 +13,7 @@ MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob(
 
 LAYERS = ("vocabulary", "numerics", "core", "shell")
 VOCABULARY = {"closing.py", "errors.py", "events.py", "records.py", "schema.py", "config.py",
-              "quoting.py", "forks.py", "typing.py"}  # fmt: skip
+              "quoting.py", "typing.py"}  # fmt: skip
 LIBRARIES = {
     "vocabulary": {"numpy", "msgspec"},
     "numerics": {"numpy", "msgspec", "jax", "flax", "optax", "scipy"},
@@ -28,8 +28,8 @@ WORLD = {
 
 ALLOWED = {
     ("model/runtime.py", "os"),
-    ("model/buffers.py", "threading"),
-    ("forks.py", "os"),
+    ("model/runtime.py", "threading"),
+    ("closing.py", "os"),
     ("core/atomic.py", "sys"),
     ("core/predictor.py", "datetime"),
 }

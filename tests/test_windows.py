@@ -72,7 +72,7 @@ print(read_pair(folder, "server").public.decode(), len(read_clients(folder)))
 
 LOCK = """
 from stream_lstm.errors import LockedError
-from stream_lstm.store.lock import StoreLock
+from stream_lstm.store.writer import StoreLock
 store = Path(sys.argv[1]) / "s.db"
 with_lock = StoreLock(store)
 try:

@@ -230,7 +230,7 @@ def _export_tables(
     store: Path, out: Path, form: str, spreadsheet: bool, overwrite: bool
 ) -> dict[str, int]:
     """Write the tables of a store into a folder, which is made if needed; return their rows."""
-    from ..store.table_files import FORMS, export_store
+    from ..store.output import FORMS, export_store
 
     if form not in FORMS:
         raise UsageError(f"--format {form}: known are {', '.join(FORMS)}{nearest(form, FORMS)}")

@@ -29,7 +29,7 @@ from .options import JsonOption, WatchOption, options
 from .run import need_page, page_process
 
 if TYPE_CHECKING:
-    from ..core.best_possible import Forecasts
+    from ..core.scores import Forecasts
 
 SPEED = 2000.0
 """Elements a second: a fifth of what two slow cores keep up with."""
@@ -114,7 +114,7 @@ def _demo(seconds: float, seed: int, speed: float, watch: bool) -> dict[str, Any
         )
         refused = RefusalLog(put, time.monotonic)
 
-        from ..core.best_possible import compare_forecasters
+        from ..core.scores import compare_forecasters
         from ..serve.daemon import Daemon  # JAX is imported while the feed starts
         from ..serve.replaying import LiveResults
 

@@ -15,8 +15,7 @@ import typer
 
 from .. import __version__
 from ..errors import DataError, UsageError
-from ..feed.input_file import InputFile, LabelColumn
-from ..feed.whole_file import MAX_ROWS, find_times, read_whole
+from ..feed.input_file import MAX_ROWS, InputFile, LabelColumn, find_times, read_whole
 from ..schema import LearningConfig
 from ..store.startup import warm_start
 from .console import result, step_progress, warn

@@ -9,7 +9,7 @@ import typer
 
 from ..errors import InputMissingError, OutputError, UsageError
 from ..schema import SecurityConfig
-from ..serve.peers import PeerLog
+from ..serve.service import PeerLog
 from .console import note, result, step_progress, warn
 from .options import JsonOption, ShownStreams, options
 from .run import need_page

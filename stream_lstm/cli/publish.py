@@ -19,7 +19,7 @@ from .settings import Settings, split_list
 if TYPE_CHECKING:
     from ..feed.publisher import Publisher
     from ..interop.websocket_bridge import WebSocketSource
-    from ..serve.peers import PeerLog
+    from ..serve.service import PeerLog
     from ..serve.signals import StopSwitch
 
 MAX_BLOCK = 65_536
@@ -232,7 +232,7 @@ def _forward(source: WebSocketSource, publisher: Publisher) -> bool:
 
 async def _until(stop: StopSwitch, source: WebSocketSource, publisher: Publisher) -> None:
     from ..feed.bridge import bridge as forward
-    from ..serve.peers import PeerLog
+    from ..serve.service import PeerLog
 
     loop = asyncio.get_running_loop()
     forwarding = asyncio.ensure_future(forward(source, publisher))
@@ -255,7 +255,7 @@ async def _until(stop: StopSwitch, source: WebSocketSource, publisher: Publisher
 
 async def _log_peers(peers: PeerLog) -> None:
     """Report once a second which peers were refused."""
-    from ..serve.peers import PERIOD_S
+    from ..serve.service import PERIOD_S
 
     while True:
         await asyncio.sleep(PERIOD_S)

@@ -126,7 +126,7 @@ def _replay(
         source = stack.enter_context(file.open(read, results.refused, **optional))
         results.open(files.out, spreadsheet=files.spreadsheet)
         if isinstance(file, SyntheticInput):
-            from ..core.best_possible import BestPossible
+            from ..core.scores import BestPossible
 
             results.best = BestPossible(file.source())
         store = open_store(begin, columns, command="replay", blocking=True, warn=warn)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..core.verdict import count
-from ..serve.peers import refused_peers
+from ..serve.service import refused_peers
 from .console import columns
 
 FORECASTERS = {"model": "", "base rate": "base_rate_", "last label": "last_label_"}

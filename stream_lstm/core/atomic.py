@@ -22,9 +22,9 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 import numpy as np
 
+from ..closing import call_in_child
 from ..errors import UsageError
 from ..events import Gap, Label, OldTimes, SessionStart, Ticks
-from ..forks import call_in_child
 from ..model.forecaster import Params
 from ..model.runtime import check_forked
 from .columnar import Arrivals

@@ -44,10 +44,10 @@ import numpy as np
 from ..config import Config
 from ..errors import ConfigurationError, SnapshotError
 from ..events import Rollback, RollbackReason, RollbackTarget, Update, UpdateReason
-from ..model.buffers import Packed, is_key, key_data
 from ..model.engine import Engine
 from ..model.forecaster import Params, constant
 from ..model.optimizers import ACCEPTED, NOT_FINITE, UPDATE_TOO_LARGE, WEIGHTS_TOO_LARGE, Caps
+from ..model.runtime import Packed, is_key, key_data
 from ..typing import Float32s
 from .stream import DueUpdate, Stream, Tape
 

@@ -24,9 +24,9 @@ import numpy as np
 
 from ..config import Config
 from ..events import Expiry, Prediction, Refusal
-from ..model.buffers import Packed, SharedArray, aligned_zeros
 from ..model.engine import Engine
 from ..model.forecaster import Params
+from ..model.runtime import Packed, SharedArray, aligned_zeros
 from ..model.stepper import MAX_STRIDES_HORIZON, STRIDES_BLOCK
 from ..typing import Float32s
 from .labels import LedgerEntry

@@ -29,16 +29,16 @@ import numpy.typing as npt
 from ..config import Config, Members, bank_members
 from ..errors import ConfigurationError, DataError
 from ..events import Expiry, Gap, Label, Prediction, Refusal, SessionStart, Ticks
-from ..model.buffers import SharedArray, aligned_zeros
 from ..model.engine import Engine
 from ..model.forecaster import Params, slack
-from ..model.scaling import check_scaler
+from ..model.network import check_scaler
+from ..model.runtime import SharedArray, aligned_zeros
 from ..typing import Float32s, Float64s, Int64s
 from .columnar import Arrivals, ColumnarPath
 from .elements import maker_of
-from .forecasts import Mixture, Recalibration
 from .labels import LabelPolicy
 from .learning import LearnerState, Learning
+from .losses import Mixture, Recalibration
 from .outcome import Deliver, Emit, OutputQueue
 from .prequential import Prequential, Twins, further_forecasts
 from .scores import Scores

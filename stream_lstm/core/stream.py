@@ -26,11 +26,11 @@ import msgspec
 import numpy as np
 
 from ..events import MAX_COUNT, Refusal
-from ..model.buffers import SharedArray
+from ..model.runtime import SharedArray
 from ..typing import Bools, Float32s
 from .elements import Memory
-from .forecasts import Mixture, Recalibration
 from .labels import Ledger, LedgerEntry
+from .losses import Mixture, Recalibration
 from .table import (
     AT,
     EXPIRED,

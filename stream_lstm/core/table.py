@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from ..config import Config
 from ..events import MAX_COUNT
-from ..model.buffers import aligned_zeros
+from ..model.runtime import aligned_zeros
 from ..typing import Bools, Float32s, Float64s, Int64s
 from .old_ticks import NEVER
 

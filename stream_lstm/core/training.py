@@ -39,9 +39,8 @@ from jax import lax
 
 from ..config import Config
 from ..errors import DataError, DivergedError
-from ..model.network import Shape, Weights, seed_key
+from ..model.network import Shape, Weights, causal_scaler, seed_key
 from ..model.runtime import on_host
-from ..model.scaling import causal_scaler
 from ..model.trainer import LaneBatch, carried_pass, lane_trainer, next_epoch
 from ..schema import ScalingConfig, StreamConfig
 from ..typing import Bools, Float32s, Float64s, Int8s, Int64s

@@ -26,8 +26,8 @@ from typing import Any, NoReturn
 
 import zmq
 
+from ..closing import call_in_child
 from ..errors import UsageError
-from ..forks import call_in_child
 
 MAX_INT = 2**31 - 1
 """Largest value of a libzmq option."""

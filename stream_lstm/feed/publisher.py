@@ -39,10 +39,9 @@ import numpy as np
 import numpy.typing as npt
 import zmq
 
-from ..closing import Closing
+from ..closing import Closing, call_in_child
 from ..errors import ConfigurationError, EndpointError, StreamLSTMError, UsageError
 from ..events import NO_TIME
-from ..forks import call_in_child
 from ..schema import Encoding
 from ..typing import Float64s
 from .callers import BUSY, CLOSED, Usage, is_signalled, milliseconds, names, seconds, text, whole

@@ -25,7 +25,7 @@ from ..errors import DataError, EndpointError, StreamLSTMError
 from ..quoting import printable
 from ..schema import Encoding
 from ..serve.logs import RefusalLog
-from ..serve.peers import PERIOD_S, PeerLog, refused_peers
+from ..serve.service import PERIOD_S, PeerLog, refused_peers
 from ..serve.signals import StopSwitch, stop_on_signals
 from .child import ChildProcess
 from .demo_feed import leave_with_parent

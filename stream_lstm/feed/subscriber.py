@@ -31,8 +31,8 @@ from .callers import names
 from .endpoints import UNLIMITED, Connections, open_socket
 from .guard import MAX_WAIT_S, Inbound
 from .intake import MAX_BATCH_BYTES, EventBatch, Intake, Received
+from .predictions import Receiver
 from .protocol import MAX_FRAME_BYTES, MAX_MESSAGE_BYTES, prefixes
-from .receiver import Receiver
 from .recovery import FeedRecovery, RecoveryLink
 from .security import Security
 from .sequence import FeedCounters, Owners

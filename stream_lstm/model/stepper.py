@@ -61,13 +61,11 @@ from jax import lax
 
 from ..schema import Mode
 from ..typing import Float32s, Int32s
-from .buffers import Packed, Packing
 from .forecaster import Ensemble, Params
 from .gradients import tape_logits
 from .learner import Tape
-from .network import Array, Shape, Weights
-from .runtime import barrier, compiled
-from .scaling import Scaler
+from .network import Array, Scaler, Shape, Weights
+from .runtime import Packed, Packing, barrier, compiled
 
 
 class Stepper:

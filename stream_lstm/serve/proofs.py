@@ -18,9 +18,8 @@ from .. import __version__
 from ..config import build, flatten
 from ..core.elements import ElementMaker, maker_of
 from ..core.outcome import Outcome
-from ..core.proofs.causality import CausalCheck
+from ..core.proofs.causality import CausalCheck, LookAhead
 from ..core.proofs.live import Recording, first_difference
-from ..core.proofs.look_ahead import LookAhead
 from ..core.proofs.state import StateCheck
 from ..core.replay import Replay, ReplayRows
 from ..core.session import Session

@@ -29,14 +29,14 @@ from ..feed.input_file import InputFile, LabelColumn, Progress, check_order, no_
 from ..feed.reader import Keys
 from ..records import Batch
 from ..schema import OnBad
+from ..store.reading import StoredPart
 from ..store.startup import WarmStart, Warn
-from ..store.stored_part import StoredPart
 from ..store.units import JournalPosition, Settle
 from .logs import RefusalLog
 from .signals import StopSwitch, stop_on_signals
 
 if TYPE_CHECKING:
-    from ..core.best_possible import BestPossible
+    from ..core.scores import BestPossible
     from ..store.output import PredictionWriter
     from ..store.store import Store
     from .daemon import Daemon

@@ -26,18 +26,20 @@ from ..events import End, Expiry, Gap, Label, Rollback, Run, SessionStart, Ticks
 from ..records import Batch
 from .chain import Chain, checksum_of, sum_of
 from .schema import INTO, OUTPUTS, TABLE_OF, Row, damaged, insert, row_of, rows_of
-from .snapshots import Saving, delete_snapshot, last_snapshot
 from .units import (
     Hole,
     JournalPosition,
     Note,
     Result,
     Saved,
+    Saving,
     Step,
     StoredInput,
     StreamInput,
     Unit,
     count_of,
+    delete_snapshot,
+    last_snapshot,
 )
 
 MAX_ROW_TICKS = 65_536

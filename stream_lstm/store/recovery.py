@@ -36,20 +36,20 @@ from ..events import Ticks
 from ..feed.reader import check_plain
 from .chain import Seal, Segment, checksum_of, damage, seal_as_is, segments, sum_of
 from .journal import first_pos, last_pos
-from .lock import StoreLock
 from .reading import Resumed, Setup, entries, is_whole, read_setup, resume
-from .runs import run_row
 from .salvage import Salvaged, open_damaged, salvage
-from .schema import DAMAGED, OUTPUTS, Progress, Row, connect, insert, is_store
-from .snapshots import (
+from .schema import DAMAGED, OUTPUTS, Progress, Row, connect, insert, is_store, run_row
+from .store import elements_of
+from .units import (
+    JournalPosition,
+    StreamInput,
     delete_snapshot,
     insert_snapshot,
     last_snapshot,
     snapshot_state,
     snapshots,
 )
-from .store import elements_of
-from .units import JournalPosition, StreamInput
+from .writer import StoreLock
 
 Keep: TypeAlias = Literal["newest", "longest"]
 """The part that reaches furthest, or the one with the most inputs."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .schema import DAMAGED, OUTPUTS, VERSION, Progress, Row, check_version, open_reader
-from .snapshots import insert_snapshot, snapshot_state
+from .units import insert_snapshot, snapshot_state
 
 KEYS = {"setup": "rowid", "runs": "run", "streams": "rowid", "commits": "number", "ticks": "pos",
         "labels": "pos", "events": "event"}  # fmt: skip

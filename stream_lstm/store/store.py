@@ -33,11 +33,8 @@ from ..schema import StoreConfig
 from . import schema
 from .chain import Chain, checksum_of, damage, sum_in
 from .journal import last_pos, read_positions
-from .lock import StoreLock
 from .reading import Resumed, Setup, check_setup, history, read_setup, resume, write_setup
-from .runs import run_row
-from .schema import SQLITE_ERRORS, insert, using
-from .snapshots import delete_orphans
+from .schema import SQLITE_ERRORS, insert, run_row, using
 from .units import (
     Hole,
     JournalPosition,
@@ -49,8 +46,9 @@ from .units import (
     Step,
     Steps,
     StoredInput,
+    delete_orphans,
 )
-from .writer import Writer
+from .writer import StoreLock, Writer
 
 REPORT_S = 1.0
 """Time between two reports of the same refusal or trouble, and two attempts to create a file."""

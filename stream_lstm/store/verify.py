@@ -31,9 +31,8 @@ from ..events import Prediction
 from .chain import damage
 from .journal import first_pos, last_pos
 from .reading import drive, entries, outputs, same
-from .runs import runtime, short_digest
-from .schema import DAMAGED, VERSION, Progress, connect_reader, using
-from .snapshots import SnapshotRow, snapshot_state, snapshots
+from .schema import DAMAGED, VERSION, Progress, connect_reader, runtime, short_digest, using
+from .units import SnapshotRow, snapshot_state, snapshots
 
 Cause: TypeAlias = Literal["input", "weights", "damage", "runtime"]
 

@@ -37,7 +37,7 @@ from ..core.training import Epoch, TrainingPosition
 from ..errors import DataError, InputMissingError, OutputError, SnapshotError, UsageError
 from ..feed.reader import check_plain
 from ..typing import Float32s
-from .files import check_place, write_whole
+from .output import check_place, write_whole
 
 FORMAT = "stream-lstm-weights"
 VERSION, WITH_SCALER = "1", "2"

@@ -33,7 +33,7 @@ from ..quoting import label
 from ..schema import SecurityConfig
 from ..serve.web import refusal
 from .figures import panels
-from .page import card, facts_css, head_html, template
+from .report import card, facts_css, head_html, template
 from .track import Track
 from .watcher import Watcher
 from .words import facts, verdict

@@ -21,8 +21,7 @@ from playwright.sync_api import Error, sync_playwright
 
 from ..errors import DataError, OutputError, UsageError, nearest
 from .figures import HEIGHT, Key, Panel
-from .page import figure_template
-from .report import NAMES, ReportedRun, panels_of, shared_panels
+from .report import NAMES, ReportedRun, figure_template, panels_of, shared_panels
 
 Form: TypeAlias = Literal["png", "svg", "pdf"]
 

@@ -1,6 +1,11 @@
 """The report: the figures of runs in one file, which needs neither a network nor a server.
 
 A run is one stream of a store or of a Parquet file of results.
+
+The page around the figures: one template for the live page and the report.
+
+All text is escaped, and the page loads nothing from elsewhere: style, script and data are in the
+page or come from its server.
 """
 
 from __future__ import annotations
@@ -15,6 +20,8 @@ import pyarrow.compute
 from bokeh.embed import file_html
 from bokeh.models import ColumnDataSource
 from bokeh.resources import Resources
+from jinja2 import Environment, FileSystemLoader, Template
+from markupsafe import Markup
 
 from .. import __version__
 from ..config import flatten
@@ -23,6 +30,7 @@ from ..errors import DataError, InputMissingError, OutputError, UsageError, near
 from ..events import Prediction, Score
 from ..feed.reader import check_plain
 from ..feed.table_reader import open_parquet
+from ..quoting import printable
 from ..records import Batch, fields_of
 from ..store.schema import R, is_store
 from .figures import (
@@ -43,9 +51,52 @@ from .figures import (
     settled,
 )
 from .history import History
-from .page import card, facts_css, template
 from .track import NEEDED, Track
-from .words import facts, moment, nats, percent, verdict
+from .words import Fact, facts, moment, nats, percent, verdict
+
+FOLDER = Path(__file__).parent
+
+
+def _shown(value: Any) -> Any:
+    """Return a value for the page, text that is not HTML as printable characters."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+_ENVIRONMENT = Environment(loader=FileSystemLoader(FOLDER), autoescape=True, finalize=_shown)
+
+
+def template() -> Template:
+    """Return the page's template, for `file_html` and for `Document.template`."""
+    return _ENVIRONMENT.get_template("page.html")
+
+
+def figure_template() -> Template:
+    """Return the template of one figure as a picture of its own."""
+    return _ENVIRONMENT.get_template("figure.svg")
+
+
+def facts_css() -> str:
+    """Return the style of the row of health figures."""
+    return (FOLDER / "facts.css").read_text(encoding="utf-8")
+
+
+def head_html(verdict: str, facts: list[Fact], status: str, *, bad: bool) -> str:
+    """Return the head of the live page."""
+    return str(template().module.head(verdict, facts, status, bad))  # type: ignore[attr-defined]
+
+
+def card(panel: Panel, root: str, track: Track, note: str = "") -> dict[str, Any]:
+    """Return the template's variables of a panel; its figure is named `root`."""
+    panel.figure.name = root
+    return {
+        "root": root,
+        "title": panel.title,
+        "about": panel.about.replace("{window}", f"{track.window:,}"),
+        "keys": panel.keys,
+        "note": note,
+        "drawn": panel.has_data(track),
+    }
+
 
 MAX_RUNS = 12
 """Each has eight figures, and a browser draws a hundred of them in some seconds."""

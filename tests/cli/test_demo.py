@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from stream_lstm.cli.demo import lines, sentences
-from stream_lstm.core.best_possible import compare_forecasters
+from stream_lstm.core.scores import compare_forecasters
 from stream_lstm.errors import StreamLSTMError
 from stream_lstm.events import Score
 from stream_lstm.feed.synthetic import HiddenLevel

@@ -7,7 +7,7 @@ import pytest
 
 from stream_lstm.cli.doctor import WIDTH, implied
 from stream_lstm.core.doctor.diagnosis import KINDS
-from stream_lstm.core.doctor.series import LEVELS
+from stream_lstm.core.doctor.inputs import LEVELS
 from stream_lstm.feed.synthetic import SOURCES
 
 from ..test_manual import documented_keys, mentioned_keys

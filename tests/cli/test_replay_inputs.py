@@ -10,7 +10,7 @@ import pyarrow.parquet
 import pytest
 
 from stream_lstm.config import DEFAULT_BANK, build, parse_bank
-from stream_lstm.core.best_possible import FIGURES, BestPossible
+from stream_lstm.core.scores import FIGURES, BestPossible
 from stream_lstm.core.snapshot import fingerprint
 from stream_lstm.errors import ConfigurationError, StreamLSTMError
 from stream_lstm.events import End, Score, Ticks

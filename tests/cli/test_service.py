@@ -22,7 +22,7 @@ from stream_lstm.feed.protocol import Heartbeat, encode_heartbeat, encode_ticks
 from stream_lstm.feed.publisher import Publisher
 from stream_lstm.feed.security import Security, make_keys
 from stream_lstm.schema import SecurityConfig
-from stream_lstm.serve.peers import PeerLog
+from stream_lstm.serve.service import PeerLog
 
 from ..serve.monitored import asked
 from .lines import ANY_PORT, NOWHERE, WAIT_S, started, until

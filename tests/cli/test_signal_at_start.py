@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 
-from stream_lstm.store.lock import StoreLock
+from stream_lstm.store.writer import StoreLock
 
 STUCK = """
 import ctypes, signal, sys

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
-from stream_lstm.store.lock import StoreLock
 from stream_lstm.store.schema import connect_reader
+from stream_lstm.store.writer import StoreLock
 from tests.store.stores import change, query, reseal
 
 from .lines import NOWHERE, write_csv

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from stream_lstm.core.doctor.diagnosis import Case, Diagnosis, examine
-from stream_lstm.core.doctor.series import ExaminedSeries, Finding, TickTable, series_of
+from stream_lstm.core.doctor.inputs import ExaminedSeries, Finding, TickTable, series_of
 from stream_lstm.core.doctor.trials import BASELINES, baseline_config
 from stream_lstm.feed.synthetic import SOURCES
 

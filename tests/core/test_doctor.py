@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from stream_lstm.core.doctor.series import LEVELS, Finding, percent, worst_first
+from stream_lstm.core.doctor.inputs import LEVELS, Finding, percent, worst_first
 from stream_lstm.core.doctor.trials import BEST, STAY, elements_tried, plant
 from stream_lstm.core.expressions import parse
 

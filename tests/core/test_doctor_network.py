@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from stream_lstm.core.doctor.diagnosis import constant_output, dead_gates, feature_count
+from stream_lstm.model.engine import activity
 from stream_lstm.model.network import Shape, init_weights, seed_key
-from stream_lstm.model.probe import activity
 
 from ..engines import settings
 

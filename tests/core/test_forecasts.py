@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_lstm.core.forecasts import DRIFT, LEAST, P0, Mixture, Recalibration
-from stream_lstm.core.losses import EPSILON
+from stream_lstm.core.losses import DRIFT, EPSILON, LEAST, P0, Mixture, Recalibration
 from stream_lstm.events import Label, Prediction, Score
 
 from ..engines import settings as configuration

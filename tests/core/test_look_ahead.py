@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from stream_lstm.core.elements import ElementMaker
-from stream_lstm.core.proofs.look_ahead import LookAhead
+from stream_lstm.core.proofs.causality import LookAhead
 from stream_lstm.events import Ticks
 
 COUNT = 3000

@@ -96,7 +96,7 @@ def test_waiting_ends_at_its_time(into):
 
 
 def test_closing_ends_async_for_and_refuses_other_calls(into, monkeypatch):
-    monkeypatch.setattr("stream_lstm.feed.receiver.MAX_WAIT_S", 0.01)
+    monkeypatch.setattr("stream_lstm.feed.predictions.MAX_WAIT_S", 0.01)
 
     async def read():
         return [prediction async for prediction in into]

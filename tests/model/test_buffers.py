@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stream_lstm.model.buffers import (
+from stream_lstm.model.runtime import (
     Packing,
     SharedArray,
     ThreadBuffers,
@@ -39,7 +39,7 @@ def test_a_function_reads_what_numpy_writes() -> None:
 def test_results_are_copied_from_their_address(
     shares: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stream_lstm.model.buffers.in_place", lambda: shares)
+    monkeypatch.setattr("stream_lstm.model.runtime.in_place", lambda: shares)
     array = jax.jit(lambda: jnp.arange(12.0).reshape(3, 4))()
     wait_ready(array)
     some = copy_out(array, 4, 4)

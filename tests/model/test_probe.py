@@ -6,9 +6,8 @@ import jax
 import numpy as np
 
 from stream_lstm.config import ScalingConfig
-from stream_lstm.model.network import Shape, apply, init_weights, seed_key
-from stream_lstm.model.probe import Probe, activity, scaled_inputs
-from stream_lstm.model.scaling import causal_scaler
+from stream_lstm.model.engine import Probe, activity, scaled_inputs
+from stream_lstm.model.network import Shape, apply, causal_scaler, init_weights, seed_key
 
 from . import oracle
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from jax import lax
 
-from stream_lstm.model.scaling import causal_scaler
+from stream_lstm.model.network import causal_scaler
 from stream_lstm.schema import LIMIT, ScalingConfig
 
 from . import oracle

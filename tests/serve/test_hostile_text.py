@@ -15,7 +15,7 @@ from stream_lstm.feed.foreign import ForeignDecoder
 from stream_lstm.feed.protocol import parse_topic
 from stream_lstm.feed.sequence import ColumnCheck
 from stream_lstm.serve.logs import Log, watch
-from stream_lstm.view.page import head_html
+from stream_lstm.view.report import head_html
 from stream_lstm.view.words import Fact
 
 from ..hostile import BIDI, HOSTILE, raw

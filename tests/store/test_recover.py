@@ -25,14 +25,14 @@ from stream_lstm.errors import ConfigurationError, LockedError, StoreError, Usag
 from stream_lstm.events import Gap, Label, Prediction, SessionStart
 from stream_lstm.store.chain import damage
 from stream_lstm.store.inspection import contents
-from stream_lstm.store.lock import StoreLock
+from stream_lstm.store.output import export_store
 from stream_lstm.store.reading import drive, entries, resume
 from stream_lstm.store.recovery import recover
 from stream_lstm.store.salvage import open_damaged, salvage
 from stream_lstm.store.schema import connect, connect_reader
-from stream_lstm.store.table_files import export_store
 from stream_lstm.store.units import Settle
 from stream_lstm.store.verify import Verification
+from stream_lstm.store.writer import StoreLock
 
 from ..engines import engine_for, settings
 from .stores import (

@@ -6,17 +6,16 @@ import sqlite3
 import pytest
 
 from stream_lstm.core import snapshot
-from stream_lstm.store import chain, journal, schema, snapshots
-from stream_lstm.store.snapshots import snapshot_state
-from stream_lstm.store.units import Hole, Step
+from stream_lstm.store import chain, journal, schema, units
+from stream_lstm.store.units import Hole, Step, snapshot_state
 
 from .stores import StoredSession, cut, query, series, ticks, value
 
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(snapshots, "PIECE_BYTES", 200)
-    monkeypatch.setattr(snapshots, "SLICE_BYTES", 600)
+    monkeypatch.setattr(units, "PIECE_BYTES", 200)
+    monkeypatch.setattr(units, "SLICE_BYTES", 600)
 
 
 @pytest.fixture
@@ -107,7 +106,7 @@ def test_pieces_that_a_kill_leaves_are_deleted(path, killed, book, slices):
 @pytest.mark.parametrize("at", range(1, 8))
 def test_a_slice_that_fails_is_written_again(path, small, monkeypatch, at):
     """A live store tries again, over a new connection, until the snapshot is whole."""
-    calls, write = [], snapshots.Saving.write
+    calls, write = [], units.Saving.write
 
     def failing(self, connection):
         write(self, connection)
@@ -115,7 +114,7 @@ def test_a_slice_that_fails_is_written_again(path, small, monkeypatch, at):
         if len(calls) == at:
             raise sqlite3.OperationalError("disk I/O error")
 
-    monkeypatch.setattr(snapshots.Saving, "write", failing)
+    monkeypatch.setattr(units.Saving, "write", failing)
     stored = StoredSession(path, blocking=False).feed(*cut(series(130), range(10, 130, 10)))
     stored.store.close()
     assert len(calls) > 8
@@ -171,7 +170,7 @@ def test_a_reopened_journal_does_not_write_a_snapshot_twice(path, killed, book):
 def test_a_hole_is_not_stored_before_its_snapshot_is(path, killed, book, monkeypatch):
     """A kill while the pieces are written leaves a store without the hole, and a whole journal."""
     hole = Hole(3, "a test", {}, killed.store._saved())
-    write, calls = snapshots.Saving.write, []
+    write, calls = units.Saving.write, []
 
     def dying(self, connection):
         calls.append(self.number)
@@ -181,7 +180,7 @@ def test_a_hole_is_not_stored_before_its_snapshot_is(path, killed, book, monkeyp
 
     holes = "count(*) FROM events WHERE kind = 'hole'"
     with monkeypatch.context() as patched:
-        patched.setattr(snapshots.Saving, "write", dying)
+        patched.setattr(units.Saving, "write", dying)
         with pytest.raises(KeyboardInterrupt):
             book.write([hole])
     assert value(path, holes) == 0

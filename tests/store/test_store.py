@@ -38,10 +38,10 @@ from stream_lstm.events import (
 )
 from stream_lstm.store import schema
 from stream_lstm.store.journal import read_positions
-from stream_lstm.store.lock import StoreLock
 from stream_lstm.store.reading import entries, history, read_setup
-from stream_lstm.store.runs import short_digest
+from stream_lstm.store.schema import short_digest
 from stream_lstm.store.units import Settle
+from stream_lstm.store.writer import StoreLock
 
 from ..engines import SMALL_BANK, settings
 from .stores import (
@@ -465,7 +465,7 @@ LOCK = """
 import sys
 from pathlib import Path
 from stream_lstm.errors import LockedError
-from stream_lstm.store.lock import StoreLock
+from stream_lstm.store.writer import StoreLock
 try:
     lock = StoreLock(Path(sys.argv[1]))
 except LockedError as error:

@@ -18,9 +18,9 @@ from stream_lstm.errors import StoreError
 from stream_lstm.events import Gap, Prediction, Rollback, Score
 from stream_lstm.store import writer
 from stream_lstm.store.inspection import contents
+from stream_lstm.store.output import export_store
 from stream_lstm.store.reading import read_setup
 from stream_lstm.store.schema import NAMES, VERSION, connect_reader
-from stream_lstm.store.table_files import export_store
 from stream_lstm.store.verify import Verification, compare
 
 from ..engines import engine_for, settings

@@ -19,18 +19,25 @@ import numpy.typing as npt
 
 from ...config import Config, Members, bank_members
 from ...events import Output, Ticks
-from ...model.engine import Engine
+from ...model.engine import Activity, Engine, activity, scaled_inputs
 from ...model.forecaster import network_shape
 from ...model.network import Shape, check_weights
-from ...model.probe import Activity, activity, scaled_inputs
 from ...typing import Float64s
 from ..session import Session
 from ..verdict import count
 from . import inputs as input_checks
 from . import labels as label_checks
 from . import trials as trial_checks
-from .inputs import MAX_STEPPED
-from .series import ExaminedSeries, Finding, Level, TickTable, percent, series_of, worst_first
+from .inputs import (
+    MAX_STEPPED,
+    ExaminedSeries,
+    Finding,
+    Level,
+    TickTable,
+    percent,
+    series_of,
+    worst_first,
+)
 from .trials import BASELINES, Forecast, Make, Trial, baseline_config, elements_tried, plant
 
 STILL = 1e-4

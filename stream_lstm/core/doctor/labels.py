@@ -13,9 +13,9 @@ from ...typing import Bools
 from ..elements import ElementMaker
 from ..evidence import labels_needed
 from ..expressions import Column
-from ..proofs.look_ahead import LookAhead
+from ..proofs.causality import LookAhead
 from ..verdict import count
-from .series import ExaminedSeries, Finding, percent, threshold
+from .inputs import ExaminedSeries, Finding, percent, threshold
 
 RARE, SELDOM = 0.05, 0.2
 """Shares of the rarer class below which accuracy means nothing, or little."""

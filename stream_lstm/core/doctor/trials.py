@@ -29,8 +29,8 @@ from ..losses import log_loss
 from ..replay import LateLabels, Replay, ReplayRows
 from ..session import Session
 from ..verdict import count, odds
+from .inputs import Finding, Level, percent
 from .labels import entropy
-from .series import Finding, Level, percent
 
 STAY = 0.8
 """Accuracy of the best forecast of a planted signal: far from a coin, and far from certain."""

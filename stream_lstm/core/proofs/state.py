@@ -24,9 +24,8 @@ import numpy.typing as npt
 
 from ...config import Config
 from ...events import Ticks
-from ...model.network import Shape, Weights
-from ...model.probe import Probe
-from ...model.scaling import causal_scaler
+from ...model.engine import Probe
+from ...model.network import Shape, Weights, causal_scaler
 from ...typing import Bools, Float32s
 from ..elements import ElementMaker, Memory, OnRefused
 from ..evidence import Bet
