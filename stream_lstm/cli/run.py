@@ -100,7 +100,7 @@ def _run(
     from ..core.session import fallbacks  # JAX is imported here and not before
     from ..serve.daemon import Daemon
     from ..serve.replaying import LiveResults
-    from ..serve.runtime import Slack, release_unused
+    from ..serve.runtime import MemoryTrim, release_unused
     from ..serve.service import Service, log_stop, open_monitor
 
     with ExitStack() as stack:
@@ -148,7 +148,7 @@ def _run(
         if monitor is not None:
             monitor.attend(daemon)
         daemon.every(REFUSALS_PERIOD_S, watched.tend)
-        daemon.every(REFUSALS_PERIOD_S, Slack().tend)
+        daemon.every(REFUSALS_PERIOD_S, MemoryTrim().tend)
         daemon.every(REFRESH_S, table.refresh)
         for line in fallbacks(daemon.session):
             log.say("fallback", line, level="warning")

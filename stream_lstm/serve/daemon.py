@@ -356,7 +356,7 @@ class Daemon(Closing):
                     return True
             elif self._idle_left_s() <= 0:
                 raise EndpointError(self._idle_message())
-            collector.turn(self._pausing)
+            collector.run(self._pausing)
         self._catch_up()
         return False
 

@@ -5,12 +5,12 @@ or more, so `compilations` counts them.
 
 A compiler allocates and frees hundreds of megabytes in small blocks, and so does a peer that sends
 messages of the maximum size. glibc keeps the freed pages for later allocations, of which a daemon
-makes few; `Slack` returns them to the system.
+makes few; `MemoryTrim` returns them to the system.
 
 Python frees nearly every object of the loop by its reference count. The garbage collector is for
 reference cycles, and by default runs after a number of allocations, mostly in the middle of a
-tick. `Collector` runs it while no message waits, within a bounded share of the time, and without
-a pause once too many objects have accumulated.
+tick. `Collector` runs it while no message waits, within a bounded share of the time, and at any
+time once too many objects have accumulated.
 """
 
 from __future__ import annotations
@@ -20,13 +20,11 @@ import ctypes
 import gc
 import os
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
-
-import jax
 
 GROWN_BYTES = 32 * 2**20
 """Growth after which free pages are returned. Normal work grows by far less, and the search for
@@ -70,8 +68,8 @@ def release_unused() -> bool:
     return bool(trim(0))
 
 
-class Slack:
-    """Memory that the allocator retains; `tend`, called every second, releases it after growth."""
+class MemoryTrim:
+    """Returns memory to the system after growth; `tend` is called once a second."""
 
     def __init__(self) -> None:
         self._level, self._tries = _resident(), 0
@@ -99,7 +97,7 @@ def _resident() -> int:
 
 
 class Collector:
-    """A context manager inside which `turn` collects garbage and Python does not.
+    """A context manager inside which `run` collects garbage and Python does not.
 
     Objects that exist on entry are never examined. clock: seconds, monotonic. collector: the
     module `gc`, or a double of it.
@@ -111,7 +109,7 @@ class Collector:
         self._automatic = False
         self._not_before = clock()
 
-    def turn(self, pause: Callable[[], bool]) -> None:
+    def run(self, pause: Callable[[], bool]) -> None:
         """Collect if it is worthwhile and `pause()` is true, or if too many objects exist."""
         young, middle, old = self._gc.get_count()
         if young < YOUNG:
@@ -136,8 +134,8 @@ class Collector:
         self._gc.unfreeze()
 
 
-_switching: list[object] = []
-_interval_before = [0.0]
+_intervals: list[float] = []
+"""For each user of `quick_switches` the interval before the first."""
 
 
 @contextmanager
@@ -146,36 +144,31 @@ def quick_switches() -> Iterator[None]:
 
     The last of several nested or overlapping users restores the interval of before the first.
     """
-    if not _switching:
-        _interval_before[0] = sys.getswitchinterval()
-        sys.setswitchinterval(min(_interval_before[0], SWITCH_S))
-    me = object()
-    _switching.append(me)
+    _intervals.append(_intervals[0] if _intervals else sys.getswitchinterval())
+    sys.setswitchinterval(min(_intervals[0], SWITCH_S))
     try:
         yield
     finally:
-        _switching.remove(me)
-        if not _switching:
-            sys.setswitchinterval(_interval_before[0])
+        before = _intervals.pop()
+        if not _intervals:
+            sys.setswitchinterval(before)
 
 
-class _Counter:
-    """A listener of JAX, whose protocol names the arguments."""
+@cache
+def _programs() -> list[float]:
+    """Return the list to which JAX adds the seconds of each compilation from now on."""
+    import jax  # the live table and a store's writer use this module without it
 
-    def __init__(self) -> None:
-        self.count = 0
-        self._lock = threading.Lock()  # any thread may compile
+    seconds: list[float] = []
 
-    def __call__(self, event: str, duration_secs: float, **about: str | int) -> None:  # noqa: ARG002
+    def listen(event: str, duration_secs: float, **_: str | int) -> None:  # JAX sets the names
         if event == COMPILED:
-            with self._lock:
-                self.count += 1
+            seconds.append(duration_secs)  # any thread may compile
 
-
-_counter = _Counter()
-jax.monitoring.register_event_duration_secs_listener(_counter)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    return seconds
 
 
 def compilations() -> int:
-    """Return how many programs any thread has compiled since this module was imported."""
-    return _counter.count
+    """Return how many programs any thread has compiled since the first call."""
+    return len(_programs())

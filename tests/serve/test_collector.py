@@ -76,15 +76,15 @@ def test_what_is_there_is_frozen_and_nothing_automatic_until_the_end(python):
 
 def test_a_few_objects_are_not_worth_it(python, collector):
     python.counts = (YOUNG - 1, 0, 0)
-    collector.turn(unasked)
+    collector.run(unasked)
     assert python.done == []
 
 
 def test_many_are_collected_in_the_next_pause(python, collector):
     python.counts = (YOUNG, 0, 0)
-    collector.turn(never)
+    collector.run(never)
     assert python.done == []
-    collector.turn(always)
+    collector.run(always)
     assert python.done == [0]
 
 
@@ -92,28 +92,28 @@ def test_older_generations_have_their_turn(python, collector):
     python.takes = 0.0
     for middle, old in ((OLDER - 1, 0), (OLDER, 0), (0, OLDER)):
         python.counts = (YOUNG, middle, old)
-        collector.turn(always)
+        collector.run(always)
     assert python.done == [0, 1, 2]
 
 
 def test_the_share_of_the_time_is_bounded(python, collector):
     python.counts = (YOUNG, 0, 0)
-    collector.turn(always)
+    collector.run(always)
     python.now += 0.98 * python.takes / SHARE
-    collector.turn(unasked)
+    collector.run(unasked)
     assert python.done == [0]
     python.now += 0.04 * python.takes / SHARE
-    collector.turn(always)
+    collector.run(always)
     assert python.done == [0, 0]
 
 
 def test_without_a_pause_there_is_a_bound(python, collector):
     python.counts = (LIMIT - 1, 0, 0)
-    collector.turn(never)
+    collector.run(never)
     assert python.done == []
     python.counts = (LIMIT, 0, 0)
     for _ in range(2):
-        collector.turn(unasked)
+        collector.run(unasked)
     assert python.done == [0, 0]
 
 
@@ -122,7 +122,7 @@ def test_pythons_own_collector_counts_while_it_is_off():
         assert not gc.isenabled()
         made = [[] for _ in range(YOUNG + 1)]
         assert gc.get_count()[0] > YOUNG
-        collector.turn(always)
+        collector.run(always)
         assert gc.get_count()[0] < YOUNG
     assert len(made) > YOUNG
     assert gc.isenabled()

@@ -39,7 +39,7 @@ def test_growth_that_was_freed_goes_back_and_usual_work_is_left_alone(monkeypatc
     monkeypatch.setattr(runtime, "TRIES", 3)
     monkeypatch.setattr(runtime, "_resident", lambda: now)
     monkeypatch.setattr(runtime, "release_unused", lambda: released.append(now))
-    slack = runtime.Slack()
+    slack = runtime.MemoryTrim()
 
     def tend(*sizes):
         nonlocal now
