@@ -21,7 +21,7 @@ from ..config import Config, build
 from ..events import Input, Notice, Output, Score
 from ..feed.child import demo_feed
 from ..feed.synthetic import HiddenLevel
-from ..serve.logs import Pipe, RefusalLog
+from ..serve.logs import EventLog, Pipe
 from ..serve.signals import StopSwitch, stop_on_signals
 from ..store.startup import WarmStart, open_store
 from .console import REFRESH_S, LiveTable, is_quiet, result
@@ -112,7 +112,7 @@ def _demo(seconds: float, seed: int, speed: float, watch: bool) -> dict[str, Any
             f"second for {seconds:g} s.\nEvery tenth element: will the next one be positive? An "
             "LSTM(32) learns it from nothing, live."
         )
-        refused = RefusalLog(put, time.monotonic)
+        refused = EventLog(put, time.monotonic)
 
         from ..core.scores import compare_forecasters
         from ..serve.daemon import Daemon  # JAX is imported while the feed starts

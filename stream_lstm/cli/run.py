@@ -17,8 +17,7 @@ from ..config import Config
 from ..core.expressions import columns_of
 from ..errors import ConfigurationError, DataError, EndpointError, StreamLSTMError, UsageError
 from ..feed.child import ChildProcess
-from ..serve.logs import REFUSALS_PERIOD_S, Log, Pipe
-from ..serve.logs import watch as observe
+from ..serve.logs import PERIOD_S, Log, Pipe, event_log
 from ..serve.signals import StopSwitch, stop_on_signals
 from ..serve.trace import Trace
 from ..store.startup import (
@@ -111,7 +110,7 @@ def _run(
         pipe = stack.enter_context(Pipe())
         table = stack.enter_context(LiveTable(time.monotonic, pipe))
         log = Log(config.serve.log_format, pipe.put, quiet=is_quiet())
-        watched = observe(log)
+        events = event_log(log)
         monitor = open_monitor(config, log, pipe)
         if monitor is not None:
             stack.enter_context(monitor)
@@ -133,7 +132,7 @@ def _run(
                 config,
                 columns,
                 stop=stop,
-                observers=(observer, *watched.observers, table),
+                observers=(observer, events, table),
                 store=store,
                 republish=republish,
                 weights=start.weights,
@@ -146,9 +145,9 @@ def _run(
         if timeline is not None:
             timeline.daemon(daemon)
         if monitor is not None:
-            monitor.attend(daemon)
-        daemon.every(REFUSALS_PERIOD_S, watched.tend)
-        daemon.every(REFUSALS_PERIOD_S, MemoryTrim().tend)
+            monitor.attach(daemon)
+        daemon.every(PERIOD_S, events.tend)
+        daemon.every(PERIOD_S, MemoryTrim().tend)
         daemon.every(REFRESH_S, table.refresh)
         for line in fallbacks(daemon.session):
             log.say("fallback", line, level="warning")
@@ -159,7 +158,7 @@ def _run(
         take_signals()
         if not stop.requested:
             log.say("ready", ready, plain=True, version=__version__)
-        service.attend(daemon, ready)
+        service.attach(daemon, ready)
         if log.form == "text":
             table.show(daemon.session)
         began = time.perf_counter()
@@ -171,14 +170,14 @@ def _run(
         if failure is None or isinstance(failure, EndpointError):
             failure = _nothing_taken(daemon.subscriber.intake) or failure
         if monitor is not None:
-            monitor.health.leave()
+            monitor.health.ended()
         service.stopping()
         try:
             if store is not None:
                 store.close()
         except StreamLSTMError as error:
             failure = failure or error  # the disk may be full; the summary is still printed
-        watched.flush()
+        events.flush()
         log_stop(log, daemon, wall_s)
     session = daemon.session
     if files.save_weights is not None:

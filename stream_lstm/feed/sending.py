@@ -24,7 +24,7 @@ from .. import __version__
 from ..errors import DataError, EndpointError, StreamLSTMError
 from ..quoting import printable
 from ..schema import Encoding
-from ..serve.logs import RefusalLog
+from ..serve.logs import EventLog
 from ..serve.service import PERIOD_S, PeerLog, refused_peers
 from ..serve.signals import StopSwitch, stop_on_signals
 from .child import ChildProcess
@@ -86,7 +86,7 @@ def send_file(
     raise.
     """
     file = publication.file
-    refused = RefusalLog(warn, time.monotonic)
+    refused = EventLog(warn, time.monotonic)
     options = {} if publication.speed.kind == "max" else {"chunk_rows": PACED_ROWS}
     with (
         file.open(publication.columns, refused, **options) as source,

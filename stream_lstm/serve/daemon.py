@@ -6,7 +6,7 @@ them, so they must be quick. Slower work, such as a table on the terminal, is a 
 runs between two messages. Garbage is collected in pauses (`Collector`).
 
 A tick that publishes nothing waits in the session. The session catches up when no message came for
-`PAUSE_S`, when `MOST_HELD` ticks wait, before periodic tasks, and at the end. Only then does the
+`PAUSE_S`, when `MAX_WAITING` ticks wait, before periodic tasks, and at the end. Only then does the
 store receive these ticks, with their results.
 
 Single ticks of many streams that arrive together enter the session as columns, where the session
@@ -28,11 +28,11 @@ heartbeat delays a tick only briefly.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from itertools import chain
 from typing import Any, TypeAlias
 
@@ -46,6 +46,7 @@ from ..core.table import N
 from ..errors import EndpointError
 from ..events import (
     End,
+    Fresh,
     Gap,
     Input,
     Label,
@@ -68,8 +69,7 @@ from ..model.engine import Engine
 from ..schema import FeedConfig
 from ..store.store import REPORT_S, Store
 from ..store.units import Settle
-from .logs import OLD_TIMES_PERIOD_S as OLD_TIMES_S
-from .logs import OldTimesWatch, Staleness, about
+from .logs import PERIOD_S, OldTimesBatch, Staleness, old_times
 from .runtime import Collector, compilations
 from .signals import StopSwitch
 
@@ -88,21 +88,19 @@ class Heartbeats:
     def __init__(
         self, publisher: PredictionPublisher, session: Session, stale: Callable[[], bool]
     ) -> None:
-        self._publisher = publisher
-        self._session = session
-        self._stale = stale
-        self._turn: list[str] = []
+        self._publisher, self._session, self._stale = publisher, session, stale
+        self._next: list[str] = []
 
     def beat(self) -> None:
         """Catch up, and send the heartbeats of the next streams in turn."""
         self._session.catch_up()
-        if not self._turn:
-            self._turn = self._session.table.names[::-1]
+        if not self._next:
+            self._next = self._session.table.names[::-1]
         stale = self._stale()
-        for name in self._turn[: -STREAMS_A_BEAT - 1 : -1]:
+        for name in self._next[: -STREAMS_A_BEAT - 1 : -1]:
             n, run_id = self._reached(name)
             self._publisher.heartbeat(name, n + 1, run_id=run_id, stale=stale)
-        del self._turn[-STREAMS_A_BEAT:]
+        del self._next[-STREAMS_A_BEAT:]
 
     def end(self) -> None:
         """Send the end of every stream."""
@@ -148,20 +146,20 @@ class PeriodicTasks:
 PIECE, PLAIN_PIECE = 512, 4096
 """Rows of a pushed piece: 20 ms with learning, 5 ms without, so that a stop is prompt."""
 
-MOST_HELD = 4096
+MAX_WAITING = 4096
 """Ticks that may wait while more are in the socket: 20 ms of work."""
 
 PAUSE_S = 0.001
 """Time without a message before waiting ticks are stepped, the shortest wait of a poll: the tick
 that publishes often follows immediately, and steps all of them in one call."""
 
-TOGETHER = 32
+MANY = 32
 """Streams whose ticks arrived together from which columns are faster."""
 
 GRACE_S = 2.0
 """Time for the ticks in hand at a stop; sending the last messages may take two more seconds."""
 
-AGAIN_S = 5.0
+REPUBLISH_WAIT_S = 5.0
 """Time for a subscriber to reconnect before predictions are published again."""
 
 LONGEST_WAIT_S = 1.0
@@ -208,6 +206,7 @@ class Daemon(Closing):
         self._clock = clock
         self._ended: set[str] = set()
         self._stop_by: float | None = None
+        self._closing = ExitStack()
         self.tasks = PeriodicTasks()
         started = clock()
         self.session = Session(
@@ -220,16 +219,16 @@ class Daemon(Closing):
             engine=engine,
         )
         self._compiling: threading.Thread | None = None
-        if len(config.feed.streams) >= TOGETHER and self.session.plain:
-            self._compile_together().join()
+        if len(config.feed.streams) >= MANY and self.session.plain:
+            self._compile_columns().join()
         self.compile_s = clock() - started
-        self._held = 0
+        self._waiting = 0
         resumed = None if store is None else store.begin(self.session)
-        self._old_times = OldTimesWatch(self._notice)
+        self._old_times = OldTimesBatch(self._notice)
         if config.stream.on_old_time == "warn":
             self.session.on_old = self._old_times
-            self.every(OLD_TIMES_S, self._old_times.tend)
-        self._again = resumed.predictions if resumed is not None and republish else []
+            self.every(PERIOD_S, self._old_times.tend)
+        self._republish = resumed.predictions if resumed is not None and republish else []
         self.security = security or Security(config.security)
         self.publisher: PredictionPublisher | None = None
         self._heartbeats: Heartbeats | None = None
@@ -237,8 +236,11 @@ class Daemon(Closing):
             self.publisher = PredictionPublisher(
                 config.publish.publish, config.publish.encoding, security=self.security
             )
+            self._closing.enter_context(self.publisher)
             self.session.publish = self.publisher.publish
-            self._heartbeats = Heartbeats(self.publisher, self.session, self._is_stale)
+            self._heartbeats = Heartbeats(
+                self.publisher, self.session, lambda: self.staleness.stale
+            )
             self.every(HEARTBEAT_PERIOD_S, self._heartbeats.beat)
         feed = msgspec.structs.replace(config.feed, columns=tuple(columns))
         # One stream's update changes what another is predicted with where weights are shared.
@@ -251,21 +253,25 @@ class Daemon(Closing):
                 wakeup_fd=self.stop.fileno(),
                 security=self.security,
             )
-            self._resume_feed()
+            self._closing.enter_context(self.subscriber)
+            # ticks since the end of the store; those that do not come count as missed
+            for stream, position in store.positions.items() if store is not None else ():
+                self.subscriber.resume(stream, position.run_id, position.next_seq)
         except BaseException:
-            self._close_publisher()
+            self._closing.close()
             raise
-        self.staleness: Staleness = Staleness(self.subscriber, feed, self._notice, self._all_ended)
-        self.every(self.staleness.period_s, self.staleness.look)
+        self.staleness = Staleness(self.subscriber, feed, self._notice, self._all_ended)
+        self.every(self.staleness.period_s, self.staleness.check)
         if store is not None:
             self.every(REPORT_S, store.report)
         self._compiled = compilations()
 
-    def _compile_together(self) -> threading.Thread:
+    def _compile_columns(self) -> threading.Thread:
         """Compile the loop over many streams in a thread; most daemons never need it."""
         session = self.session
         self._compiling = threading.Thread(target=lambda: session.engine.table, name="compile")
         self._compiling.start()
+        self._closing.callback(self._compiling.join)
         return self._compiling
 
     @property
@@ -277,18 +283,13 @@ class Daemon(Closing):
         return compilations() - self._compiled
 
     @property
-    def together(self) -> bool:
+    def columnar(self) -> bool:
         """Whether ticks of many streams enter in columns; starts the compilation when needed."""
         if self._compiling is None:
-            if not self.session.plain or len(self.session.table) < TOGETHER:
+            if not self.session.plain or len(self.session.table) < MANY:
                 return False
-            self._compile_together()
+            self._compile_columns()
         return self._compiling is not None and not self._compiling.is_alive()
-
-    def _resume_feed(self) -> None:
-        """Request the ticks since the end of the store; those that do not come count as missed."""
-        for stream, position in self.store.positions.items() if self.store is not None else ():
-            self.subscriber.resume(stream, position.run_id, position.next_seq)
 
     def every(self, period_s: float, work: Callable[[], object]) -> None:
         """Run `work` in the loop every `period_s` seconds."""
@@ -316,35 +317,31 @@ class Daemon(Closing):
         finally:
             # with a store, the next start waits for labels that may still be revised
             if ended or self.store is None:
-                self._settle()
+                self.session.settle()
+                if self.store is not None:
+                    self.store.add(Settle())
+                    self.store.flush()
             self._old_times.tend()
             if self._heartbeats is not None:
                 self._heartbeats.end()
 
     def _publish_again(self) -> None:
         """Publish the predictions of `republish` again, after waiting for a subscriber."""
-        if self.publisher is None or not self._again:
+        if self.publisher is None or not self._republish:
             return
-        with contextlib.suppress(EndpointError):
-            self.publisher.wait_for_subscribers(1, AGAIN_S)
-        for prediction in self._again:
+        with suppress(EndpointError):
+            self.publisher.wait_for_subscribers(1, REPUBLISH_WAIT_S)
+        for prediction in self._republish:
             self.publisher.publish(prediction)
-        self._again = []
-
-    def _settle(self) -> None:
-        """Count the labels that could still be revised."""
-        self.session.settle()
-        if self.store is not None:
-            self.store.add(Settle())
-            self.store.flush()
+        self._republish = []
 
     def _loop(self, until_end: bool, collector: Collector) -> bool:
         """Work until the switch is set; return whether the streams ended before."""
-        receive, clock, tasks = self.subscriber.receive, self._clock, self.tasks
+        subscriber, clock, tasks = self.subscriber, self._clock, self.tasks
         while not self.stop.requested:
-            events = receive(self._wait_s())
+            events = subscriber.receive(self._wait_s())
             self._take_all(events)
-            if self._held and (not events or self._held >= MOST_HELD):
+            if self._waiting and (not events or self._waiting >= MAX_WAITING):
                 self._catch_up()
             now = clock()
             if now >= tasks.due:
@@ -356,7 +353,7 @@ class Daemon(Closing):
                     return True
             elif self._idle_left_s() <= 0:
                 raise EndpointError(self._idle_message())
-            collector.run(self._pausing)
+            collector.run(lambda: not subscriber.waiting)
         self._catch_up()
         return False
 
@@ -365,13 +362,10 @@ class Daemon(Closing):
         self.session.catch_up()
         if self.store is not None:
             self.store.flush()
-        self._held = 0
-
-    def _pausing(self) -> bool:
-        return not self.subscriber.waiting
+        self._waiting = 0
 
     def _wait_s(self) -> float:
-        longest_s = PAUSE_S if self._held else LONGEST_WAIT_S
+        longest_s = PAUSE_S if self._waiting else LONGEST_WAIT_S
         wait_s = min(self.tasks.due - self._clock(), longest_s, self._idle_left_s())
         return max(wait_s, 0.0)
 
@@ -379,7 +373,7 @@ class Daemon(Closing):
         idle_timeout = self.config.feed.idle_timeout
         return idle_timeout - self.subscriber.idle_s if idle_timeout else math.inf
 
-    def _must_leave(self) -> bool:
+    def _out_of_time(self) -> bool:
         """Return whether the time for the ticks in hand after a stop is over."""
         if not self.stop.requested:
             return False
@@ -390,11 +384,11 @@ class Daemon(Closing):
     # ---- in ---------------------------------------------------------------------------
 
     def _take_all(self, events: Sequence[Received]) -> None:
-        if len(events) >= TOGETHER and self.together:
-            self._take_together(events)
+        if len(events) >= MANY and self.columnar:
+            self._take_columns(events)
             return
         for event in events:
-            if self._must_leave():
+            if self._out_of_time():
                 return
             self._take(event)
 
@@ -421,13 +415,13 @@ class Daemon(Closing):
                 self.session.session_start(event)
             case End():
                 self._ended.add(event.stream)
-        self._hold(event, 1)
+        self._queue(event, 1)
         for observer in self._observers:
             observer(event)
 
-    def _hold(self, event: Input, ticks: int, made: int = 0) -> None:
+    def _queue(self, event: Input, ticks: int, made: int = 0) -> None:
         """Queue an input for the store until the session has caught up with it."""
-        self._held += ticks
+        self._waiting += ticks
         if self._on_input is not None:
             self._on_input(event)
         if self.store is not None:
@@ -438,40 +432,40 @@ class Daemon(Closing):
         tick, made = self.session.tick, 0
         for t_ns, values in zip(run.times, run.rows, strict=True):
             made += tick(run.stream, t_ns, values, run.session, run.seq, run.where)
-        self._hold(run, len(run.times), made)
+        self._queue(run, len(run.times), made)
 
     def _push(self, ticks: Ticks) -> None:
         count, size = len(ticks.t_ns), PLAIN_PIECE if self.session.plain else PIECE
         for start in range(0, count, size):
-            if self._must_leave():
+            if self._out_of_time():
                 return
             part = ticks if count <= size else _piece(ticks, start, size)
-            self._hold(part, len(part.t_ns), self.session.push(part))
-            if self._held >= MOST_HELD:
+            self._queue(part, len(part.t_ns), self.session.push(part))
+            if self._waiting >= MAX_WAITING:
                 self._catch_up()
 
-    def _take_together(self, events: Sequence[Received]) -> None:
+    def _take_columns(self, events: Sequence[Received]) -> None:
         """Take events; consecutive runs of different streams are one call."""
         group: dict[str, Run] = {}
         for event in events:
-            if self._must_leave():
+            if self._out_of_time():
                 return
             if isinstance(event, Run):
                 if event.stream in group:
-                    self._arrive(group)
+                    self._push_columns(group)
                     group = {}
                 group[event.stream] = event
                 continue
-            self._arrive(group)
+            self._push_columns(group)
             group = {}
             self._take(event)
-        self._arrive(group)
+        self._push_columns(group)
 
-    def _arrive(self, group: Mapping[str, Run]) -> None:
+    def _push_columns(self, group: Mapping[str, Run]) -> None:
         """Push runs of different streams, in columns where that is faster."""
         session, runs = self.session, list(group.values())
         sent = {(run.session, run.seq is None) for run in runs}
-        rows = [session.place(run.stream) for run in runs] if len(runs) >= TOGETHER else []
+        rows = [session.place(run.stream) for run in runs] if len(runs) >= MANY else []
         if not rows or len(sent) > 1 or min(rows) < 0:
             for run in runs:
                 self._tick(run)
@@ -493,7 +487,7 @@ class Daemon(Closing):
                 self._on_input(run)
         if self.store is not None:
             self.store.add_runs(runs, (session.table.ints[places, N] - before).tolist())
-        self._held += len(t_ns)
+        self._waiting += len(t_ns)
 
     def _all_ended(self) -> bool:
         wanted = self.config.feed.streams or self.session.table.names
@@ -525,35 +519,27 @@ class Daemon(Closing):
         for observer in self._observers:
             observer(event)
 
-    def _is_stale(self) -> bool:
-        return self.staleness.stale
-
     def _notice(self, notice: Notice) -> None:
         """Report a feed that falls silent or returns, a new owner of a stream, or old ticks."""
-        if self.store is not None:
-            if isinstance(notice, Takeover):
-                reason = f"from {notice.owner} to {notice.to}"
-                self.store.note("takeover", notice.stream, reason)
-            elif isinstance(notice, OldTimes):
-                self.store.note("old tick", notice.stream, about(notice), times=notice.count)
-            else:
-                kind = "stale" if isinstance(notice, Stale) else "fresh"
-                self.store.note(kind, reason=f"{notice.silent_s:.1f} s without a message")
+        if (store := self.store) is not None:
+            match notice:
+                case Takeover(stream, owner, to):
+                    store.note("takeover", stream, f"from {owner} to {to}")
+                case OldTimes():
+                    store.note("old tick", notice.stream, old_times(notice), times=notice.count)
+                case Stale() | Fresh():
+                    kind = "stale" if isinstance(notice, Stale) else "fresh"
+                    store.note(kind, reason=f"{notice.silent_s:.1f} s without a message")
         for observer in self._observers:
             observer(notice)
 
-    # ---- the end ----------------------------------------------------------------------
-
-    def _close_publisher(self) -> None:
-        if self.publisher is not None:
-            self.publisher.close()
+    def at_close(self, work: Callable[[], object]) -> None:
+        """Call `work` when the daemon is closed, before its sockets are."""
+        self._closing.callback(work)
 
     def close(self) -> None:
         """Close the sockets; unsent messages have two seconds."""
-        if self._compiling is not None:
-            self._compiling.join()
-        self.subscriber.close()
-        self._close_publisher()
+        self._closing.close()
 
 
 def _piece(ticks: Ticks, start: int, size: int) -> Ticks:

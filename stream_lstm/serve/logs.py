@@ -7,7 +7,7 @@ lines of one kind are written in a second, and the next line reports how many we
 Ticks, predictions and scores write nothing.
 
 For people there is one line a second of each kind of refusal, and less often while the cause
-persists (`Spacing`): a peer that sends rubbish for days must not fill a disk. The lines report how
+persists (`Backoff`): a peer that sends rubbish for days must not fill a disk. The lines report how
 many more there were; all are counted.
 
 A feed that has sent a heartbeat will send more, so three missing ones mean silence. A feed without
@@ -27,7 +27,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import msgspec
 
@@ -40,6 +40,7 @@ from ..events import (
     Notice,
     OldTimes,
     Refusal,
+    RefusalKind,
     Rollback,
     SessionStart,
     Stale,
@@ -54,22 +55,11 @@ if TYPE_CHECKING:
 MISSED = 3
 """Heartbeats that mean silence: one may be lost or late, and two where the publisher is busy."""
 
-LOOK_S = 1.0
-"""Longest period between two checks for silence."""
-
-OLD_TIMES_PERIOD_S = 1.0
-"""Period of the reports of old ticks."""
-
-REFUSALS_PERIOD_S = 1.0
-"""Between the first two lines of one kind."""
+PERIOD_S = 1.0
+"""Longest period between two checks for silence, and the first between two lines of one kind."""
 
 MAX_PERIOD_S = 60.0
 """Longest period between two lines of one kind."""
-
-MAX_LINE = 500
-"""Characters of a line; a reason quotes what a peer sent, what was expected and what to do."""
-
-ROLLBACK, GAP, TAKEOVER, OLD = "roll-back", "gap", "take-over", "old tick"
 
 QUEUE = 1000
 """Lines that may wait to be written."""
@@ -81,7 +71,7 @@ CLOSE_S = 1.0
 """Time for the waiting lines at the end."""
 
 MAX_TEXT = 500
-"""Characters of a JSON field; a reason may quote what a peer sent."""
+"""Characters of a line or a JSON field: a reason quotes what a peer sent and what was expected."""
 
 Level: TypeAlias = Literal["info", "warning", "error"]
 
@@ -250,161 +240,115 @@ def _quoted(value: Any) -> Any:
     return printable(value, MAX_TEXT) if isinstance(value, str) else value
 
 
-# ---- which events are logged ----------------------------------------------------------------
+# ---- events ---------------------------------------------------------------------------------
 
-
-class _Named(NamedTuple):
-    event: str
-    level: Level
-    sentence: str
-
-
-_LOGGED: dict[type, _Named] = {
-    Refusal: _Named("refused", "warning", "an input was rejected"),
-    Rollback: _Named("rolled_back", "warning", "learning did harm and was rolled back"),
-    Gap: _Named("gap", "warning", "ticks were lost"),
-    SessionStart: _Named("session_started", "info", "a publisher started"),
-    End: _Named("stream_ended", "info", "a stream ended"),
-    Stale: _Named("feed_stale", "warning", "the feed is silent"),
-    Fresh: _Named("feed_fresh", "info", "the feed is back"),
-    Takeover: _Named("stream_taken_over", "warning", "another endpoint took over a stream"),
-    OldTimes: _Named("old_ticks", "warning", "ticks have old or repeated times"),
+_LOGGED: dict[type, tuple[str, Level, str]] = {
+    Refusal: ("refused", "warning", "an input was rejected"),
+    Rollback: ("rolled_back", "warning", "learning did harm and was rolled back"),
+    Gap: ("gap", "warning", "ticks were lost"),
+    SessionStart: ("session_started", "info", "a publisher started"),
+    End: ("stream_ended", "info", "a stream ended"),
+    Stale: ("feed_stale", "warning", "the feed is silent"),
+    Fresh: ("feed_fresh", "info", "the feed is back"),
+    Takeover: ("stream_taken_over", "warning", "another endpoint took over a stream"),
+    OldTimes: ("old_ticks", "warning", "ticks have old or repeated times"),
 }
 
 
 class EventLog:
-    """An observer that writes a daemon's rare events as JSON.
+    """An observer that writes a daemon's rare events for people.
+
+    write: takes a line without its end. clock: seconds, monotonic. `tend` is called about once a
+    second and `flush` at the end. `total` counts by kind.
+    """
+
+    def __init__(self, write: Callable[[str], object], clock: Callable[[], float]) -> None:
+        self.total: Counter[str] = Counter()
+        self._write = write
+        self._backoff = Backoff(clock)
+        self._left_out: Counter[str] = Counter()
+
+    def __call__(self, event: object) -> None:
+        """Take an event; most write nothing."""
+        match event:
+            case Refusal():
+                self._say(event.kind, _refused(event))
+            case Rollback():
+                self._say("roll-back", _rolled_back(event))
+            case Gap(stream, seq, missed):
+                ticks = f"{missed:,} tick{'s' if missed > 1 else ''}"
+                self._say(
+                    "gap", f"gap: {ticks} of the stream {stream!r} were lost before seq {seq}"
+                )
+            case Takeover(stream, owner, to):
+                self._say(
+                    "take-over", f"take-over: the stream {stream!r} of {owner} now belongs to {to}"
+                )
+            case OldTimes():
+                line = f"old ticks of the stream {event.stream!r}: {old_times(event)}"
+                self._say("old tick", line, event.count)
+            case Stale(silent_s):
+                self._write(f"stale: no message from the feed for {silent_s:.1f} s; waiting")
+            case Fresh(silent_s):
+                self._write(f"fresh: the feed is back after {silent_s:.1f} s of silence")
+
+    def _say(self, kind: str, line: str, times: int = 1) -> None:
+        self.total[kind] += times
+        if not self._backoff.due(kind):
+            self._left_out[kind] += times
+            return
+        self._say_left_out(kind)
+        self._backoff.written(kind)
+        self._write(printable(line, MAX_TEXT))
+
+    def tend(self) -> None:
+        """Write how many were left out, for each kind that is due."""
+        for kind in list(self._left_out):
+            if self._backoff.due(kind):
+                self._say_left_out(kind)
+                self._backoff.written(kind)
+
+    def flush(self) -> None:
+        """Write how many were left out."""
+        for kind in list(self._left_out):
+            self._say_left_out(kind)
+
+    def _say_left_out(self, kind: str) -> None:
+        count = self._left_out.pop(kind, 0)
+        if count:
+            refused = "refused: " if kind in get_args(RefusalKind) else ""
+            self._write(f"{refused}{count} more {kind}{'s' if count > 1 else ''}")
+
+
+class JsonEventLog(EventLog):
+    """Writes the events as JSON objects; the limit of a `Log` is enough, so nothing is left out.
 
     `Refusal` is `refused`, of the kind `tick`, `label` or `message`.
     """
 
     def __init__(self, log: Log) -> None:
+        super().__init__(log.named("refused"), time.monotonic)
         self._log = log
 
     def __call__(self, event: object) -> None:
         """Take an event; most write nothing."""
-        named = _LOGGED.get(type(event))
-        if named is None:
+        if type(event) not in _LOGGED:
             return
-        fields = {
-            key: value
-            for key, value in msgspec.structs.asdict(event).items()  # type: ignore[arg-type]
-            if value not in ("", None, -1)
-        }
+        name, level, sentence = _LOGGED[type(event)]
+        given = msgspec.structs.asdict(event)  # type: ignore[arg-type]
+        fields = {key: value for key, value in given.items() if value not in ("", None, -1)}
         kind = str(fields.pop("kind", ""))
-        self._log.say(named.event, named.sentence, level=named.level, kind=kind, **fields)
+        self._log.say(name, sentence, level=level, kind=kind, **fields)
 
 
-class LogWatch(NamedTuple):
-    """Observers for a daemon; `tend` is to be called once a second, `flush` at the end."""
-
-    observers: tuple[Callable[[object], None], ...]
-    tend: Callable[[], None]
-    flush: Callable[[], None]
-
-
-def watch(log: Log, clock: Callable[[], float] = time.monotonic) -> LogWatch:
-    """Return observers that write a daemon's events to `log`."""
+def event_log(log: Log, clock: Callable[[], float] = time.monotonic) -> EventLog:
+    """Return the observer that writes a daemon's events to `log`."""
     if log.form == "json":
-        return LogWatch((EventLog(log),), lambda: None, lambda: None)
-    refused = RefusalLog(log.named("refused", "warning"), clock)
-    return LogWatch((refused, SilenceLog(log.named("feed"))), refused.tend, refused.flush)
+        return JsonEventLog(log)
+    return EventLog(log.named("refused", "warning"), clock)
 
 
-# ---- silence --------------------------------------------------------------------------------
-
-
-class Staleness:
-    """Checks whether the feed is silent; `stale` is the result of the last check.
-
-    tell: takes a `Stale` or a `Fresh` when that changes. ended: whether no more is to come.
-    """
-
-    def __init__(
-        self,
-        subscriber: Subscriber,
-        config: FeedConfig,
-        tell: Callable[[Notice], object],
-        ended: Callable[[], bool],
-    ) -> None:
-        self.stale = False
-        self.period_s = min(LOOK_S, config.stale_after or config.heartbeat_s)
-        self._subscriber, self._config = subscriber, config
-        self._tell, self._ended = tell, ended
-        self._silent_s = 0.0
-
-    def look(self) -> None:
-        """Compare the time without a message with the longest allowed one."""
-        silent_s, longest_s = self._subscriber.idle_s, self._longest_s()
-        silent = silent_s >= longest_s and not self._subscriber.waiting
-        if silent and not self.stale and not self._ended():
-            self.stale = True
-            self._subscriber.counters.stale += 1
-            self._tell(Stale(silent_s))
-        elif not silent and self.stale:
-            self.stale = False
-            self._tell(Fresh(self._silent_s))
-        self._silent_s = silent_s
-
-    def _longest_s(self) -> float:
-        if self._config.stale_after:
-            return self._config.stale_after
-        heard = self._subscriber.counters.heartbeats > 0
-        return MISSED * self._config.heartbeat_s if heard else float("inf")
-
-
-class SilenceLog:
-    """Writes when a feed falls silent and when it is back.
-
-    write: takes a line without its end.
-    """
-
-    def __init__(self, write: Callable[[str], object]) -> None:
-        self._write = write
-
-    def __call__(self, event: object) -> None:
-        """Take an event; all but these two write nothing."""
-        if isinstance(event, Stale):
-            self._write(f"stale: no message from the feed for {event.silent_s:.1f} s; waiting")
-        elif isinstance(event, Fresh):
-            self._write(f"fresh: the feed is back after {event.silent_s:.1f} s of silence")
-
-
-# ---- old ticks, refusals, gaps --------------------------------------------------------------
-
-
-class OldTimesWatch:
-    """Gathers the old ticks that a session reports; calls `report` for each stream at `tend`."""
-
-    def __init__(self, report: Callable[[OldTimes], object]) -> None:
-        self._report = report
-        self._found: dict[str, OldTimes] = {}
-
-    def __call__(self, event: OldTimes) -> None:
-        """Take old ticks of one stream."""
-        known = self._found.get(event.stream)
-        if known is not None:
-            event = msgspec.structs.replace(known, count=known.count + event.count)
-        self._found[event.stream] = event
-
-    def tend(self) -> None:
-        """Report what was gathered; called every OLD_TIMES_PERIOD_S, and at the end."""
-        found, self._found = self._found, {}
-        for event in found.values():
-            self._report(event)
-
-
-def about(event: OldTimes) -> str:
-    """Return a sentence: which ticks are old, and that they were accepted."""
-    ticks = "1 tick is" if event.count == 1 else f"{event.count:,} ticks are"
-    first = f"the first has the time {moment(event.t_ns)}"
-    reached = f"the stream had reached {moment(event.latest_ns)}"
-    if event.t_ns == event.latest_ns:
-        reached = "it repeats the tick of that time"
-    return f"{ticks} old: {first}, and {reached}; accepted (--on-old-time)"
-
-
-class Spacing:
+class Backoff:
     """When to write about a cause that persists: after a second, then two, up to a minute.
 
     A cause that paused for one such period starts again at a second. clock: seconds, monotonic.
@@ -422,66 +366,8 @@ class Spacing:
         """Record that a kind was written now."""
         now = self._clock()
         until, period = self._periods.get(kind, (-math.inf, 0.0))
-        period = min(2 * period, MAX_PERIOD_S) if now < until + period else REFUSALS_PERIOD_S
+        period = min(2 * period, MAX_PERIOD_S) if now < until + period else PERIOD_S
         self._periods[kind] = now + period, period
-
-
-class RefusalLog:
-    """Writes the refusals, gaps, take-overs, old ticks and roll-backs among events.
-
-    write: takes a line without its end. clock: seconds, monotonic. `total` counts by kind.
-    """
-
-    def __init__(self, write: Callable[[str], object], clock: Callable[[], float]) -> None:
-        self.total: Counter[str] = Counter()
-        self._write = write
-        self._spacing = Spacing(clock)
-        self._left_out: Counter[str] = Counter()
-
-    def __call__(self, event: object) -> None:
-        """Take an event; all others write nothing."""
-        match event:
-            case Refusal():
-                self._say(event.kind, _refused(event))
-            case Rollback():
-                self._say(ROLLBACK, _rolled_back(event))
-            case Gap():
-                ticks = f"{event.missed:,} tick{'s' if event.missed > 1 else ''}"
-                text = f"gap: {ticks} of the stream {event.stream!r} were lost before"
-                self._say(GAP, f"{text} seq {event.seq}")
-            case Takeover():
-                text = f"take-over: the stream {event.stream!r} of {event.owner}"
-                self._say(TAKEOVER, f"{text} now belongs to {event.to}")
-            case OldTimes():
-                text = f"old ticks of the stream {event.stream!r}: {about(event)}"
-                self._say(OLD, text, event.count)
-
-    def _say(self, kind: str, line: str, times: int = 1) -> None:
-        self.total[kind] += times
-        if not self._spacing.due(kind):
-            self._left_out[kind] += times
-            return
-        self._say_left_out(kind)
-        self._spacing.written(kind)
-        self._write(printable(line, MAX_LINE))
-
-    def tend(self) -> None:
-        """Write how many were left out, for each kind that is due; call it about once a second."""
-        for kind in list(self._left_out):
-            if self._spacing.due(kind):
-                self._say_left_out(kind)
-                self._spacing.written(kind)
-
-    def flush(self) -> None:
-        """Write how many were left out."""
-        for kind in list(self._left_out):
-            self._say_left_out(kind)
-
-    def _say_left_out(self, kind: str) -> None:
-        count = self._left_out.pop(kind, 0)
-        if count:
-            what = "" if kind in (ROLLBACK, GAP, TAKEOVER, OLD) else "refused: "
-            self._write(f"{what}{count} more {kind}{'s' if count > 1 else ''}")
 
 
 def _refused(refusal: Refusal) -> str:
@@ -504,3 +390,76 @@ def _rolled_back(event: Rollback) -> str:
         f"learning rolled back to {to} (stream {event.stream!r}, n={event.n}): {why}; "
         f"it rests for {event.frozen} labels"
     )
+
+
+# ---- silence, old ticks ---------------------------------------------------------------------
+
+
+class Staleness:
+    """Checks whether the feed is silent; `stale` is the result of the last check.
+
+    notify: takes a `Stale` or a `Fresh` when that changes. ended: whether every stream has ended.
+    """
+
+    def __init__(
+        self,
+        subscriber: Subscriber,
+        config: FeedConfig,
+        notify: Callable[[Notice], object],
+        ended: Callable[[], bool],
+    ) -> None:
+        self.stale = False
+        self.period_s = min(PERIOD_S, config.stale_after or config.heartbeat_s)
+        self._subscriber, self._config = subscriber, config
+        self._notify, self._ended = notify, ended
+        self._silent_s = 0.0
+
+    def check(self) -> None:
+        """Compare the time without a message with the longest allowed one."""
+        silent_s, longest_s = self._subscriber.idle_s, self._longest_s()
+        silent = silent_s >= longest_s and not self._subscriber.waiting
+        if silent and not self.stale and not self._ended():
+            self.stale = True
+            self._subscriber.counters.stale += 1
+            self._notify(Stale(silent_s))
+        elif not silent and self.stale:
+            self.stale = False
+            self._notify(Fresh(self._silent_s))
+        self._silent_s = silent_s
+
+    def _longest_s(self) -> float:
+        if self._config.stale_after:
+            return self._config.stale_after
+        heard = self._subscriber.counters.heartbeats > 0
+        return MISSED * self._config.heartbeat_s if heard else float("inf")
+
+
+class OldTimesBatch:
+    """Gathers the old ticks that a session reports; calls `report` for each stream at `tend`."""
+
+    def __init__(self, report: Callable[[OldTimes], object]) -> None:
+        self._report = report
+        self._found: dict[str, OldTimes] = {}
+
+    def __call__(self, event: OldTimes) -> None:
+        """Take old ticks of one stream."""
+        known = self._found.get(event.stream)
+        if known is not None:
+            event = msgspec.structs.replace(known, count=known.count + event.count)
+        self._found[event.stream] = event
+
+    def tend(self) -> None:
+        """Report what was gathered; called every PERIOD_S, and at the end."""
+        found, self._found = self._found, {}
+        for event in found.values():
+            self._report(event)
+
+
+def old_times(event: OldTimes) -> str:
+    """Return a sentence: which ticks are old, and that they were accepted."""
+    ticks = "1 tick is" if event.count == 1 else f"{event.count:,} ticks are"
+    first = f"the first has the time {moment(event.t_ns)}"
+    reached = f"the stream had reached {moment(event.latest_ns)}"
+    if event.t_ns == event.latest_ns:
+        reached = "it repeats the tick of that time"
+    return f"{ticks} old: {first}, and {reached}; accepted (--on-old-time)"

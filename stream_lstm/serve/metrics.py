@@ -6,23 +6,25 @@ together, and ticks that still wait in the session are not counted.
 
 `LogHistogram` counts a duration in a quarter of a microsecond, into buckets half an octave wide.
 
-`Timings` times every update and every publication through a proxy method, as `Trace` does. Of the
-calls into the network it times ten a second of each kind: a proxy replaces the method for the next
-call and removes itself afterwards. All other calls run without it.
+`Timings` times every update and every publication through a proxy method, as `Trace` does, and of
+the calls into the network ten a second of each kind.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from ..closing import Closing
 from ..core.scores import BOARD, WAYS
 from ..core.session import Session
 from ..core.table import EXPIRED, FRESH, Counters, N
+from ..events import Prediction
 from ..typing import Bools, Float64s, Int64s
+from .trace import Patches
 
 if TYPE_CHECKING:
     from .daemon import Daemon
@@ -86,7 +88,7 @@ class LogHistogram:
         return [*out, ("+Inf", sum(counts))]
 
 
-class Timings:
+class Timings(Closing):
     """Histograms of a daemon's stages; a context manager around its life.
 
     clock: nanoseconds, monotonic. `tick_to_publish`: from taking a message that makes a prediction
@@ -100,32 +102,27 @@ class Timings:
         self.tick_to_publish, self.queue_age = LogHistogram(), LogHistogram()
         self.update = LogHistogram()
         self.step = {kind: LogHistogram() for kind in (*CALLS.values(), *TABLE_CALLS.values())}
+        self._due: set[str] = set()
         self._daemon: Daemon | None = None
-        self._targets: list[tuple[Any, str, LogHistogram]] = []
-        self._set: list[tuple[Any, str, Any, Any]] = []
+        self._patches = Patches()
 
     def attach(self, daemon: Daemon, clock: Callable[[], float]) -> None:
         """Start timing; clock: that of the daemon, in seconds."""
-        self._daemon = daemon
-        session, engine = daemon.session, daemon.session.engine
-        self._targets = [(engine, name, self.step[kind]) for name, kind in CALLS.items()]
-        self._put(engine, "update", self._timed(engine.update, self.update))
-        if session.publish is not None:
-            self._put(session, "publish", self._published(daemon, session.publish, clock))
-        daemon.every(SAMPLE_S, self.sample)
-
-    def _published(
-        self, daemon: Daemon, publish: Callable[[Any], object], clock: Callable[[], float]
-    ) -> Any:
-        subscriber = daemon.subscriber
+        session, engine, subscriber = daemon.session, daemon.session.engine, daemon.subscriber
         took, waited = self.tick_to_publish.add, self.queue_age.add
+        self._patches.put(engine, "update", self._timed(engine.update, self.update))
+        if (publish := session.publish) is not None:
 
-        def published(prediction: Any) -> None:
-            publish(prediction)
-            took(int((clock() - subscriber.taken_at) * 1e9))
-            waited(int(subscriber.queue_age_s * 1e9))
+            def published(prediction: Prediction) -> None:
+                publish(prediction)
+                took(int((clock() - subscriber.taken_at) * 1e9))
+                waited(int(subscriber.queue_age_s * 1e9))
 
-        return published
+            self._patches.put(session, "publish", published)
+        self._sampled(engine, CALLS)
+        self._daemon = daemon
+        daemon.every(SAMPLE_S, self.sample)
+        daemon.at_close(self.close)
 
     def _timed(self, call: Callable[..., Any], into: LogHistogram) -> Any:
         clock, add = self._clock, into.add
@@ -138,48 +135,34 @@ class Timings:
 
         return timed
 
+    def _sampled(self, owner: object, calls: Mapping[str, str]) -> None:
+        for name, kind in calls.items():
+            call = getattr(owner, name)
+            timed = self._timed(call, self.step[kind])
+            self._patches.put(owner, name, _sampler(call, timed, kind, self._due))
+
     def sample(self) -> None:
         """Time the next call of each kind."""
-        if self._daemon is not None and self._daemon.together:
-            table, self._daemon = self._daemon.session.engine.table, None
-            self._targets += [(table, name, self.step[kind]) for name, kind in TABLE_CALLS.items()]
-        for owner, name, into in self._targets:
-            if not any(target is owner and known == name for target, known, *_ in self._set):
-                self._put(owner, name, self._once(owner, name, into))
+        if self._daemon is not None and self._daemon.columnar:
+            self._sampled(self._daemon.session.engine.table, TABLE_CALLS)
+            self._daemon = None
+        self._due.update(self.step)
 
-    def _once(self, owner: Any, name: str, into: LogHistogram) -> Any:
-        timed = self._timed(getattr(owner, name), into)
+    def close(self) -> None:
+        """Remove the proxies."""
+        self._patches.close()
 
-        def once(*arguments: Any) -> Any:
-            self._take_back(owner, name)
-            return timed(*arguments)
 
-        return once
+def _sampler(call: Any, timed: Any, kind: str, due: set[str]) -> Any:
+    """Return `call`, `timed` where its kind is due."""
 
-    def _put(self, owner: Any, name: str, proxy: Any) -> None:
-        """Replace a method by `proxy`."""
-        self._set.append((owner, name, vars(owner).get(name), proxy))
-        setattr(owner, name, proxy)
+    def sampled(*arguments: Any) -> Any:
+        if kind not in due:
+            return call(*arguments)
+        due.remove(kind)
+        return timed(*arguments)
 
-    def _take_back(self, owner: Any, name: str) -> None:
-        """Restore a method, unless other code has replaced the proxy."""
-        for k, (target, known, before, proxy) in enumerate(self._set):
-            if target is owner and known == name:
-                del self._set[k]
-                if vars(owner).get(name) is not proxy:
-                    return
-                if before is None:
-                    delattr(owner, name)
-                else:
-                    setattr(owner, name, before)
-                return
-
-    def __enter__(self) -> Timings:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for owner, name, *_ in self._set[::-1]:
-            self._take_back(owner, name)
+    return sampled
 
 
 class Scored(msgspec.Struct):
@@ -229,7 +212,7 @@ def totals(session: Session) -> Totals:
     )
 
 
-def some_streams(session: Session) -> Iterator[OneStream]:
+def first_streams(session: Session) -> Iterator[OneStream]:
     """Yield the first MOST_STREAMS streams of a session."""
     names, ints, board = _rows(session, MOST_STREAMS)
     warm = _warm(session, ints).tolist()

@@ -20,10 +20,11 @@ over any span is a ratio of two rates. The log loss of the last hour is
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
+from msgspec.structs import asdict
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -41,10 +42,9 @@ from ..quoting import json_line, label
 from ..schema import ServeConfig
 from .metrics import (
     FORECASTS,
-    LogHistogram,
     Timings,
     Totals,
-    some_streams,
+    first_streams,
     totals,
     warm_streams,
 )
@@ -61,13 +61,6 @@ NAMED = 5
 """Streams that a reason lists."""
 
 
-class HealthStatus(NamedTuple):
-    """Whether all is well, and the JSON object of the page."""
-
-    well: bool
-    body: dict[str, Any]
-
-
 class Health:
     """The state of a daemon, which may not exist yet.
 
@@ -80,7 +73,7 @@ class Health:
         self._turned: float | None = None
         self._daemon: Daemon | None = None
 
-    def attend(self, daemon: Daemon) -> None:
+    def attach(self, daemon: Daemon) -> None:
         """Mark the turns of a daemon's loop from now on."""
         self._daemon = daemon
         daemon.every(TURN_S, self._mark)
@@ -88,7 +81,7 @@ class Health:
     def _mark(self) -> None:
         self._turned = self._clock()
 
-    def leave(self) -> None:
+    def ended(self) -> None:
         """Note that the loop has ended and will not turn again."""
         self._turned = None
 
@@ -98,42 +91,35 @@ class Health:
         turned = self._turned
         return 0.0 if turned is None else max(self._clock() - turned, 0.0)
 
-    def live(self) -> HealthStatus:
-        """Return whether the loop turns."""
+    def live(self) -> dict[str, Any]:
+        """Return the JSON object of /livez: whether the loop turns."""
         age_s = self.loop_age_s
-        well = age_s <= self._live_after
-        reasons = [] if well else [f"the loop has not turned for {age_s:.1f} s"]
-        return HealthStatus(
-            well, {"live": well, "reasons": reasons, "loop_age_s": round(age_s, 3)}
-        )
+        live = age_s <= self._live_after
+        reasons = [] if live else [f"the loop has not turned for {age_s:.1f} s"]
+        return {"live": live, "reasons": reasons, "loop_age_s": round(age_s, 3)}
 
-    def ready(self) -> HealthStatus:
-        """Return whether the daemon predicts from a live feed and stores what it should."""
+    def ready(self) -> dict[str, Any]:
+        """Return the JSON object of /readyz: whether the daemon predicts and stores."""
+        faults = self._faults()
+        reasons = [fault for fault in faults.values() if fault]
+        checks = {check: not fault for check, fault in faults.items()}
+        return {"ready": not reasons, "reasons": reasons, "checks": checks}
+
+    def _faults(self) -> dict[str, str]:
+        """Return {check: fault, "" where there is none}."""
         daemon = self._daemon
         if daemon is None:
-            return _status({"started": "it is still starting"})
-        stopping = "it is stopping" if daemon.stop.requested else ""
-        checks = {
-            "started": stopping,
-            "loop": "; ".join(self.live().body["reasons"]),
+            return {"started": "it is still starting"}
+        faults = {
+            "started": "it is stopping" if daemon.stop.requested else "",
+            "loop": "; ".join(self.live()["reasons"]),
             "warm": _cold(daemon),
             "feed": _silent(daemon),
         }
         if daemon.store is not None:
             trouble = daemon.store.trouble
-            checks["store"] = f"the store cannot be written: {trouble}" if trouble else ""
-        return _status(checks)
-
-
-def _status(checks: dict[str, str]) -> HealthStatus:
-    """Combine {check: fault, "" where there is none}."""
-    reasons = [reason for reason in checks.values() if reason]
-    body = {
-        "ready": not reasons,
-        "reasons": reasons,
-        "checks": {k: not v for k, v in checks.items()},
-    }
-    return HealthStatus(not reasons, body)
+            faults["store"] = f"the store cannot be written: {trouble}" if trouble else ""
+        return faults
 
 
 def _cold(daemon: Daemon) -> str:
@@ -153,24 +139,25 @@ def _silent(daemon: Daemon) -> str:
 
 PREFIX = "stream_lstm_"
 
-COUNTED = {
-    "elements": "Elements accepted.",
-    "ticks": "Ticks that a stream received, refused ones included.",
-    "old_ticks": "Ticks with an old or a repeated time, accepted or refused.",
-    "predictions": "Predictions made.",
-    "labels": "Labels that scored a prediction.",
-    "positive_labels": "Labels that were 1.",
-    "expired_predictions": "Predictions that expired without a label.",
-    "updates": "Updates of the weights.",
-    "updates_rested": "Labels that caused no update because learning rested.",
-    "rollbacks": "Roll-backs of learning.",
-    "gaps": "Gaps in the sequence numbers.",
-    "missed_ticks": "Ticks lost in gaps.",
-    "resets": "Resets of a stream's state.",
-    "labels_early": "Labels from outside that arrived before their prediction.",
-    "labels_revised": "Labels from outside that replaced another.",
+SESSION = {
+    "elements": ("elements", "Elements accepted."),
+    "ticks": ("ticks", "Ticks that a stream received, refused ones included."),
+    "old_ticks": ("old_ticks", "Ticks with an old or a repeated time, accepted or refused."),
+    "predictions": ("predictions", "Predictions made."),
+    "labels": ("labels", "Labels that scored a prediction."),
+    "positive_labels": ("positives", "Labels that were 1."),
+    "correct_predictions": ("correct", "Labels that the model called correctly."),
+    "expired_predictions": ("expired", "Predictions that expired without a label."),
+    "updates": ("updates", "Updates of the weights."),
+    "updates_rested": ("updates_rested", "Labels that caused no update because learning rested."),
+    "rollbacks": ("rollbacks", "Roll-backs of learning."),
+    "gaps": ("gaps", "Gaps in the sequence numbers."),
+    "missed_ticks": ("missed", "Ticks lost in gaps."),
+    "resets": ("resets", "Resets of a stream's state."),
+    "labels_early": ("labels_early", "Labels from outside that arrived before their prediction."),
+    "labels_revised": ("labels_revised", "Labels from outside that replaced another."),
 }
-"""Counters of the session, over all streams."""
+"""Counters over all streams: metric, (field of `Counters`, `Scored` or `Totals`, meaning)."""
 
 FEED = {
     "feed_messages": ("messages", "Messages that came from the feed."),
@@ -187,9 +174,8 @@ FEED = {
 }
 """Counters of the feed: metric, (field of `FeedCounters`, meaning)."""
 
-TICK_REASONS = ("not_finite", "repeated", "too_late", "old_time")
-LABEL_REASONS = ("repeated", "disagreeing", "late", "unknown", "bad", "unexpected")
-UPDATE_REASONS = ("not_finite", "update_too_large", "weights_too_large")
+LABEL_REASONS = ("repeated", "disagreeing", "late", "unknown", "bad")
+"""Counted each, as `labels_*`; the other refused labels are "unexpected"."""
 
 AGAINST = ("coin", "base_rate", "last_label")
 
@@ -203,7 +189,7 @@ def about() -> Iterator[Metric]:
 
 def health(state: Health) -> Iterator[Metric]:
     """Yield the health of the daemon."""
-    yield gauge("ready", "1 if /readyz says so.", state.ready().well)
+    yield gauge("ready", "1 if /readyz says so.", state.ready()["ready"])
     yield gauge("loop_age_seconds", "Time since the loop was seen to turn.", state.loop_age_s)
 
 
@@ -216,81 +202,48 @@ def counts(daemon: Daemon) -> Iterator[Metric]:
     yield counter(
         "compilations_after_ready", "Programs compiled after the start.", daemon.compilations
     )
-    for name, value in _session(total).items():
-        yield counter(name, COUNTED[name], value)
+    values = asdict(total.counters) | asdict(total.scored) | asdict(total)
+    for name, (field, words) in SESSION.items():
+        yield counter(name, words, values[field])
     yield by_label(
         "log_loss_nats",
         "Log losses of the labels, summed.",
         "forecast",
         dict(zip(FORECASTS, total.scored.losses, strict=True)),
     )
-    yield counter(
-        "correct_predictions", "Labels that the model called correctly.", total.scored.correct
-    )
     yield from _refusals(daemon, total)
-
-
-def _session(total: Totals) -> dict[str, int]:
-    counters, scored = total.counters, total.scored
-    return {
-        "elements": total.elements,
-        "ticks": counters.ticks,
-        "old_ticks": counters.old_ticks,
-        "predictions": counters.predictions,
-        "labels": scored.labels,
-        "positive_labels": scored.positives,
-        "expired_predictions": total.expired,
-        "updates": counters.updates,
-        "updates_rested": counters.updates_rested,
-        "rollbacks": counters.rollbacks,
-        "gaps": counters.gaps,
-        "missed_ticks": counters.missed,
-        "resets": counters.resets,
-        "labels_early": counters.labels_early,
-        "labels_revised": counters.labels_revised,
-    }
 
 
 def _refusals(daemon: Daemon, total: Totals) -> Iterator[Metric]:
     counters, feed = total.counters, daemon.subscriber.counters
     old = counters.old_ticks if daemon.config.stream.on_old_time == "refuse" else 0
-    ticks = counters.refused_ticks - old, feed.repeats, feed.old, old
-    yield by_label("refused_ticks", "Refused ticks.", "reason", _pairs(TICK_REASONS, ticks))
-    labels = (
-        counters.labels_repeated,
-        counters.labels_disagreeing,
-        counters.labels_late,
-        counters.labels_unknown,
-        counters.labels_bad,
+    ticks = {
+        "not_finite": counters.refused_ticks - old,
+        "repeated": feed.repeats,
+        "too_late": feed.old,
+        "old_time": old,
+    }
+    labels = {reason: getattr(counters, f"labels_{reason}") for reason in LABEL_REASONS}
+    labels["unexpected"] = max(counters.refused_labels - sum(labels.values()), 0)
+    messages, peers = daemon.subscriber.intake.refused, daemon.security.counts()
+    updates = {
+        "not_finite": counters.updates_not_finite,
+        "update_too_large": counters.updates_too_large,
+        "weights_too_large": counters.weights_too_large,
+    }
+    families: tuple[tuple[str, str, Mapping[Any, float]], ...] = (
+        ("refused_ticks", "Refused ticks.", ticks),
+        ("refused_labels", "Refused labels from outside.", labels),
+        ("refused_messages", "Messages refused as a whole.", {c: messages[c] for c in CAUSES}),
+        ("refused_updates", "Refused updates.", updates),
+        (
+            "refused_peers",
+            "Peers rejected or disconnected.",
+            {reason: peers.get(reason, 0) for reason in get_args(Reason)},
+        ),
     )
-    rest = max(counters.refused_labels - sum(labels), 0)
-    yield by_label(
-        "refused_labels",
-        "Refused labels from outside.",
-        "reason",
-        _pairs(LABEL_REASONS, (*labels, rest)),
-    )
-    messages = daemon.subscriber.intake.refused
-    yield by_label(
-        "refused_messages",
-        "Messages refused as a whole.",
-        "reason",
-        {cause: messages[cause] for cause in CAUSES},
-    )
-    updates = counters.updates_not_finite, counters.updates_too_large, counters.weights_too_large
-    yield by_label(
-        "refused_updates",
-        "Refused updates.",
-        "reason",
-        _pairs(UPDATE_REASONS, updates),
-    )
-    peers = daemon.security.counts()
-    yield by_label(
-        "refused_peers",
-        "Peers rejected or disconnected.",
-        "reason",
-        {reason: peers.get(reason, 0) for reason in get_args(Reason)},
-    )
+    for name, words, values in families:
+        yield by_label(name, words, "reason", values)
 
 
 def feed(daemon: Daemon) -> Iterator[Metric]:
@@ -321,18 +274,17 @@ def store(daemon: Daemon) -> Iterator[Metric]:
 
 def streams(daemon: Daemon) -> Iterator[Metric]:
     """Yield figures of the first streams, one series each."""
-    listed = list(some_streams(daemon.session))
-    columns = {
-        "stream_elements": ("Elements of a stream.", [s.elements for s in listed]),
-        "stream_labels": ("Labels of a stream.", [s.scored.labels for s in listed]),
-        "stream_correct_predictions": (
+    listed = {label(stream.name): stream for stream in first_streams(daemon.session)}
+    for name, words, values in (
+        ("elements", "Elements of a stream.", {k: s.elements for k, s in listed.items()}),
+        ("labels", "Labels of a stream.", {k: s.scored.labels for k, s in listed.items()}),
+        (
+            "correct_predictions",
             "Correct calls of a stream.",
-            [s.scored.correct for s in listed],
+            {k: s.scored.correct for k, s in listed.items()},
         ),
-    }
-    names = [label(stream.name) for stream in listed]
-    for name, (words, values) in columns.items():
-        yield by_label(name, words, "stream", _pairs(names, values))
+    ):
+        yield by_label(f"stream_{name}", words, "stream", values)
     losses = CounterMetricFamily(
         PREFIX + "stream_log_loss_nats",
         "Log losses of a stream's labels, summed.",
@@ -343,7 +295,7 @@ def streams(daemon: Daemon) -> Iterator[Metric]:
         "Logarithm of the evidence that the model is better.",
         labels=["stream", "against"],
     )
-    for name, stream in zip(names, listed, strict=True):
+    for name, stream in listed.items():
         for forecast, loss in zip(FORECASTS, stream.scored.losses, strict=True):
             losses.add_metric([name, forecast], loss)
         for against, log_e in zip(AGAINST, stream.evidence, strict=True):
@@ -354,33 +306,28 @@ def streams(daemon: Daemon) -> Iterator[Metric]:
 
 def times(timings: Timings) -> Iterator[Metric]:
     """Yield the histograms."""
-    alone = {
-        "tick_to_publish_seconds": (
-            timings.tick_to_publish,
+    for name, words, histogram in (
+        (
+            "tick_to_publish_seconds",
             "From receiving a message to publishing the prediction that it made due.",
+            timings.tick_to_publish,
         ),
-        "queue_age_seconds": (
-            timings.queue_age,
+        (
+            "queue_age_seconds",
             "Longest time that such a message can have waited in the socket.",
+            timings.queue_age,
         ),
-        "update_seconds": (timings.update, "One update of the weights."),
-    }
-    for name, (histogram, words) in alone.items():
+        ("update_seconds", "One update of the weights.", timings.update),
+    ):
         family = HistogramMetricFamily(PREFIX + name, words)
-        _fill(family, [], histogram)
+        family.add_metric([], histogram.buckets(), histogram.sum_ns / 1e9)
         yield family
     family = HistogramMetricFamily(
-        PREFIX + "step_seconds",
-        "One call into the network (sampled).",
-        labels=["call"],
+        PREFIX + "step_seconds", "One call into the network (sampled).", labels=["call"]
     )
     for kind, histogram in timings.step.items():
-        _fill(family, [kind], histogram)
+        family.add_metric([kind], histogram.buckets(), histogram.sum_ns / 1e9)
     yield family
-
-
-def _fill(family: HistogramMetricFamily, labels: list[str], histogram: LogHistogram) -> None:
-    family.add_metric(labels, histogram.buckets(), histogram.sum_ns / 1e9)
 
 
 def counter(name: str, words: str, value: float) -> Metric:
@@ -399,10 +346,6 @@ def by_label(name: str, words: str, label: str, values: Mapping[str, float]) -> 
     for key, value in values.items():
         family.add_metric([key], value)
     return family
-
-
-def _pairs(names: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
-    return dict(zip(names, values, strict=True))
 
 
 HOME = b"stream-lstm: /metrics for Prometheus, /livez, /readyz\n"
@@ -443,11 +386,11 @@ class Monitor(Closing):
         self._stack.enter_context(self._server)
         self.address = self._server.address
 
-    def attend(self, daemon: Daemon) -> None:
+    def attach(self, daemon: Daemon) -> None:
         """Serve the figures of a daemon that is about to run."""
         self._stack.enter_context(self.timings)
         self.timings.attach(daemon, self._clock)
-        self.health.attend(daemon)
+        self.health.attach(daemon)
         self._daemon = daemon
 
     # ---- in the server's thread -------------------------------------------------------
@@ -461,9 +404,11 @@ class Monitor(Closing):
                 self.scrapes += 1
                 return page
             case "/livez":
-                return _page(self.health.live())
+                live = self.health.live()
+                return _page(live, ok=live["live"])
             case "/readyz":
-                return _page(self.health.ready())
+                ready = self.health.ready()
+                return _page(ready, ok=ready["ready"])
             case "/":
                 return Page(200, "text/plain; charset=utf-8", HOME)
         return None
@@ -493,6 +438,5 @@ class Monitor(Closing):
         self._stack.close()
 
 
-def _page(status: HealthStatus) -> Page:
-    body = json_line(status.body).encode() + b"\n"
-    return Page(200 if status.well else 503, "application/json", body)
+def _page(body: dict[str, Any], *, ok: bool) -> Page:
+    return Page(200 if ok else 503, "application/json", json_line(body).encode() + b"\n")

@@ -32,7 +32,7 @@ from ..schema import OnBad
 from ..store.reading import StoredPart
 from ..store.startup import WarmStart, Warn
 from ..store.units import JournalPosition, Settle
-from .logs import RefusalLog
+from .logs import EventLog
 from .signals import StopSwitch, stop_on_signals
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class ReplayResults(Results):
         self.start = 0
         self.best: BestPossible | None = None
         self.store: Store | None = None
-        self.refused = RefusalLog(warn, time.monotonic)
+        self.refused = EventLog(warn, time.monotonic)
         self._path = path
         self._fail = on_bad_row == "fail"
 

@@ -4,32 +4,24 @@ On SIGHUP the same flags, environment and file are resolved again, and the list 
 read. If anything is wrong, or a setting changed that needs a restart, nothing changes at all. Only
 settings that no prediction depends on can change: a network, scaler or learning rate that changed
 in mid-stream would leave a past that no replay can reproduce.
-
-Log lines about peers that were refused, and about peers that refused us.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
-
-from .logs import Spacing
-
-if TYPE_CHECKING:
-    from ..feed.security import Security
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from ..config import Config, flatten
 from ..errors import ConfigurationError, StreamLSTMError
-from .logs import Log, Pipe
+from .logs import Backoff, Log, Pipe
 from .signals import StopSwitch, Supervisor, note_hangups
 
 if TYPE_CHECKING:
     from ..feed.security import Security
     from .daemon import Daemon
     from .monitor import Monitor
-
 
 PERIOD_S = 1.0
 """Seconds between two calls of `PeerLog.tend`."""
@@ -44,7 +36,7 @@ def refused_peers(counts: Mapping[str, int]) -> str:
 
 
 class PeerLog:
-    """Logs refusals of peers at a limited rate.
+    """Logs the peers that were refused, and those that refused us, at a limited rate.
 
     write: takes a line. clock: seconds, monotonic. `tend` is called once a second.
     """
@@ -57,12 +49,12 @@ class PeerLog:
     ) -> None:
         self._security = security
         self._write = write
-        self._spacing = Spacing(clock)
+        self._backoff = Backoff(clock)
         self._logged: dict[str, int] = {}
 
     def tend(self) -> None:
         """Log new refusals whose reason is due."""
-        self._log(self._spacing.due)
+        self._log(self._backoff.due)
 
     def flush(self) -> None:
         """Log all new refusals."""
@@ -75,7 +67,7 @@ class PeerLog:
             if count > self._logged.get(reason, 0) and due(reason)
         }
         for reason, count in new.items():
-            self._spacing.written(reason)
+            self._backoff.written(reason)
             self._logged[reason] = self._logged.get(reason, 0) + count
         ours = NOT_ADMITTED, GIVEN_UP
         refused = {reason: count for reason, count in new.items() if reason not in ours}
@@ -127,7 +119,7 @@ class Service:
         self._clipped: Callable[[], list[str]] = list
         self._stack = ExitStack()
 
-    def attend(self, daemon: Daemon, status: str) -> None:
+    def attach(self, daemon: Daemon, status: str) -> None:
         """Report that the daemon is ready, and check it once a second in its loop."""
         self._status = status
         from ..core.features import ClippingMonitor

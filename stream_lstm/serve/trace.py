@@ -31,6 +31,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from ..closing import Closing
 from ..errors import OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -52,6 +53,27 @@ Count: TypeAlias = Callable[[tuple[Any, ...], Any], int]
 
 def _one(arguments: tuple[Any, ...], result: Any) -> int:  # noqa: ARG001 - as every Count
     return 1
+
+
+class Patches(Closing):
+    """Methods of objects that proxies replace until `close`, which restores the newest first."""
+
+    def __init__(self) -> None:
+        self._replaced: list[tuple[object, str, object]] = []
+
+    def put(self, owner: object, name: str, proxy: object) -> None:
+        """Replace a method of an object by `proxy`."""
+        self._replaced.append((owner, name, vars(owner).get(name)))
+        setattr(owner, name, proxy)
+
+    def close(self) -> None:
+        """Restore the methods."""
+        while self._replaced:
+            owner, name, before = self._replaced.pop()
+            if before is None:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, before)
 
 
 class Trace:
@@ -77,7 +99,8 @@ class Trace:
         self.recorded = 0
         self._path, self._title, self._clock = path, title, clock
         self._origin = clock()
-        self._wrapped: list[tuple[object, str, object]] = []
+        self._patches = Patches()
+        self._attached = False
         self._collecting = 0
         self._partial = path.with_name(path.name + ".partial")
         if path.suffix != SUFFIX:
@@ -91,6 +114,7 @@ class Trace:
 
     def session(self, session: Session) -> None:
         """Time the stages of a session, and garbage collections."""
+        self._attached = True
         gc.callbacks.append(self._collected)
         engine = session.engine
         self._wrap(session, "push", "push", lambda given, _: len(given[0].t_ns))
@@ -100,7 +124,8 @@ class Trace:
         self._wrap(engine, "window", "window", lambda given, _: len(given[1]))
         self._wrap(engine, "run_strides", "strides", lambda given, _: len(given[3]))
         self._wrap(engine, "update", "learn")
-        self._put(session.maker, "sift", self._timed_runs("features", session.maker.sift))
+        sift = self._timed_runs("features", session.maker.sift)
+        self._patches.put(session.maker, "sift", sift)
 
     def daemon(self, daemon: Daemon) -> None:
         """Time the stages of a daemon, those of its session included."""
@@ -143,11 +168,7 @@ class Trace:
         return timed
 
     def _wrap(self, owner: object, name: str, stage: str, count: Count = _one) -> None:
-        self._put(owner, name, self.timed(stage, getattr(owner, name), count))
-
-    def _put(self, owner: object, name: str, proxy: object) -> None:
-        self._wrapped.append((owner, name, vars(owner).get(name)))
-        setattr(owner, name, proxy)
+        self._patches.put(owner, name, self.timed(stage, getattr(owner, name), count))
 
     def _collected(self, phase: str, about: dict[str, int]) -> None:
         """Time a collection; Python calls this before and after each."""
@@ -164,11 +185,7 @@ class Trace:
         """Remove the proxies and write the file; raises OutputError if that fails."""
         if self._collected in gc.callbacks:
             gc.callbacks.remove(self._collected)
-        for owner, name, before in self._wrapped[::-1]:
-            if before is None:
-                delattr(owner, name)
-            else:
-                setattr(owner, name, before)
+        self._patches.close()
         try:
             with self._file as file:
                 file.writelines(self._lines())
@@ -196,7 +213,7 @@ class Trace:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if error is not None and not self._wrapped:
+        if error is not None and not self._attached:
             self._file.close()
             self._partial.unlink(missing_ok=True)
         else:

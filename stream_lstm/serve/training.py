@@ -39,7 +39,7 @@ from ..store.weights import (
     save_history,
     save_weights,
 )
-from .logs import RefusalLog
+from .logs import EventLog
 from .signals import StopSwitch, stop_on_signals
 
 COIN = math.log(2.0)
@@ -162,7 +162,7 @@ class SeriesReader:
         self.ticks = self.refused = 0
         self._config, self._columns, self._stop = config, columns, stop
         self._warn, self._progress = warn, progress
-        self._log = RefusalLog(warn, time.monotonic)
+        self._log = EventLog(warn, time.monotonic)
 
     def read(self, files: Sequence[InputFile]) -> list[TrainingSeries]:
         """Return one series for each file; fewer after a signal.

@@ -77,7 +77,7 @@ class Monitored:
         )
         self.publisher.wait_for_subscribers(1, WAIT_S)
         self.daemon.every(LATE_S, self.stop.set)
-        self.monitor.attend(self.daemon)
+        self.monitor.attach(self.daemon)
 
     def send(self, topic, payload):
         """Send any bytes as a message of the feed."""

@@ -90,7 +90,7 @@ CASES = [("plain", "all of the loop"), ("plain", "the session"), ("learning", "a
 def test_the_store_continues_from_the_state_of_some_tick(kind, part, tmp_path, monkeypatch):
     # a few ticks at a time, so that some are stored before the exception
     monkeypatch.setattr(subscriber, "MAX_MESSAGES", 4)
-    monkeypatch.setattr(daemon, "MOST_HELD", 4)
+    monkeypatch.setattr(daemon, "MAX_WAITING", 4)
     config = settings(**KINDS[kind])
     values = series(COUNT)
     states = []

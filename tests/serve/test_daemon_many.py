@@ -87,9 +87,9 @@ def of_stream(kind, events):
 
 @pytest.mark.parametrize("together", [2, 10**9])
 def test_many_streams_give_the_bits_of_ticks_one_by_one(monkeypatch, together):
-    monkeypatch.setattr(daemon_module, "TOGETHER", together)
+    monkeypatch.setattr(daemon_module, "MANY", together)
     events, daemon = served(streams=NAMES)
-    assert daemon.together == (together == 2)
+    assert daemon.columnar == (together == 2)
     direct = fed()
     assert len([e for e in direct if isinstance(e, Prediction)]) > 500
     for kind in (Prediction, Score):
@@ -100,7 +100,7 @@ def test_many_streams_give_the_bits_of_ticks_one_by_one(monkeypatch, together):
 
 
 def test_many_streams_are_stored_with_what_came_of_each(tmp_path, monkeypatch):
-    monkeypatch.setattr(daemon_module, "TOGETHER", 2)
+    monkeypatch.setattr(daemon_module, "MANY", 2)
     path = tmp_path / "s.db"
     events, daemon = served(path, streams=NAMES)
     assert sorted(predictions(path)) == sorted(shown(events))
@@ -116,7 +116,7 @@ def test_many_streams_are_stored_with_what_came_of_each(tmp_path, monkeypatch):
 
 def test_many_streams_that_are_named_compile_nothing_after_the_start():
     _, daemon = served(streams=NAMES, hidden=7)
-    assert daemon.together
+    assert daemon.columnar
     assert daemon.compilations == 0
 
 
@@ -137,10 +137,10 @@ def test_many_streams_without_names_compile_their_loop_beside_the_ticks():
 
 
 def test_what_many_streams_need_is_compiled_when_they_come(monkeypatch):
-    monkeypatch.setattr(daemon_module, "TOGETHER", 30)
+    monkeypatch.setattr(daemon_module, "MANY", 30)
     _, daemon = served()
     assert daemon._compiling is not None
-    assert daemon.together
+    assert daemon.columnar
     _, daemon = served(learn=True, sharing="per-stream")
     assert daemon._compiling is None
-    assert not daemon.together
+    assert not daemon.columnar

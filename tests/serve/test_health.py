@@ -44,7 +44,7 @@ def test_it_lives_while_the_loop_turns_and_not_when_it_hangs(quick):
         turns = iter([hang, lambda: None, lambda: seen.append(watched.verdict("/livez"))])
         watched.daemon.every(0.0, one_of(turns, watched.stop.set))
         watched.daemon.run()
-        watched.monitor.health.leave()
+        watched.monitor.health.ended()
         clock.now += 31.0
         seen.append(watched.verdict("/livez"))
     codes = [status for status, _ in seen]
@@ -128,5 +128,5 @@ def test_a_store_that_cannot_be_written_is_not_ready(tmp_path):
 
 def test_while_it_starts_it_lives_and_is_not_ready():
     with Monitor(ServeConfig(metrics="127.0.0.1:0")) as monitor:
-        assert monitor.health.live().well
-        assert monitor.health.ready().body["reasons"] == ["it is still starting"]
+        assert monitor.health.live()["live"]
+        assert monitor.health.ready()["reasons"] == ["it is still starting"]

@@ -14,7 +14,7 @@ from stream_lstm.events import Gap, Refusal, Rollback, SessionStart
 from stream_lstm.feed.foreign import ForeignDecoder
 from stream_lstm.feed.protocol import parse_topic
 from stream_lstm.feed.sequence import ColumnCheck
-from stream_lstm.serve.logs import Log, watch
+from stream_lstm.serve.logs import Log, event_log
 from stream_lstm.view.report import head_html
 from stream_lstm.view.words import Fact
 
@@ -68,7 +68,7 @@ def watched():
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_nothing_of_the_wire_reaches_the_log_raw(watched, form):
     lines: list[str] = []
-    tell = watch(Log(form, lines.append), lambda: 0.0)
+    log = event_log(Log(form, lines.append), lambda: 0.0)
     more = [
         Refusal(NAME, "tick", HOSTILE, 1, HOSTILE),
         Gap(NAME, 4, 2),
@@ -77,9 +77,8 @@ def test_nothing_of_the_wire_reaches_the_log_raw(watched, form):
     ]
     assert sum(isinstance(event, Refusal) for event in watched.events) > 10
     for event in (*watched.events, *more):
-        for observer in tell.observers:
-            observer(event)
-        tell.flush()
+        log(event)
+        log.flush()
     assert len(lines) > 5
     assert not raw("\n".join(lines))
     if form == "json":

@@ -16,7 +16,7 @@ from stream_lstm.events import (
     SessionStart,
     Stale,
 )
-from stream_lstm.serve.logs import BURST, MAX_TEXT, QUEUE, Log, Pipe, watch
+from stream_lstm.serve.logs import BURST, MAX_TEXT, QUEUE, Log, Pipe, event_log
 
 WAIT_S = 30.0
 
@@ -72,7 +72,7 @@ def test_of_a_kind_so_many_are_said_in_a_second_and_the_rest_is_counted():
 
 def test_each_event_has_a_name_and_its_fields():
     log, lines, clock = made()
-    tell = watch(log, lambda: clock.now).observers[0]
+    tell = event_log(log, lambda: clock.now)
     for event in (
         Refusal("a", "tick", "x is nan", 3, "tick/a/"),
         Rollback("a", 112, "last-good", "last-good", 128, 0.9, 0.69),
@@ -106,7 +106,7 @@ def test_each_event_has_a_name_and_its_fields():
 
 def test_daily_work_is_not_said():
     log, lines, clock = made()
-    tell = watch(log, lambda: clock.now).observers[0]
+    tell = event_log(log, lambda: clock.now)
     tell(Prediction("a", 1, 0, 0.5))
     tell(Score("a", 1, 0, 0.5, 1, 0.7, 0.5, 0.5))
     assert lines == []
@@ -114,7 +114,7 @@ def test_daily_work_is_not_said():
 
 def test_a_peer_cannot_break_a_line_or_flood_it():
     log, lines, clock = made()
-    watch(log, lambda: clock.now).observers[0](Refusal("", "message", "\n\x1b" + "x" * 9999))
+    event_log(log, lambda: clock.now)(Refusal("", "message", "\n\x1b" + "x" * 9999))
     assert "\n" not in lines[0]
     assert "\x1b" not in lines[0]
     assert len(decoded(lines)[0]["reason"]) == MAX_TEXT

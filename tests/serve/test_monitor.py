@@ -17,7 +17,7 @@ from stream_lstm.core.replay import Digest
 from stream_lstm.errors import EndpointError
 from stream_lstm.events import Prediction
 from stream_lstm.schema import ServeConfig
-from stream_lstm.serve.daemon import TOGETHER
+from stream_lstm.serve.daemon import MANY
 from stream_lstm.serve.monitor import Monitor
 
 from .monitored import Monitored, asked, series
@@ -194,7 +194,7 @@ def test_a_watched_daemon_gives_the_bits_of_one_that_is_not():
 
 
 def test_calls_for_many_streams_are_timed_too():
-    names = [f"s{k}" for k in range(2 * TOGETHER)]
+    names = [f"s{k}" for k in range(2 * MANY)]
     with Monitored(streams=names) as watched:
         for k in range(20):
             for name in names:

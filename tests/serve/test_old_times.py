@@ -11,7 +11,7 @@ from stream_lstm.core.session import Session
 from stream_lstm.events import OldTimes, Prediction, Refusal
 from stream_lstm.feed.publisher import Publisher
 from stream_lstm.serve.daemon import Daemon
-from stream_lstm.serve.logs import OldTimesWatch, RefusalLog
+from stream_lstm.serve.logs import EventLog, OldTimesBatch
 from stream_lstm.serve.signals import StopSwitch
 from stream_lstm.store.reading import Setup
 from stream_lstm.store.store import Store
@@ -89,8 +89,8 @@ def test_repeated_and_reversed_rows_are_counted(tmp_path):
 
 def test_a_stream_is_reported_once_in_a_while_and_the_log_backs_off():
     lines, now = [], [0.0]
-    log = RefusalLog(lines.append, lambda: now[0])
-    watch = OldTimesWatch(log)
+    log = EventLog(lines.append, lambda: now[0])
+    watch = OldTimesBatch(log)
     for second in range(100):
         now[0] = float(second)
         for _ in range(10):

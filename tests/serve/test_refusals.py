@@ -1,7 +1,7 @@
 """Refusals for people: few lines of each kind, however fast and long a peer sends rubbish."""
 
 from stream_lstm.events import Gap, Prediction, Refusal, Rollback
-from stream_lstm.serve.logs import MAX_LINE, MAX_PERIOD_S, RefusalLog
+from stream_lstm.serve.logs import MAX_PERIOD_S, MAX_TEXT, EventLog
 
 
 class Time:
@@ -10,7 +10,7 @@ class Time:
 
 def log():
     lines, clock = [], Time()
-    return RefusalLog(lines.append, lambda: clock.now), lines, clock
+    return EventLog(lines.append, lambda: clock.now), lines, clock
 
 
 def test_the_first_is_written_and_the_rest_of_the_second_is_counted():
@@ -90,7 +90,7 @@ def test_a_peer_cannot_drive_the_terminal_or_flood_a_line():
     refused(Refusal("", "message", "\x1b[2J\n" + "x" * 1000))
     assert "\x1b" not in lines[0]
     assert "\n" not in lines[0]
-    assert len(lines[0]) == MAX_LINE
+    assert len(lines[0]) == MAX_TEXT
 
 
 def test_a_gap_is_told():

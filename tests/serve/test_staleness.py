@@ -10,7 +10,7 @@ from stream_lstm.feed.publisher import Publisher
 from stream_lstm.feed.subscriber import Subscriber
 from stream_lstm.schema import FeedConfig
 from stream_lstm.serve.daemon import Daemon
-from stream_lstm.serve.logs import SilenceLog, Staleness
+from stream_lstm.serve.logs import EventLog, Staleness
 from stream_lstm.serve.signals import StopSwitch
 
 from ..engines import engine_for, settings
@@ -37,11 +37,11 @@ class Feed:
         before = self.into.counters.messages
         while self.into.counters.messages == before:
             self.into.receive(WAIT_S)
-        self.staleness.look()
+        self.staleness.check()
 
     def waits(self, seconds):
         self.now += seconds
-        self.staleness.look()
+        self.staleness.check()
 
     def close(self):
         self.into.close()
@@ -125,7 +125,7 @@ def test_looks_are_as_frequent_as_the_heartbeats(feed):
 
 def test_lines_say_it():
     lines = []
-    log = SilenceLog(lines.append)
+    log = EventLog(lines.append, lambda: 0.0)
     for event in (Stale(3.04), End("a"), Fresh(12.34)):
         log(event)
     assert lines == [

@@ -7,7 +7,7 @@ import sqlite3
 from stream_lstm.events import Refusal, Takeover
 from stream_lstm.feed.publisher import Publisher
 from stream_lstm.serve import logs
-from stream_lstm.serve.logs import RefusalLog
+from stream_lstm.serve.logs import EventLog
 
 from .monitored import ANY_PORT, COLUMNS, WAIT_S, Monitored, series
 
@@ -21,8 +21,8 @@ def test_a_take_over_is_in_the_log_the_store_the_counters_and_the_metrics(tmp_pa
         watched = stack.enter_context(Monitored(path=path, more=[other.endpoint]))
         daemon, owner = watched.daemon, watched.publisher.endpoint
         clock = lambda: 0.0  # noqa: E731
-        text = RefusalLog(lines.append, clock)
-        record = logs.EventLog(logs.Log("json", objects.append, clock=clock))
+        text = EventLog(lines.append, clock)
+        record = logs.JsonEventLog(logs.Log("json", objects.append, clock=clock))
         daemon._observers += (text, record)
         other.wait_for_subscribers(1, WAIT_S)
         watched.ticks(series(600), 1)
