@@ -1,7 +1,7 @@
 """A small HTTP server in one thread, for pages of a few kilobytes to a few clients.
 
 One thread serves all connections, and no client can hold it up: a client that has not sent its
-request and read the answer within `PATIENCE_S` seconds is disconnected, and so is the oldest of
+request and read the answer within `TIMEOUT_S` seconds is disconnected, and so is the oldest of
 too many. A connection carries one request. An error while a page is made gives a 500.
 
 A site that rebinds its own name to this machine's address must not read a page. A browser sends
@@ -29,7 +29,7 @@ from ..errors import ConfigurationError
 from ..feed.security import ip_of, is_local, refused_endpoint
 from ..quoting import printable
 
-EVERY = ("*", "0.0.0.0", "::")  # noqa: S104 - compared with, not bound
+WILDCARDS = ("*", "0.0.0.0", "::")  # noqa: S104 - compared with, not bound
 
 
 def host_of(header: str) -> str:
@@ -51,7 +51,7 @@ def is_served(header: str | None, configured: str) -> bool:
     if host in ("localhost", own):
         return True
     address = _address(host)
-    if own in EVERY:
+    if own in WILDCARDS:
         return address is not None or host == socket.gethostname().lower()
     return address is not None and (address.is_loopback or address == _address(own))
 
@@ -68,7 +68,7 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return None
 
 
-PATIENCE_S = 5.0
+TIMEOUT_S = 5.0
 """Time for a client to send its request and read the answer."""
 
 MAX_CONNECTIONS = 32
@@ -135,8 +135,7 @@ class WebServer(Closing):
     """Serves the pages of `respond` until `close`; a context manager.
 
     listener: a listening socket. host: the configured one, as `bind` takes it. failed: called with
-    each error of `respond`. clock: seconds, monotonic.
-    `address` is the actual one.
+    each error of `respond`. `address` is the actual one.
     """
 
     def __init__(
@@ -146,13 +145,11 @@ class WebServer(Closing):
         *,
         host: str = "",
         failed: Callable[[Exception], object] = lambda _: None,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         bound, port = listener.getsockname()[:2]
         self.address = f"[{bound}]:{port}" if ":" in bound else f"{bound}:{port}"
         self._hosts = (host or bound, self.address)
         self._listener, self._respond, self._failed = listener, respond, failed
-        self._clock = clock
         self._closing = threading.Event()
         self._clients: list[_Client] = []  # the oldest first
         self._selector = selectors.DefaultSelector()
@@ -168,7 +165,7 @@ class WebServer(Closing):
         if not self._closing.is_set():
             self._closing.set()
             self._wake.send(b"\0")
-            self._thread.join(PATIENCE_S)
+            self._thread.join(TIMEOUT_S)
             for end in (self._read, self._wake):
                 end.close()
 
@@ -185,19 +182,15 @@ class WebServer(Closing):
                 end.close()
 
     def _turn(self) -> None:
-        for key, _ in self._selector.select(self._patience()):
+        due_s = self._clients[0].until - time.monotonic() if self._clients else None
+        for key, _ in self._selector.select(due_s and max(due_s, 0.0)):
             if isinstance(key.data, _Client):
-                self._attend(key.data)
+                self._serve(key.data)
             elif key.fileobj is self._listener:
                 self._accept()
-        now = self._clock()
+        now = time.monotonic()
         while self._clients and self._clients[0].until <= now:
             self._drop(self._clients[0])
-
-    def _patience(self) -> float | None:
-        if not self._clients:
-            return None
-        return max(0.0, min(self._clients[0].until - self._clock(), PATIENCE_S))
 
     def _accept(self) -> None:
         try:
@@ -208,7 +201,7 @@ class WebServer(Closing):
         taken.setblocking(False)
         if len(self._clients) >= MAX_CONNECTIONS:
             self._drop(self._clients[0])
-        client = _Client(taken, self._clock() + PATIENCE_S, bytearray())
+        client = _Client(taken, time.monotonic() + TIMEOUT_S, bytearray())
         self._clients.append(client)
         self._selector.register(taken, selectors.EVENT_READ, client)
 
@@ -217,11 +210,11 @@ class WebServer(Closing):
         self._selector.unregister(client.socket)
         client.socket.close()
 
-    def _attend(self, client: _Client) -> None:
+    def _serve(self, client: _Client) -> None:
         if client not in self._clients:
             return  # dropped earlier in this turn
         try:
-            done = self._listen(client) if client.answer is None else self._send(client)
+            done = self._receive(client) if client.answer is None else self._send(client)
         except BlockingIOError:
             return
         except OSError:
@@ -229,7 +222,7 @@ class WebServer(Closing):
         if done:
             self._drop(client)
 
-    def _listen(self, client: _Client) -> bool:
+    def _receive(self, client: _Client) -> bool:
         """Read from a client and answer a whole request; return whether the client is done."""
         came = client.socket.recv(CHUNK)
         client.request += came

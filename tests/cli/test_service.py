@@ -24,7 +24,7 @@ from stream_lstm.feed.security import Security, make_keys
 from stream_lstm.schema import SecurityConfig
 from stream_lstm.serve.service import PeerLog
 
-from ..serve.monitored import asked
+from ..serve.live import get
 from .lines import ANY_PORT, NOWHERE, WAIT_S, started, until
 
 SMALL = ("--feature", "x", "--hidden", "4", "--window", "12", "--bptt", "5")
@@ -347,14 +347,14 @@ def test_pages_and_log_of_a_daemon_from_start_to_end(tmp_path):
         ready = json.loads(service.ready)
         address = ready["message"].split("http://")[1].split("/")[0]
         out.wait_for_subscribers(1, WAIT_S)
-        assert asked(address, "/livez")[0] == 200
-        assert asked(address, "/readyz")[0] == 503
+        assert get(address, "/livez")[0] == 200
+        assert get(address, "/readyz")[0] == 503
         out._socket.send_multipart([b"tick/a/", b"\x1b[2Jrubbish"])
         out.publish("a", np.arange(40), np.ones((40, 1)))
         lines = [json.loads(service.line()) for _ in range(2)]
-        while asked(address, "/readyz")[0] != 200:
+        while get(address, "/readyz")[0] != 200:
             pass
-        assert "stream_lstm_elements_total 40.0" in asked(address, "/metrics")[2]
+        assert "stream_lstm_elements_total 40.0" in get(address, "/metrics")[2]
         service.process.send_signal(signal.SIGTERM)
         rest, err = service.process.communicate(timeout=WAIT_S)
     assert service.process.returncode == 0

@@ -19,7 +19,7 @@ from stream_lstm.view.report import head_html
 from stream_lstm.view.words import Fact
 
 from ..hostile import BIDI, HOSTILE, raw
-from .monitored import Monitored
+from .live import ANY_PORT, Live
 
 NAME = f"a{BIDI}"
 """What a stream may be called: control characters are refused, overrides are not."""
@@ -54,19 +54,19 @@ def messages() -> list[tuple[bytes, bytes]]:
 
 
 @pytest.fixture(scope="module")
-def watched():
-    with Monitored(learn=True, labels="external") as watched:
+def live():
+    with Live(pages=True, learn=True, labels="external", publish=ANY_PORT) as live:
         for topic, payload in messages():
-            watched.send(topic, payload)
+            live.send(topic, payload)
         values = np.random.default_rng(3).normal(size=(60, 1))
         values[30] = np.nan
-        watched.ticks(values, 1, NAME)
-        watched.run()
-        yield watched
+        live.ticks(values, 1, NAME)
+        live.finish()
+        yield live
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_nothing_of_the_wire_reaches_the_log_raw(watched, form):
+def test_nothing_of_the_wire_reaches_the_log_raw(live, form):
     lines: list[str] = []
     log = event_log(Log(form, lines.append), lambda: 0.0)
     more = [
@@ -75,8 +75,8 @@ def test_nothing_of_the_wire_reaches_the_log_raw(watched, form):
         SessionStart(NAME, f"s{BIDI}"),
         Rollback(NAME, 9, "last-good", "base-rate", 9, 0.7, 0.6),
     ]
-    assert sum(isinstance(event, Refusal) for event in watched.events) > 10
-    for event in (*watched.events, *more):
+    assert sum(isinstance(event, Refusal) for event in live.events) > 10
+    for event in (*live.events, *more):
         log(event)
         log.flush()
     assert len(lines) > 5
@@ -88,7 +88,7 @@ def test_nothing_of_the_wire_reaches_the_log_raw(watched, form):
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_nothing_that_is_said_reaches_the_log_raw(form):
+def test_no_message_reaches_the_log_raw(form):
     lines: list[str] = []
     log = Log(form, lines.append)
     log.say("one", HOSTILE, where=HOSTILE)
@@ -98,11 +98,11 @@ def test_nothing_that_is_said_reaches_the_log_raw(form):
     assert not raw("".join(lines))
 
 
-def test_nothing_of_the_wire_reaches_the_pages_raw(watched):
-    told = watched.samples()
-    assert ("stream_lstm_stream_elements_total", "a\\u202egpj.exe\\u2066\\u200f") in told
+def test_nothing_of_the_wire_reaches_the_pages_raw(live):
+    samples = live.samples()
+    assert ("stream_lstm_stream_elements_total", "a\\u202egpj.exe\\u2066\\u200f") in samples
     for path in ("/metrics", "/readyz", "/livez", "/"):
-        assert not raw(watched.page(path)[2]), path
+        assert not raw(live.page(path)[2]), path
 
 
 def test_nothing_reaches_the_live_page_raw():

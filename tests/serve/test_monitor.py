@@ -1,10 +1,9 @@
-"""/metrics of a real daemon: every figure is the daemon's own, and the page is what tools read."""
+"""The pages of a real daemon: every figure is the daemon's own, and tools can read them."""
 
 import json
 import re
 import shutil
 import subprocess
-import threading
 from importlib.resources import files
 
 import numpy as np
@@ -13,14 +12,13 @@ from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as openmetrics_families,
 )
 
-from stream_lstm.core.replay import Digest
 from stream_lstm.errors import EndpointError
-from stream_lstm.events import Prediction
 from stream_lstm.schema import ServeConfig
-from stream_lstm.serve.daemon import MANY
+from stream_lstm.serve import monitor
 from stream_lstm.serve.monitor import Monitor
 
-from .monitored import Monitored, asked, series
+from ..store.stores import series
+from .live import ANY_PORT, Clock, Live, get
 
 PREFIX = "stream_lstm_"
 
@@ -41,52 +39,53 @@ OTHER_UNITS = (
 
 
 @pytest.fixture(scope="module")
-def watched(tmp_path_factory):
+def one(tmp_path_factory):
     """A daemon that learned from outside's labels and was sent one mistake of every kind."""
     path = tmp_path_factory.mktemp("store") / "s.db"
-    with Monitored(path=path, learn=True, labels="external", max_streams=2) as watched:
-        values = series(300)
+    more = {"learn": True, "labels": "external", "max_streams": 2, "publish": ANY_PORT}
+    with Live(store=path, pages=True, **more) as one:
+        values = series(240)
         values[150] = np.nan
-        watched.send(b"tick/a", b"{}")
-        watched.send(b"tick/a/", b"{")
-        watched.send(b"tick/a/", b'{"v": 9, "session": "s1", "values": [1.0]}')
-        watched.send(b"tick/a/", b"x" * (17 * 2**20))
-        watched.publisher._socket.send_multipart([b"tick/a/", b"", b""])
-        watched.ticks(values[:200], 1)
-        watched.ticks(values[:20], 1)
+        one.send(b"tick/a", b"{}")
+        one.send(b"tick/a/", b"{")
+        one.send(b"tick/a/", b'{"v": 9, "session": "s1", "values": [1.0]}')
+        one.send(b"tick/a/", b"x" * (17 * 2**20))
+        one.send(b"tick/a/", b"", b"")
+        one.ticks(values[:200])
+        one.ticks(values[:20])
         for n in (12, 22, 32):
-            watched.label(n, int(n % 4 == 0))
-        watched.label(12, 1)
-        watched.label(22, 1)
-        watched.label(13, 1)
-        watched.label(42, 7)
-        watched.label(12, 1, "nobody")
-        watched.ticks(values[205:], 206)
-        watched.ticks(values[:30], 1, "b")
-        watched.ticks(values[:30], 1, "one-too-many")
-        watched.run()
-        yield watched
+            one.label(n, int(n % 4 == 0))
+        one.label(12, 1)
+        one.label(22, 1)
+        one.label(13, 1)
+        one.label(42, 7)
+        one.label(12, 1, "nobody")
+        one.ticks(values[205:], 206)
+        one.ticks(values[:30], stream="b")
+        one.ticks(values[:30], stream="one-too-many")
+        one.finish()
+        yield one
 
 
 @pytest.fixture(scope="module")
-def samples(watched):
-    return watched.samples()
+def samples(one):
+    return one.samples()
 
 
-def test_every_count_is_the_daemons(watched, samples):
-    session, feed = watched.daemon.session, watched.daemon.subscriber.counters
+def test_every_count_is_the_daemons(one, samples):
+    session, feed = one.daemon.session, one.daemon.subscriber.counters
     streams = session.streams.values()
 
     def total(name):
         return sum(getattr(stream.counters, name) for stream in streams)
 
     assert samples[PREFIX + "streams",] == samples[PREFIX + "warm_streams",] == 2
-    assert samples[PREFIX + "elements_total",] == sum(s.n for s in streams) > 300
-    assert samples[PREFIX + "predictions_total",] == total("predictions") > 30
+    assert samples[PREFIX + "elements_total",] == sum(s.n for s in streams) > 240
+    assert samples[PREFIX + "predictions_total",] == total("predictions") > 20
     assert samples[PREFIX + "labels_total",] == sum(s.scores.labels for s in streams) == 3
     assert samples[PREFIX + "updates_total",] == total("updates") == 3
     assert samples[PREFIX + "gaps_total",] == 1
-    assert samples[PREFIX + "compilations_after_ready_total",] == watched.daemon.compilations
+    assert samples[PREFIX + "compilations_after_ready_total",] == one.daemon.compilations
     assert samples[PREFIX + "missed_ticks_total",] == 5
     assert samples[PREFIX + "feed_messages_total",] == feed.messages
     losses = [sum(s.scores.losses[k] for s in streams) for k in range(3)]
@@ -96,7 +95,7 @@ def test_every_count_is_the_daemons(watched, samples):
     assert samples[PREFIX + "correct_predictions_total",] == right
 
 
-def test_every_refusal_is_counted_by_its_reason(watched, samples):
+def test_every_refusal_is_counted_by_its_reason(one, samples):
     def refused(what):
         return {
             key[1]: v for key, v in samples.items() if key[0] == f"{PREFIX}refused_{what}_total"
@@ -106,7 +105,7 @@ def test_every_refusal_is_counted_by_its_reason(watched, samples):
     assert found.pop("recovery") == found.pop("columns") == found.pop("not_owner") == 0
     assert found.pop("too_many_streams") == 2, "its ticks and its end"
     assert found == dict.fromkeys(("frames", "topic", "size", "version", "payload"), 1)
-    assert sum(refused("messages").values()) == watched.daemon.subscriber.counters.refused
+    assert sum(refused("messages").values()) == one.daemon.subscriber.counters.refused
     assert refused("ticks") == {
         "not_finite": 1,
         "repeated": 20,
@@ -122,11 +121,11 @@ def test_every_refusal_is_counted_by_its_reason(watched, samples):
     assert len(refused("peers")) == 12
 
 
-def test_streams_are_told_of_one_by_one(watched, samples):
-    for name, stream in watched.daemon.session.streams.items():
+def test_each_stream_has_its_figures(one, samples):
+    for name, stream in one.daemon.session.streams.items():
         assert samples[PREFIX + "stream_elements_total", name] == stream.n
         assert samples[PREFIX + "stream_labels_total", name] == stream.scores.labels
-    evidence = watched.daemon.session.streams["a"].scores.evidence.log_e()
+    evidence = one.daemon.session.streams["a"].scores.evidence.log_e()
     against = ("coin", "base_rate", "last_label")
     assert [samples[PREFIX + "stream_evidence_nats", a, "a"] for a in against] == list(evidence)
 
@@ -139,91 +138,21 @@ def test_stages_are_timed(samples):
     assert samples[PREFIX + "update_seconds_count",] == samples[PREFIX + "updates_total",]
 
 
-def test_some_calls_into_the_network_are_timed_and_then_left_alone():
-    with Monitored() as watched:
-        engine = watched.daemon.session.engine
-        left = iter(series(40))
-        sampled = []
-
-        def one_tick():
-            value = next(left, None)
-            if value is None:
-                streams = watched.daemon.session.streams.values()
-                if any(stream.n for stream in streams):  # what was sent may be on its way
-                    watched.stop.set()
-                return
-            watched.monitor.timings.sample()
-            sampled.append("advance_in_place" in vars(engine))
-            watched.publisher.publish("a", 1, value)
-
-        watched.daemon.every(0.0, one_tick)
-        watched.daemon.run()
-        counted = watched.samples()
-    assert all(sampled)
-    assert 0 < counted[PREFIX + "step_seconds_count", "step"] <= 40
-    assert vars(engine).keys().isdisjoint({"advance_in_place", "window", "run_strides", "update"})
-
-
-def test_a_watched_daemon_gives_the_bits_of_one_that_is_not():
-    digests = []
-    for watch in (False, True):
-        with Monitored(learn=True) as watched:
-            if not watch:
-                watched.monitor.close()
-            scraping = threading.Event()
-
-            def scrape(watched=watched, scraping=scraping):
-                while not scraping.wait(0.001):
-                    watched.page("/metrics")
-
-            thread = threading.Thread(target=scrape)
-            if watch:
-                thread.start()
-            watched.publisher.publish("a", np.arange(700), series(700))
-            watched.run()
-            scraping.set()
-            if watch:
-                thread.join()
-                assert watched.samples()[PREFIX + "scrape_errors_total",] == 0
-            digest = Digest()
-            for event in watched.events:
-                if isinstance(event, Prediction):
-                    digest.add(event)
-            digests.append(digest.hexdigest())
-    assert digests[0] == digests[1]
-
-
-def test_calls_for_many_streams_are_timed_too():
-    names = [f"s{k}" for k in range(2 * MANY)]
-    with Monitored(streams=names) as watched:
-        for k in range(20):
-            for name in names:
-                watched.ticks(series(1, seed=k), k + 1, name)
-        watched.monitor.timings.sample()
-        watched.run()
-        samples = watched.samples()
-    assert samples[PREFIX + "elements_total",] == 20 * len(names)
-    assert samples[PREFIX + "stream_elements_total", "s1"] == 20
-    assert samples[PREFIX + "warm_streams",] == len(names)
-    assert samples[PREFIX + "labels_total",] == len(names)
-    assert samples[PREFIX + "step_seconds_count", "table"] >= 1
-
-
 # ---- the page -----------------------------------------------------------------------------
 
 
-def test_the_page_parses_as_prometheus_text_and_as_openmetrics(watched):
-    _, kind, _ = watched.page("/metrics")
+def test_the_page_parses_as_prometheus_text_and_as_openmetrics(one):
+    _, kind, _ = one.page("/metrics")
     assert kind.startswith("text/plain; version=0.0.4")
     accept = "application/openmetrics-text; version=1.0.0"
-    _, kind, body = watched.page("/metrics", Accept=accept)
+    _, kind, body = one.page("/metrics", Accept=accept)
     assert kind.startswith("application/openmetrics-text; version=1.0.0")
     named = {family.name for family in openmetrics_families(body)}
     assert {PREFIX + "elements", PREFIX + "ready", PREFIX + "update_seconds"} <= named
 
 
-def test_no_family_and_no_series_is_there_twice(watched):
-    families = watched.families()
+def test_no_family_and_no_series_is_there_twice(one):
+    families = one.families()
     names = [family.name for family in families]
     assert len(names) == len(set(names))
     series_ = [(s.name, *sorted(s.labels.items())) for f in families for s in f.samples]
@@ -260,8 +189,8 @@ def naming_faults(family):
     return out
 
 
-def test_names_follow_the_rules_of_prometheus(watched):
-    families = watched.families()
+def test_names_follow_the_rules_of_prometheus(one):
+    families = one.families()
     assert len(families) > 50
     assert {f.name: faults for f in families if (faults := naming_faults(f))} == {}
     assert all(f.name.startswith((PREFIX, "process_")) for f in families)
@@ -287,8 +216,8 @@ def test_the_rules_see_a_name_that_does_not(name, kind):
     assert len(naming_faults(family)) == 1
 
 
-def test_histograms_have_buckets_that_grow_to_all_a_sum_and_a_count(watched):
-    for family in (f for f in watched.families() if f.type == "histogram"):
+def test_histograms_have_buckets_that_grow_to_all_a_sum_and_a_count(one):
+    for family in (f for f in one.families() if f.type == "histogram"):
         suffixes = {sample.name.removeprefix(family.name) for sample in family.samples}
         assert suffixes == {"_bucket", "_sum", "_count"}
         for call in {s.labels.get("call") for s in family.samples}:
@@ -302,7 +231,7 @@ def test_histograms_have_buckets_that_grow_to_all_a_sum_and_a_count(watched):
 
 
 @pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed")
-def test_promtool_has_nothing_to_say_of_the_page_and_of_the_dashboards_queries(watched, tmp_path):
+def test_promtool_accepts_the_page_and_the_dashboards_queries(one, tmp_path):
     def said(*arguments, page=None):
         done = subprocess.run(
             [PROMTOOL, "check", *arguments],
@@ -313,7 +242,7 @@ def test_promtool_has_nothing_to_say_of_the_page_and_of_the_dashboards_queries(w
         )
         return done.returncode, done.stderr
 
-    assert said("metrics", page=watched.page("/metrics")[2]) == (0, "")
+    assert said("metrics", page=one.page("/metrics")[2]) == (0, "")
     queries = [query for query, _ in QUERIES]
     chosen = {"$__rate_interval": "5m", "$window": "1h", "$instance": ".*"}
     for variable, value in chosen.items():
@@ -327,9 +256,9 @@ def test_promtool_has_nothing_to_say_of_the_page_and_of_the_dashboards_queries(w
 # ---- the dashboard ------------------------------------------------------------------------
 
 
-def test_every_metric_and_label_of_the_dashboard_exists(watched):
+def test_every_metric_and_label_of_the_dashboard_exists(one):
     known = {}
-    for family in watched.families():
+    for family in one.families():
         for sample in family.samples:
             known.setdefault(sample.name, set()).update(sample.labels)
     asked_for = set()
@@ -363,7 +292,7 @@ def test_the_dashboard_is_laid_out_without_overlap():
     assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
 
 
-def test_the_dashboard_has_what_grafana_asks_of_one():
+def test_the_dashboard_has_the_fields_that_grafana_requires():
     made = DASHBOARD
     assert made["title"]
     assert made["uid"]
@@ -384,29 +313,122 @@ def test_the_dashboard_has_what_grafana_asks_of_one():
             assert len(set(letters)) == len(letters) > 0
 
 
-# ---- what goes wrong ----------------------------------------------------------------------
+# ---- health -------------------------------------------------------------------------------
 
 
-def test_a_scrape_that_raises_is_an_answer_and_counted_and_no_tick_waits():
-    told = []
-    serve = ServeConfig(metrics="127.0.0.1:0")
-    with Monitor(serve, say=told.append) as monitor, Monitored() as watched:
-        # a daemon whose insides are not what the page believes them to be
-        monitor._daemon = watched
-        status, _, body = asked(monitor.address, "/metrics")
+def test_the_daemon_is_live_while_its_loop_turns(live, monkeypatch):
+    monkeypatch.setattr(monitor, "TURN_S", 0.0)
+    clock, seen = Clock(100.0), []
+    one = live(pages=True, health_clock=clock)
+
+    def hang():
+        seen.append(one.health("/livez"))
+        clock.now += 31.0
+        seen.append(one.health("/livez"))
+        seen.append(one.health("/readyz"))
+
+    one.each_turn(hang, int, lambda: seen.append(one.health("/livez")), last=one.stop.set)
+    one.daemon.run()
+    one.monitor.health.ended()
+    clock.now += 31.0
+    seen.append(one.health("/livez"))
+    assert [status for status, _ in seen] == [200, 503, 503, 200, 200]
+    assert seen[1][1]["reasons"] == ["the loop has not turned for 31.0 s"]
+    assert "the loop has not turned for 31.0 s" in seen[2][1]["reasons"]
+
+
+def test_the_daemon_is_ready_once_a_stream_is_warm(live, tmp_path):
+    one = live(pages=True, store=tmp_path / "s.db", publish=ANY_PORT)
+    seen = [one.health("/readyz")]
+    for first, count in ((1, 11), (12, 1)):
+        one.ticks(series(count), first)
+        one.stop.requested = False
+        one.until(lambda n=first + count - 1: one.elements() == n)
+        one.stop.requested = False
+        seen.append(one.health("/readyz"))
+    one.stop.set()
+    seen.append(one.health("/readyz"))
+    assert [status for status, _ in seen] == [503, 503, 200, 503]
+    assert [body["reasons"] for _, body in seen] == [
+        ["no stream is warm yet", "no message has come from the feed yet"],
+        ["no stream is warm yet"],
+        [],
+        ["it is stopping"],
+    ]
+    assert seen[2][1]["checks"] == dict.fromkeys(
+        ("started", "loop", "warm", "feed", "store"), True
+    )
+
+
+@pytest.mark.parametrize("table", [False, True])
+def test_every_configured_stream_must_be_warm(live, table):
+    names = ["a", *(f"s{k}" for k in range(7))]
+    one = live(pages=True, streams=names, table=table)
+    one.ticks(series(20))
+    for name in names[1:]:
+        one.end(name, 1)
+    one.finish()
+    status, body = one.health("/readyz")
+    assert status == 503
+    assert body["reasons"] == ["not warm yet: s0, s1, s2, s3, s4 and 2 more"]
+
+
+def test_a_silent_feed_is_not_ready(live):
+    clock = Clock()
+    one = live(pages=True, stale_after=5.0, clock=clock)
+    one.ticks(series(20))
+    one.until(lambda: one.elements() == 20)
+    clock.now += 6.0
+    one.daemon.staleness.check()
+    one.stop.requested = False
+    status, body = one.health("/readyz")
+    assert status == 503
+    assert body["reasons"] == ["the feed has been silent for 6.0 s"]
+    assert body["checks"]["feed"] is False
+
+
+def test_a_store_that_cannot_be_written_is_not_ready(live, tmp_path):
+    one = live(pages=True, store=tmp_path / "s.db")
+    one.ticks(series(20))
+    one.finish()
+    assert one.health("/readyz")[0] == 200
+    one.store._writer.catch_up()
+    one.store._writer.trouble = "database or disk is full"
+    status, body = one.health("/readyz")
+    metrics = one.samples()
+    one.store._writer.trouble = None
+    assert status == 503
+    assert body["reasons"] == ["the store cannot be written: database or disk is full"]
+    assert metrics["stream_lstm_store_healthy",] == metrics["stream_lstm_ready",] == 0
+
+
+# ---- errors and the start -----------------------------------------------------------------
+
+
+def test_a_scrape_that_raises_is_answered_and_counted_and_no_tick_waits(live):
+    lines = []
+    one = live()
+    with Monitor(ServeConfig(metrics="127.0.0.1:0"), say=lines.append) as broken:
+        broken._daemon = one  # not a daemon
+        status, _, body = get(broken.address, "/metrics")
         assert status == 500
         assert "AttributeError" in body
-        assert "could not be made" in told[0]
-        watched.ticks(series(40), 1)
-        watched.run()
-        assert watched.daemon.session.streams["a"].n == 40
-        monitor._daemon = watched.daemon
-        assert f"{PREFIX}scrape_errors_total 1.0" in asked(monitor.address, "/metrics")[2]
+        assert "could not be made" in lines[0]
+        one.ticks(series(40))
+        one.finish()
+        assert one.stream().n == 40
+        broken._daemon = one.daemon
+        assert f"{PREFIX}scrape_errors_total 1.0" in get(broken.address, "/metrics")[2]
 
 
-def test_before_there_is_a_daemon_the_page_is_there():
-    with Monitor(ServeConfig(metrics="127.0.0.1:0")) as monitor:
-        assert f"{PREFIX}ready 0.0" in asked(monitor.address, "/metrics")[2]
-        assert asked(monitor.address, "/")[0] == 200
+def test_before_there_is_a_daemon_the_pages_are_there():
+    with Monitor(ServeConfig(metrics="127.0.0.1:0")) as alone:
+        assert f"{PREFIX}ready 0.0" in get(alone.address, "/metrics")[2]
+        assert [get(alone.address, path)[0] for path in ("/", "/livez", "/readyz")] == [
+            200,
+            200,
+            503,
+        ]
+        assert alone.health.ready()["reasons"] == ["it is still starting"]
         with pytest.raises(EndpointError, match="already in use"):
-            Monitor(ServeConfig(metrics=monitor.address))
+            Monitor(ServeConfig(metrics=alone.address))

@@ -11,21 +11,13 @@ import pytest
 from stream_lstm.core.session import Session
 from stream_lstm.errors import OutputError, UsageError
 from stream_lstm.events import Score, Ticks
-from stream_lstm.feed.publisher import Publisher
-from stream_lstm.serve.daemon import Daemon
-from stream_lstm.serve.signals import StopSwitch
 from stream_lstm.serve.trace import Trace
 
 from ..engines import engine_for, settings
+from ..store.stores import COLUMNS, series
+from .live import ANY_PORT, Live
 
-ANY_PORT = "tcp://127.0.0.1:*"
-COLUMNS = ("x",)
-WAIT_S = 30.0
 TICKS = 100
-
-
-def series(n):
-    return np.random.default_rng(4).normal(size=(n, 1))
 
 
 def read(path):
@@ -53,24 +45,18 @@ def push(into, values):
     into.push(Ticks("a", np.zeros(len(values), np.int64), values))
 
 
-@pytest.fixture
-def traced(tmp_path):
-    """The trace of a daemon that learns from ticks one by one, its counters, and its events."""
-    path, events = tmp_path / "trace.json", []
-    config = {"learn": True, "publish": ANY_PORT}
-    with StopSwitch() as stop, Publisher(ANY_PORT, heartbeats=False, columns=COLUMNS) as publisher:
-        config = settings(connect=[publisher.endpoint], **config)
-        with Trace(path, "a daemon") as trace:
-            store = trace.timed("store", events.append)
-            made = {"stop": stop, "observers": [store], "engine": engine_for(config)}
-            with Daemon(config, COLUMNS, **made) as daemon:
-                trace.daemon(daemon)
-                publisher.wait_for_subscribers(1, WAIT_S)
-                for k, row in enumerate(series(TICKS)):
-                    publisher.publish("a", k, row)
-                publisher.end()
-                daemon.run(until_end=True)
-    return path, daemon, events
+@pytest.fixture(scope="module")
+def traced(tmp_path_factory):
+    """The trace of a daemon that learns from ticks one by one, the daemon, and its events."""
+    path, events = tmp_path_factory.mktemp("trace") / "trace.json", []
+    with Trace(path, "a daemon") as trace:
+        observers = [trace.timed("store", events.append)]
+        with Live(learn=True, publish=ANY_PORT, observers=observers) as live:
+            trace.daemon(live.daemon)
+            for k, row in enumerate(series(TICKS)):
+                live.feed.publish("a", k, row)
+            live.finish()
+    return path, live.daemon, events
 
 
 def test_the_counts_are_those_of_the_daemon(traced):
@@ -115,7 +101,7 @@ def test_stages_nest(traced):
     assert ("features", "strides") not in inside
 
 
-def test_nothing_stays_behind(traced):
+def test_no_proxy_stays_behind(traced):
     _, daemon, _ = traced
     session, subscriber = daemon.session, daemon.subscriber
     owners = session, session.engine, session.maker, subscriber, subscriber.intake.one_tick
@@ -125,7 +111,7 @@ def test_nothing_stays_behind(traced):
     assert not any("Trace" in repr(callback) for callback in gc.callbacks)
 
 
-def test_only_the_newest_spans_are_kept_and_the_others_counted(tmp_path):
+def test_only_the_newest_spans_are_written_and_the_others_counted(tmp_path):
     path, ticks = tmp_path / "t.json", series(30)
     with Trace(path, "a session", limit=5) as trace:
         one = session()
@@ -146,7 +132,7 @@ def test_times_are_microseconds_since_the_start(tmp_path):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
-def test_what_was_timed_is_written_whatever_ends_it(tmp_path, error):
+def test_an_error_does_not_lose_the_trace(tmp_path, error):
     path = tmp_path / "t.json"
 
     def work():
@@ -162,7 +148,7 @@ def test_what_was_timed_is_written_whatever_ends_it(tmp_path, error):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_start_that_fails_leaves_the_last_trace_as_it_was(tmp_path):
+def test_a_start_that_fails_leaves_the_previous_trace(tmp_path):
     path = tmp_path / "t.json"
     path.write_text("the last one")
     with pytest.raises(ValueError, match="wrong"), Trace(path, "x"):
@@ -171,7 +157,7 @@ def test_a_start_that_fails_leaves_the_last_trace_as_it_was(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_place_that_cannot_be_is_said_at_once(tmp_path):
+def test_a_file_that_cannot_be_written_is_an_error_before_the_start(tmp_path):
     with pytest.raises(UsageError, match=r"quotes\.csv"):
         Trace(tmp_path / "quotes.csv", "x")
     with pytest.raises(OutputError, match="missing"):
