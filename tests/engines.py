@@ -31,10 +31,10 @@ def settings(**values: Any) -> Config:
 def engine_for(config: Config, features: int = 1, members: Members | None = None) -> Engine:
     """An engine for `config`, compiled once for all configurations that lead to the same code.
 
-    Policies, scoring, `learn_until`, `share`, `publish_experts` and roll-backs are the session's
-    business, and the window sets the length of arrays in mode `window` alone. Stride, horizon and
-    labels set the tape and what it brings, but for an optimiser that reaches back by `bptt` from
-    every element.
+    Feeds, stores, policies, scoring, `learn_until`, `share`, `publish_experts` and roll-backs are
+    not the engine's business, and the window sets the length of arrays in mode `window` alone.
+    Stride, horizon and labels set the tape and what it brings, but for an optimiser that reaches
+    back by `bptt` from every element.
     """
     learn, window_mode = config.learning.learn, config.model.mode == "window"
     by_tape = config.gradient() == "bptt" and config.learning.optimizer != "dekf"
@@ -63,8 +63,14 @@ def engine_for(config: Config, features: int = 1, members: Members | None = None
         rollback_refusals=1,
         freeze_labels=1,
     )
-    config = replace(config, stream=stream, learning=learning, scoring=ScoringConfig(twins=twins))
-    return _engine(config, features, members)
+    small = Config(
+        stream=stream,
+        model=config.model,
+        scaling=config.scaling,
+        learning=learning,
+        scoring=ScoringConfig(twins=twins),
+    )
+    return _engine(small, features, members)
 
 
 @functools.cache

@@ -54,8 +54,8 @@ def get(address, path, **headers):
         return answer.status, answer.getheader("Content-Type"), answer.read().decode()
 
 
-def feed_of(run_id="s1", **more):
-    return Publisher(ANY_PORT, heartbeats=False, columns=COLUMNS, run_id=run_id, **more)
+def feed_of(run_id="s1", bind=ANY_PORT, **more):
+    return Publisher(bind, heartbeats=False, columns=COLUMNS, run_id=run_id, **more)
 
 
 def digest(events):

@@ -273,9 +273,9 @@ def test_it_writes_to_standard_error(capfd):
 class Feed:
     """A feed, a subscriber to it, and the notices of its silence; `clock` is their time."""
 
-    def __init__(self, clock, **more):
+    def __init__(self, bind, clock, **more):
         self.notices, self.ended, self._clock = [], False, clock
-        self.out = feed_of()
+        self.out = feed_of(bind=bind)
         config = FeedConfig(connect=(self.out.endpoint,), columns=COLUMNS, **more)
         self.subscriber = Subscriber(config, clock=clock)
         self.staleness = Staleness(
@@ -296,11 +296,12 @@ class Feed:
 
 
 @pytest.fixture
-def feed(clock):
+def feed(tmp_path, clock):
     made = []
 
     def make(**more):
-        made.append(Feed(clock, **more))
+        # a path and not a port, to which a subscriber of a past test could connect again
+        made.append(Feed(f"ipc://{tmp_path}/{len(made)}", clock, **more))
         return made[-1]
 
     yield make
