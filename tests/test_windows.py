@@ -67,7 +67,8 @@ folder = Path(sys.argv[1]) / "keys"
 make_keys(folder)
 for file in folder.rglob("*.key*"):
     file.chmod(0o666)  # what every file has there
-print(read_pair(folder, "server").public.decode(), len(read_clients(folder)))
+assert len(read_pair(folder, "server").public) == 40
+print("clients:", len(read_clients(folder)))
 """
 
 LOCK = """
@@ -90,7 +91,7 @@ from stream_lstm.serve.signals import (
 with leave_on_signals(), StopSwitch() as stop, stop_on_signals(stop):
     with note_hangups(stop, print):
         signal.raise_signal(signal.SIGTERM)
-        print(stop.requested)
+        print("stopped:", stop.requested)
 """
 
 
@@ -125,16 +126,9 @@ def test_a_file_is_replayed_into_a_store_and_the_store_is_verified(tmp_path: Pat
     assert list((tmp_path / "tables").iterdir())
 
 
-def test_files_of_keys_are_read_whatever_their_modes(tmp_path: Path) -> None:
-    public, clients = elsewhere(KEYS, tmp_path)[0].split(" ")
-    assert len(public) == 40
-    assert clients == "1"
-
-
-def test_a_store_in_use_is_refused_and_its_holder_is_named(tmp_path: Path) -> None:
-    (line,) = elsewhere(LOCK, tmp_path)
-    assert "s.db is in use by process " in line
-
-
-def test_signals_stop_and_a_hangup_does_not_exist() -> None:
-    assert elsewhere(SIGNALS) == ["True"]
+def test_keys_locks_and_signals_work(tmp_path: Path) -> None:
+    """Files of keys are read in any mode, a store has one owner, and a hangup does not exist."""
+    clients, locked, stopped = elsewhere(KEYS + LOCK + SIGNALS, tmp_path)
+    assert clients == "clients: 1"
+    assert "s.db is in use by process " in locked
+    assert stopped == "stopped: True"
