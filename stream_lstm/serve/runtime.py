@@ -135,7 +135,7 @@ class Collector:
 
 
 _intervals: list[float] = []
-"""For each user of `quick_switches` the interval before the first."""
+"""The interval that each user of `quick_switches` found; the first is that of no user."""
 
 
 @contextmanager
@@ -144,7 +144,7 @@ def quick_switches() -> Iterator[None]:
 
     The last of several nested or overlapping users restores the interval of before the first.
     """
-    _intervals.append(_intervals[0] if _intervals else sys.getswitchinterval())
+    _intervals.append(sys.getswitchinterval())
     sys.setswitchinterval(min(_intervals[0], SWITCH_S))
     try:
         yield

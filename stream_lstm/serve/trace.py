@@ -128,8 +128,9 @@ class Trace:
         self._patches.put(session.maker, "sift", sift)
 
     def daemon(self, daemon: Daemon) -> None:
-        """Time the stages of a daemon, those of its session included."""
+        """Time the stages of a daemon, those of its session included, until it is closed."""
         self.session(daemon.session)
+        daemon.at_close(self._patches.close)
         subscriber = daemon.subscriber
         self._wrap(subscriber, "take", "receive", lambda _, messages: messages)
         self._wrap(subscriber.intake, "decode", "decode")

@@ -51,7 +51,7 @@ def traced(tmp_path_factory):
     path, events = tmp_path_factory.mktemp("trace") / "trace.json", []
     with Trace(path, "a daemon") as trace:
         observers = [trace.timed("store", events.append)]
-        with Live(learn=True, publish=ANY_PORT, observers=observers) as live:
+        with Live(learn=True, publish=ANY_PORT, pages=True, observers=observers) as live:
             trace.daemon(live.daemon)
             for k, row in enumerate(series(TICKS)):
                 live.feed.publish("a", k, row)
@@ -102,12 +102,14 @@ def test_stages_nest(traced):
 
 
 def test_no_proxy_stays_behind(traced):
+    """Neither of the trace nor of the pages, which were attached before it."""
     _, daemon, _ = traced
     session, subscriber = daemon.session, daemon.subscriber
     owners = session, session.engine, session.maker, subscriber, subscriber.intake.one_tick
-    for owner in (*owners, daemon.publisher, daemon.tasks):
-        proxies = [name for name, value in vars(owner).items() if "timed" in str(value)]
-        assert proxies == []
+    for owner in (*owners, subscriber.intake, daemon.publisher, daemon.tasks):
+        values = vars(owner).items()
+        assert [k for k, v in values if "timed" in str(v) or "sampled" in str(v)] == []
+    assert session.publish == daemon.publisher.publish
     assert not any("Trace" in repr(callback) for callback in gc.callbacks)
 
 
