@@ -149,7 +149,7 @@ def leave_on_signals() -> Iterator[None]:
             if numbers[0] not in taken:
                 continue
             name = signal.Signals(numbers[0]).name
-            text = f"stopped by {name} before it was done: stores and files keep what they held"
+            text = f"stopped by {name} before it finished; files contain what was complete"
             _last_words(f"stream-lstm: {text}\n".encode())
             _leave(numbers[0])
 

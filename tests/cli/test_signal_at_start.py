@@ -94,7 +94,7 @@ def ended(where, number, arguments):
 
 
 def stopped_by(name):
-    words = f"stopped by {name} before it was done: stores and files keep what they held"
+    words = f"stopped by {name} before it finished; files contain what was complete"
     return CODES[name], "", f"stream-lstm: {words}\n"
 
 

@@ -139,7 +139,7 @@ EACH = [("SIGTERM", 143), ("SIGINT", 130)]
 
 
 def last_words(name):
-    text = f"stopped by {name} before it was done: stores and files keep what they held"
+    text = f"stopped by {name} before it finished; files contain what was complete"
     return f"stream-lstm: {text}\n"
 
 
