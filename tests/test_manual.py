@@ -211,15 +211,16 @@ def test_every_metric_and_every_event_of_the_log_is_documented() -> None:
     named = set(re.findall(r"`([a-z_]+)", DOCUMENTS["operations.md"]))
     metrics = {name.removesuffix("_total") for name in named}
     source = Path(monitor.__file__).read_text()
-    assert {*monitor.COUNTED, *monitor.FEED} <= metrics
+    assert {*monitor.SESSION, *monitor.FEED} <= metrics
     assert set(re.findall(r'"([a-z_]+)": \(\n? *"', source)) <= metrics
-    reasons = (*monitor.TICK_REASONS, *monitor.LABEL_REASONS, *monitor.UPDATE_REASONS, *CAUSES)
-    assert {*reasons} <= named
+    reasons = re.findall(r'"([a-z_]+)": (?:counters|feed|old)\b', source)
+    assert {"too_late", "weights_too_large"} <= {*reasons}
+    assert {*reasons, *monitor.LABEL_REASONS, "unexpected", *CAUSES} <= named
     files = (path for folder in ("cli", "serve") for path in (MANUAL.parent / folder).glob("*.py"))
     source = "".join(path.read_text(encoding="utf-8") for path in files)
     events = set(re.findall(r"log\.(?:say|named)\(\s*\"([a-z_]+)\"", source)) - {"feed"}
     assert {"ready", "reloaded", "stopped", "page_failed"} <= events
-    assert events | {named.event for named in logs._LOGGED.values()} <= named
+    assert events | {event for event, *_ in logs._LOGGED.values()} <= named
 
 
 def test_the_reasons_for_refused_peers_are_documented() -> None:
