@@ -138,7 +138,7 @@ def _received(back: zmq.Socket[Any]) -> tuple[list[bytes], list[int]]:
 def _connected(context: zmq.Context[Any], answers: str, keys: str) -> zmq.Socket[Any]:
     back = context.socket(zmq.SUB)
     if keys:
-        Security(SecurityConfig(curve_dir=keys)).call(back, answers)
+        Security(SecurityConfig(curve_dir=keys)).connect(back, answers)
     back.setsockopt(zmq.RCVHWM, 0)
     back.setsockopt(zmq.RCVTIMEO, PATIENCE_MS)
     for topic in (*ANSWERS, b"heartbeat/"):

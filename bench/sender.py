@@ -113,7 +113,7 @@ def closed(
     back = zmq.Context.instance().socket(zmq.SUB)
     back.setsockopt(zmq.RCVTIMEO, PATIENCE_MS)
     if keys:
-        Security(SecurityConfig(curve_dir=keys)).call(back, answers)
+        Security(SecurityConfig(curve_dir=keys)).connect(back, answers)
     for topic in (b"tick/", b"prediction/"):
         back.subscribe(topic)
     back.connect(answers)

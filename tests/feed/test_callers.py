@@ -353,7 +353,7 @@ KINDS = pytest.mark.parametrize("kind", ["ticks", "predictions"])
 @pytest.fixture
 def short_waits(monkeypatch):
     """A reader sees within milliseconds that it is being closed."""
-    for module in ("receiver", "subscriber", "predictions"):
+    for module in ("subscriber", "predictions"):
         monkeypatch.setattr(f"stream_lstm.feed.{module}.MAX_WAIT_S", 0.01)
 
 
