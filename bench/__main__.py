@@ -8,6 +8,7 @@ import sys
 
 from . import (
     causal,
+    decode,
     delays,
     evidence,
     faults,
@@ -40,6 +41,7 @@ BENCHMARKS = {
 """What `all` runs."""
 
 ALONE = {
+    "decode": decode,
     "question": question,
     "learning": learning,
     "evidence": evidence,
@@ -69,6 +71,7 @@ UNITS = {
     "streams": "elements a second, and bytes",
     "start": "seconds, and megabytes of resident memory",
     "sustained": "ticks a second",
+    "decode": "microseconds a message, and the time over that of the first",
     "question": "the last tenth, and all predictions",
     "learning": "nats, and shares of labels",
     "delays": "nats, and counts",

@@ -1,8 +1,8 @@
 """Messages of any publisher into rows: microseconds a message, and what each is of another.
 
 `blocks` are 1,024 values in a message: our record, float32, and packed structs. `singles` are one
-tick in a message: our record, JSON, JSON with a time and a stream in it, MessagePack, and text.
-`foreign JSON` is the decoder of flat objects alone. All of a process take turns, and give arrays.
+tick in a message: JSON, JSON with a time and a stream in it, MessagePack, text, and our record.
+All of a process take turns, and each message becomes an event.
 
     python -m bench decode
 """
@@ -60,56 +60,59 @@ def timed(calls: dict[str, Call], messages: int) -> dict[str, float]:
     return {name: round(statistics.median(times), 3) for name, times in spent.items()}
 
 
+def taking(form: dict[str, Any], frames: list[bytes]) -> Call:
+    """Return what takes one message as the daemon does: decoded, numbered, and as an event."""
+    from stream_lstm.feed.batch import EventBatch
+    from stream_lstm.feed.intake import Intake
+    from stream_lstm.schema import FeedConfig
+
+    intake = Intake(FeedConfig(**form))
+
+    def take() -> None:
+        batch = EventBatch(independent=True)
+        intake.take(frames, batch)
+        batch.finish()
+
+    take()
+    assert intake.counters.ticks, f"{form} does not read {frames!r:.80}"
+    return take
+
+
 def blocks() -> dict[str, Call]:
-    from stream_lstm.feed.decode import Declaration, compile_decoder
     from stream_lstm.feed.protocol import encode_ticks
-    from stream_lstm.feed.wire import MessageDecoder
 
     values = np.random.default_rng(0).normal(size=(ROWS, 1))
     times = T_NS + np.arange(ROWS)
-    record, frames = MessageDecoder(("x",)).decode, encode_ticks("A", times, values)
-    samples = compile_decoder(Declaration("array", columns=("x",), dtype="f4"))
-    message = [b"A", values.astype("<f4").tobytes()]
-    struct = compile_decoder(Declaration("struct", dtype="t:i8,x:f8"))
     table = np.zeros(ROWS, [("t", "<i8"), ("x", "<f8")])
     table["t"], table["x"] = times, values[:, 0]
-    packed = [b"A", table.tobytes()]
+    array = {"payload": "array", "columns": ("x",), "dtype": "f4"}
     return {
-        "record": lambda: record(*frames),
-        "float32": lambda: samples(message),
-        "struct with times": lambda: struct(packed),
+        "record": taking({"columns": ("x",)}, list(encode_ticks("A", times, values))),
+        "float32": taking(array, [b"A", values.astype("<f4").tobytes()]),
+        "struct with times": taking(
+            {"payload": "struct", "columns": ("x",), "dtype": "t:i8,x:f8"}, [b"A", table.tobytes()]
+        ),
     }
 
 
 def singles() -> dict[str, Call]:
     import msgspec
 
-    from stream_lstm.feed.decode import Declaration, compile_decoder
-    from stream_lstm.feed.foreign import ForeignDecoder
     from stream_lstm.feed.protocol import encode_ticks
-    from stream_lstm.feed.wire import MessageDecoder
-    from stream_lstm.schema import FeedConfig
 
     tick = {"bid": 1.10123, "ask": 1.10133}
     full = tick | {"symbol": "EURUSD", "ts": T_NS // 10**6}
-    foreign = ForeignDecoder(FeedConfig(columns=COLUMNS, payload="json", topic="md/")).decode
-    record = MessageDecoder(COLUMNS).decode
-    plain = [b"md/EURUSD", json.dumps(tick).encode()]
-    flat = compile_decoder(Declaration("json", columns=COLUMNS, topic="md/"))
-    roles: Any = {"stream_field": "symbol", "time_field": "ts"}
-    timed_json = compile_decoder(Declaration("json", columns=COLUMNS, **roles))
-    packed = compile_decoder(Declaration("msgpack", columns=COLUMNS))
-    text = compile_decoder(Declaration("text", fields=("symbol", *COLUMNS)))
-    one = encode_ticks("EURUSD", T_NS, list(tick.values()))
-    with_roles, in_msgpack = [json.dumps(full).encode()], [b"EURUSD", msgspec.msgpack.encode(tick)]
-    line = [b"EURUSD 1.10123 1.10133"]
+    names: dict[str, Any] = {"columns": COLUMNS}
+    bare = names | {"payload": "json"}
+    roles = {"stream_field": "symbol", "time_field": "ts"}
+    lines = names | {"payload": "text", "fields": ("symbol", *COLUMNS)}
+    packed = [b"EURUSD", msgspec.msgpack.encode(tick)]
     return {
-        "JSON": lambda: flat(plain),
-        "foreign JSON": lambda: foreign(plain),
-        "JSON with time and stream": lambda: timed_json(with_roles),
-        "MessagePack": lambda: packed(in_msgpack),
-        "text": lambda: text(line),
-        "record": lambda: record(*one),
+        "JSON": taking(bare | {"topic": "md/"}, [b"md/EURUSD", json.dumps(tick).encode()]),
+        "JSON with time and stream": taking(bare | roles, [json.dumps(full).encode()]),
+        "MessagePack": taking(names | {"payload": "msgpack"}, packed),
+        "text": taking(lines, [b"EURUSD 1.10123 1.10133"]),
+        "record": taking(names, list(encode_ticks("EURUSD", T_NS, list(tick.values())))),
     }
 
 

@@ -19,6 +19,7 @@ from msgspec import Meta
 from .errors import ConfigurationError
 from .errors import nearest as nearest
 from .schema import (
+    FORM,
     FeedConfig,
     Gradient,
     Init,
@@ -56,6 +57,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         method, window = self.gradient(), self.stream.window
         self._check_labels()
         self._check_twins()
+        self._check_feed()
         if not self.learning.learn:
             if self.learning.bank != "none":
                 raise ValueError(f"bank={self.learning.bank} requires learn=true")
@@ -102,6 +104,16 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(
                 "twins=stateless requires mode=carry: in mode=window it is the model itself"
             )
+
+    def _check_feed(self) -> None:
+        given = [key for key in FORM if getattr(self.feed, key) != getattr(FeedConfig(), key)]
+        if given and self.feed.payload in ("record", "auto"):
+            raise ValueError(
+                f"{given[0]} describes the messages of other publishers: set payload to json, "
+                f"msgpack, text, array or struct (payload = {self.feed.payload!r})"
+            )
+        if self.feed.feed_socket == "pull" and self.feed.subscribe:
+            raise ValueError("a pull socket takes every message: remove subscribe")
 
     def gradient(self) -> Gradient:
         """Return the gradient method, with `auto` resolved."""

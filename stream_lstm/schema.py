@@ -19,7 +19,15 @@ Sharing: TypeAlias = Literal["shared", "per-stream"]
 Scaling: TypeAlias = Literal["sd", "zscore", "none"]
 OnGap: TypeAlias = Literal["continue", "reset"]
 OnOldTime: TypeAlias = Literal["take", "warn", "refuse"]
-PayloadFormat: TypeAlias = Literal["record", "json", "float64"]
+PayloadFormat: TypeAlias = Literal[
+    "record", "auto", "json", "msgpack", "text", "array", "struct", "float64"
+]
+Frame: TypeAlias = Literal[
+    "topic", "header", "payload", "topic+payload", "time", "seq", "skip", "rest"
+]
+Compression: TypeAlias = Literal["none", "zlib", "gzip", "zstd"]
+TimeUnit: TypeAlias = Literal["auto", "ns", "us", "ms", "s", "iso"]
+FeedSocket: TypeAlias = Literal["sub", "pull"]
 Encoding: TypeAlias = Literal["msgpack", "json"]
 LogFormat: TypeAlias = Literal["text", "json"]
 Gradient: TypeAlias = Literal["auto", "bptt", "snap1", "hybrid", "rtrl"]
@@ -219,16 +227,67 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     average: Annotated[float, Meta(ge=0, le=1000)] = 2.5
 
 
-class FeedConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the daemon gets its ticks.
+class Declaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The form of a feed's messages.
+
+    payload: how the values are encoded: `record` is this project's protocol, `float64` an array
+    of f8, and `auto` judges the first messages.
+    columns: values of a tick, in order: paths such as `data.bids.0.0`, with `*` for every element
+    of an array, or names of `fields` or of `dtype`.
+    fields: names of the positions in a line of text, or in an array of JSON or MessagePack; one
+    that begins with `_` is skipped.
+    dtype: of `array`, a type such as `f4`, `>i2` or `header`; of `struct`, `t:i8,bid:f8,ask:f8`.
+    channels: values of a row of an array whose `columns` are not named.
+    frames: the meaning of each frame: topic, header, payload, topic+payload, time, seq, skip or
+    rest.
+    separator: text between topic and payload in one frame, or between the fields of a line.
+    compression: of the payload.
+    topic: what topics begin with, or a pattern such as `md/{}/trade` where `{}` is the stream.
+    stream_name: the stream of messages that name none.
+    stream_field: field with the stream, or `header.NAME`; EUR/USD becomes EUR-USD.
+    time_field: field with the time, or `header.NAME`.
+    time_unit: unit of numbers in `time_field`; `auto` goes by their size.
+    seq_field: field with the sequence number of the stream, or `header.NAME`; shows lost ticks.
+    where: a condition such as `type = "trade"`; other messages are counted and skipped.
+    last_per: a field; of consecutive rows with the same value only the last counts.
+    streams: streams to subscribe to; empty for all.
+    """
+
+    payload: PayloadFormat = "record"
+    columns: tuple[str, ...] = ()
+    fields: tuple[str, ...] = ()
+    dtype: str = ""
+    channels: Annotated[int, Meta(ge=0, le=4096)] = 0
+    frames: tuple[Frame, ...] = ()
+    separator: tuple[str, ...] = ()
+    compression: Compression = "none"
+    topic: str | None = None
+    stream_name: str = ""
+    stream_field: str = ""
+    time_field: str | None = None
+    time_unit: TimeUnit = "auto"
+    seq_field: str = ""
+    where: str = ""
+    last_per: str = ""
+    streams: tuple[str, ...] = ()
+
+
+FORM = tuple(
+    key
+    for key in Declaration.__struct_fields__
+    if key not in ("payload", "columns", "topic", "time_field", "streams")
+)
+"""Keys that only feeds without records of this protocol have."""
+
+
+class FeedConfig(Declaration, frozen=True, forbid_unknown_fields=True, omit_defaults=False):
+    r"""Where the daemon gets its ticks, and the form of its messages.
 
     connect: ZeroMQ endpoints of publishers.
-    streams: streams to subscribe to; empty for all.
-    columns: names of the values of a tick, in the order in which the feed sends them.
-    payload: `record` is this project's protocol; `json` is a bare JSON object of fields and
-    `float64` bare little-endian numbers, for foreign feeds.
-    topic: topic prefix of a foreign feed; the rest of the topic is the name of the stream.
-    time_field: field of a bare JSON object that contains the time.
+    bind_feed: ZeroMQ endpoints to bind, for publishers that connect.
+    feed_socket: `sub` for publishers (PUB, XPUB), `pull` for pushers (PUSH).
+    subscribe: first bytes of the messages to subscribe to, instead of `topic` or `streams`; write
+    other bytes as in Python, such as `\x00`.
     idle_timeout: seconds without a message after which the daemon stops; 0 never.
     receive_hwm: messages of any size that may wait in the receiving socket for each publisher.
     recovery: endpoints of publishers that serve lost ticks.
@@ -244,11 +303,9 @@ class FeedConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     connect: tuple[str, ...] = ()
-    streams: tuple[str, ...] = ()
-    columns: tuple[str, ...] = ()
-    payload: PayloadFormat = "record"
-    topic: str | None = None
-    time_field: str | None = None
+    bind_feed: tuple[str, ...] = ()
+    feed_socket: FeedSocket = "sub"
+    subscribe: tuple[str, ...] = ()
     idle_timeout: Annotated[float, Meta(ge=0)] = 0.0
     receive_hwm: Annotated[int, Meta(ge=1, le=10_000_000)] = 20_000
     recovery: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""`stream-lstm init`: a commented configuration for a file, a feed, or neither.
+"""`stream-lstm init` and `listen`: a configuration for a file or a feed, and what a feed sends.
 
 The settings come from a bounded look at the source (see `feed.look`). A feature is suggested only
 if its values over the sample are finite and vary. The parser of `--config` reads the text back
@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import shlex
 import tomllib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
 import typer
@@ -20,9 +21,13 @@ from ..config import KEYS, Config, build, flatten, parse_tables
 from ..core.expressions import Column, columns_of
 from ..errors import ConfigurationError, DataError, OutputError, UsageError
 from ..quoting import printable
-from ..schema import SecurityConfig
+from ..schema import FeedConfig, SecurityConfig
 from .console import note, say, say_json
 from .options import JsonOption, key_help, options
+from .settings import Settings
+
+if TYPE_CHECKING:
+    from ..feed.look import FeedLook
 
 FEW_ROWS = 20
 """Fewer values do not show whether a column varies around zero."""
@@ -150,7 +155,8 @@ def draft_feed(endpoint: str, config: str, wait_s: float, curve_dir: str | None)
     from ..feed.look import look_at_feed
     from ..feed.security import Security
 
-    look = look_at_feed(endpoint, wait_s, Security(SecurityConfig(curve_dir=curve_dir)))
+    feed = FeedConfig(connect=(endpoint,))
+    look = look_at_feed(feed, wait_s, Security(SecurityConfig(curve_dir=curve_dir)))
     columns = look.settings["columns"]
     features = suggest(columns, look.values)
     streams = printable(", ".join(look.streams), 300) or "none yet"
@@ -160,6 +166,8 @@ def draft_feed(endpoint: str, config: str, wait_s: float, curve_dir: str | None)
         if look.numbered
         else "Ticks have no sequence numbers: lost ticks cannot be noticed.",
     ]
+    if look.look is not None and look.look.doubtful:
+        notes.append(f"Not certain: {look.look.kind}; {look.look.doubtful}.")
     facts = {key: look.settings.get(key) for key in ("columns", "payload", "topic", "time_field")}
     facts |= {"features": features, "streams": look.streams, "sequence_numbers": look.numbered}
     settings = look.settings | {"features": features[:1]}
@@ -167,6 +175,126 @@ def draft_feed(endpoint: str, config: str, wait_s: float, curve_dir: str | None)
         settings["curve_dir"] = curve_dir
     run = f"stream-lstm run --config {config} --learn"
     return Draft(settings, features[1:], notes, run, facts)
+
+
+# ---- listen ------------------------------------------------------------------------------
+
+SHOWN_TOPICS, SHOWN_MESSAGES, SHOWN_BYTES = 8, 3, 48
+"""How much of a feed is shown."""
+
+
+@options("security", extra=("connect", "bind_feed", "feed_socket", "subscribe", "receive_hwm"))
+def listen(
+    *,
+    settings: Settings,
+    wait: Annotated[
+        float,
+        typer.Option(
+            min=0.1,
+            max=3600,
+            metavar="S",
+            help="Seconds to wait, before and after the first message.",
+        ),
+    ] = 10.0,
+    messages: Annotated[
+        int, typer.Option(min=1, max=100_000, metavar="N", help="Messages to take, at most.")
+    ] = 256,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a feed sends, what it looks like, and the command that reads it.
+
+    Example: stream-lstm listen --connect tcp://127.0.0.1:5555
+    """
+    from ..feed import look as feed_look
+    from ..feed.security import Security
+    from ..feed.sniff import sniff
+
+    feed, security = settings.config.feed, settings.config.security
+    if not (feed.connect or feed.bind_feed):
+        raise UsageError("name the publisher with --connect, or bind with --bind-feed")
+    heard = feed_look.listen(feed, wait, Security(security), messages)
+    record = described(heard.messages, heard.seconds)
+    try:
+        look = feed_look.judge(feed, heard.messages)
+    except DataError as error:
+        found = sniff(heard.messages)
+        record |= {"looks_like": found.kind, "doubtful": found.doubtful, "command": None}
+        record["problem"] = str(error)
+    else:
+        features = suggest(look.settings["columns"], look.values)
+        words = ["stream-lstm", "run", *flags_of(feed), *form_flags(look)]
+        words += ["--feature", features[0]]
+        if security.curve_dir is not None:
+            words += ["--curve-dir", security.curve_dir]
+        known = look.look
+        record["looks_like"] = "records of this protocol" if known is None else known.kind
+        record["doubtful"] = "" if known is None else known.doubtful
+        record |= {"columns": list(look.settings["columns"]), "streams": look.streams}
+        record |= {"sequence_numbers": look.numbered, "command": shlex.join(words)}
+    if as_json:
+        say_json(record)
+        return
+    show_feed(record)
+
+
+def flags_of(feed: FeedConfig) -> list[str]:
+    """Return the flags that say where a feed's messages come from."""
+    words = [word for one in feed.connect for word in ("--connect", one)]
+    words += [word for one in feed.bind_feed for word in ("--bind-feed", one)]
+    words += [word for one in feed.subscribe for word in ("--subscribe", one)]
+    return words + (["--feed-socket", "pull"] if feed.feed_socket == "pull" else [])
+
+
+def form_flags(look: FeedLook) -> list[str]:
+    """Return the flags that say what a feed's messages are."""
+    if look.look is None:
+        return ["--columns", ",".join(look.settings["columns"])]
+    return shlex.split(look.look.flags)
+
+
+def described(messages: Sequence[Sequence[bytes]], seconds: float) -> dict[str, Any]:
+    """Return the topics, rate and sizes of messages, and the first ones in hex and text."""
+    topics = Counter(
+        printable(frames[0].decode(errors="backslashreplace"), 80) if len(frames) > 1 else ""
+        for frames in messages
+    )
+    sizes = [sum(map(len, frames)) for frames in messages]
+    return {
+        "messages": len(messages),
+        "per_s": round((len(messages) - 1) / seconds, 3) if seconds > 0 else None,
+        "bytes": {"least": min(sizes), "most": max(sizes), "mean": round(np.mean(sizes), 1)},
+        "frames": sorted({len(frames) for frames in messages}),
+        "topics": dict(topics.most_common(SHOWN_TOPICS)),
+        "further_topics": max(len(topics) - SHOWN_TOPICS, 0),
+        "first": [
+            [
+                {"text": repr(frame[:SHOWN_BYTES])[2:-1], "hex": frame[:SHOWN_BYTES].hex(" ")}
+                for frame in frames[:8]
+            ]
+            for frames in messages[:SHOWN_MESSAGES]
+        ],
+    }
+
+
+def show_feed(record: Mapping[str, Any]) -> None:
+    """Print what `listen` found."""
+    rate = "" if record["per_s"] is None else f", {record['per_s']:g} a second"
+    sizes = record["bytes"]
+    note(f"{record['messages']} messages{rate}, {sizes['least']} to {sizes['most']} bytes")
+    for topic, count in record["topics"].items():
+        note(f"  topic {topic!r}: {count}" if topic else f"  one frame, without a topic: {count}")
+    if record["further_topics"]:
+        note(f"  and {record['further_topics']} more topics")
+    for k, frames in enumerate(record["first"], 1):
+        for j, frame in enumerate(frames, 1):
+            note(f"message {k}, frame {j}: {frame['text']}", f"    {frame['hex']}")
+    note(f"It looks like {record['looks_like']}.")
+    if record["doubtful"]:
+        note(f"This is not certain: {record['doubtful']}.")
+    if record["command"] is None:
+        raise DataError(record["problem"])
+    note("This command reads it:")
+    say(record["command"])
 
 
 # ---- the text ----------------------------------------------------------------------------

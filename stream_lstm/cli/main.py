@@ -228,6 +228,7 @@ for name, function in (
     ("metrics-dashboard", deploy.metrics_dashboard),
     ("check-config", deploy.check_config),
     ("init", init.command),
+    ("listen", init.listen),
     ("help", show_help),
 ):
     _add(app, name, function)

@@ -33,7 +33,7 @@ from .settings import Settings, resolve, split_list
 FLAGS = {"features": "--feature", "streams": "--stream", "twins": "--twin"}
 """Keys whose flag has another name: lists that are given one value at a time."""
 
-COMMA_LISTS = ("columns",)
+COMMA_LISTS = ("columns", "fields", "frames")
 """Keys whose flag takes a list with commas."""
 
 
@@ -44,7 +44,9 @@ def flag(key: str) -> str:
 
 def key_help(key: str) -> str:
     """Return the help of a key: its entry in the docstring of its struct."""
-    text = inspect.cleandoc(TABLES[KEYS[key]].__doc__ or "")
+    kinds = TABLES[KEYS[key]].__mro__
+    documented = kinds[: kinds.index(msgspec.Struct)]
+    text = "\n\n".join(inspect.cleandoc(kind.__doc__ or "") for kind in documented)
     for entry in re.split(r"\n(?=[a-z_, ]+: )", text):
         names, _, body = entry.partition(": ")
         if key in re.split(r",\s*", names):
@@ -55,7 +57,7 @@ def key_help(key: str) -> str:
 def key_default(key: str) -> str:
     """Return the default of a key as people write it."""
     default = _fields(KEYS[key])[key].default
-    if default is None or default == ():
+    if default is None or default in ((), ""):
         return "none"
     return str(default).lower() if isinstance(default, bool) else str(default)
 
@@ -401,10 +403,11 @@ def one_of(flag: str, text: str, choices: Any) -> Any:
 
 def options(
     *tables: str,
+    extra: Sequence[str] = (),
     without: Sequence[str] = (),
     implied: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda _: {},
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the flags of `tables`, the fields of its groups, --quiet and --verbose.
+    """Give a command the flags of `tables` and of `extra` keys, and the fields of its groups.
 
     without: keys and fields that are not flags of this command. implied: returns the settings
     that other arguments imply. A command with an argument `settings` also gets --config, and a
@@ -412,7 +415,8 @@ def options(
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        keys = [key for key, table in KEYS.items() if table in tables and key not in without]
+        known = [key for key, table in KEYS.items() if key in extra or table in tables]
+        keys = [key for key in known if key not in without]
         parameters, groups = _flattened(command, without)
         configured = parameters.pop("settings", None) is not None
         if configured:

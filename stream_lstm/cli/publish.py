@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 
 from .. import __version__
 from ..errors import ConfigurationError, DataError, UsageError
 from ..feed.pace import Speed, parse_speed
-from ..schema import Encoding
+from ..schema import Declaration, Encoding
 from .console import file_progress, result, warn
 from .options import FileOptions, JsonOption, PublisherOptions, one_of, options
-from .settings import Settings, split_list
+from .settings import Settings
 
 if TYPE_CHECKING:
     from ..feed.publisher import Publisher
-    from ..interop.websocket_bridge import WebSocketSource
+    from ..interop.websocket_bridge import MessageSource
     from ..serve.service import PeerLog
     from ..serve.signals import StopSwitch
+
+FORM_KEYS = Declaration.__struct_fields__
+"""Keys of a feed that describe its messages."""
 
 MAX_BLOCK = 65_536
 """Ticks in one record, as `feed.protocol.MAX_BLOCK_ROWS`."""
@@ -120,37 +125,24 @@ def _speed(text: str | None, time: str | None) -> Speed:
     return speed
 
 
-@options("security")
+def _json(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a bridge reads where neither a flag nor a file says it."""
+    return {} if arguments.get("config") else {"payload": "json"}
+
+
+@options("security", extra=FORM_KEYS, implied=_json)
 def bridge(
     *,
     settings: Settings,
-    url: Annotated[str, typer.Argument(help="Address to connect to, ws:// or wss://.")],
-    columns: Annotated[
+    url: Annotated[
         str,
-        typer.Option(
-            metavar="A,B,...",
-            help="Fields with the values of a tick, in order; data.bid is the field bid of the "
-            "object data.",
+        typer.Argument(
+            help="ws://, wss://, kafka://HOST:PORT/TOPIC, mqtt(s)://HOST/FILTER, "
+            "redis://HOST/STREAM, or tcp://HOST:PORT and udp://HOST:PORT for lines."
         ),
     ],
-    stream_field: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Field that names the stream of a message; EUR/USD becomes EUR-USD.",
-            show_default="all are of the stream websocket",
-        ),
-    ] = None,
-    time_field: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Field with the time: ISO 8601, or a number of s, ms, us or ns since 1970.",
-            show_default="ticks have no times",
-        ),
-    ] = None,
     subscribe: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Text to send on connecting.")
+        str | None, typer.Option(metavar="TEXT", help="Text to send to a WebSocket on connecting.")
     ] = None,
     silent_after: Annotated[
         float | None,
@@ -165,29 +157,32 @@ def bridge(
     sockets: PublisherOptions,
     as_json: JsonOption = False,
 ) -> None:
-    """Publish the JSON messages of a WebSocket as a feed, until the server ends it or a signal.
+    """Publish the messages of another transport as a feed, until the server ends it or a signal.
 
     Example: stream-lstm bridge wss://feed.example/quotes --columns bid,ask --stream-field symbol
     """
-    if not url.startswith(("ws://", "wss://")):
-        raise UsageError(f"{url}: a WebSocket's address begins with ws:// or wss://")
     from ..feed.publisher import Publisher
-    from ..feed.security import Security
+    from ..feed.security import Security, is_local
     from ..feed.sending import opening
-    from ..interop.websocket_bridge import WebSocketSource
+    from ..interop.transports import transport_of
+    from ..interop.websocket_bridge import MessageSource
     from .results import peer_lines
 
+    transport, feed = transport_of(url, subscribe), settings.config.feed
+    if feed.payload in ("record", "auto"):
+        raise UsageError("a bridge has to know the form of its messages: --payload json, text ...")
+    if feed.payload in ("json", "msgpack") and not (feed.columns or feed.fields):
+        raise UsageError("name the fields with the values of a tick in --columns")
+    if url.startswith("udp://") and not (
+        settings.config.security.insecure or is_local(url.replace("udp", "tcp", 1))
+    ):
+        raise UsageError(f"anybody could send to {url}: name 127.0.0.1, or use --insecure")
+    if not feed.stream_name:
+        name = "websocket" if url.startswith("ws") else url.partition(":")[0]
+        feed = msgspec.structs.replace(feed, stream_name=name)
     security = Security(settings.config.security)
-    names = split_list(columns)
-    source = WebSocketSource(
-        url,
-        names,
-        stream_field=stream_field,
-        time_field=time_field,
-        subscribe=subscribe,
-        silent_s=silent_after,
-        say=warn,
-    )
+    source = MessageSource(url, transport, feed, silent_s=silent_after, say=warn)
+    names = source.columns
     began = time.monotonic()
     with Publisher(
         sockets.bind,
@@ -208,6 +203,7 @@ def bridge(
             "columns": names,
             "ticks": source.ticks,
             "refused_messages": source.refused,
+            "skipped": dict(source.skipped),
             "connections": source.connections,
             "wall_s": time.monotonic() - began,
             "refused_peers": security.counts(),
@@ -219,7 +215,7 @@ def bridge(
         raise DataError(f"no message of {url} contained a tick; the last: {source.last_refusal}")
 
 
-def _forward(source: WebSocketSource, publisher: Publisher) -> bool:
+def _forward(source: MessageSource, publisher: Publisher) -> bool:
     """Publish until the source ends or a signal comes; return whether one did."""
     from ..serve.signals import StopSwitch, stop_on_signals
 
@@ -230,7 +226,7 @@ def _forward(source: WebSocketSource, publisher: Publisher) -> bool:
         return stop.requested
 
 
-async def _until(stop: StopSwitch, source: WebSocketSource, publisher: Publisher) -> None:
+async def _until(stop: StopSwitch, source: MessageSource, publisher: Publisher) -> None:
     from ..feed.bridge import bridge as forward
     from ..serve.service import PeerLog
 

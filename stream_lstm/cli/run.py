@@ -10,6 +10,7 @@ import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 
 from .. import __version__
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
     from ..feed.security import Security
     from ..serve.daemon import Daemon
     from ..serve.monitor import Monitor
+
+POSITIONED = ("text", "array", "struct", "float64")
+"""Payloads whose values are known by their places, so that all of them have a column."""
 
 EXAMPLE = "stream-lstm run --connect tcp://127.0.0.1:5555 --feature 'log_return(mid(bid, ask))'"
 
@@ -141,6 +145,7 @@ def _run(
                 security=security,
             )
         )
+        daemon.subscriber.intake.say = lambda line: log.say("payload", line)
         release_unused()  # the memory that compiling took is not needed again
         if timeline is not None:
             timeline.daemon(daemon)
@@ -211,23 +216,32 @@ def _checked(
         security.check_bind(config.publish.publish)
     for endpoint in (*config.feed.connect, *config.feed.recovery):
         security.check_connect(endpoint)
+    for endpoint in config.feed.bind_feed:
+        security.check_bind(endpoint)
     return start, columns, security
 
 
 def _columns(config: Config) -> tuple[str, ...]:
     """Return the columns; raise UsageError or ConfigurationError for a feed that cannot work."""
-    if not config.feed.connect:
+    if not (config.feed.connect or config.feed.bind_feed):
         raise UsageError(f"name the publisher with --connect, for example: {EXAMPLE}")
     if not config.stream.features:
         raise UsageError(f"name the model's inputs with --feature, for example: {EXAMPLE}")
-    if config.feed.payload == "float64" and not config.feed.columns:
+    from ..core.features import FeatureSet
+    from ..feed.decode import compile_decoder, resolve
+
+    feed = config.feed
+    if feed.payload == "float64" and not (feed.columns or feed.channels):
         raise UsageError(
             "bare float64 numbers have no names: list all values of a message, in order, with "
             "--columns, for example --columns price,size"
         )
-    from ..core.features import FeatureSet
-
-    columns = config.feed.columns or columns_of(config.stream.features)
+    columns = feed.columns
+    if not columns and (feed.fields or feed.payload in POSITIONED):
+        columns = resolve(feed).columns
+    columns = columns or columns_of(config.stream.features)
+    if feed.payload not in ("record", "auto"):
+        compile_decoder(msgspec.structs.replace(feed, columns=columns))
     FeatureSet(config.stream.features, columns)
     return columns
 
@@ -247,7 +261,7 @@ def _nothing_taken(intake: Intake) -> DataError | None:
 
 
 def _ready(daemon: Daemon, monitor: Monitor | None) -> str:
-    feed = ", ".join(daemon.config.feed.connect)
+    feed = ", ".join(daemon.subscriber.endpoints)
     if daemon.config.feed.recovery:
         feed += f" and for lost ticks to {', '.join(daemon.config.feed.recovery)}"
     names = ", ".join(daemon.config.feed.streams) or "all streams"

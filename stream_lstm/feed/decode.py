@@ -22,15 +22,15 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
-from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from msgspec import Meta
 
 from ..errors import DecodeError
 from ..events import MAX_SEQ
+from ..schema import Declaration, TimeUnit
 from .payloads import (
     MAX_PARSED_BYTES,
     MAX_SMALL_BYTES,
@@ -52,7 +52,7 @@ from .payloads import (
     wrong,
 )
 from .protocol import MAX_COLUMNS, MAX_PAYLOAD_BYTES, MAX_TOPIC_BYTES, TOPIC_CACHE, check_name
-from .times import TimeColumn, TimeUnit
+from .times import TimeColumn
 from .tree import FAULTS, Slot, TreeReader, parts_of
 from .where import MAX_NUMBER_CHARS, Where, compile_where
 
@@ -65,52 +65,6 @@ HEADER = "header."
 """Begins the path of a field of the header frame."""
 
 DEFAULT_STREAM = "stream"
-
-Form: TypeAlias = Literal["json", "msgpack", "text", "array", "struct"]
-Frame: TypeAlias = Literal[
-    "topic", "header", "payload", "topic+payload", "time", "seq", "skip", "rest"
-]
-Compression: TypeAlias = Literal["none", "zlib", "gzip", "zstd"]
-
-
-class Declaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """The form of a feed's messages.
-
-    payload: how the values are encoded.
-    columns: the values of a row: paths such as `data.bids.0.0` in JSON and MessagePack, with `*`
-    for every element of an array; otherwise names of `fields` or of `dtype`. Without them, all
-    names that have no role.
-    fields: names of the positions in a line of text, or in an array of JSON or MessagePack. A
-    name that begins with `_` is of a value to skip, in `dtype` too.
-    dtype: of `array`, a type such as `f4`, `>i2` or `header`; of `struct`, `t:i8,bid:f8,ask:f8`.
-    channels: values of a row of an array whose `columns` are not named.
-    frames: the meaning of each frame. Without them: a payload, or a topic and a payload.
-    separator: texts between topic and payload in one frame, or between the fields of a line.
-    topic: what topics begin with, or a pattern such as `md/{}/trade` where `{}` is the stream.
-    stream: the name of messages without another.
-    stream_field, time_field, seq_field: fields of a row, or `header.NAME`.
-    where: a condition; rows that do not meet it are counted and skipped.
-    last_per: a field; of consecutive rows with the same value only the last counts.
-    streams: names to keep; all if empty.
-    """
-
-    payload: Form
-    columns: tuple[str, ...] = ()
-    fields: tuple[str, ...] = ()
-    dtype: str = ""
-    channels: Annotated[int, Meta(ge=0, le=MAX_COLUMNS)] = 0
-    frames: tuple[Frame, ...] = ()
-    separator: tuple[str, ...] = ()
-    compression: Compression = "none"
-    topic: str = ""
-    stream: str = ""
-    stream_field: str = ""
-    time_field: str = ""
-    time_unit: TimeUnit = "auto"
-    seq_field: str = ""
-    where: str = ""
-    last_per: str = ""
-    streams: tuple[str, ...] = ()
 
 
 class Decoded(NamedTuple):
@@ -145,6 +99,8 @@ _ROLES = {"stream_field": STREAM_NAMES, "time_field": TIME_NAMES, "seq_field": S
 
 def resolve(d: Declaration) -> Declaration:
     """Return a declaration with its columns and roles filled in; raises ConfigurationError."""
+    if d.payload == "float64":
+        d = msgspec.structs.replace(d, payload="array", dtype="f8")
     names = d.fields
     if d.payload == "struct":
         names = struct_type(d.dtype).names or ()
@@ -159,7 +115,8 @@ def resolve(d: Declaration) -> Declaration:
         for key, known in _ROLES.items():
             free = (name for name in known if name in names and name not in d.columns)
             roles[key] = roles[key] or next(free, "")
-        taken = {*roles.values(), d.last_per, ""}
+        roles["time_field"] = roles["time_field"] or None
+        taken = {*roles.values(), d.last_per}
         left = tuple(name for name in names if name not in taken and name[0] != "_")
         d = msgspec.structs.replace(d, columns=d.columns or left, **roles)
     if not d.columns or len(set(d.columns)) != len(d.columns) or len(d.columns) > MAX_COLUMNS:
@@ -221,7 +178,7 @@ class _Plan:
     def __init__(self, d: Declaration) -> None:
         self.d = d
         self.where: Where | None = compile_where(d.where) if d.where else None
-        roles = [d.stream_field, d.time_field, d.seq_field, d.last_per]
+        roles = [d.stream_field, d.time_field or "", d.seq_field, d.last_per]
         conditions = self.where.paths if self.where is not None else ()
         every = dict.fromkeys(path for path in (*roles, *conditions) if path)
         self.paths = [path for path in every if not path.startswith(HEADER)]
@@ -410,8 +367,8 @@ def _joined(d: Declaration) -> Callable[[bytes], tuple[bytes, bytes]]:
 
 def _namer(d: Declaration) -> Callable[[bytes], str | None]:
     """Return the function that names the stream of a topic; None for one outside a pattern."""
-    default = d.stream or (d.streams[0] if len(d.streams) == 1 else DEFAULT_STREAM)
-    prefix, group, suffix = (part.encode() for part in d.topic.partition("{}"))
+    default = d.stream_name or (d.streams[0] if len(d.streams) == 1 else DEFAULT_STREAM)
+    prefix, group, suffix = (part.encode() for part in (d.topic or "").partition("{}"))
     if b"{}" in suffix:
         wrong("topic", f"topic = {d.topic!r}: only one {{}} is allowed")
 
@@ -425,7 +382,7 @@ def _namer(d: Declaration) -> Callable[[bytes], str | None]:
             refuse("topic", f"it does not begin with the configured {prefix!r}")
         try:
             text = name.decode().strip("/ ")
-            return _stream_name(text) if text and (group or not d.stream) else default
+            return _stream_name(text) if text and (group or not d.stream_name) else default
         except ValueError as error:
             refuse("topic", str(error))
 

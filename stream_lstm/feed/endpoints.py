@@ -104,6 +104,7 @@ class Binding:
         self._lock = _lock_path(endpoint)
         try:
             guard_of(socket.context, security).watch(socket, inbound)
+            _allow_ipv6(socket, endpoint)
             socket.bind(endpoint)
         except (zmq.ZMQError, ValueError, TypeError) as error:
             self.close()
@@ -154,10 +155,17 @@ class Connections:
 def _connect(socket: Socket, endpoint: str, security: Security) -> None:
     _check_port(endpoint, "connect to", lowest=1)
     security.connect(socket, endpoint)
+    _allow_ipv6(socket, endpoint)
     try:
         socket.connect(endpoint)
     except (zmq.ZMQError, ValueError, TypeError) as error:
         raise refused_endpoint("connect to", endpoint, error) from None
+
+
+def _allow_ipv6(socket: Socket, endpoint: str) -> None:
+    # only for such an address: with the option, tcp://*:5555 would be bound for IPv6 too
+    if endpoint.startswith("tcp://["):
+        socket.setsockopt(zmq.IPV6, 1)
 
 
 def _check_port(endpoint: str, verb: str, *, lowest: int) -> None:

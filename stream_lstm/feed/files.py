@@ -26,7 +26,7 @@ from ..closing import Closing
 from ..core.old_ticks import NEVER, find_old
 from ..errors import DataError, UsageError
 from ..events import Refusal
-from ..schema import OnBad
+from ..schema import OnBad, TimeUnit
 from ..typing import Float64s, Int64s
 from .csv_reader import CsvReader, csv_columns
 from .reader import (
@@ -40,7 +40,7 @@ from .reader import (
     check_readable,
 )
 from .table_reader import TableReader, table_columns
-from .times import UNITS, TimeUnit
+from .times import UNITS
 
 T = TypeVar("T")
 

@@ -16,28 +16,30 @@ If a feed has several endpoints, `select_endpoint` says which one sends the next
 endpoint sends of another one's stream meets the policy of `Owners` before it can be queued or
 change anything. Each endpoint has its own table of fast topics and its own list of runs with other
 columns, so none can speak for the run of another.
-
-`EventBatch` joins ticks of one stream that continue each other into one `Ticks`, so a backlog is
-processed in blocks; up to SHORT_RUN single ticks become a `Run`, which needs no array. Within a
-stream nothing overtakes anything else. If streams are independent (`independent`), a block may
-continue across events of other streams, and then precedes them; streams that learn with shared
-weights keep their common order. A refused message without a stream keeps its place among all.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import TypeAlias
+from collections.abc import Callable
 
 import numpy as np
 
 from ..errors import ConfigurationError, DecodeError
-from ..events import MAX_COUNT, End, Gap, Input, Label, Refusal, Run, SessionStart, Takeover, Ticks
+from ..events import (
+    MAX_COUNT,
+    NO_TIME,
+    End,
+    Gap,
+    Label,
+    Refusal,
+    SessionStart,
+    Ticks,
+)
 from ..schema import FeedConfig
-from .foreign import ForeignDecoder, advice
+from .batch import EventBatch
+from .declared import JUDGED, Adviser, DeclaredFeed, Part
 from .protocol import (
-    MAX_BLOCK_ROWS,
     MAX_PAYLOAD_BYTES,
     Block,
     Busy,
@@ -68,128 +70,6 @@ from .wire import (
     decode_reply,
     raw_rows,
 )
-
-Received: TypeAlias = Input | Refusal | Takeover
-
-SHORT_RUN = 64
-"""Ticks of a run at most: more of them are faster as arrays."""
-
-
-class _OpenRun(Run):
-    """A run that may grow, by blocks too; `next_seq` is the number that would continue it.
-
-    Single ticks stay Python numbers until there are many: one array for all of them takes a tenth
-    of the time of one array each.
-    """
-
-    __slots__ = ("count", "next_seq", "parts")
-
-    def __init__(self, stream: str, run_id: str, seq: int | None, where: str) -> None:
-        super().__init__(stream, run_id, seq, where)
-        self.next_seq, self.count = seq, 0
-        self.parts: list[Ticks] = []
-
-    def add(self, ticks: Ticks) -> None:
-        self._gather()
-        self.parts.append(ticks)
-        self.count += len(ticks.t_ns)
-        if self.next_seq is not None:
-            self.next_seq += len(ticks.t_ns)
-
-    def _gather(self) -> None:
-        """Make one block of the single ticks at the end."""
-        if self.times:
-            self.parts.append(self.block())
-            self.times, self.rows = [], []
-
-    def finish(self) -> Ticks | Run:
-        if not self.parts and self.count <= SHORT_RUN:
-            return self
-        self._gather()
-        if len(self.parts) == 1:
-            return self.parts[0]
-        t_ns = np.concatenate([ticks.t_ns for ticks in self.parts])
-        values = np.concatenate([ticks.values for ticks in self.parts])
-        return Ticks(self.stream, t_ns, values, self.session, self.seq, self.where)
-
-
-class EventBatch:
-    """The events of one `receive`, in order; see the module.
-
-    independent: only the order within each stream counts. `size` is the number of payload bytes,
-    for the caller.
-    """
-
-    def __init__(self, *, independent: bool = False) -> None:
-        self.size = 0
-        self._independent = independent
-        self._events: list[Received] = []
-        self._open: dict[str, _OpenRun] = {}
-
-    @property
-    def empty(self) -> bool:
-        """Whether there is no event yet."""
-        return not self._events
-
-    def add_ticks(self, ticks: Ticks) -> None:
-        """Append ticks, to the block that they continue if there is one."""
-        run = self._open.get(ticks.stream)
-        if (
-            run is None
-            or ticks.seq != run.next_seq
-            or ticks.session != run.session
-            or run.count + len(ticks.t_ns) > MAX_BLOCK_ROWS
-        ):
-            run = self._begin(ticks.stream, ticks.session, ticks.seq, ticks.where)
-        run.add(ticks)
-
-    def add_one(
-        self,
-        stream: str,
-        run_id: str,
-        seq: int | None,
-        where: str,
-        t_ns: int,
-        values: Sequence[float | None],
-    ) -> None:
-        """Append one tick that is not an array yet; None among `values` is NaN."""
-        run = self._open.get(stream)
-        if (
-            run is None
-            or seq != run.next_seq
-            or run_id != run.session
-            or run.count >= MAX_BLOCK_ROWS
-        ):
-            run = self._begin(stream, run_id, seq, where)
-        run.times.append(t_ns)
-        run.rows.append(values)
-        run.count += 1
-        if seq is not None:
-            run.next_seq = seq + 1
-
-    def _begin(self, stream: str, run_id: str, seq: int | None, where: str) -> _OpenRun:
-        run = _OpenRun(stream, run_id, seq, where)
-        self._close(stream)
-        self._open[stream] = run
-        self._events.append(run)
-        return run
-
-    def add(self, event: Received) -> None:
-        """Append an event that is not ticks."""
-        self._close(event.stream)
-        self._events.append(event)
-
-    def _close(self, stream: str) -> None:
-        """End the open block of a stream, or all blocks if their order counts."""
-        if self._independent and stream:
-            self._open.pop(stream, None)
-        else:
-            self._open.clear()
-
-    def finish(self) -> list[Received]:
-        """Return the events."""
-        return [event.finish() if isinstance(event, _OpenRun) else event for event in self._events]
-
 
 MAX_BATCH_BYTES = 2 * MAX_PAYLOAD_BYTES
 """No more messages are taken after so many bytes: bounds memory if messages are blocks."""
@@ -222,7 +102,8 @@ class Intake:
     config: streams, columns and kind of payload. owners: of the streams, for a feed with several
     endpoints.
 
-    `recovery` is None without a recovery endpoint. `first_refused` has the first reason of each
+    `recovery` is None without a recovery endpoint, and `declared` for a feed of records. `say`
+    receives a line when the form of a feed is found. `first_refused` has the first reason of each
     cause. `max_streams` may be set while running: each stream takes some 700 bytes here and a
     carry in the session, and a topic is easily forged.
 
@@ -230,7 +111,8 @@ class Intake:
     """
 
     def __init__(self, config: FeedConfig, owners: Owners | None = None) -> None:
-        if config.recovery and config.payload != "record":
+        declared = config.payload != "record"
+        if config.recovery and declared:
             raise ConfigurationError(
                 "recovery needs sequence numbers, which a feed with payload = "
                 f"{config.payload!r} does not have: remove recovery",
@@ -247,7 +129,9 @@ class Intake:
         self.owners = owners
         self._config = config
         self._records = MessageDecoder(config.columns)
-        self._foreign = None if config.payload == "record" else ForeignDecoder(config)
+        self.declared = DeclaredFeed(config) if declared else None
+        self.say: Callable[[str], object] = lambda _: None
+        self._adviser = Adviser(config)
         self._wanted = frozenset(config.streams)
         self._streams: dict[str, StreamSequence] = {}
         self._resumed: set[str] = set()  # streams of which the feed has sent nothing yet
@@ -325,12 +209,16 @@ class Intake:
 
     def _take(self, frames: list[bytes], batch: EventBatch, waited: MissingRange | None) -> None:
         """Take a message; `waited`: the range that it was queued behind."""
+        if self.declared is not None:
+            if self.declared.kept is None:
+                self._take_declared(self.declared, frames, batch)
+            else:
+                self._keep(self.declared, frames, batch)
+            return
         try:
             message = self.decode(frames)
         except DecodeError as error:
-            reason = f"{error}; {advice(self._config, frames)}"
-            where = repr(frames[0][:80]) if len(frames) > 1 else ""
-            self._refuse(batch, error.cause, "", reason, where)
+            self._refuse_bytes(batch, error, frames)
             return
         match message:
             case Ticks() if why := self._columns.refused.get(message.session):
@@ -354,8 +242,6 @@ class Intake:
 
     def decode(self, frames: list[bytes]) -> Message | None:
         """Return a decoded message, None for an unwanted stream; raises DecodeError."""
-        if self._foreign is not None:
-            return self._foreign.decode(frames)
         if len(frames) != 2:
             raise DecodeError(
                 f"{len(frames)} frame{'s' if len(frames) > 1 else ''}; expected topic and payload",
@@ -367,13 +253,78 @@ class Intake:
 
     def _add_fast_topic(self, topic: bytes, ticks: Ticks) -> None:
         """Let `take_next` handle this topic if its messages are single ticks."""
-        if self._foreign is not None:
-            return
         fast = self._fast_topics.get(topic)
         if fast is None:
             sequence = self._streams[ticks.stream]
             fast = self._fast_topics[topic] = _FastTopic(ticks.stream, ticks.where, sequence)
         fast.single = len(ticks.t_ns) == 1
+
+    # ---- feeds of any form ---------------------------------------------------------------
+
+    @property
+    def undecided(self) -> bool:
+        """Whether messages are kept until the form of the feed is found."""
+        return self.declared is not None and bool(self.declared.kept)
+
+    def _keep(self, feed: DeclaredFeed, frames: list[bytes], batch: EventBatch) -> None:
+        assert feed.kept is not None
+        feed.kept.append((self._index, frames))
+        if len(feed.kept) >= JUDGED:
+            self.decide(batch)
+
+    def decide(self, batch: EventBatch) -> None:
+        """Find the form of the feed from the kept messages, and take them."""
+        assert self.declared is not None
+        index = self._index
+        line, kept = self.declared.choose()
+        self.say(line)
+        for sender, frames in kept:
+            self.select_endpoint(sender)
+            self._take_declared(self.declared, frames, batch)
+        self.select_endpoint(index)
+
+    def _take_declared(self, feed: DeclaredFeed, frames: list[bytes], batch: EventBatch) -> None:
+        try:
+            for part in feed.decode(frames, self._index):
+                self._part(part, batch)
+        except DecodeError as error:
+            self._refuse_bytes(batch, error, frames)
+
+    def _part(self, part: Part, batch: EventBatch) -> None:
+        """Take rows of one stream."""
+        state = self._state(part.stream)
+        if state is None:
+            self._too_many(batch, part.stream)
+            return
+        run_id = state.run_id or ""
+        if part.starts:
+            run_id = _next_run(run_id)
+        n, seq = len(part.rows), part.seq
+        if seq == 0:  # the rows have no numbers, so they are counted here
+            seq = (1 if part.starts else state.next_seq or 1) + part.missed
+        elif part.missed:
+            self._apply(part.stream, run_id, 0, SequenceCheck(missed=part.missed), batch)
+        if not n:
+            return
+        due = seq == state.next_seq and run_id == state.run_id
+        if due and n == 1 and self.owners is None and type(part.rows) is list:
+            if seq is not None:
+                state.next_seq = seq + 1
+            self.counters.ticks += 1
+            t_ns = NO_TIME if part.times is None else int(part.times[0])
+            batch.add_one(part.stream, run_id, seq, "", t_ns, part.rows[0])
+            return
+        times = np.zeros(n, np.int64) if part.times is None else np.asarray(part.times, np.int64)
+        ticks = Ticks(part.stream, times, np.asarray(part.rows, np.float64), run_id, seq)
+        if self._is_owned(ticks, run_id, batch):
+            if part.starts:
+                state.expect(run_id, None)
+            self._pass(state, ticks, batch)
+
+    def _refuse_bytes(self, batch: EventBatch, error: DecodeError, frames: list[bytes]) -> None:
+        """Refuse a message that cannot be decoded, with what it looks like."""
+        where = repr(frames[0][:80]) if len(frames) > 1 else ""
+        self._refuse(batch, error.cause, "", self._adviser.explain(str(error), frames), where)
 
     def _refuse(
         self, batch: EventBatch, cause: Cause, stream: str, reason: str, where: str = ""
@@ -679,3 +630,9 @@ class Intake:
             if missing.over:
                 recovery.forget(missing)
         return count
+
+
+def _next_run(run_id: str) -> str:
+    """Return a name for the next run of a publisher that does not name its runs."""
+    count = run_id.removeprefix("restart-")
+    return f"restart-{int(count) + 1 if count.isdecimal() and len(count) < 9 else 1}"

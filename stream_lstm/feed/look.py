@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import re
 import time as clocks
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -23,14 +22,19 @@ import zmq
 from ..config import build
 from ..errors import DataError, EndpointError, StreamLSTMError
 from ..events import Run, Ticks
+from ..quoting import printable
 from ..schema import FeedConfig
-from .endpoints import UNLIMITED, Connections, open_socket
+from .batch import EventBatch
+from .decode import resolve
+from .endpoints import Binding
 from .files import file_columns, open_file
-from .foreign import quoted, remedy, time_ns
 from .guard import MAX_WAIT_S, Inbound
-from .intake import EventBatch, Intake
-from .protocol import MAX_FRAME_BYTES, MAX_MESSAGE_BYTES, parse_topic
+from .intake import Intake
+from .payloads import PICKLED
+from .protocol import MAX_MESSAGE_BYTES, parse_topic
 from .security import Security
+from .sniff import Look, shown, sniff
+from .subscriber import Inlet, feed_endpoints, open_inlet
 from .wire import FAULTS
 
 SAMPLE_ROWS = 4096
@@ -155,7 +159,8 @@ def _stream_column(path: Path, names: Sequence[str]) -> tuple[str | None, Any]:
 class FeedLook(NamedTuple):
     """What the first messages of a feed show; `settings` are configuration keys that read them.
 
-    values: float64 (m, C) of the stream with the most ticks.
+    values: float64 (m, C) of the stream with the most ticks. look: what the messages look like,
+    None for records of this protocol.
     """
 
     settings: dict[str, Any]
@@ -164,19 +169,34 @@ class FeedLook(NamedTuple):
     numbered: bool
     messages: int
     refused: int
+    look: Look | None
 
 
-def look_at_feed(endpoint: str, wait_s: float, security: Security) -> FeedLook:
-    """Look at the first messages of a publisher.
+class Heard(NamedTuple):
+    """The first messages of a feed, and the seconds from the first to the last."""
+
+    messages: list[list[bytes]]
+    seconds: float
+
+
+def look_at_feed(config: FeedConfig, wait_s: float, security: Security) -> FeedLook:
+    """Look at the first messages of a feed at the endpoints of a configuration.
 
     wait_s: seconds to wait for the first one. Raises EndpointError if none comes, and DataError if
     they cannot be read.
     """
-    messages = _listen(endpoint, wait_s, security)
-    settings = {"connect": [endpoint], **_settings(endpoint, messages)}
+    return judge(config, listen(config, wait_s, security).messages)
+
+
+def judge(config: FeedConfig, messages: Sequence[Sequence[bytes]]) -> FeedLook:
+    """Return what messages show; raises DataError if they cannot be read."""
+    endpoint = ", ".join(feed_endpoints(config))
+    settings, look = _settings(endpoint, messages)
+    where = {key: list(value) for key in WHERE if (value := getattr(config, key))}
+    settings = where | {"feed_socket": config.feed_socket} | settings
     intake, batch = Intake(build(settings).feed), EventBatch(independent=True)
     for frames in messages:
-        intake.take(frames, batch)
+        intake.take(list(frames), batch)
     if intake.refused and not intake.counters.ticks:
         raise DataError(f"{endpoint}: {next(iter(intake.first_refused.values()))}")
     streams: dict[str, list[Any]] = {}
@@ -189,51 +209,60 @@ def look_at_feed(endpoint: str, wait_s: float, security: Security) -> FeedLook:
     blocks = max(streams.values(), key=lambda parts: sum(map(len, parts)), default=[])
     values = np.concatenate([np.empty((0, len(settings["columns"]))), *blocks])
     refused = sum(intake.refused.values())
-    return FeedLook(settings, values, sorted(streams), numbered, len(messages), refused)
+    return FeedLook(settings, values, sorted(streams), numbered, len(messages), refused, look)
 
 
-def _listen(endpoint: str, wait_s: float, security: Security) -> list[list[bytes]]:
-    """Return the first messages of a publisher, up to one that names its columns, if any does."""
+WHERE = ("connect", "bind_feed", "subscribe")
+"""Keys of a feed that say where its messages come from, beside `feed_socket`."""
+
+
+def listen(config: FeedConfig, wait_s: float, security: Security, most: int = 0) -> Heard:
+    """Return the first messages of a feed, up to one that names its columns, if any does.
+
+    most: messages to take, without regard to names; 0 for the default.
+    """
+    endpoints = feed_endpoints(config)
     messages: list[list[bytes]] = []
+    count, first_s, last_s = most or SAMPLE_MESSAGES, 0.0, 0.0
     context: zmq.Context[Any] = zmq.Context()
+    inlets: list[Inlet] = []
     try:
-        socket = open_socket(
-            context,
-            zmq.SUB,
-            send_hwm=UNLIMITED,
-            receive_hwm=FeedConfig().receive_hwm,
-            max_frame_bytes=MAX_FRAME_BYTES,
-        )
-        socket.setsockopt(zmq.SUBSCRIBE, b"")
-        inbound = Inbound(MAX_MESSAGE_BYTES)
-        connections = Connections(socket, [endpoint], security, inbound)
-        deadline, named = clocks.monotonic() + wait_s, False
+        inbound, poller = Inbound(MAX_MESSAGE_BYTES), zmq.Poller()
+        everything = msgspec.structs.replace(config, payload="json", topic="")
+        for endpoint in endpoints:
+            inlets.append(open_inlet(context, everything, endpoint, security, inbound))
+            poller.register(inlets[-1].socket, zmq.POLLIN)
+        deadline, named = clocks.monotonic() + wait_s, bool(most)
         while (left_s := deadline - clocks.monotonic()) > 0 and inbound.taken < SAMPLE_BYTES:
-            if connections.redial.pending:
-                connections.maintain(clocks.monotonic())
+            for inlet in inlets:
+                inlet.maintain(clocks.monotonic())
             inbound.waiting = True
-            ready = socket.poll(math.ceil(1000 * min(left_s, MAX_WAIT_S)))
+            ready = poller.poll(math.ceil(1000 * min(left_s, MAX_WAIT_S)))
             inbound.waiting = False
-            if not ready:
-                continue
-            frames = socket.recv_multipart()
-            deadline = deadline if messages else clocks.monotonic() + GATHER_S
-            inbound.taken += sum(map(len, frames))
-            kind, body = _record(frames)
-            named |= kind != "tick" or isinstance(body.get("values"), dict)
-            if len(messages) < SAMPLE_MESSAGES or kind == "heartbeat":
-                messages.append(frames)
-            if len(messages) >= SAMPLE_MESSAGES and named:
+            for socket, _ in ready:
+                frames = socket.recv_multipart()
+                last_s = clocks.monotonic()
+                if not messages:
+                    first_s, deadline = last_s, last_s + (wait_s if most else GATHER_S)
+                inbound.taken += sum(map(len, frames))
+                kind, body = _record(frames)
+                named |= kind != "tick" or isinstance(body.get("values"), dict)
+                if len(messages) < count or kind == "heartbeat":
+                    messages.append(frames)
+            if len(messages) >= count and named:
                 break
     finally:
         context.destroy(linger=0)
+        for inlet in inlets:
+            if isinstance(inlet.attached, Binding):
+                inlet.attached.close()
     if messages:
-        return messages
+        return Heard(messages, last_s - first_s)
     why = f" ({security.advice})" if security.counts().get("not_admitted") else ""
     raise EndpointError(
-        f"no message came from {endpoint} within {wait_s:g} s{why}: check that the publisher runs "
-        "and sends, that it binds this address and port, and whether it needs keys (--curve-dir); "
-        "--wait 60 waits longer"
+        f"no message came from {', '.join(endpoints)} within {wait_s:g} s{why}: check that the "
+        "publisher runs and sends, that it binds this address and port, and whether it needs keys "
+        "(--curve-dir); --wait 60 waits longer"
     )
 
 
@@ -249,29 +278,32 @@ def _record(frames: Sequence[bytes]) -> tuple[str, dict[str, Any]]:
     return "", {}
 
 
-def _settings(endpoint: str, messages: Sequence[Sequence[bytes]]) -> dict[str, Any]:
+def _settings(
+    endpoint: str, messages: Sequence[Sequence[bytes]]
+) -> tuple[dict[str, Any], Look | None]:
     """Return the settings for the form of the messages."""
     records = [record for frames in messages if (record := _record(frames))[0]]
     if any(kind in ("tick", "heartbeat", "label") for kind, _ in records):
-        return {"columns": _columns(endpoint, records)}
+        return {"columns": _columns(endpoint, records)}, None
     if records:
         raise DataError(
             f"{endpoint} sends predictions, not ticks: name the endpoint of the feed that the "
             "daemon connects to"
         )
-    objects: list[dict[str, Any]] = []
-    for frames in messages:
-        with suppress(*FAULTS):
-            objects.append(msgspec.json.decode(frames[-1], type=dict[str, Any]))
-    if 2 * len(objects) > len(messages):
-        return {"payload": "json", **_topic(messages), **_fields(endpoint, objects)}
-    sizes = [len(frames[-1]) for frames in messages if _is_floats(frames[-1])]
-    if 2 * len(sizes) > len(messages):
-        columns = [f"c{k}" for k in range(math.gcd(*sizes) // 8)]
-        return {"payload": "float64", **_topic(messages), "columns": columns}
-    first = messages[0]
-    way = remedy(FeedConfig(columns=("price",)), first)
-    raise DataError(f"{endpoint} sends '{quoted(first)}', an unknown form of message: {way}")
+    look = sniff(messages)
+    if look.declaration is None:
+        pickled = look.kind.startswith("pickled")
+        raise DataError(
+            f"{endpoint} sends {printable(shown(messages[0]), 300)}: it looks like {look.kind}; "
+            + (PICKLED if pickled else "send the values as a JSON object with numbers")
+        )
+    found = resolve(look.declaration)
+    settings = msgspec.to_builtins(look.declaration) | {"columns": list(found.columns)}
+    settings.pop("channels", None)
+    if found.payload == "array" and found.dtype == "f8":
+        settings |= {"payload": "float64"}
+        settings.pop("dtype", None)
+    return settings, look
 
 
 def _columns(endpoint: str, records: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
@@ -290,53 +322,3 @@ def _columns(endpoint: str, records: Sequence[tuple[str, Mapping[str, Any]]]) ->
     if not width:
         raise DataError(f"{endpoint} sent nothing that shows its columns: try again with ticks")
     return [f"c{k}" for k in range(width)]
-
-
-def _fields(endpoint: str, objects: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return columns and time field: numbers, or a time, in at least half of the objects."""
-    values: dict[str, list[Any]] = {}
-    for found in objects:
-        for name, value in found.items():
-            values.setdefault(name, []).append(value)
-    usual = {name: cells for name, cells in values.items() if 2 * len(cells) >= len(objects)}
-    likely = [name for name in usual if rank(name, TIMES) < len(TIMES)]
-    likely.sort(key=lambda name: rank(name, TIMES))
-    time = next((name for name in likely if _all_times(usual[name])), None)
-    numbers = [n for n, cells in usual.items() if n != time and all(map(_is_number, cells))]
-    if not numbers:
-        names = ", ".join(values) or "none"
-        raise DataError(
-            f"{endpoint} sends objects without a field of numbers (fields: {names}): send the "
-            "values as JSON numbers, not inside another object or as text"
-        )
-    return {"columns": numbers} | ({} if time is None else {"time_field": time})
-
-
-def _all_times(values: Sequence[Any]) -> bool:
-    try:
-        for value in values:
-            time_ns(value)
-    except FAULTS:
-        return False
-    return True
-
-
-def _is_number(value: Any) -> bool:
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
-
-
-def _is_floats(payload: bytes) -> bool:
-    """Return whether a payload can be bare float64 numbers, and is not text."""
-    if not payload or len(payload) % 8 or all(32 <= byte < 127 for byte in payload):
-        return False
-    values = np.abs(np.frombuffer(payload, "<f8"))
-    return bool(((values == 0) | ((values > 1e-30) & (values < 1e30))).all())
-
-
-def _topic(messages: Sequence[Sequence[bytes]]) -> dict[str, str]:
-    """Return the prefix of most topics: all parts but the last, which names the stream."""
-    heads = Counter(
-        frames[0].rstrip(b"/").rpartition(b"/")[0] for frames in messages if len(frames) == 2
-    )
-    prefix = max(heads, key=heads.__getitem__, default=b"").decode(errors="replace")
-    return {"topic": f"{prefix}/"} if prefix else {}

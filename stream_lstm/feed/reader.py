@@ -24,9 +24,10 @@ import numpy as np
 from ..closing import Closing
 from ..config import nearest
 from ..errors import ConfigurationError, DataError, InputMissingError, OutputError
+from ..schema import TimeUnit
 from ..typing import Bools, Float64s, Int64s
 from .protocol import check_name
-from .times import TimeColumn, TimeUnit
+from .times import TimeColumn
 
 KINDS = {
     stat.S_IFDIR: "a directory",

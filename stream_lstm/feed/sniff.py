@@ -19,12 +19,12 @@ import msgspec
 import numpy as np
 
 from ..errors import StreamLSTMError
+from ..schema import Declaration
 from .decode import (
     HEADER,
     SEQ_NAMES,
     STREAM_NAMES,
     TIME_NAMES,
-    Declaration,
     compile_decoder,
     time_ns,
 )

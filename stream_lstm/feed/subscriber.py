@@ -18,6 +18,7 @@ connection that sends a frame above MAX_FRAME_BYTES, and the endpoint is rediall
 from __future__ import annotations
 
 import math
+import re
 import selectors
 import time
 from collections.abc import Callable, Sequence
@@ -27,10 +28,12 @@ import zmq
 
 from ..errors import ConfigurationError, UsageError
 from ..schema import FeedConfig
+from .batch import EventBatch, Received
 from .callers import names
-from .endpoints import UNLIMITED, Connections, open_socket
+from .declared import JUDGED_S
+from .endpoints import UNLIMITED, Binding, Connections, open_socket
 from .guard import MAX_WAIT_S, Inbound
-from .intake import MAX_BATCH_BYTES, EventBatch, Intake, Received
+from .intake import MAX_BATCH_BYTES, Intake
 from .predictions import Receiver
 from .protocol import MAX_FRAME_BYTES, MAX_MESSAGE_BYTES, prefixes
 from .recovery import FeedRecovery, RecoveryLink
@@ -47,17 +50,61 @@ _EVENTS, _POLLIN, _FD = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.FD)
 
 
 class Inlet(NamedTuple):
-    """The SUB socket of one endpoint; `get` reads an option without pyzmq's enumerations."""
+    """The socket of one endpoint; `get` reads an option without pyzmq's enumerations.
+
+    `attached` is a `Binding` for an endpoint that publishers connect to.
+    """
 
     endpoint: str
     socket: zmq.Socket[Any]
-    connections: Connections
+    attached: Connections | Binding
     get: Callable[[int], Any]
 
     def maintain(self, now: float) -> None:
         """Redial the endpoint if libzmq has given it up."""
-        if self.connections.redial.pending:
-            self.connections.maintain(now)
+        if isinstance(self.attached, Connections) and self.attached.redial.pending:
+            self.attached.maintain(now)
+
+    @property
+    def lost(self) -> bool:
+        """Whether its connection is lost; a bound endpoint never counts as lost."""
+        if isinstance(self.attached, Binding):
+            return False
+        return self.attached.redial.lost(self.endpoint) and not self.get(_EVENTS) & _POLLIN
+
+
+def feed_endpoints(config: FeedConfig) -> tuple[str, ...]:
+    """Return the endpoints of a feed, each once: those to connect to, and those to bind."""
+    names("connect", config.connect)
+    names("bind_feed", config.bind_feed)
+    return tuple(dict.fromkeys((*config.connect, *config.bind_feed)))
+
+
+def open_inlet(
+    context: zmq.Context[Any],
+    config: FeedConfig,
+    endpoint: str,
+    security: Security,
+    inbound: Inbound,
+) -> Inlet:
+    """Return a socket that is subscribed, and connected to an endpoint or bound to it."""
+    pull = config.feed_socket == "pull"
+    socket = open_socket(
+        context,
+        zmq.PULL if pull else zmq.SUB,
+        send_hwm=UNLIMITED,
+        receive_hwm=config.receive_hwm,
+        max_frame_bytes=MAX_FRAME_BYTES,
+    )
+    for topic in () if pull else _subscriptions(config):
+        socket.setsockopt(zmq.SUBSCRIBE, topic)
+    attached: Connections | Binding
+    if endpoint in config.bind_feed:
+        attached = Binding(socket, endpoint, security, inbound)
+        endpoint = attached.endpoint
+    else:
+        attached = Connections(socket, [endpoint], security, inbound)
+    return Inlet(endpoint, socket, attached, super(zmq.Socket, socket).get)
 
 
 class FanIn:
@@ -162,10 +209,9 @@ class Subscriber(Receiver[Received]):
         wakeup_fd: int | None = None,
         security: Security | None = None,
     ) -> None:
-        names("connect", config.connect)
-        if not config.connect:
+        endpoints = feed_endpoints(config)
+        if not endpoints:
             raise ConfigurationError("connect is empty: name an endpoint", key="connect")
-        endpoints = tuple(dict.fromkeys(config.connect))
         if len(endpoints) > MAX_ENDPOINTS:
             raise ConfigurationError(
                 f"connect names {len(endpoints)} endpoints, and {MAX_ENDPOINTS} is the most: put "
@@ -177,6 +223,7 @@ class Subscriber(Receiver[Received]):
         if len(endpoints) > 1:
             self._owners = Owners(config.takeover, endpoints, self._is_gone)
         self.intake = Intake(config, self._owners)
+        self._inlets: list[Inlet] = []
         self._clock = clock
         self._busy_s = config.busy_poll
         self._last_message = self.taken_at = self._emptied_at = clock()
@@ -184,10 +231,13 @@ class Subscriber(Receiver[Received]):
         super().__init__("Subscriber", Inbound(MAX_MESSAGE_BYTES))
         try:
             security = security or Security()
-            self._inlets = [self._open(config, endpoint, security) for endpoint in endpoints]
+            for endpoint in endpoints:
+                inlet = open_inlet(self._context, config, endpoint, security, self._inbound)
+                self._inlets.append(inlet)
             self._link = RecoveryLink(self._context, config.recovery, security, self._inbound)
         except BaseException:
             self._context.destroy(linger=0)
+            self._release()
             raise
         self.sockets = tuple(inlet.socket for inlet in self._inlets)
         self._fan_in = None
@@ -208,25 +258,16 @@ class Subscriber(Receiver[Received]):
         """Counts since the start."""
         return self.intake.counters
 
-    def _open(self, config: FeedConfig, endpoint: str, security: Security) -> Inlet:
-        """Return a socket that is subscribed, and connected to an endpoint."""
-        socket = open_socket(
-            self._context,
-            zmq.SUB,
-            send_hwm=UNLIMITED,
-            receive_hwm=config.receive_hwm,
-            max_frame_bytes=MAX_FRAME_BYTES,
-        )
-        for topic in _subscriptions(config):
-            socket.setsockopt(zmq.SUBSCRIBE, topic)
-        connections = Connections(socket, [endpoint], security, self._inbound)
-        return Inlet(endpoint, socket, connections, super(zmq.Socket, socket).get)
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """The endpoints, with the port that the system chose for `*`."""
+        return tuple(inlet.endpoint for inlet in self._inlets)
 
     def _is_gone(self, index: int) -> bool:
         """Return whether an endpoint has lost its connection, with no message left to read."""
         inlet = self._inlets[index]
         inlet.maintain(self._clock())
-        return inlet.connections.redial.lost(inlet.endpoint) and not inlet.get(_EVENTS) & _POLLIN
+        return inlet.lost
 
     @property
     def socket(self) -> zmq.Socket[Any]:
@@ -269,6 +310,8 @@ class Subscriber(Receiver[Received]):
         """
         batch = EventBatch(independent=self._independent)
         self._maintain()
+        if self.intake.undecided and self._clock() >= self._last_message + JUDGED_S:
+            self.intake.decide(batch)
         recovery = self.intake.recovery
         released = 0
         if recovery is not None and recovery.active:
@@ -315,6 +358,8 @@ class Subscriber(Receiver[Received]):
 
     def _pause_s(self, left_s: float) -> float:
         recovery = self.intake.recovery
+        if self.intake.undecided:
+            return min(left_s, JUDGED_S)
         if recovery is None:
             return left_s
         if recovery.ready:
@@ -391,17 +436,39 @@ class Subscriber(Receiver[Received]):
         while last.more:
             last = self._socket.recv(_NOBLOCK, False)
             frames.append(last.bytes)
-        batch.size += len(frames[-1])
+        batch.size += sum(map(len, frames))
         self.intake.take(frames, batch)
 
     def _shut(self) -> None:
         if self._fan_in is not None and not self._usage.blocked:
             self._fan_in.close()
+        was_open = not self._usage.blocked
         super()._shut()
+        if was_open:
+            self._release()
+
+    def _release(self) -> None:
+        """Release the locks of bound endpoints, once their sockets are closed."""
+        for inlet in self._inlets:
+            if isinstance(inlet.attached, Binding):
+                inlet.attached.close()
 
 
 def _subscriptions(config: FeedConfig) -> list[bytes]:
     """Return the prefixes to subscribe to, ticks last; see `publisher.Subscriptions`."""
+    if config.subscribe:
+        return list(map(raw_bytes, config.subscribe))
     if config.payload != "record":
-        return [(config.topic or "").encode()]
+        return [(config.topic or "").partition("{}")[0].encode()]
     return prefixes(("label", "heartbeat", "tick"), config.streams)
+
+
+def raw_bytes(text: str) -> bytes:
+    r"""Return the bytes of a topic filter, in which `\x00` and so on are bytes."""
+    found, wrong = re.subn(rb"\\(?!\\|x[0-9a-fA-F]{2})", b"", text.encode())
+    if wrong:
+        raise ConfigurationError(
+            rf"subscribe = {text!r}: write a byte as \x00, and a backslash as \\", key="subscribe"
+        )
+    one = re.compile(rb"\\(?:x(..)|\\)")
+    return one.sub(lambda m: bytes.fromhex(m[1].decode()) if m[1] else b"\\", found)

@@ -16,12 +16,13 @@ import contextlib
 import datetime
 import decimal
 import re
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-TimeUnit: TypeAlias = Literal["auto", "ns", "us", "ms", "s", "iso"]
+from ..schema import TimeUnit
+
 Converted: TypeAlias = tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]
 
 UNITS: tuple[TimeUnit, ...] = get_args(TimeUnit)

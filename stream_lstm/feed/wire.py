@@ -8,7 +8,7 @@ Decoders trust nothing. Whatever the bytes, they return an event or raise `Decod
 use memory in proportion to the payload, not to what it claims. They check shapes and types. The
 session checks whether values are finite, so that it can refuse single rows of a block.
 
-`foreign` decodes feeds without records.
+`declared` decodes feeds without records.
 """
 
 from __future__ import annotations

@@ -24,8 +24,9 @@ from ..errors import DataError, InputWarning
 from ..events import Prediction, Refusal, Score
 from ..feed.files import TimeOrder
 from ..feed.table_reader import floats, is_numeric
-from ..feed.times import FORMS, TimeColumn, TimeUnit
+from ..feed.times import FORMS, TimeColumn
 from ..records import Gathered
+from ..schema import TimeUnit
 from ..store.output import table_of
 
 STREAM = "series"

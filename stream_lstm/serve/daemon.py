@@ -61,7 +61,7 @@ from ..events import (
     Takeover,
     Ticks,
 )
-from ..feed.intake import Received
+from ..feed.batch import Received
 from ..feed.predictions import PredictionPublisher
 from ..feed.security import Security
 from ..feed.subscriber import Subscriber
@@ -499,9 +499,10 @@ class Daemon(Closing):
         topics = f" and sends the streams {names}" if names else ""
         other = ""
         if not self.subscriber.counters.messages and feed.payload == "record":
-            other = "; a feed with topics other than tick/NAME/ needs --payload json"
+            other = "; for a feed with topics other than tick/NAME/ see 'stream-lstm listen'"
+        endpoints = ", ".join(self.subscriber.endpoints)
         return (
-            f"nothing has come from {', '.join(feed.connect)} for {feed.idle_timeout:g} s: check "
+            f"nothing has come from {endpoints} for {feed.idle_timeout:g} s: check "
             f"that the publisher runs, binds this endpoint{topics}, or raise idle_timeout{other}; "
             "see 'stream-lstm help wire'"
         )

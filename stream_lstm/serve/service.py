@@ -160,10 +160,11 @@ class Service:
         if self._silent_s == HINT_S:
             streams = ", ".join(feed.streams)
             sends = f", and does it send {streams}" if streams else ""
+            endpoints = ", ".join(daemon.subscriber.endpoints)
             self._log.say(
                 "nothing_heard",
-                f"no message from {', '.join(feed.connect)} for {HINT_S} s: is a publisher "
-                f"running{sends}? still waiting",
+                f"no message from {endpoints} for {HINT_S} s: is a publisher running{sends}? "
+                "still waiting",
                 level="warning",
             )
 

@@ -70,12 +70,18 @@ def test_help_is_in_panels_and_a_long_one_begins_with_few_options(cli, name):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("replay x.csv --connect y", "option: --connect; --connect is an option of run and watch"),
+        (
+            "replay x.csv --connect y",
+            "option: --connect; --connect is an option of run, watch and listen",
+        ),
         ("publish x.csv --feature y", "--feature; --feature is an option of replay, train, run, "),
         ("run --speed 1x", "option: --speed; --speed is an option of demo and publish\n"),
         ("replay x.csv --hiden 3", "option: --hiden; did you mean --hidden?\n"),
         ("replay x.csv --colums a", "--colums; did you mean --columns, an option of publish, run"),
-        ("prove live --connect y", "option: --connect; --connect is an option of run and watch\n"),
+        (
+            "prove live --connect y",
+            "option: --connect; --connect is an option of run, watch and listen\n",
+        ),
         ("replay x.csv --zebra", "No such option: --zebra\n"),
         ("repaly", "No such command 'repaly'. Did you mean 'replay'"),
         ("prove cusal", "No such command 'cusal'. Did you mean 'causal'"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import pickle
 import re
 import shlex
 import threading
@@ -258,10 +259,11 @@ def test_a_publisher_s_columns_come_from_its_heartbeats(cli, tmp_path):
 
 
 REFUSED = {
-    "text": (lambda k: [b"EURUSD", b"1.1 1.2 3"], "JSON object"),
-    "no numbers": (lambda k: as_json("A", px="1.1"), "fields: px"),
+    "text": (lambda k: [b"EURUSD", b"one two"], "it looks like text of 2 fields, without"),
+    "no numbers": (lambda k: as_json("A", px="x"), "it looks like JSON without numbers"),
+    "a pickle": (lambda k: [b"A", pickle.dumps(k)], "are never read; publish JSON or msgpack"),
     "predictions": (lambda k: as_json("prediction/A/", v=1, n=k), "that the daemon connects to"),
-    "three frames": (lambda k: [b"A", b"B", b"C"], "in two frames"),
+    "three frames": (lambda k: [b"A", b"B", b"C"], "it looks like text of 1 field"),
 }
 
 

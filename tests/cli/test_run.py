@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 import signal
+import struct
 import threading
 
 import msgspec
@@ -13,7 +15,9 @@ from stream_lstm.core.replay import Digest
 from stream_lstm.core.session import Session
 from stream_lstm.errors import OutputError
 from stream_lstm.events import End, Prediction, Ticks
-from stream_lstm.feed.foreign import MAX_QUOTE, advice, quoted
+from stream_lstm.feed.batch import EventBatch
+from stream_lstm.feed.declared import Adviser
+from stream_lstm.feed.intake import Intake
 from stream_lstm.feed.predictions import PredictionSubscriber
 from stream_lstm.feed.publisher import Publisher
 from stream_lstm.quoting import printable
@@ -219,59 +223,67 @@ def test_sigterm_ends_it_cleanly_with_its_summary(publisher):
 
 RECORD = b'{"price": 1.1, "t": 1700000000000}'
 FORMS = {
-    "topic and object in one frame": (
-        [b"EURUSD " + RECORD],
-        "json",
-        'begins \'EURUSD {"price": 1.1',
-        "send the topic in a frame of its own, and set --payload json",
-    ),
     "text": (
-        [b"EURUSD 1.10000"], "json", "begins 'EURUSD 1.1", "send the values as a JSON object"
-    ),
-    "numbers as text": (
-        [b"EURUSD", b'{"price": "1.10000"}'],
+        [b"EURUSD 1.10000"],
         "json",
-        'begins \'EURUSD | {"price": "1.1',
-        "send numbers as JSON numbers",
+        "it is 'EURUSD 1.1",
+        "it looks like text of 2 fields: to read it, set --payload text --fields symbol,c0",
     ),
     "other names": (
         [b"EURUSD", b'{"last": 1.1, "t": 1}'],
         "json",
-        'begins \'EURUSD | {"last": 1.1',
-        "name its columns with --columns (it has last, t)",
+        "it is 'EURUSD' | '{\"last\": 1.1",
+        "no field 'price'; it has last, t",
     ),
     "three frames": (
         [b"EURUSD", b"1700", RECORD],
         "json",
-        'begins \'EURUSD | 1700 | {"price"',
-        "send a topic and a payload, in two frames",
+        "it is 'EURUSD' | '1700' | '{\"price\"",
+        "--payload json --columns price --frames topic,skip,payload --time-field t",
     ),
     "an object where a record belongs": (
         [b"tick/EURUSD/", RECORD],
         "record",
-        'begins \'tick/EURUSD/ | {"price"',
-        "set --payload json",
+        "it is 'tick/EURUSD/' | '{\"price\"",
+        "to read it, set --payload json --columns price --topic tick/ --time-field t",
+    ),
+    "a pickle": (
+        [b"EURUSD", pickle.dumps({"price": 1.1})],
+        "json",
+        "it is 'EURUSD' | '",
+        "pickled Python objects are never read; publish JSON or msgpack",
+    ),
+    "float32 that may be float64": (
+        [np.full(4, 1.1, np.float32).tobytes()],
+        "auto",
+        "does not decide: it looks like 4 float32",
+        "float64 fits as well (--dtype f8); if it is right, set --payload array --dtype f4",
     ),
     "escapes": (
         [b"tick/EURUSD/", b"\x1b[31m\x00\xff" * 100],
         "record",
-        r"begins 'tick/EURUSD/ | \x1b[31m\x00\xff",
-        "send a record with the fields v and values",
+        r"it is 'tick/EURUSD/' | '\x1b[31m\x00\xff",
+        "expected a record of this protocol: a map with v and values",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_advice_names_what_was_refused_and_what_would_be_accepted(form):
+def test_a_refusal_names_what_came_and_what_would_read_it(form):
     frames, payload, begins, remedy = FORMS[form]
-    text = advice(FeedConfig(columns=("price",), payload=payload), frames)
+    intake = Intake(FeedConfig(columns=("price",), payload=payload))
+    for _ in range(8):
+        intake.take(frames, EventBatch())
+    assert intake.counters.refused == 8
+    (text,) = intake.first_refused.values()
     assert begins in text
     assert remedy in text
+    assert text.isprintable()
 
 
 @pytest.mark.slow
 def test_the_end_repeats_the_advice_about_the_first_message(cli):
-    frames, payload, begins, remedy = FORMS["topic and object in one frame"]
+    frames, payload, begins, remedy = FORMS["text"]
     with sending(lambda k: frames) as endpoint:
         connect = "--connect", endpoint, "--idle-timeout", "1", "--payload", payload
         done = cli("run", *connect, "--feature", "log_return(price)", *SIZES, "--json")
@@ -285,18 +297,50 @@ def test_the_end_repeats_the_advice_about_the_first_message(cli):
         assert line.isprintable()
 
 
+def price(k):
+    return 1.1 + k * 1e-4
+
+
+TAKEN = {
+    "topic and object in one frame": (
+        lambda k: [b"EURUSD " + f'{{"price": {price(k)!r}}}'.encode()],
+        ("--payload", "json"),
+    ),
+    "text": (
+        lambda k: [f"EURUSD;{price(k)}".encode()],
+        ("--payload", "text", "--fields", "symbol,price"),
+    ),
+    "auto, a struct": (
+        lambda k: [b"EURUSD", struct.pack("<qd", 1_700_000_000_000 + k, price(k))],
+        ("--payload", "auto"),
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", TAKEN)
+def test_every_tick_of_a_declared_or_recognised_form_is_taken(cli, form):
+    message, flags = TAKEN[form]
+    with sending(message) as endpoint:
+        connect = "--connect", endpoint, "--idle-timeout", "1", *flags
+        done = cli("run", *connect, "--feature", "log_return(price)", *SIZES, "--json")
+    feed = done.json()["feed"]
+    assert (feed["ticks"], feed["refused"], done.json()["streams"]) == (COUNT, 0, 1)
+    assert ("payload: struct of 16 bytes" in done.err) == ("auto" in flags)
+
+
 @pytest.mark.parametrize("payload", ["record", "json", "float64"])
 def test_any_message_has_advice_in_one_printable_line(payload):
     rng = np.random.default_rng(0)
     config = FeedConfig(columns=("x", "y"), payload=payload, topic="T")
     records = {"v": 1, "values": [1.0]}
     known = [b"", b"{}", b"{", b"T", b"tick/a/", b" {", msgspec.msgpack.encode(records)]
-    for _ in range(300):
+    adviser = Adviser(config)
+    for k in range(300):
         frames = [
             known[int(rng.integers(len(known)))] if rng.random() < 0.5 else rng.bytes(24)
             for _ in range(int(rng.integers(1, 7)))
         ]
-        text = advice(config, frames)
+        text = adviser.explain(f"{chr(65 + k % 26)} reason", frames)
         assert printable(text, len(text)).isprintable()
-        assert len(quoted(frames)) <= MAX_QUOTE
-        assert quoted(frames).isprintable()
+        assert len(text) < 1000

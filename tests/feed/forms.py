@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from stream_lstm.feed.decode import Declaration
+from stream_lstm.schema import Declaration
 
 Row = tuple[str, list[list[float]], int | None, int | None]
 MS = 1_700_000_000_000

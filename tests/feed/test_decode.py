@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 
 from stream_lstm.errors import ConfigurationError, DecodeError
 from stream_lstm.feed.decode import (
-    Declaration,
     Decoded,
     LastPer,
     compile_decoder,
@@ -31,6 +30,7 @@ from stream_lstm.feed.decode import (
 from stream_lstm.feed.payloads import PICKLED
 from stream_lstm.feed.tree import TreeReader
 from stream_lstm.feed.where import compile_where
+from stream_lstm.schema import Declaration
 
 from .forms import FORMS
 
@@ -384,7 +384,7 @@ def test_a_header_declares_an_array_and_holds_roles() -> None:
         (b"q.ES.quote", {"topic": "q.{}.trade"}, None),
         (b"md/", {"topic": "md/"}, "stream"),
         (b"md/", {"topic": "md/", "streams": ("A",)}, "A"),
-        (b"anything", {"stream": "fixed"}, "fixed"),
+        (b"anything", {"stream_name": "fixed"}, "fixed"),
         (b"B", {"streams": ("A", "C")}, None),
     ],
 )
@@ -614,7 +614,7 @@ def test_columns_and_roles_follow_from_the_names() -> None:
     d = resolve(Declaration("struct", dtype="seq:u4,_:V4,t:i8,sym:S8,bid:f8,ask:>f4"))
     assert d.columns == ("bid", "ask")
     assert (d.seq_field, d.time_field, d.stream_field) == ("seq", "t", "sym")
-    assert resolve(Declaration("text", fields=("t", "x"), columns=("t", "x"))).time_field == ""
+    assert resolve(Declaration("text", fields=("t", "x"), columns=("t", "x"))).time_field is None
     assert resolve(Declaration("array", channels=2)).columns == ("c0", "c1")
 
 

@@ -17,8 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_lstm.feed.decode import Declaration, compile_decoder
+from stream_lstm.feed.decode import compile_decoder
 from stream_lstm.feed.sniff import Look, shown, sniff
+from stream_lstm.schema import Declaration
 
 from .forms import FORMS
 

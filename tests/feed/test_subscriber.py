@@ -17,7 +17,8 @@ import zmq
 from stream_lstm.errors import ConfigurationError, EndpointError, UsageError
 from stream_lstm.events import MAX_SEQ, End, Gap, Label, Refusal, SessionStart, Takeover, Ticks
 from stream_lstm.feed import subscriber as subscriber_module
-from stream_lstm.feed.intake import EventBatch, Intake
+from stream_lstm.feed.batch import EventBatch
+from stream_lstm.feed.intake import Intake
 from stream_lstm.feed.protocol import (
     MAX_PAYLOAD_BYTES,
     MAX_SUBSCRIBED_NAMES,
@@ -489,7 +490,7 @@ def test_messages_of_a_dead_owner_are_read_before_another_takes_over():
             assert select.select([into], [], [], WAIT_S)[0]
         out.close()
         lost = into._inlets[0]
-        while not lost.connections.redial.lost(lost.endpoint):
+        while not lost.attached.redial.lost(lost.endpoint):
             into._maintain()
         send(by, 0, 1)
         events = gather(into, lambda _: into.counters.ticks + into.counters.refused > 3000)

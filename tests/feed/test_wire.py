@@ -14,9 +14,7 @@ from hypothesis.extra import numpy as hnp
 from stream_lstm.errors import ConfigurationError, DecodeError, UsageError
 from stream_lstm.events import MAX_SEQ, Expert, Label, Prediction, Score
 from stream_lstm.feed import protocol, wire
-from stream_lstm.feed.foreign import ForeignDecoder, time_ns
 from stream_lstm.feed.protocol import make_topic, parse_topic
-from stream_lstm.schema import FeedConfig
 
 COLUMNS = ("bid", "ask")
 DECODER = wire.TickDecoder(COLUMNS)
@@ -336,110 +334,6 @@ def test_invalid_columns_are_a_configuration_error(columns):
     with pytest.raises(ConfigurationError) as caught:
         wire.TickDecoder(columns)
     assert caught.value.key == "columns"
-
-
-# ---- feeds without records ---------------------------------------------------------------------
-
-
-def foreign(payload="json", **more):
-    return ForeignDecoder(FeedConfig(columns=COLUMNS, payload=payload, **more))
-
-
-def test_a_bare_object_gives_the_columns_by_name_and_the_time():
-    decoder = foreign(topic="md", time_field="ts")
-    got = decoder.decode([b"md/AAPL", b'{"ask":2,"bid":1.5,"ts":1700000000.25,"x":{"y":[1]}}'])
-    assert (got.stream, got.seq, got.session) == ("AAPL", None, "")
-    assert got.values.tolist() == [[1.5, 2.0]]
-    assert got.t_ns.tolist() == [1_700_000_000_250_000_000]
-
-
-@pytest.mark.parametrize(
-    "payload",
-    [
-        b"",
-        b"[1,2]",
-        b'{"bid":1}',
-        b'{"bid":"1","ask":2}',
-        b'{"bid":true,"ask":2}',
-        b'{"bid":1,"ask":1e999}',
-        b'{"bid":1,"ask":2}x',
-        b"{" * 10**5,
-        b"\xff",
-    ],
-)
-def test_a_wrong_bare_object_is_refused(payload):
-    with pytest.raises(DecodeError):
-        foreign().decode([b"X", payload])
-
-
-def test_bare_numbers_are_one_tick_or_a_block():
-    decoder = foreign("float64")
-    got = decoder.decode([b"X", np.array([1.0, 2, 3, 4], "<f8").tobytes()])
-    assert got.values.tolist() == [[1, 2], [3, 4]]
-    for size in (0, 8, 15, 24):
-        with pytest.raises(DecodeError, match=f"{size} bytes"):
-            decoder.decode([b"X", bytes(size)])
-
-
-def test_the_stream_is_the_topic_after_the_prefix():
-    def stream(frames, **more):
-        got = foreign("float64", **more).decode([*frames, bytes(16)])
-        return got and got.stream
-
-    assert stream([b"md/AAPL/"], topic="md/") == "AAPL"
-    assert stream([b"md/"], topic="md/") == "stream"
-    assert stream([]) == "stream"
-    assert stream([], streams=("A",)) == "A"
-    assert stream([b"AX"], streams=("A", "B")) is None
-    assert stream([b"B"], streams=("A", "B")) == "B"
-    for frames, topic in (
-        ([b"other/A"], "md/"),
-        ([b"md/a/b"], "md/"),
-        ([b"\xff"], ""),
-        ([b""] * 2, ""),
-    ):
-        with pytest.raises(DecodeError):
-            stream(frames, topic=topic)
-
-
-@pytest.mark.parametrize(
-    ("time", "t_ns"),
-    [
-        (1_700_000_000, 1_700_000_000_000_000_000),
-        (1_700_000_000_123, 1_700_000_000_123_000_000),
-        (1_700_000_000_123_456, 1_700_000_000_123_456_000),
-        (1_700_000_000_123_456_789, 1_700_000_000_123_456_789),
-        (1_700_000_000.1, 1_700_000_000_100_000_000),
-        ("2023-11-14T22:13:20.123456789Z", 1_700_000_000_123_456_789),
-        ("2023-11-14T22:13:20", 1_700_000_000_000_000_000),
-        ("2023-11-15T00:13:20.5+02:00", 1_700_000_000_500_000_000),
-        (-1, -1_000_000_000),
-    ],
-)
-def test_times_in_every_unit(time, t_ns):
-    assert time_ns(time) == t_ns
-
-
-@given(
-    st.floats()
-    | st.integers()
-    | st.text()
-    | st.sampled_from(["9999-12-31", "1e99", "1E-9999999999"])
-)
-def test_any_time_is_an_int64_or_refused(time):
-    payload = msgspec.json.encode({"bid": 1, "ask": 2, "t": time})
-    try:
-        got = foreign(time_field="t").decode([b"X", payload])
-    except DecodeError:
-        return
-    assert got.t_ns.dtype == np.int64
-
-
-def test_a_time_field_that_is_missing_is_named():
-    with pytest.raises(DecodeError, match="`ts`"):
-        foreign(time_field="ts").decode([b"X", b'{"bid":1,"ask":2}'])
-    with pytest.raises(ConfigurationError):
-        foreign(time_field="bid")
 
 
 @pytest.mark.parametrize("encoding", ["msgpack", "json"])

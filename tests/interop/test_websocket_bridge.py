@@ -18,7 +18,7 @@ from stream_lstm.feed.bridge import SourceTick, bridge
 from stream_lstm.feed.publisher import Publisher
 from stream_lstm.feed.subscriber import Subscriber
 from stream_lstm.interop import websocket_bridge
-from stream_lstm.interop.websocket_bridge import WebSocketSource
+from stream_lstm.interop.websocket_bridge import MessageSource, WebSocketSource
 from stream_lstm.schema import FeedConfig
 
 from ..feed.received import blocks
@@ -202,19 +202,18 @@ def test_a_name_with_dots_leads_into_objects():
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
-        ("{", "not JSON"),
-        (b"\xff", "not JSON"),
-        (3, "no field 'bid'; its fields: none"),
-        ([[1]], "no field 'bid'; its fields: none"),
-        ({"data": {"b": 1, "a": 2}, "n": 7}, "no field 'bid'; its fields: data.b, data.a, n"),
-        ({"d": {"best": {"b": 1}, "e": {}}}, "no field 'bid'; its fields: d.best.b, d.e"),
-        (quote(1, bid=None), "field 'bid': None is not a number"),
-        (quote(1, bid="x"), "field 'bid': 'x' is not a number"),
-        (quote(1, bid=True), "field 'bid': True is not a number"),
-        (quote(1, symbol=""), "field 'symbol': "),
-        (quote(1, symbol=7), "field 'symbol': 7 is not a text"),
-        (quote(1, symbol={"s": 1}), "field 'symbol': {'s': 1} is not a text"),
-        (quote(1, ts="noon"), "field 'ts': "),
+        ("{", "Input data was truncated"),
+        (b"\xff", "is neither JSON nor a topic before JSON"),
+        (3, "is neither JSON nor a topic before JSON"),
+        ([[1]], "no field 'bid'; it has no names"),
+        ({"data": {"b": 1, "a": 2}, "n": 7}, "set --payload json --columns data.b,data.a,n"),
+        ({"d": {"best": {"b": 1}, "e": {}}}, "no field 'bid'; it has d; it is '{"),
+        (quote(1, bid=None), "field 'bid': a value is missing"),
+        (quote(1, bid="x"), "'x' is not a number"),
+        (quote(1, bid=True), "field 'bid': "),
+        (quote(1, symbol=""), "the stream's name is empty"),
+        (quote(1, symbol={"s": 1}), "field 'symbol': "),
+        (quote(1, ts="noon"), "'noon' is not a time"),
     ],
 )
 def test_a_message_without_a_tick_is_skipped_and_reported_at_a_limited_rate(bad, reason):
@@ -344,7 +343,7 @@ def test_the_first_signal_ends_it_in_order(monkeypatch, capsys):
         while not stop.is_set():
             await asyncio.sleep(0.01)
 
-    monkeypatch.setattr(WebSocketSource, "__aiter__", endless)
+    monkeypatch.setattr(MessageSource, "__aiter__", endless)
     words = "ws://127.0.0.1:1", "--columns", "bid,ask", "--bind", "tcp://127.0.0.1:*"
     code, out, _ = called(monkeypatch, capsys, *words)
     assert (code, out) == (0, "1 ticks, 0 messages refused, stopped by a signal\n")
@@ -360,13 +359,13 @@ def test_without_any_tick_the_command_ends_with_the_reason(monkeypatch, capsys):
             "--subscribe", "please",
         )  # fmt: skip
     assert (code, out) == (65, "0 ticks, 1 messages refused\n")
-    assert "no field 'ask'; its fields: bid" in err.splitlines()[-1]
+    assert "no field 'ask'; it has bid" in err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
     ("words", "code", "error"),
     [
-        (("http://127.0.0.1",), 2, "begins with ws:// or wss://"),
+        (("http://127.0.0.1",), 2, "begins with one of ws://, wss://"),
         (("ws://127.0.0.1:1", "--bind", "tcp://0.0.0.0:*"), 78, "--curve-dir"),
         (("ws://127.0.0.1:1", "--curve-dir", "/nowhere"), 78, "/nowhere"),
     ],

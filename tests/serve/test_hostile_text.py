@@ -11,7 +11,7 @@ import pytest
 from stream_lstm.config import build
 from stream_lstm.errors import DecodeError, StreamLSTMError
 from stream_lstm.events import Gap, Refusal, Rollback, SessionStart
-from stream_lstm.feed.foreign import ForeignDecoder
+from stream_lstm.feed.decode import compile_decoder
 from stream_lstm.feed.protocol import parse_topic
 from stream_lstm.feed.sequence import ColumnCheck
 from stream_lstm.serve.logs import Log, event_log
@@ -131,7 +131,7 @@ def test_the_names_of_a_feeds_columns_are_not_raw_where_they_end_the_daemon():
 def test_a_foreign_feed_is_not_quoted_raw(frames):
     config = build({"payload": "json", "topic": "f/", "columns": ["x"], "time_field": "t"}).feed
     with pytest.raises(DecodeError) as refused:
-        ForeignDecoder(config).decode(frames)
+        compile_decoder(config)(frames)
     assert not raw(str(refused.value))
 
 
