@@ -465,10 +465,14 @@ def _subscriptions(config: FeedConfig) -> list[bytes]:
 
 def raw_bytes(text: str) -> bytes:
     r"""Return the bytes of a topic filter, in which `\x00` and so on are bytes."""
-    found, wrong = re.subn(rb"\\(?!\\|x[0-9a-fA-F]{2})", b"", text.encode())
-    if wrong:
+
+    def byte(found: re.Match[bytes]) -> bytes:
+        if found[1]:
+            return bytes.fromhex(found[1].decode())
+        if found[0] == b"\\\\":
+            return b"\\"
         raise ConfigurationError(
             rf"subscribe = {text!r}: write a byte as \x00, and a backslash as \\", key="subscribe"
         )
-    one = re.compile(rb"\\(?:x(..)|\\)")
-    return one.sub(lambda m: bytes.fromhex(m[1].decode()) if m[1] else b"\\", found)
+
+    return re.sub(rb"\\(?:x([0-9a-fA-F]{2})|\\)?", byte, text.encode())
