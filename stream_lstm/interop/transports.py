@@ -152,8 +152,12 @@ class Redis:
 
     def __init__(self, parts: SplitResult) -> None:
         self._stream = _name(parts, "the stream").encode()
-        self._library = need_for("a Redis stream", "redis", "redis").asyncio
-        self._options = {
+        library = need_for("a Redis stream", "redis", "redis")
+        self._library = library.asyncio
+        # the client would try again on its own, and longer than its caller wants to wait
+        retry = library.asyncio.retry.Retry(library.backoff.NoBackoff(), 0)
+        self._options: dict[str, Any] = {
+            "retry": retry,
             "host": parts.hostname,
             "port": parts.port or 6379,
             "username": parts.username,

@@ -197,6 +197,7 @@ def test_lines_over_tcp_and_a_lost_connection() -> None:
         async def serve(_: asyncio.StreamReader, out: asyncio.StreamWriter) -> None:
             out.write(b"".join(line(k) + b"\r\n" for k in left.pop(0)) + b"\n")
             out.close()
+            await out.wait_closed()
 
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
@@ -238,16 +239,23 @@ def test_conditions_and_unfinished_rows_are_those_of_a_feed() -> None:
     async def take() -> tuple[list[SourceTick], MessageSource]:
         async def serve(_: asyncio.StreamReader, out: asyncio.StreamWriter) -> None:
             out.write(b"".join(json.dumps(one).encode() + b"\n" for one in sent))
-            await out.drain()
+            await taken.wait()
+            out.close()
+            await out.wait_closed()
+            closed.set()
 
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
+        taken, closed = asyncio.Event(), asyncio.Event()
 
         async def nothing() -> None:
-            """The server sends at once."""
+            """The server has sent everything."""
 
         async with server:
-            return await first_ticks(f"tcp://127.0.0.1:{port}", nothing, form)
+            found = await first_ticks(f"tcp://127.0.0.1:{port}", nothing, form)
+            taken.set()
+            await closed.wait()
+            return found
 
     ticks, source = asyncio.run(take())
     assert [tick.values[0] for tick in ticks] == [1.5, 2.5, 3.0, 4.0, 5.0]
