@@ -233,6 +233,10 @@ class Expiry(msgspec.Struct, frozen=True):
 RefusalKind: TypeAlias = Literal["tick", "label", "message"]
 
 
+QUOTATION = "; it is "
+"""Ends the reason of a refusal of bytes, and begins their quotation."""
+
+
 class Refusal(msgspec.Struct, frozen=True):
     """An input was rejected; state and weights are as before.
 

@@ -259,10 +259,11 @@ def described(messages: Sequence[Sequence[bytes]], seconds: float) -> dict[str, 
         for frames in messages
     )
     sizes = [sum(map(len, frames)) for frames in messages]
+    mean = round(sum(sizes) / len(sizes), 1)
     return {
         "messages": len(messages),
         "per_s": round((len(messages) - 1) / seconds, 3) if seconds > 0 else None,
-        "bytes": {"least": min(sizes), "most": max(sizes), "mean": round(np.mean(sizes), 1)},
+        "bytes": {"least": min(sizes), "most": max(sizes), "mean": mean},
         "frames": sorted({len(frames) for frames in messages}),
         "topics": dict(topics.most_common(SHOWN_TOPICS)),
         "further_topics": max(len(topics) - SHOWN_TOPICS, 0),

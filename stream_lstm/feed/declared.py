@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ..errors import ConfigurationError, DecodeError
+from ..events import QUOTATION
 from ..quoting import printable
 from ..schema import Declaration, FeedConfig
 from .decode import Decoded, Decoder, LastPer, compile_decoder, resolve
@@ -195,7 +196,7 @@ class Adviser:
         if key not in self._known and len(self._known) < MAX_ADVICE:
             self._known[key] = self._remedy(reason, frames)
         remedy = self._known.get(key, "")
-        return f"{reason}; it is {printable(shown(frames), 400)}{remedy}"
+        return f"{reason}{QUOTATION}{printable(shown(frames), 400)}{remedy}"
 
     def _remedy(self, reason: str, frames: Sequence[bytes]) -> str:
         if not frames:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 import select
 import sys
 import threading
@@ -34,6 +35,7 @@ import msgspec
 from ..closing import Closing
 from ..core.old_ticks import moment
 from ..events import (
+    QUOTATION,
     End,
     Fresh,
     Gap,
@@ -255,6 +257,16 @@ _LOGGED: dict[type, tuple[str, Level, str]] = {
 }
 
 
+MAX_CAUSES = 16
+"""Reasons of messages that have lines of their own; further ones share theirs."""
+
+VARIABLE = r"'.*?'|\d+"
+"""What differs between reasons that are the same."""
+
+MAX_REASON = 120
+"""Characters of a reason that is repeated with a count."""
+
+
 class EventLog:
     """An observer that writes a daemon's rare events for people.
 
@@ -266,13 +278,14 @@ class EventLog:
         self.total: Counter[str] = Counter()
         self._write = write
         self._backoff = Backoff(clock)
+        self._causes: set[str] = set()
         self._left_out: Counter[str] = Counter()
 
     def __call__(self, event: object) -> None:
         """Take an event; most write nothing."""
         match event:
             case Refusal():
-                self._say(event.kind, _refused(event))
+                self._say(self._cause(event), _refused(event))
             case Rollback():
                 self._say("roll-back", _rolled_back(event))
             case Gap(stream, seq, missed):
@@ -292,8 +305,19 @@ class EventLog:
             case Fresh(silent_s):
                 self._write(f"fresh: the feed is back after {silent_s:.1f} s of silence")
 
+    def _cause(self, refusal: Refusal) -> str:
+        """Return the kind of a refusal, with the reason for messages that cannot be read."""
+        reason, quoted, _ = refusal.reason.partition(QUOTATION)
+        if not quoted:
+            return refusal.kind
+        cause = f"{refusal.kind}: {re.sub(VARIABLE, '#', reason)[:MAX_REASON]}"
+        if cause not in self._causes and len(self._causes) >= MAX_CAUSES:
+            return refusal.kind
+        self._causes.add(cause)
+        return cause
+
     def _say(self, kind: str, line: str, times: int = 1) -> None:
-        self.total[kind] += times
+        self.total[kind.partition(":")[0]] += times
         if not self._backoff.due(kind):
             self._left_out[kind] += times
             return
@@ -316,8 +340,10 @@ class EventLog:
     def _say_left_out(self, kind: str) -> None:
         count = self._left_out.pop(kind, 0)
         if count:
-            refused = "refused: " if kind in get_args(RefusalKind) else ""
-            self._write(f"{refused}{count} more {kind}{'s' if count > 1 else ''}")
+            noun, colon, reason = kind.partition(":")
+            refused = "refused: " if noun in get_args(RefusalKind) else ""
+            line = f"{refused}{count} more {noun}{'s' if count > 1 else ''}{colon}{reason}"
+            self._write(printable(line, MAX_TEXT))
 
 
 class JsonEventLog(EventLog):

@@ -22,6 +22,7 @@ from stream_lstm.feed.subscriber import Subscriber
 from stream_lstm.schema import FeedConfig
 from stream_lstm.serve.logs import (
     BURST,
+    MAX_CAUSES,
     MAX_PERIOD_S,
     MAX_TEXT,
     QUEUE,
@@ -135,6 +136,30 @@ def test_the_first_line_is_written_and_the_rest_of_the_second_is_counted(events,
     events(Refusal("a", "message", "bad again"))
     assert lines[1:] == ["refused: 999 more messages", "refused a message (stream 'a'): bad again"]
     assert events.total == {"message": 1001}
+
+
+def test_each_reason_of_a_message_has_a_line_and_then_a_count(events, lines):
+    for k in range(10):
+        events(Refusal("", "message", f"no field 'a{k}'; it is 'x{k}' (2 bytes)"))
+        events(Refusal("", "message", f"{k} frames; it is 'y' (1 bytes)"))
+    assert lines == [
+        "refused a message: no field 'a0'; it is 'x0' (2 bytes)",
+        "refused a message: 0 frames; it is 'y' (1 bytes)",
+    ]
+    events.flush()
+    assert lines[2:] == [
+        "refused: 9 more messages: no field #",
+        "refused: 9 more messages: # frames",
+    ]
+    assert events.total == {"message": 20}
+
+
+def test_any_number_of_reasons_has_a_bounded_number_of_lines(events, lines):
+    for k in range(1000):
+        events(Refusal("", "message", f"{'x' * k}; it is 'y'"))
+    assert len(lines) == MAX_CAUSES + 1
+    events.flush()
+    assert lines[-1] == f"refused: {1000 - MAX_CAUSES - 1} more messages"
 
 
 def test_a_cause_that_persists_is_logged_ever_more_rarely(events, lines, clock):
