@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import json
 import shutil
 import socket
@@ -177,7 +178,7 @@ def test_kafka_against_a_stand_in_of_its_client(monkeypatch) -> None:
 def test_the_client_of_kafka_has_what_is_called() -> None:
     library = pytest.importorskip("aiokafka", reason="the package aiokafka is not installed")
     for name in ("start", "getone", "stop"):
-        assert asyncio.iscoroutinefunction(getattr(library.AIOKafkaConsumer, name))
+        assert inspect.iscoroutinefunction(getattr(library.AIOKafkaConsumer, name))
     assert issubclass(library.errors.KafkaError, Exception)
     with pytest.raises(EndpointError, match="2 times in a row"):
         asyncio.run(never(f"kafka://127.0.0.1:{free_port()}/x"))
