@@ -62,7 +62,7 @@ def timed(calls: dict[str, Call], messages: int) -> dict[str, float]:
 
 def taking(form: dict[str, Any], frames: list[bytes]) -> Call:
     """Return what takes one message as the daemon does: decoded, numbered, and as an event."""
-    from stream_lstm.feed.batch import EventBatch
+    from stream_lstm.feed.declared import EventBatch
     from stream_lstm.feed.intake import Intake
     from stream_lstm.schema import FeedConfig
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from stream_lstm.events import End, Gap, Label, Refusal, Run, SessionStart, Ticks
-from stream_lstm.feed.batch import EventBatch
+from stream_lstm.feed.declared import EventBatch
 from stream_lstm.feed.intake import Intake
 from stream_lstm.feed.protocol import (
     Busy,

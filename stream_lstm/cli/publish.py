@@ -20,7 +20,7 @@ from .settings import Settings
 
 if TYPE_CHECKING:
     from ..feed.publisher import Publisher
-    from ..interop.websocket_bridge import MessageSource
+    from ..interop.transports import MessageSource
     from ..serve.service import PeerLog
     from ..serve.signals import StopSwitch
 
@@ -164,8 +164,7 @@ def bridge(
     from ..feed.publisher import Publisher
     from ..feed.security import Security, is_local
     from ..feed.sending import opening
-    from ..interop.transports import transport_of
-    from ..interop.websocket_bridge import MessageSource
+    from ..interop.transports import MessageSource, transport_of
     from .results import peer_lines
 
     transport, feed = transport_of(url, subscribe), settings.config.feed

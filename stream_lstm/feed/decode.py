@@ -53,8 +53,7 @@ from .payloads import (
 )
 from .protocol import MAX_COLUMNS, MAX_PAYLOAD_BYTES, MAX_TOPIC_BYTES, TOPIC_CACHE, check_name
 from .times import TimeColumn
-from .tree import FAULTS, Slot, TreeReader, parts_of
-from .where import MAX_NUMBER_CHARS, Where, compile_where
+from .tree import FAULTS, MAX_NUMBER_CHARS, Slot, TreeReader, Where, compile_where, parts_of
 
 STREAM_NAMES = ("stream", "symbol", "sym", "ticker", "instrument", "pair")
 TIME_NAMES = ("t", "ts", "time", "timestamp", "t_ns", "datetime", "epoch")

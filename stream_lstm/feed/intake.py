@@ -37,8 +37,7 @@ from ..events import (
     Ticks,
 )
 from ..schema import FeedConfig
-from .batch import EventBatch
-from .declared import JUDGED, Adviser, DeclaredFeed, Part
+from .declared import JUDGED, Adviser, DeclaredFeed, EventBatch, Part
 from .protocol import (
     MAX_PAYLOAD_BYTES,
     Block,

@@ -24,7 +24,7 @@ from ..errors import DataError, EndpointError, StreamLSTMError
 from ..events import Run, Ticks
 from ..quoting import printable
 from ..schema import FeedConfig
-from .batch import EventBatch
+from .declared import EventBatch
 from .decode import resolve
 from .endpoints import Binding
 from .files import file_columns, open_file

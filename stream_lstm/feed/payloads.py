@@ -20,7 +20,7 @@ from msgspec import Meta
 
 from ..errors import ConfigurationError, DecodeCause, DecodeError
 from .protocol import MAX_BLOCK_ROWS
-from .where import numeric
+from .tree import numeric
 
 MAX_PARSED_BYTES = 2 * 2**20
 """Of JSON, MessagePack and text, unpacked: parsed, they take up to 25 times their size."""

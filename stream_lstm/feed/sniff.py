@@ -29,8 +29,7 @@ from .decode import (
     time_ns,
 )
 from .payloads import is_pickle, line_splitter, unpack
-from .tree import FAULTS
-from .where import numeric
+from .tree import FAULTS, numeric
 
 MAX_LOOK, MAX_SHOWN = 256, 80
 """Messages that are judged, and bytes of a message that are shown."""

@@ -28,9 +28,8 @@ import zmq
 
 from ..errors import ConfigurationError, UsageError
 from ..schema import FeedConfig
-from .batch import EventBatch, Received
 from .callers import names
-from .declared import JUDGED_S
+from .declared import JUDGED_S, EventBatch, Received
 from .endpoints import UNLIMITED, Binding, Connections, open_socket
 from .guard import MAX_WAIT_S, Inbound
 from .intake import MAX_BATCH_BYTES, Intake

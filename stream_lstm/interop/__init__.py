@@ -3,5 +3,5 @@
 `conversion` imports and exports weights; each conversion is compared with the original network
 before anything is written. `source` is the form between two frameworks, `parity` the comparison,
 `keras_model`, `torch_state` and `onnx_graph` the formats. `frames` replays tables, `river` is a
-classifier for River, `websocket_bridge` reads ticks from a WebSocket.
+classifier for River, `transports` reads ticks from WebSockets and brokers.
 """

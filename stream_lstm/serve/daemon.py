@@ -61,7 +61,7 @@ from ..events import (
     Takeover,
     Ticks,
 )
-from ..feed.batch import Received
+from ..feed.declared import Received
 from ..feed.predictions import PredictionPublisher
 from ..feed.security import Security
 from ..feed.subscriber import Subscriber

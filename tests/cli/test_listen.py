@@ -11,7 +11,7 @@ import pytest
 
 from stream_lstm.config import build
 from stream_lstm.events import Run, Ticks
-from stream_lstm.feed.batch import EventBatch
+from stream_lstm.feed.declared import EventBatch
 from stream_lstm.feed.decode import resolve
 from stream_lstm.feed.intake import Intake
 from stream_lstm.feed.protocol import encode_ticks

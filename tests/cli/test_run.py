@@ -15,8 +15,7 @@ from stream_lstm.core.replay import Digest
 from stream_lstm.core.session import Session
 from stream_lstm.errors import OutputError
 from stream_lstm.events import End, Prediction, Ticks
-from stream_lstm.feed.batch import EventBatch
-from stream_lstm.feed.declared import Adviser
+from stream_lstm.feed.declared import Adviser, EventBatch
 from stream_lstm.feed.intake import Intake
 from stream_lstm.feed.predictions import PredictionSubscriber
 from stream_lstm.feed.publisher import Publisher

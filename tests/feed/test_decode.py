@@ -28,8 +28,7 @@ from stream_lstm.feed.decode import (
     time_ns,
 )
 from stream_lstm.feed.payloads import PICKLED
-from stream_lstm.feed.tree import TreeReader
-from stream_lstm.feed.where import compile_where
+from stream_lstm.feed.tree import TreeReader, compile_where
 from stream_lstm.schema import Declaration
 
 from .forms import FORMS

@@ -23,7 +23,7 @@ from stream_lstm.events import (
     Takeover,
     Ticks,
 )
-from stream_lstm.feed.batch import EventBatch
+from stream_lstm.feed.declared import EventBatch
 from stream_lstm.feed.intake import Intake
 from stream_lstm.feed.protocol import (
     MAX_COLUMN_BYTES,
@@ -145,7 +145,7 @@ def test_single_ticks_and_blocks_join_in_order():
 
 
 def test_a_block_is_bounded(monkeypatch):
-    monkeypatch.setattr("stream_lstm.feed.batch.MAX_BLOCK_ROWS", 3)
+    monkeypatch.setattr("stream_lstm.feed.declared.MAX_BLOCK_ROWS", 3)
     batch = EventBatch()
     for seq in range(1, 8):
         add_one(batch, "A", seq)

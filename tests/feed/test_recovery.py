@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from stream_lstm.errors import ConfigurationError
 from stream_lstm.events import MAX_SEQ, Label, Refusal
 from stream_lstm.feed import recovery as recovery_module
-from stream_lstm.feed.batch import EventBatch
+from stream_lstm.feed.declared import EventBatch
 from stream_lstm.feed.intake import Intake
 from stream_lstm.feed.protocol import (
     Block,

@@ -17,7 +17,7 @@ import zmq
 from stream_lstm.errors import ConfigurationError, EndpointError, UsageError
 from stream_lstm.events import MAX_SEQ, End, Gap, Label, Refusal, SessionStart, Takeover, Ticks
 from stream_lstm.feed import subscriber as subscriber_module
-from stream_lstm.feed.batch import EventBatch
+from stream_lstm.feed.declared import EventBatch
 from stream_lstm.feed.intake import Intake
 from stream_lstm.feed.protocol import (
     MAX_PAYLOAD_BYTES,

@@ -19,8 +19,7 @@ import pytest
 from stream_lstm.errors import EndpointError, UsageError
 from stream_lstm.feed.bridge import SourceTick
 from stream_lstm.interop import transports
-from stream_lstm.interop.transports import transport_of
-from stream_lstm.interop.websocket_bridge import MessageSource
+from stream_lstm.interop.transports import MessageSource, transport_of
 from stream_lstm.schema import FeedConfig
 
 COUNT = 5

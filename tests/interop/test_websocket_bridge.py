@@ -17,8 +17,8 @@ from stream_lstm.events import End, Ticks
 from stream_lstm.feed.bridge import SourceTick, bridge
 from stream_lstm.feed.publisher import Publisher
 from stream_lstm.feed.subscriber import Subscriber
-from stream_lstm.interop import websocket_bridge
-from stream_lstm.interop.websocket_bridge import MessageSource, WebSocketSource
+from stream_lstm.interop import transports
+from stream_lstm.interop.transports import MessageSource, WebSocketSource
 from stream_lstm.schema import FeedConfig
 
 from ..feed.received import blocks
@@ -134,7 +134,7 @@ def test_a_silent_connection_is_opened_again():
 
 
 def test_a_silence_at_the_start_gives_a_hint(monkeypatch):
-    monkeypatch.setattr(websocket_bridge, "HINT_S", 0.05)
+    monkeypatch.setattr(transports, "HINT_S", 0.05)
 
     async def take(**more):
         said, hinted = [], asyncio.Event()
@@ -179,7 +179,7 @@ def test_a_cancelled_client_closes_with_the_code_of_leaving():
                 await waiting
             return await code
 
-    assert asyncio.run(leave()) == websocket_bridge.LEAVING
+    assert asyncio.run(leave()) == transports.LEAVING
 
 
 def test_a_name_with_dots_leads_into_objects():
@@ -230,10 +230,10 @@ def test_a_message_without_a_tick_is_skipped_and_reported_at_a_limited_rate(bad,
     assert lines[1].endswith("another reason (3 since the last report)")
     for k in range(9):
         made._refuse(str(k))
-    assert len(lines) == websocket_bridge.REASONS
-    now[0] += websocket_bridge.REPORT_S
+    assert len(lines) == transports.REASONS
+    now[0] += transports.REPORT_S
     made._refuse(reason)
-    assert len(lines) == websocket_bridge.REASONS + 1
+    assert len(lines) == transports.REASONS + 1
 
 
 def test_after_a_first_connection_attempts_have_no_limit():
@@ -286,7 +286,7 @@ def test_an_invalid_address_is_an_error():
 
 
 def test_without_the_package_the_error_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(websocket_bridge, "installed", lambda name: None)
+    monkeypatch.setattr(transports, "installed", lambda name: None)
     with pytest.raises(UsageError, match=r"stream-lstm\[websocket\]"):
         WebSocketSource("ws://127.0.0.1:1", COLUMNS)
 
