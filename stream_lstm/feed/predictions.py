@@ -338,8 +338,8 @@ class PredictionSubscriber(Receiver[Output]):
                 receive_hwm=receive_hwm,
                 max_frame_bytes=MAX_FRAME_BYTES,
             )
-            # predictions last: a publisher that sees this subscription has the others too
-            for topic in prefixes(("heartbeat", "score", "prediction"), named):
+            # libzmq sends them in alphabetical order, so that scores are subscribed to last
+            for topic in prefixes(("heartbeat", "prediction", "score"), named):
                 self._socket.setsockopt(zmq.SUBSCRIBE, topic)
             self._sockets = (self._socket,)
             self._connections = Connections(self._socket, [endpoint], self.security, self._inbound)

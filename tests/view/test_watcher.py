@@ -28,7 +28,14 @@ def watcher(published):
     subscriber = PredictionSubscriber(published.endpoint)
     with Watcher(subscriber, published.endpoint) as watcher:
         published.wait_for_subscribers(1, PATIENCE_S)
+        wait(lambda: listens_to_scores(published))
         yield watcher
+
+
+def listens_to_scores(published) -> bool:
+    """Return whether the subscription to scores, the last that libzmq sends, has arrived."""
+    published._update_subscriptions()
+    return published._scores_wanted
 
 
 def wait(what) -> None:
@@ -38,7 +45,7 @@ def wait(what) -> None:
         if what():
             return
         tick.wait(0.05)
-    raise AssertionError("it never came to be")
+    raise AssertionError("it never happened")
 
 
 def send(published, stream, first, count, t_ns):
