@@ -57,6 +57,7 @@ def test_the_machine_is_told_with_versions(report: ModuleType) -> None:
     assert machine["versions"]["jax"] in machine["text"]
 
 
+@pytest.mark.slow
 def test_every_benchmark_has_its_arguments() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "bench", "--help"],

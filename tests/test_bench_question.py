@@ -95,6 +95,7 @@ def test_what_lacks_is_said_in_a_line(rows: dict[str, dict[str, Any]]) -> None:
             assert rows[name] == {"note": "keras is not installed here: pip install keras"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

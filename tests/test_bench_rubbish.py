@@ -22,6 +22,7 @@ def test_a_store_that_was_altered_leads_to_its_state_or_is_refused(part):
     assert found["first"] == ""
 
 
+@pytest.mark.slow
 def test_what_is_wrong_is_counted_and_shown(monkeypatch):
     monkeypatch.setattr(altered, "alter_cell", lambda *_: "nothing")
     monkeypatch.setattr(altered, "state", lambda *_: random.randbytes(9))

@@ -87,6 +87,7 @@ def test_features_and_scores_are_timed_alone(
 # ---- learn --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_update_is_timed_beside_a_plain_gradient_with_the_same_weights(
     bench: Any, given: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,6 +164,7 @@ def test_every_stream_gets_as_many_arrivals_as_any_other(bench: Any) -> None:
     assert (which.reshape(-1, 10) == which[::10, None]).all(), "ten of a stream stand together"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["runs", "columns"])
 def test_streams_are_stepped_and_weighed(bench: Any, name: str) -> None:
     streams = bench("streams")

@@ -106,6 +106,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
 settings = st.fixed_dictionaries({}, optional=VALUES)
 
 
+@pytest.mark.slow
 @limits(max_examples=30)
 @given(settings)
 def test_what_was_built_can_be_flattened_and_built_again(values: dict[str, Any]) -> None:
@@ -126,6 +127,7 @@ def test_tables_are_flattened_to_keys(values: dict[str, Any]) -> None:
     assert parse_tables(tables) == values
 
 
+@pytest.mark.slow
 @given(st.integers(1, 8192), st.floats(1e-9, 1e3), st.booleans())
 def test_text_is_read_as_the_key_wants_it(hidden: int, rate: float, learn: bool) -> None:
     config = build(

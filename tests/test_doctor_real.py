@@ -28,6 +28,7 @@ SAID = {
 put back once."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAID)
 def test_real_series_raise_what_is_true_of_them_and_nothing_else(name: str, data_dir: Path):
     features, column, said = SAID[name]

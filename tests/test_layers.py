@@ -117,6 +117,7 @@ def faults(module: str, source: str) -> list[str]:
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", MODULES)
 def test_a_module_keeps_to_its_layer(module: str) -> None:
     assert faults(module, (PACKAGE / module).read_text(encoding="utf-8")) == []

@@ -142,6 +142,7 @@ def test_every_command_is_documented_and_every_documented_one_exists() -> None:
             assert word in COMMANDS or "useradd" in block, word
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", sorted(LEAVES), ids=" ".join)
 def test_every_command_has_help_for_each_flag(words: tuple[str, ...]) -> None:
     from typer.testing import CliRunner

@@ -70,6 +70,7 @@ def replay(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("learn", [False, True])
 @pytest.mark.parametrize("name", SERIES)
 def test_the_cut_into_blocks_changes_no_bit(data_dir: Path, name: str, learn: bool) -> None:

@@ -74,6 +74,7 @@ def test_a_report_has_verdict_figures_and_settings_and_asks_no_network(cli, made
     assert not re.search(r"""<(script|link|img|iframe)[^>]+(src|href)=["']?(http|//)""", html)
 
 
+@pytest.mark.slow
 def test_several_runs_are_shown_beside_each_other(cli, made, tmp_path):
     sources = made / "walk.db", made / "walk.parquet"
     runs = cli("report", *sources, "--out", tmp_path / "r.html", "--json").json()["runs"]

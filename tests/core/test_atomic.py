@@ -149,6 +149,7 @@ def labels_fit(kind: str, call: str) -> bool:
 SLOW = dict.fromkeys(("bank", "learning, of their own"), pytest.mark.slow)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "call"),
     [pytest.param(k, c, marks=SLOW.get(k, ())) for k in KINDS for c in CALLS if labels_fit(k, c)],
@@ -321,6 +322,7 @@ def test_threads_that_end_in_the_middle_leave_a_session_that_can_be_mended():
 # ---- as users meet it -------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="needs a POSIX signal to this process")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("learn", [False, True])

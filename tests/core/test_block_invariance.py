@@ -75,6 +75,7 @@ def test_any_two_cuts_give_the_same_bits(
     assert_same(drive(config, actions, one), drive(config, actions, two))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", REACHING_BACK)
 @settings(max_examples=5)
 @given(data=st.data(), one=cuts, two=cuts, break_at=st.none() | st.integers(0, 60))

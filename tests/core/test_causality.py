@@ -57,6 +57,7 @@ def checked(
     return check
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("values", WAYS, ids=str)
 def test_a_session_is_causal_in_all_its_stages(values: dict[str, Any]) -> None:
     found = checked(**values).record()

@@ -87,6 +87,7 @@ def one_by_one(session: Session, arrivals: Arrivals) -> None:
         session.tick(NAMES[row], int(arrivals.t_ns[k]), values, arrivals.session, k)
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(
     data=st.data(), arrivals=mixtures(), cuts=st.lists(st.integers(0, 400), max_size=5).map(sorted)
@@ -133,6 +134,7 @@ def test_any_mixture_in_any_blocks_is_the_same_one_by_one(
     }
 
 
+@pytest.mark.slow
 def test_columns_are_the_records_in_the_order_of_arrival() -> None:
     """Over more arrivals than are worked off at a time, with and without weights of their own."""
     for sharing in ("shared", "per-stream"):

@@ -140,6 +140,7 @@ def test_calibrated_forecasts_have_little_error_and_others_what_they_are_off_by(
     assert bold.total().figures()["ece"] == pytest.approx(0.1, abs=0.02)
 
 
+@pytest.mark.slow
 @given(rows.filter(lambda rows: len({label for _, label, _ in rows}) == 2))
 def test_scores_are_those_of_scikit_learn(rows: Rows) -> None:
     metrics = pytest.importorskip("sklearn.metrics", reason="scikit-learn is not installed")

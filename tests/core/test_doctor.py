@@ -25,6 +25,7 @@ def test_a_series_that_is_learned_raises_nothing(name: str):
     assert named(found, "planted_signal").figures["gained"] > 0.5
 
 
+@pytest.mark.slow
 def test_nothing_to_learn_is_told_from_not_learning():
     returns = 1e-5 * graded("s0-garch", SHORT)
     found = diagnose(returns)
@@ -50,6 +51,7 @@ def test_a_learner_that_misses_what_a_plain_forecaster_finds_is_told():
     assert (named(found, "model").level, named(found, "planted_signal").level) == ("warning", "ok")
 
 
+@pytest.mark.slow
 def test_a_learner_that_runs_off_is_told():
     found = diagnose(graded("s1-ar", SHORT), max_update=1e-9)
     assert named(found, "updates").level == "fault"

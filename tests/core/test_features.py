@@ -73,6 +73,7 @@ def test_the_text_of_a_tree_parses_to_the_same_tree(tree):
     assert parse(str(tree)) == tree
 
 
+@pytest.mark.slow
 @given(st.text(max_size=40) | st.text(alphabet='abmid(),"_ 1', max_size=40))
 def test_any_text_is_a_tree_or_an_expression_error_inside_the_text(text):
     position = 0

@@ -107,6 +107,7 @@ def state(session: Session) -> Any:
     return table.names, [array.tobytes() for array in arrays]
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(
     ticks=arrivals(),

@@ -51,6 +51,7 @@ def follows_reference(
     assert plain(jax.tree.leaves(learned.optimizer)) == plain(wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", ["series", "external"])
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=15)
@@ -91,6 +92,7 @@ def test_learners_that_reach_back_get_what_the_reference_gives(
     follows_reference(values, data.draw(stories()), members_of(values))
 
 
+@pytest.mark.slow
 def test_no_label_is_counted_that_is_older_than_the_stream() -> None:
     """A stride longer than the warm-up would bring labels from before the first element."""
     values = REACHING_BACK["bank"] | {"learn": True, "window": 6, "stride": 20, "on_gap": "reset"}

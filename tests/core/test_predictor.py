@@ -137,6 +137,7 @@ def test_what_is_wrong_is_refused_and_changes_nothing(series: np.ndarray) -> Non
     assert predictor.step([1.0, 1.2]) is None
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Specifying a key")
 def test_an_optimiser_that_draws_at_random_is_restored_with_its_key(series: np.ndarray) -> None:
     first = Predictor("x", learn=True, optimizer="noisy_sgd", **SETTINGS)
@@ -193,6 +194,7 @@ def moved(**settings):
     return predictor
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how", [copy.deepcopy, copy.copy, lambda p: pickle.loads(pickle.dumps(p))]
 )
@@ -208,6 +210,7 @@ def test_a_copy_continues_to_the_same_bits(how, settings):
     assert made.snapshot() != predictor.snapshot(), "they have a state each"
 
 
+@pytest.mark.slow
 def test_a_pickle_goes_to_another_process_and_names_no_code_but_the_class(tmp_path):
     predictor = moved(learn=True)
     data = pickle.dumps(predictor)

@@ -72,6 +72,7 @@ def turning(size: int) -> list[Action]:
 # ---- the same bits ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", WILD)
 def test_rolled_back_runs_have_the_same_bits_cut_and_resumed_anywhere(kind: str) -> None:
     config = configuration(**NERVOUS | {"stride": 2} | WILD[kind])
@@ -157,6 +158,7 @@ def test_a_run_of_refusals_brings_back_what_learning_began_with_and_rests_ever_l
     assert all(np.array_equal(weights[k]["kernel"], start[k]["kernel"]) for k in start)
 
 
+@pytest.mark.slow
 def test_weights_that_no_longer_hold_give_way_to_the_base_rate_until_learning_goes_on() -> None:
     session, events = session_of(
         labels="external", learning_rate=0.03, freeze_labels=64, rollback_window=64

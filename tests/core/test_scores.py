@@ -280,6 +280,7 @@ def two(one: Rows, other: Rows) -> Scores:
     return scored(other, scored(one, Scores(100, rows=2)), 1)
 
 
+@pytest.mark.slow
 @given(rows, rows)
 def test_streams_together_are_their_sums(one: Rows, other: Rows) -> None:
     scores = two(one, other)

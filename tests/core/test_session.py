@@ -115,6 +115,7 @@ def test_ticks_must_be_a_table_with_a_time_for_each(shape: tuple[int, ...]) -> N
         Ticks("a", np.zeros(3, np.int64), np.zeros(shape))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [1e30, 1e38, 3e38])
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_weights_stay_finite_whatever_the_learning_rate(optimizer: str, rate: float) -> None:

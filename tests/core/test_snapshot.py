@@ -70,6 +70,7 @@ def walk(rng, count):
     return [Tick(float(x), k * 10**9) for k, x in enumerate(rng.normal(size=count))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SERIES)
 def test_a_frozen_state_is_that_of_its_moment(kind):
     values = {"stride": 3, "horizon": 2, "window": 10} | SERIES[kind]

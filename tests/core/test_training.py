@@ -100,6 +100,7 @@ def test_validation_is_what_a_session_publishes_over_the_whole_series(window: in
     assert found["accuracy"] == np.mean(right)
 
 
+@pytest.mark.slow
 def test_an_epochs_validation_goes_on_from_the_carried_state() -> None:
     """It differs from a pass over the whole series only by what older weights left behind."""
     training = one()
@@ -184,6 +185,7 @@ def test_arrays_of_another_shape_are_refused() -> None:
         Training(CONFIG, [series()], start()).restore(training.position, training.arrays())
 
 
+@pytest.mark.slow
 def test_patience_ends_a_training_that_gets_no_better() -> None:
     config = configuration(
         lanes=2, bptt=5, epochs=50, patience=2, train_rate=1e-30, validation=0.25
@@ -281,6 +283,7 @@ def test_a_long_series_gets_the_lanes_that_were_asked_for() -> None:
     assert plan([170_000, 100], 4, 100)[1] == (1, 1)
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(counts, st.integers(1, 20), st.integers(1, 3), st.integers(1, 2))
 def test_lanes_hold_the_end_of_each_series_in_order(

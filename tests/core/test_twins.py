@@ -23,6 +23,7 @@ def scores(events: list[Output]) -> list[Score]:
     return [event for event in events if isinstance(event, Score)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["carry", "window"])
 def test_the_frozen_twin_is_the_same_run_without_updates(mode: str) -> None:
     values = LEARNING | {"mode": mode}

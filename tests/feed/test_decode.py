@@ -597,6 +597,7 @@ def test_pickles_are_refused_by_their_magic_bytes(form: Any, protocol: int) -> N
             decode(d, b"topic", payload if len(payload) % 8 else payload[:-1] + b"0.")
 
 
+@pytest.mark.slow
 def test_a_block_of_msgpack_that_claims_to_be_large_is_not_allocated() -> None:
     payload = b"\xdd" + struct.pack(">I", 65_537) + b"\x81\xa1x\x01" * 65_537
     assert check(declare("msgpack", "x"), [payload]) is None

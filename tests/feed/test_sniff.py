@@ -246,6 +246,7 @@ def check(look: Look, messages: list[list[bytes]]) -> None:
     assert shown(messages[0]).isascii()
 
 
+@pytest.mark.slow
 def test_a_look_takes_bounded_memory() -> None:
     hostile = [b"\xdd\x00\x10\x00\x00" + b"\x80" * 2**20, zlib.compress(bytes(64 << 20)),
                b"[" * 10_000, b'{"x":' * 10_000, b"[" + b"[]," * 100_000 + b"[]]"]  # fmt: skip

@@ -32,6 +32,7 @@ def skip_without(layout):
         pytest.importorskip(NEEDS[layout])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # those of frameworks are theirs
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_file_is_compared_and_the_only_one_written(tmp_path, weights, layout):

@@ -262,6 +262,7 @@ def test_a_copy_continues_with_the_same_bits_on_its_own(rows, key, delay, copied
     assert second_half(model, rows, delay) == found
 
 
+@pytest.mark.slow
 def test_a_pickle_continues_with_the_same_bits_in_another_process(rows, tmp_path):
     rows = numbered(rows)
     model = halfway(rows, "id", 7)

@@ -103,6 +103,7 @@ def test_too_many_layers_or_units_are_rejected():
         pack(network()._replace(layers=(huge,)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("inputs", "hidden"), [(3, 8)])
 def test_both_cells_agree_over_a_thousand_steps_and_convert_back(inputs, hidden):
     """Within 1e-6 for states of order one, or about ten roundings of float32."""

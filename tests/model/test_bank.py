@@ -55,6 +55,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("members", "member", "labels"), CASES, ids=[f"{m.name}-{labels}" for _, m, labels in CASES]
 )
@@ -73,6 +74,7 @@ def test_a_member_gives_beside_others_what_it_gives_alone(
     assert bits(own[0]) != bits(bank(settings(**BANK), 1, (member,)).init()[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("members", "labels"), [(SMALL_BANK, "series"), (OUTSIDE_BANK, "external")]
 )
@@ -86,6 +88,7 @@ def test_a_network_gives_in_a_bank_what_it_gives_without_one(
     assert bits(weights[0]) == bits(own[0])
 
 
+@pytest.mark.slow
 def test_a_members_gain_is_that_of_the_scaler_for_it_alone() -> None:
     """Powers of two scale exactly."""
     one, two, three = (

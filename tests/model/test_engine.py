@@ -51,6 +51,7 @@ def through(engine: Engine, xs: np.ndarray, sizes: Iterator[int]) -> tuple[bytes
     return carry.tobytes(), np.concatenate(rows).tobytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("config", "features"), CONFIGS)
 def test_steps_and_blocks_agree_in_every_bit(config: Config, features: int) -> None:
     engine = engine_of(config, features)

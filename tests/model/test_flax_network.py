@@ -48,6 +48,7 @@ def test_uniform_numbers_are_those_of_jax(shape: tuple[int, ...], low: float, hi
         assert drawn.tobytes() == wanted.tobytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_weights_are_those_of_flax(shape: Shape) -> None:
     zeros = jnp.zeros((shape.state,)), jnp.zeros((shape.features,))
@@ -81,6 +82,7 @@ def test_a_step_is_that_of_the_flax_network(shape: Shape) -> None:
         assert np.asarray(one).tobytes() == np.asarray(two).tobytes()
 
 
+@pytest.mark.slow
 def test_initial_kernel_is_glorot_orthogonal_and_remembers() -> None:
     inputs, hidden = 3, 8
     shape = (inputs + hidden + 1, 4 * hidden)

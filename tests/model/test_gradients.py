@@ -66,6 +66,7 @@ def close(found: Any, wanted: Any) -> None:
         np.testing.assert_allclose(one, two, rtol=0, atol=1e-5 * np.abs(two).max())
 
 
+@pytest.mark.slow
 @shapes
 def test_the_gradient_is_that_of_jax_and_of_float64_differences(shape: Shape) -> None:
     """No gradient flows into the state at the start."""
@@ -197,6 +198,7 @@ def test_the_definition_is_that_of_differences_through_the_whole_stream(shape: S
         assert (ends[0] - ends[1]) / 2e-6 == pytest.approx(wanted[k], abs=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "shape"),
     [

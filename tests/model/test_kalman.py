@@ -175,6 +175,7 @@ def test_a_negative_variance_is_lifted() -> None:
         np.testing.assert_allclose(np.diag(p), LEAST_VARIANCE, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_label_without_weight_has_no_effect() -> None:
     state, update = compiled(q=0.0)
     rows, _, _ = drawn(2)

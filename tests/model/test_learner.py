@@ -100,6 +100,7 @@ def bits(*trees: Any) -> list[bytes]:
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(trees)]
 
 
+@pytest.mark.slow
 @kinds
 def test_a_good_update_is_finite_moves_everything_and_repeats(kind: Kind) -> None:
     args = arguments(kind)
@@ -156,6 +157,7 @@ def test_a_label_without_weight_does_not_count() -> None:
             assert bits(*update(kind, args)) == bits(*update(kind, other))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "dekf"])
 def test_positive_weight_multiplies_the_weight_of_positive_labels(optimizer: str) -> None:
     kind = next(kind for kind in KINDS if kind[1:3] == (optimizer, TAPE))
@@ -173,6 +175,7 @@ BPTT = Kind("bptt", "sgd", TAPE, 2)
 HUGE = BPTT._replace(how=(("clip_norm", 0.0), ("learning_rate", 3e38)))
 
 
+@pytest.mark.slow
 def test_the_reported_norm_is_the_one_before_clipping() -> None:
     args, tight = arguments(BPTT), BPTT._replace(how=(("clip_norm", 1e-3),))
     weights, *_, info = update(tight, args)

@@ -44,6 +44,7 @@ OTHERS = {"lbfgs", "dekf"}
 """They need a line search, or sensitivities."""
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*deprecated", "ignore:Specifying a key:UserWarning")
 @pytest.mark.parametrize("name", sorted(set(known_optimizers()) - OTHERS))
 def test_a_known_optimizer_goes_downhill(name: str) -> None:

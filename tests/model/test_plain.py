@@ -207,6 +207,7 @@ def by_session(members: Any, parts: list[np.ndarray], horizon: int) -> Said:
     return said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("horizon", [1, 7])
 @pytest.mark.parametrize(
     ("members", "atol"), [(TABLES, 1e-5), (REGRESSIONS, 2e-4), (REGIMES, 1e-5)]

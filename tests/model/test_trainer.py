@@ -107,6 +107,7 @@ def by_hand(data: LaneBatch, count: int) -> tuple[list[Any], list[Any], list[Any
     return out
 
 
+@pytest.mark.slow
 def test_two_epochs_are_those_of_float64_with_the_state_passed_from_lane_to_lane() -> None:
     data = lanes()
     ours, (kernels, averages, states, losses) = epochs(data, 2), by_hand(data, 2)
@@ -134,6 +135,7 @@ def test_the_next_epoch_starts_lanes_where_the_one_before_ended() -> None:
     assert not np.asarray(ready.sums).any()
 
 
+@pytest.mark.slow
 def test_the_gradient_of_lanes_is_their_mean() -> None:
     rng = np.random.default_rng(0)
     shape = Shape(2, 3, 2)
@@ -154,6 +156,7 @@ def test_the_gradient_of_lanes_is_their_mean() -> None:
         np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
 
 
+@pytest.mark.slow
 def test_where_an_epoch_is_cut_into_calls_changes_no_bit() -> None:
     how = {"learning": LearningConfig(), "train": TrainConfig(epochs=2)}
     whole, cut = (epochs(lanes(), 2, cuts=cuts, **how)[-1] for cuts in ((), (1, 2)))
@@ -161,6 +164,7 @@ def test_where_an_epoch_is_cut_into_calls_changes_no_bit() -> None:
         assert np.asarray(one).tobytes() == np.asarray(two).tobytes()
 
 
+@pytest.mark.slow
 def test_a_segment_without_targets_is_no_update() -> None:
     data = lanes()
     empty = data._replace(labels=data.labels.at[1].set(-1))

@@ -51,6 +51,7 @@ def test_each_task_has_its_period_and_missed_ones_are_skipped():
 # ---- the same bits ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["msgpack", "json"])
 @pytest.mark.parametrize("learn", [False, True])
 def test_blocks_give_the_bits_of_a_session(live, learn, encoding):
@@ -69,6 +70,7 @@ def test_blocks_give_the_bits_of_a_session(live, learn, encoding):
     assert bool(one.of(Update)) == learn
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("learn", [False, True])
 def test_single_ticks_give_the_same_bits(live, learn):
     values, one = series(100), live(learn=learn)

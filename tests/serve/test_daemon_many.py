@@ -93,12 +93,14 @@ def test_the_store_has_the_outputs_of_each_of_many_streams(tmp_path, monkeypatch
     assert stored == {name: stream.n for name, stream in daemon.session.streams.items()}
 
 
+@pytest.mark.slow
 def test_streams_that_are_configured_compile_nothing_after_the_start():
     _, daemon = served(streams=NAMES, hidden=7)
     assert daemon.columnar
     assert daemon.compilations == 0
 
 
+@pytest.mark.slow
 def test_streams_that_are_not_configured_compile_their_loop_in_a_thread():
     threads = []
 

@@ -74,6 +74,7 @@ def assert_as_one_run(path, values):
     assert not query(path, "SELECT 1 FROM events WHERE kind = 'gap'")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beats", [6, 12])
 def test_a_daemon_survives_the_largest_numbers(path, beats):
     values = series(40)
@@ -89,6 +90,7 @@ def test_a_daemon_survives_the_largest_numbers(path, beats):
         assert serve(path, send, 40, every=10, run_id=run_id).of(Prediction)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kill", [False, True])
 def test_a_daemon_that_requests_what_it_missed_continues_with_the_same_bits(path, kill):
     values = series(160)
@@ -110,6 +112,7 @@ def test_a_daemon_that_requests_what_it_missed_continues_with_the_same_bits(path
     assert_as_one_run(path, values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kill", [False, True])
 def test_a_daemon_that_is_sent_what_it_missed_continues_with_the_same_bits(path, kill):
     values = series(160)
@@ -121,6 +124,7 @@ def test_a_daemon_that_is_sent_what_it_missed_continues_with_the_same_bits(path,
     assert_as_one_run(path, values)
 
 
+@pytest.mark.slow
 def test_ticks_that_are_not_sent_again_are_a_gap(path):
     values = series(120)
     serve(path, lambda live: live.ticks(values[:60]), 60)
@@ -131,6 +135,7 @@ def test_ticks_that_are_not_sent_again_are_a_gap(path):
     assert [p.after_gap for p in second.of(Prediction)][:3] == [True, True, False]
 
 
+@pytest.mark.slow
 def test_a_new_run_of_the_publisher_is_one_after_a_restart_too(path):
     values = series(100)
     serve(path, lambda live: live.ticks(values[:50]), 50)
@@ -141,6 +146,7 @@ def test_a_new_run_of_the_publisher_is_one_after_a_restart_too(path):
     assert kinds in ([("session", "s1"), ("session", "s2")], [("session", "s2")])
 
 
+@pytest.mark.slow
 def test_predictions_are_published_again_only_on_request(path):
     values = series(100)
     more = {"kill": True, "publish": ANY_PORT, "every": 1000}
@@ -155,6 +161,7 @@ def test_predictions_are_published_again_only_on_request(path):
     assert {(p.n, p.p) for p in behind} <= {(p.n, p.p) for p in of(Prediction, first.heard)}
 
 
+@pytest.mark.slow
 def test_a_label_may_be_revised_after_a_restart(path):
     values = series(100)
     rules = {"labels": "external", "revisions": "last", "label_hold": 60}
@@ -177,6 +184,7 @@ def test_a_label_may_be_revised_after_a_restart(path):
     assert [row[1::2] for row in scores(path)] == [(12, 0)]
 
 
+@pytest.mark.slow
 def test_after_a_kill_every_stored_tick_has_its_outputs(path):
     values, rows = series(100), iter(range(1, 96))
     options = StoreConfig(snapshot_every=1000, commit_elements=1, commit_ms=1)
@@ -213,6 +221,7 @@ def bars(policy, path, order, *, cut):
     return live, times, values
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", [1, 70])
 @pytest.mark.parametrize("policy", ["take", "warn", "refuse"])
 def test_bars_that_come_twice_follow_the_policy(policy, cut, path):
@@ -244,6 +253,7 @@ def test_repeated_and_reversed_rows_are_counted(path):
     assert live.stream().counters.old_ticks == 50 + 49
 
 
+@pytest.mark.slow
 def test_a_takeover_is_in_the_log_the_store_the_counters_and_the_metrics(path):
     lines, records = [], []
     logs = EventLog(lines.append, lambda: 0.0), JsonEventLog(Log("json", records.append))

@@ -53,6 +53,7 @@ def test_buckets_are_cumulative():
 # ---- timings ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_one_call_into_the_network_is_timed_for_each_sample(live):
     one = live(pages=True, publish=ANY_PORT)
     engine, counts = one.daemon.session.engine, []
@@ -85,6 +86,7 @@ def test_calls_for_many_streams_are_timed_too(live):
     assert samples[PREFIX + "step_seconds_count", "table"] >= 1
 
 
+@pytest.mark.slow
 def test_a_daemon_with_pages_gives_the_bits_of_one_without():
     digests = []
     for pages in (False, True):

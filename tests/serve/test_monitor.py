@@ -337,6 +337,7 @@ def test_the_daemon_is_live_while_its_loop_turns(live, monkeypatch):
     assert "the loop has not turned for 31.0 s" in seen[2][1]["reasons"]
 
 
+@pytest.mark.slow
 def test_the_daemon_is_ready_once_a_stream_is_warm(live, tmp_path):
     one = live(pages=True, store=tmp_path / "s.db", publish=ANY_PORT)
     seen = [one.health("/readyz")]

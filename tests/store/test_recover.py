@@ -179,6 +179,7 @@ def altered(path, *changes):
 # ---- the part ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_store_that_is_not_damaged_needs_no_recovery(copy, new):
     assert recovered(copy, new) is None
     assert sorted(path.name for path in new.parent.iterdir()) == ["s.db", "s.db.lock"]

@@ -485,6 +485,7 @@ def locked_by_another(path):
     return done.returncode, done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["path", "symbolic link", "relative path", "folder", "mount"])
 def test_a_store_in_use_is_refused_under_every_name(path, kind, monkeypatch):
     other = path.with_name("other.db")

@@ -65,6 +65,7 @@ def test_damage_to_the_first_rows_that_are_left_is_found(copy):
         assert damage(connection) is not None
 
 
+@pytest.mark.slow
 def test_a_replay_keeps_its_whole_file(trimmed, path, unpaused):
     many_blocks(path, trimmed.options, blocking=True, n=700)
     assert cell(path, "min(pos) FROM ticks") == 1

@@ -186,6 +186,7 @@ def test_behind_a_hole_a_replay_begins_again(path, monkeypatch):
     assert contents(path)["whole"] is False
 
 
+@pytest.mark.slow
 def test_learning_that_was_rolled_back_leads_to_the_same_bits(path):
     config = settings(
         **LEARNING, learning_rate=1.0, rollback_window=16, rollback_excess=0.01, freeze_labels=16

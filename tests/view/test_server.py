@@ -29,6 +29,7 @@ def address():
         process.terminate()
 
 
+@pytest.mark.slow
 def test_pages_beyond_the_limit_are_refused_before_they_are_made(address):
     for _ in range(2):
         with urllib.request.urlopen(address, timeout=30) as answer:
