@@ -1,134 +1,93 @@
-"""Feature expressions: their functions, and text parsed into trees.
+"""Feature expressions: text parsed into trees.
 
 ```
-expression = NAME                                  a column
+expression = sum [(< | <= | > | >= | == | !=) sum]
+sum        = product {(+ | -) product}
+product    = sign {(* | /) sign}
+sign       = - sign | atom
+atom       = NUMBER                                20, 0.5 or 1e-6
+           | SPAN                                  30s, 500ms or 2h
+           | NAME                                  a column
            | "QUOTED NAME"                         a column; `""` inside is one quote
            | FUNCTION ( [expression {, expression}] )
+           | ( expression )
 ```
 
 A name followed by `(` is a function and any other name a column, so a column may be called
-`spread`. The text comes from a command line or a foreign file, and only a bounded tokenizer and
-recursive descent parser reads it. The trees are plain frozen values; equal trees are equal work,
-which `features` computes once.
+`spread`. Where a function takes a text, a name or a quoted name is that text. A number without a
+point or an exponent can be a window, and then it counts elements: `min(x, 3)` is the minimum of
+three elements and `min(x, 3.0)` the smaller of x and 3.
 
-A function of lag k needs the k ticks before its own. `block` computes it over m ticks of float64
-arrays, of which the first k have no value; `one` computes one value in plain Python, from its
-arguments at this tick and, for lag 1, at the tick before. The network sees the block. The single
-value only finds ticks that are certainly good, and may differ in the last bits.
-
-The bits do not depend on the blocks for two reasons: every block works element by element, and
-the only functions that IEEE 754 does not define to the last bit (log, log1p) always get contiguous
-float64 arrays, for which NumPy takes the same code path for one element as for a thousand.
+The text comes from a command line or a foreign file, and only a bounded tokenizer and recursive
+descent parser reads it.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import NamedTuple, TypeAlias
-
-import numpy as np
+import re
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from typing import NamedTuple
 
 from ..config import nearest
 from ..errors import ExpressionError
-from ..typing import Float64s
+from .functions import (
+    FUNCTIONS,
+    MAX_WINDOW,
+    Function,
+    Parameter,
+    function_of,
+    is_constant,
+    signature,
+)
+from .trees import (
+    COMPARISON,
+    OPERATORS,
+    PRODUCT,
+    SUM,
+    UNITS,
+    Call,
+    Column,
+    Expression,
+    Number,
+    Span,
+    Text,
+    columns_in,
+)
 
-NS_PER_S = 1e9
-_HALF = np.array(0.5)  # NumPy takes longer to convert a Python number
-
-
-class Function(NamedTuple):
-    """A function: number of arguments, lag added to theirs, and both ways to compute it."""
-
-    arity: int
-    lag: int
-    block: Callable[..., Float64s]
-    one: Callable[..., float]
-
-
-def _mid(a: Float64s, b: Float64s) -> Float64s:
-    total = a + b
-    total *= _HALF
-    return total
-
-
-def _imbalance(a: Float64s, b: Float64s) -> Float64s:
-    total = a + b
-    return np.divide(a - b, total, np.zeros_like(total), where=total != 0)
-
-
-def _imbalance_one(a: float, b: float) -> float:
-    total = a + b
-    return (a - b) / total if total != 0.0 else 0.0
-
-
-def _log_return(x: Float64s) -> Float64s:
-    now = x[1:]
-    ratio = now / x[:-1]
-    # Two negative values have a positive ratio, but no log return.
-    np.copysign(ratio, now, ratio)
-    return np.log(ratio, ratio)
-
-
-def _log1p(x: Float64s) -> Float64s:
-    return np.log1p(x if x.flags.c_contiguous else x.copy())
-
-
-FUNCTIONS: Mapping[str, Function] = {
-    "diff": Function(1, 1, lambda x: x[1:] - x[:-1], lambda now, before: now - before),
-    # int64 differences could wrap around, but no real time is near the limit.
-    "elapsed": Function(
-        0,
-        1,
-        lambda t_ns: (t_ns[1:] - t_ns[:-1]) / NS_PER_S,
-        lambda now, before: (now - before) / NS_PER_S,
-    ),
-    "imbalance": Function(2, 0, _imbalance, _imbalance_one),
-    "lag": Function(1, 1, lambda x: x[:-1], lambda _, before: before),
-    "log1p": Function(1, 0, _log1p, math.log1p),
-    "log_return": Function(
-        1, 1, _log_return, lambda now, before: math.log(math.copysign(now / before, now))
-    ),
-    "mid": Function(2, 0, _mid, lambda a, b: (a + b) * 0.5),
-    "spread": Function(2, 0, lambda a, b: b - a, lambda a, b: b - a),
-}
-"""By name. `elapsed` takes the times of ticks, in nanoseconds, instead of arguments."""
-
+__all__ = [
+    "FUNCTIONS",
+    "MAX_DEPTH",
+    "MAX_LENGTH",
+    "MAX_OPERATORS",
+    "Call",
+    "Column",
+    "Expression",
+    "Number",
+    "Span",
+    "Text",
+    "columns_in",
+    "columns_of",
+    "parse",
+]
 
 MAX_LENGTH = 1000
 """Characters of one expression; the longest sensible ones are under 200."""
 
 MAX_DEPTH = 16
-"""Nested functions: bounds the recursion and the memory of earlier ticks."""
+"""Nested functions, parentheses and minus signs: bounds the recursion of the parser."""
+
+MAX_OPERATORS = 100
+"""Operators of one expression: `a + b + c` is as deep a tree as it is long."""
+
+MAX_NS = 2**63 - 1
+"""The longest span, 292 years."""
 
 QUOTE = "; a column with an odd name goes in double quotes"
 
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Column:
-    """The value of a column at this tick."""
-
-    name: str
-
-    def __str__(self) -> str:
-        if self.name.isidentifier():
-            return self.name
-        return '"' + self.name.replace('"', '""') + '"'
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Call:
-    """A function of `FUNCTIONS` applied to its arguments."""
-
-    function: str
-    arguments: tuple[Expression, ...]
-
-    def __str__(self) -> str:
-        return f"{self.function}({', '.join(map(str, self.arguments))})"
-
-
-Expression: TypeAlias = Column | Call
+_NUMBER = re.compile(r"(?:[0-9]+(\.)?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_SYMBOLS = ("<=", ">=", "==", "!=", *"+-*/<>(),")
 
 
 def parse(text: str) -> Expression:
@@ -141,8 +100,11 @@ def parse(text: str) -> Expression:
         message = f"the expression has {len(text)} characters, more than {MAX_LENGTH}"
         raise ExpressionError(message, expression=f"{text[:40]} ...", position=41)
     parser = _Parser(text)
-    tree = parser.expression(depth=1)
-    parser.end()
+    tree = parser.whole()
+    if len(normal := str(tree)) > MAX_LENGTH:
+        message = f"the expression with all its spaces has {len(normal)} characters"
+        message += f", more than {MAX_LENGTH}"
+        raise ExpressionError(message, expression=f"{text[:40]} ...", position=0)
     return tree
 
 
@@ -154,21 +116,8 @@ def columns_of(expressions: Iterable[str]) -> tuple[str, ...]:
     return columns_in(parse(text) for text in expressions)
 
 
-def columns_in(trees: Iterable[Expression]) -> tuple[str, ...]:
-    """Return the columns of the trees, in order of first use."""
-    return tuple(dict.fromkeys(name for tree in trees for name in _columns(tree)))
-
-
-def _columns(tree: Expression) -> Iterator[str]:
-    if isinstance(tree, Column):
-        yield tree.name
-    else:
-        for argument in tree.arguments:
-            yield from _columns(argument)
-
-
 class _Token(NamedTuple):
-    kind: str  # "name", "quoted", "end", or the character itself: ( ) ,
+    kind: str  # "name", "quoted", "number", "span", "end", or the symbol itself
     text: str
     position: int
 
@@ -178,22 +127,38 @@ def _tokens(text: str) -> Iterator[_Token]:
     at = 0
     while at < len(text):
         char, start = text[at], at
-        at += 1
         if char.isspace():
-            continue
-        if char in "(),":
-            yield _Token(char, char, start)
+            at += 1
         elif char == '"':
             name, at = _quoted(text, start)
             yield _Token("quoted", name, start)
         elif char.isidentifier():
-            while text[start : at + 1].isidentifier() and at < len(text):
-                at += 1
+            at = _name_end(text, start)
             yield _Token("name", text[start:at], start)
+        elif found := _NUMBER.match(text, at):
+            at = _name_end(text, found.end())
+            kind = "span" if at > found.end() else "number"
+            yield _Token(kind, text[start:at], start)
         else:
-            message = f"unexpected character {char!r}"
-            raise ExpressionError(message + QUOTE, expression=text, position=start)
+            symbol = next((one for one in _SYMBOLS if text.startswith(one, at)), "")
+            if not symbol:
+                message = f"unexpected character {char!r}{_instead(char)}"
+                raise ExpressionError(message, expression=text, position=start)
+            at += len(symbol)
+            yield _Token(symbol, symbol, start)
     yield _Token("end", "", len(text))
+
+
+def _instead(char: str) -> str:
+    return {"=": "; write == to compare", "^": "; write x * x for a square"}.get(char, QUOTE)
+
+
+def _name_end(text: str, at: int) -> int:
+    """Return where the name that may begin at `at` ends."""
+    start = at
+    while at < len(text) and text[start : at + 1].isidentifier():
+        at += 1
+    return at
 
 
 def _quoted(text: str, start: int) -> tuple[str, int]:
@@ -215,6 +180,7 @@ class _Parser:
         self.text = text
         self.tokens = _tokens(text)
         self.token = next(self.tokens)
+        self.operators = 0
 
     def advance(self) -> _Token:
         """Return the current token and advance to the next."""
@@ -234,54 +200,216 @@ class _Parser:
     def unclosed(self, opening: _Token) -> ExpressionError:
         return self.fail("this parenthesis is not closed", opening)
 
-    def end(self) -> None:
+    def whole(self) -> Expression:
+        """Parse the whole text."""
+        start = self.token
+        if start.kind == "end":
+            raise self.fail("the expression is empty", start)
+        tree = self.expression(depth=1)
+        if self.token.kind in OPERATORS:
+            raise self.fail("comparisons cannot be chained; use parentheses", self.token)
         if self.token.kind != "end":
             raise self.unexpected("the end of the expression")
+        if isinstance(tree, Span):
+            raise self.fail("a span is for windows, such as lag(x, 30s)", start)
+        if is_constant(tree):
+            message = "a feature needs a column, a clock or a stream, not only numbers"
+            raise self.fail(message, start)
+        return tree
 
     def expression(self, depth: int) -> Expression:
-        if self.token.kind not in ("name", "quoted"):
-            empty = not self.text.strip()
-            raise (
-                self.fail("the expression is empty", self.token)
-                if empty
-                else self.unexpected("a column or a function")
-            )
-        name = self.advance()
-        if name.kind == "quoted" or self.token.kind != "(":
-            return Column(name.text)
+        left = self.binary(SUM, depth)
+        if OPERATORS.get(self.token.kind) != COMPARISON:
+            return left
+        return self.operation(left, COMPARISON, depth)
+
+    def binary(self, level: int, depth: int) -> Expression:
+        """Parse operators of one level, which bind to the left."""
+        tree = self.operand(level, depth)
+        while OPERATORS.get(self.token.kind) == level:
+            tree = self.operation(tree, level, depth)
+        return tree
+
+    def operand(self, level: int, depth: int) -> Expression:
+        return self.sign(depth) if level == PRODUCT else self.binary(level + 1, depth)
+
+    def operation(self, left: Expression, level: int, depth: int) -> Expression:
+        """Parse an operator and what is to the right of it."""
+        symbol = self.advance()
+        self.operators += 1
+        if self.operators > MAX_OPERATORS:
+            raise self.fail(f"more than {MAX_OPERATORS} operators", symbol)
+        right_at = self.token
+        right = self.operand(level, depth)
+        for side, at in ((left, symbol), (right, right_at)):
+            if isinstance(side, Span):
+                raise self.fail(f"{symbol.text} cannot take the span {side}; write seconds", at)
+        return Call(symbol.kind, (left, right))
+
+    def sign(self, depth: int) -> Expression:
+        if self.token.kind != "-":
+            return self.atom(depth)
+        minus = self.advance()
+        if self.token.kind == "number":
+            number = self.number(self.advance())
+            return Number(0.0 - number.value, number.whole)  # and -0 is 0
+        self.check_depth(depth, minus)
+        operand_at = self.token
+        operand = self.sign(depth + 1)
+        if isinstance(operand, Span):
+            raise self.fail("a span cannot be negative", operand_at)
+        return Call("neg", (operand,))
+
+    def atom(self, depth: int) -> Expression:
+        token = self.token
+        if token.kind not in ("name", "quoted", "number", "span", "("):
+            raise self.unexpected("a column, a number or a function")
+        self.advance()
+        if token.kind == "number":
+            return self.number(token)
+        if token.kind == "span":
+            return self.span(token)
+        if token.kind == "(":
+            self.check_depth(depth, token)
+            return self.parenthesis(token, depth)
+        if token.kind == "quoted" or self.token.kind != "(":
+            return Column(token.text)
+        self.check_depth(depth, token)
+        return self.call(token, depth)
+
+    def check_depth(self, depth: int, token: _Token) -> None:
         if depth > MAX_DEPTH:
-            raise self.fail(f"more than {MAX_DEPTH} nested functions", name)
-        return self.call(name, depth)
+            message = f"more than {MAX_DEPTH} nested functions, parentheses or minus signs"
+            raise self.fail(message, token)
+
+    def number(self, token: _Token) -> Number:
+        whole = token.text.isdigit()
+        value = float(token.text)
+        if not math.isfinite(value):
+            raise self.fail("this number is too large", token)
+        return Number(value, whole)
+
+    def span(self, token: _Token) -> Span:
+        found = _NUMBER.match(token.text)
+        assert found
+        unit = token.text[found.end() :]
+        if unit not in UNITS or found[2]:
+            message = f"{token.text!r} is not a number or a span; spans end in "
+            message += ", ".join(UNITS) + ", such as 30s or 500ms"
+            raise self.fail(message, token)
+        ns = Fraction(found[0]) * UNITS[unit]
+        if ns.denominator != 1 or not 0 < ns <= MAX_NS:
+            message = (
+                f"the span {token.text} is not a whole number of nanoseconds from 1ns to 292 years"
+            )
+            raise self.fail(message, token)
+        return Span(int(ns))
+
+    def parenthesis(self, opening: _Token, depth: int) -> Expression:
+        if self.token.kind == "end":
+            raise self.unclosed(opening)
+        tree = self.expression(depth + 1)
+        self.close(opening, "')'")
+        return tree
+
+    def close(self, opening: _Token, wanted: str) -> None:
+        if self.token.kind == "end":
+            raise self.unclosed(opening)
+        if self.token.kind != ")":
+            raise self.unexpected(wanted)
+        self.advance()
 
     def call(self, name: _Token, depth: int) -> Call:
         if name.text not in FUNCTIONS:
-            hint = nearest(name.text, FUNCTIONS)
-            known = ", ".join(sorted(FUNCTIONS))
-            message = f"unknown function {name.text!r}{hint} (there are {known})"
-            raise self.fail(message if hint else message + QUOTE, name)
-        arguments = self.arguments(depth)
-        wanted = FUNCTIONS[name.text].arity
-        if len(arguments) != wanted:
-            takes = f"takes {wanted or 'no'} argument{'' if wanted == 1 else 's'}"
-            raise self.fail(f"{name.text} {takes}, not {len(arguments)}", name)
-        return Call(name.text, arguments)
+            raise self.fail(_unknown(name.text), name)
+        function = FUNCTIONS[name.text]
+        at: list[_Token] = []
+        arguments = self.arguments(function, at, depth)
+        function = function_of(name.text, arguments)
+        parameters = function.parameters
+        least = sum(one.default is None for one in parameters)
+        if not least <= len(arguments) <= len(parameters):
+            raise self.fail(_wrong_count(function, least, len(arguments)), name)
+        for parameter, argument, token in zip(parameters, arguments, at, strict=False):
+            if wrong := _wrong_kind(parameter, argument):
+                raise self.fail(f"{parameter.name} of {signature(function)} {wrong}", token)
+        given = len(arguments)
+        while given > least and arguments[given - 1] == parameters[given - 1].default:
+            given -= 1
+        call = Call(name.text, arguments[:given])
+        if (function.block is None or function.lag) and is_constant(call):
+            at_series = at[[one.kind for one in parameters].index("series")]
+            message = f"{name.text} needs a column, a clock or a stream, not only numbers"
+            raise self.fail(message, at_series)
+        return call
 
-    def arguments(self, depth: int) -> tuple[Expression, ...]:
+    def arguments(
+        self, function: Function, at: list[_Token], depth: int
+    ) -> tuple[Expression, ...]:
+        """Parse arguments in parentheses; `at` gets the first token of each."""
         opening = self.advance()
         if self.token.kind == ")":
             self.advance()
             return ()
-        arguments = [self.argument(opening, depth)]
-        while self.token.kind == ",":
+        arguments: list[Expression] = []
+        while True:
+            if self.token.kind == "end":
+                raise self.unclosed(opening)
+            at.append(self.token)
+            arguments.append(self.argument(function, len(arguments), depth))
+            if self.token.kind != ",":
+                break
             self.advance()
-            arguments.append(self.argument(opening, depth))
-        if self.token.kind != ")":
-            end = self.token.kind == "end"
-            raise self.unclosed(opening) if end else self.unexpected("',' or ')'")
-        self.advance()
+        self.close(opening, "',' or ')'")
         return tuple(arguments)
 
-    def argument(self, opening: _Token, depth: int) -> Expression:
-        if self.token.kind == "end":
-            raise self.unclosed(opening)
+    def argument(self, function: Function, index: int, depth: int) -> Expression:
+        kinds = [one.kind for one in function.parameters]
+        if kinds[index : index + 1] == ["text"] and self.token.kind in ("name", "quoted"):
+            return Text(self.advance().text)
         return self.expression(depth + 1)
+
+
+def _unknown(name: str) -> str:
+    names = [one for one in FUNCTIONS if one.isidentifier()]
+    hint = nearest(name, names)
+    known = ", ".join(sorted(names))
+    message = f"unknown function {name!r}{hint} (there are {known})"
+    return message if hint else message + QUOTE
+
+
+def _wrong_count(function: Function, least: int, given: int) -> str:
+    most = len(function.parameters)
+    if not most:
+        return f"{function.name} takes no arguments, not {given}"
+    counts = str(most) if least == most else f"{least} or {most}"
+    if most > least + 1:
+        counts = f"{least} to {most}"
+    plural = "" if most == 1 else "s"
+    return f"{function.name} takes {counts} argument{plural}, not {given}: {signature(function)}"
+
+
+def _wrong_kind(parameter: Parameter, argument: Expression) -> str:
+    """Return why an argument is not of its parameter's kind, or ""."""
+    if parameter.kind == "series":
+        if isinstance(argument, Span):
+            return f"must be a column or an expression, not the span {argument}"
+    elif parameter.kind == "number":
+        if not isinstance(argument, Number):
+            return f"must be a number such as 0.5, not {argument}"
+    elif parameter.kind == "text":
+        if not isinstance(argument, Text):
+            return f"must be a name or a text in double quotes, not {argument}"
+    elif not _counts(argument):
+        elements = f"must be a whole number of elements from 1 to {MAX_WINDOW}"
+        limit = parameter.name == "window" and isinstance(argument, Number)
+        hint = "; a limit has a point, such as 3.0" if limit else ""
+        return f"{elements} or a span such as 30s, not {argument}{hint}"
+    return ""
+
+
+def _counts(argument: Expression) -> bool:
+    """Return whether an argument is a possible window."""
+    if isinstance(argument, Number):
+        return argument.whole and 1 <= argument.value <= MAX_WINDOW
+    return isinstance(argument, Span)

@@ -28,7 +28,21 @@ from ..config import Config, nearest
 from ..errors import ConfigurationError
 from ..schema import LIMIT
 from ..typing import Float64s
-from .expressions import FUNCTIONS, Column, Expression, columns_in, parse
+from .expressions import parse
+from .functions import (
+    FUNCTIONS,
+    MAX_PURE_LAG,
+    Function,
+    constant,
+    exactly,
+    expand,
+    is_constant,
+    is_pure,
+    lag_of,
+    resolve,
+    uses_time,
+)
+from .trees import Call, Column, Expression, Number, Span, Text, columns_in
 
 if TYPE_CHECKING:
     from .table import StreamTable
@@ -40,44 +54,84 @@ SAFE = LIMIT * (1.0 - 1e-6)
 """A float64 value below this is below `LIMIT` in float32."""
 
 MAX_CHECKED_LAG = 4
-"""Longer lags are left to the vectorised features: each lag evaluates its argument twice."""
+"""Deeper nested lags are left to the vectorised features: each evaluates its argument twice."""
+
+_BOUNDED = frozenset({"+", "-", "neg", "abs", "lag", "diff", "mid", "spread", "imbalance"})
+"""Functions whose value stays far within the limit where an argument is wrong in its last bits."""
 
 
-def checker(trees: Sequence[Expression], columns: Sequence[str], lag: int) -> Callable[..., bool]:
+def checker(trees: Sequence[Expression], columns: Sequence[str]) -> Callable[..., bool]:
     """Return `good(values, t_ns, i)`: whether row i is certainly good.
 
-    values: a flat memoryview of float64 rows. t_ns: one of int64. `good` raises ArithmeticError
-    or ValueError if a feature cannot be computed, which counts as False.
+    values: a flat memoryview of float64 rows. t_ns: one of int64. `good` is False if a feature
+    cannot be computed.
     """
-    if lag > MAX_CHECKED_LAG:
+    if any(_nested(tree) > MAX_CHECKED_LAG for tree in trees):
         return lambda *_: False
-    features = [_value(tree, list(columns), len(columns)) for tree in trees]
+    features = [_value(tree, list(columns)) for tree in trees]
     if len(features) == 1:
         only = features[0]
         return lambda values, t_ns, i: -SAFE < only(values, t_ns, i) < SAFE
     return lambda values, t_ns, i: all(-SAFE < one(values, t_ns, i) < SAFE for one in features)
 
 
-def _value(tree: Expression, columns: list[str], width: int) -> Value:
+def _nested(tree: Expression) -> int:
+    """Return how many functions with a lag are inside each other at most."""
+    if not isinstance(tree, Call):
+        return 0
+    return FUNCTIONS[tree.function].lag + max(map(_nested, tree.arguments), default=0)
+
+
+def _value(tree: Expression, columns: list[str], exact: bool = False) -> Value:
+    """Return what computes a tree at a row; `exact` for the bits of the vectorised features.
+
+    A function such as a comparison or a quotient can turn the last bits of its argument into
+    anything, so inexact functions inside it are computed exactly.
+    """
+    width = len(columns)
     if isinstance(tree, Column):
         at = columns.index(tree.name)
         return lambda v, _, i: v[i * width + at]
-    function = FUNCTIONS[tree.function]
-    one = function.one
-    if not function.arity:
-        return lambda _, t, i: one(t[i], t[i - 1])
-    named = [columns.index(part.name) for part in tree.arguments if isinstance(part, Column)]
-    if not function.lag and len(named) == function.arity == 2:
+    if is_constant(tree):
+        value = constant(tree)
+        return lambda *_: value
+    assert isinstance(tree, Call)
+    function, arguments = resolve(tree)
+    one: Callable[..., float] = exactly(function) if exact else function.one  # type: ignore[assignment]
+    exact = exact or tree.function not in _BOUNDED
+    named = [columns.index(part.name) for part in arguments if isinstance(part, Column)]
+    if not function.lag and len(named) == len(arguments) == 2:
         # The commonest features are of two columns: a call for each would cost as much again.
         first, second = named
         return lambda v, _, i: one(v[i * width + first], v[i * width + second])
-    inner = [_value(part, columns, width) for part in tree.arguments]
+    inner = [_value(part, columns, exact) for part in _series(function, arguments)]
+    if function.time:
+        inner.insert(0, lambda _, t, i: t[i])
     of = inner[0]
-    if function.lag:
-        return lambda v, t, i: one(of(v, t, i), of(v, t, i - 1))
-    if function.arity == 1:
+    if k := lag_of(function, arguments):
+        return lambda v, t, i: one(of(v, t, i), of(v, t, i - k))
+    rest = _settings(function, arguments)
+    if rest:
+        return lambda v, t, i: one(*[part(v, t, i) for part in inner], *rest)
+    if len(inner) == 1:
         return lambda v, t, i: one(of(v, t, i))
     return lambda v, t, i: one(*[part(v, t, i) for part in inner])
+
+
+def _series(function: Function, arguments: Sequence[Expression]) -> list[Expression]:
+    pairs = zip(function.parameters, arguments, strict=True)
+    return [argument for parameter, argument in pairs if parameter.kind == "series"]
+
+
+def _settings(function: Function, arguments: Sequence[Expression]) -> list[float | int | str]:
+    """Return the values of the arguments that are not series; the lag is none of them."""
+    if function.lag:
+        return []
+    return [
+        part.ns if isinstance(part, Span) else part.value
+        for parameter, part in zip(function.parameters, arguments, strict=True)
+        if parameter.kind != "series" and isinstance(part, Number | Span | Text)
+    ]
 
 
 Slots: TypeAlias = list[Any]
@@ -112,14 +166,18 @@ class FeatureSet:
         self.names = tuple(str(tree) for tree in trees)
         self.columns_used = columns_in(trees)
         check_columns(self.columns_used, columns)
+        trees = [expand(tree) for tree in trees]
+        self.uses_time = any(map(uses_time, trees))
+        if not is_pure(trees):
+            message = f"features may look back {MAX_PURE_LAG} elements at most, without spans"
+            raise ConfigurationError(message, key="features")
         plan = _Plan(columns)
         compiled = [plan.compile(tree) for tree in trees]
         self.lag = max(plan.lags[slot] for slot in compiled)
-        self.uses_time = plan.uses_time
-        self.good = checker(trees, columns, self.lag)
+        self.good = checker(trees, columns)
         self._outputs = tuple(enumerate(plan.cut(slot, self.lag) for slot in compiled))
         self._steps = tuple(plan.steps)
-        self._spare = [None] * (len(plan.lags) - 2)
+        self._spare = [plan.constants.get(slot) for slot in range(2, len(plan.lags))]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -159,22 +217,25 @@ class _Plan:
     def __init__(self, columns: Sequence[str]) -> None:
         self.columns = list(columns)
         self.lags = [0, 0]  # of the values and of the times
+        self.constants: dict[int, float | int | str] = {}
         self.steps: list[Step] = []
-        self.uses_time = False
         self._known: dict[object, int] = {}
 
     def compile(self, tree: Expression) -> int:
         """Plan the steps of `tree` and return the slot of its result."""
         if tree not in self._known:
-            self._known[tree] = (
-                self._column(tree) if isinstance(tree, Column) else self._call(tree)
-            )
+            if isinstance(tree, Column):
+                self._known[tree] = self._column(tree)
+            elif is_constant(tree):
+                self._known[tree] = self._constant(constant(tree))
+            else:
+                self._known[tree] = self._call(tree)
         return self._known[tree]
 
     def cut(self, slot: int, lag: int) -> int:
         """Return a slot with the values of `slot` from the tick `lag` on."""
         drop = lag - self.lags[slot]
-        if not drop:
+        if not drop or slot in self.constants:
             return slot
         if (slot, lag) not in self._known:
             self._known[slot, lag] = self._add(lambda x: x[drop:], (slot,), lag)
@@ -184,21 +245,32 @@ class _Plan:
         index = self.columns.index(column.name)
         return self._add(lambda values: values[:, index], (_VALUES,), 0)
 
-    def _call(self, call: Any) -> int:
-        function = FUNCTIONS[call.function]
-        if not function.arity:
-            self.uses_time = True
-            return self._add(function.block, (_TIMES,), function.lag)
-        arguments = [self.compile(argument) for argument in call.arguments]
-        lag = max(self.lags[slot] for slot in arguments)
-        aligned = tuple(self.cut(slot, lag) for slot in arguments)
-        return self._add(function.block, aligned, lag + function.lag)
+    def _constant(self, value: float | int | str) -> int:
+        self.lags.append(0)
+        self.constants[len(self.lags) - 1] = value
+        return len(self.lags) - 1
 
-    def _add(self, compute: Callable[..., Any], sources: tuple[int, ...], lag: int) -> int:
+    def _call(self, call: Any) -> int:
+        function, arguments = resolve(call)
+        slots = [self.compile(part) for part in _series(function, arguments)]
+        if function.time:
+            slots.insert(0, _TIMES)
+        lag = max(self.lags[slot] for slot in slots)
+        if k := lag_of(function, arguments):
+            return self._add(_lagged(function.block, k), (slots[0],), lag + k)
+        slots += [self._constant(value) for value in _settings(function, arguments)]
+        return self._add(function.block, tuple(self.cut(slot, lag) for slot in slots), lag)
+
+    def _add(self, compute: Any, sources: tuple[int, ...], lag: int) -> int:
         target = len(self.lags)
         self.lags.append(lag)
         self.steps.append(_step(compute, sources, target))
         return target
+
+
+def _lagged(block: Any, k: int) -> Callable[[Any], Any]:
+    """Return `block` of an array from k on, and of the same k before."""
+    return lambda x: block(x[k:], x[:-k])
 
 
 def _step(compute: Callable[..., Any], sources: tuple[int, ...], target: int) -> Step:
@@ -211,7 +283,10 @@ def _step(compute: Callable[..., Any], sources: tuple[int, ...], target: int) ->
     def binary(slots: Slots) -> None:
         slots[target] = compute(slots[first], slots[last])
 
-    return unary if len(sources) == 1 else binary
+    def general(slots: Slots) -> None:
+        slots[target] = compute(*[slots[source] for source in sources])
+
+    return unary if len(sources) == 1 else binary if len(sources) == 2 else general
 
 
 CHECK_EVERY = 1000

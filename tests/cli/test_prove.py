@@ -210,8 +210,8 @@ def test_a_column_that_reveals_the_label_is_named_with_exit_code_65(cli, prices)
 def test_a_look_ahead_in_a_feature_is_named_with_exit_code_70(cli, prices, monkeypatch):
     """A diff against the tick that follows, as `shift(-1)` makes by mistake."""
 
-    def ahead(x):
-        return np.concatenate([x[2:], x[-1:]]) - x[1:]
+    def ahead(now, _):
+        return np.concatenate([now[1:], now[-1:]]) - now
 
     leaks = expressions.FUNCTIONS["diff"]._replace(block=ahead)
     monkeypatch.setitem(expressions.FUNCTIONS, "diff", leaks)

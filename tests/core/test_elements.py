@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_lstm.core import elements, expressions
+from stream_lstm.core import elements, functions
 from stream_lstm.core.elements import ElementMaker, Memory
 
 Element = tuple[int, bytes]
@@ -74,7 +74,7 @@ def test_a_refused_tick_might_as_well_not_have_come(
     kept = np.array([k for k in range(len(rows)) if k not in bad], dtype=int)
     with pytest.MonkeyPatch.context() as patch:
         # The clock goes on over a refused tick; `elapsed` is not what is compared here.
-        patch.setattr(expressions, "NS_PER_S", math.inf)
+        patch.setattr(functions, "NS_PER_S", math.inf)
         made = make(maker, values, set())[0]
         alone, none, other = make(maker, values[kept], set())
     assert [row for _, row in alone] == [row for _, row in made]
