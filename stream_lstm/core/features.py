@@ -57,7 +57,7 @@ MAX_CHECKED_LAG = 4
 """Deeper nested lags are left to the vectorised features: each evaluates its argument twice."""
 
 _BOUNDED = frozenset({"+", "-", "neg", "abs", "lag", "diff", "mid", "spread", "imbalance"})
-"""Functions whose value stays far within the limit where an argument is wrong in its last bits."""
+"""Functions that the last bits of a small argument do not carry to the limit."""
 
 
 def checker(trees: Sequence[Expression], columns: Sequence[str]) -> Callable[..., bool]:
@@ -86,7 +86,8 @@ def _value(tree: Expression, columns: list[str], exact: bool = False) -> Value:
     """Return what computes a tree at a row; `exact` for the bits of the vectorised features.
 
     A function such as a comparison or a quotient can turn the last bits of its argument into
-    anything, so inexact functions inside it are computed exactly.
+    anything, so inexact functions inside it are computed exactly. The last bits of exp can be
+    beyond the limit themselves.
     """
     width = len(columns)
     if isinstance(tree, Column):
@@ -97,7 +98,8 @@ def _value(tree: Expression, columns: list[str], exact: bool = False) -> Value:
         return lambda *_: value
     assert isinstance(tree, Call)
     function, arguments = resolve(tree)
-    one: Callable[..., float] = exactly(function) if exact else function.one  # type: ignore[assignment]
+    one = exactly(function) if exact or function.name == "exp" else function.one
+    assert one
     exact = exact or tree.function not in _BOUNDED
     named = [columns.index(part.name) for part in arguments if isinstance(part, Column)]
     if not function.lag and len(named) == len(arguments) == 2:

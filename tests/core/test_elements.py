@@ -21,6 +21,7 @@ EXPRESSIONS = {
     "plain": ["bid"],
     "return": ["log_return(mid(bid, ask))", "spread(bid, ask)", "log1p(volume)"],
     "deep": ["diff(diff(bid))", "elapsed()", "imbalance(bid, ask)"],
+    "operators": ["bid / ask - 1", "diff(log(bid), 3) < 0", "clip(volume, 0, 3)"],
 }
 
 value = st.floats(0.5, 2.0) | st.sampled_from([math.nan, math.inf, -1.0, 0.0, 1e300, -math.inf])
@@ -154,6 +155,7 @@ PATTERNS = {
     "deep": ["diff(diff(bid))", "lag(lag(lag(ask)))", "elapsed()"],
     "before": ["lag(bid)", "imbalance(bid, ask)"],
     "never alone": ["log_return(diff(bid))"],
+    "operators": ["where(missing(volume), 0, diff(bid, 3) / ask)", "min(bid, 2.0) * ask"],
 }
 
 LARGE = 9e36
