@@ -23,6 +23,7 @@ from stream_lstm.core.expressions import (
     Call,
     Column,
     Number,
+    Span,
     columns_of,
     parse,
 )
@@ -35,6 +36,7 @@ from stream_lstm.core.features import (
 )
 from stream_lstm.core.functions import Function, is_pure
 from stream_lstm.core.session import Session
+from stream_lstm.core.trees import OPERATORS
 from stream_lstm.errors import ConfigurationError, ExpressionError
 from stream_lstm.events import Output, Prediction, Refusal, Ticks
 from stream_lstm.schema import LIMIT
@@ -87,13 +89,77 @@ def test_a_name_without_parenthesis_is_a_column(text, name):
     assert parse(text) == Column(name)
 
 
-@given(trees())
+def written(depth: int = 12) -> st.SearchStrategy:
+    """Trees of everything that can be written, some of them refused."""
+    leaves = st.sampled_from(COLUMNS).map(Column) | NUMBERS
+
+    def calls(inner):
+        pair = st.tuples(inner, inner)
+        # A lag of numbers alone is refused, and a lag of 1 is not written.
+        looks_back = st.sampled_from(["lag", "diff", "min", "max"])
+        k = st.integers(1, 2**63 - 1).map(Span) | st.integers(1, 10**9).map(
+            lambda n: Span(n * 1000)
+        ) | st.integers(2, 99_999).map(lambda n: Number(float(n), whole=True))  # fmt: skip
+        x = pair.map(lambda two: Call("+", (Call("*", (two[0], Column("bid"))), two[1])))
+        return st.one_of(
+            st.tuples(st.sampled_from([*OPERATORS]), pair).map(lambda a: Call(*a)),
+            inner.map(lambda x: Call("neg", (x,))),
+            st.tuples(pair, inner).map(lambda a: Call("clip", (*a[0], a[1]))),
+            st.tuples(looks_back, x, k).map(lambda a: Call(a[0], a[1:])),
+        )
+
+    return st.recursive(leaves, calls, max_leaves=depth)
+
+
+@settings(max_examples=300)
+@given(trees() | written())
 def test_the_text_of_a_tree_parses_to_the_same_tree(tree):
+    product = Call("*", (Column("bid"), tree))
+    assert parse(str(product)) == product
+
+
+TOKENS = ["a", "b", "2", "0.5", "3e1", "-", "-", "+", "*", "/", "<", "==", "(", ")", ",", "min(",
+          "lag(", "clip(", "30s", "1.5h", '"x y"', "elapsed()"]  # fmt: skip
+
+
+@settings(max_examples=300)
+@given(st.lists(st.sampled_from(TOKENS), min_size=3, max_size=7).map(" ".join))
+def test_the_normal_form_of_any_text_is_its_own(text):
+    try:
+        tree = parse(text)
+    except ExpressionError:
+        return
     assert parse(str(tree)) == tree
+    assert str(parse(str(tree))) == str(tree)
+
+
+@pytest.mark.parametrize(
+    ("text", "normal"),
+    [
+        ("((a)+(b*c))", "a + b * c"),
+        ("(a+b)*c", "(a + b) * c"),
+        ("a-(b-c)-d", "a - (b - c) - d"),
+        ("a/(b*c)", "a / (b * c)"),
+        ("(a<b)==(c>=0)", "(a < b) == (c >= 0)"),
+        ("- a * -2", "-a * -2"),
+        ("-(a*b)", "-(a * b)"),
+        ("-(2)*a", "-(2) * a"),
+        ("a - -(-b)", "a - --b"),
+        ("a*-0", "a * 0"),
+        ("a+1E-6+.5+2.+007", "a + 1e-06 + 0.5 + 2.0 + 7"),
+        ("lag(a, 90s)", "lag(a, 90s)"),
+        ("lag(a, 60s)", "lag(a, 1m)"),
+        ("lag(a,1.5h)", "lag(a, 90m)"),
+        ("lag(a,500ms)+lag(a,20us)", "lag(a, 500ms) + lag(a, 20us)"),
+        ("diff(a,1)", "diff(a)"),
+    ],
+)
+def test_the_normal_form_has_as_few_parentheses_as_possible(text, normal):
+    assert str(parse(text)) == normal
 
 
 @pytest.mark.slow
-@given(st.text(max_size=40) | st.text(alphabet='abmid(),"_ 1', max_size=40))
+@given(st.text(max_size=40) | st.text(alphabet='abmid(),"_ 1+-*<=.es', max_size=40))
 def test_any_text_is_a_tree_or_an_expression_error_inside_the_text(text):
     position = 0
     try:
