@@ -118,21 +118,6 @@ def test_the_text_of_a_tree_parses_to_the_same_tree(tree):
     assert parse(str(product)) == product
 
 
-TOKENS = ["a", "b", "2", "0.5", "3e1", "-", "-", "+", "*", "/", "<", "==", "(", ")", ",", "min(",
-          "lag(", "clip(", "30s", "1.5h", '"x y"', "elapsed()"]  # fmt: skip
-
-
-@settings(max_examples=300)
-@given(st.lists(st.sampled_from(TOKENS), min_size=3, max_size=7).map(" ".join))
-def test_the_normal_form_of_any_text_is_its_own(text):
-    try:
-        tree = parse(text)
-    except ExpressionError:
-        return
-    assert parse(str(tree)) == tree
-    assert str(parse(str(tree))) == str(tree)
-
-
 @pytest.mark.parametrize(
     ("text", "normal"),
     [
