@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..errors import ConfigurationError
 from .trees import Call, Column, Expression, Number, Span
 
 NS_PER_S = 1e9
@@ -31,6 +32,9 @@ MAX_WINDOW = 100_000
 
 MAX_PURE_LAG = 16
 """Earlier ticks that the features of a set without other memory may need."""
+
+MAX_NODES = 2000
+"""Functions and arguments of an expression, written in full; an expression has 500 at most."""
 
 _HALF = np.array(0.5)  # NumPy takes longer to convert a Python number
 
@@ -118,13 +122,26 @@ def resolve(call: Call) -> tuple[Function, tuple[Expression, ...]]:
 
 
 def expand(tree: Expression) -> Expression:
-    """Return the tree with every call that is short for another expression replaced."""
+    """Return the tree with every call that is short for another expression replaced.
+
+    Raises ConfigurationError if that has more than `MAX_NODES` functions and arguments: each level
+    of nested calls may repeat its arguments.
+    """
     if not isinstance(tree, Call):
         return tree
     function, arguments = resolve(tree)
-    if function.expands:
-        return expand(function.expands(*arguments))
-    return Call(tree.function, tuple(expand(part) for part in tree.arguments))
+    parts = tuple(expand(part) for part in arguments)
+    if not function.expands:
+        return Call(tree.function, parts[: len(tree.arguments)])
+    longer = function.expands(*parts)
+    if _size(longer) > MAX_NODES:
+        message = f"{function.name} is too deep inside functions like it; use fewer of them"
+        raise ConfigurationError(message, key="features")
+    return expand(longer)
+
+
+def _size(tree: Expression) -> int:
+    return 1 + sum(map(_size, tree.arguments)) if isinstance(tree, Call) else 1
 
 
 def series_in(call: Call) -> list[Expression]:
@@ -157,16 +174,15 @@ def constant(tree: Expression) -> float:
 
 def is_pure(trees: Iterable[Expression]) -> bool:
     """Return whether the last `MAX_PURE_LAG` ticks are memory enough for all trees."""
-    return all(lag is not None and lag <= MAX_PURE_LAG for lag in map(pure_lag, trees))
+    lags = [pure_lag(expand(tree)) for tree in trees]
+    return all(lag is not None and lag <= MAX_PURE_LAG for lag in lags)
 
 
 def pure_lag(tree: Expression) -> int | None:
-    """Return how many earlier ticks a tree needs; None if it needs another memory."""
+    """Return how many earlier ticks an expanded tree needs; None if it needs another memory."""
     if not isinstance(tree, Call):
         return 0
     function, arguments = resolve(tree)
-    if function.expands:
-        return pure_lag(function.expands(*arguments))
     own = lag_of(function, arguments)
     inner = [pure_lag(part) for part in series_in(tree)]
     if function.block is None or own is None or None in inner:
@@ -314,17 +330,13 @@ def exactly(function: Function) -> Callable[..., float]:
     if not function.inexact:
         return function.one
     ufunc, low, high = _UFUNCS[function.name]
-    number = np.empty(1)
-    item = number.item
 
     def value(x: float) -> float:
-        number[0] = x
+        # NumPy makes an array of one element of it, three times faster than we could.
         if low < x < high:
-            ufunc(number, number)
-        else:
-            with np.errstate(all="ignore"):
-                ufunc(number, number)
-        return item()
+            return float(ufunc(x))
+        with np.errstate(all="ignore"):
+            return float(ufunc(x))
 
     if function.name == "log_return":
         return lambda now, before: value(math.copysign(_divide_one(now, before), now))

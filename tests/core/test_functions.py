@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_lstm.core.expressions import FUNCTIONS, Call, Column, Number, Span, parse
+from stream_lstm.core.expressions import FUNCTIONS, Call, Column, Expression, Number, Span, parse
 from stream_lstm.core.features import FeatureSet
 from stream_lstm.core.functions import (
     MAX_PURE_LAG,
@@ -267,6 +267,17 @@ def test_a_function_can_be_short_for_an_expression(monkeypatch: pytest.MonkeyPat
     assert made.names == ("twice(twice(x)) + 1",)
     assert made.evaluate(np.zeros(1, np.int64), np.array([[3.0]])).tolist() == [[13.0]]
     assert str(expand(parse("1 / twice(x)"))) == "1 / (x * 2.0)"
+
+
+def test_nested_short_forms_cannot_grow_without_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    def thrice(x: Expression) -> Expression:
+        return Call("/", (Call("-", (x, x)), x))
+
+    short = FUNCTIONS["abs"]._replace(name="thrice", block=None, one=None, expands=thrice)
+    monkeypatch.setitem(FUNCTIONS, "thrice", short)
+    assert FeatureSet(["thrice(" * 5 + "x" + ")" * 5], ["x"]).lag == 0
+    with pytest.raises(ConfigurationError, match="thrice is too deep"):
+        FeatureSet(["thrice(" * 16 + "x" + ")" * 16], ["x"])
 
 
 def test_functions_take_texts_numbers_and_times(monkeypatch: pytest.MonkeyPatch) -> None:
