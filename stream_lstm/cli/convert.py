@@ -90,12 +90,12 @@ def import_(
     Example: stream-lstm import model.keras --out weights.safetensors
     """
     from ..core.expressions import columns_of
-    from ..core.features import FeatureSet
+    from ..core.stateful import compile_features
     from ..store.weights import check_target
 
     texts, names = feature or [], []
     try:
-        names = list(FeatureSet(texts, columns_of(texts)).names) if texts else []
+        names = list(compile_features(texts, columns_of(texts)).names) if texts else []
     except ConfigurationError as error:
         raise UsageError(*error.within("--feature: ")) from None
     check_target(out)

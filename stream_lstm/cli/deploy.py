@@ -36,9 +36,11 @@ def check_config(
     config, values = resolved.config, flatten(resolved.config)
     expressions = config.stream.features
     if expressions:
-        from ..core.features import FeatureSet
+        from ..core.stateful import compile_features
 
-        FeatureSet(expressions, config.feed.columns or columns_of(expressions))
+        compile_features(
+            expressions, config.feed.columns or columns_of(expressions), config.stream
+        )
     read_bank(config)
     if config.learning.learn:
         _check_optimizer(config.learning)

@@ -224,10 +224,10 @@ def check_features(file: InputFile, config: Config) -> tuple[str, ...]:
     expressions = config.stream.features
     if not expressions:
         raise UsageError(_which_features(file))
-    from ..core.features import FeatureSet
+    from ..core.stateful import compile_features
 
     columns = columns_of(expressions)
-    if file.time is None and FeatureSet(expressions, columns).uses_time:
+    if file.time is None and compile_features(expressions, columns, config.stream).uses_time:
         raise UsageError("the feature elapsed() needs times: name their column with --time COLUMN")
     return columns
 

@@ -227,7 +227,7 @@ def _columns(config: Config) -> tuple[str, ...]:
         raise UsageError(f"name the publisher with --connect, for example: {EXAMPLE}")
     if not config.stream.features:
         raise UsageError(f"name the model's inputs with --feature, for example: {EXAMPLE}")
-    from ..core.features import FeatureSet
+    from ..core.stateful import compile_features
     from ..feed.decode import compile_decoder, resolve
 
     feed = config.feed
@@ -242,7 +242,7 @@ def _columns(config: Config) -> tuple[str, ...]:
     columns = columns or columns_of(config.stream.features)
     if feed.payload not in ("record", "auto"):
         compile_decoder(msgspec.structs.replace(feed, columns=columns))
-    FeatureSet(config.stream.features, columns)
+    compile_features(config.stream.features, columns, config.stream)
     return columns
 
 

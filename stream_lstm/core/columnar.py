@@ -117,7 +117,7 @@ class ColumnarPath:
         streams = np.ascontiguousarray(arrivals.streams, np.int64)
         if len(streams) and not 0 <= streams.min() <= streams.max() < len(self._table):
             raise IndexError(f"rows are 0 to {len(self._table) - 1}: get them from `place`")
-        if not session.plain:
+        if not session.columnar:
             self._in_runs(arrivals, streams)
             return
         if session.active:

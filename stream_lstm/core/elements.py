@@ -14,13 +14,13 @@ costs a few evaluations, not one per tick.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, TypeAlias
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 import numpy as np
 
-from ..schema import LIMIT, StreamConfig
+from ..schema import LIMIT
 from ..typing import Bools, Float32s, Float64s, Int64s
 from .features import FeatureSet
 from .old_ticks import NEVER, OldTicks, find_old, joined
@@ -44,6 +44,7 @@ class Memory(msgspec.Struct):
 
     `latest` is the latest time of the stream, and `last` (C,) the values of the tick that had it
     last, () before the first tick; `old` are the old ticks among those that were sifted last.
+    `machine` has the memory of features that need more than the last ticks.
     """
 
     t_ns: np.ndarray
@@ -51,6 +52,7 @@ class Memory(msgspec.Struct):
     latest: int = NEVER
     last: np.ndarray = np.zeros(0)
     old: OldTicks | None = None
+    machine: Any = None
 
     @classmethod
     def empty(cls, columns: int) -> Memory:
@@ -80,13 +82,20 @@ def good_rows(made: Float32s) -> Bools:
 class ElementMaker:
     """Makes elements of ticks with the given columns.
 
-    refuse_old: refuse old ticks. Raises what `FeatureSet` raises.
+    features: as texts, or compiled for these columns. refuse_old: refuse old ticks. Raises what
+    `FeatureSet` raises.
     """
 
     def __init__(
-        self, expressions: Sequence[str], columns: Sequence[str], *, refuse_old: bool = False
+        self,
+        features: Sequence[str] | FeatureSet,
+        columns: Sequence[str],
+        *,
+        refuse_old: bool = False,
     ) -> None:
-        self.features = FeatureSet(expressions, columns)
+        if isinstance(features, Sequence):
+            features = FeatureSet(features, columns)
+        self.features = features
         self.refuse_old = refuse_old
         self.columns = tuple(columns)
         self._used = [self.columns.index(name) for name in self.features.columns_used]
@@ -94,6 +103,10 @@ class ElementMaker:
 
     def __len__(self) -> int:
         return len(self.features)
+
+    def empty(self, stream: str = "") -> Memory:  # noqa: ARG002 - as in `StatefulMaker`
+        """Return the memory of a stream before its first tick."""
+        return Memory.empty(len(self.columns))
 
     def make(
         self, memory: Memory, t_ns: Int64s, values: Float64s, refused: OnRefused
@@ -302,8 +315,22 @@ class ElementMaker:
 
     def accepts(self, memory: Memory, t_ns: Int64s, values: Float64s) -> bool:
         """Return whether a tick, t_ns (1,) and values (1, C), would make an element now."""
-        trial = msgspec.structs.replace(memory)  # its arrays are replaced, never written to
+        trial = self.trial(memory)
         return any(len(made) for _, made in self.make(trial, t_ns, values, lambda *_: None))
+
+    def board_state(self) -> list[np.ndarray]:
+        """Return what streams show to each other, for a snapshot."""
+        return []
+
+    def restored(self, memories: Mapping[str, Any], board: Sequence[np.ndarray]) -> dict[str, Any]:
+        """Return the machines of a snapshot by stream; raises ValueError where they do not fit."""
+        if memories or board:
+            raise ValueError("only one of the two has features with memory")
+        return {}
+
+    def trial(self, memory: Memory) -> Memory:
+        """Return a copy of a memory, to try a tick."""
+        return msgspec.structs.replace(memory)  # its arrays are replaced, never written to
 
     def first_good(self, values: Float64s) -> tuple[Float32s, Bools]:
         """Return which ticks may be remembered while the memory is not full, and why.
@@ -345,11 +372,6 @@ class ElementMaker:
         bad = next((k for k, number in enumerate(numbers) if not abs(number) < LIMIT), 0)
         used = ", ".join(f"{self.columns[k]}={fields[k]:g}" for k in self._used)
         return f"feature {self.features.names[bad]} is {numbers[bad]:g} ({used})"
-
-
-def maker_of(stream: StreamConfig, columns: Sequence[str]) -> ElementMaker:
-    """Return the element maker of a configuration."""
-    return ElementMaker(stream.features, columns, refuse_old=stream.on_old_time == "refuse")
 
 
 def _old_except(

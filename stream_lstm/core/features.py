@@ -12,7 +12,7 @@ certain"; then the vectorised features decide. So it needs no exact arithmetic.
 
 **Clipped features.** The scaler divides by a standard deviation and subtracts no mean, so a level
 far from zero, such as 1000 +- 1, is hundreds of standard deviations away and is always cut to the
-same number. A constant is scaled to 0. `ClippingMonitor` finds both from the state of the scalers,
+same number. A constant is scaled to 0. `FeatureMonitor` finds both from the state of the scalers,
 without looking at a tick.
 """
 
@@ -45,6 +45,7 @@ from .functions import (
 from .trees import Call, Column, Expression, Number, Span, Text, columns_in
 
 if TYPE_CHECKING:
+    from .session import Session
     from .table import StreamTable
 
 Value: TypeAlias = Callable[[Any, Any, int], float]
@@ -150,36 +151,39 @@ class FeatureSet:
     """The features of an element, over ticks with the given columns.
 
     expressions: one text for each feature; the first is the target. columns: names of the values
-    of a tick, in order.
+    of a tick, in order. prepare: returns what is computed for an expression.
 
     Attributes: `names`, the expressions in normal form; `columns_used`, the columns that they
-    read; `lag`, the earlier ticks that an element needs; `uses_time`, whether times are read;
-    `good`, the check of a single tick.
+    read; `lag`, the earlier ticks that an element needs, and `fill`, the same; `uses_time`, whether
+    times are read; `good`, the check of a single tick.
 
     Raises ExpressionError for a wrong expression, and ConfigurationError for an unknown column or
     without expressions.
     """
 
-    def __init__(self, expressions: Sequence[str], columns: Sequence[str]) -> None:
-        if not expressions:
-            message = 'no features: set one or more, such as "log_return(mid(bid, ask))"'
-            raise ConfigurationError(message, key="features")
-        trees = [parse(text) for text in expressions]
+    def __init__(
+        self,
+        expressions: Sequence[str],
+        columns: Sequence[str],
+        prepare: Callable[[Expression], Expression] = expand,
+    ) -> None:
+        trees = read_features(expressions, columns)
         self.names = tuple(str(tree) for tree in trees)
         self.columns_used = columns_in(trees)
-        check_columns(self.columns_used, columns)
-        trees = [expand(tree) for tree in trees]
+        trees = [prepare(tree) for tree in trees]
         self.uses_time = any(map(uses_time, trees))
         if not is_pure(trees):
             message = f"features may look back {MAX_PURE_LAG} elements at most, without spans"
             raise ConfigurationError(message, key="features")
         plan = _Plan(columns)
         compiled = [plan.compile(tree) for tree in trees]
-        self.lag = max(plan.lags[slot] for slot in compiled)
+        self.lag = self.fill = max(plan.lags[slot] for slot in compiled)
         self.good = checker(trees, columns)
         self._outputs = tuple(enumerate(plan.cut(slot, self.lag) for slot in compiled))
         self._steps = tuple(plan.steps)
         self._spare = [plan.constants.get(slot) for slot in range(2, len(plan.lags))]
+
+    others: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -199,6 +203,16 @@ class FeatureSet:
             elements[:, index] = slots[slot]
         elements[np.abs(elements) < TINY] = 0.0
         return elements
+
+
+def read_features(expressions: Sequence[str], columns: Sequence[str]) -> list[Expression]:
+    """Return the trees of features; raises what `FeatureSet` raises."""
+    if not expressions:
+        message = 'no features: set one or more, such as "log_return(mid(bid, ask))"'
+        raise ConfigurationError(message, key="features")
+    trees = [parse(text) for text in expressions]
+    check_columns(columns_in(trees), columns)
+    return trees
 
 
 def check_columns(wanted: Sequence[str], columns: Sequence[str]) -> None:
@@ -298,17 +312,29 @@ BEYOND = 2.0
 """Standard deviations between a mean and the cut: then 98 % of normal values are cut."""
 
 
-class ClippingMonitor:
-    """Reports each feature that is clipped or constant in some stream, once."""
+class FeatureMonitor:
+    """Reports features that are clipped or constant in some stream, and missing streams, once."""
 
     def __init__(self, config: Config) -> None:
         self._names, self._scaling = config.stream.features, config.scaling
+        self._others_reported = False
         self._reported = np.full(len(self._names), self._scaling.scaling == "none")
 
-    def check(self, table: StreamTable) -> list[str]:
-        """Return a line for each feature found since the last check; O(streams * features)."""
-        if self._reported.all():
+    def check(self, session: Session) -> list[str]:
+        """Return a line for each finding since the last check; O(streams * features)."""
+        table = session.table
+        lines = [] if self._others_reported else self._check_others(session)
+        return lines if self._reported.all() else lines + self._check_scalers(table)
+
+    def _check_others(self, session: Session) -> list[str]:
+        missing = session.waits_for()
+        if not missing or (session.table.column("ticks") < CHECK_EVERY).all():
+            self._others_reported = not missing
             return []
+        self._others_reported = True
+        return [f"no element can be made: {waiting_for(missing, session.table.names)}"]
+
+    def _check_scalers(self, table: StreamTable) -> list[str]:
         features, rows = len(self._names), len(table)
         state = table.carry[:rows, : 1 + 2 * features].astype(np.float64)
         enough = table.column("n") >= CHECK_EVERY
@@ -338,3 +364,18 @@ class ClippingMonitor:
             f"from zero; use diff({name}) or log_return({name}), subtract a typical level first, "
             'or set scaling = "zscore"'
         )
+
+
+def waiting_for(missing: Sequence[str], names: Sequence[str]) -> str:
+    """Return which streams features refer to that have no ticks; names: the streams that have."""
+    word = "streams" if len(missing) > 1 else "stream"
+    hint = "".join(nearest(name, names) for name in missing)
+    known = ", ".join(names[:MAX_NAMED]) + (", ..." if len(names) > MAX_NAMED else "")
+    return (
+        f"the features refer to the {word} {', '.join(missing)}, without any tick so far{hint} "
+        f"(there are {known or 'none'})"
+    )
+
+
+MAX_NAMED = 10
+"""Streams that a message lists."""

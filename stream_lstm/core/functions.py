@@ -15,6 +15,7 @@ A function of lag k gets the values at its ticks and those k ticks before, as tw
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 from collections.abc import Callable, Iterable
@@ -23,6 +24,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import ConfigurationError
+from . import queues, recurrences, windows
+from .recurrences import Bar
 from .trees import Call, Column, Expression, Number, Span
 
 NS_PER_S = 1e9
@@ -58,7 +61,8 @@ class Function(NamedTuple):
     ticks, in nanoseconds, as their first argument. lag: both take the values some ticks before as
     their last argument. memory: returns the memory of a function, from its parameters that are
     not series. expands: returns the expression that a call is short for, from its arguments.
-    windowed: the name of the function that is meant if the second argument is a window.
+    windowed: the name of the function that is meant if the second argument is a window. late: the
+    memory has no value at first; its `is_ready` says whether it has one.
     """
 
     name: str
@@ -73,6 +77,7 @@ class Function(NamedTuple):
     memory: Callable[..., Any] | None = None
     expands: Callable[..., Expression] | None = None
     windowed: str | None = None
+    late: bool = False
 
 
 FUNCTIONS: dict[str, Function] = {}
@@ -349,6 +354,7 @@ _X, _A, _B = Parameter("x"), Parameter("a"), Parameter("b")
 _BID, _ASK = Parameter("bid"), Parameter("ask")
 _K = Parameter("k", "window", Number(1.0, whole=True))
 _AB = (_A, _B)
+_ALWAYS = Span(36_500 * 86_400 * 10**9)
 _SIZES = (Parameter("bid_size"), Parameter("ask_size"))
 
 
@@ -471,7 +477,151 @@ for _function in (
         lambda now, before: (now - before) / NS_PER_S,
         time=True, lag=True,
     ),
-    Function("rolling_min", (_X, Parameter("window", "window")), "smallest value", "windows"),
-    Function("rolling_max", (_X, Parameter("window", "window")), "largest value", "windows"),
+    Function(
+        "of",
+        (Parameter("stream", "text"), _X, Parameter("limit", "span", _ALWAYS)),
+        "the value at the last tick of another stream; missing if it is older than the limit",
+        "streams",
+    ),
+    Function(
+        "age", (Parameter("stream", "text"),), "seconds since the last tick of another stream",
+        "streams",
+    ),
+):  # fmt: skip
+    register(_function)
+
+
+# ---- functions with memory ---------------------------------------------------------------------
+
+_Y, _PRICE, _VOLUME = Parameter("y"), Parameter("price"), Parameter("volume")
+_WINDOW, _HALF_LIFE = Parameter("window", "window"), Parameter("half_life", "window")
+_CONDITION = Parameter("condition")
+
+
+def window_of(window: int | Span) -> dict[str, int]:
+    """Return a window as arguments of a memory."""
+    return {"span_ns": window.ns} if isinstance(window, Span) else {"elements": window}
+
+
+def _window(
+    name: str,
+    memory: Callable[..., Any],
+    doc: str,
+    parameters: tuple[Parameter, ...] = (_X, _WINDOW),
+    group: str = "windows",
+) -> Function:
+    return Function(
+        name,
+        parameters,
+        doc,
+        group,
+        memory=lambda *rest: memory(*rest[:-1], **window_of(rest[-1])),
+    )
+
+
+def _bar(name: str) -> Function:
+    doc = f"{name} of the last complete bar of a span; bars begin at multiples of it since 1970"
+    parameters = (_X, Parameter("span", "span"))
+    memory = functools.partial(_make_bar, name)
+    return Function(f"bar_{name}", parameters, doc, "prices", memory=memory, late=True)
+
+
+def _make_bar(name: str, span: Span) -> Bar:
+    return Bar(name, span.ns)
+
+
+def _call(name: str, *arguments: Expression) -> Call:
+    return Call(name, arguments)
+
+
+def _squared(x: Expression) -> Call:
+    return _call("*", x, x)
+
+
+for _function in (
+    _window("sum", windows.Sum, "sum over the window"),
+    _window("mean", windows.Mean, "mean over the window"),
+    _window("std", windows.Std, "standard deviation over the window (n - 1); 0 with one value"),
+    _window("var", windows.Var, "variance over the window (n - 1); 0 with one value"),
+    _window("rolling_min", windows.Min, "smallest value in the window, written min(x, window)"),
+    _window("rolling_max", windows.Max, "largest value in the window, written max(x, window)"),
+    _window("median", functools.partial(queues.Quantile, 0.5), "median of the window"),
+    _window(
+        "quantile", queues.Quantile, "quantile q of the window, between 0 and 1, interpolated",
+        (_X, Parameter("q", "number"), _WINDOW),
+    ),
+    _window(
+        "rank", queues.Rank,
+        "share of the window's values below x, half of the equal ones included",
+    ),
+    _window("zscore", windows.ZScore, "(x - mean) / std over the window; 0 where std is 0"),
+    _window(
+        "count", windows.Count, "ticks in the window at which the condition is not 0",
+        (_CONDITION, _WINDOW),
+    ),
+    _window(
+        "corr", windows.Corr, "correlation over the window; 0 where one is constant",
+        (_X, _Y, _WINDOW),
+    ),
+    _window(
+        "beta", windows.Beta, "slope of x on y over the window; 0 where y is constant",
+        (_X, _Y, _WINDOW),
+    ),
+    _window(
+        "ewm_mean", recurrences.EwmMean, "mean with exponential weights", (_X, _HALF_LIFE)
+    ),
+    _window(
+        "ewm_std", recurrences.EwmStd, "standard deviation with exponential weights",
+        (_X, _HALF_LIFE),
+    ),
+    _window(
+        "ewm_var", recurrences.EwmVar, "variance with exponential weights", (_X, _HALF_LIFE)
+    ),
+    Function(
+        "cumulative", (_X,), "sum of all values so far", "memory", memory=recurrences.Cumulative
+    ),
+    Function(
+        "since", (_CONDITION,), "elements since the condition was last not 0", "memory",
+        memory=recurrences.Since,
+    ),
+    *map(_bar, ("open", "high", "low", "close")),
+    Function(
+        "tick_sign", (_PRICE,), "1 or -1: the sign of the last change of the price (tick rule)",
+        "prices", memory=recurrences.TickSign,
+    ),
+    Function(
+        "signed_volume", (_PRICE, _VOLUME), "the volume with the sign of the last change of price",
+        "prices", expands=lambda price, volume: _call("*", _call("tick_sign", price), volume),
+    ),
+    Function(
+        "ofi", (_BID, Parameter("bid_size"), _ASK, Parameter("ask_size")),
+        "order flow imbalance of one level since the tick before; add the levels", "prices",
+        memory=recurrences.OrderFlow,
+    ),
+    Function(
+        "vwap", (_PRICE, _VOLUME, _WINDOW), "mean price over the window, weighted by volume",
+        "prices",
+        expands=lambda price, volume, window: _call(
+            "/",
+            _call("sum", _call("*", price, volume), window),
+            _call("sum", volume, window),
+        ),
+    ),
+    Function(
+        "realized_volatility", (_PRICE, _WINDOW),
+        "root of the sum of squared log returns over the window", "prices",
+        expands=lambda price, window: _call(
+            "sqrt", _call("sum", _squared(_call("log_return", price)), window)
+        ),
+    ),
+    Function(
+        "last", (_X, Parameter("age", "span", _ALWAYS)),
+        "the last value that was not missing; missing if it is older than the age", "missing",
+        memory=lambda age: recurrences.Last(age.ns),
+    ),
+    Function(
+        "zero", (_X,), "the value, 0 where it is missing", "missing",
+        lambda x: np.where(x != x, 0.0, x), lambda x: 0.0 if x != x else x,
+    ),
 ):  # fmt: skip
     register(_function)

@@ -16,7 +16,7 @@ from ..errors import ConfigurationError, DataError, InputWarning, UsageError
 from ..events import NO_TIME, Label, OldTimes, Output, Prediction, Refusal, Score, Update
 from .atomic import AtomicSession
 from .expressions import columns_of
-from .features import CHECK_EVERY, ClippingMonitor
+from .features import CHECK_EVERY, FeatureMonitor
 from .old_ticks import moment, reason
 
 STREAM = "series"
@@ -69,7 +69,7 @@ class Predictor:
         self._session = AtomicSession(
             config, self.columns, self._take, weights=weights, scaler=scaler, echo=True
         )
-        self._clipping, self._unchecked = ClippingMonitor(config), 0
+        self._clipping, self._unchecked = FeatureMonitor(config), 0
         if config.stream.on_old_time == "warn":
             self._session.on_old_ticks(self._note_old)
 
@@ -96,7 +96,7 @@ class Predictor:
         self._unchecked += 1
         if self._unchecked >= CHECK_EVERY:
             self._unchecked = 0
-            for line in self._clipping.check(self._session.table):
+            for line in self._session.read(self._clipping.check):
                 warnings.warn(line, InputWarning, stacklevel=2)
         if self._old is not None:
             self._warn(self._old)

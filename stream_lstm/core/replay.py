@@ -171,8 +171,9 @@ class LateLabels:
 
     def _makes_element(self, ticks: Ticks, start: int) -> bool:
         stream, row = self._session.streams.get(ticks.stream), slice(start, start + 1)
-        memory = Memory.empty(ticks.values.shape[1]) if stream is None else stream.memory
-        return self._session.maker.accepts(memory, ticks.t_ns[row], ticks.values[row])
+        maker = self._session.maker
+        memory = maker.empty(ticks.stream) if stream is None else stream.memory
+        return maker.accepts(memory, ticks.t_ns[row], ticks.values[row])
 
     def _elements(self, stream: str) -> int:
         state = self._session.streams.get(stream)
@@ -250,7 +251,9 @@ class _Rehearsal:
         self.last: list[Label] = []
 
     def push(self, ticks: Ticks) -> None:
-        stream = self.streams.setdefault(ticks.stream, _CountedStream(len(self.columns)))
+        stream = self.streams.setdefault(
+            ticks.stream, _CountedStream(self.maker.empty(ticks.stream))
+        )
         for t_ns, _ in self.maker.make(stream.memory, ticks.t_ns, ticks.values, _ignore):
             stream.n += len(t_ns)
         self.last.clear()
@@ -261,8 +264,8 @@ class _Rehearsal:
 
 
 class _CountedStream:
-    def __init__(self, columns: int) -> None:
-        self.memory, self.n = Memory.empty(columns), 0
+    def __init__(self, memory: Memory) -> None:
+        self.memory, self.n = memory, 0
 
 
 def _piece(ticks: Ticks, start: int, stop: int) -> Ticks:
@@ -381,7 +384,7 @@ class Replay:
 
 def send(session: Session, ticks: Ticks) -> None:
     """Push ticks, in columns if the session can and they are many."""
-    if session.plain and len(ticks.t_ns) >= COLUMNS_FROM:
+    if session.columnar and len(ticks.t_ns) >= COLUMNS_FROM:
         place = session.place(ticks.stream)
         if place >= 0:
             places, numbered = np.full(len(ticks.t_ns), place), ticks.seq is not None

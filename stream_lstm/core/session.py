@@ -19,6 +19,7 @@ columns. The second is for streams that do not learn and whose labels come from 
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -35,13 +36,15 @@ from ..model.network import check_scaler
 from ..model.runtime import SharedArray, aligned_zeros
 from ..typing import Float32s, Float64s, Int64s
 from .columnar import Arrivals, ColumnarPath
-from .elements import maker_of
+from .features import SAFE
 from .labels import LabelPolicy
 from .learning import LearnerState, Learning
 from .losses import Mixture, Recalibration
+from .machine import Machine, without_tiny
 from .outcome import Deliver, Emit, OutputQueue
 from .prequential import Prequential, Twins, further_forecasts
 from .scores import Scores
+from .stateful import StatefulMaker, maker_of
 from .stream import Stream, StreamExtras, Streams, Tape
 from .table import MAX_STREAMS, StreamTable
 
@@ -106,6 +109,9 @@ class Session(OutputQueue):
         extras = self.learning.length > 0 or self.external or self.members is not None
         extras = extras or self.engine.windowed or scoring.calibrate or bool(scoring.twins)
         self.plain = not extras
+        self.stateful = isinstance(self.maker, StatefulMaker)
+        self.columnar = self.plain and not self.stateful
+        self.machines: dict[str, Machine] = {}
         self._start = self.engine.init_carry()
         if scaler is not None:
             known = check_scaler(self.engine.shape.features, scaler)
@@ -121,8 +127,10 @@ class Session(OutputQueue):
         self.active: dict[str, Stream] = {}
         self._queued: dict[Stream, None] = {}
         self._columnar, self._prequential = ColumnarPath(self), Prequential(self)
-        self._pack = struct.Struct(f"{len(columns)}d").pack_into
-        self._tick_bytes = 8 * len(columns)
+        row = struct.Struct(f"{len(columns)}d")
+        self._pack, self._unpack, self._tick_bytes = row.pack_into, row.unpack_from, row.size
+        element = struct.Struct(f"{len(self.maker)}f")
+        self._pack_element, self._element_bytes = element.pack_into, element.size
         self._good = self.maker.features.good
         if self.shared:
             self.learner_for(SHARED)
@@ -148,6 +156,8 @@ class Session(OutputQueue):
             return 0
         if run_id != stream.run_id or (seq is not None) != stream.numbered:
             stream.sent_by(run_id, numbered=seq is not None)
+        if stream.machine is not None:
+            return self._machine_tick(stream, t_ns, values, where)
         at = stream.lag + stream.queued
         try:
             self._pack(stream.buffer, at * self._tick_bytes, *values)
@@ -158,6 +168,10 @@ class Session(OutputQueue):
             good = False
         if not good or (t_ns <= stream.latest and t_ns and stream.is_old(t_ns, values)):
             return self._unusual_tick(stream, t_ns, values, where)
+        return self._queue(stream, t_ns)
+
+    def _queue(self, stream: Stream, t_ns: int) -> int:
+        """Queue the tick that is in the row buffer; step over all if a prediction is due."""
         if t_ns > stream.latest:
             stream.latest = t_ns
         stream.queued += 1
@@ -167,6 +181,27 @@ class Session(OutputQueue):
             self.flush(stream)
             self.hand_over()
         return 1
+
+    def _machine_tick(
+        self, stream: Stream, t_ns: int, values: Sequence[float | None], where: str
+    ) -> int:
+        """Take a tick whose features have memory: its element is queued with it."""
+        machine, at = stream.machine, stream.queued
+        try:
+            self._pack(stream.buffer, at * self._tick_bytes, *map(_number, values))
+            stream.time_view[at] = t_ns
+        except (ArithmeticError, ValueError, TypeError, struct.error):
+            return self._unusual_tick(stream, t_ns, values, where)
+        if not machine.ready or (t_ns <= stream.latest and t_ns and stream.is_old(t_ns, values)):
+            return self._unusual_tick(stream, t_ns, values, where)
+        row = self._unpack(stream.buffer, at * self._tick_bytes)
+        made = machine.step(t_ns, row)
+        if not sum(map(abs, made)) < SAFE:  # NaN too
+            machine.undo()
+            return self._unusual_tick(stream, t_ns, values, where)
+        machine.accept(t_ns, row)
+        self._pack_element(stream.elements, at * self._element_bytes, *made)
+        return self._queue(stream, t_ns)
 
     def push(self, ticks: Ticks) -> int:
         """Take a block of ticks of one stream; return how many elements it made."""
@@ -254,7 +289,8 @@ class Session(OutputQueue):
         if stream is None:
             raise ConfigurationError(self._too_many(), key="streams")
         row, at = np.array([values], np.float64), np.array([t_ns], np.int64)
-        runs = self.maker.make(stream.memory(), at, row, lambda _, why: reasons.append(why))
+        memory = self.maker.trial(stream.memory())
+        runs = self.maker.make(memory, at, row, lambda _, why: reasons.append(why))
         elements = [made for _, made in runs]
         if reasons:
             raise DataError(f"the tick is refused: {reasons[0]}")
@@ -395,6 +431,15 @@ class Session(OutputQueue):
         else:
             stream.learner.weights = packed
 
+    @property
+    def others(self) -> tuple[str, ...]:
+        """The streams that features refer to."""
+        return self.maker.features.others
+
+    def waits_for(self) -> tuple[str, ...]:
+        """Return the streams that features refer to and that do not exist yet."""
+        return tuple(name for name in self.others if name not in self.table.places)
+
     def scaler_of(self, name: str) -> Float32s | None:
         """Return the state (1 + 2F,) of a stream's scaler, None for an unknown stream."""
         self.catch_up()
@@ -432,6 +477,10 @@ class Session(OutputQueue):
                 extras = self.extras[row] = self._new_extras()
         stream = Stream(self.table, row, self.maker.features.lag, len(self.columns), extras)
         stream.learner = self.learner_for(name)
+        if isinstance(self.maker, StatefulMaker):
+            if name not in self.machines:
+                self.machines[name] = self.maker.features.machine(name)
+            stream.set_machine(self.machines[name], len(self.maker))
         if extras is not None and extras.twin is not None:
             stream.twin = SharedArray(aligned_zeros((self.engine.width,)))
             stream.twin.host[:] = extras.twin
@@ -493,7 +542,10 @@ class Session(OutputQueue):
             return
         lag, values, times = stream.lag, stream.values, stream.times
         end = lag + queued
-        elements = self.maker.features.evaluate(times[:end], values[:end])
+        if stream.machine is None:
+            elements = self.maker.features.evaluate(times[:end], values[:end])
+        else:
+            elements = without_tiny(stream.elements[:queued].copy())
         t_ns = times[lag:end].copy()
         stream.last = stream.latest_values()
         stream.queued = 0
@@ -534,6 +586,10 @@ class Session(OutputQueue):
 
     def _refuse_label(self, label: Label, reason: str) -> None:
         self.out.append(Refusal(label.stream, "label", reason, where=f"n={label.n}"))
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def fallbacks(session: Session) -> list[str]:

@@ -78,7 +78,11 @@ class LearnerRecord(msgspec.Struct, frozen=True, rename={"monitor": "watch"}):
 
 
 class Snapshot(msgspec.Struct, frozen=True, rename={"learners": "learned", "extras": "sides"}):
-    """The msgpack part; `frozen` are the weights of the frozen twin, if there is one."""
+    """The msgpack part.
+
+    `frozen` are the weights of the frozen twin, if there is one. `memories` are those of features
+    by stream, and `board` what streams show to each other, if features have memory.
+    """
 
     fingerprint: str
     learners: dict[str, LearnerRecord]
@@ -86,6 +90,8 @@ class Snapshot(msgspec.Struct, frozen=True, rename={"learners": "learned", "extr
     extras: dict[int, StreamExtras]
     scores: ScoresState
     frozen: list[np.ndarray] = []
+    memories: dict[str, list[list[np.ndarray]]] = {}
+    board: list[np.ndarray] = []
 
 
 def fingerprint(config: Config, columns: tuple[str, ...], members: Members | None = None) -> str:
@@ -133,7 +139,10 @@ class Frozen:
         scores: ScoresState,
         frozen: Any,
         lock: AbstractContextManager[Any],
+        memories: dict[str, list[list[np.ndarray]]],
+        board: list[np.ndarray],
     ) -> None:
+        self.memories, self.board = memories, board
         self.fingerprint, self.table, self.extras = fingerprint, table, extras
         self.scores, self.frozen = scores, frozen
         self._learners = {
@@ -167,7 +176,9 @@ class Frozen:
         yield digest.digest()
 
     def _chunks(self) -> Iterator[Bytes]:
-        yield MAGIC + bytes([VERSION]) + _map(len(Snapshot.__struct_fields__))
+        memories = bool(self.memories or self.board)
+        fields = len(Snapshot.__struct_fields__) - (0 if memories else 2)
+        yield MAGIC + bytes([VERSION]) + _map(fields)
         yield _encode("fingerprint") + _encode(self.fingerprint)
         yield _encode("learned") + _map(len(self._learners))
         for name, one in self._learners.items():
@@ -182,6 +193,11 @@ class Frozen:
             yield _encode(row) + _encode(extras)
         yield _encode("scores") + _encode(self.scores)
         yield _encode("frozen") + _encode(_arrays(self.frozen))
+        if memories:
+            yield _encode("memories") + _map(len(self.memories))
+            for name, memory in self.memories.items():
+                yield _encode(name) + _encode(memory)
+            yield _encode("board") + _encode(self.board)
 
 
 def freeze(session: Session, lock: AbstractContextManager[Any] = ALONE) -> Frozen:
@@ -198,6 +214,8 @@ def freeze(session: Session, lock: AbstractContextManager[Any] = ALONE) -> Froze
         session.scores.state(len(session.table)),
         session.twins.frozen,
         lock,
+        {name: machine.state() for name, machine in session.machines.items()},
+        session.maker.board_state(),
     )
     session.learning.snapshots.append(weakref.ref(frozen))
     return frozen
@@ -241,6 +259,7 @@ def restore(session: Session, data: bytes) -> None:
         check_monitor(record.monitor, weights, optimizer)
     like = session.new_tape(0)
     try:
+        machines = session.maker.restored(state.memories, state.board)
         for extras in state.extras.values():
             if (like is None) != (extras.tape is None):
                 raise ValueError("only one of the two has tapes")
@@ -253,7 +272,7 @@ def restore(session: Session, data: bytes) -> None:
         raise SnapshotError(f"the snapshot does not fit this session: {error}") from None
     if session.twins.frozen is not None:
         session.twins.frozen = rebuild(weights, state.frozen)
-    session.learners, session.extras = learners, state.extras
+    session.learners, session.extras, session.machines = learners, state.extras, machines
     session.reload()
 
 

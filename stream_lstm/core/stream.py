@@ -52,6 +52,7 @@ from .table import (
 )
 
 if TYPE_CHECKING:
+    from .machine import Machine
     from .scores import Scoreboard
     from .session import Session
 
@@ -237,6 +238,8 @@ class Stream:
         self.learner: Any = None
         self.twin: SharedArray | None = None
         self.queued = 0
+        self.machine: Any = None
+        self.elements: Any = None
         self.refused: list[tuple[int, Refusal]] = []
         self.bind()
         view = self.view
@@ -255,6 +258,11 @@ class Stream:
         """Refer to the memory of the table, which is replaced when the table grows."""
         self.view = self.table.view
         self.carry = SharedArray(self.table.carry[self.row])
+
+    def set_machine(self, machine: Machine, features: int) -> None:
+        """Make elements of `features` numbers with a machine; those of queued ticks wait here."""
+        self.machine = machine
+        self.elements = np.zeros((MAX_QUEUED, features), np.float32)
 
     def plan(self) -> None:
         """Set when the next prediction is due."""
@@ -313,10 +321,11 @@ class Stream:
         view[row, PREDICTIONS] += predictions
 
     def memory(self) -> Memory:
-        """Return a copy of the feature memory."""
+        """Return a copy of the feature memory, but the machine itself."""
         part = slice(self.lag - self.memory_size, self.lag)
         last = np.array(self.last, np.float64)
-        return Memory(self.times[part].copy(), self.values[part].copy(), self.latest, last)
+        times, values = self.times[part].copy(), self.values[part].copy()
+        return Memory(times, values, self.latest, last, None, self.machine)
 
     def remember(self, memory: Memory) -> None:
         """Replace the feature memory."""
@@ -353,8 +362,14 @@ class Stream:
         """Begin a new warm-up after the present element."""
         self.view[self.row, FRESH] = self.n
         self.view[self.row, FIRST] = self.table.first_due(self.n)
-        self.memory_size = 0
+        self.forget()
         self.plan()
+
+    def forget(self) -> None:
+        """Empty the feature memory."""
+        self.memory_size = 0
+        if self.machine is not None:
+            self.machine.clear()
 
 
 def _number(column: int, doc: str) -> Any:
@@ -409,11 +424,13 @@ class StreamView:
 
     @property
     def memory(self) -> Memory:
-        """The last accepted ticks."""
+        """The feature memory."""
         table, row = self._table, self._row
         size, latest = (int(table.ints[row, column]) for column in (MEMORY_SIZE, LATEST))
         times, values = table.memory_t[row, :size].copy(), table.memory_v[row, :size].copy()
-        return Memory(times, values, latest, table.last[row].copy())
+        machine = self._session.machines.get(self.name)
+        last = table.last[row].copy()
+        return Memory(times, values, latest, last, None, machine and machine.copy())
 
     @property
     def counters(self) -> Counters:

@@ -15,6 +15,7 @@ import msgspec
 
 from .. import __version__
 from .evidence import PROVEN, labels_needed
+from .features import waiting_for
 
 if TYPE_CHECKING:
     from .replay import Digest
@@ -130,6 +131,8 @@ def _why_none(summary: dict[str, Any]) -> str:
         return "no predictions: there were no ticks"
     if summary["refused_ticks"] == summary["ticks"]:
         return "no predictions: every tick was refused"
+    if "waits_for" in summary:
+        return f"no predictions: {summary['waits_for']}"
     window = summary["window"]
     if summary["streams"] == 1:
         have = f"the series has {count(summary['elements'], 'elements')}"
@@ -174,6 +177,8 @@ def summarize(
         "elements_per_s": (elements - earlier) / wall_s if wall_s > 0 else None,
         "digest": digest.hexdigest(),
     }
+    if missing := session.waits_for():
+        summary["waits_for"] = waiting_for(missing, table.names)
     return summary | {"verdict": verdict(summary)}
 
 

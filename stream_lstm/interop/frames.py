@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from ..config import build
 from ..core.expressions import columns_of
-from ..core.features import ClippingMonitor
+from ..core.features import FeatureMonitor
 from ..core.outcome import Outcome
 from ..core.replay import Digest, Replay, ReplayRows
 from ..core.session import Session
@@ -102,10 +102,10 @@ def replay_frame(
     def piece_done(rows: ReplayRows) -> None:
         nonlocal done
         done += len(rows.t_ns)
-        lines.extend(clipped.check(session.table))
+        lines.extend(clipped.check(session))
 
     started = clock.perf_counter()
-    clipped, lines = ClippingMonitor(config), list[str]()
+    clipped, lines = FeatureMonitor(config), list[str]()
     session = Session(config, columns, deliver=take, weights=weights, scaler=scaler)
     compiled = clock.perf_counter()
     Replay(session, stream, numbered=True, after=piece_done).run([ReplayRows(t_ns, values)])

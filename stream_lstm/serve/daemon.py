@@ -219,7 +219,7 @@ class Daemon(Closing):
             engine=engine,
         )
         self._compiling: threading.Thread | None = None
-        if len(config.feed.streams) >= MANY and self.session.plain:
+        if len(config.feed.streams) >= MANY and self.session.columnar:
             self._compile_columns().join()
         self.compile_s = clock() - started
         self._waiting = 0
@@ -243,8 +243,10 @@ class Daemon(Closing):
             )
             self.every(HEARTBEAT_PERIOD_S, self._heartbeats.beat)
         feed = msgspec.structs.replace(config.feed, columns=tuple(columns))
-        # One stream's update changes what another is predicted with where weights are shared.
+        # Where weights are shared, one stream's update changes what another is predicted with, and
+        # features that refer to other streams depend on the order of all ticks.
         apart = not config.learning.learn or config.model.sharing == "per-stream"
+        apart &= not self.session.others
         try:
             self.subscriber = Subscriber(
                 feed,
@@ -286,7 +288,7 @@ class Daemon(Closing):
     def columnar(self) -> bool:
         """Whether ticks of many streams enter in columns; starts the compilation when needed."""
         if self._compiling is None:
-            if not self.session.plain or len(self.session.table) < MANY:
+            if not self.session.columnar or len(self.session.table) < MANY:
                 return False
             self._compile_columns()
         return self._compiling is not None and not self._compiling.is_alive()

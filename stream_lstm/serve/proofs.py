@@ -16,13 +16,13 @@ import numpy as np
 
 from .. import __version__
 from ..config import build, flatten
-from ..core.elements import ElementMaker, maker_of
 from ..core.outcome import Outcome
 from ..core.proofs.causality import CausalCheck, LookAhead
 from ..core.proofs.live import Recording, first_difference
 from ..core.proofs.state import StateCheck
 from ..core.replay import Replay, ReplayRows
 from ..core.session import Session
+from ..core.stateful import maker_of
 from ..errors import DataError
 from ..events import Refusal, Ticks
 from ..feed.input_file import InputFile, Progress, SyntheticInput, no_progress
@@ -202,7 +202,7 @@ def _revealing_columns(about: Subject) -> list[dict[str, Any]]:
             columns = source.value_columns
             if not set(about.columns) <= set(columns):
                 return []
-            check = LookAhead(ElementMaker(stream.features, columns), stream.horizon)
+            check = LookAhead(maker_of(stream, columns), stream.horizon)
             for block in source.blocks():
                 check.push(Ticks(file.stream, block.t_ns, block.values))
     except DataError:

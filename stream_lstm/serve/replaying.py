@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
-from ..core.features import ClippingMonitor
+from ..core.features import FeatureMonitor
 from ..core.outcome import Outcome
 from ..core.proofs.state import StateCheck, effect
 from ..core.proofs.state import verdict as state_verdict
@@ -221,7 +221,7 @@ class FileReplay:
         self._session, self._results, self._check = session, results, check
         self._labels, self._store = labels, store
         self._warn, self._progress = warn, progress
-        self._clipped = ClippingMonitor(session.config)
+        self._clipped = FeatureMonitor(session.config)
         self.late: LateLabels | None = None
         if labels is not None:
             self.late = LateLabels(
@@ -267,7 +267,7 @@ class FileReplay:
                 assert piece.numbers is not None
                 keys = None if piece.keys is None else Keys(*piece.keys)
                 look(piece.t_ns, piece.values, piece.numbers, keys)
-                for line in self._clipped.check(self._session.table):
+                for line in self._clipped.check(self._session):
                     self._warn(line)
 
             replay = Replay(self._session, file.stream, late=self.late, before=begin, after=end)

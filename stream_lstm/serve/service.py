@@ -122,10 +122,10 @@ class Service:
     def attach(self, daemon: Daemon, status: str) -> None:
         """Report that the daemon is ready, and check it once a second in its loop."""
         self._status = status
-        from ..core.features import ClippingMonitor
+        from ..core.features import FeatureMonitor
 
-        clipped, table = ClippingMonitor(daemon.config), daemon.session.table
-        self._clipped = lambda: clipped.check(table)
+        monitor = FeatureMonitor(daemon.config)
+        self._clipped = lambda: monitor.check(daemon.session)
         daemon.every(PERIOD_S, lambda: self._tend(daemon))
         if self._supervisor.watchdog_s is not None:
             daemon.every(self._supervisor.watchdog_s, self._supervisor.alive)

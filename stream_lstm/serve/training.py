@@ -21,8 +21,8 @@ import numpy.typing as npt
 
 from .. import __version__
 from ..config import KEYS, NOT_TRAINED, Config, flatten
-from ..core.elements import Memory, maker_of
 from ..core.expressions import parse
+from ..core.stateful import maker_of
 from ..core.training import Epoch, Training, TrainingSeries, make_series, mean_scaler
 from ..errors import ConfigurationError, DataError, DivergedError, UsageError
 from ..events import Refusal
@@ -181,7 +181,7 @@ class SeriesReader:
 
     def _elements(self, file: InputFile) -> npt.NDArray[np.float32]:
         maker = maker_of(self._config.stream, self._columns)
-        memory, runs = Memory.empty(len(self._columns)), [np.zeros((0, len(maker)), np.float32)]
+        memory, runs = maker.empty(), [np.zeros((0, len(maker)), np.float32)]
         warns = self._config.stream.on_old_time == "warn"
         with (
             file.open(self._columns, self._log) as source,

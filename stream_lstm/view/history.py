@@ -61,7 +61,7 @@ class History(Closing):
         self._width = 0 if setup is None else len(setup.columns)
         if setup is not None:
             # another version may have had other expressions: figures of scores need none
-            with contextlib.suppress(ConfigurationError):
+            with contextlib.suppress(ConfigurationError):  # and a target with memory is not shown
                 self._target = FeatureSet(setup.config.stream.features[:1], setup.columns)
 
     def streams(self) -> dict[str, JournalPosition]:

@@ -31,7 +31,7 @@ from stream_lstm.core.features import (
     CHECK_EVERY,
     MAX_CHECKED_LAG,
     TINY,
-    ClippingMonitor,
+    FeatureMonitor,
     FeatureSet,
 )
 from stream_lstm.core.functions import Function, is_pure
@@ -160,7 +160,7 @@ def test_any_text_is_a_tree_or_an_expression_error_inside_the_text(text):
         ("", 0, "empty"),
         ("   ", 3, "empty"),
         ("diff(log_retrun(x))", 5, "did you mean 'log_return'"),
-        ("zebra(x)", 0, "there are abs, clip, "),
+        ("zebra(x)", 0, "there are abs, age, clip, "),
         ("diff(mid(a))", 5, "mid takes 2 arguments, not 1: mid(bid, ask)"),
         ("elapsed(a)", 0, "elapsed takes no arguments, not 1"),
         ("diff(a, 2, b)", 0, "diff takes 1 or 2 arguments, not 3: diff(x, k=1)"),
@@ -485,9 +485,9 @@ def looked(values: np.ndarray, feature: str = "x", **settings: object) -> list[s
     session = Session(config, ["x"])
     session.push(Ticks("a", np.zeros(len(values), np.int64), values[:, None]))
     session.catch_up()
-    clipped = ClippingMonitor(config)
-    found = clipped.check(session.table)
-    assert clipped.check(session.table) == []
+    clipped = FeatureMonitor(config)
+    found = clipped.check(session)
+    assert clipped.check(session) == []
     return found
 
 
@@ -535,7 +535,7 @@ def test_of_many_features_and_streams_each_feature_is_named_once() -> None:
         values = np.stack([noise(), level + noise(seed=1)], axis=1)
         session.push(Ticks(stream, np.zeros(CHECK_EVERY, np.int64), values))
     session.catch_up()
-    (line,) = ClippingMonitor(config).check(session.table)
+    (line,) = FeatureMonitor(config).check(session)
     assert line.startswith("feature y of the stream b ")
 
 

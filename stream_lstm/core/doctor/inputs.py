@@ -19,7 +19,7 @@ from ...model.engine import activity, scaled_inputs
 from ...model.forecaster import network_shape
 from ...model.network import init_weights, seed_key
 from ...typing import Bools, Float32s, Float64s, Int64s
-from ..elements import ElementMaker, Memory
+from ..stateful import compile_features, element_maker
 from ..verdict import count
 
 Level: TypeAlias = Literal["ok", "note", "warning", "fault"]
@@ -109,7 +109,7 @@ def threshold(config: Config) -> float:
 
 def series_of(features: Sequence[str], table: TickTable) -> ExaminedSeries:
     """Return the series of a table; raises what `ElementMaker` raises."""
-    maker = ElementMaker(features, table.columns)
+    maker = element_maker(compile_features(features, table.columns), table.columns)
     good = np.ones(len(table.values), bool)
     reasons: list[str] = []
 
@@ -118,11 +118,11 @@ def series_of(features: Sequence[str], table: TickTable) -> ExaminedSeries:
         if len(reasons) < MAX_REASONS:
             reasons.append(f"row {table.rows[index]:,}: {reason}")
 
-    memory = Memory.empty(len(table.columns))
+    memory = maker.empty()
     made = [part for _, part in maker.make(memory, table.times, table.values, refused)]
     elements = np.concatenate([np.zeros((0, len(maker)), np.float32), *made])
     names, used = maker.features.names, maker.features.columns_used
-    at = np.flatnonzero(good)[maker.features.lag :]
+    at = np.flatnonzero(good)[maker.features.fill :]
     return ExaminedSeries(table, names, used, elements, at, tuple(reasons), int((~good).sum()))
 
 

@@ -14,6 +14,7 @@ from ..elements import ElementMaker
 from ..evidence import labels_needed
 from ..expressions import Column
 from ..proofs.causality import LookAhead
+from ..stateful import compile_features, element_maker
 from ..verdict import count
 from .inputs import ExaminedSeries, Finding, percent, threshold
 
@@ -176,7 +177,9 @@ def _revealing(series: ExaminedSeries, config: Config) -> list[dict[str, Any]]:
             return []
         columns, features = (*columns, LABEL), (str(Column(LABEL)),)
         values = np.column_stack([values, labels - threshold(config)])
-    check = LookAhead(ElementMaker(features, columns), max(config.stream.horizon, 1))
+    check = LookAhead(
+        element_maker(compile_features(features, columns), columns), max(config.stream.horizon, 1)
+    )
     check.push(Ticks("", table.times[:MAX_ROWS], values))
     return [one for one in check.found() if one["column"] != LABEL]
 

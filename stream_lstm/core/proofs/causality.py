@@ -42,7 +42,7 @@ import numpy as np
 
 from ...events import Output, Refusal, Ticks
 from ...typing import Bools, Float64s, Int64s
-from ..elements import ElementMaker, Memory
+from ..elements import ElementMaker
 from ..learning import copies
 from ..session import Session
 from ..snapshot import freeze, restore, take
@@ -70,7 +70,7 @@ class LookAhead:
         self.columns = maker.columns
         self.pairs = 0
         self._maker, self._horizon = maker, horizon
-        self._memory = Memory.empty(len(self.columns))
+        self._memory = maker.empty()
         width = len(KINDS) * len(self.columns)
         self._last = np.full((1, len(self.columns)), np.nan)
         self._unlabelled = np.zeros((0, width + 1))

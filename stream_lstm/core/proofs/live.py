@@ -15,7 +15,7 @@ import numpy as np
 
 from ...events import Input, Notice, Output, Prediction, Refusal, Run, Ticks, Update
 from ...typing import Float32s, Float64s, Int64s
-from ..elements import ElementMaker, Memory
+from ..elements import ElementMaker
 from ..outcome import Outcome
 from ..replay import Digest, weights_digest
 from ..session import SHARED, Session
@@ -97,8 +97,7 @@ class Recording:
 
     def elements_of(self, ticks: int) -> int:
         """Return how many elements the first `ticks` ticks made."""
-        memory = Memory.empty(len(self.maker.columns))
-        sifted = self.maker.sift(memory, self.times()[:ticks], self.values()[:ticks])
+        sifted = self.maker.sift(self.maker.empty(), self.times()[:ticks], self.values()[:ticks])
         return sum(len(part.elements) for part in sifted)
 
     def bits(self) -> Int64s:

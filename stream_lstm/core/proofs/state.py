@@ -27,7 +27,7 @@ from ...events import Ticks
 from ...model.engine import Probe
 from ...model.network import Shape, Weights, causal_scaler
 from ...typing import Bools, Float32s
-from ..elements import ElementMaker, Memory, OnRefused
+from ..elements import ElementMaker, OnRefused
 from ..evidence import Bet
 from ..losses import log_loss
 
@@ -139,7 +139,7 @@ class StateCheck:
         self.window, self.stride, self.horizon = stream.window, stream.stride, stream.horizon
         self.segment = max(SEGMENT, SEGMENT_WINDOWS * self.window)
         self._maker, self._weights, self._seed = maker, weights, seed
-        self._memory = Memory.empty(len(maker.columns))
+        self._memory = maker.empty()
         shape = Shape(len(maker), model.hidden, model.layers)
         probe = Probe(shape, causal_scaler(shape.features, config.scaling))
         start = probe.scaler.init() if scaler is None else scaler

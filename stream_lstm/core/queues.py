@@ -1,0 +1,223 @@
+"""Functions that keep the last ticks in a queue: quantiles and ranks of a window, and lags.
+
+Quantiles and ranks keep the values of the window in a sorted list too, so nothing is rounded but
+the interpolation. A tick costs the shift of that list: cheap up to thousands of ticks.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right, insort
+from collections import deque
+from typing import Any
+
+import numpy as np
+
+from ..typing import Float64s, Int64s
+from .memory import FEW, NAN, NEVER, extent, fit, stepped
+
+# ---- order ----------------------------------------------------------------------------------
+
+
+class Order:
+    """Keep the values of a window in order; subclasses define `_value`.
+
+    Args:
+        elements: Number of ticks in the window, or 0.
+        span_ns: Length of the window in nanoseconds, or 0.
+    """
+
+    def __init__(self, elements: int = 0, span_ns: int = 0) -> None:
+        self._most, self._span = extent(elements, span_ns)
+        self.clear()
+
+    def _value(self, values: list[float], x: float) -> float:
+        """Return the value of a window that is not empty, from its values in order."""
+        raise NotImplementedError
+
+    def clear(self) -> None:
+        """Forget all ticks."""
+        self._rows: deque[tuple[int, float]] = deque()
+        self._sorted: list[float] = []
+        self._now = NEVER
+        self._before: tuple[int, list[tuple[int, float]]] | None = None
+
+    def step(self, t_ns: int, x: float) -> float:
+        """Take one tick; return the value of its window."""
+        rows, values = self._rows, self._sorted
+        gone: list[tuple[int, float]] = []
+        x = x + 0.0 if x - x == 0.0 else NAN
+        now = self._now
+        if self._span:
+            t_ns = self._now = max(t_ns, now)
+            while rows and rows[0][0] <= t_ns - self._span:
+                gone.append(rows.popleft())
+        if len(rows) == self._most:
+            gone.append(rows.popleft())
+        for _, value in gone:
+            if value == value:
+                del values[bisect_left(values, value)]
+        rows.append((t_ns, x))
+        if x == x:
+            insort(values, x)
+        self._before = now, gone
+        return self._value(values, x) if values else NAN
+
+    def undo(self) -> None:
+        """Take back the last `step`, once."""
+        if self._before is not None:
+            self._now, gone = self._before
+            _, x = self._rows.pop()
+            if x == x:
+                del self._sorted[bisect_left(self._sorted, x)]
+            for _, value in gone:
+                if value == value:
+                    insort(self._sorted, value)
+            self._rows.extendleft(reversed(gone))
+            self._before = None
+
+    def block(self, t_ns: Int64s, *xs: Float64s) -> Float64s:
+        """Take m ticks; return the values of their windows (m,)."""
+        return stepped(self, t_ns, xs)
+
+    def state(self) -> list[np.ndarray[Any, Any]]:
+        """Return the values (n,), their times (n,) and the newest time (1,)."""
+        times = np.array([t for t, _ in self._rows], np.int64)
+        return [np.array([x for _, x in self._rows]), times, np.array([self._now])]
+
+    def restore(self, arrays: list[np.ndarray[Any, Any]]) -> None:
+        """Continue from what `state` returned."""
+        n = len(arrays[0]) if arrays else 0
+        fit(arrays, (np.float64, (n,)), (np.int64, (n,)), (np.int64, (1,)))
+        if n > self._most or (self._span and (np.diff(arrays[1]) < 0).any()):
+            raise ValueError(f"memory of a window: {n} ticks do not fit, or not in order of time")
+        self.clear()
+        self._rows.extend(zip(arrays[1].tolist(), arrays[0].tolist(), strict=True))
+        self._sorted = sorted(x for _, x in self._rows if x == x)
+        self._now = arrays[2].item()
+
+
+class Quantile(Order):
+    """Return the quantile q of the window, linear between two values; `Quantile(q, ...)`.
+
+    Args:
+        q: Between 0 and 1; 0.5 is the median.
+        elements: Number of ticks in the window, or 0.
+        span_ns: Length of the window in nanoseconds, or 0.
+
+    Raises:
+        ValueError: Unless 0 <= q <= 1, or for a window that is invalid.
+    """
+
+    def __init__(self, q: float = 0.5, elements: int = 0, span_ns: int = 0) -> None:
+        if not 0.0 <= q <= 1.0:
+            raise ValueError(f"a quantile is between 0 and 1, not {q}")
+        super().__init__(elements, span_ns)
+        self._q = float(q)
+
+    def _value(self, values: list[float], _x: float) -> float:
+        place = self._q * (len(values) - 1)
+        low = int(place)
+        value = values[low]
+        if low == place:
+            return value
+        return value + (values[low + 1] - value) * (place - low)
+
+
+class Rank(Order):
+    """Return the share of the window's values below x, plus half of those equal to x.
+
+    x itself is one of the equal ones, so the rank is between 0 and 1 and 0.5 in the middle.
+    """
+
+    def _value(self, values: list[float], x: float) -> float:
+        if x != x:
+            return NAN
+        return (bisect_left(values, x) + bisect_right(values, x)) * 0.5 / len(values)
+
+
+# ---- lags -----------------------------------------------------------------------------------
+
+
+class Lag:
+    """Return the value some ticks or some time before.
+
+    With elements, NaN for the first ones. With a span, the value at the last tick whose time is at
+    least the span before; the oldest known one while the history is shorter. A value that was
+    missing then is NaN.
+
+    Args:
+        elements: Number of ticks, or 0.
+        span_ns: Time in nanoseconds, or 0.
+    """
+
+    def __init__(self, elements: int = 0, span_ns: int = 0) -> None:
+        self._most, self._span = extent(elements, span_ns)
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all ticks."""
+        self._rows: deque[tuple[int, float]] = deque()
+        self._before: tuple[deque[tuple[int, float]], list[tuple[int, float]]] | None = None
+
+    def step(self, t_ns: int, x: float) -> float:
+        """Take one tick; return the earlier value."""
+        rows = self._rows
+        gone: list[tuple[int, float]] = []
+        self._before = rows, gone
+        if not self._span:
+            rows.append((0, x))
+            if len(rows) <= self._most:
+                return NAN
+            gone.append(rows.popleft())
+            return gone[0][1]
+        if rows and rows[-1][0] > t_ns:
+            t_ns = rows[-1][0]
+        rows.append((t_ns, x))
+        edge = t_ns - self._span
+        while len(rows) > 1 and rows[1][0] <= edge:
+            gone.append(rows.popleft())
+        if len(rows) > self._most:
+            gone.append(rows.popleft())
+        return rows[0][1]
+
+    def undo(self) -> None:
+        """Take back the last `step`, once."""
+        if self._before is not None:
+            rows, gone = self._before
+            rows.pop()
+            rows.extendleft(reversed(gone))
+            self._before = None
+
+    def block(self, t_ns: Int64s, *xs: Float64s) -> Float64s:
+        """Take m ticks; return the earlier values (m,)."""
+        m, kept = len(t_ns), len(self._rows)
+        if m < FEW or 4 * m < kept:
+            return stepped(self, t_ns, xs)
+        values = np.concatenate(([v for _, v in self._rows], xs[0]))
+        if self._span:
+            times = np.array([t for t, _ in self._rows] + t_ns.tolist(), np.int64)
+            times = np.maximum.accumulate(times)
+            at = np.searchsorted(times, times[kept:] - self._span, side="right") - 1
+            at = np.maximum(at, np.arange(kept + 1, kept + m + 1) - self._most)
+            at, stay = np.maximum(at, 0), max(at.item(-1), 0)
+            found = values[at]
+        else:
+            times, stay = np.zeros(len(values), np.int64), max(0, len(values) - self._most)
+            found = np.concatenate((np.full(self._most, NAN), values))[kept : kept + m]
+        self._rows = deque(zip(times[stay:].tolist(), values[stay:].tolist(), strict=True))
+        self._before = None
+        return found
+
+    def state(self) -> list[np.ndarray[Any, Any]]:
+        """Return the values (n,) and their times (n,)."""
+        times = np.array([t for t, _ in self._rows], np.int64)
+        return [np.array([x for _, x in self._rows], np.float64), times]
+
+    def restore(self, arrays: list[np.ndarray[Any, Any]]) -> None:
+        """Continue from what `state` returned."""
+        n = len(arrays[0]) if arrays else 0
+        fit(arrays, (np.float64, (n,)), (np.int64, (n,)))
+        if n > self._most or (np.diff(arrays[1]) < 0).any():
+            raise ValueError(f"memory of a lag: {n} ticks do not fit, or not in order of time")
+        self.clear()
+        self._rows.extend(zip(arrays[1].tolist(), arrays[0].tolist(), strict=True))

@@ -1,0 +1,219 @@
+"""From raw ticks to elements for features with memory; see `machine`.
+
+Ticks are stepped in blocks. A block with a refused tick is undone and repeated: the good ticks
+before it as a block, then some ticks one by one, then the rest. What is accepted and refused does
+not depend on the blocks.
+
+The first ticks of a stream only fill memory, as many as the longest lag. Before the first tick of
+a stream that the features refer to, ticks do not even do that. Neither makes an element. Such a
+tick must make one if it repeats, for the reason that `ElementMaker.first_good` gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..schema import StreamConfig
+from ..typing import Float32s, Float64s, Int64s
+from .elements import RUN, SHORT, ElementMaker, Memory, OnRefused, Run, SiftedTicks, good_rows
+from .features import FeatureSet, read_features
+from .functions import expand, is_pure
+from .machine import Machine, StatefulFeatures, without_tiny
+from .old_ticks import OldTicks, find_old, joined, moment, reason
+
+BLOCK_FROM = 32
+"""Ticks from which a block is faster than steps."""
+
+STEPS = 16
+"""Ticks that are stepped one by one from a refused one on: bad ticks often come together."""
+
+SECOND = 1_000_000_000
+
+
+class StatefulMaker(ElementMaker):
+    """Makes elements of features with memory; see `ElementMaker`."""
+
+    features: StatefulFeatures  # type: ignore[assignment]
+
+    def __init__(
+        self, features: StatefulFeatures, columns: Sequence[str], *, refuse_old: bool = False
+    ) -> None:
+        super().__init__(features, columns, refuse_old=refuse_old)  # type: ignore[arg-type]
+
+    def empty(self, stream: str = "") -> Memory:
+        """Return the memory of a stream before its first tick."""
+        memory = Memory.empty(len(self.columns))
+        memory.machine = self.features.machine(stream)
+        return memory
+
+    def make(
+        self, memory: Memory, t_ns: Int64s, values: Float64s, refused: OnRefused
+    ) -> Iterator[Run]:
+        """Yield runs of accepted ticks; see `ElementMaker.make`."""
+        for sifted in self.sift(memory, t_ns, values):
+            start = 0
+            for stop, index, why in (*sifted.refused, (len(sifted.t_ns), -1, "")):
+                if start < stop:
+                    yield sifted.t_ns[start:stop], sifted.elements[start:stop]
+                    start = stop
+                if index >= 0:
+                    refused(index, why)
+
+    def sift(self, memory: Memory, t_ns: Int64s, values: Float64s) -> Iterator[SiftedTicks]:
+        """Yield the ticks, sifted; see `ElementMaker.sift`."""
+        found: list[OldTicks] = []
+        start, size = 0, RUN
+        while start < len(values):
+            stop = min(start + size, len(values))
+            made = None
+            if stop - start >= BLOCK_FROM and memory.machine.look():
+                made = self._by_block(memory, t_ns[start:stop], values[start:stop])
+            if made is None:
+                stop = min(start + STEPS, stop)
+                made, size = self._by_steps(memory, t_ns[start:stop], values[start:stop]), SHORT
+            else:
+                size = min(2 * size, RUN)
+            sifted, old, count = made
+            if old is not None:
+                found.append(old._replace(at=old.at + start))
+            refused = [(n, start + k, why) for n, k, why in sifted.refused]
+            start += count
+            if len(sifted.t_ns) or refused:
+                memory.old = joined(found)
+                yield sifted._replace(refused=refused)
+        memory.old = joined(found)
+
+    def _by_block(
+        self, memory: Memory, t_ns: Int64s, values: Float64s
+    ) -> tuple[SiftedTicks, OldTicks | None, int] | None:
+        """Take the ticks up to the first one to refuse, and return how many; None if it is next.
+
+        The old ones among them are returned too.
+        """
+        machine = memory.machine
+        latest, last = np.array([memory.latest]), np.zeros((1, len(self.columns)))
+        last[:, : len(memory.last)] = memory.last
+        old = find_old(latest, last, np.zeros(1, np.int64), t_ns, values)
+        count = len(t_ns) if old is None or not self.refuse_old else int(old.at[0])
+        if count == len(t_ns):
+            before = machine.state()
+            made = machine.block(t_ns, values)
+            good = good_rows(made)
+            if good.all():
+                machine.accept_block(t_ns, values)
+                memory.latest, memory.last = int(latest[0]), last[0]
+                return SiftedTicks(memory, t_ns, values, made, []), old, count
+            machine.restore(before)
+            count = int(good.argmin())
+        return self._by_block(memory, t_ns[:count], values[:count]) if count else None
+
+    def _by_steps(
+        self, memory: Memory, t_ns: Int64s, values: Float64s
+    ) -> tuple[SiftedTicks, OldTicks | None, int]:
+        """Take ticks one by one; return them, the old ones among them, and how many they are."""
+        kept: list[int] = []
+        rows: list[Float32s] = []
+        refused: list[tuple[int, int, str]] = []
+        old: list[tuple[int, int, int]] = []
+        for k, (t, row) in enumerate(zip(t_ns.tolist(), values.tolist(), strict=True)):
+            is_old = bool(t) and (
+                t < memory.latest or (t == memory.latest and row == memory.last.tolist())
+            )
+            if is_old and self.refuse_old:
+                old.append((k, t, memory.latest))
+                refused.append((len(kept), k, reason(moment(t), moment(memory.latest))))
+                continue
+            made = self._take(memory.machine, t, row)
+            if isinstance(made, str):
+                refused.append((len(kept), k, made))
+                continue
+            if is_old:
+                old.append((k, t, memory.latest))
+            if t >= memory.latest:
+                memory.latest, memory.last = t, values[k]
+            if made is not None:
+                kept.append(k)
+                rows.append(made)
+        elements = np.array(rows, np.float32) if rows else self._no_elements
+        sifted = SiftedTicks(memory, t_ns[kept], values[kept], elements, refused)
+        columns = [np.array(column, np.int64) for column in zip(*old, strict=True)]
+        return sifted, OldTicks(*columns) if old else None, len(t_ns)
+
+    def _take(self, machine: Machine, t_ns: int, row: list[float]) -> Float32s | str | None:
+        """Take a tick: return its element, None if it only fills memory, or why it is refused."""
+        ready = machine.look()
+        made = as_element(machine.step(t_ns, row)) if ready else self._alone(t_ns, row)
+        if not good_rows(made[None]).all():
+            if ready:
+                machine.undo()
+            return self.reason(np.array(row), made)
+        if not ready and machine.is_known:
+            machine.step(t_ns, row)
+        machine.accept(t_ns, row, fills=ready or machine.is_known)
+        return without_tiny(made) if ready else None
+
+    def _alone(self, t_ns: int, row: list[float]) -> Float32s:
+        """Return the element that a tick makes if it repeats every second."""
+        probe = self.features.probe
+        probe.clear()
+        made = [probe.step(t_ns + k * SECOND, row) for k in range(probe.program.fill + 1)]
+        return as_element(made[-1])
+
+    def board_state(self) -> list[np.ndarray]:
+        """Return what streams show to each other, for a snapshot."""
+        return self.features.board.state()
+
+    def restored(self, memories: Mapping[str, Any], board: Sequence[np.ndarray]) -> dict[str, Any]:
+        """Return the machines of a snapshot by stream; raises ValueError where they do not fit."""
+        machines = {name: self.features.machine(name) for name in memories}
+        for name, memory in memories.items():
+            machines[name].restore(memory)
+        self.features.board.restore(board)
+        for machine in machines.values():
+            machine.look()
+        return machines
+
+    def trial(self, memory: Memory) -> Memory:
+        """Return a copy of a memory that shows nothing to other streams, to try a tick."""
+        last = memory.latest, memory.last
+        return Memory(memory.t_ns, memory.values, *last, None, memory.machine.copy())
+
+
+def as_element(made: Sequence[float]) -> Float32s:
+    """Return features as float32 (F,)."""
+    with np.errstate(over="ignore"):
+        return np.array(made, np.float64).astype(np.float32)
+
+
+def compile_features(
+    expressions: Sequence[str], columns: Sequence[str], stream: StreamConfig | None = None
+) -> FeatureSet | StatefulFeatures:
+    """Return the features of expressions over ticks with the given columns.
+
+    stream: further settings, by default the standard ones. Raises what `FeatureSet` raises.
+    """
+    trees = read_features(expressions, columns)
+    prepared = [expand(tree) for tree in trees]
+    if is_pure(prepared):
+        return FeatureSet(expressions, columns, expand)
+    return StatefulFeatures(list(map(str, trees)), prepared, columns)
+
+
+def element_maker(
+    features: FeatureSet | StatefulFeatures, columns: Sequence[str], *, refuse_old: bool = False
+) -> ElementMaker:
+    """Return what makes elements of features."""
+    if isinstance(features, StatefulFeatures):
+        return StatefulMaker(features, columns, refuse_old=refuse_old)
+    return ElementMaker(features, columns, refuse_old=refuse_old)
+
+
+def maker_of(
+    stream: StreamConfig, columns: Sequence[str], *, features: Sequence[str] | None = None
+) -> ElementMaker:
+    """Return the element maker of a configuration; features: others than its own."""
+    made = compile_features(features or stream.features, columns, stream)
+    return element_maker(made, columns, refuse_old=stream.on_old_time == "refuse")
