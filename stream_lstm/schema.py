@@ -70,6 +70,9 @@ class StreamConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     on_old_time: what to do with old ticks, whose time is before the latest of their stream or
     which repeat time and values of the last tick: `take` and count them, `warn` also logs them,
     `refuse` refuses them.
+    on_missing: what features see instead of a missing value, as COLUMN=POLICY, or *=POLICY for
+    all other columns; `refuse` refuses the tick, `zero` is 0, `last` is the last value that was
+    there, and `last:5s` the same unless it is older.
     table: does nothing and will be removed; every stream is in a table.
     """
 
@@ -86,6 +89,7 @@ class StreamConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     label_hold: Length = 100
     on_gap: OnGap = "continue"
     on_old_time: OnOldTime = "warn"
+    on_missing: tuple[str, ...] = ()
     table: bool = False
 
 

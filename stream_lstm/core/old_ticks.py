@@ -103,7 +103,7 @@ def find_old(
     first = np.append(True, of[1:] != of[:-1])[: len(holders)]
     compared[first] = last[of[first]]
     same = np.flatnonzero(t_ns[holders] == before[holders])
-    repeats = (values[holders[same]] == compared[same]).all(axis=1) & timed[holders[same]]
+    repeats = equal_rows(values[holders[same]], compared[same]) & timed[holders[same]]
     old[holders[same[repeats]]] = True
     if good is not None:
         others = np.flatnonzero(~good & (t_ns == before) & timed)
@@ -124,7 +124,12 @@ def _repeats(
         at = np.searchsorted(holders, others) - 1
         same = (at >= 0) & (of[at] == streams)
         compared[same] = values[holders[at[same]]]
-    equal: Bools = (values[others] == compared).all(axis=1)
+    return equal_rows(values[others], compared)
+
+
+def equal_rows(a: Float64s, b: Float64s) -> Bools:
+    """Return which rows of values (m, C) are equal, (m,); two missing values are."""
+    equal: Bools = ((a == b) | (np.isnan(a) & np.isnan(b))).all(axis=1)
     return equal
 
 
