@@ -20,7 +20,7 @@ from ..schema import LearningConfig
 from ..store.startup import warm_start
 from .console import result, step_progress, warn
 from .options import FileOptions, JsonOption, LabelOptions, external_labels, flag, options
-from .replay import check_features, with_features
+from .replay import check_features, with_features, with_optional
 from .settings import Settings, read_environment, read_toml
 
 if TYPE_CHECKING:
@@ -153,6 +153,7 @@ def file_case(
     begin = with_features(file, warm_start(settings.config, settings.origins, warn))
     file = find_times(file)
     used = check_features(file, begin.config)
+    file = with_optional(file, begin.config, used)
     whole = read_whole(file, used, None if labels is None else labels.name)
     case = Case(begin.config, whole.table, begin.weights, begin.scaler, begin.members)
     case = case._replace(left_out=whole.left_out, reasons=whole.reasons)

@@ -14,7 +14,7 @@ from ..errors import DataError, StreamLSTMError, UsageError
 from ..store.startup import check_saving, warm_start
 from .console import detail, file_progress, result, warn
 from .options import FileOptions, JsonOption, options
-from .replay import check_features, check_frozen, with_features
+from .replay import check_features, check_frozen, with_features, with_optional
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def _subject(settings: Settings, source: FileOptions) -> Subject:
     check_saving(settings.config, None)
     begin = with_features(file, warm_start(settings.config, settings.origins, warn))
     columns = check_features(file, begin.config)
+    file = with_optional(file, begin.config, columns)
     from ..serve.proofs import Subject  # JAX is imported here and not before
 
     return Subject(file, begin, columns, warn, file_progress)

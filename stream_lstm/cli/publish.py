@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import msgspec
 import typer
@@ -27,6 +27,16 @@ if TYPE_CHECKING:
 FORM_KEYS = Declaration.__struct_fields__
 """Keys of a feed that describe its messages."""
 
+MissingOption: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        metavar="A,B,...",
+        help="Columns of which a value may be missing: it is published as NaN, or null in JSON. "
+        "* is all columns.",
+        show_default="none",
+    ),
+]
+
 MAX_BLOCK = 65_536
 """Ticks in one record, as `feed.protocol.MAX_BLOCK_ROWS`."""
 
@@ -42,6 +52,7 @@ def publish(
             metavar="A,B,...", help="The values of a tick.", show_default="all numeric columns"
         ),
     ] = None,
+    allow_missing: MissingOption = "",
     speed: Annotated[
         str | None,
         typer.Option(
@@ -81,9 +92,9 @@ def publish(
     if sockets.recovery is not None:
         security.check_bind(sockets.recovery)
     publication = Publication(
-        file=source.input(),
+        file=msgspec.structs.replace(source.input(), optional=_names(allow_missing)),
         bind=sockets.bind,
-        columns=None if columns is None else tuple(name.strip() for name in columns.split(",")),
+        columns=None if columns is None else _names(columns),
         speed=_speed(speed, source.time),
         block=block,
         encoding=one_of("--encoding", sockets.encoding, Encoding),
@@ -110,6 +121,10 @@ def publish(
         f"({rate:,.0f} a second){_cut(sent)}"
     )
     result(sent, [line, *peer_lines(sent["refused_peers"])], as_json=as_json)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",")) if text else ()
 
 
 def _cut(record: dict[str, Any]) -> str:
@@ -154,6 +169,7 @@ def bridge(
             show_default="never",
         ),
     ] = None,
+    allow_missing: MissingOption = "",
     sockets: PublisherOptions,
     as_json: JsonOption = False,
 ) -> None:
@@ -180,7 +196,10 @@ def bridge(
         name = "websocket" if url.startswith("ws") else url.partition(":")[0]
         feed = msgspec.structs.replace(feed, stream_name=name)
     security = Security(settings.config.security)
-    source = MessageSource(url, transport, feed, silent_s=silent_after, say=warn)
+    optional = _names(allow_missing)
+    source = MessageSource(
+        url, transport, feed, optional=optional, silent_s=silent_after, say=warn
+    )
     names = source.columns
     began = time.monotonic()
     with Publisher(

@@ -18,6 +18,7 @@ import typer
 
 from ..config import Config, build, flatten
 from ..core.expressions import Column, columns_of
+from ..core.missing import optional_columns
 from ..errors import DataError, UsageError
 from ..feed.input_file import InputFile, LabelColumn, SyntheticInput
 from ..serve.trace import Trace
@@ -116,6 +117,7 @@ def _replay(
     check_saving(settings.config, files.save_weights)
     begin = with_features(file, warm_start(settings.config, settings.origins, warn))
     columns = check_features(file, begin.config)
+    file = with_optional(file, begin.config, columns)
     from ..core.session import fallbacks  # JAX is imported here and not before
     from ..serve.replaying import FileReplay, ReplayResults, session_of, state_record
 
@@ -230,6 +232,11 @@ def check_features(file: InputFile, config: Config) -> tuple[str, ...]:
     if file.time is None and compile_features(expressions, columns, config.stream).uses_time:
         raise UsageError("the feature elapsed() needs times: name their column with --time COLUMN")
     return columns
+
+
+def with_optional(file: InputFile, config: Config, columns: Sequence[str]) -> InputFile:
+    """Return the file with the columns that may be missing."""
+    return msgspec.structs.replace(file, optional=optional_columns(config.stream, columns))
 
 
 def _which_features(file: InputFile) -> str:

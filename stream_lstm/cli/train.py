@@ -13,7 +13,7 @@ from ..quoting import printable
 from ..store.startup import warm_start
 from .console import detail, file_progress, note, progress_bar, result, warn
 from .options import JsonOption, RowOptions, options
-from .replay import check_features
+from .replay import check_features, with_optional
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def command(
     inputs = [rows.of(path) for path in files]
     config, weights, *_ = warm_start(settings.config, settings.origins, warn)
     columns = check_features(inputs[0], config)
+    inputs = [with_optional(one, config, columns) for one in inputs]
     from ..serve.replaying import peak_rss_bytes  # JAX is imported here and not before
     from ..serve.training import TrainingJob, check_mode, check_places, train
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import operator
 import warnings
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from ..events import NO_TIME, Label, OldTimes, Output, Prediction, Refusal, Scor
 from .atomic import AtomicSession
 from .expressions import columns_of
 from .features import CHECK_EVERY, FeatureMonitor
+from .missing import optional_columns
 from .old_ticks import moment, reason
 
 STREAM = "series"
@@ -66,6 +68,7 @@ class Predictor:
         self._old: OldTimes | None = None
         native = {k: v.item() if isinstance(v, np.generic) else v for k, v in settings.items()}
         config = build({"features": named, **native})
+        self._optional = frozenset(optional_columns(config.stream, self.columns))
         self._session = AtomicSession(
             config, self.columns, self._take, weights=weights, scaler=scaler, echo=True
         )
@@ -78,7 +81,8 @@ class Predictor:
     ) -> Prediction | None:
         """Take one tick; return the prediction where one is due, else None.
 
-        fields: the tick's values by column name, or in the order of `columns`.
+        fields: the tick's values by column name, or in the order of `columns`. A column with a
+        policy of `on_missing` may be None, NaN or, by name, absent.
         t_ns: its time in nanoseconds since 1970, for `elapsed()` and for the record.
 
         Warns (InputWarning) once about old ticks, whose time is before that of an earlier one or
@@ -197,6 +201,12 @@ class Predictor:
                 f"not {len(values)}"
             )
         try:
+            if self._optional:
+                named = zip(self.columns, values, strict=True)
+                values = [
+                    math.nan if name in self._optional and _is_missing(value) else value
+                    for name, value in named
+                ]
             return [_number(value) for value in values]
         except (TypeError, ValueError, OverflowError) as error:
             raise DataError(f"a field of the tick is not a number: {error}") from None
@@ -205,10 +215,10 @@ class Predictor:
         """Return a sequence; for a mapping, the values in the order of `columns`."""
         if isinstance(fields, Mapping) or hasattr(fields, "to_dict"):  # a row of pandas
             missing = [name for name in self.columns if name not in fields]
-            if missing:
+            if missing and (missing == [*self.columns] or not self._optional.issuperset(missing)):
                 has = ", ".join(map(str, fields.keys()))
                 raise DataError(f"the tick has no field {missing[0]!r} (it has {has})")
-            return [fields[name] for name in self.columns]
+            return [fields.get(name) for name in self.columns]
         if isinstance(fields, str | bytes) or not hasattr(fields, "__getitem__"):
             raise DataError(
                 "a tick is a mapping or a sequence of values, such as [1.5], not "
@@ -282,6 +292,10 @@ def _since_1970(time: datetime.datetime) -> int:
     passed = time - datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
     whole = (passed.days * 86_400 + passed.seconds) * 10**9 + passed.microseconds * 1000
     return whole + getattr(time, "nanosecond", 0)  # which pandas has
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or type(value).__name__ == "NAType"  # of pandas, which has no float
 
 
 def _number(value: Any) -> float:

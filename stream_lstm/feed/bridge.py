@@ -19,11 +19,14 @@ from .publisher import Publisher
 
 
 class SourceTick(NamedTuple):
-    """A tick of a source: its stream, time (ns since 1970) and values in the publisher's order."""
+    """A tick of a source: its stream, time (ns since 1970) and values in the publisher's order.
+
+    A missing value is None or NaN.
+    """
 
     stream: str
     t_ns: int
-    values: Sequence[float]
+    values: Sequence[float | None]
 
 
 class Source(Protocol):

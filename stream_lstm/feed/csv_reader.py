@@ -204,7 +204,8 @@ class CsvReader(Reader):
     def _numeric(self, sample: Sequence[Sequence[str]]) -> Iterator[str]:
         for place, name in enumerate(self.columns):
             cells = (row[place] for row in sample if len(row) == len(self.columns))
-            first = next((cell for cell in cells if cell.strip()), "")
+            missing = is_missing if name in self.selection.optional else str.isspace
+            first = next((cell for cell in cells if cell and not missing(cell)), "")
             if is_number(first):
                 yield name
 
@@ -321,7 +322,7 @@ class CsvReader(Reader):
         return time, values, name
 
     def _value(self, column: str, cell: str) -> float:
-        if column in self.selection.optional and cell.strip().lower() in ("", "nan"):
+        if column in self.selection.optional and is_missing(cell):
             return math.nan
         if not is_number(cell) or not math.isfinite(float(cell)) or "_" in cell:
             raise ValueError(not_finite(column, cell))
@@ -345,6 +346,16 @@ def csv_columns(path: Path, *, compression: str, delimiter: str) -> tuple[str, .
         return header(path, iter(lines), delimiter)[0]
     finally:
         lines.close()
+
+
+MISSING_WORDS = frozenset(pyarrow.csv.ConvertOptions().null_values)
+"""Cells without a value, beside NaN in any spelling: those that Arrow reads so."""
+
+
+def is_missing(cell: str) -> bool:
+    """Return whether a cell of a column of numbers has no value."""
+    text = cell.strip()
+    return text in MISSING_WORDS or text.lstrip("+-").lower() == "nan"
 
 
 def _split(chunk: bytes) -> list[bytes]:

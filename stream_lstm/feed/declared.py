@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
@@ -188,15 +188,16 @@ class DeclaredFeed:
     """Decodes the messages of one feed, in order.
 
     `kept` are the first messages, as (endpoint, frames), until `choose` finds their form; None
-    once it is known. `skipped` counts rows that do not count, by reason.
+    once it is known. `skipped` counts rows that do not count, by reason. optional: columns that a
+    message may omit.
 
     Raises ConfigurationError for a declaration that cannot be compiled.
     """
 
-    def __init__(self, config: FeedConfig) -> None:
+    def __init__(self, config: FeedConfig, optional: Container[str] = ()) -> None:
         self.skipped: Counter[str] = Counter()
         self.kept: list[tuple[int, list[bytes]]] | None = None
-        self._config = config
+        self._config, self._optional = config, optional
         # the last number of a stream from a sender, how many rows it had, and its step
         self._last: dict[tuple[int, str], tuple[int, int, int]] = {}
         self._thin: LastPer | None = None
@@ -209,7 +210,7 @@ class DeclaredFeed:
             self._compile(config)
 
     def _compile(self, declaration: Declaration) -> None:
-        self._decode = compile_decoder(declaration)
+        self._decode = compile_decoder(declaration, self._optional)
         if declaration.last_per:
             self._thin = LastPer(self._config.max_streams)
 

@@ -13,13 +13,13 @@ frames --split--> topic, header, payload --unpack--> bytes --read--> values and 
 Nothing here trusts its input. Whatever the bytes, the result is rows or `DecodeError`, in time and
 memory that named limits bound, and nothing is executed. Whether a value is finite is the session's
 question: a null, an empty text, or a NaN in an array is a missing value, and the session refuses
-that row alone.
+that row alone unless a policy of `on_missing` allows it. Then the value may be absent too.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
@@ -128,14 +128,15 @@ def resolve(d: Declaration) -> Declaration:
     return d
 
 
-def compile_decoder(declaration: Declaration) -> Decoder:
+def compile_decoder(declaration: Declaration, optional: Container[str] = ()) -> Decoder:
     """Return the function that decodes the messages of a feed; it raises only DecodeError.
 
-    Raises ConfigurationError for a declaration that cannot be compiled.
+    optional: columns that JSON and MessagePack may omit, which gives NaN. Raises
+    ConfigurationError for a declaration that cannot be compiled.
     """
     d = resolve(declaration)
     plan, split, name_of = _Plan(d), _splitter(d), _namer(d)
-    read, header_of = _reader(plan), _header(plan)
+    read, header_of = _reader(plan, optional), _header(plan)
     most = MAX_PAYLOAD_BYTES if d.payload in ("array", "struct") else MAX_PARSED_BYTES
     wanted = None if d.stream_field or not d.streams else frozenset(d.streams)
     packed, plain = d.compression != "none", not (plan.paths or plan.above)
@@ -254,7 +255,7 @@ def _kept(
     return [row for row, kept in zip(rows, each, strict=True) if kept], roles
 
 
-def _reader(plan: _Plan) -> Read:
+def _reader(plan: _Plan, optional: Container[str]) -> Read:
     """Return the reader of a payload."""
     d = plan.d
     if d.payload == "text":
@@ -266,7 +267,10 @@ def _reader(plan: _Plan) -> Read:
             wrong("fields", f"an array has no field {plan.paths[0]!r}; a header has {HEADER}NAME")
         return read_array(d.dtype, len(d.columns))
     places = {name: (str(k),) for k, name in enumerate(d.fields)}
-    slots = [Slot(places.get(name) or parts_of(name), name, "value") for name in d.columns]
+    slots = [
+        Slot(places.get(name) or parts_of(name), name, "missing" if name in optional else "value")
+        for name in d.columns
+    ]
     slots += [plan.slot(path, places.get(path) or parts_of(path)) for path in plan.paths]
     some = bool(plan.paths)
     width, module = len(d.columns), msgspec.json if d.payload == "json" else msgspec.msgpack

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from ..closing import Closing
+from ..core.missing import EVERY
 from ..core.old_ticks import NEVER, find_old
 from ..errors import DataError, UsageError
 from ..events import Refusal
@@ -314,7 +315,7 @@ def open_file(
     on_bad_row: `fail` raises at the first row that cannot be used, `skip` omits such rows.
     limit: ticks to give at most.
     chunk_rows: ticks in one block at most.
-    optional: columns whose cells may be empty, which is read as NaN.
+    optional: columns whose cells may be empty, which is read as NaN; `*` is all.
     key: name of the column with each row's stream; None if all rows are of one.
     on_refusal: called for each skipped row, with `where` as FILE:LINE.
 
@@ -327,6 +328,7 @@ def open_file(
         raise UsageError(f"unknown time unit {time_unit!r} (there are {', '.join(UNITS)})")
     format_ = _format(path)
     check_readable(path)
+    optional = format_.columns(path) if EVERY in optional else optional
     return FileSource(
         path,
         format_.open(path, Selection(columns, time, time_unit, chunk_rows, optional, key)),

@@ -47,6 +47,7 @@ class InputFile(msgspec.Struct, frozen=True, tag="file"):
     """A historical file and how its rows become ticks.
 
     stream: name of the stream, unless the column `stream_column` names the stream of each row.
+    optional: columns whose cells may be empty in any use of the file.
     """
 
     path: Path
@@ -56,6 +57,7 @@ class InputFile(msgspec.Struct, frozen=True, tag="file"):
     on_bad_row: OnBad = "fail"
     limit: int | None = None
     stream_column: str | None = None
+    optional: tuple[str, ...] = ()
 
     def default_features(self) -> tuple[str, ...]:
         """Return the features of a stream whose meaning is known; a file has none."""
@@ -69,6 +71,8 @@ class InputFile(msgspec.Struct, frozen=True, tag="file"):
         self,
         columns: Sequence[str] | None,
         on_refusal: Callable[[Refusal], None] = lambda _: None,
+        *,
+        optional: Sequence[str] = (),
         **options: Any,
     ) -> FileSource:
         """Open the file; options and errors are those of `feed.files.open_file`."""
@@ -83,6 +87,7 @@ class InputFile(msgspec.Struct, frozen=True, tag="file"):
             limit=self.limit,
             on_refusal=on_refusal,
             key=self.stream_column,
+            optional=(*self.optional, *optional),
             **options,
         )
 

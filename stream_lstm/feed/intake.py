@@ -21,7 +21,7 @@ columns, so none can speak for the run of another.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 import numpy as np
 
@@ -99,7 +99,7 @@ class Intake:
     """Takes the messages of a feed, and the replies to recovery requests.
 
     config: streams, columns and kind of payload. owners: of the streams, for a feed with several
-    endpoints.
+    endpoints. optional: columns that a message may omit.
 
     `recovery` is None without a recovery endpoint, and `declared` for a feed of records. `say`
     receives a line when the form of a feed is found. `first_refused` has the first reason of each
@@ -109,7 +109,9 @@ class Intake:
     Raises ConfigurationError for a feed without columns, and for recovery without records.
     """
 
-    def __init__(self, config: FeedConfig, owners: Owners | None = None) -> None:
+    def __init__(
+        self, config: FeedConfig, owners: Owners | None = None, optional: Container[str] = ()
+    ) -> None:
         declared = config.payload != "record"
         if config.recovery and declared:
             raise ConfigurationError(
@@ -124,11 +126,11 @@ class Intake:
         self.recovery: FeedRecovery | None = None
         if config.recovery:
             self.recovery = FeedRecovery(self.counters, len(config.recovery))
-        self.one_tick = OneTickDecoder(config.columns)
+        self.one_tick = OneTickDecoder(config.columns, optional)
         self.owners = owners
         self._config = config
-        self._records = MessageDecoder(config.columns)
-        self.declared = DeclaredFeed(config) if declared else None
+        self._records = MessageDecoder(config.columns, optional)
+        self.declared = DeclaredFeed(config, optional) if declared else None
         self.say: Callable[[str], object] = lambda _: None
         self._adviser = Adviser(config)
         self._wanted = frozenset(config.streams)

@@ -152,7 +152,8 @@ class Selection(NamedTuple):
         Raises ConfigurationError for a missing name, DataError for a repeated one.
         """
         wanted = self.columns or ()
-        check_names(path, columns, wanted, self.time, self.key)
+        unknown = [name for name in self.optional if name not in columns]
+        check_names(path, columns, (*wanted, *unknown), self.time, self.key)
         if self.key is not None and (self.key in wanted or self.key == self.time):
             raise ConfigurationError(
                 f"{path}: the column {self.key!r} names the streams, and cannot be a time or a "

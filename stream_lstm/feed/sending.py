@@ -87,7 +87,7 @@ def send_file(
     """
     file = publication.file
     refused = EventLog(warn, time.monotonic)
-    options = {} if publication.speed.kind == "max" else {"chunk_rows": PACED_ROWS}
+    options: dict[str, Any] = {} if publication.speed.kind == "max" else {"chunk_rows": PACED_ROWS}
     with (
         file.open(publication.columns, refused, **options) as source,
         Publisher(

@@ -21,7 +21,7 @@ import math
 import re
 import selectors
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any, NamedTuple
 
 import zmq
@@ -186,6 +186,7 @@ class Subscriber(Receiver[Received]):
     """Receive the streams of a feed, in one thread at a time.
 
     config: endpoints, streams, columns and kind of payload.
+    optional: columns that a message may omit, which gives NaN.
     independent: streams do not affect each other, so ticks of one may be joined across others.
     clock: seconds, monotonic; used by `idle_s` and recovery.
     wakeup_fd: a file descriptor that ends the wait in `receive` when it is readable.
@@ -203,6 +204,7 @@ class Subscriber(Receiver[Received]):
         self,
         config: FeedConfig,
         *,
+        optional: Container[str] = (),
         independent: bool = False,
         clock: Callable[[], float] = time.monotonic,
         wakeup_fd: int | None = None,
@@ -221,7 +223,7 @@ class Subscriber(Receiver[Received]):
         self._owners: Owners | None = None
         if len(endpoints) > 1:
             self._owners = Owners(config.takeover, endpoints, self._is_gone)
-        self.intake = Intake(config, self._owners)
+        self.intake = Intake(config, self._owners, optional)
         self._inlets: list[Inlet] = []
         self._clock = clock
         self._busy_s = config.busy_poll

@@ -64,7 +64,9 @@ class TableReader(Reader):
             numeric = [name for name, type_ in types if is_numeric(type_)]
             self.value_columns = selection.value_columns(path, self.columns, numeric)
             for name in self.value_columns:
-                if not is_numeric(kind := schema.field(name).type):
+                kind = schema.field(name).type
+                unknown = pa.types.is_null(kind) and name in selection.optional
+                if not is_numeric(kind) and not unknown:
                     message = f"{path}: column {name!r} contains {kind}, not numbers"
                     raise ConfigurationError(message, key="features")
         except BaseException:

@@ -230,15 +230,23 @@ Wanted: TypeAlias = list[tuple[Parts, int]]
 """Paths, each with the place of its value in a row."""
 
 Scalar: TypeAlias = int | float | str | bool | None
-KINDS: dict[str, Any] = {"value": float | str | None, "role": Scalar, "optional": Scalar}
+Value: TypeAlias = float | str | None
+KINDS: dict[str, Any] = {"value": Value, "missing": Value, "role": Scalar, "optional": Scalar}
+
+
+VALUES = ("value", "missing")
+"""Kinds of the values of a tick."""
 
 
 class Slot(NamedTuple):
-    """A value of a row: where it is, what messages call it, and whether it may be missing."""
+    """A value of a row: where it is, what messages call it, and whether it may be missing.
+
+    A `missing` value that is absent is None, unless a row has no value at all.
+    """
 
     parts: Parts
     name: str
-    kind: Literal["value", "role", "optional"]
+    kind: Literal["value", "missing", "role", "optional"]
 
 
 def parts_of(path: str) -> Parts:
@@ -412,6 +420,8 @@ class TreeReader:
         if slot.kind == "optional":
             return self._seen(found, k)
         if k not in found:
+            if slot.kind == "missing" and any(self._slots[j].kind in VALUES for j in found):
+                return None
             raise ValueError(f"no field {slot.name!r}; it has {self._names(item)}")
         try:
             return self._module.decode(found[k], type=KINDS[slot.kind])

@@ -13,7 +13,7 @@ session checks whether values are finite, so that it can refuse single rows of a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from functools import lru_cache
 from typing import Annotated, Any, Generic, Literal, TypeAlias, TypeVar
 
@@ -103,20 +103,39 @@ def _check_version(where: str, payload: bytes) -> None:
         raise _other_version(where, version)
 
 
-def columns_struct(columns: Sequence[str], kind: Any) -> type[msgspec.Struct]:
+def columns_struct(
+    columns: Sequence[str], kind: Any, optional: Container[str] = ()
+) -> type[msgspec.Struct]:
     """Return a struct that picks `columns` by name, each a `kind`, and ignores other fields.
 
-    Raises ConfigurationError without columns, and for repeated or invalid names.
+    A column in `optional` may be absent, which gives UNSET. Raises ConfigurationError without
+    columns, and for repeated or invalid names.
     """
     if not columns or len(set(columns)) != len(columns):
         raise ConfigurationError(
             f"columns = {list(columns)}: name every column of the feed once", key="columns"
         )
     keys = {f"c{i}": name for i, name in enumerate(columns)}
+    fields: list[Any] = [
+        (key, kind | msgspec.UnsetType, msgspec.UNSET) if name in optional else (key, kind)
+        for key, name in keys.items()
+    ]
     try:
-        return msgspec.defstruct("Columns", [(key, kind) for key in keys], rename=keys)
+        return msgspec.defstruct("Columns", fields, rename=keys, kw_only=True)
     except ValueError as error:
         raise ConfigurationError(f"columns = {list(columns)}: {error}", key="columns") from None
+
+
+def _named(values: msgspec.Struct, columns: Sequence[str]) -> tuple[Any, ...]:
+    """Return values by name in order, None for an absent one; ValueError if all are absent."""
+    found = msgspec.structs.astuple(values)
+    if msgspec.UNSET not in found:
+        return found
+    if all(value is msgspec.UNSET for value in found):
+        raise ValueError(f"`values` has none of the columns {', '.join(columns)}")
+    block = next((len(value) for value in found if type(value) is list), None)
+    absent = None if block is None else [None] * block
+    return tuple(absent if value is msgspec.UNSET else value for value in found)
 
 
 def _tick_struct(version: Any, values: Any, times: Any, rows: Any) -> Any:
@@ -135,12 +154,14 @@ class OneTickDecoder:
     """Decode the record of one tick, the usual message, in one call of msgspec without an array.
 
     It accepts fewer forms than `TickDecoder`, which decodes the same ticks and reports errors.
-    Raises ConfigurationError for invalid columns.
+    optional: columns that a record with names may omit. Raises ConfigurationError for invalid
+    columns.
     """
 
-    def __init__(self, columns: Sequence[str]) -> None:
+    def __init__(self, columns: Sequence[str], optional: Container[str] = ()) -> None:
+        self._columns = tuple(columns)
         listed: Any = tuple.__class_getitem__((Number,) * len(columns))
-        values = listed | columns_struct(columns, Number)
+        values = listed | columns_struct(columns, Number, optional)
         record = _tick_struct(Literal[PROTOCOL_VERSION], values, Time, None)
         self._json: Callable[[bytes], Any] = msgspec.json.Decoder(record).decode
         self._msgpack: Callable[[bytes], Any] = msgspec.msgpack.Decoder(record).decode
@@ -151,23 +172,24 @@ class OneTickDecoder:
             return None
         try:
             record = self._json(payload) if payload[0] == _BRACE else self._msgpack(payload)
+            values = record.values
+            if type(values) is not tuple:
+                values = _named(values, self._columns)
         except (*FAULTS, IndexError):
             return None
-        values = record.values
-        if type(values) is not tuple:
-            values = msgspec.structs.astuple(values)
         return record.t_ns, values, record.run_id or "", record.seq
 
 
 class TickDecoder:
     """Decode tick records whose values have the given columns.
 
-    Raises ConfigurationError for invalid columns; see `columns_struct`.
+    optional: columns that a record with names may omit. Raises ConfigurationError for invalid
+    columns; see `columns_struct`.
     """
 
-    def __init__(self, columns: Sequence[str]) -> None:
+    def __init__(self, columns: Sequence[str], optional: Container[str] = ()) -> None:
         self.columns = tuple(columns)
-        named = columns_struct(self.columns, NumberColumn | Number)
+        named = columns_struct(self.columns, NumberColumn | Number, optional)
         record = _tick_struct(int, ListedValues | named | bytes, Times, Rows | None)
         self._records: RecordDecoder[Any] = RecordDecoder(record)
 
@@ -192,7 +214,7 @@ class TickDecoder:
         if type(values) is list:
             block = _rows(values)
         else:
-            columns = msgspec.structs.astuple(values)
+            columns = _named(values, self.columns)
             block = _rows(list(columns))
             if type(columns[0]) is list:
                 block = np.ascontiguousarray(block.T)
@@ -253,11 +275,11 @@ def _times(t_ns: int | list[int] | bytes, n: int) -> Int64s:
 
 
 class MessageDecoder:
-    """Decode any message of the protocol; raises only DecodeError."""
+    """Decode any message of the protocol; raises only DecodeError. See `TickDecoder`."""
 
-    def __init__(self, columns: Sequence[str]) -> None:
+    def __init__(self, columns: Sequence[str], optional: Container[str] = ()) -> None:
         self._decode: dict[str, Callable[[bytes, bytes], Message]] = {
-            "tick": TickDecoder(columns).decode,
+            "tick": TickDecoder(columns, optional).decode,
             "label": decode_label,
             "prediction": decode_prediction,
             "score": decode_score,

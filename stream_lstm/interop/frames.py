@@ -16,6 +16,7 @@ import pyarrow as pa
 from ..config import build
 from ..core.expressions import columns_of
 from ..core.features import FeatureMonitor
+from ..core.missing import optional_columns
 from ..core.outcome import Outcome
 from ..core.replay import Digest, Replay, ReplayRows
 from ..core.session import Session
@@ -66,7 +67,8 @@ def replay_frame(
     arrays, or another argument of `pyarrow.table`. features: expressions over its columns, the
     first being the target. time: its column of times, or the name of its index in pandas; an index
     without a name is ignored. time_unit: of numbers in it. stream: the name of the stream.
-    skip_bad: skip rows with a cell that is empty or not finite. weights, scaler: the initial ones,
+    skip_bad: skip rows with a cell that is not finite, or empty without a policy of `on_missing`.
+    weights, scaler: the initial ones,
     as in `Predictor`. settings: any key of the configuration's tables stream, model, scaling,
     learning and scoring. Warns (InputWarning) about rows that are old, unless `on_old_time` is
     `take` or `refuse`, and about features that the scaler clips.
@@ -79,8 +81,9 @@ def replay_frame(
     table = _table(frame)
     named = [features] if isinstance(features, str) else list(features)
     columns = columns_of(named)
-    values, t_ns = _values(table, columns), _times(table, time, time_unit)
     config = build({"features": named, **settings})
+    optional = optional_columns(config.stream, columns)
+    values, t_ns = _values(table, columns, optional), _times(table, time, time_unit)
     if config.stream.on_old_time == "warn":
         _warn_of_order(t_ns, values)
     predictions, scores, skipped = Gathered(Prediction), Gathered(Score), 0
@@ -151,11 +154,14 @@ def _column(table: pa.Table, name: str) -> pa.Array:
     return table.column(name).combine_chunks()
 
 
-def _values(table: pa.Table, columns: Sequence[str]) -> npt.NDArray[np.float64]:
+def _values(
+    table: pa.Table, columns: Sequence[str], optional: Sequence[str]
+) -> npt.NDArray[np.float64]:
     out = np.empty((table.num_rows, len(columns)))
     for place, name in enumerate(columns):
         column = _column(table, name)
-        if not is_numeric(column.type):
+        unknown = pa.types.is_null(column.type) and name in optional
+        if not is_numeric(column.type) and not unknown:
             raise DataError(f"column {name!r} has type {column.type}, not numbers")
         out[:, place] = floats(column)
     return out

@@ -83,7 +83,7 @@ class Lateness:
             return next(reversed(self._since)) != values
         lags = (self._count - 1 - np.arange(RECENT)) % RECENT
         with np.errstate(invalid="ignore", over="ignore"):
-            distances = np.abs(self._recent[lags] - values).sum(1)
+            distances = np.nansum(np.abs(self._recent[lags] - values), 1)
         distances[self._count :] = distances[: self._count].max()
         self._labels += 1
         self._distances += (distances - self._distances) / min(self._labels, LEAST)
@@ -94,6 +94,11 @@ class Lateness:
         """Add the label: later predictions are for a later x."""
         self.unanswered = 0
         self._since.clear()
+
+
+def _compared(values: Sequence[float]) -> Values:
+    """Return values of which equal ones are equal, with one object for all missing ones."""
+    return tuple(math.nan if value != value else value for value in values)
 
 
 WINDOW = 50
@@ -217,7 +222,7 @@ class ExampleClassifier:
     def _trial(self, x: Mapping[str, float]) -> float | None:
         values, lateness = self.predictor.row(x), self._lateness
         p = self.predictor.peek(values)
-        lateness.predicted(tuple(values))
+        lateness.predicted(_compared(values))
         most = MAX_UNANSWERED if self._labels else self._window
         if lateness.unanswered > most and not self._warned:
             self._warned = True
@@ -232,7 +237,7 @@ class ExampleClassifier:
     def _step(self, x: Mapping[str, float]) -> int | None:
         """Step over an x that has its label; return the number of its prediction."""
         values = self.predictor.row(x)
-        if self._lateness.is_late(tuple(values)):
+        if self._lateness.is_late(_compared(values)):
             raise DataError(
                 "the label is late: another x had a prediction after this one, and only learn_one "
                 f"moves the series; {REMEDY}, or predict x again before its label; see "

@@ -22,6 +22,8 @@ from urllib.parse import SplitResult, unquote, urlsplit
 import msgspec
 import numpy as np
 
+from ..core.features import check_columns
+from ..core.missing import EVERY
 from ..errors import DecodeError, EndpointError, UsageError
 from ..feed.bridge import SourceTick
 from ..feed.declared import Adviser, DeclaredFeed
@@ -70,7 +72,8 @@ class Transport(Protocol):
 class MessageSource:
     """The ticks of a transport; a `feed.bridge.Source`.
 
-    feed: the form of the messages. attempts: connections that may fail before the first one
+    feed: the form of the messages. optional: columns that may be missing, `*` for all.
+    attempts: connections that may fail before the first one
     succeeds; later there is no limit. delays_s: the first delay between two connections, which
     doubles until a message comes, and the longest. silent_s: seconds without a message before a
     connection counts as lost; None for no limit. say: receives lines for the user.
@@ -87,6 +90,7 @@ class MessageSource:
         transport: Transport,
         feed: FeedConfig,
         *,
+        optional: Sequence[str] = (),
         attempts: int = 10,
         delays_s: tuple[float, float] = (0.5, 30.0),
         silent_s: float | None = None,
@@ -97,7 +101,11 @@ class MessageSource:
         self.ticks = self.refused = self.connections = 0
         self.last_refusal = ""
         self.connected = False
-        self._transport, self._feed, self._adviser = transport, DeclaredFeed(feed), Adviser(feed)
+        optional = self.columns if EVERY in optional else optional
+        check_columns(optional, self.columns)
+        self._feed = DeclaredFeed(feed, optional)
+        self._transport, self._adviser = transport, Adviser(feed)
+        self._wanted = np.array([name not in optional for name in self.columns])
         self.skipped = self._feed.skipped
         self._say, self._clock = say, clock
         self._report_at, self._unreported = -float("inf"), 0
@@ -168,7 +176,7 @@ class MessageSource:
             for part in self._feed.decode(frames):
                 times = [0] * len(part.rows) if part.times is None else part.times
                 rows = np.asarray(part.rows, np.float64)
-                missing = np.isnan(rows)
+                missing = np.isnan(rows) & self._wanted
                 if missing.any():
                     name = self.columns[int(missing.any(axis=0).argmax())]
                     raise DecodeError(f"field {name!r}: a value is missing")

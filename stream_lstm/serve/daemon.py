@@ -41,6 +41,7 @@ import numpy as np
 
 from ..closing import Closing
 from ..config import Config, Members
+from ..core.missing import optional_columns
 from ..core.session import Arrivals, Session
 from ..core.table import N
 from ..errors import EndpointError
@@ -250,6 +251,7 @@ class Daemon(Closing):
         try:
             self.subscriber = Subscriber(
                 feed,
+                optional=optional_columns(config.stream, columns),
                 independent=apart,
                 clock=clock,
                 wakeup_fd=self.stop.fileno(),

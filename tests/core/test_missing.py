@@ -17,7 +17,7 @@ from stream_lstm.core.missing import (
 )
 from stream_lstm.core.old_ticks import NEVER, find_old
 from stream_lstm.core.predictor import Predictor
-from stream_lstm.errors import ConfigurationError
+from stream_lstm.errors import ConfigurationError, DataError
 
 COLUMNS = ("bid", "ask", "size")
 
@@ -101,3 +101,12 @@ def test_a_missing_value_repeats_a_missing_value_and_no_other():
     old = find_old(latest, last, np.zeros(1, np.int64), t_ns, values)
     assert old is not None
     assert old.at.tolist() == [1, 3]
+
+
+@pytest.mark.parametrize("fields", [[1.0, None], [1.0, math.nan], {"x": 1.0}])
+def test_a_predictor_refuses_a_repeated_tick_with_a_missing_value(fields):
+    one = Predictor("x", ["x", "y"], on_missing=["y=last"], hidden=2, on_old_time="refuse")
+    one.step(fields, 10)
+    with pytest.raises(DataError, match="it repeats time and values"):
+        one.step(fields, 10)
+    one.step([1.0, 0.0], 10)
