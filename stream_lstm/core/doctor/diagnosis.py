@@ -158,6 +158,7 @@ def data_findings(case: Case, series: ExaminedSeries) -> list[Finding]:
         label_checks.label_alignment(series, config),
         label_checks.look_ahead(series, config),
         input_checks.unusable_rows(series, case.left_out, case.reasons),
+        input_checks.missing_values(series),
         input_checks.time_order(table),
         input_checks.repeated_rows(table),
         input_checks.time_gaps(table),

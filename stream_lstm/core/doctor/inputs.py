@@ -59,7 +59,10 @@ def percent(share: float) -> str:
 
 
 class TickTable(NamedTuple):
-    """Rows of all numeric columns, those that features use finite; `rows` are line numbers."""
+    """Rows of all numeric columns; `rows` are line numbers.
+
+    Those that features use are finite, or NaN where a policy of `on_missing` allows it.
+    """
 
     columns: tuple[str, ...]
     values: Float64s  # (m, C)
@@ -168,6 +171,9 @@ DOUBLE = 0.2
 """Share of repeated rows above which they are not equal trades at one time."""
 
 HOUR_S = 3600
+
+MAX_SHOWN = 8
+"""Columns with missing values that are named."""
 
 SIZES = ("qty", "quantity", "size", "vol", "amount", "count", "num")
 """Parts of the names of columns that are not prices."""
@@ -315,6 +321,24 @@ def unusable_rows(series: ExaminedSeries, left_out: int, first: Sequence[str]) -
     evidence = f"{bad:,} of {count(rows, 'rows')} ({percent(share)}) cannot be used: {reasons}"
     remedy = "fix or remove these rows; replay stops at the first without --on-bad-row skip"
     return Finding(name, level, evidence, remedy, figures)
+
+
+def missing_values(series: ExaminedSeries) -> Finding:
+    """Name the share of missing values of each column."""
+    name, table = "missing_values", series.table
+    share = np.isnan(table.values).sum(0) / max(len(table.values), 1)
+    shares = dict(zip(table.columns, share.tolist(), strict=True))
+    some = sorted((column for column in shares if shares[column]), key=shares.__getitem__)[::-1]
+    figures = {"shares": shares}
+    if not some:
+        return Finding(name, "ok", "no value is missing in the rows that were read", "", figures)
+    evidence = ", ".join(f"{column} {percent(shares[column])}" for column in some[:MAX_SHOWN])
+    used = [column for column in some if column in series.used]
+    remedy = "--on-missing sets what features see instead" if used else "no feature uses them"
+    mostly = any(shares[column] > 0.5 for column in used)
+    level: Level = "warning" if mostly else "note"
+    more = ", ..." * (len(some) > MAX_SHOWN)
+    return Finding(name, level, f"missing: {evidence}{more}", remedy, figures)
 
 
 def time_order(table: TickTable) -> Finding:
