@@ -36,6 +36,6 @@ def test_real_series_raise_what_is_true_of_them_and_nothing_else(name: str, data
     labels = LabelColumn(column) if column else None
     file = InputFile(data_dir / name, "s", limit=ROWS)
     case, file = file_case(file, resolve(flags, None), labels)
-    findings = data_findings(case, series_of(case.config.stream.features, case.table))
+    findings = data_findings(case, series_of(case.config.stream, case.table))
     assert {f.name: f.level for f in findings if f.level in ("warning", "fault")} == said
     assert (file.time is None) == (name == "elec2.csv.gz")

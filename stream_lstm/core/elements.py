@@ -82,23 +82,26 @@ def good_rows(made: Float32s) -> Bools:
 class ElementMaker:
     """Makes elements of ticks with the given columns.
 
-    features: as texts, or compiled for these columns. refuse_old: refuse old ticks. Raises what
-    `FeatureSet` raises.
+    features: as texts, or compiled for these columns. refuse_old: refuse old ticks. optional:
+    columns that may be missing. Raises what `FeatureSet` raises.
     """
 
     def __init__(
         self,
-        features: Sequence[str] | FeatureSet,
+        features: Any,
         columns: Sequence[str],
         *,
         refuse_old: bool = False,
+        optional: Sequence[str] = (),
     ) -> None:
         if isinstance(features, Sequence):
             features = FeatureSet(features, columns)
-        self.features = features
+        self.features: FeatureSet = features
         self.refuse_old = refuse_old
         self.columns = tuple(columns)
         self._used = [self.columns.index(name) for name in self.features.columns_used]
+        self._optional = {self.columns.index(name) for name in optional}
+        self._may_miss = np.array([k in self._optional for k in self._used], np.bool_)
         self._no_elements = np.zeros((0, len(self.features)), np.float32)
 
     def __len__(self) -> int:
@@ -298,7 +301,7 @@ class ElementMaker:
 
     def _seem_bad(self, values: Float64s, good: Bools) -> Bools:
         """Return which ticks seem to be bad whatever comes before them, (m,); a guess."""
-        bad: Bools = ~np.asarray((np.abs(values[:, self._used]) < LIMIT).all(axis=1))
+        bad = ~self._has_fields(values)
         rest = np.flatnonzero(~good & ~bad)
         bad[rest] = ~good_rows(self._repeated(values[rest]))
         return bad
@@ -340,8 +343,15 @@ class ElementMaker:
         Returns those elements (m, F), and which ticks are good (m,).
         """
         made = self._repeated(values)
-        fields = (np.abs(values[:, self._used]) < LIMIT).all(axis=1)
-        return made, np.asarray(fields & good_rows(made))
+        return made, self._has_fields(values) & good_rows(made)
+
+    def _has_fields(self, values: Float64s) -> Bools:
+        """Return which ticks have all fields that features use and that must not be missing."""
+        used = values[:, self._used]
+        there = np.abs(used) < LIMIT
+        if self._optional:
+            there |= np.isnan(used) & self._may_miss
+        return np.asarray(there.all(axis=1))
 
     def _fill(
         self, memory: Memory, t_ns: Int64s, values: Float64s, start: int
@@ -366,7 +376,8 @@ class ElementMaker:
         """Return why a tick with values `row` (C,) that made element `made` (F,) is refused."""
         fields = row.tolist()
         for k in self._used:
-            if not abs(fields[k]) < LIMIT:  # NaN too
+            missing = k in self._optional and fields[k] != fields[k]
+            if not missing and not abs(fields[k]) < LIMIT:  # NaN too
                 return f"{self.columns[k]} is {fields[k]:g}"
         numbers = made.tolist()
         bad = next((k for k, number in enumerate(numbers) if not abs(number) < LIMIT), 0)

@@ -373,8 +373,7 @@ class _Parser:
 def _unknown(name: str) -> str:
     names = [one for one in FUNCTIONS if one.isidentifier()]
     hint = nearest(name, names)
-    known = ", ".join(sorted(names))
-    message = f"unknown function {name!r}{hint} (there are {known})"
+    message = f"unknown function {name!r}{hint} ('stream-lstm help features' lists all)"
     return message if hint else message + QUOTE
 
 

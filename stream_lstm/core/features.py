@@ -154,8 +154,8 @@ class FeatureSet:
     of a tick, in order. prepare: returns what is computed for an expression.
 
     Attributes: `names`, the expressions in normal form; `columns_used`, the columns that they
-    read; `lag`, the earlier ticks that an element needs, and `fill`, the same; `uses_time`, whether
-    times are read; `good`, the check of a single tick.
+    read; `lag`, the earlier ticks that an element needs, and `fill`, the same; `uses_time`,
+    whether times are read; `good`, the check of a single tick.
 
     Raises ExpressionError for a wrong expression, and ConfigurationError for an unknown column or
     without expressions.

@@ -198,7 +198,7 @@ def pure_lag(tree: Expression) -> int | None:
 def uses_time(tree: Expression) -> bool:
     """Return whether the value of a tree depends on the times of the ticks."""
     if not isinstance(tree, Call):
-        return isinstance(tree, Span)
+        return isinstance(tree, Span) and tree != ALWAYS
     function, arguments = resolve(tree)
     clock = function.time or function.group in ("clock", "streams")
     return clock or any(map(uses_time, arguments))
@@ -354,7 +354,9 @@ _X, _A, _B = Parameter("x"), Parameter("a"), Parameter("b")
 _BID, _ASK = Parameter("bid"), Parameter("ask")
 _K = Parameter("k", "window", Number(1.0, whole=True))
 _AB = (_A, _B)
-_ALWAYS = Span(36_500 * 86_400 * 10**9)
+ALWAYS = Span(36_500 * 86_400 * 10**9)
+"""Stands for no limit of age."""
+
 _SIZES = (Parameter("bid_size"), Parameter("ask_size"))
 
 
@@ -479,7 +481,7 @@ for _function in (
     ),
     Function(
         "of",
-        (Parameter("stream", "text"), _X, Parameter("limit", "span", _ALWAYS)),
+        (Parameter("stream", "text"), _X, Parameter("limit", "span", ALWAYS)),
         "the value at the last tick of another stream; missing if it is older than the limit",
         "streams",
     ),
@@ -615,7 +617,7 @@ for _function in (
         ),
     ),
     Function(
-        "last", (_X, Parameter("age", "span", _ALWAYS)),
+        "last", (_X, Parameter("age", "span", ALWAYS)),
         "the last value that was not missing; missing if it is older than the age", "missing",
         memory=lambda age: recurrences.Last(age.ns),
     ),

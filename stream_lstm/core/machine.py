@@ -26,7 +26,7 @@ import numpy as np
 from ..errors import ConfigurationError
 from ..typing import Float32s, Float64s, Int64s
 from .features import TINY, check_columns
-from .functions import Function, constant, exactly, is_constant, resolve, window_of
+from .functions import ALWAYS, Function, constant, exactly, is_constant, resolve, window_of
 from .memory import Memory
 from .queues import Lag
 from .trees import Call, Column, Expression, Number, Span, Text, columns_in
@@ -141,7 +141,8 @@ class Program:
 
     def _reads_time(self, node: _Node | _ForeignNode) -> bool:
         return isinstance(node, _ForeignNode) or (
-            self.width in node.sources or any(isinstance(one, Span) for one in node.options)
+            self.width in node.sources
+            or any(isinstance(one, Span) and one != ALWAYS for one in node.options)
         )
 
     def _compile(self, tree: Expression) -> int:
@@ -190,7 +191,9 @@ class Program:
         is_age = function == "age"
         if name.value == self.stream or self._alone:
             return self._slot(0.0, 0) if is_age else self._compile(rest[0])
-        limit = rest[1].ns if not is_age and len(rest) > 1 and isinstance(rest[1], Span) else None
+        limit = None
+        if not is_age and isinstance(rest[1], Span) and rest[1] != ALWAYS:
+            limit = rest[1].ns
         number = self.board.number(Foreign(name.value, None if is_age else rest[0]))
         self.foreign.append(number)
         target = self._slot(0.0, 0)

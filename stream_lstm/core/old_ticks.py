@@ -150,3 +150,8 @@ def _latest_before(latest: Int64s, starts: Int64s, t_ns: Int64s) -> Int64s:
     reached = np.maximum.accumulate(rank + offsets) - offsets
     out: Int64s = times[reached[places - 1]]
     return out
+
+
+def known(values: Sequence[float | None]) -> list[float | None]:
+    """Return values with None for each missing one, which compare as equal."""
+    return [None if value != value else value for value in values]

@@ -20,9 +20,11 @@ from ..schema import StreamConfig
 from ..typing import Float32s, Float64s, Int64s
 from .elements import RUN, SHORT, ElementMaker, Memory, OnRefused, Run, SiftedTicks, good_rows
 from .features import FeatureSet, read_features
-from .functions import expand, is_pure
+from .functions import expand, is_pure, pure_lag
 from .machine import Machine, StatefulFeatures, without_tiny
-from .old_ticks import OldTicks, find_old, joined, moment, reason
+from .missing import Policy, missing_policies, optional_columns
+from .old_ticks import OldTicks, find_old, joined, known, moment, reason
+from .trees import Call, Column, Expression, Span
 
 BLOCK_FROM = 32
 """Ticks from which a block is faster than steps."""
@@ -32,16 +34,13 @@ STEPS = 16
 
 SECOND = 1_000_000_000
 
+STANDARD = StreamConfig()
+
 
 class StatefulMaker(ElementMaker):
     """Makes elements of features with memory; see `ElementMaker`."""
 
     features: StatefulFeatures  # type: ignore[assignment]
-
-    def __init__(
-        self, features: StatefulFeatures, columns: Sequence[str], *, refuse_old: bool = False
-    ) -> None:
-        super().__init__(features, columns, refuse_old=refuse_old)  # type: ignore[arg-type]
 
     def empty(self, stream: str = "") -> Memory:
         """Return the memory of a stream before its first tick."""
@@ -119,9 +118,7 @@ class StatefulMaker(ElementMaker):
         refused: list[tuple[int, int, str]] = []
         old: list[tuple[int, int, int]] = []
         for k, (t, row) in enumerate(zip(t_ns.tolist(), values.tolist(), strict=True)):
-            is_old = bool(t) and (
-                t < memory.latest or (t == memory.latest and row == memory.last.tolist())
-            )
+            is_old = bool(t) and t <= memory.latest and self._is_old(memory, t, row)
             if is_old and self.refuse_old:
                 old.append((k, t, memory.latest))
                 refused.append((len(kept), k, reason(moment(t), moment(memory.latest))))
@@ -141,6 +138,9 @@ class StatefulMaker(ElementMaker):
         sifted = SiftedTicks(memory, t_ns[kept], values[kept], elements, refused)
         columns = [np.array(column, np.int64) for column in zip(*old, strict=True)]
         return sifted, OldTicks(*columns) if old else None, len(t_ns)
+
+    def _is_old(self, memory: Memory, t_ns: int, row: list[float]) -> bool:
+        return t_ns < memory.latest or known(row) == known(memory.last.tolist())
 
     def _take(self, machine: Machine, t_ns: int, row: list[float]) -> Float32s | str | None:
         """Take a tick: return its element, None if it only fills memory, or why it is refused."""
@@ -189,31 +189,49 @@ def as_element(made: Sequence[float]) -> Float32s:
 
 
 def compile_features(
-    expressions: Sequence[str], columns: Sequence[str], stream: StreamConfig | None = None
+    expressions: Sequence[str], columns: Sequence[str], stream: StreamConfig = STANDARD
 ) -> FeatureSet | StatefulFeatures:
     """Return the features of expressions over ticks with the given columns.
 
-    stream: further settings, by default the standard ones. Raises what `FeatureSet` raises.
+    stream: further settings. Raises what `FeatureSet` raises, and ConfigurationError for a wrong
+    setting.
     """
     trees = read_features(expressions, columns)
-    prepared = [expand(tree) for tree in trees]
-    if is_pure(prepared):
-        return FeatureSet(expressions, columns, expand)
+    policies = missing_policies(stream, columns)
+
+    def prepare(tree: Expression) -> Expression:
+        return _filled(expand(tree), policies)
+
+    prepared = [prepare(tree) for tree in trees]
+    # A missing value among raw ticks would be compared with all later ones.
+    may_miss = optional_columns(stream, columns) and any(map(pure_lag, prepared))
+    if is_pure(prepared) and not may_miss:
+        return FeatureSet(expressions, columns, prepare)
     return StatefulFeatures(list(map(str, trees)), prepared, columns)
 
 
-def element_maker(
-    features: FeatureSet | StatefulFeatures, columns: Sequence[str], *, refuse_old: bool = False
-) -> ElementMaker:
-    """Return what makes elements of features."""
-    if isinstance(features, StatefulFeatures):
-        return StatefulMaker(features, columns, refuse_old=refuse_old)
-    return ElementMaker(features, columns, refuse_old=refuse_old)
+def _filled(tree: Expression, policies: Mapping[str, Policy]) -> Expression:
+    """Return a tree whose columns are filled as their policies say, except in `missing(...)`."""
+    if isinstance(tree, Column):
+        policy = policies[tree.name]
+        if policy.kind == "refuse":
+            return tree
+        age = (Span(policy.age_ns),) if policy.age_ns else ()
+        return Call(policy.kind, (tree, *age))
+    if not isinstance(tree, Call) or (
+        tree.function == "missing" and isinstance(tree.arguments[0], Column)
+    ):
+        return tree
+    return Call(tree.function, tuple(_filled(part, policies) for part in tree.arguments))
 
 
-def maker_of(
-    stream: StreamConfig, columns: Sequence[str], *, features: Sequence[str] | None = None
-) -> ElementMaker:
-    """Return the element maker of a configuration; features: others than its own."""
-    made = compile_features(features or stream.features, columns, stream)
-    return element_maker(made, columns, refuse_old=stream.on_old_time == "refuse")
+def maker_of(stream: StreamConfig, columns: Sequence[str]) -> ElementMaker:
+    """Return the element maker of a configuration."""
+    compiled = compile_features(stream.features, columns, stream)
+    options: Any = {
+        "refuse_old": stream.on_old_time == "refuse",
+        "optional": optional_columns(stream, columns),
+    }
+    if isinstance(compiled, StatefulFeatures):
+        return StatefulMaker(compiled, columns, **options)
+    return ElementMaker(compiled, columns, **options)

@@ -31,6 +31,7 @@ from ..typing import Bools, Float32s
 from .elements import Memory
 from .labels import Ledger, LedgerEntry
 from .losses import Mixture, Recalibration
+from .old_ticks import known
 from .table import (
     AT,
     EXPIRED,
@@ -295,7 +296,7 @@ class Stream:
 
     def is_old(self, t_ns: int, values: Sequence[float | None]) -> bool:
         """Return whether a tick whose time is not after the latest is old."""
-        return t_ns < self.latest or _known(values) == _known(self.latest_values())
+        return t_ns < self.latest or known(values) == known(self.latest_values())
 
     def latest_values(self) -> list[float]:
         """Return the values of the last tick that had the latest time, queued or not."""
@@ -487,8 +488,3 @@ class Streams(Mapping[str, StreamView]):
 
     def __getitem__(self, name: str) -> StreamView:
         return StreamView(self._session, self._session.table.places[name])
-
-
-def _known(values: Sequence[float | None]) -> list[float | None]:
-    """Return values with None for each missing one, which compare as equal."""
-    return [None if value != value else value for value in values]

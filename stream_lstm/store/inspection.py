@@ -123,7 +123,7 @@ def _label_column(
 ) -> np.ndarray:
     """Return the labels in the rows where a label column has them, NaN elsewhere."""
     column = np.full(len(table.values), math.nan)
-    rows = series_of(config.stream.features, table).at
+    rows = series_of(config.stream, table).at
     for n, y in labels.items():
         place = n + config.stream.horizon - before - 1
         if 0 <= place < len(rows):

@@ -10,6 +10,7 @@ from stream_lstm.core.doctor.diagnosis import Case, Diagnosis, examine
 from stream_lstm.core.doctor.inputs import ExaminedSeries, Finding, TickTable, series_of
 from stream_lstm.core.doctor.trials import BASELINES, baseline_config
 from stream_lstm.feed.synthetic import SOURCES
+from stream_lstm.schema import StreamConfig
 
 from ..engines import engine_for, settings
 
@@ -26,7 +27,7 @@ def table(values: Any, *, columns: str = "x", t_ns: Any = None, labels: Any = No
 
 
 def series(values: Any, *features: str, **more: Any) -> ExaminedSeries:
-    return series_of(features or ("x",), table(values, **more))
+    return series_of(StreamConfig(features=tuple(features or ("x",))), table(values, **more))
 
 
 def graded(name: str, count: int, seed: int = 1) -> Any:

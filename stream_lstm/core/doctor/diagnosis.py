@@ -119,7 +119,7 @@ def examine(case: Case, progress: Progress = lambda *_: None) -> Diagnosis:
     """Make every check; raises what a session of these settings raises."""
     scoring = msgspec.structs.replace(case.config.scoring, twins=())
     case = case._replace(config=msgspec.structs.replace(case.config, scoring=scoring))
-    series = series_of(case.config.stream.features, case.table)
+    series = series_of(case.config.stream, case.table)
     progress("looking at the rows", 0, 1)
     findings = [*case.further, *data_findings(case, series)]
     weights = feature_count(series.names, case.config, case.weights, case.weights_counted)

@@ -18,8 +18,9 @@ from ...config import Config
 from ...model.engine import activity, scaled_inputs
 from ...model.forecaster import network_shape
 from ...model.network import init_weights, seed_key
+from ...schema import StreamConfig
 from ...typing import Bools, Float32s, Float64s, Int64s
-from ..stateful import compile_features, element_maker
+from ..stateful import maker_of
 from ..verdict import count
 
 Level: TypeAlias = Literal["ok", "note", "warning", "fault"]
@@ -110,9 +111,9 @@ def threshold(config: Config) -> float:
     return 0.5 if config.stream.threshold is None else config.stream.threshold
 
 
-def series_of(features: Sequence[str], table: TickTable) -> ExaminedSeries:
+def series_of(stream: StreamConfig, table: TickTable) -> ExaminedSeries:
     """Return the series of a table; raises what `ElementMaker` raises."""
-    maker = element_maker(compile_features(features, table.columns), table.columns)
+    maker = maker_of(stream, table.columns)
     good = np.ones(len(table.values), bool)
     reasons: list[str] = []
 
@@ -125,7 +126,8 @@ def series_of(features: Sequence[str], table: TickTable) -> ExaminedSeries:
     made = [part for _, part in maker.make(memory, table.times, table.values, refused)]
     elements = np.concatenate([np.zeros((0, len(maker)), np.float32), *made])
     names, used = maker.features.names, maker.features.columns_used
-    at = np.flatnonzero(good)[maker.features.fill :]
+    at = np.flatnonzero(good)
+    at = at[len(at) - len(elements) :]
     return ExaminedSeries(table, names, used, elements, at, tuple(reasons), int((~good).sum()))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from ...config import Config
@@ -12,9 +13,9 @@ from ...events import Ticks
 from ...typing import Bools
 from ..elements import ElementMaker
 from ..evidence import labels_needed
-from ..expressions import Column
+from ..expressions import Column, columns_of
 from ..proofs.causality import LookAhead
-from ..stateful import compile_features, element_maker
+from ..stateful import maker_of
 from ..verdict import count
 from .inputs import ExaminedSeries, Finding, percent, threshold
 
@@ -177,9 +178,10 @@ def _revealing(series: ExaminedSeries, config: Config) -> list[dict[str, Any]]:
             return []
         columns, features = (*columns, LABEL), (str(Column(LABEL)),)
         values = np.column_stack([values, labels - threshold(config)])
-    check = LookAhead(
-        element_maker(compile_features(features, columns), columns), max(config.stream.horizon, 1)
-    )
+    if not set(columns_of(features)) <= set(columns):
+        return []  # a column with missing values
+    stream = msgspec.structs.replace(config.stream, features=features, on_missing=())
+    check = LookAhead(maker_of(stream, columns), max(config.stream.horizon, 1))
     check.push(Ticks("", table.times[:MAX_ROWS], values))
     return [one for one in check.found() if one["column"] != LABEL]
 
