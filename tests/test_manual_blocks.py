@@ -85,6 +85,13 @@ def write_trades(path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.table({"symbol": symbols, "price": prices}), path)
 
 
+def write_table(path: Path) -> None:
+    times = pyarrow.array(range(1_700_000_000, 1_700_000_900))
+    bids = 15_000 + np.cumsum(np.random.default_rng(3).normal(0, 0.5, 900))
+    table = pyarrow.table({"time": times, "bid": bids, "ask": bids + 0.25})
+    pyarrow.parquet.write_table(table, path)
+
+
 def write_stores(folder: Path, run: Callable[..., None]) -> None:
     write_quotes(folder / "week.csv.gz")
     for name in ("quotes.db", "replayed.db"):
@@ -93,6 +100,8 @@ def write_stores(folder: Path, run: Callable[..., None]) -> None:
 
 MADE: dict[str, Callable[[Path], None]] = {
     "quotes.csv.gz": write_quotes,
+    "es.csv.gz": write_quotes,
+    "nq.parquet": write_table,
     "orders.csv": write_orders,
     "trades.parquet": write_trades,
 }

@@ -7,6 +7,7 @@ before the network is compiled, which takes seconds.
 
 from __future__ import annotations
 
+import dataclasses
 import time as clocks
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -20,7 +21,8 @@ from ..config import Config, build, flatten
 from ..core.expressions import Column, columns_of
 from ..core.missing import optional_columns
 from ..errors import DataError, UsageError
-from ..feed.input_file import InputFile, LabelColumn, SyntheticInput
+from ..feed.input_file import InputFile, LabelColumn, SyntheticInput, merged
+from ..feed.reader import fault
 from ..serve.trace import Trace
 from ..store.startup import (
     WarmStart,
@@ -45,12 +47,20 @@ PRICES = ("price", "close", "mid", "last", "px", "value")
 
 @options(
     *("stream", "model", "scaling", "learning", "scoring", "store"),
-    without=("on_gap",),
+    without=("on_gap", "file"),
     implied=external_labels,
 )
 def command(
     *,
     settings: Settings,
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="FILE...",
+            help="CSV or TSV (also .gz, .zst), Parquet, Arrow, Feather or .npy. Several files are "
+            "merged by time, and each is a stream: NAME=FILE names it.",
+        ),
+    ] = None,
     source: FileOptions,
     stream_column: Annotated[
         str | None,
@@ -62,7 +72,7 @@ def command(
         ),
     ] = None,
     labels: LabelOptions,
-    files: ResultOptions,
+    outputs: ResultOptions,
     state_check: Annotated[
         bool,
         typer.Option(
@@ -73,12 +83,12 @@ def command(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Replay a file or a synthetic stream: predict, score each prediction, and learn if asked to.
+    """Replay files or a synthetic stream: predict, score each prediction, and learn if asked to.
 
     Example: stream-lstm replay quotes.csv.gz --feature 'log_return(mid(bid, ask))'
     """
-    file = source.input()
-    if stream_column is not None:
+    several = len(files or ()) > 1
+    if several or stream_column is not None:
         alone = {
             "--stream": source.stream,
             "--synthetic": source.synthetic,
@@ -87,16 +97,41 @@ def command(
             "--store": settings.config.store.store,
         }
         if given := [flag for flag, value in alone.items() if value]:
-            raise UsageError(f"{given[0]} is for one stream: omit it or --stream-column")
-        check_one_set(settings.config, files.save_weights)
+            many = "replay one file" if several else "omit it or --stream-column"
+            raise UsageError(f"{given[0]} is for one stream: {many}")
+        check_one_set(settings.config, outputs.save_weights)
+    file = _input(source, files or ())
+    if stream_column is not None:
+        if several:
+            raise UsageError("--stream-column is for one file; of several, each is a stream")
         file = msgspec.structs.replace(file, stream_column=stream_column)
     column = labels.column(settings.config, source.time)
-    summary = _replay(file, settings, column, files, state_check)
+    summary = _replay(file, settings, column, outputs, state_check)
     from .results import summary_lines
 
     result(summary, summary_lines(summary), as_json=as_json)
     if summary["refused_labels"] and not summary["labels"]:
         raise DataError(summary["verdict"])
+
+
+def _input(source: FileOptions, texts: Sequence[str]) -> InputFile:
+    """Return the files of the command line as one; UsageError for names in conflict."""
+    named = [_split(text) for text in texts]
+    if len(named) > 1:
+        return merged([source.of(path, name) for name, path in named])
+    for name, path in named:
+        if name is not None and source.stream is not None:
+            raise UsageError(f"--stream and {name}= both name the stream: omit one of them")
+        source = dataclasses.replace(source, file=path, stream=name or source.stream)
+    return source.input()
+
+
+def _split(text: str) -> tuple[str | None, Path]:
+    """Return the name and the path of NAME=FILE; a file of that whole name has no other name."""
+    name, sign, path = text.partition("=")
+    if not sign or not path or fault(name) or Path(text).exists():
+        return None, Path(text)
+    return name, Path(path)
 
 
 def _replay(
@@ -107,7 +142,7 @@ def _replay(
     state_check: bool,
 ) -> dict[str, Any]:
     """Run the whole replay and return its summary."""
-    if files.out is not None and _same(files.out, file.path):
+    if files.out is not None and any(_same(files.out, part.path) for part in file.parts):
         raise UsageError(f"--out {files.out} is the file that is read; name another")
     files.check()
     if state_check:
@@ -122,7 +157,7 @@ def _replay(
     from ..serve.replaying import FileReplay, ReplayResults, session_of, state_record
 
     with ExitStack() as stack:
-        results = stack.enter_context(ReplayResults(str(file.path), file.on_bad_row, warn))
+        results = stack.enter_context(ReplayResults(file, warn))
         read = columns if labels is None else labels.columns(columns)
         optional = {} if labels is None else {"optional": (labels.name,)}
         source = stack.enter_context(file.open(read, results.refused, **optional))
@@ -170,9 +205,15 @@ def _replay(
     if feed.late is not None and labels is not None:
         counts = {"missing": feed.late.missing, "undelivered": feed.late.undelivered}
         summary["label_column"] = {"name": labels.name, **counts}
+    return {**_named(file), **summary, "interrupted": interrupted}
+
+
+def _named(file: InputFile) -> dict[str, Any]:
+    """Return what the summary says about the streams' names."""
+    if len(file.parts) > 1:
+        return {"files": {part.stream: str(part.path) for part in file.parts}}
     by_column = file.stream_column
-    named = {"stream": file.stream} if by_column is None else {"stream_column": by_column}
-    return {**named, **summary, "interrupted": interrupted}
+    return {"stream": file.stream} if by_column is None else {"stream_column": by_column}
 
 
 def _same(one: Path, other: Path) -> bool:
@@ -242,6 +283,7 @@ def with_optional(file: InputFile, config: Config, columns: Sequence[str]) -> In
 def _which_features(file: InputFile) -> str:
     from ..feed.files import file_columns
 
+    file = file.parts[0]
     names = ", ".join(file_columns(file.path))
     with file.open(columns=None) as source:
         example = feature_example(source.value_columns)

@@ -90,12 +90,14 @@ def read_ahead(blocks: Iterable[T]) -> Iterator[Iterator[T]]:
 class TimeOrder:
     """Counts the old rows of each stream.
 
-    Attributes: `count`, their number; `first`, the row number of the first, 0 without any.
+    Attributes: `count`, their number; `first`, the row number of the first, 0 without any; and
+    `stream`, the stream of that row, "" without keys.
     """
 
     def __init__(self) -> None:
         self.count = 0
         self.first = 0
+        self.stream = ""
         self._latest: dict[str, tuple[int, Float64s]] = {}
 
     def look(self, t_ns: Int64s, values: Float64s, rows: Int64s, keys: Keys | None = None) -> None:
@@ -120,8 +122,11 @@ class TimeOrder:
         old = find_old(latest, last, starts, t_ns[order], values[order])
         self._latest.update(zip(streams, zip(latest.tolist(), last, strict=True), strict=True))
         if old is not None:
+            if not self.count:
+                at = int(order[old.at].min())
+                self.first = int(rows[at])
+                self.stream = "" if keys is None else keys.names[keys.codes[at]]
             self.count += len(old.at)
-            self.first = self.first or int(rows[order[old.at]].min())
 
     def warning(self, where: str) -> str:
         """Return a line about the old rows, "" without any; `where` names the first."""
@@ -252,7 +257,8 @@ class FileSource(Closing):
         yield from self._give(chunk, slice(self._room(usable)))
         if chunk.bad and not self._is_full():
             at, reason = chunk.bad[0]
-            place = f"{self.path}, {self._reader.row_word} {chunk.rows[at]}"
+            reader = self._reader.of(chunk, at)
+            place = f"{reader.path}, {reader.row_word} {chunk.rows[at]}"
             raise DataError(f"{place}: {reason}{self._advice(chunk)}")
 
     def _advice(self, chunk: RawRows) -> str:
@@ -273,11 +279,12 @@ class FileSource(Closing):
         taken = taken[: self._room(len(taken))]
         reached = self._limit == self.rows_read + len(taken) and len(taken)
         end = taken[-1] if reached else len(chunk.rows)
-        word = "" if self._reader.row_word == "line" else f"{self._reader.row_word} "
         for at, reason in chunk.bad:
             if at < end:
                 self.rows_refused += 1
-                where = f"{self.path}:{word}{chunk.rows[at]}"
+                reader = self._reader.of(chunk, at)
+                word = "" if reader.row_word == "line" else f"{reader.row_word} "
+                where = f"{reader.path}:{word}{chunk.rows[at]}"
                 self._first_refusal = self._first_refusal or f"{where}: {reason}"
                 self._on_refusal(Refusal(stream="", kind="tick", reason=reason, where=where))
         yield from self._give(chunk, taken if chunk.bad else slice(len(taken)))
@@ -324,19 +331,25 @@ def open_file(
     DataError for a file that is empty or damaged.
     """
     path = Path(path)
-    if time_unit not in UNITS:
-        raise UsageError(f"unknown time unit {time_unit!r} (there are {', '.join(UNITS)})")
-    format_ = _format(path)
-    check_readable(path)
-    optional = format_.columns(path) if EVERY in optional else optional
     return FileSource(
         path,
-        format_.open(path, Selection(columns, time, time_unit, chunk_rows, optional, key)),
+        open_reader(path, Selection(columns, time, time_unit, chunk_rows, optional, key)),
         on_bad_row=on_bad_row,
         limit=limit,
         chunk_rows=chunk_rows,
         on_refusal=on_refusal,
     )
+
+
+def open_reader(path: Path, selection: Selection) -> Reader:
+    """Open a file to be read in runs of rows; raises as `open_file`."""
+    if (unit := selection.time_unit) not in UNITS:
+        raise UsageError(f"unknown time unit {unit!r} (there are {', '.join(UNITS)})")
+    format_ = _format(path)
+    check_readable(path)
+    if EVERY in selection.optional:
+        selection = selection._replace(optional=format_.columns(path))
+    return format_.open(path, selection)
 
 
 def file_columns(path: str | Path) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ A file read whole into a table, and its column of times found by name and conten
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ..errors import DataError, StreamLSTMError
+from ..errors import DataError, StreamLSTMError, UsageError
 
 if TYPE_CHECKING:
     from ..core.doctor.inputs import TickTable
@@ -58,6 +58,15 @@ class InputFile(msgspec.Struct, frozen=True, tag="file"):
     limit: int | None = None
     stream_column: str | None = None
     optional: tuple[str, ...] = ()
+
+    @property
+    def parts(self) -> tuple[InputFile, ...]:
+        """The files: this one alone, unless it stands for several."""
+        return (self,)
+
+    def path_of(self, stream: str) -> Path:  # noqa: ARG002 - all streams are in this file
+        """Return the path of the file with the rows of a stream."""
+        return self.path
 
     def default_features(self) -> tuple[str, ...]:
         """Return the features of a stream whose meaning is known; a file has none."""
@@ -136,6 +145,84 @@ class SyntheticInput(InputFile, frozen=True, kw_only=True, tag="synthetic"):
         return source.best(values) != 0.5
 
 
+class MergedInput(InputFile, frozen=True, kw_only=True, tag="merged"):
+    """Several files in the place of one, each a stream, with their rows merged by time.
+
+    `path` is what they are called together. `limit` counts the ticks of all files, and the options
+    of a single file (its stream, times and limit) are those of each of `files`.
+    """
+
+    files: tuple[InputFile, ...]
+
+    @property
+    def parts(self) -> tuple[InputFile, ...]:
+        """The files in the order in which they were named."""
+        return self.files
+
+    def path_of(self, stream: str) -> Path:
+        """Return the path of the file with the rows of a stream."""
+        return next((file.path for file in self.files if file.stream == stream), self.path)
+
+    def open(
+        self,
+        columns: Sequence[str] | None,
+        on_refusal: Callable[[Refusal], None] = lambda _: None,
+        **options: Any,
+    ) -> FileSource:
+        """Open all files; errors are those of `feed.files.open_file`, and name the file."""
+        from .files import FileSource, open_reader
+        from .merge import MIN_CHUNK_ROWS, MergedReader
+        from .reader import CHUNK_ROWS, Selection
+
+        most: int = options.pop("chunk_rows", CHUNK_ROWS)
+        rows = min(most, max(most // len(self.files), MIN_CHUNK_ROWS))
+        with ExitStack() as stack:
+            readers = []
+            for file in self.files:
+                selection = Selection(columns, file.time, file.time_unit, rows, **options)
+                readers.append(stack.enter_context(open_reader(file.path, selection)))
+            stack.pop_all()
+        return FileSource(
+            self.path,
+            MergedReader(self.path, readers, [file.stream for file in self.files]),
+            on_bad_row=self.on_bad_row,
+            limit=self.limit,
+            chunk_rows=most,
+            on_refusal=on_refusal,
+        )
+
+
+def merged(files: Sequence[InputFile]) -> MergedInput:
+    """Return several files as one; each has its column of times, found if none is named.
+
+    Raises UsageError for too many files, for two of one stream, and for one without times.
+    """
+    from .merge import MAX_FILES
+
+    if len(files) > MAX_FILES:
+        raise UsageError(f"{len(files)} files are named, and {MAX_FILES} are the most")
+    known: dict[str, InputFile] = {}
+    for file in files:
+        if (other := known.get(file.stream)) is not None:
+            raise UsageError(
+                f"{other.path} and {file.path} are both called {file.stream!r}, and each file is "
+                f"a stream: give one another name, such as NAME={file.path}"
+            )
+        known[file.stream] = file
+    found = tuple(find_times(file) for file in files)
+    for file in found:
+        if file.time is None:
+            raise UsageError(
+                f"{file.path} has no column that is known to contain times, and the rows of "
+                "several files are merged by time: name the column with --time COLUMN"
+            )
+    first, more = found[0], len(found) - 1
+    path = Path(f"{first.path} and {more} more file{'s' if more > 1 else ''}")
+    return MergedInput(
+        path, first.stream, first.time, on_bad_row=first.on_bad_row, limit=first.limit, files=found
+    )
+
+
 class LabelColumn(msgspec.Struct, frozen=True):
     """A column of labels, and their delay in elements or, with `delay_ns`, in nanoseconds."""
 
@@ -157,7 +244,7 @@ def check_order(
 
     order = TimeOrder()
     yield order.look if enabled and file.time is not None else lambda *_: None
-    if line := order.warning(f"{file.path}:{order.first}"):
+    if line := order.warning(f"{file.path_of(order.stream)}:{order.first}"):
         warn(line)
 
 

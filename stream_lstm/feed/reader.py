@@ -203,6 +203,10 @@ class Reader(Closing):
         """Give the rows; raise DataError for a damaged file."""
         raise NotImplementedError
 
+    def of(self, rows: RawRows, at: int) -> Reader:  # noqa: ARG002 - here all are of one file
+        """Return the reader of the file that contains row `at` of a run, for messages."""
+        return self
+
 
 def check_readable(path: Path) -> None:
     """Raise InputMissingError for a missing file, OutputError for one that cannot be read."""

@@ -55,7 +55,7 @@ class Subject(NamedTuple):
 
     def results(self) -> ReplayResults:
         """Return the results of a new session."""
-        return ReplayResults(str(self.file.path), self.file.on_bad_row, self.warn)
+        return ReplayResults(self.file, self.warn)
 
     def session(self, **options: Any) -> Session:
         """Return a new session, which compiles unless it is given an engine."""

@@ -28,7 +28,6 @@ from ..feed.files import FileSource, TickBlock, read_ahead
 from ..feed.input_file import InputFile, LabelColumn, Progress, check_order, no_progress
 from ..feed.reader import Keys
 from ..records import Batch
-from ..schema import OnBad
 from ..store.reading import StoredPart
 from ..store.startup import WarmStart, Warn
 from ..store.units import JournalPosition, Settle
@@ -121,21 +120,21 @@ class LiveResults(Results):
 class ReplayResults(Results):
     """Takes the outcomes of one replay.
 
-    path: of the replayed file, for messages. on_bad_row: `fail` raises DataError for a tick that
-    the session refuses, `skip` logs and counts it. A refused label is logged and counted.
+    file: what is replayed; its `on_bad_row` is `fail`, which raises DataError for a tick that the
+    session refuses, or `skip`, which logs and counts it. A refused label is logged and counted.
     Attributes: `rows` has the row numbers of the ticks being pushed, `start` the position among
     them of the piece being pushed; `store` receives everything, `best` the scores.
     """
 
-    def __init__(self, path: str, on_bad_row: OnBad, warn: Warn) -> None:
+    def __init__(self, file: InputFile, warn: Warn) -> None:
         super().__init__()
         self.rows: Sequence[int] | Any = ()
         self.start = 0
         self.best: BestPossible | None = None
         self.store: Store | None = None
         self.refused = EventLog(warn, time.monotonic)
-        self._path = path
-        self._fail = on_bad_row == "fail"
+        self._path_of = file.path_of
+        self._fail = file.on_bad_row == "fail"
 
     @property
     def scored(self) -> bool:
@@ -171,7 +170,7 @@ class ReplayResults(Results):
         if isinstance(event, Rollback) or (isinstance(event, Refusal) and event.kind == "label"):
             self.refused(event)
         elif isinstance(event, Refusal):
-            where = f"{self._path}:{self.rows[self.start + event.index]}"
+            where = f"{self._path_of(event.stream)}:{self.rows[self.start + event.index]}"
             if self._fail:
                 raise DataError(f"{where}: {event.reason}; --on-bad-row skip leaves such rows out")
             self.refused(msgspec.structs.replace(event, where=where, index=-1))

@@ -16,6 +16,7 @@ from .lines import ANY_PORT, write_csv
 REPLAY = "replay quotes.csv --feature bid"
 LABELS = f"{REPLAY} --label-column ask"
 MANY = "replay x.csv --feature x --stream-column symbol"
+FILES = "replay quotes.csv b=quotes.csv --feature bid"
 DOCTOR = "doctor x.csv --feature x"
 PUBLISH = "publish quotes.csv --bind tcp://127.0.0.1:*"
 NOWHERE = "run --connect tcp://127.0.0.1:1"
@@ -49,6 +50,18 @@ MISTAKES = {
         (f"{REPLAY} --spreadsheet", "--out"),
         ("replay x.csv --feature x --stream-column symbl", "did you mean 'symbol'"),
         (f"{MANY} --stream a", "--stream is for one stream"),
+        (f"{FILES} --stream a", "--stream is for one stream: replay one file"),
+        (f"{FILES} --store s.db", "--store is for one stream"),
+        (f"{FILES} --label-column ask", "--label-column is for one stream"),
+        (f"{FILES} --synthetic s1", "--synthetic is for one stream"),
+        (f"{FILES} --stream-column venue", "--stream-column is for one file"),
+        (f"{FILES} --sharing per-stream --save-weights w", "writes one set of weights"),
+        (f"{FILES} --time when", "--time: ", "quotes.csv has no column 'when'"),
+        ("replay quotes.csv x.csv --feature x", "x.csv has no column", "--time COLUMN"),
+        ("replay quotes.csv b=quotes.csv --feature z", "quotes.csv has no column 'z'"),
+        ("replay quotes.csv b=quotes.csv", "--feature 'log_return(mid(bid, ask))'"),
+        ("replay quotes.csv quotes.csv --feature bid", "both called 'quotes'", "NAME=quotes.csv"),
+        ("replay a=x.csv --stream b --feature x", "--stream and a="),
         (f"{MANY} --state-check", "--state-check is for one stream"),
         (f"{MANY} --sharing per-stream --save-weights w", "writes one set of weights"),
         ("replay --synthetic s1 --feature diff(y)", "s1-ar has no column 'y' (it has x)"),

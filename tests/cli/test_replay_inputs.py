@@ -6,6 +6,7 @@ from importlib.metadata import version
 
 import msgspec
 import numpy as np
+import pandas as pd
 import pyarrow.parquet
 import pytest
 
@@ -14,6 +15,7 @@ from stream_lstm.core.scores import FIGURES, BestPossible
 from stream_lstm.core.snapshot import fingerprint
 from stream_lstm.errors import ConfigurationError, StreamLSTMError
 from stream_lstm.events import End, Score, Ticks
+from stream_lstm.feed import merge, reader
 from stream_lstm.feed.reader import CHUNK_ROWS
 from stream_lstm.feed.subscriber import Subscriber
 from stream_lstm.feed.synthetic import SOURCES
@@ -79,6 +81,74 @@ def test_table_is_accepted_for_one_more_release_and_warned_about_once(cli, price
     assert summary(plain)["digest"] == summary(flagged)["digest"]
     assert plain.err.count("table has no effect") == 0
     assert flagged.err.count("table has no effect") == 1
+
+
+# ---- many files -------------------------------------------------------------------------------
+
+
+def write_series(folder, seeds=(1, 2), bad=()):
+    """Prices of a stream a file, and all of them by time in one file with a column of names."""
+    parts = []
+    for seed in seeds:
+        draws = np.random.default_rng(seed)
+        times = 1_700_000_000 + draws.integers(0, 400, 500 + 100 * seed).cumsum() // 400
+        price = np.exp(draws.normal(0, 1e-2, len(times)))
+        price[list(bad)] = -1.0
+        part = pd.DataFrame({"time": times, "price": price}).assign(symbol=f"s{seed}")
+        parts.append(part)
+    whole = pd.concat(parts).sort_values("time", kind="stable")
+    for part, name in zip((*parts, whole), ("s1.csv.gz", "b.parquet", "all.parquet"), strict=True):
+        write = part.to_csv if "csv" in name else part.to_parquet
+        write(folder / name, index=False)
+    return folder / "s1.csv.gz", f"s2={folder / 'b.parquet'}", folder / "all.parquet"
+
+
+@pytest.mark.parametrize("flags", [(), ("--learn",)])
+def test_files_are_replayed_as_one_file_of_all_rows_by_time(cli, tmp_path, monkeypatch, flags):
+    one, two, whole = write_series(tmp_path)
+    flags = (*PRICE, *flags, "--json")
+    wanted = summary(cli("replay", whole, "--time", "time", "--stream-column", "symbol", *flags))
+    found = summary(cli("replay", one, two, *flags))
+    assert found["files"] == {"s1": str(one), "s2": str(tmp_path / "b.parquet")}
+    assert found["predictions"] > 100
+    assert {"stream", "stream_column"}.isdisjoint(found)
+    monkeypatch.setattr(reader, "CHUNK_ROWS", 17)
+    monkeypatch.setattr(merge, "MIN_CHUNK_ROWS", 1)
+    cut = summary(cli("replay", one, two, "--time", "time", *flags))
+    for key in ("digest", "ticks", "elements", "log_loss", "accuracy"):
+        assert wanted[key] == found[key] == cut[key]
+
+
+def test_the_order_of_the_files_counts_at_equal_times_alone(cli, tmp_path):
+    one, two, _ = write_series(tmp_path)
+    there, back, learned, reverse = (
+        summary(cli("replay", *files, *PRICE, *flags, "--json"))["digest"]
+        for flags in ((), ("--learn",))
+        for files in ((one, two), (two, one))
+    )
+    assert there == back != learned != reverse
+
+
+def test_messages_name_the_file_of_a_row(cli, tmp_path):
+    one, two, _ = write_series(tmp_path, bad=(400,))
+    done = cli("replay", two, one, *PRICE)
+    assert done.code == 65
+    assert "b.parquet:401: feature log_return(price) is nan" in done.err
+    done = cli("replay", one, two, *PRICE, "--on-bad-row", "skip", "--json")
+    assert summary(done)["refused_ticks"] == 2
+    assert "b.parquet:401)" in done.err
+    late = write_csv(tmp_path / "late.csv", time=[*range(1, 40), 5], price=[1] * 40)
+    assert f"{one}:402: feature log_return(price) is nan" in cli("replay", one, late, *PRICE).err
+    done = cli("replay", one, late, *PRICE, "--on-bad-row", "skip")
+    assert f"{late}:41: the time goes back" in done.err
+    assert cli("replay", one, two, *PRICE, "--out", one).code == 2
+
+
+def test_one_file_may_be_named_and_a_file_with_an_equals_sign_is_a_file(cli, prices, tmp_path):
+    assert summary(cli("replay", f"ES={prices}", *PRICE, "--json"))["stream"] == "ES"
+    whole = tmp_path / "day=1.csv"
+    whole.write_bytes(prices.read_bytes())
+    assert summary(cli("replay", whole, *PRICE, "--stream", "x", "--json"))["stream"] == "x"
 
 
 # ---- synthetic streams, and the best possible forecast ----------------------------------------
