@@ -51,6 +51,9 @@ if TYPE_CHECKING:
 PIECE = 16_384
 """Arrivals that are worked off together: the columns of more would not stay in the cache."""
 
+SHORT_RUN = 16
+"""Ticks of a run from which a block is faster: shorter ones wait until a prediction is due."""
+
 
 class Arrivals(msgspec.Struct, frozen=True):
     """Ticks of many streams in the order of their arrival.
@@ -129,17 +132,20 @@ class ColumnarPath:
         """Push each run of ticks of one stream: streams that learn may share weights."""
         ends = np.flatnonzero(np.diff(streams, append=-1)) + 1
         start, seq = 0, 0 if arrivals.numbered else None
+        session, times, rows = self._session, arrivals.t_ns.tolist(), arrivals.values.tolist()
         for stop in ends.tolist():
-            name, part = self._table.names[streams[start]], slice(start, stop)
+            name = self._table.names[streams[start]]
             first, where = arrivals.origin(start)
-            self._session.index_offset = start - first
-            self._session.push(
-                Ticks(
-                    name, arrivals.t_ns[part], arrivals.values[part], arrivals.session, seq, where
-                )
-            )
+            sent = arrivals.session, seq, where
+            if stop - start < SHORT_RUN:
+                for at in range(start, stop):
+                    session.index_offset = at - first
+                    session.tick(name, times[at], rows[at], *sent)
+            else:
+                session.index_offset, part = start - first, slice(start, stop)
+                session.push(Ticks(name, arrivals.t_ns[part], arrivals.values[part], *sent))
             start = stop
-        self._session.index_offset = 0
+        session.index_offset = 0
 
     def _piece(self, streams: Int64s, arrivals: Arrivals, part: slice) -> None:
         session, ints = self._session, self._table.ints

@@ -214,7 +214,7 @@ def test_configurations_that_keep_more_than_a_row_take_arrivals_too(
     one, two = list[Output](), list[Output]()
     columns, singly = named(opened(config, one.append)), named(opened(config, two.append))
     rng = np.random.default_rng(3)
-    rows = rng.integers(0, 3, 300)
+    rows = np.repeat(rng.integers(0, 3, 60), rng.choice([1, 2, 20], 60))[:300]
     xs = rng.normal(size=(300, 2))
     arrivals = Arrivals(rows, np.arange(300) * 10**9, xs, "one", numbered=True)
     columns.arrive(arrivals)
@@ -222,6 +222,18 @@ def test_configurations_that_keep_more_than_a_row_take_arrivals_too(
     assert state(columns) == state(singly)
     assert by_stream(one) == by_stream(two)
     assert plain(columns.learners) == plain(singly.learners)
+
+
+@pytest.mark.parametrize("learn", [False, True])
+def test_a_refused_tick_has_its_place_among_the_arrivals(learn: bool) -> None:
+    told = list[Output]()
+    session = named(opened(configuration(learn=learn, window=5, bptt=5), told.append))
+    rows = np.repeat([0, 1, 0, 2], [3, 40, 2, 15])  # short runs, and a long one
+    xs, bad = np.ones((60, 2)), [1, 17, 44, 59]
+    xs[bad, 0] = np.nan
+    session.arrive(Arrivals(rows, np.arange(60), xs, origins=((0, "one"), (20, "two"))))
+    found = [(event.index, event.where) for event in told if isinstance(event, Refusal)]
+    assert found == [(1, "one"), (17, "one"), (24, "two"), (39, "two")]
 
 
 def test_the_last_labels_are_those_of_all_streams_together() -> None:
