@@ -135,6 +135,11 @@ class Session(OutputQueue):
         if self.shared:
             self.learner_for(SHARED)
 
+    @property
+    def independent(self) -> bool:
+        """Whether streams do not affect each other, so that only the order within each counts."""
+        return not self.others and (not self.config.learning.learn or not self.shared)
+
     # ---- ticks ------------------------------------------------------------------------
 
     def tick(

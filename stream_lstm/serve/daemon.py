@@ -244,15 +244,11 @@ class Daemon(Closing):
             )
             self.every(HEARTBEAT_PERIOD_S, self._heartbeats.beat)
         feed = msgspec.structs.replace(config.feed, columns=tuple(columns))
-        # Where weights are shared, one stream's update changes what another is predicted with, and
-        # features that refer to other streams depend on the order of all ticks.
-        apart = not config.learning.learn or config.model.sharing == "per-stream"
-        apart &= not self.session.others
         try:
             self.subscriber = Subscriber(
                 feed,
                 optional=optional_columns(config.stream, columns),
-                independent=apart,
+                independent=self.session.independent,
                 clock=clock,
                 wakeup_fd=self.stop.fileno(),
                 security=self.security,

@@ -1,5 +1,6 @@
 """Many streams on real sockets: columns of ticks give what ticks one by one give."""
 
+import contextlib
 import threading
 
 import jax
@@ -12,6 +13,9 @@ from stream_lstm.events import Gap, Prediction, Refusal, Score, Ticks
 from stream_lstm.feed.protocol import encode_ticks
 from stream_lstm.serve import daemon as daemon_module
 from stream_lstm.serve.runtime import COMPILED
+from stream_lstm.store.reading import entries
+from stream_lstm.store.schema import connect_reader
+from stream_lstm.store.verify import Verification
 
 from ..engines import engine_for, settings
 from ..store.stores import predictions, query, scored, scores, shown
@@ -76,6 +80,44 @@ def test_many_streams_give_the_bits_of_ticks_one_by_one(monkeypatch, many):
     )
     assert refused == wanted != []
     assert len(daemon.session.streams) == len(NAMES)
+
+
+def inputs(path):
+    """Return the ticks and gaps of a journal in its order, each tick as (stream, number)."""
+    found = []
+    with contextlib.closing(connect_reader(path)) as connection:
+        for _, event, _, _ in entries(connection):
+            match event:
+                case Gap(stream, seq, _):
+                    found.append((stream, "gap", seq))
+                case Ticks():
+                    found += [(event.stream, "tick", t_ns) for t_ns in event.t_ns.tolist()]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("many", "values"), [(2, {}), (10**9, {}), (10**9, {"learn": True, "bptt": 5})]
+)
+def test_the_journal_keeps_the_order_of_arrival_where_it_counts(
+    tmp_path, monkeypatch, many, values
+):
+    monkeypatch.setattr(daemon_module, "MANY", many)
+    expected, due = [], {}
+    for name, seq, _ in feed():
+        expected += [(name, "gap", seq)] * (seq > due.get(name, seq)) + [(name, "tick", seq)]
+        due[name] = seq + 1
+    if not values:
+        served(store=tmp_path / "a.db", streams=NAMES)
+        assert inputs(tmp_path / "a.db") != expected
+        assert sorted(inputs(tmp_path / "a.db")) == sorted(expected)
+        monkeypatch.setattr(Session, "independent", False)
+    path = tmp_path / "b.db"
+    events, daemon = served(store=path, streams=NAMES, **values)
+    assert inputs(path) == expected
+    assert len([e for e in events if isinstance(e, Prediction)]) > 300
+    session = Session(daemon.config, ("x",), engine=engine_for(daemon.config))
+    with contextlib.closing(connect_reader(path)) as connection:
+        assert Verification(connection, session).run().difference is None
 
 
 def test_the_store_has_the_outputs_of_each_of_many_streams(tmp_path, monkeypatch):
