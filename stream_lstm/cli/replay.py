@@ -118,7 +118,10 @@ def _input(source: FileOptions, texts: Sequence[str]) -> InputFile:
     """Return the files of the command line as one; UsageError for names in conflict."""
     named = [_split(text) for text in texts]
     if len(named) > 1:
-        return merged([source.of(path, name) for name, path in named])
+        file = merged([source.of(path, name) for name, path in named])
+        for part in file.parts if source.time is None else ():
+            detail(f"{part.path}: the times are in the column {part.time!r}")
+        return file
     for name, path in named:
         if name is not None and source.stream is not None:
             raise UsageError(f"--stream and {name}= both name the stream: omit one of them")
