@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_lstm.errors import ConfigurationError, DataError, UsageError
@@ -142,6 +142,32 @@ def test_files_of_two_formats_are_merged_as_pandas_sorts(
     assert names == whole["s"].tolist()
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    times=st.lists(st.lists(st.integers(0, 6), min_size=1, max_size=12), min_size=2, max_size=4),
+    size=st.integers(1, 20),
+)
+def test_any_files_are_merged_in_the_one_order(
+    tmp_path_factory: pytest.TempPathFactory, times: list[list[int]], size: int
+) -> None:
+    folder, parts = tmp_path_factory.mktemp("any"), []
+    for code, column in enumerate(times):
+        data = pa.table({"time": column, "x": [float(k) for k in range(len(column))]})
+        suffix = (".csv.gz", ".parquet", ".arrow", ".tsv")[code]
+        path = write_table(folder / f"f{code}{suffix}", data)
+        parts.append(InputFile(path, f"f{code}", "time", "s"))
+    found = []
+    with merged(parts).open(("x",), chunk_rows=size) as source:
+        for block in source.blocks():
+            assert len(block.t_ns) <= size
+            assert block.keys is not None
+            numbers = block.values[:, 0].astype(int).tolist()
+            found += list(zip(block.keys.codes.tolist(), numbers, strict=True))
+            wanted = [times[code][k] * 10**9 for code, k in found[-len(numbers) :]]
+            assert block.t_ns.tolist() == wanted
+    assert found == expected([[(t, True) for t in column] for column in times])
+
+
 def read(files: list[InputFile], **options: object) -> tuple[list[int], list[Refusal], int]:
     """The values of some files, the refusals, and how many rows were refused."""
     refusals: list[Refusal] = []
@@ -188,5 +214,8 @@ def test_names_and_times_are_checked(broken: list[InputFile], tmp_path: Path) ->
     plain = InputFile(text_file(tmp_path, "y,x\n1,2\n", "plain.csv"), "plain")
     with pytest.raises(UsageError, match=r"plain\.csv has no column .* --time COLUMN"):
         merged([broken[0], plain])
+    empty = InputFile(text_file(tmp_path, "time,x\n", "empty.csv"), "empty", "time")
+    with pytest.raises(DataError, match=r"empty\.csv"):
+        read([broken[0], empty])
     with pytest.raises(UsageError, match="257 files"):
         merged([broken[0]] * 257)
