@@ -142,8 +142,9 @@ class Lag:
     """Return the value some ticks or some time before.
 
     With elements, NaN for the first ones. With a span, the value at the last tick whose time is at
-    least the span before; the oldest known one while the history is shorter. A value that was
-    missing then is NaN.
+    least the span before; the oldest known one while the history is shorter. For a value that was
+    missing then, this is the last known one before it: a missing value would stay in front of all
+    later ticks if these were refused for it.
 
     Args:
         elements: Number of ticks, or 0.
@@ -164,6 +165,8 @@ class Lag:
         rows = self._rows
         gone: list[tuple[int, float]] = []
         self._before = rows, gone
+        if x != x and rows:
+            x = rows[-1][1]
         if not self._span:
             rows.append((0, x))
             if len(rows) <= self._most:
@@ -193,7 +196,7 @@ class Lag:
         m, kept = len(t_ns), len(self._rows)
         if m < FEW or 4 * m < kept:
             return stepped(self, t_ns, xs)
-        values = np.concatenate(([v for _, v in self._rows], xs[0]))
+        values = _filled(np.concatenate(([v for _, v in self._rows], xs[0])))
         if self._span:
             times = np.array([t for t, _ in self._rows] + t_ns.tolist(), np.int64)
             times = np.maximum.accumulate(times)
@@ -221,3 +224,13 @@ class Lag:
             raise ValueError(f"memory of a lag: {n} ticks do not fit, or not in order of time")
         self.clear()
         self._rows.extend(zip(arrays[1].tolist(), arrays[0].tolist(), strict=True))
+
+
+def _filled(values: Float64s) -> Float64s:
+    """Return values (m,) with the last known one in the place of each missing one."""
+    there = values == values
+    if there.all():
+        return values
+    at = np.maximum.accumulate(np.where(there, np.arange(len(values)), 0))
+    out: Float64s = values[at]
+    return out

@@ -7,7 +7,7 @@ changes nothing but the time, since one infinity would stay for good.
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import exp2, isfinite, nan, sqrt
+from math import exp2, isfinite, isinf, nan, sqrt
 
 from .memory import NEVER, Recurrence
 
@@ -128,8 +128,10 @@ class Last(Recurrence):
     def step(self, t_ns: int, x: float) -> float:
         """Take one tick; return the value after it."""
         self._before = value, seen, now = self._live
+        if isinf(x):
+            return x  # not a missing value, so the tick is refused
         t_ns = max(t_ns, now)
-        if x - x == 0.0:
+        if x == x:
             value, seen = x, t_ns
         self._live = value, seen, t_ns
         return nan if self._age and t_ns - seen > self._age else value

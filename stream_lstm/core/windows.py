@@ -35,6 +35,9 @@ Fold: TypeAlias = tuple[float, ...]
 Columns: TypeAlias = list[Float64s]
 """One array per number of a part, or per argument."""
 
+LONG = 100
+"""From this length on, NumPy computes the parts of a chunk faster than a loop."""
+
 
 class Window:
     """Keep a window in two parts; subclasses define what is kept of a part, and how parts join.
@@ -130,8 +133,14 @@ class Window:
         return self._join(ends[first], fold, row)
 
     def _ends(self, rows: list[Any]) -> list[Fold]:
+        """Return the part from each row to the last one, and the empty part."""
         if len(rows) == 1:
             return [self._add(self.empty, rows[0]), self.empty]
+        if len(rows) > LONG:
+            columns = np.array(rows[::-1]).reshape(-1, self.columns).T
+            with np.errstate(all="ignore"):
+                parts = self._scan([column[None] for column in columns])
+            return [*zip(*(part[0, ::-1].tolist() for part in parts), strict=True), self.empty]
         ends = list(accumulate(reversed(rows), self._add, initial=self.empty))
         ends.reverse()
         return ends
@@ -155,7 +164,7 @@ class Window:
         rows, times, firsts = self._laid_out(t_ns, xs)
         bounds = _bounds(firsts, len(old), kept)
         longest = max(b - a for a, b in pairwise(bounds))
-        if len(bounds) * (longest + 1) > 4 * (kept + m) + 1000:
+        if len(bounds) * (longest + 1) > 12 * (kept + m) + 1000:
             half = m // 2
             parts = (slice(half), slice(half, m))
             return np.concatenate([self.block(t_ns[p], *(x[p] for x in xs)) for p in parts])
@@ -405,7 +414,7 @@ class Std(Var):
     """Return the standard deviation of the window; 0 with one value."""
 
     def _join(self, end: Fold, start: Fold, row: Any) -> float:
-        return sqrt(super()._join(end, start, row))
+        return sqrt(Var._join(self, end, start, row))
 
     def _joined(self, ends: Columns, starts: Columns, xs: Columns) -> Float64s:
         return np.sqrt(super()._joined(ends, starts, xs))
@@ -417,13 +426,14 @@ class ZScore(Var):
     def _join(self, end: Fold, start: Fold, row: Any) -> float:
         if row != row:
             return NAN
-        deviation = sqrt(super()._join(end, start, row))
+        deviation = sqrt(Var._join(self, end, start, row))
         n1, a, s1, _ = end
         n2, b, s2, _ = start
         if deviation == 0.0:
             return 0.0
         shift = n1 * ((a - b) + s1 / n1) if n1 else 0.0
-        return ((row - b) - (shift + s2) / (n1 + n2)) / deviation
+        value: float = ((row - b) - (shift + s2) / (n1 + n2)) / deviation
+        return value
 
     def _joined(self, ends: Columns, starts: Columns, xs: Columns) -> Float64s:
         deviation = np.sqrt(super()._joined(ends, starts, xs))
