@@ -243,6 +243,19 @@ def test_a_publisher_and_a_source_pass_missing_values_on(daemon, seen, encoding)
     assert bits(seen) == bits([*SERIES, [1.0, NAN], *SERIES])
 
 
+@pytest.mark.parametrize("encoding", ["json", "msgpack"])
+def test_infinity_of_a_publisher_is_refused_and_not_missing(daemon, encoding):
+    feed = live.feed_of(encoding=encoding)
+    one = daemon(feed=feed, features=["mid(x, y)"], on_missing=["y=zero"])
+    with feed:
+        feed.publish("a", 1, [1.0, math.inf])
+        feed.publish("a", [2, 3], [[1.0, -math.inf], [1.0, 1.0]])
+        one.until(lambda: one.elements("a") == 1)
+    assert [refusal.reason.partition("e+")[0] for refusal in one.of(Refusal)] == (
+        ["y is 1.79769", "y is -1.79769"] if encoding == "json" else ["y is inf", "y is -inf"]
+    )
+
+
 def test_recovery_brings_missing_values_back(daemon, seen):
     with live.feed_of(recovery=ANY_PORT) as feed:
         for t_ns, row in zip(TIMES[:6].tolist(), SERIES[:6], strict=True):
@@ -452,6 +465,28 @@ def test_doctor_names_the_share_of_missing_values(tmp_path, capsys):
     assert (found["missing_values"]["level"], found["missing_values"]["evidence"]) == (
         "note", "missing: y 44.4 %",
     )  # fmt: skip
+
+
+def test_doctor_examines_features_of_columns_with_missing_values(tmp_path, capsys):
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(2, 1500))
+    cells = ["" if k % 5 == 0 else f"{v:.4f}" for k, v in enumerate(y)]
+    rows = [f"{a:.4f},{b}" for a, b in zip(x, cells, strict=True)]
+    (tmp_path / "t.csv").write_text("\n".join(["x,y", *rows]) + "\n")
+    line = ("doctor", tmp_path / "t.csv", *BOTH[:-2], *SMALL, "--json")
+    assert exit_code(line) == 0
+    found = {one["name"]: one for one in json.loads(capsys.readouterr().out)["findings"]}
+    assert found["missing_values"]["evidence"] == "missing: y 20.0 %"
+    assert found["missing_values"]["remedy"] == "--on-missing sets what features see instead"
+    assert found["look_ahead"]["level"] == "ok"
+    assert found["planted_signal"]["figures"]["labels"] > 0
+
+
+def test_init_names_columns_with_missing_values(tmp_path, capsys):
+    (tmp_path / "t.csv").write_text(csv_text("NA"))
+    assert exit_code(("init", tmp_path / "t.csv", "--out", tmp_path / "c.toml")) == 0
+    assert "Values are missing in y: see on_missing." in capsys.readouterr().err
+    assert "#on_missing = []" in (tmp_path / "c.toml").read_text()
 
 
 # ---- calls ------------------------------------------------------------------------------------

@@ -40,9 +40,9 @@ AMOUNTS = ("size", "qty", "quantity", "volume", "vol", "amount", "count", "num",
            "index", "idx", "no", "row", "n")  # fmt: skip
 """Words in the names of columns with prices, the first ones preferred, and of doubtful ones."""
 
-COMMON = ("features", "window", "stride", "horizon", "labels", "hidden", "layers", "weights",
-          "scaling", "learn", "optimizer", "learning_rate", "bank", "connect", "columns",
-          "publish", "store", "metrics")  # fmt: skip
+COMMON = ("features", "window", "stride", "horizon", "labels", "on_missing", "hidden", "layers",
+          "weights", "scaling", "learn", "optimizer", "learning_rate", "bank", "connect",
+          "columns", "publish", "store", "metrics")  # fmt: skip
 """Keys that are listed for a file or a feed, beside those that it needs."""
 
 EXAMPLES: Mapping[str, Any] = {
@@ -144,6 +144,8 @@ def draft_file(path: Path, config: str) -> Draft:
     line = f"stream-lstm replay {shlex.quote(str(path))} --config {config} --learn"
     line += "".join(f" {flag} {shlex.quote(text)}" for flag, text in flags.items() if text)
     notes = [f"Columns: {printable(', '.join(look.names))}."]
+    if empty := [n for n, y in zip(look.columns, look.values.T, strict=True) if np.isnan(y).any()]:
+        notes += [f"Values are missing in {printable(', '.join(empty))}: see on_missing."]
     facts = {"columns": look.columns, "features": features, "time": look.time}
     facts |= {"stream_column": look.stream_column}
     settings = {"features": features[:1], "columns": look.columns}

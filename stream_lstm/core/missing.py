@@ -31,7 +31,7 @@ _ENTRY = re.compile(r"\s*(.+?)\s*=\s*(refuse|zero|last)(?::(\d{1,9}(?:\.\d{1,9})
 
 
 class Policy(NamedTuple):
-    """What features see instead of a missing value; 0 is any age of `last`."""
+    """What features see instead of a missing value; `age_ns` limits the age of `last` unless 0."""
 
     kind: Literal["refuse", "zero", "last"] = "refuse"
     age_ns: int = 0

@@ -255,6 +255,8 @@ Reply: TypeAlias = Welcome | SnapshotReply | Block | Gone | Busy
 
 KINDS = ("tick", "label", "prediction", "score", "heartbeat")
 
+LARGEST = float(np.finfo(np.float64).max)
+
 TOPIC_CACHE = 16_384
 """Parsed topics in the cache: at most some 5 MB. More streams than that only cost time."""
 
@@ -349,7 +351,8 @@ def encode_ticks(
     """Return the frames of one tick, `values` (C,), or of a block, `values` (n, C).
 
     `t_ns` is nanoseconds since 1970: a number for one tick, int64 (n,) for a block. A value that
-    is not finite stays as it is in msgpack and becomes null in JSON; the receiver refuses its row.
+    is not finite stays as it is in msgpack. JSON has null for NaN, and for infinity the largest
+    float64, which the receiver refuses too: infinity is not a missing value.
     Raises UsageError for shapes that do not fit, and for a block of more than MAX_BLOCK_ROWS.
     """
     rows = np.atleast_2d(np.asarray(values, np.float64))
@@ -367,6 +370,8 @@ def encode_ticks(
             f"ticks of {stream!r}: values must be (C,) or (n, C) and t_ns a number or (n,), "
             f"not {np.shape(values)} and {np.shape(t_ns)}"
         )
+    if encoding == "json":
+        rows = rows.clip(-LARGEST, LARGEST)
     n = len(rows)
     if n > MAX_BLOCK_ROWS:
         raise UsageError(f"ticks of {stream!r}: a block of {n} exceeds {MAX_BLOCK_ROWS}")

@@ -116,7 +116,7 @@ def plant(elements: Float32s, config: Config, *, seed: int = 0) -> Planted | Non
     bptt = min(config.learning.bptt, stream.window)
     planted = replace(
         config,
-        stream=replace(stream, features=names),
+        stream=replace(stream, features=names, on_missing=()),
         learning=replace(config.learning, learn=True, learn_until=0, bptt=bptt),
         scoring=replace(config.scoring, twins=()),
     )
