@@ -30,7 +30,7 @@ from stream_lstm.feed.bridge import SourceTick, bridge
 from stream_lstm.feed.protocol import encode_ticks
 from stream_lstm.feed.subscriber import Subscriber
 from stream_lstm.interop.frames import replay_frame
-from stream_lstm.interop.river import ExampleClassifier, _compared
+from stream_lstm.interop.river import ExampleClassifier, Lateness, _compared
 from stream_lstm.interop.transports import MessageSource, transport_of
 from stream_lstm.schema import FeedConfig
 
@@ -566,13 +566,14 @@ def test_an_example_of_river_may_lack_a_value(seen, key, name):
     assert bits(seen) == bits(SERIES)
 
 
-def test_labels_of_examples_with_missing_values_are_not_late():
-    one = ExampleClassifier(["x"], hidden=4, window=5, bptt=5, on_missing=["x=zero"])
-    for k in range(200):
-        values = {"x": NAN if k % 3 else float(k)}
-        with suppress(DataError):  # of a feature that does not know policies
-            one.predict_one(values)
-        lateness, row = one._lateness, _compared(one.predictor.row({"x": None, **values}))
-        lateness.predicted(row)
-        assert not lateness.is_late(_compared(one.predictor.row(dict(values))))
+@pytest.mark.parametrize("lag", [0, 3])
+def test_late_labels_are_found_by_the_values_that_are_there(lag):
+    lateness, rows = Lateness(2), np.random.default_rng(1).normal(size=(60, 2)).cumsum(axis=0)
+    rows[::2, 1] = NAN
+    found = []
+    for k in range(lag, len(rows)):
+        lateness.predicted(_compared(rows[k].tolist()))
+        found.append(lateness.is_late(_compared((rows[k - lag] + 1e-6).tolist())))
         lateness.labelled()
+    assert found[-1] == (lag > 0)
+    assert _compared([NAN, 1.0]) == _compared([float("nan"), 1.0])

@@ -28,7 +28,7 @@ FORM_KEYS = Declaration.__struct_fields__
 """Keys of a feed that describe its messages."""
 
 MissingOption: TypeAlias = Annotated[
-    str,
+    str | None,
     typer.Option(
         metavar="A,B,...",
         help="Columns of which a value may be missing: it is published as NaN, or null in JSON. "
@@ -52,7 +52,7 @@ def publish(
             metavar="A,B,...", help="The values of a tick.", show_default="all numeric columns"
         ),
     ] = None,
-    allow_missing: MissingOption = "",
+    allow_missing: MissingOption = None,
     speed: Annotated[
         str | None,
         typer.Option(
@@ -123,8 +123,8 @@ def publish(
     result(sent, [line, *peer_lines(sent["refused_peers"])], as_json=as_json)
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",")) if text else ()
+def _names(text: str | None) -> tuple[str, ...]:
+    return () if text is None else tuple(name.strip() for name in text.split(","))
 
 
 def _cut(record: dict[str, Any]) -> str:
@@ -169,7 +169,7 @@ def bridge(
             show_default="never",
         ),
     ] = None,
-    allow_missing: MissingOption = "",
+    allow_missing: MissingOption = None,
     sockets: PublisherOptions,
     as_json: JsonOption = False,
 ) -> None:
