@@ -170,7 +170,7 @@ def _revealing(series: ExaminedSeries, config: Config) -> list[dict[str, Any]]:
     """Return the columns that contain the label."""
     table, features = series.table, config.stream.features
     values = table.values[:MAX_ROWS]
-    needed = [name in series.used for name in table.columns]
+    needed = np.array([name in series.used for name in table.columns])
     whole = np.flatnonzero(np.isfinite(values).all(axis=0) | needed)[:MAX_COLUMNS]
     columns, values = tuple(table.columns[k] for k in whole), values[:, whole]
     if table.labels is not None:
