@@ -135,8 +135,8 @@ class Prediction(msgspec.Struct, frozen=True):
 
     Its identity is (session, stream, n); `session` is the publisher's run id. `p` is exactly a
     float32 value. `gaps_visible` is False for a feed without sequence numbers; `after_gap` is True
-    until a whole warm-up of elements has passed since the last gap. `experts` are the members of
-    the bank, if they are published.
+    until a whole warm-up of elements has passed since the last gap or pause. `experts` are the
+    members of the bank, if they are published.
     """
 
     stream: str

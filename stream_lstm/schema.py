@@ -6,10 +6,14 @@ docstrings are the help texts of the flags and the configuration reference of th
 
 from __future__ import annotations
 
+import datetime
+import re
 from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
+
+from .errors import ConfigurationError
 
 Mode: TypeAlias = Literal["carry", "window"]
 Labels: TypeAlias = Literal["series", "external"]
@@ -18,6 +22,7 @@ Twin: TypeAlias = Literal["frozen", "stateless"]
 Sharing: TypeAlias = Literal["shared", "per-stream"]
 Scaling: TypeAlias = Literal["sd", "zscore", "none"]
 OnGap: TypeAlias = Literal["continue", "reset"]
+OnPause: TypeAlias = Literal["continue", "reset", "forget"]
 OnOldTime: TypeAlias = Literal["take", "warn", "refuse"]
 PayloadFormat: TypeAlias = Literal[
     "record", "auto", "json", "msgpack", "text", "array", "struct", "float64"
@@ -49,6 +54,34 @@ MAX_BLOCK = 1_000_000
 
 Length: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_BLOCK)]
 
+UNITS_NS = {
+    "ns": 1,
+    "us": 10**3,
+    "ms": 10**6,
+    "s": 10**9,
+    "m": 60 * 10**9,
+    "h": 3600 * 10**9,
+    "d": 86_400 * 10**9,
+}
+"""Units of durations, in nanoseconds."""
+
+MAX_DURATION_NS = 2**62
+"""146 years: the sum of two still fits in 64 bits."""
+
+
+def parse_duration(text: str) -> int:
+    """Return a duration such as `90s` or `1.5h` in nanoseconds; raises ValueError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]+)", text.strip(), re.ASCII)
+    units = ", ".join(UNITS_NS)
+    if not found or found[2] not in UNITS_NS:
+        raise ValueError(f"{text!r} is not a duration: write a number and {units}, such as 90s")
+    whole, _, part = found[1].partition(".")
+    unit = UNITS_NS[found[2]]
+    ns: int = int(whole[:20]) * unit + int(part[:20] or "0") * unit // 10 ** len(part[:20])
+    if not 0 < ns <= MAX_DURATION_NS:
+        raise ValueError(f"{text!r} is not a duration from 1ns to 50000d")
+    return ns
+
 
 class StreamConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How ticks become elements, and when predictions are due.
@@ -67,6 +100,11 @@ class StreamConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     revisions: which of several labels for a prediction counts, the `first` or the `last`.
     label_hold: elements for which a label can be revised before it counts, with revisions `last`.
     on_gap: `continue` flags predictions after lost ticks, `reset` also resets the carried state.
+    pause: time such as `1h` or `90s`; a tick that comes later than that after the latest time of
+    its stream comes after a pause. Without it there are no pauses.
+    on_pause: `continue` flags predictions after a pause, `forget` also empties the memory of the
+    features, `reset` also resets the carried state.
+    holidays: dates such as `2024-12-25`; sessions that open on them stay closed.
     on_old_time: what to do with old ticks, whose time is before the latest of their stream or
     which repeat time and values of the last tick: `take` and count them, `warn` also logs them,
     `refuse` refuses them.
@@ -88,9 +126,36 @@ class StreamConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     revisions: Revisions = "first"
     label_hold: Length = 100
     on_gap: OnGap = "continue"
+    pause: str = ""
+    on_pause: OnPause = "continue"
+    holidays: tuple[str, ...] = ()
     on_old_time: OnOldTime = "warn"
     on_missing: tuple[str, ...] = ()
     table: bool = False
+
+    def __post_init__(self) -> None:
+        try:
+            _ = self.pause_ns
+        except ValueError as error:
+            raise ConfigurationError(f"pause = {error}", key="pause") from None
+        for text in self.holidays:
+            _check_date(text)
+
+    @property
+    def pause_ns(self) -> int:
+        """The time after which a pause begins, in nanoseconds; 0 without pauses."""
+        return parse_duration(self.pause) if self.pause else 0
+
+
+def _check_date(text: str) -> None:
+    try:
+        # `fromisoformat` reads other forms too
+        valid = re.fullmatch(r"\d{4}-\d\d-\d\d", text) and datetime.date.fromisoformat(text)
+    except ValueError:
+        valid = None
+    if not valid:
+        message = f"holidays: {text!r} is not a date; write it as 2024-12-25"
+        raise ConfigurationError(message, key="holidays")
 
 
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

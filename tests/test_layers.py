@@ -32,6 +32,7 @@ ALLOWED = {
     ("closing.py", "os"),
     ("core/atomic.py", "sys"),
     ("core/clock.py", "datetime"),
+    ("schema.py", "datetime"),
     ("core/predictor.py", "datetime"),
 }
 """XLA is set up by an environment variable; buffers that are written belong to one thread; JAX

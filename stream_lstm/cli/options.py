@@ -33,7 +33,7 @@ from .settings import Settings, resolve, split_list
 FLAGS = {"features": "--feature", "streams": "--stream", "twins": "--twin"}
 """Keys whose flag has another name: lists that are given one value at a time."""
 
-COMMA_LISTS = ("columns", "fields", "frames")
+COMMA_LISTS = ("columns", "fields", "frames", "holidays")
 """Keys whose flag takes a list with commas."""
 
 

@@ -275,6 +275,11 @@ def check_features(file: InputFile, config: Config) -> tuple[str, ...]:
     columns = columns_of(expressions)
     if file.time is None and compile_features(expressions, columns, config.stream).uses_time:
         raise UsageError("the feature elapsed() needs times: name their column with --time COLUMN")
+    if file.time is None and config.stream.pause:
+        raise UsageError(
+            f"pause = {config.stream.pause!r} needs times: name their column with --time COLUMN, "
+            "or set pause to ''"
+        )
     return columns
 
 

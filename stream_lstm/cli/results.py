@@ -144,6 +144,8 @@ def details(summary: dict[str, Any]) -> Iterator[str]:
         yield f"old or repeated by their times (--on-old-time): {old}"
     if summary["gaps"]:
         yield f"gaps: {summary['gaps']:,}, {summary['missed']:,} ticks missed"
+    if summary["pauses"]:
+        yield f"pauses in the times of the ticks (--pause): {summary['pauses']:,}"
     if summary["expired"]:
         yield f"predictions that expired without a label: {summary['expired']:,}"
     if held := summary.get("store", {}).get("held_elements"):

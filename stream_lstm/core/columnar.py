@@ -13,7 +13,7 @@ labels that were known by then, which are running counts.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -34,6 +34,7 @@ from .table import (
     LABELS,
     LAST,
     LAST_P,
+    LATEST,
     NUMBERED,
     OLD_TICKS,
     POSITIVES,
@@ -126,29 +127,75 @@ class ColumnarPath:
         if session.active:
             session.release(np.unique(streams).tolist())
         for start in range(0, len(streams), PIECE):
-            self._piece(streams, arrivals, slice(start, start + PIECE))
+            part = slice(start, start + PIECE)
+            if not self._maker.maker.pauses.ns or not self._with_pauses(streams, arrivals, part):
+                self._piece(streams, arrivals, part)
+
+    def _with_pauses(self, every: Int64s, arrivals: Arrivals, part: slice) -> bool:
+        """Take a piece in which a stream may pause, each such stream by itself; else False.
+
+        Streams do not affect each other here, so their order does not matter.
+        """
+        t_ns, block = arrivals.t_ns[part], self._maker.group(every[part])
+        pauses, latest = self._maker.maker.pauses, self._table.ints[block.streams, LATEST]
+        possible = pauses.possible(latest, block.starts, t_ns[block.order])
+        if not possible.any():
+            return False
+        rows = block.streams[possible].tolist()
+        for k, row in zip(np.flatnonzero(possible).tolist(), rows, strict=True):
+            self._push(arrivals, part.start + block.of(k), self._table.names[row])
+        self._session.release(rows)
+        rest = part.start + np.flatnonzero(~possible[block.local])
+        if len(rest):
+            self._piece(every, arrivals, rest)
+        return True
 
     def _in_runs(self, arrivals: Arrivals, streams: Int64s) -> None:
         """Push each run of ticks of one stream: streams that learn may share weights."""
         ends = np.flatnonzero(np.diff(streams, append=-1)) + 1
-        start, seq = 0, 0 if arrivals.numbered else None
+        start, at, seq = 0, 0, 0 if arrivals.numbered else None
         session, times, rows = self._session, arrivals.t_ns.tolist(), arrivals.values.tolist()
+
+        def origin(index: int) -> tuple[int, str]:
+            first, where = arrivals.origin(at + index)
+            return at + index - first, where
+
+        session.origin = origin
         for stop in ends.tolist():
             name = self._table.names[streams[start]]
-            first, where = arrivals.origin(start)
-            sent = arrivals.session, seq, where
+            sent = arrivals.session, seq, arrivals.origin(start)[1]
             if stop - start < SHORT_RUN:
                 for at in range(start, stop):
-                    session.index_offset = at - first
                     session.tick(name, times[at], rows[at], *sent)
             else:
-                session.index_offset, part = start - first, slice(start, stop)
+                at, part = start, slice(start, stop)
                 session.push(Ticks(name, arrivals.t_ns[part], arrivals.values[part], *sent))
             start = stop
-        session.index_offset = 0
+        session.origin = None
 
-    def _piece(self, streams: Int64s, arrivals: Arrivals, part: slice) -> None:
+    def _push(self, arrivals: Arrivals, at: Int64s, name: str) -> None:
+        """Push the arrivals `at` (k,), which are of one stream."""
+        session, seq = self._session, 0 if arrivals.numbered else None
+        places, where = at.tolist(), arrivals.origin(int(at[0]))[1]
+
+        def origin(index: int) -> tuple[int, str]:
+            first, where = arrivals.origin(places[index])
+            return places[index] - first, where
+
+        session.origin = origin
+        t_ns, values = arrivals.t_ns[at], arrivals.values[at]
+        session.push(Ticks(name, t_ns, values, arrivals.session, seq, where))
+        session.origin = None
+
+    def _piece(self, streams: Int64s, arrivals: Arrivals, part: slice | Int64s) -> None:
+        """Work off the arrivals `part` of all."""
         session, ints = self._session, self._table.ints
+
+        def origin(at: int) -> tuple[int, str]:
+            place = part.start + at if isinstance(part, slice) else int(part[at])
+            first, where = arrivals.origin(place)
+            return place - first, where
+
         streams, t_ns, values = streams[part], arrivals.t_ns[part], arrivals.values[part]
         block = self._maker.group(streams)
         rows = ints.take(block.streams, 0)
@@ -159,18 +206,21 @@ class ColumnarPath:
         refused = np.array([at for at, _ in made.refused], np.int64)
         rows[:, REFUSED_TICKS] += np.bincount(block.local[refused], minlength=len(rows))
         if made.old is not None:
-            self._report_old(block, rows, made.old, arrivals, part.start)
+            self._report_old(block, rows, made.old, origin)
         predictions, scores = self._step(block, rows, made.accepted, made.elements, t_ns)
         ints[block.streams] = rows
         refusals = []
         for at, reason in made.refused:
-            first, where = arrivals.origin(at + part.start)
-            name, index = self._table.names[streams[at]], at + part.start - first
-            refusals.append((at, Refusal(name, "tick", reason, index, where)))
+            name = self._table.names[streams[at]]
+            refusals.append((at, Refusal(name, "tick", reason, *origin(at))))
         session.hand_over_columns(predictions, scores, refusals)
 
     def _report_old(
-        self, block: GroupedTicks, rows: Int64s, old: OldTicks, arrivals: Arrivals, start: int
+        self,
+        block: GroupedTicks,
+        rows: Int64s,
+        old: OldTicks,
+        origin: Callable[[int], tuple[int, str]],
     ) -> None:
         """Count and report the old ticks of each stream."""
         of, first, counts = np.unique(block.local[old.at], return_index=True, return_counts=True)
@@ -178,7 +228,7 @@ class ColumnarPath:
         if self._session.on_old is not None:
             for k, at, count in zip(of.tolist(), first.tolist(), counts.tolist(), strict=True):
                 name = self._table.names[block.streams[k]]
-                where = arrivals.origin(int(old.at[at]) + start)[1]
+                where = origin(int(old.at[at]))[1]
                 times = int(old.t_ns[at]), int(old.latest_ns[at])
                 self._session.on_old(OldTimes(name, count, *times, where))
 

@@ -10,6 +10,9 @@ must make a good element behind the kept ones before it, and each other tick a b
 no other choice is possible, since the first tick has no choice, and so on. Otherwise the guess is
 right up to the first tick that does not, and wrong at that tick. So a block full of bad ticks
 costs a few evaluations, not one per tick.
+
+With pauses (see `pauses`) ticks are sifted in parts that begin at a pause. If the memory forgets,
+the first tick of such a part is judged by an empty memory; where it is refused, nothing changes.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from ..schema import LIMIT
 from ..typing import Bools, Float32s, Float64s, Int64s
 from .features import FeatureSet
 from .old_ticks import NEVER, OldTicks, find_old, joined
+from .pauses import NO_PAUSES, Pauses
 from .table import LATEST, MEMORY_SIZE, StreamTable
 
 Run: TypeAlias = tuple[Int64s, Float32s]
@@ -65,6 +69,7 @@ class SiftedTicks(NamedTuple):
 
     `before` is the memory before them. `t_ns` (m,), `values` (m, C) and `elements` (m, F) are of
     the accepted ticks; `refused` has (accepted ticks before it, index, reason) of the others.
+    `paused` says that the next tick comes after a pause; it is yielded without ticks.
     """
 
     before: Memory
@@ -72,6 +77,7 @@ class SiftedTicks(NamedTuple):
     values: Float64s
     elements: Float32s
     refused: list[tuple[int, int, str]]
+    paused: bool = False
 
 
 def good_rows(made: Float32s) -> Bools:
@@ -83,7 +89,7 @@ class ElementMaker:
     """Makes elements of ticks with the given columns.
 
     features: as texts, or compiled for these columns. refuse_old: refuse old ticks. optional:
-    columns that may be missing. Raises what `FeatureSet` raises.
+    columns that may be missing. pauses: what separates ticks. Raises what `FeatureSet` raises.
     """
 
     def __init__(
@@ -93,11 +99,12 @@ class ElementMaker:
         *,
         refuse_old: bool = False,
         optional: Sequence[str] = (),
+        pauses: Pauses = NO_PAUSES,
     ) -> None:
         if isinstance(features, Sequence):
             features = FeatureSet(features, columns)
         self.features: FeatureSet = features
-        self.refuse_old = refuse_old
+        self.refuse_old, self.pauses = refuse_old, pauses
         self.columns = tuple(columns)
         self._used = [self.columns.index(name) for name in self.features.columns_used]
         self._optional = {self.columns.index(name) for name in optional}
@@ -135,6 +142,30 @@ class ElementMaker:
 
     def sift(self, memory: Memory, t_ns: Int64s, values: Float64s) -> Iterator[SiftedTicks]:
         """Yield the ticks of each `RUN`, sifted; `memory` is updated before each."""
+        if not self.pauses.ns:
+            yield from self._sift_part(memory, t_ns, values)
+            return
+        start, old = 0, list[OldTicks]()
+        seem_good = self._has_fields(values)
+        while start < len(t_ns):
+            run = slice(start, start + RUN)
+            ticks = t_ns[run], values[run], seem_good[run]
+            part = self.pauses.part(self._sift_part, memory, *ticks)
+            memory.t_ns, memory.values = part.memory.t_ns, part.memory.values
+            memory.latest, memory.last = part.memory.latest, part.memory.last
+            if part.memory.old is not None:
+                old.append(part.memory.old._replace(at=part.memory.old.at + start))
+            if part.paused:
+                none = t_ns[:0], values[:0], self._no_elements
+                yield SiftedTicks(memory, *none, [], paused=True)
+            for sifted in part.sifted:
+                refused = [(n, start + k, why) for n, k, why in sifted.refused]
+                yield sifted._replace(refused=refused)
+            start += part.size
+        memory.old = joined(old)
+
+    def _sift_part(self, memory: Memory, t_ns: Int64s, values: Float64s) -> Iterator[SiftedTicks]:
+        """Yield the ticks of each `RUN`, sifted, whatever their times."""
         if self.refuse_old:
             yield from self._sift_without_old(memory, t_ns, values)
             return

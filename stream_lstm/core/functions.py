@@ -24,9 +24,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import ConfigurationError
-from . import queues, recurrences, windows
+from . import clock, queues, recurrences, windows
 from .recurrences import Bar
-from .trees import Call, Column, Expression, Number, Span
+from .trees import Call, Column, Expression, Number, Span, Text
 
 NS_PER_S = 1e9
 
@@ -626,4 +626,55 @@ for _function in (
         lambda x: np.where(x != x, 0.0, x), lambda x: 0.0 if x != x else x,
     ),
 ):  # fmt: skip
+    register(_function)
+
+
+# ---- functions of time -------------------------------------------------------------------------
+
+_ZONE = Parameter("zone", "text", Text("UTC"))
+_SESSION = (
+    Parameter("hours", "text"), _ZONE, Parameter("holidays", "text", Text("")),
+)  # fmt: skip
+
+
+def _clock(
+    name: str,
+    make: Callable[..., clock.Clock],
+    doc: str,
+    parameters: tuple[Parameter, ...] = (_ZONE,),
+) -> Function:
+    made = functools.lru_cache(64)(make)
+    return Function(
+        name,
+        parameters,
+        doc,
+        "clock",
+        lambda t_ns, *texts: made(*texts).block(t_ns),
+        lambda t_ns, *texts: made(*texts).one(t_ns),
+        time=True,
+    )
+
+
+def _with_holidays(make: Callable[..., clock.Clock]) -> Callable[..., clock.Clock]:
+    return lambda hours, zone, days: make(hours, zone, clock.holidays_of(days.split()))
+
+
+for _function in (
+    _clock("day_sin", clock.day_sin, "sine of the time of day in a time zone"),
+    _clock("day_cos", clock.day_cos, "cosine of the time of day in a time zone"),
+    _clock("week_sin", clock.week_sin, "sine of the position in the week, which begins on Monday"),
+    _clock("week_cos", clock.week_cos, "cosine of the position in the week"),
+    _clock(
+        "session",
+        _with_holidays(clock.session),
+        'whether a session such as "09:30-16:00" or "Sun-Fri 18:00-17:00" is open, 1 or 0',
+        _SESSION,
+    ),
+    _clock(
+        "since_open",
+        _with_holidays(clock.since_open),
+        "minutes since a session opened, 0 while it is closed",
+        _SESSION,
+    ),
+):
     register(_function)

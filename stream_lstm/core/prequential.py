@@ -276,10 +276,10 @@ class Prequential:
             return published, None
         return extras.recalibration.apply(published), published
 
-    def peek(self, stream: Stream, x: Float32s) -> float:
-        """Return the p that would be published after element x (1, F), in a copy of the carry."""
+    def peek(self, stream: Stream, x: Float32s, carry: Float32s) -> float:
+        """Return the p that would be published after element x (1, F) behind `carry` (width,)."""
         engine, extras = self.session.engine, stream.extras
-        self._spare.host[:] = stream.carry.host
+        self._spare.host[:] = carry
         out = engine.advance_in_place(stream.learner.weights, self._spare, x)
         p, inputs = self._spare.host[self._p], None
         if extras is None:

@@ -98,7 +98,8 @@ class Session(OutputQueue):
         self.engine = engine or Engine(config, len(self.maker), self.members)
         self.learners: dict[str, LearnerState] = {}
         self.stray_labels = 0
-        self.index_offset = 0  # what is added to the index of a refused tick
+        # what gives (index, name for messages) of a refused tick of a block, where that differs
+        self.origin: Callable[[int], tuple[int, str]] | None = None
         self._initial = None if weights is None else self.engine.check_weights(weights)
         self.learning = Learning(config, self.engine, self._initial)
         self.twins = Twins(config, self.engine, self._initial)
@@ -132,6 +133,7 @@ class Session(OutputQueue):
         element = struct.Struct(f"{len(self.maker)}f")
         self._pack_element, self._element_bytes = element.pack_into, element.size
         self._good = self.maker.features.good
+        self._pause_ns = config.stream.pause_ns
         if self.shared:
             self.learner_for(SHARED)
 
@@ -171,13 +173,12 @@ class Session(OutputQueue):
             good = good and self._good(stream.flat_values, stream.time_view, at)
         except (ArithmeticError, ValueError, TypeError, struct.error):
             good = False
-        if not good or (t_ns <= stream.latest and t_ns and stream.is_old(t_ns, values)):
+        latest = stream.latest
+        if not good or (t_ns <= latest and t_ns and stream.is_old(t_ns, values)):
             return self._unusual_tick(stream, t_ns, values, where)
-        return self._queue(stream, t_ns)
-
-    def _queue(self, stream: Stream, t_ns: int) -> int:
-        """Queue the tick that is in the row buffer; step over all if a prediction is due."""
-        if t_ns > stream.latest:
+        if t_ns > latest:
+            if self._pause_ns and t_ns - latest > self._pause_ns:
+                return self._unusual_tick(stream, t_ns, values, where)
             stream.latest = t_ns
         stream.queued += 1
         if stream.queued == 1:
@@ -197,7 +198,10 @@ class Session(OutputQueue):
             stream.time_view[at] = t_ns
         except (ArithmeticError, ValueError, TypeError, struct.error):
             return self._unusual_tick(stream, t_ns, values, where)
-        if not machine.ready or (t_ns <= stream.latest and t_ns and stream.is_old(t_ns, values)):
+        latest = stream.latest
+        if not machine.ready or (t_ns <= latest and t_ns and stream.is_old(t_ns, values)):
+            return self._unusual_tick(stream, t_ns, values, where)
+        if self._pause_ns and t_ns - latest > self._pause_ns:
             return self._unusual_tick(stream, t_ns, values, where)
         row = self._unpack(stream.buffer, at * self._tick_bytes)
         made = machine.step(t_ns, row)
@@ -206,7 +210,14 @@ class Session(OutputQueue):
             return self._unusual_tick(stream, t_ns, values, where)
         machine.accept(t_ns, row)
         self._pack_element(stream.elements, at * self._element_bytes, *made)
-        return self._queue(stream, t_ns)
+        stream.latest = max(stream.latest, t_ns)
+        stream.queued += 1
+        if stream.queued == 1:
+            self._queued[stream] = None
+        if stream.queued >= stream.room:
+            self.flush(stream)
+            self.hand_over()
+        return 1
 
     def push(self, ticks: Ticks) -> int:
         """Take a block of ticks of one stream; return how many elements it made."""
@@ -238,7 +249,7 @@ class Session(OutputQueue):
     def _unusual_tick(
         self, stream: Stream, t_ns: int, values: Sequence[float | None], where: str
     ) -> int:
-        """Take a tick that may be bad or old, or that has too few ticks before it."""
+        """Take a tick that may be bad, old or after a pause, or has too few ticks before it."""
         self.flush(stream)
         row = np.array([[np.nan if value is None else value for value in values]], np.float64)
         return self._take(stream, np.array([t_ns], np.int64), row, where)
@@ -248,6 +259,8 @@ class Session(OutputQueue):
         stream.count("ticks", len(t_ns))
         made, memory = 0, stream.memory()
         for sifted in self.maker.sift(memory, t_ns, values):
+            if sifted.paused:
+                self._pause(stream)
             stream.remember(memory)
             stream.refused = [
                 (stream.n + before, self._refused(stream, index, reason, where))
@@ -263,7 +276,9 @@ class Session(OutputQueue):
 
     def _refused(self, stream: Stream, index: int, reason: str, where: str) -> Refusal:
         stream.count("refused_ticks")
-        return Refusal(stream.name, "tick", reason, self.index_offset + index, where)
+        if self.origin is not None:
+            index, where = self.origin(index)
+        return Refusal(stream.name, "tick", reason, index, where)
 
     def report_refused(self, stream: Stream, n: int) -> None:
         """Report the ticks that were refused before element `n`, a record of which comes next."""
@@ -290,18 +305,20 @@ class Session(OutputQueue):
         would be refused, and ConfigurationError at the limit of streams.
         """
         self.catch_up()
-        stream, reasons = self._stream(name), list[str]()
+        stream = self._stream(name)
         if stream is None:
             raise ConfigurationError(self._too_many(), key="streams")
         row, at = np.array([values], np.float64), np.array([t_ns], np.int64)
-        memory = self.maker.trial(stream.memory())
-        runs = self.maker.make(memory, at, row, lambda _, why: reasons.append(why))
-        elements = [made for _, made in runs]
-        if reasons:
-            raise DataError(f"the tick is refused: {reasons[0]}")
-        if not elements or stream.n + 1 != stream.due:
+        sifted = list(self.maker.sift(self.maker.trial(stream.memory()), at, row))
+        elements = [part.elements for part in sifted if len(part.elements)]
+        for _, _, reason in (one for part in sifted for one in part.refused):
+            raise DataError(f"the tick is refused: {reason}")
+        due, carry = stream.due, stream.carry.host
+        if self.config.stream.on_pause == "reset" and any(part.paused for part in sifted):
+            due, carry = self.table.first_due(stream.n), self._start
+        if not elements or stream.n + 1 != due:
             return None
-        return self._prequential.peek(stream, elements[0])
+        return self._prequential.peek(stream, elements[0], carry)
 
     # ---- labels and gaps --------------------------------------------------------------
 
@@ -337,7 +354,7 @@ class Session(OutputQueue):
             self.flush(stream)
             stream.count("gaps")
             stream.count("missed", gap.missed)
-            self._interrupt(stream)
+            self._interrupt(stream, resets=self.config.stream.on_gap == "reset")
             self.hand_over()
 
     def session_start(self, start: SessionStart) -> None:
@@ -348,11 +365,32 @@ class Session(OutputQueue):
         self.flush(stream)
         stream.sent_by(start.session, numbered=stream.numbered)
         if stream.n > 0:
-            self._interrupt(stream, restarted=True)
+            resets = self.config.stream.on_gap == "reset"
+            self._interrupt(stream, resets=resets, restarted=True)
         self.hand_over()
 
-    def _interrupt(self, stream: Stream, *, restarted: bool = False) -> None:
-        resets = self.config.stream.on_gap == "reset"
+    def _pause(self, stream: Stream) -> None:
+        """Take a pause before the next tick into account; no tick is queued."""
+        policy = self.config.stream.on_pause
+        stream.count("pauses")
+        forgets = not self.stateful  # a machine has done so, and has taken the next tick
+        if policy == "forget" and forgets:
+            self._forget(stream)
+        self._interrupt(stream, resets=policy == "reset", forgets=forgets)
+
+    def _forget(self, stream: Stream) -> None:
+        """Empty the feature memory of a stream."""
+        stream.memory_size = 0
+        if stream.machine is not None:
+            stream.machine.clear()
+
+    def _interrupt(
+        self, stream: Stream, *, resets: bool, restarted: bool = False, forgets: bool = True
+    ) -> None:
+        """Flag the next predictions of a stream, and reset its state if asked to.
+
+        forgets: whether a reset empties the feature memory too.
+        """
         stream.flag(self.config.stream.window)
         if resets or restarted:
             self._prequential.settle(stream, all_of_them=True)
@@ -365,6 +403,8 @@ class Session(OutputQueue):
         stream.carry.host[:] = self._start
         if stream.twin is not None:
             stream.twin.host[:] = self._start
+        if forgets:
+            self._forget(stream)
         stream.restart()
         if stream.extras is not None:
             stream.extras.tape = self.new_tape(stream.n)

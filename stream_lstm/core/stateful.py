@@ -20,11 +20,12 @@ from ..schema import StreamConfig
 from ..typing import Float32s, Float64s, Int64s
 from .elements import RUN, SHORT, ElementMaker, Memory, OnRefused, Run, SiftedTicks, good_rows
 from .features import FeatureSet, read_features
-from .functions import expand, is_pure, pure_lag
+from .functions import NS_PER_S, expand, is_pure, pure_lag, resolve
 from .machine import Machine, StatefulFeatures, without_tiny
 from .missing import Policy, missing_policies, optional_columns
 from .old_ticks import OldTicks, find_old, joined, known, moment, reason
-from .trees import Call, Column, Expression, Span
+from .pauses import Pauses
+from .trees import Call, Column, Expression, Number, Span, Text
 
 BLOCK_FROM = 32
 """Ticks from which a block is faster than steps."""
@@ -67,8 +68,14 @@ class StatefulMaker(ElementMaker):
         start, size = 0, RUN
         while start < len(values):
             stop = min(start + size, len(values))
+            stop = start + self._until_pause(memory.latest, t_ns[start:stop])
             made = None
-            if stop - start >= BLOCK_FROM and memory.machine.look():
+            if stop == start:
+                stop += 1
+                made, paused = self._after_pause(memory, t_ns[start:stop], values[start:stop])
+                if paused:
+                    yield SiftedTicks(memory, t_ns[:0], values[:0], self._no_elements, [], True)
+            elif stop - start >= BLOCK_FROM and memory.machine.look():
                 made = self._by_block(memory, t_ns[start:stop], values[start:stop])
             if made is None:
                 stop = min(start + STEPS, stop)
@@ -84,6 +91,27 @@ class StatefulMaker(ElementMaker):
                 memory.old = joined(found)
                 yield sifted._replace(refused=refused)
         memory.old = joined(found)
+
+    def _until_pause(self, latest: int, t_ns: Int64s) -> int:
+        """Return how many ticks come before the next pause, if all are accepted."""
+        if not self.pauses.ns:
+            return len(t_ns)
+        reached = np.maximum.accumulate(np.append(latest, t_ns))[:-1]
+        apart = np.flatnonzero(self.pauses.separate(reached, t_ns))
+        return int(apart[0]) if len(apart) else len(t_ns)
+
+    def _after_pause(
+        self, memory: Memory, t_ns: Int64s, values: Float64s
+    ) -> tuple[tuple[SiftedTicks, OldTicks | None, int], bool]:
+        """Take a tick after a pause, and return whether it is accepted."""
+        machine, before = memory.machine, memory.latest
+        state = machine.state()
+        if self.pauses.forgets:
+            machine.clear()
+        made = self._by_steps(memory, t_ns, values)
+        if made[0].refused and self.pauses.forgets:
+            machine.restore(state)
+        return made, memory.latest != before
 
     def _by_block(
         self, memory: Memory, t_ns: Int64s, values: Float64s
@@ -118,6 +146,9 @@ class StatefulMaker(ElementMaker):
         refused: list[tuple[int, int, str]] = []
         old: list[tuple[int, int, int]] = []
         for k, (t, row) in enumerate(zip(t_ns.tolist(), values.tolist(), strict=True)):
+            if k and self._until_pause(memory.latest, t_ns[k : k + 1]) == 0:
+                t_ns, values = t_ns[:k], values[:k]
+                break
             is_old = bool(t) and t <= memory.latest and self._is_old(memory, t, row)
             if is_old and self.refuse_old:
                 old.append((k, t, memory.latest))
@@ -200,9 +231,11 @@ def compile_features(
     policies = missing_policies(stream, columns)
 
     def prepare(tree: Expression) -> Expression:
-        return _filled(expand(tree), policies)
+        return _set(expand(tree), stream, policies)
 
     prepared = [prepare(tree) for tree in trees]
+    for tree in prepared:
+        _check_clocks(tree)
     # A missing value among raw ticks would be compared with all later ones.
     may_miss = optional_columns(stream, columns) and any(map(pure_lag, prepared))
     if is_pure(prepared) and not may_miss:
@@ -210,8 +243,12 @@ def compile_features(
     return StatefulFeatures(list(map(str, trees)), prepared, columns)
 
 
-def _filled(tree: Expression, policies: Mapping[str, Policy]) -> Expression:
-    """Return a tree whose columns are filled as their policies say, except in `missing(...)`."""
+def _set(tree: Expression, stream: StreamConfig, policies: Mapping[str, Policy]) -> Expression:
+    """Return a tree as settings change it.
+
+    Columns are filled as their policies say, except in `missing(...)`, sessions stay closed on
+    holidays, and `elapsed()` is at most a pause.
+    """
     if isinstance(tree, Column):
         policy = policies[tree.name]
         if policy.kind == "refuse":
@@ -222,7 +259,25 @@ def _filled(tree: Expression, policies: Mapping[str, Policy]) -> Expression:
         tree.function == "missing" and isinstance(tree.arguments[0], Column)
     ):
         return tree
-    return Call(tree.function, tuple(_filled(part, policies) for part in tree.arguments))
+    call = Call(tree.function, tuple(_set(part, stream, policies) for part in tree.arguments))
+    if call.function == "elapsed" and stream.pause_ns:
+        return Call("min", (call, Number(stream.pause_ns / NS_PER_S)))
+    if call.function in ("session", "since_open") and stream.holidays:
+        hours, zone, days = resolve(call)[1]
+        assert isinstance(days, Text)
+        return Call(call.function, (hours, zone, Text(" ".join((days.value, *stream.holidays)))))
+    return call
+
+
+def _check_clocks(tree: Expression) -> None:
+    """Raise ConfigurationError for a wrong time zone or session."""
+    if isinstance(tree, Call):
+        function, arguments = resolve(tree)
+        if function.time and function.block and not function.lag:
+            texts = [part.value for part in arguments if isinstance(part, Text)]
+            function.block(np.zeros(0, np.int64), *texts)
+        for part in tree.arguments:
+            _check_clocks(part)
 
 
 def maker_of(stream: StreamConfig, columns: Sequence[str]) -> ElementMaker:
@@ -231,6 +286,7 @@ def maker_of(stream: StreamConfig, columns: Sequence[str]) -> ElementMaker:
     options: Any = {
         "refuse_old": stream.on_old_time == "refuse",
         "optional": optional_columns(stream, columns),
+        "pauses": Pauses(stream.pause_ns, stream.on_pause != "continue"),
     }
     if isinstance(compiled, StatefulFeatures):
         return StatefulMaker(compiled, columns, **options)

@@ -363,14 +363,7 @@ class Stream:
         """Begin a new warm-up after the present element."""
         self.view[self.row, FRESH] = self.n
         self.view[self.row, FIRST] = self.table.first_due(self.n)
-        self.forget()
         self.plan()
-
-    def forget(self) -> None:
-        """Empty the feature memory."""
-        self.memory_size = 0
-        if self.machine is not None:
-            self.machine.clear()
 
 
 def _number(column: int, doc: str) -> Any:
@@ -386,7 +379,9 @@ class StreamView:
 
     n: int = _number(N, "Elements accepted.")
     fresh: int = _number(FRESH, "Elements at the last reset.")
-    flag_until: int = _number(FLAG_UNTIL, "Last element that a gap flags the prediction of.")
+    flag_until: int = _number(
+        FLAG_UNTIL, "Last element that a gap or a pause flags the prediction of."
+    )
     last_label: int = _number(LAST_LABEL, "Last external label that counted, -1 before one did.")
     tape: Tape | None = _extra("tape", "The last elements.")
     trace: Any = _extra("trace", "What learning carries from update to update.")

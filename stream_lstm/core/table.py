@@ -8,7 +8,7 @@ time, and `pending` the predictions that wait for a label of the series. A predi
 
 Elements are counted from 1, and the count never decreases. `fresh` is the count at the last
 reset: the warm-up ends W elements later. `first` is the element of the first prediction since
-then, and `flag_until` the last element whose prediction is flagged because of a gap.
+then, and `flag_until` the last element whose prediction is flagged because of a gap or a pause.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class Counters(msgspec.Struct):
 
     `old_ticks` counts every tick that `old_ticks` calls old, refused or not. The `labels_*`
     counters belong to external labels, see `labels.LabelPolicy`. `updates_refused` is the sum of
-    the three reasons after it, and `updates_rested` counts updates skipped after a rollback.
+    the three reasons after it, and `updates_rested` counts updates skipped after a rollback. New
+    counters come last: `StreamTable.restore` sets those that an older snapshot lacks to 0.
     """
 
     ticks: int = 0
@@ -63,6 +64,7 @@ class Counters(msgspec.Struct):
     gaps: int = 0
     missed: int = 0
     resets: int = 0
+    pauses: int = 0
 
 
 COLUMNS: tuple[str, ...] = (
@@ -87,7 +89,7 @@ AT = {name: k for k, name in enumerate(COLUMNS)}
 
 N, FRESH, FIRST, FLAG_UNTIL, LAST_LABEL, MEMORY_SIZE, NUMBERED, EXPIRED = range(8)
 LABELS, POSITIVES, REPEATS, LATEST = 8, 9, 10, 11
-OLD_TICKS = AT["old_ticks"]
+OLD_TICKS, RESETS = AT["old_ticks"], AT["resets"]
 TICKS, REFUSED_TICKS, PREDICTIONS = AT["ticks"], AT["refused_ticks"], AT["predictions"]
 
 P, BASE_P, LAST_P, LAST = range(4)
@@ -285,6 +287,7 @@ class StreamTable:
         """Replace all rows by those of `state`; raises ValueError where they do not fit."""
         count = len(state.names)
         arrays = {name: getattr(state, name) for name in _ARRAYS if name != "pending_sources"}
+        arrays["ints"] = with_new_counters(state.ints)
         for name, array in arrays.items():
             wanted = getattr(self, name)
             if array.shape != (count, *wanted.shape[1:]) or array.dtype != wanted.dtype:
@@ -302,3 +305,11 @@ class StreamTable:
         self.names = list(state.names)
         self.called[:count], self.sources[:count] = self.names, state.sources
         self.places = {name: row for row, name in enumerate(self.names)}
+
+
+def with_new_counters(ints: Int64s) -> Int64s:
+    """Return the `ints` of a snapshot with 0 for the counters that did not exist then."""
+    missing = len(COLUMNS) - ints.shape[-1]
+    if ints.ndim == 2 and 0 < missing < len(COLUMNS) - RESETS:
+        return np.pad(ints, ((0, 0), (0, missing)))
+    return ints

@@ -154,6 +154,7 @@ SESSION = {
     "gaps": ("gaps", "Gaps in the sequence numbers."),
     "missed_ticks": ("missed", "Ticks lost in gaps."),
     "resets": ("resets", "Resets of a stream's state."),
+    "pauses": ("pauses", "Breaks in the times of a stream that are longer than `pause`."),
     "labels_early": ("labels_early", "Labels from outside that arrived before their prediction."),
     "labels_revised": ("labels_revised", "Labels from outside that replaced another."),
 }

@@ -125,6 +125,8 @@ def train(
             warn("stopped by a signal before the training began")
             return None
         check_series(series, config.stream.features, config.stream.horizon, warn)
+        if config.stream.pause and config.stream.on_pause == "reset":
+            warn("on_pause = 'reset' counts as 'forget' in training: the state is carried on")
         start = time.perf_counter()
         shape = Shape(series[0].scaled.shape[1], config.model.hidden, config.model.layers)
         if weights is None:

@@ -253,3 +253,18 @@ def test_training_starts_from_weights_of_its_shape_and_replay_keeps_the_scaler(
     done = cli(*replay, "--memory", 50)
     assert done.code == 0
     assert "was trained with memory = 30.0, not 50.0" in done.err
+
+
+@pytest.mark.parametrize("on_pause", ["continue", "forget", "reset"])
+def test_after_a_pause_features_have_no_memory(cli, tmp_path, out, on_pause):
+    """What `reset` does to the state is left out, with a warning."""
+    rng, times = np.random.default_rng(0), np.arange(1, 901)
+    times[300:] += 100_000
+    times[600:] += 100_000
+    path = write_csv(tmp_path / "x.csv", t=times, x=rng.normal(size=900).round(6))
+    flags = ("--time", "t", "--time-unit", "s", "--pause", "1h", "--on-pause", on_pause)
+    flags += ("--out", out, "--epochs", 1, "--json")
+    done = cli("train", path, "--feature", "diff(x)", *SMALL, *flags)
+    assert done.code == 0, done.err
+    assert done.json()["elements"] == (899 if on_pause == "continue" else 897)
+    assert ("counts as 'forget' in training" in done.err) == (on_pause == "reset")

@@ -8,6 +8,8 @@ import msgspec
 import numpy as np
 import pytest
 
+from stream_lstm.core.elements import ElementMaker
+from stream_lstm.core.pauses import NO_PAUSES, Pauses
 from stream_lstm.core.proofs.live import Recording, RunDifference, first_difference
 from stream_lstm.core.session import Session
 from stream_lstm.events import Output, Prediction, Ticks
@@ -59,6 +61,13 @@ def difference(live: Recording, replayed: Recording | None = None) -> RunDiffere
     found = first_difference(live, replayed or recorded(XS))
     assert found is not None
     return found
+
+
+def test_times_count_where_there_can_be_pauses() -> None:
+    for pauses, columns in ((Pauses(10**9), 3), (NO_PAUSES, 2)):
+        recording = recorded(XS)
+        recording._maker = ElementMaker(("a",), ("a", "b"), pauses=pauses)
+        assert recording.bits().shape == (len(XS), columns)
 
 
 def test_equal_runs_have_none() -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stream_lstm.core.elements import ElementMaker
+from stream_lstm.core.elements import ElementMaker, maker_of
 from stream_lstm.core.evidence import Bet
 from stream_lstm.core.losses import log_loss
 from stream_lstm.core.proofs import state
@@ -64,6 +64,31 @@ def test_both_columns_are_those_of_sessions_in_the_two_modes(horizon):
     assert found["max_abs_dp"] == pytest.approx(max(dp.values()), abs=1e-6)
     assert dp[found["max_abs_dp_n"]] == pytest.approx(max(dp.values()), abs=1e-6)
     assert found["max_abs_dp"] > 1e-4
+
+
+@pytest.mark.parametrize("on_pause", ["continue", "reset", "forget"])
+def test_both_columns_are_those_of_sessions_that_pause(on_pause):
+    keys = {"features": ["diff(x)"], "pause": "1m", "on_pause": on_pause}
+    times = np.arange(1, COUNT + 1) * 10**9
+    times[COUNT // 3 :] += 3600 * 10**9
+    times[COUNT // 2 :] += 3600 * 10**9
+    block, found = Ticks("s", times, SERIES), {}
+    for mode in ("carry", "window"):
+        config = settings(window=20, stride=3, mode=mode, **keys)
+        session = Session(config, ("x",), engine=engine_for(config))
+        session.push(block)
+        stream = session.streams["s"]
+        found[mode] = stream.scores.means()["log_loss"], stream.counters.predictions
+    config = settings(window=20, stride=3, **keys)
+    weights = init_weights(Shape(1, 4, 1), key=seed_key(0))
+    check = StateCheck(config, maker_of(config.stream, ("x",)), weights)
+    for start in range(0, COUNT, 77):
+        part = slice(start, start + 77)
+        check.push(Ticks("s", times[part], SERIES[part]))
+    record = check.record()
+    assert record["predictions"] == found["carry"][1] == found["window"][1]
+    assert record["carried"]["log_loss"] == pytest.approx(found["carry"][0], abs=1e-6)
+    assert record["windowed"]["log_loss"] == pytest.approx(found["window"][0], abs=1e-6)
 
 
 def test_the_bands_are_of_the_differences_of_two_sessions():

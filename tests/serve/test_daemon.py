@@ -100,6 +100,30 @@ def test_streams_that_take_turns_give_the_bits_of_one_tick_at_a_time(live, more)
         assert ours == theirs
 
 
+@pytest.mark.parametrize("on_pause", ["continue", "reset", "forget"])
+def test_pauses_give_the_bits_of_a_session(live, on_pause):
+    """Single ticks and blocks, with a pause before one, inside one and in a block."""
+    values, times = series(200), np.arange(1, 201) * 10**9
+    for at in (60, 61, 130):
+        times[at:] += 3600 * 10**9
+    one = live(learn=True, features=["diff(x)"], pause="5m", on_pause=on_pause)
+    for low, high in itertools.pairwise([0, 1, 60, 61, 62, 100, 150, 151, 200]):
+        one.feed.publish("a", times[low:high], values[low:high])
+    one.finish()
+    expected = []
+    session = Session(one.config, COLUMNS, expected.append, engine=engine_for(one.config))
+    session.push(Ticks("a", times, values))
+    session.settle()
+    assert digest(one.events) == digest(expected)
+    flags = [(p.n, p.after_gap) for p in one.of(Prediction)]
+    assert flags == [(p.n, p.after_gap) for p in of(Prediction, expected)]
+    counters = one.stream().counters
+    assert counters == session.streams["a"].counters
+    assert (counters.pauses, counters.resets) == (3, 3 * (on_pause == "reset"))
+    assert any(flagged for _, flagged in flags) or on_pause == "reset"  # which warms up first
+    assert digest(expected) != digest(direct(one.config, values)) or on_pause == "continue"
+
+
 def test_garbage_between_ticks_is_refused_and_changes_nothing(live):
     garbage = [
         [b"tick/a/", b"\xff\x00"],

@@ -13,10 +13,20 @@ from stream_lstm.config import StoreConfig
 from stream_lstm.core.columnar import Arrivals
 from stream_lstm.core.session import Session
 from stream_lstm.core.snapshot import take
-from stream_lstm.events import End, Gap, Label, OldTimes, Prediction, Refusal, Score, Takeover
+from stream_lstm.events import (
+    End,
+    Gap,
+    Label,
+    OldTimes,
+    Prediction,
+    Refusal,
+    Score,
+    Takeover,
+    Ticks,
+)
 from stream_lstm.feed import subscriber
 from stream_lstm.feed.predictions import PredictionSubscriber
-from stream_lstm.feed.protocol import Heartbeat, encode_heartbeat
+from stream_lstm.feed.protocol import Heartbeat, encode_heartbeat, encode_ticks
 from stream_lstm.feed.publisher import Publisher
 from stream_lstm.serve import daemon as daemon_module
 from stream_lstm.serve.logs import EventLog, JsonEventLog, Log
@@ -122,6 +132,34 @@ def test_a_daemon_that_is_sent_what_it_missed_continues_with_the_same_bits(path,
     again(lambda live: live.ticks(values[50:120], 51), 120)
     again(lambda live: live.ticks(values[120:], 121), 160)
     assert_as_one_run(path, values)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kill", [False, True])
+@pytest.mark.parametrize("on_pause", ["continue", "reset", "forget"])
+def test_a_restart_in_a_pause_continues_with_the_same_bits(path, on_pause, kill):
+    values, times = series(160), np.arange(1, 161) * 10**9
+    times[70:] += 3600 * 10**9
+    settings_of = {"pause": "5m", "on_pause": on_pause, "features": ["diff(x)"]}
+
+    def send(low, high):
+        def sender(live):
+            run_id = live.feed.run_id
+            part = times[low:high], values[low:high]
+            live.send(*encode_ticks("a", *part, run_id=run_id, seq=low + 1))
+
+        return sender
+
+    lost = on_pause != "continue"  # the tick after the pause makes no element
+    serve(path, send(0, 70), 69, kill=kill, every=30, **settings_of)
+    second = serve(path, send(70, 160), 159 - lost, kill=kill, every=30, **settings_of)
+    assert second.stream().counters.pauses == 1
+    whole = path.with_name("whole.db")
+    config = settings(**LEARNING, **settings_of)
+    with StoredSession(whole, config, StoreConfig()) as one:
+        one.feed(Ticks("a", times, values, "s1", 1))
+    assert predictions(path) == predictions(whole)
+    assert scores(path) == scores(whole)
 
 
 @pytest.mark.slow

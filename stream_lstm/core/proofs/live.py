@@ -101,9 +101,10 @@ class Recording:
         return sum(len(part.elements) for part in sifted)
 
     def bits(self) -> Int64s:
-        """Return the bits of the ticks (m, C), and of their times if a feature uses them."""
+        """Return the bits of the ticks (m, C), and of their times if anything depends on them."""
         bits = np.ascontiguousarray(self.values()).view(np.int64)
-        return np.column_stack([bits, self.times()]) if self.maker.features.uses_time else bits
+        timed = self.maker.features.uses_time or self.maker.pauses.ns
+        return np.column_stack([bits, self.times()]) if timed else bits
 
 
 class RunDifference(msgspec.Struct, frozen=True):

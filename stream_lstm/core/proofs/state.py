@@ -152,7 +152,8 @@ class StateCheck:
         self._block = jax.jit(probe.block).lower(*block).compile()
         windows = np.zeros((self._batch, self.window, shape.features), np.float32)
         self._windows = jax.jit(probe.windows).lower(self._weights, windows).compile()
-        self._tail = xs[:0]
+        self._tail, self._first = xs[:0], self.window
+        self._start, self._resets = self._scaler, stream.on_pause == "reset"
         self._pending: deque[Prediction] = deque()
         self._all, self._queries = Comparison(), queries
         self._queried = None if queries is None else Comparison()
@@ -161,13 +162,22 @@ class StateCheck:
 
     def push(self, ticks: Ticks, refused: OnRefused = lambda *_: None) -> None:
         """Take a block of ticks; `refused` receives those that make no element."""
-        made = self._maker.make(self._memory, ticks.t_ns, ticks.values, refused)
-        for _, elements in made:
-            start = 0
+        for sifted in self._maker.sift(self._memory, ticks.t_ns, ticks.values):
+            for _, index, reason in sifted.refused:
+                refused(index, reason)
+            if sifted.paused and self._resets:
+                self._restart()
+            start, elements = 0, sifted.elements
             while start < len(elements):
                 stop = start + min(BLOCK, self._until_reset())
                 self._step(elements[start:stop])
                 start = stop
+
+    def _restart(self) -> None:
+        """Reset all states after a pause, as a session does, with a new warm-up."""
+        self._scaler, self._states = self._start, np.zeros_like(self._states)
+        self._first = self.elements + self.window
+        self._pending.clear()
 
     def _until_reset(self) -> int:
         """Return how many elements come before the next reset of the other states."""
@@ -224,7 +234,7 @@ class StateCheck:
 
     def _due(self, before: int) -> list[int]:
         """Return the n of the predictions due after `before` and up to now."""
-        first = max(before + 1, self.window)
+        first = max(before + 1, self._first)
         first += -(first - self.window) % self.stride
         return list(range(first, self.elements + 1, self.stride))
 
