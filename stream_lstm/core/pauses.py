@@ -103,9 +103,9 @@ class Pauses(NamedTuple):
         latest (d,): of each stream. starts (d,): the first tick of each among t_ns (m,), which are
         grouped by stream.
         """
-        last = np.maximum.reduceat(t_ns, starts)
-        timed = np.where(t_ns == NO_TIME, last.max(), t_ns)
-        earliest = np.minimum.reduceat(timed, starts)
+        timed, limits = t_ns != NO_TIME, np.iinfo(np.int64)
+        last = np.maximum.reduceat(np.where(timed, t_ns, limits.min), starts)
+        earliest = np.minimum.reduceat(np.where(timed, t_ns, limits.max), starts)
         unknown = (latest == NEVER) | (latest == NO_TIME)
         return self.separate(np.where(unknown, earliest, latest), last)
 

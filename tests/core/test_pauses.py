@@ -16,8 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_lstm.config import Config
+from stream_lstm.core import columnar
 from stream_lstm.core.columnar import Arrivals
 from stream_lstm.core.elements import ElementMaker, Memory
+from stream_lstm.core.old_ticks import NEVER
 from stream_lstm.core.pauses import Pauses
 from stream_lstm.core.replay import LateLabels
 from stream_lstm.core.session import Session
@@ -60,6 +62,7 @@ def oracle(ticks: Sequence[Tick], config: Config) -> Told:
     stream = config.stream
     feature = stream.features[0]
     latest: int | None = None
+    last = math.nan
     memory: list[float] = []
     n = refused = pauses = resets = until = 0
     first, made = stream.window, []
@@ -73,7 +76,7 @@ def oracle(ticks: Sequence[Tick], config: Config) -> Told:
         if feature == "lag(lag(x))" and len(behind) == 2:
             good = math.isfinite(behind[0])  # the value of this tick is not read yet
         if stream.on_old_time == "refuse" and latest is not None and tick.t_ns != 0:
-            good &= tick.t_ns >= latest  # the values of a series never repeat here
+            good &= tick.t_ns >= latest and (tick.t_ns, tick.x) != (latest, last)
         if not good:
             refused += 1
             continue
@@ -83,7 +86,8 @@ def oracle(ticks: Sequence[Tick], config: Config) -> Told:
             if stream.on_pause == "reset":
                 resets += 1
                 first = stream.window + -(-n // stream.stride) * stream.stride
-        latest = tick.t_ns if latest is None else max(latest, tick.t_ns)
+        if latest is None or tick.t_ns >= latest:
+            latest, last = tick.t_ns, tick.x
         if len(behind) == LAGS[feature]:
             n += 1
             if n >= first and (n - stream.window) % stream.stride == 0:
@@ -295,7 +299,7 @@ def test_a_look_ahead_of_one_tick_sees_the_pause(policy: str, window: int, featu
         assert p == (now[max(now)] if len(now) > before else None)
 
 
-def test_bad_ticks_after_a_pause_cost_little() -> None:
+def test_bad_ticks_after_a_pause_cost_little(monkeypatch: pytest.MonkeyPatch) -> None:
     """A night of bad ticks, whose values alone do not show it, is judged in a few passes."""
     maker = ElementMaker(["log_return(x)"], ["x"], pauses=Pauses(10, forgets=True))
     sift, calls = maker._sift_part, []
@@ -304,7 +308,7 @@ def test_bad_ticks_after_a_pause_cost_little() -> None:
         calls.append(len(args[1]))
         return sift(*args)
 
-    maker._sift_part = counting  # type: ignore[method-assign]
+    monkeypatch.setattr(maker, "_sift_part", counting)
     count = 5000
     values = np.zeros((count, 1))
     values[:10] = values[-10:] = 1.0
@@ -317,7 +321,11 @@ def test_bad_ticks_after_a_pause_cost_little() -> None:
     assert sum(calls) < 5 * count
 
 
-def test_refused_ticks_of_columns_are_named_by_their_place() -> None:
+@pytest.mark.parametrize("piece", [3, 5, 100])
+def test_refused_ticks_of_columns_are_named_by_their_place(
+    monkeypatch: pytest.MonkeyPatch, piece: int
+) -> None:
+    monkeypatch.setattr(columnar, "PIECE", piece)
     session, events = session_of(features=["diff(x)"], pause="10ns", on_pause="forget")
     rows = np.array([0, 1, 0, 1, 0, 1, 0, 1], np.int64)
     t_ns = np.array([1, 1, 2, 2, 100, 3, 101, 4], np.int64)
@@ -430,3 +438,11 @@ def test_durations_in_every_unit() -> None:
     }.items():
         assert configuration(pause=text).stream.pause_ns == ns
     assert configuration().stream.pause_ns == 0
+
+
+def test_a_pause_between_times_before_1970_is_possible_beside_missing_times() -> None:
+    pauses, never = Pauses(PAUSE), np.array([NEVER])
+    for times in ([-60, 0, -40], [0, -60, -40], [-60, -40, 0]):
+        assert pauses.possible(never, np.zeros(1, np.int64), np.array(times))[0]
+    for times in ([-60, 0, -50], [0, 0], [5, 0]):
+        assert not pauses.possible(never, np.zeros(1, np.int64), np.array(times))[0]
