@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .config import Config
     from .core.atomic import AtomicSession as Session
+    from .core.plugins import feature, register_feature
     from .core.predictor import Predictor
     from .errors import ConfigurationError, DataError, InputWarning, StreamLSTMError
     from .events import Gap, Label, Prediction, Refusal, Rollback, Score, Ticks, Update
@@ -44,6 +45,8 @@ __all__ = [
     "Ticks",
     "Update",
     "bridge",
+    "feature",
+    "register_feature",
     "replay_frame",
     "river_classifier",
 ]
@@ -69,6 +72,8 @@ _HOMES = {
     "Ticks": "events",
     "Update": "events",
     "bridge": "feed.bridge",
+    "feature": "core.plugins",
+    "register_feature": "core.plugins",
     "replay_frame": "interop.frames",
     "river_classifier": "interop.river",
 }

@@ -87,6 +87,8 @@ class StreamConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How ticks become elements, and when predictions are due.
 
     features: expressions over the fields of a tick; the first is the target.
+    plugins: functions of your own for features, each as package.module:name; they need
+    `--allow-plugins`, since they run code.
     window: warm-up W in elements; in mode `window` also the length of the window.
     stride: predict every S elements.
     horizon: the label of the prediction after element n is the sign of element n + horizon; 0, the
@@ -115,6 +117,7 @@ class StreamConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     features: tuple[str, ...] = ()
+    plugins: tuple[str, ...] = ()
     window: Length = 100
     stride: Length = 10
     horizon: Annotated[int, Meta(ge=0, le=MAX_BLOCK)] = 1

@@ -12,7 +12,7 @@ import typer
 
 from ..errors import ConfigurationError, InputMissingError, OutputError, UsageError, nearest
 from .console import result, step_progress
-from .options import JsonOption, OverwriteOption, SpreadsheetOption, options
+from .options import AllowPluginsOption, JsonOption, OverwriteOption, SpreadsheetOption, options
 
 if TYPE_CHECKING:
     from ..interop.conversion import Imported
@@ -82,6 +82,11 @@ def import_(
             "replay and run need no --feature.",
         ),
     ] = None,
+    plugin: Annotated[
+        list[str] | None,
+        typer.Option("--plugin", metavar="TEXT", help="Functions of your own for --feature."),
+    ] = None,
+    allow_plugins: AllowPluginsOption = False,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -91,8 +96,10 @@ def import_(
     """
     from ..core.expressions import columns_of
     from ..core.stateful import compile_features
+    from ..interop.plugins import load_plugins
     from ..store.weights import check_target
 
+    load_plugins(plugin or (), allowed=allow_plugins)
     texts, names = feature or [], []
     try:
         names = list(compile_features(texts, columns_of(texts)).names) if texts else []

@@ -15,7 +15,7 @@ from ..quoting import json_line
 from ..schema import LearningConfig
 from ..store.startup import read_bank
 from .console import note, result, say, say_json, warn
-from .options import JsonOption, options
+from .options import AllowPluginsOption, JsonOption, options, use_plugins
 from .settings import resolve
 
 
@@ -23,6 +23,7 @@ from .settings import resolve
 def check_config(
     *,
     file: Annotated[Path, typer.Argument(help="The configuration to check.", metavar="FILE.toml")],
+    allow_plugins: AllowPluginsOption = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the settings as one JSON object.")
     ] = False,
@@ -34,6 +35,7 @@ def check_config(
     """
     resolved = resolve({}, file)
     config, values = resolved.config, flatten(resolved.config)
+    use_plugins(config, allow_plugins)
     expressions = config.stream.features
     if expressions:
         from ..core.stateful import compile_features

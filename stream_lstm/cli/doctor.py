@@ -19,7 +19,16 @@ from ..feed.input_file import MAX_ROWS, InputFile, LabelColumn, find_times, read
 from ..schema import LearningConfig
 from ..store.startup import warm_start
 from .console import result, step_progress, warn
-from .options import FileOptions, JsonOption, LabelOptions, external_labels, flag, options
+from .options import (
+    AllowPluginsOption,
+    FileOptions,
+    JsonOption,
+    LabelOptions,
+    external_labels,
+    flag,
+    options,
+    use_plugins,
+)
 from .replay import check_features, with_features, with_optional
 from .settings import Settings, read_environment, read_toml
 
@@ -95,6 +104,7 @@ def command(
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with code 65 if there is a fault.")
     ] = False,
+    allow_plugins: AllowPluginsOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Explain why a loss is stuck at ln 2: faults of data and settings, or nothing to learn.
@@ -109,6 +119,7 @@ def command(
         if labels.label_column is not None:
             raise UsageError("--label-column is for a file; a store has its own labels")
         case, name = store_case(file, source.stream, settings)
+        use_plugins(case.config, allow_plugins)
         times = None
     else:
         column = labels.column(settings.config, source.time)

@@ -71,10 +71,11 @@ TABLES = {
 """The panel of a table's keys; others belong to Operations."""
 
 INPUT = (
-    *("features", "on_gap", "on_old_time", "file", "files", "synthetic", "series_seed", "time"),
-    *("time_unit", "on_bad_row", "limit", "stream", "stream_column", "url", "stream_field"),
-    *("time_field", "subscribe", "silent_after", "model", "sources", "other", "begin", "columns"),
-    *("seconds", "seed_of_series", "folder", "streams", "connect", "feature"),
+    *("features", "plugin", "plugins", "allow_plugins", "on_gap", "on_old_time", "file", "files"),
+    *("synthetic", "series_seed", "time", "time_unit", "on_bad_row", "limit", "stream"),
+    *("stream_column", "url", "stream_field", "time_field", "subscribe", "silent_after", "model"),
+    *("sources", "other", "begin", "columns", "seconds", "seed_of_series", "folder", "streams"),
+    *("connect", "feature"),
 )
 OUTPUT = (
     *("out", "spreadsheet", "save_weights", "as_json", "history", "overwrite", "to", "keep"),
@@ -215,12 +216,18 @@ for name, function in (
     _add(app, name, function)
 prove_app = typer.Typer(
     name="prove",
-    help="Prove on your own data that the state matters, that nothing looks ahead, and that live "
-    "is replay. Exit code 0: proved; 70: a promise is broken.",
+    help="Prove on your own data that the state matters, that nothing looks ahead, that live is "
+    "replay, and that features do not depend on blocks. Exit code 0: proved; 70: a promise is "
+    "broken.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-for name, function in (("state", prove.state), ("causal", prove.causal), ("live", prove.live)):
+for name, function in (
+    ("state", prove.state),
+    ("causal", prove.causal),
+    ("live", prove.live),
+    ("features", prove.features),
+):
     _add(prove_app, name, function)
 app.add_typer(prove_app)
 for name, function in (

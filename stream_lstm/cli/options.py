@@ -13,6 +13,7 @@ import functools
 import inspect
 import re
 import typing
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, get_args, get_origin
@@ -30,7 +31,7 @@ from .settings import Settings, resolve, split_list
 
 # ---- flags of the configuration -------------------------------------------------------------
 
-FLAGS = {"features": "--feature", "streams": "--stream", "twins": "--twin"}
+FLAGS = {"features": "--feature", "streams": "--stream", "twins": "--twin", "plugins": "--plugin"}
 """Keys whose flag has another name: lists that are given one value at a time."""
 
 COMMA_LISTS = ("columns", "fields", "frames", "holidays")
@@ -141,6 +142,9 @@ QuietOption: TypeAlias = Annotated[
 ]
 VerboseOption: TypeAlias = Annotated[
     bool, typer.Option("--verbose", "-v", help="Also print the source of each setting, and times.")
+]
+AllowPluginsOption: TypeAlias = Annotated[
+    bool, typer.Option("--allow-plugins", help="Run the code of the plug-ins that are named.")
 ]
 _CONFIG = Annotated[
     Path | None,
@@ -422,6 +426,8 @@ def options(
         if configured:
             parameters["config"] = _parameter("config", _CONFIG, None)
             parameters |= {key: _option(key) for key in keys}
+        if configured and "plugins" in keys:
+            parameters["allow_plugins"] = _parameter("allow_plugins", AllowPluginsOption, False)
         for name, kind in (("quiet", QuietOption), ("verbose", VerboseOption)):
             parameters[name] = _parameter(name, kind, False)
 
@@ -478,10 +484,22 @@ def _settings(
     settings = resolve(implied(others | flags) | flags, given["config"])
     if "table" in settings.origins:
         warn("table has no effect any more, since every stream is kept in a table: omit it")
+    if "plugins" in keys:
+        use_plugins(settings.config, given["allow_plugins"])
     if settings.config.serve.log_format == "text":
         for line in settings.lines():
             detail(line)
     return settings
+
+
+def use_plugins(config: Config, allowed: bool) -> None:
+    """Load the plug-ins of a configuration; raises what `load_plugins` raises."""
+    if config.stream.plugins:
+        from ..interop.plugins import load_plugins
+
+        load_plugins(config.stream.plugins, allowed=allowed)
+        # without the source line, which is this program's
+        warnings.formatwarning = lambda message, *_, **__: f"stream-lstm: {message}\n"
 
 
 def as_usage(

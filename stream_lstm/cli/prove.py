@@ -1,4 +1,4 @@
-"""`stream-lstm prove`: three promises of this program, checked on the user's own data.
+"""`stream-lstm prove`: promises of this program, checked on the user's own data.
 
 `serve.proofs` carries them out.
 """
@@ -153,4 +153,49 @@ def _live_lines(summary: dict[str, Any]) -> Iterator[str]:
         found = summary[name]
         yield f"  {name}: {found['live']:,} live, {found['replay']:,} replayed"
     yield f"  digest: {summary['digest']['live'][:16]}, {summary['digest']['replay'][:16]}"
+    yield summary["verdict"]
+
+
+# ---- features ---------------------------------------------------------------------------------
+
+
+@options(
+    "stream",
+    extra=("weights",),
+    without=(
+        *("window", "stride", "horizon", "labels", "threshold", "max_pending", "label_expiry"),
+        *("label_expiry_s", "revisions", "label_hold", "on_gap", "table"),
+    ),
+)
+def features(
+    *,
+    settings: Settings,
+    source: FileOptions,
+    trial_seed: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Seed of the cuts and of the ticks taken back.")
+    ] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Prove that features have the same bits tick by tick and in blocks, your own ones too.
+
+    Example: stream-lstm prove features quotes.csv.gz --plugin mine:ema --allow-plugins
+    --feature 'ema(bid)'
+    """
+    about = _subject(settings, source)
+    from ..serve.proofs import prove_features
+
+    summary = prove_features(about, trial_seed)
+    result(summary, _features_lines(summary), as_json=as_json)
+    if summary["failure"] or summary["difference"]:
+        raise StreamLSTMError(summary["verdict"])
+
+
+def _features_lines(summary: dict[str, Any]) -> Iterator[str]:
+    yield (
+        f"{summary['stream']}: {summary['ticks']:,} ticks, {summary['blocks']:,} cut blocks, "
+        f"{summary['undone']:,} other ticks taken back, {summary['restored']:,} states moved, in "
+        f"{summary['wall_s']:.1f} s"
+    )
+    if summary["functions"]:
+        yield f"  with memory: {', '.join(summary['functions'])}"
     yield summary["verdict"]

@@ -14,7 +14,7 @@ import typer
 from ..errors import DataError, StoreError, StreamLSTMError, UsageError
 from .console import result, step_progress
 from .convert import check_free
-from .options import JsonOption, OverwriteOption, options
+from .options import AllowPluginsOption, JsonOption, OverwriteOption, options, use_plugins
 
 if TYPE_CHECKING:
     from ..core.session import Session
@@ -96,6 +96,7 @@ def verify(
             show_default="the journal's start",
         ),
     ] = None,
+    allow_plugins: AllowPluginsOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Replay a store's journal, and compare every stored prediction bit for bit.
@@ -108,7 +109,7 @@ def verify(
     """
     from ..store.schema import WAY_OUT
 
-    found = _verified(store, begin)
+    found = _verified(store, begin, allow_plugins)
     result(found, [_verdict(found)], as_json=as_json)
     if found.difference is not None:
         kind = StreamLSTMError if found.difference.cause == "runtime" else StoreError
@@ -116,7 +117,7 @@ def verify(
         raise kind(f"{store}: {_different(found.difference)}{way_out}")
 
 
-def _verified(store: Path, begin: int | None) -> Verified:
+def _verified(store: Path, begin: int | None, allow_plugins: bool) -> Verified:
     """Return what a verification finds; raises what reading a store raises."""
     from ..store.reading import read_setup
     from ..store.schema import VERSION, connect_reader, failure
@@ -126,6 +127,7 @@ def _verified(store: Path, begin: int | None) -> Verified:
         setup = read_setup(connection, str(store))
         if setup is None:
             raise StoreError(f"{store} is empty: nothing was stored in it")
+        use_plugins(setup.config, allow_plugins)
         from ..store.verify import Verification
 
         session = session_of(setup)
@@ -215,6 +217,7 @@ def recover(
         ),
     ] = "newest",
     overwrite: OverwriteOption = False,
+    allow_plugins: AllowPluginsOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write a new store with the intact part of a damaged one, and report what is lost.
@@ -232,8 +235,12 @@ def recover(
     check_free(to, store, overwrite, "--to")
     from ..store.recovery import recover as recovered
 
+    def session(setup: Setup) -> Session:
+        use_plugins(setup.config, allow_plugins)
+        return session_of(setup)
+
     with step_progress(store.name, "tables") as report:
-        found = recovered(store, to, session_of, keep=keep, report=report)  # type: ignore[arg-type]
+        found = recovered(store, to, session, keep=keep, report=report)  # type: ignore[arg-type]
     about = {"store": str(store), "to": str(to), "damaged": found is not None}
     record = about if found is None else about | msgspec.to_builtins(found)
     result(record, _recovered(store, to, found), as_json=as_json)

@@ -374,7 +374,7 @@ def _unknown(name: str) -> str:
     names = [one for one in FUNCTIONS if one.isidentifier()]
     hint = nearest(name, names)
     message = f"unknown function {name!r}{hint} ('stream-lstm help features' lists all)"
-    return message if hint else message + QUOTE
+    return message if hint else f"{message}{QUOTE}, and --plugin adds a function of your own"
 
 
 def _wrong_count(function: Function, least: int, given: int) -> str:

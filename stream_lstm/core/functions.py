@@ -57,12 +57,12 @@ class Function(NamedTuple):
     """A function of feature expressions.
 
     doc: one line for manuals. group: "arithmetic", "prices", "memory", "windows", "clock",
-    "streams" or "missing". block, one, inexact: see the module. time: both take the times of the
-    ticks, in nanoseconds, as their first argument. lag: both take the values some ticks before as
-    their last argument. memory: returns the memory of a function, from its parameters that are
-    not series. expands: returns the expression that a call is short for, from its arguments.
-    windowed: the name of the function that is meant if the second argument is a window. late: the
-    memory has no value at first; its `is_ready` says whether it has one.
+    "streams", "missing" or "plug-ins". block, one, inexact: see the module. time: both take the
+    times of the ticks, in nanoseconds, as their first argument. lag: both take the values some
+    ticks before as their last argument. memory: returns the memory of a function, from its
+    parameters that are not series. expands: returns the expression that a call is short for, from
+    its arguments. windowed: the name of the function that is meant if the second argument is a
+    window. late: the memory has no value at first; its `is_ready` says whether it has one.
     """
 
     name: str

@@ -426,6 +426,10 @@ class Machine:
             run(slots)
         return [slots[k] for k in self.program.outputs]
 
+    def problem(self, attribute: str = "problem") -> str:
+        """Return why a plug-in failed in the last step, or ""; see `PluginMemory`."""
+        return next(filter(None, (getattr(one, attribute, "") for one in self._memories)), "")
+
     def undo(self) -> None:
         """Take the last step back."""
         for memory in self._memories:

@@ -178,9 +178,12 @@ class StatefulMaker(ElementMaker):
         ready = machine.look()
         made = as_element(machine.step(t_ns, row)) if ready else self._alone(t_ns, row)
         if not good_rows(made[None]).all():
+            why = self.reason(np.array(row), made)
+            if problem := (machine if ready else self.features.probe).problem():
+                why += f"; {problem}"
             if ready:
                 machine.undo()
-            return self.reason(np.array(row), made)
+            return why
         if not ready and machine.is_known:
             machine.step(t_ns, row)
         machine.accept(t_ns, row, fills=ready or machine.is_known)

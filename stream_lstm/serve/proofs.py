@@ -1,4 +1,4 @@
-"""The three proofs on a file: carrying the state helps, nothing looks ahead, live is replay.
+"""The proofs on a file: the state helps, nothing looks ahead, live is replay, cuts do not matter.
 
 A look-ahead is searched for by changing the future at random positions: nothing that comes after
 element n may change a byte up to n. For live against replay another process publishes the file
@@ -17,12 +17,14 @@ import numpy as np
 from .. import __version__
 from ..config import build, flatten
 from ..core.outcome import Outcome
+from ..core.proofs.blocks import BlockCheck
 from ..core.proofs.causality import CausalCheck, LookAhead
 from ..core.proofs.live import Recording, first_difference
 from ..core.proofs.state import StateCheck
 from ..core.replay import Replay, ReplayRows
 from ..core.session import Session
 from ..core.stateful import maker_of
+from ..core.verdict import count
 from ..errors import DataError
 from ..events import Refusal, Ticks
 from ..feed.input_file import InputFile, Progress, SyntheticInput, no_progress
@@ -327,3 +329,42 @@ def _live_verdict(summary: dict[str, Any]) -> str:
         return "live is not replay: the digests differ, but no prediction of the stream does"
     where = "before any prediction" if found["n"] is None else f"from prediction {found['n']:,} on"
     return f"live is not replay ({where}); the {found['cause']}: {found['what']}"
+
+
+# ---- features ---------------------------------------------------------------------------------
+
+
+def prove_features(about: Subject, seed: int) -> dict[str, Any]:
+    """Return whether features depend on how ticks are cut; raises what reading the file raises."""
+    file, start = about.file, time.perf_counter()
+    check = BlockCheck(about.start.config.stream.features, about.columns, seed)
+    with (
+        about.results() as results,
+        file.open(about.columns, results.refused) as opened,
+        about.progress(opened, file.limit) as report,
+    ):
+        for block in opened.blocks():
+            if not check.push(block.t_ns, block.values, block.rows):
+                break
+            report(check.found["ticks"])
+    if not check.found["ticks"]:
+        raise DataError(f"{file.path} has no tick to prove anything with")
+    summary = {"version": __version__, "stream": file.stream, "seed": seed, **check.found}
+    verdict = _features_verdict(summary)
+    return summary | {"wall_s": time.perf_counter() - start, "verdict": verdict}
+
+
+def _features_verdict(summary: dict[str, Any]) -> str:
+    if (failure := summary["failure"]) is not None:
+        return f"row {failure['row']:,}: {failure['what']}"
+    if (found := summary["difference"]) is not None:
+        return (
+            f"{found['function']} depends on how ticks are cut into blocks: at row "
+            f"{found['row']:,} it is {found['stepped']!r} tick by tick and "
+            f"{found['in_blocks']!r} in a block"
+        )
+    return (
+        f"cuts do not matter: {count(len(summary['functions']), 'functions')} with memory and "
+        f"{count(len(summary['features']), 'features')} have the same bits tick by tick and in "
+        f"{count(summary['blocks'], 'blocks')}, over {count(summary['ticks'], 'ticks')}"
+    )

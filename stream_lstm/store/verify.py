@@ -41,6 +41,10 @@ SAME_RUNTIME = (
     "hardware or this program is at fault"
 )
 
+SAME_BUT_PLUGINS = (
+    "versions, processor and flags are unchanged: has the code of a plug-in changed?"
+)
+
 
 # ---- two stores -------------------------------------------------------------------------
 
@@ -274,4 +278,5 @@ class Verification:
         changed = [
             f"{k} was {old.get(k)!r} and is {new[k]!r}" for k in new if old.get(k) != new[k]
         ]
-        return "; ".join(changed) or SAME_RUNTIME
+        same = SAME_BUT_PLUGINS if self._session.config.stream.plugins else SAME_RUNTIME
+        return "; ".join(changed) or same

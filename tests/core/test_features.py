@@ -176,7 +176,7 @@ def test_any_text_is_a_tree_or_an_expression_error_inside_the_text(text):
         ("mid(a, *b)", 7, "expected a column, a number or a function, found '*'"),
         ("mid(a b)", 6, "expected ',' or ')', found 'b'; a column with an odd name"),
         ("Close Price (USD)", 6, "found 'Price'; a column with an odd name goes in double quotes"),
-        ("quagga (USD)", 0, "lists all); a column with an odd name goes in double quotes"),
+        ("quagga (USD)", 0, "a column with an odd name goes in double quotes"),
         ("mid(a, b))", 9, "expected the end of the expression, found ')'"),
         ("diff(mid(a, b)", 4, "not closed"),
         ("diff(", 4, "not closed"),
