@@ -1,7 +1,9 @@
 """Functions that keep the last ticks in a queue: quantiles and ranks of a window, and lags.
 
 Quantiles and ranks keep the values of the window in a sorted list too, so nothing is rounded but
-the interpolation. A tick costs the shift of that list: cheap up to thousands of ticks.
+the interpolation. A tick costs the shift of that list: cheap up to thousands of ticks. Blocks use
+a wavelet matrix (Claude, Navarro and Ordonez, 2015) over the places of all values in order; it
+counts and selects in any window in one pass over the bits of a place.
 """
 
 from __future__ import annotations
@@ -14,6 +16,45 @@ import numpy as np
 
 from ..typing import Float64s, Int64s
 from .memory import FEW, NAN, NEVER, extent, fit, stepped
+
+
+class Places:
+    """Count and select in ranges of values (n,): a wavelet matrix of their places in order."""
+
+    def __init__(self, values: Float64s) -> None:
+        self.ordered, self.places = np.unique(values, return_inverse=True)
+        self._levels: list[tuple[int, Int64s, int]] = []  # bit, zeros before each, zeros in all
+        places = self.places
+        for bit in reversed(range(len(self.ordered).bit_length())):
+            ones = (places >> bit & 1).astype(np.bool_)
+            zeros = np.concatenate(([0], np.cumsum(~ones)))
+            self._levels.append((bit, zeros, int(zeros[-1])))
+            places = np.concatenate((places[~ones], places[ones]))
+
+    def below(self, places: Int64s, low: Int64s, high: Int64s) -> tuple[Int64s, Int64s]:
+        """Return how many of the values from `low` to `high` are at lower places, and at these."""
+        less = np.zeros_like(low)
+        for bit, zeros, count in self._levels:
+            a, b = zeros[low], zeros[high]
+            right = (places >> bit & 1).astype(np.bool_)
+            less += np.where(right, b - a, 0)
+            low = np.where(right, count + low - a, a)
+            high = np.where(right, count + high - b, b)
+        return less, high - low
+
+    def select(self, number: Int64s, low: Int64s, high: Int64s) -> Float64s:
+        """Return value `number` (from 0) in order of those from `low` to `high`."""
+        place = np.zeros_like(low)
+        for bit, zeros, count in self._levels:
+            a, b = zeros[low], zeros[high]
+            right = number >= b - a
+            number = np.where(right, number - (b - a), number)
+            place += right.astype(np.int64) << bit
+            low = np.where(right, count + low - a, a)
+            high = np.where(right, count + high - b, b)
+        found: Float64s = self.ordered[place]
+        return found
+
 
 # ---- order ----------------------------------------------------------------------------------
 
@@ -77,7 +118,38 @@ class Order:
 
     def block(self, t_ns: Int64s, *xs: Float64s) -> Float64s:
         """Take m ticks; return the values of their windows (m,)."""
-        return stepped(self, t_ns, xs)
+        m, kept = len(t_ns), len(self._rows)
+        if m < FEW or 4 * m < kept:
+            return stepped(self, t_ns, xs)
+        x = np.where(np.isfinite(xs[0]), xs[0] + 0.0, NAN)
+        times = np.maximum.accumulate(np.maximum(t_ns, self._now)) if self._span else t_ns
+        times = np.concatenate((np.array([t for t, _ in self._rows], np.int64), times))
+        values = np.concatenate(([v for _, v in self._rows], x))
+        first = np.maximum(np.arange(kept + 1, kept + m + 1) - self._most, 0)
+        if self._span:
+            left = np.searchsorted(times, times[kept:] - self._span, side="right")
+            first, self._now = np.maximum(first, left), times.item(-1)
+        known = values == values
+        before = np.concatenate(([0], np.cumsum(known)))
+        low, high = before[first], before[kept + 1 :]
+        found, full = np.full(m, NAN), low < high
+        if full.any():
+            places = Places(values[known])
+            at = before[kept:-1][full]  # the place of a missing value is that of another: unused
+            with np.errstate(over="ignore", invalid="ignore"):
+                found[full] = self._values(places, x[full], at, low[full], high[full])
+        stay = first.item(-1)
+        rest = values[stay:]
+        self._rows = deque(zip(times[stay:].tolist(), rest.tolist(), strict=True))
+        self._sorted = np.sort(rest[known[stay:]]).tolist()
+        self._before = None
+        return found
+
+    def _values(
+        self, places: Places, x: Float64s, at: Int64s, low: Int64s, high: Int64s
+    ) -> Float64s:
+        """Return `_value` of windows from `low` to `high`, whose last value x is value `at`."""
+        raise NotImplementedError
 
     def state(self) -> list[np.ndarray[Any, Any]]:
         """Return the values (n,), their times (n,) and the newest time (1,)."""
@@ -122,6 +194,17 @@ class Quantile(Order):
             return value
         return value + (values[low + 1] - value) * (place - low)
 
+    def _values(
+        self, places: Places, _x: Float64s, _at: Int64s, low: Int64s, high: Int64s
+    ) -> Float64s:
+        place = self._q * (high - low - 1)
+        number = place.astype(np.int64)
+        value = places.select(number, low, high)
+        more = np.flatnonzero(number != place)
+        after = places.select(number[more] + 1, low[more], high[more])
+        value[more] += (after - value[more]) * (place - number)[more]
+        return value
+
 
 class Rank(Order):
     """Return the share of the window's values below x, plus half of those equal to x.
@@ -133,6 +216,13 @@ class Rank(Order):
         if x != x:
             return NAN
         return (bisect_left(values, x) + bisect_right(values, x)) * 0.5 / len(values)
+
+    def _values(
+        self, places: Places, x: Float64s, at: Int64s, low: Int64s, high: Int64s
+    ) -> Float64s:
+        place = places.places[np.minimum(at, len(places.places) - 1)]
+        less, same = places.below(place, low, high)
+        return np.where(x == x, (less + (less + same)) * 0.5 / (high - low), NAN)
 
 
 # ---- lags -----------------------------------------------------------------------------------
