@@ -1,15 +1,21 @@
 """Functions whose memory is a few numbers: exponential weights, totals, bars, the order book.
 
-Each is a recurrence, so a block is a loop of steps. A value that is not finite is missing and
-changes nothing but the time, since one infinity would stay for good.
+Each is a recurrence: a block is a loop of steps, or of what in them depends on the step before. A
+value that is not finite is missing and changes nothing but the time, since one infinity would stay
+for good.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from math import exp2, isfinite, isinf, nan, sqrt
+from typing import Any
 
-from .memory import NEVER, Recurrence
+import numpy as np
+
+from ..typing import Float64s, Int64s
+from .memory import FEW, NEVER, Recurrence, stepped
 
 
 class EwmMean(Recurrence):
@@ -27,6 +33,7 @@ class EwmMean(Recurrence):
     """
 
     start = (0.0, nan, 0.0, NEVER, NEVER)  # weight, mean, weighted squares, time of value, newest
+    _squares = False
 
     def __init__(self, elements: int = 0, span_ns: int = 0) -> None:
         if (elements > 0) == (span_ns > 0) or min(elements, span_ns) < 0:
@@ -51,26 +58,76 @@ class EwmMean(Recurrence):
             weight = past + 1.0
             share = past / weight
             delta = x - mean
-            squares = squares * decay + share * delta * delta
+            if self._squares:
+                squares = squares * decay + share * delta * delta
             self._live = live = weight, x - delta * share, squares, t_ns, t_ns
         return self._value(live)
 
     def _value(self, live: tuple[float, ...]) -> float:
         return live[1]
 
+    def block(self, t_ns: Int64s, *xs: Float64s) -> Float64s:
+        """Take m ticks; return the values (m,)."""
+        if len(t_ns) < FEW:
+            return stepped(self, t_ns, xs)
+        before = weight, mean, squares, seen, now = self._live
+        good = np.isfinite(xs[0])
+        times = np.maximum(np.maximum.accumulate(t_ns), now)
+        stamps, now = times[good], times.item(-1)
+        x, count = xs[0][good], len(stamps)
+        decay: Any = self._decay
+        if self._span:
+            pairs = pairwise([seen, *stamps.tolist()])
+            decays = [exp2((a - b) / self._span) for a, b in pairs]
+            decay = np.array(decays)
+        else:
+            decays = [self._decay] * count
+        if not self._span and weight * decay + 1.0 == weight:
+            weights = np.full(count + 1, weight)
+        else:
+            weights = np.array([weight, *[weight := weight * d + 1.0 for d in decays]])
+        share = weights[:-1] * decay / weights[1:]
+        rows = zip(x.tolist(), share.tolist(), strict=True)
+        mean = mean if before[0] else 0.0
+        means = np.array([mean, *[mean := v - (v - mean) * s for v, s in rows]])
+        with np.errstate(all="ignore"):
+            spread = means
+            if self._squares:
+                delta = x - means[:-1]
+                rows = zip(decays, (share * delta * delta).tolist(), strict=True)
+                spread = np.array([squares, *[squares := squares * d + q for d, q in rows]])
+            values = self._values(weights, means, spread)
+        values[0] = self._value(before)
+        self._live = (*before[:4], now)
+        if count:
+            self._live = weight, mean, squares, stamps.item(-1), now
+        self._before = self._live
+        return values[np.cumsum(good)]
+
+    def _values(self, _weights: Float64s, means: Float64s, _squares: Float64s) -> Float64s:
+        return means
+
 
 class EwmVar(EwmMean):
     """Return the variance under the weights of `EwmMean` (of the population; 0 with one value)."""
 
+    _squares = True
+
     def _value(self, live: tuple[float, ...]) -> float:
         return live[2] / live[0] if live[0] else nan
 
+    def _values(self, weights: Float64s, _means: Float64s, squares: Float64s) -> Float64s:
+        return squares / weights
 
-class EwmStd(EwmMean):
+
+class EwmStd(EwmVar):
     """Return the square root of `EwmVar`."""
 
     def _value(self, live: tuple[float, ...]) -> float:
         return sqrt(live[2] / live[0]) if live[0] else nan
+
+    def _values(self, weights: Float64s, _means: Float64s, squares: Float64s) -> Float64s:
+        return np.sqrt(squares / weights)
 
 
 class Cumulative(Recurrence):
@@ -228,3 +285,23 @@ class OrderFlow(Recurrence):
         if new_ask >= ask:
             flow += ask_size
         return float(flow)
+
+    def block(self, t_ns: Int64s, *xs: Float64s) -> Float64s:
+        """Take m ticks; return their imbalances (m,)."""
+        if len(t_ns) < FEW:
+            return stepped(self, t_ns, xs)
+        good = np.logical_and.reduce([np.isfinite(x) for x in xs])
+        rows = [
+            np.concatenate(([before], x[good])) for before, x in zip(self._live, xs, strict=True)
+        ]
+        self._live = self._before = tuple(row.item(-1) for row in rows)
+        bid, bid_size, ask, ask_size = (row[:-1] for row in rows)
+        new_bid, new_bid_size, new_ask, new_ask_size = (row[1:] for row in rows)
+        with np.errstate(over="ignore", invalid="ignore"):
+            flow = 0.0 + np.where(new_bid >= bid, new_bid_size, 0.0)
+            flow = np.where(new_bid <= bid, flow - bid_size, flow)
+            flow = np.where(new_ask <= ask, flow - new_ask_size, flow)
+            flow = np.where(new_ask >= ask, flow + ask_size, flow)
+        out = np.zeros(len(good))
+        out[good] = flow
+        return out
