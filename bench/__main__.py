@@ -12,6 +12,7 @@ from . import (
     delays,
     evidence,
     faults,
+    features,
     learn,
     learning,
     question,
@@ -47,6 +48,7 @@ ALONE = {
     "evidence": evidence,
     "delays": delays,
     "causal": causal,
+    "features": features,
     "soak": soak,
     "faults": faults,
 }
@@ -76,6 +78,7 @@ UNITS = {
     "learning": "nats, and shares of labels",
     "delays": "nats, and counts",
     "evidence": "shares of streams, labels, and microseconds of processor time",
+    "features": "nats, microseconds of a tick, and elements a second",
     "faults": "counts, and what each part says",
     "soak": "kilobytes for each million elements, megabytes, and counts",
     "causal": "bytes compared, and how many runs differed",
