@@ -51,7 +51,7 @@ class EwmMean(Recurrence):
         if x - x != 0.0:
             self._live = live = weight, mean, squares, seen, t_ns
         elif not weight:
-            self._live = live = 1.0, x, 0.0, t_ns, t_ns
+            self._live = live = 1.0, x + 0.0, 0.0, t_ns, t_ns
         else:
             decay = exp2((seen - t_ns) / self._span) if self._span else self._decay
             past = weight * decay
