@@ -16,6 +16,7 @@ import shlex
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 import typer
 
@@ -281,6 +282,20 @@ def test_the_example_of_tables_runs(capsys: pytest.CaptureFixture[str], tmp_path
     assert "log_loss" in capsys.readouterr().out
 
 
+def test_the_example_of_a_feature_in_python_runs(tmp_path: Path) -> None:
+    from stream_lstm.core.functions import FUNCTIONS
+    from stream_lstm.core.plugins import FEATURES
+
+    (block,) = python_blocks("register_feature(")
+    (tmp_path / "example.py").write_text(block, encoding="utf-8")
+    runpy.run_path(str(tmp_path / "example.py"))
+    runpy.run_path(str(tmp_path / "example.py"))  # as a cell of a notebook
+    memory = FUNCTIONS["slow"].memory
+    del FUNCTIONS["slow"], FEATURES["slow"]
+    assert memory is not None
+    assert memory().block(np.zeros(2, np.int64), np.array([1.0, 2.0])).tolist() == [1.0, 1.1]
+
+
 def test_the_example_of_many_streams_runs(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -337,6 +352,7 @@ def write_scored(path: Path) -> None:
 
 def test_every_example_in_python_is_run_or_names_its_needs() -> None:
     run = ("Predictor(", "replay_frame(", "session.arrive(", "async for event", "import pandas")
+    run += ("register_feature(",)
     for name, block in blocks("python"):
         assert block.startswith("# needs: ") or any(word in block for word in run), (name, block)
 
