@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stream_lstm.core.columnar import Arrivals
 from stream_lstm.core.features import CHECK_EVERY, FeatureMonitor
 from stream_lstm.core.functions import FUNCTIONS, Function
 from stream_lstm.core.replay import Digest
@@ -362,6 +363,28 @@ def test_streams_in_snapshots_and_any_way_of_arrival() -> None:
         found.append((sorted(predictions), machines, plain([session.maker.board_state()])))
     assert len(found[0][0]) > 60
     assert found[0] == found[1] == found[2]
+
+
+@settings(max_examples=20, deadline=None)
+@given(data=st.data(), cut=st.integers(1, 149))
+def test_nothing_looks_ahead_across_streams(data: st.DataObject, cut: int) -> None:
+    """What any stream does later changes nothing that any stream gave before."""
+    t_ns, table = walk(150)
+    places = np.array(data.draw(st.lists(st.integers(0, 2), min_size=150, max_size=150)))
+
+    def arrived(other: bool) -> list[Any]:
+        values = table.copy()
+        if other:
+            values[cut:] = values[cut:][::-1] * 3 + 1
+        out: list[Any] = []
+        session = session_of(OTHERS, out)
+        for name in NAMES:
+            session.place(name)
+        session.arrive(Arrivals(places, t_ns, values))
+        session.settle()
+        return [e for e in out if hasattr(e, "gaps_visible") and e.t_ns <= t_ns[cut - 1]]
+
+    assert arrived(False) == arrived(True)
 
 
 def test_a_stream_that_never_comes_is_named() -> None:

@@ -122,7 +122,7 @@ class Live:
                     store=self.store,
                     republish=republish,
                     members=members,
-                    engine=engine_for(config, 1, members),
+                    engine=engine_for(config, len(config.stream.features), members),
                     **more,
                 )
             )

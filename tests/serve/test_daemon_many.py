@@ -45,11 +45,12 @@ def served(**values):
     return live.events, live.daemon
 
 
-def direct():
+def direct(**values):
     """Return the events of a session that takes the same ticks one by one."""
     events, due = [], {}
-    config = settings(stride=3)
-    session = Session(config, ("x",), events.append, engine=engine_for(config))
+    config = settings(stride=3, **values)
+    engine = engine_for(config, len(config.stream.features))
+    session = Session(config, ("x",), events.append, engine=engine)
     for name, seq, value in feed():
         if seq > due.get(name, seq):
             session.gap(Gap(name, seq, seq - due[name]))
@@ -116,6 +117,27 @@ def test_the_journal_keeps_the_order_of_arrival_where_it_counts(
     assert inputs(path) == expected
     assert len([e for e in events if isinstance(e, Prediction)]) > 300
     session = Session(daemon.config, ("x",), engine=engine_for(daemon.config))
+    with contextlib.closing(connect_reader(path)) as connection:
+        assert Verification(connection, session).run().difference is None
+
+
+OF = ("x", 'of("s0", mean(x, 5)) - x', 'age("s0")', "ewm_mean(x, 3)")
+
+
+@pytest.mark.parametrize("many", [2, 10**9])
+def test_streams_that_see_each_other_are_stepped_in_the_order_of_arrival(
+    tmp_path, monkeypatch, many
+):
+    """Live, in one process and from the journal: the same bits."""
+    monkeypatch.setattr(daemon_module, "MANY", many)
+    path = tmp_path / "s.db"
+    events, daemon = served(features=OF, store=path, streams=NAMES, snapshot_every=300)
+    expected = by_stream(Prediction, direct(features=OF))
+    assert by_stream(Prediction, events) == expected
+    assert sum(map(len, expected.values())) > 300
+    order = [(name, number) for name, number, _ in feed()]
+    assert [(name, n) for name, kind, n in inputs(path) if kind == "tick"] == order
+    session = Session(daemon.config, ("x",), engine=engine_for(daemon.config, len(OF)))
     with contextlib.closing(connect_reader(path)) as connection:
         assert Verification(connection, session).run().difference is None
 
