@@ -33,6 +33,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "labels from outside": {"learn": True, "labels": "external", "label_hold": 3,
                             "revisions": "last"},
     "with lags": {"features": ["x", "diff(x)"], "on_gap": "reset"},
+    "with memory": {"features": ["zscore(x, 7)", "lag(x, 20)", "sum(x, 9ns)"], "learn": True},
+    "of another": {"features": ["x", 'of("a", mean(x, 3)) + age("a")', "median(x, 4)"]},
 }  # fmt: skip
 
 THOROUGH = "STREAM_LSTM_THOROUGH" in os.environ

@@ -74,10 +74,10 @@ def serve(path, send, until, *, kill=False, every=60, **more):
     return live
 
 
-def assert_as_one_run(path, values):
+def assert_as_one_run(path, values, **more):
     """The store contains what a session that never stopped would have stored."""
     whole = path.with_name("whole.db")
-    with StoredSession(whole, options=StoreConfig()) as one:
+    with StoredSession(whole, settings(**LEARNING | more), StoreConfig()) as one:
         one.feed(ticks(values))
     assert predictions(path) == predictions(whole)
     assert scores(path) == scores(whole)
@@ -123,15 +123,16 @@ def test_a_daemon_that_requests_what_it_missed_continues_with_the_same_bits(path
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("features", [["x"], ["zscore(x, 50)", "lag(x, 7)", "ewm_std(x, 30s)"]])
 @pytest.mark.parametrize("kill", [False, True])
-def test_a_daemon_that_is_sent_what_it_missed_continues_with_the_same_bits(path, kill):
-    values = series(160)
-    again = partial(serve, path, kill=kill, every=30)
-    again(lambda live: live.ticks(values[:60]), 60)
+def test_a_daemon_that_is_sent_what_it_missed_continues_with_the_same_bits(path, kill, features):
+    values, fill = series(160), 7 * (len(features) - 1) // 2
+    again = partial(serve, path, kill=kill, every=30, features=features)
+    again(lambda live: live.ticks(values[:60]), 60 - fill)
     # sent again from before the stop: known ticks are skipped
-    again(lambda live: live.ticks(values[50:120], 51), 120)
-    again(lambda live: live.ticks(values[120:], 121), 160)
-    assert_as_one_run(path, values)
+    again(lambda live: live.ticks(values[50:120], 51), 120 - fill)
+    again(lambda live: live.ticks(values[120:], 121), 160 - fill)
+    assert_as_one_run(path, values, features=features)
 
 
 @pytest.mark.slow

@@ -89,7 +89,7 @@ class StoredSession:
                 self._emit,
                 weights=self.store.setup.weights,
                 members=more.get("members"),
-                engine=engine_for(config, 1, more.get("members")),
+                engine=engine_for(config, len(config.stream.features), more.get("members")),
             )
             self.resumed = self.store.begin(self.session)
         except BaseException:
