@@ -38,7 +38,7 @@ def check_config(
     use_plugins(config, allow_plugins)
     expressions = config.stream.features
     if expressions:
-        from ..core.stateful import compile_features
+        from ..core.compiled import compile_features
 
         compile_features(
             expressions, config.feed.columns or columns_of(expressions), config.stream

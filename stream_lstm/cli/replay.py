@@ -270,7 +270,7 @@ def check_features(file: InputFile, config: Config) -> tuple[str, ...]:
     expressions = config.stream.features
     if not expressions:
         raise UsageError(_which_features(file))
-    from ..core.stateful import compile_features
+    from ..core.compiled import compile_features
 
     columns = columns_of(expressions)
     if file.time is None and compile_features(expressions, columns, config.stream).uses_time:

@@ -227,7 +227,7 @@ def _columns(config: Config) -> tuple[str, ...]:
         raise UsageError(f"name the publisher with --connect, for example: {EXAMPLE}")
     if not config.stream.features:
         raise UsageError(f"name the model's inputs with --feature, for example: {EXAMPLE}")
-    from ..core.stateful import compile_features
+    from ..core.compiled import compile_features
     from ..feed.decode import compile_decoder, resolve
 
     feed = config.feed

@@ -18,14 +18,12 @@ import numpy as np
 
 from ..schema import StreamConfig
 from ..typing import Float32s, Float64s, Int64s
+from .compiled import compile_features
 from .elements import RUN, SHORT, ElementMaker, Memory, OnRefused, Run, SiftedTicks, good_rows
-from .features import FeatureSet, read_features
-from .functions import NS_PER_S, expand, is_pure, pure_lag, resolve
 from .machine import Machine, StatefulFeatures, without_tiny
-from .missing import Policy, missing_policies, optional_columns
+from .missing import optional_columns
 from .old_ticks import OldTicks, find_old, joined, known, moment, reason
 from .pauses import Pauses
-from .trees import Call, Column, Expression, Number, Span, Text
 
 BLOCK_FROM = 32
 """Ticks from which a block is faster than steps."""
@@ -34,8 +32,6 @@ STEPS = 16
 """Ticks that are stepped one by one from a refused one on: bad ticks often come together."""
 
 SECOND = 1_000_000_000
-
-STANDARD = StreamConfig()
 
 
 class StatefulMaker(ElementMaker):
@@ -220,67 +216,6 @@ def as_element(made: Sequence[float]) -> Float32s:
     """Return features as float32 (F,)."""
     with np.errstate(over="ignore"):
         return np.array(made, np.float64).astype(np.float32)
-
-
-def compile_features(
-    expressions: Sequence[str], columns: Sequence[str], stream: StreamConfig = STANDARD
-) -> FeatureSet | StatefulFeatures:
-    """Return the features of expressions over ticks with the given columns.
-
-    stream: further settings. Raises what `FeatureSet` raises, and ConfigurationError for a wrong
-    setting.
-    """
-    trees = read_features(expressions, columns)
-    policies = missing_policies(stream, columns)
-
-    def prepare(tree: Expression) -> Expression:
-        return _set(expand(tree), stream, policies)
-
-    prepared = [prepare(tree) for tree in trees]
-    for tree in prepared:
-        _check_clocks(tree)
-    # A missing value among raw ticks would be compared with all later ones.
-    may_miss = optional_columns(stream, columns) and any(map(pure_lag, prepared))
-    if is_pure(prepared) and not may_miss:
-        return FeatureSet(expressions, columns, prepare)
-    return StatefulFeatures(list(map(str, trees)), prepared, columns)
-
-
-def _set(tree: Expression, stream: StreamConfig, policies: Mapping[str, Policy]) -> Expression:
-    """Return a tree as settings change it.
-
-    Columns are filled as their policies say, except in `missing(...)`, sessions stay closed on
-    holidays, and `elapsed()` is at most a pause.
-    """
-    if isinstance(tree, Column):
-        policy = policies[tree.name]
-        if policy.kind == "refuse":
-            return tree
-        age = (Span(policy.age_ns),) if policy.age_ns else ()
-        return Call(policy.kind, (tree, *age))
-    if not isinstance(tree, Call) or (
-        tree.function == "missing" and isinstance(tree.arguments[0], Column)
-    ):
-        return tree
-    call = Call(tree.function, tuple(_set(part, stream, policies) for part in tree.arguments))
-    if call.function == "elapsed" and stream.pause_ns:
-        return Call("min", (call, Number(stream.pause_ns / NS_PER_S)))
-    if call.function in ("session", "since_open") and stream.holidays:
-        hours, zone, days = resolve(call)[1]
-        assert isinstance(days, Text)
-        return Call(call.function, (hours, zone, Text(" ".join((days.value, *stream.holidays)))))
-    return call
-
-
-def _check_clocks(tree: Expression) -> None:
-    """Raise ConfigurationError for a wrong time zone or session."""
-    if isinstance(tree, Call):
-        function, arguments = resolve(tree)
-        if function.time and function.block and not function.lag:
-            texts = [part.value for part in arguments if isinstance(part, Text)]
-            function.block(np.zeros(0, np.int64), *texts)
-        for part in tree.arguments:
-            _check_clocks(part)
 
 
 def maker_of(stream: StreamConfig, columns: Sequence[str]) -> ElementMaker:

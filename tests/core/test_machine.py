@@ -15,12 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_lstm.core.columnar import Arrivals
+from stream_lstm.core.compiled import compile_features
 from stream_lstm.core.features import CHECK_EVERY, FeatureMonitor
 from stream_lstm.core.functions import FUNCTIONS, Function
 from stream_lstm.core.replay import Digest
 from stream_lstm.core.session import Session
 from stream_lstm.core.snapshot import restore, take
-from stream_lstm.core.stateful import StatefulMaker, compile_features, maker_of
+from stream_lstm.core.stateful import StatefulMaker, maker_of
 from stream_lstm.core.verdict import summarize
 from stream_lstm.errors import ConfigurationError, ExpressionError, SnapshotError
 from stream_lstm.events import Refusal, Ticks

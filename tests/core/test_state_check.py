@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
-from stream_lstm.core.elements import ElementMaker, maker_of
+from stream_lstm.core.elements import ElementMaker
 from stream_lstm.core.evidence import Bet
 from stream_lstm.core.losses import log_loss
 from stream_lstm.core.proofs import state
 from stream_lstm.core.proofs.state import BLOCK, StateCheck, forgetting
 from stream_lstm.core.session import Session
+from stream_lstm.core.stateful import maker_of
 from stream_lstm.events import Prediction, Ticks
 from stream_lstm.model.network import Shape, init_weights, seed_key
 
