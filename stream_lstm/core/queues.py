@@ -10,46 +10,51 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from ..typing import Float64s, Int64s
 from .memory import FEW, NAN, NEVER, extent, fit, stepped
+
+Int32s: TypeAlias = npt.NDArray[np.int32]
+"""A window and a block have fewer than 2 ** 31 ticks."""
 
 
 class Places:
     """Count and select in ranges of values (n,): a wavelet matrix of their places in order."""
 
     def __init__(self, values: Float64s) -> None:
-        self.ordered, self.places = np.unique(values, return_inverse=True)
-        self._levels: list[tuple[int, Int64s, int]] = []  # bit, zeros before each, zeros in all
-        places = self.places
-        for bit in reversed(range(len(self.ordered).bit_length())):
-            ones = (places >> bit & 1).astype(np.bool_)
-            zeros = np.concatenate(([0], np.cumsum(~ones)))
-            self._levels.append((bit, zeros, int(zeros[-1])))
-            places = np.concatenate((places[~ones], places[ones]))
+        self.ordered, places = np.unique(values, return_inverse=True)
+        self.places = places = places.astype(np.int32)
+        self._levels: list[tuple[int, Int32s, np.int32]] = []  # bit, zeros before each and in all
+        for level in reversed(range((len(self.ordered) - 1).bit_length())):
+            ones = places & (1 << level) != 0
+            zeros = np.zeros(len(places) + 1, np.int32)
+            np.cumsum(~ones, out=zeros[1:])
+            self._levels.append((1 << level, zeros, zeros[-1]))
+            places = np.concatenate((np.compress(~ones, places), np.compress(ones, places)))
 
-    def below(self, places: Int64s, low: Int64s, high: Int64s) -> tuple[Int64s, Int64s]:
+    def below(self, places: Int32s, low: Int32s, high: Int32s) -> tuple[Int32s, Int32s]:
         """Return how many of the values from `low` to `high` are at lower places, and at these."""
         less = np.zeros_like(low)
         for bit, zeros, count in self._levels:
             a, b = zeros[low], zeros[high]
-            right = (places >> bit & 1).astype(np.bool_)
-            less += np.where(right, b - a, 0)
+            right = places & bit != 0
+            less += (b - a) * right
             low = np.where(right, count + low - a, a)
             high = np.where(right, count + high - b, b)
         return less, high - low
 
-    def select(self, number: Int64s, low: Int64s, high: Int64s) -> Float64s:
+    def select(self, number: Int32s, low: Int32s, high: Int32s) -> Float64s:
         """Return value `number` (from 0) in order of those from `low` to `high`."""
         place = np.zeros_like(low)
         for bit, zeros, count in self._levels:
             a, b = zeros[low], zeros[high]
             right = number >= b - a
-            number = np.where(right, number - (b - a), number)
-            place += right.astype(np.int64) << bit
+            number = number - (b - a) * right
+            place += bit * right
             low = np.where(right, count + low - a, a)
             high = np.where(right, count + high - b, b)
         found: Float64s = self.ordered[place]
@@ -130,7 +135,7 @@ class Order:
             left = np.searchsorted(times, times[kept:] - self._span, side="right")
             first, self._now = np.maximum(first, left), times.item(-1)
         known = values == values
-        before = np.concatenate(([0], np.cumsum(known)))
+        before = np.concatenate(([0], np.cumsum(known))).astype(np.int32)
         low, high = before[first], before[kept + 1 :]
         found, full = np.full(m, NAN), low < high
         if full.any():
@@ -146,7 +151,7 @@ class Order:
         return found
 
     def _values(
-        self, places: Places, x: Float64s, at: Int64s, low: Int64s, high: Int64s
+        self, places: Places, x: Float64s, at: Int32s, low: Int32s, high: Int32s
     ) -> Float64s:
         """Return `_value` of windows from `low` to `high`, whose last value x is value `at`."""
         raise NotImplementedError
@@ -195,10 +200,10 @@ class Quantile(Order):
         return value + (values[low + 1] - value) * (place - low)
 
     def _values(
-        self, places: Places, _x: Float64s, _at: Int64s, low: Int64s, high: Int64s
+        self, places: Places, _x: Float64s, _at: Int32s, low: Int32s, high: Int32s
     ) -> Float64s:
         place = self._q * (high - low - 1)
-        number = place.astype(np.int64)
+        number = place.astype(np.int32)
         value = places.select(number, low, high)
         more = np.flatnonzero(number != place)
         after = places.select(number[more] + 1, low[more], high[more])
@@ -218,7 +223,7 @@ class Rank(Order):
         return (bisect_left(values, x) + bisect_right(values, x)) * 0.5 / len(values)
 
     def _values(
-        self, places: Places, x: Float64s, at: Int64s, low: Int64s, high: Int64s
+        self, places: Places, x: Float64s, at: Int32s, low: Int32s, high: Int32s
     ) -> Float64s:
         place = places.places[np.minimum(at, len(places.places) - 1)]
         less, same = places.below(place, low, high)
