@@ -261,7 +261,7 @@ def _where_one(condition: float, a: float, b: float) -> float:
 
 
 def _contiguous(ufunc: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda x: ufunc(x if x.flags.c_contiguous else x.copy())
+    return lambda x: ufunc(np.ascontiguousarray(x))
 
 
 def _exp_one(x: float) -> float:

@@ -26,6 +26,7 @@ from stream_lstm.core.functions import (
     signature,
     uses_time,
 )
+from stream_lstm.core.machine import StatefulFeatures
 from stream_lstm.errors import ConfigurationError
 
 EDGES = (
@@ -226,6 +227,14 @@ def test_only_trees_without_columns_and_clock_are_constant() -> None:
     assert constant(Call("/", (two, Number(0.0)))) == math.inf
     assert not is_constant(Call("*", (two, x)))
     assert not is_constant(parse("elapsed() * 2"))
+
+
+@pytest.mark.parametrize("name", ["log1p", "exp", "tanh", "sign", "abs"])
+def test_a_function_of_a_stream_s_own_age_has_a_block(name: str) -> None:
+    text = f'{name}(age("a"))'
+    machine = StatefulFeatures([text], [parse(text)], ["x"]).machine("a")
+    (made,) = machine.columns(np.arange(3), np.ones((3, 1)))
+    assert made.tolist() == [machine.step(3, [1.0])[0]] * 3
 
 
 def test_uses_of_time_are_clocks_and_spans() -> None:
