@@ -109,14 +109,19 @@ def leading(rows: int, seed: int) -> Streams:
     return {"a": (times, a[:, None]), "b": (times + SECOND // 2, b[:, None])}
 
 
+SEEN = {"nothing": (), "a": ('of("a", x)',), "its sign": ('of("a", sign(lag(x, 2)))',)}
+"""What b sees of a beside its own values; the last is the sign that its next tick repeats."""
+
+
 def leads(kind: str, bank: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the log loss of b, with and without a, beside that of who knows how it is made."""
-    features = ["x", 'of("a", x)'] if kind == "with" else ["x"]
+    features = ["x", *SEEN[kind]]
     settings = {"features": features, "bank": bank, "sharing": "per-stream", "seed": SEED}
     rows = options["rows"]
     streams = leading(rows, SEED)
     made = one_pass(streams, "b", ["x"], settings)
-    told = np.roll(streams["a"][1][:, 0], LEAD)[made.n] > 0  # of the element after n
+    after = made.n + (rows - made.elements)  # the row of the element after n
+    told = np.roll(streams["a"][1][:, 0], LEAD)[after] > 0
     best = losses_of(np.where(told, RIGHT, 1 - RIGHT), made.y)
     late = {"second half": made.n > rows / 2, "last tenth": made.n > 0.9 * rows}
     above = {f"{name}, above best": made.loss(at) - best[at].mean() for name, at in late.items()}
@@ -299,10 +304,9 @@ def pair(kind: str, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 PARTS: dict[str, Any] = {
     "leads": (leads, {
-        "without `of`, one network": ("without", "none"),
-        "with `of`, one network": ("with", "none"),
-        "without `of`, bank": ("without", "default"),
-        "with `of`, bank": ("with", "default"),
+        f"b sees {kind}, {'bank' if bank == 'default' else 'one network'}": (kind, bank)
+        for kind in SEEN
+        for bank in ("none", "default")
     }),
     "book": (book, {
         f"{name}, {words}": (kind, name)

@@ -84,7 +84,7 @@ def test_a_quick_run_has_a_row_for_each_subject(tmp_path: Path) -> None:
     for name in list(rows)[:2]:
         assert rows[name].keys() >= {"blocks", "silent", "publishing", "mean", "snapshot"}
     leads = {name: row for name, row in rows.items() if name.startswith("leads")}
-    assert len(leads) == 2
+    assert len(leads) == 3
     for row in leads.values():
         assert row.keys() >= FIGURES
         assert 0.3 < row["best"] < 0.7

@@ -102,7 +102,8 @@ class EwmMean(Recurrence):
         if count:
             self._live = weight, mean, squares, stamps.item(-1), now
         self._before = self._live
-        return values[np.cumsum(good)]
+        found: Float64s = values[np.cumsum(good)]
+        return found
 
     def _values(self, _weights: Float64s, means: Float64s, _squares: Float64s) -> Float64s:
         return means
@@ -127,7 +128,8 @@ class EwmStd(EwmVar):
         return sqrt(live[2] / live[0]) if live[0] else nan
 
     def _values(self, weights: Float64s, _means: Float64s, squares: Float64s) -> Float64s:
-        return np.sqrt(squares / weights)
+        found: Float64s = np.sqrt(squares / weights)
+        return found
 
 
 class Cumulative(Recurrence):
