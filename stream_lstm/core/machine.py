@@ -297,7 +297,6 @@ class StatefulFeatures:
     """
 
     lag = 0
-    good = None
 
     def __init__(
         self, names: Sequence[str], trees: Sequence[Expression], columns: Sequence[str]
@@ -336,6 +335,10 @@ class StatefulFeatures:
     def machine(self, stream: str) -> Machine:
         """Return a machine with empty memory for a stream."""
         return Machine(self._programs.get(stream, self._programs[""]), self._shows.get(stream))
+
+    def good(self, *_: object) -> bool:
+        """Return False: only a step of the machine can tell."""
+        return False
 
     def evaluate(self, t_ns: Int64s, values: Float64s) -> Float32s:
         """Return the elements (m - fill, F) of a stream's first ticks; see `FeatureSet`."""

@@ -163,8 +163,6 @@ class Session(OutputQueue):
             return 0
         if run_id != stream.run_id or (seq is not None) != stream.numbered:
             stream.sent_by(run_id, numbered=seq is not None)
-        if stream.machine is not None:
-            return self._machine_tick(stream, t_ns, values, where)
         at = stream.lag + stream.queued
         try:
             self._pack(stream.buffer, at * self._tick_bytes, *values)
@@ -175,6 +173,8 @@ class Session(OutputQueue):
             good = False
         latest = stream.latest
         if not good or (t_ns <= latest and t_ns and stream.is_old(t_ns, values)):
+            if self.stateful:
+                return self._machine_tick(stream, t_ns, values, where)
             return self._unusual_tick(stream, t_ns, values, where)
         if t_ns > latest:
             if self._pause_ns and t_ns - latest > self._pause_ns:
