@@ -425,8 +425,8 @@ class StreamView:
         size, latest = (int(table.ints[row, column]) for column in (MEMORY_SIZE, LATEST))
         times, values = table.memory_t[row, :size].copy(), table.memory_v[row, :size].copy()
         machine = self._session.machines.get(self.name)
-        last = table.last[row].copy()
-        return Memory(times, values, latest, last, None, machine and machine.copy())
+        machine = machine.copy() if machine else self._session.maker.empty(self.name).machine
+        return Memory(times, values, latest, table.last[row].copy(), None, machine)
 
     @property
     def counters(self) -> Counters:

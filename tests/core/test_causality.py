@@ -31,6 +31,7 @@ WAYS: list[dict[str, Any]] = [
     {"learn": True, "stride": 4, "scaling": "zscore"},
     {"learn": True, "stride": 3, "horizon": 3, "mode": "window"},
     {"learn": True, "bank": "tiny.toml"},
+    {"learn": True, "stride": 4, "features": ["zscore(x, 7)", "lag(x, 5)", "max(x, 9s)"]},
 ]
 
 

@@ -426,7 +426,13 @@ def _state(session: Session) -> State:
     table, size = frozen.table, session.engine.scaler_size
     extras = frozen.extras.get(0, StreamExtras())
     state: dict[str, Any] = {
-        "features": (table.memory_t, table.memory_v, table.last),
+        "features": (
+            table.memory_t,
+            table.memory_v,
+            table.last,
+            frozen.memories,
+            frozen.board,
+        ),
         "scaler": table.carry[:, :size],
     }
     if session.config.learning.learn:
