@@ -172,7 +172,7 @@ def _vwap(f: Frame) -> Any:
 
 
 def _volatility(f: Frame) -> Any:
-    squares = (np.log(f["bid"] / f["bid"].shift()) ** 2).rolling(1000, min_periods=1)
+    squares = (np.log(f["bid"] / f["bid"].ffill().shift()) ** 2).rolling(1000, min_periods=1)
     return np.sqrt(squares.sum())
 
 
@@ -180,11 +180,28 @@ def _before(f: Frame) -> Any:
     """Return x 5 s before: at the last row that is at least that old."""
     t = times(f)
     at = np.searchsorted(t, t - 5 * 10**9, side="right") - 1
-    return f["x"].to_numpy()[np.maximum(at, 0)]
+    return f["x"].ffill().to_numpy()[np.maximum(at, 0)]
 
 
 def _elapsed(f: Frame) -> Any:
     return np.concatenate(([np.nan], np.diff(times(f)) / 1e9))
+
+
+def _clock(days: int, turn: Callable[[Any], Any]) -> Reference:
+    def value(f: Frame) -> Any:
+        at = f.index.tz_localize("UTC").tz_convert(ZONE)
+        seconds = (at.hour * 60 + at.minute) * 60 + at.second + at.microsecond / 1e6
+        seconds = seconds + at.nanosecond / 1e9 + (at.weekday * 86_400 if days > 1 else 0)
+        return turn(2 * np.pi * seconds.to_numpy() / (days * 86_400))
+
+    return value
+
+
+def _opened(f: Frame) -> Any:
+    """Return minutes since the session opened, NaN while it is closed."""
+    at = f.index.tz_localize("UTC").tz_convert(ZONE)
+    minutes = (f.index - (at.normalize() + pd.Timedelta("8h")).tz_convert(None)).total_seconds()
+    return pd.Series(minutes / 60).where((minutes >= 0) & (minutes < 8.5 * 3600)).to_numpy()
 
 
 def _of(f: Frame) -> Any:
@@ -207,6 +224,9 @@ def _compared(name: str) -> tuple[str, str, Reference]:
     sign = {".lt": "<", ".le": "<=", ".gt": ">", ".ge": ">=", ".eq": "==", ".ne": "!="}[name]
     return f"y {sign} v - 25", f"y{name}(v - 25), NaN where either is", value
 
+
+ZONE = "Asia/Tokyo"
+_HOURS = f'"08:00-16:30", "{ZONE}"'
 
 PANDAS: dict[str, tuple[str, str, Reference]] = {
     "+": ("x + y", "x + y", lambda f: f.x + f.y),
@@ -244,10 +264,11 @@ PANDAS: dict[str, tuple[str, str, Reference]] = {
     "imbalance": ("imbalance(v, w)", "(v - w) / (v + w)", lambda f: (f.v - f.w) / (f.v + f.w)),
     "microprice": ("microprice(bid, ask, v, w)", "(bid * w + ask * v) / (v + w)",
                    lambda f: (f.bid * f.w + f.ask * f.v) / (f.v + f.w)),
-    "lag": ("lag(x, 30)", "x.shift(30)", lambda f: f.x.shift(30)),
-    "lag, span": ("lag(x, 5s)", "np.searchsorted", _before),
-    "diff": ("diff(x, 3)", "x.diff(3)", lambda f: f.x.diff(3)),
-    "log_return": ("log_return(bid, 2)", "np.log(bid).diff(2)", lambda f: np.log(f.bid).diff(2)),
+    "lag": ("lag(x, 30)", "x.ffill().shift(30)", lambda f: f.x.ffill().shift(30)),
+    "lag, span": ("lag(x, 5s)", "x.ffill(), np.searchsorted", _before),
+    "diff": ("diff(x, 3)", "x - x.ffill().shift(3)", lambda f: f.x - f.x.ffill().shift(3)),
+    "log_return": ("log_return(bid, 2)", "np.log(bid) - np.log(bid).ffill().shift(2)",
+                   lambda f: np.log(f.bid) - np.log(f.bid).ffill().shift(2)),
     "elapsed": ("elapsed()", "np.diff of nanoseconds", _elapsed),
     "sum": ("sum(x, 1000)", "rolling(1000).sum()", _roll("sum", 1000)),
     "sum, span": ("sum(x, 30s)", 'rolling("30s").sum()', _roll("sum", "30s")),
@@ -281,6 +302,14 @@ PANDAS: dict[str, tuple[str, str, Reference]] = {
     "vwap": ("vwap(bid, w, 100)", "rolling sums of bid * w over w", _vwap),
     "realized_volatility": ("realized_volatility(bid, 1000)", "root of rolling(1000).sum()",
                             _volatility),
+    "day_sin": (f'day_sin("{ZONE}")', "np.sin of the time, tz_convert()", _clock(1, np.sin)),
+    "day_cos": (f'day_cos("{ZONE}")', "np.cos of the time, tz_convert()", _clock(1, np.cos)),
+    "week_sin": (f'week_sin("{ZONE}")', "the same of the week", _clock(7, np.sin)),
+    "week_cos": (f'week_cos("{ZONE}")', "the same of the week", _clock(7, np.cos)),
+    "session": (f"session({_HOURS})", "open, tz_convert()",
+                lambda f: np.where(np.isnan(_opened(f)), 0.0, 1.0)),
+    "since_open": (f"since_open({_HOURS})", "minutes from 08:00, tz_convert()",
+                   lambda f: np.nan_to_num(_opened(f))),
     "of": ('of("b", last(x))', "the rows of b, ffill()", _of),
 }  # fmt: skip
 """By function: an expression, what it is compared with in words, and the reference."""
