@@ -191,7 +191,7 @@ def _clock(days: int, turn: Callable[[Any], Any]) -> Reference:
     def value(f: Frame) -> Any:
         at = f.index.tz_localize("UTC").tz_convert(ZONE)
         seconds = (at.hour * 60 + at.minute) * 60 + at.second + at.microsecond / 1e6
-        seconds = seconds + at.nanosecond / 1e9 + (at.weekday * 86_400 if days > 1 else 0)
+        seconds = seconds + at.nanosecond / 1e9 + (at.day_of_week * 86_400 if days > 1 else 0)
         return turn(2 * np.pi * seconds.to_numpy() / (days * 86_400))
 
     return value
