@@ -1,6 +1,7 @@
 """The README and the manual are true: names, flags, links and keys are those of the program.
 
-`python tests/test_manual.py` writes the configuration reference from the schema.
+`python tests/test_manual.py` writes the configuration reference from the schema, and the table of
+feature functions from their registry.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ import stream_lstm
 from stream_lstm.cli.main import app
 from stream_lstm.cli.options import flag, key_default, key_help
 from stream_lstm.config import KEYS, TABLES
+from stream_lstm.core.expressions import parse
+from stream_lstm.core.functions import FUNCTIONS, signature
 from stream_lstm.events import Prediction, Score
 from stream_lstm.feed.predictions import PredictionPublisher
 from stream_lstm.feed.security import Reason
@@ -38,6 +41,19 @@ PAGES = sorted(MANUAL.glob("*.md"))
 DOCUMENTS = {path.name: path.read_text(encoding="utf-8") for path in (README, *PAGES)}
 BEGIN = "<!-- configuration reference: generated from the schema, held by a test -->\n"
 END = "<!-- end of the configuration reference -->\n"
+
+FUNCTIONS_BEGIN = "<!-- functions: generated from the registry, checked by a test -->\n"
+FUNCTIONS_END = "<!-- end of functions -->\n"
+GROUPS = {
+    "arithmetic": "Arithmetic",
+    "prices": "Prices, trades, order books",
+    "memory": "Earlier values",
+    "windows": "Windows and half-lives",
+    "clock": "Clock and calendar",
+    "streams": "Other streams",
+    "missing": "Missing values",
+}
+"""Groups of the functions, in the order of the table, with their titles."""
 
 OTHER_PROGRAMS = {"benchmarks.md", "development.md"}
 """Pages with flags of pip, pytest and the benchmarks."""
@@ -209,6 +225,35 @@ def test_the_configuration_reference_is_that_of_the_schema() -> None:
     assert DOCUMENTS["configuration.md"].split(BEGIN)[1].split(END)[0] == reference()
 
 
+def function_table() -> str:
+    """Return the table of all functions but the user's own, by group."""
+    known = [one for one in FUNCTIONS.values() if one.group != "plug-ins"]
+    assert {one.group for one in known} == set(GROUPS)
+    lines = ["| function | value |", "|---|---|"]
+    for group, title in GROUPS.items():
+        lines.append(f"| **{title}** | |")
+        lines += [f"| `{signature(one)}` | {one.doc} |" for one in known if one.group == group]
+    return "\n".join(lines) + "\n"
+
+
+def test_the_table_of_functions_is_that_of_the_registry() -> None:
+    page = DOCUMENTS["features.md"]
+    assert page.split(FUNCTIONS_BEGIN)[1].split(FUNCTIONS_END)[0] == function_table()
+    for title in GROUPS.values():
+        assert title.split(",")[0].split(" and ")[0].lower() in DOCUMENTS["README.md"].lower()
+
+
+def test_every_function_that_a_page_calls_exists() -> None:
+    for name, text in DOCUMENTS.items():
+        for expression in re.findall(r"--feature '([^']*)'", text):
+            if "slow(" not in expression:  # the reader's own
+                parse(expression)
+        if name == "features.md":
+            for row in text.split("## Prices and order books")[1].split("```")[0].splitlines()[4:]:
+                for expression in re.findall(r"`([^`]*)`", row):
+                    parse(expression)
+
+
 def test_every_metric_and_every_event_of_the_log_is_documented() -> None:
     named = set(re.findall(r"`([a-z_]+)", DOCUMENTS["operations.md"]))
     metrics = {name.removesuffix("_total") for name in named}
@@ -357,8 +402,13 @@ def test_every_example_in_python_is_run_or_names_its_needs() -> None:
         assert block.startswith("# needs: ") or any(word in block for word in run), (name, block)
 
 
+def rewrite(name: str, begin: str, end: str, made: str) -> None:
+    """Replace what is between two marks of a page."""
+    page = MANUAL / name
+    before, rest = page.read_text(encoding="utf-8").split(begin)
+    page.write_text(before + begin + made + end + rest.split(end)[1], encoding="utf-8")
+
+
 if __name__ == "__main__":
-    page = MANUAL / "configuration.md"
-    before, rest = page.read_text(encoding="utf-8").split(BEGIN)
-    after = rest.split(END)[1]
-    page.write_text(before + BEGIN + reference() + END + after, encoding="utf-8")
+    rewrite("configuration.md", BEGIN, END, reference())
+    rewrite("features.md", FUNCTIONS_BEGIN, FUNCTIONS_END, function_table())

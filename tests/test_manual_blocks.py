@@ -92,6 +92,16 @@ def write_table(path: Path) -> None:
     pyarrow.parquet.write_table(table, path)
 
 
+def write_book(path: Path) -> None:
+    draws = np.random.default_rng(4)
+    bids = 5000 + 0.25 * np.cumsum(draws.integers(-1, 2, 1500))
+    lines = ["bid,ask,bid2,ask2,bid_size,ask_size,bid2_size,ask2_size"]
+    for bid, sizes in zip(bids.tolist(), draws.integers(0, 30, (1500, 4)).tolist(), strict=True):
+        prices = bid, bid + 0.25, bid - 0.25, bid + 0.5
+        lines.append(",".join(map(str, [*prices, *sizes])))
+    path.write_text("\n".join(lines) + "\n")
+
+
 def write_stores(folder: Path, run: Callable[..., None]) -> None:
     write_quotes(folder / "week.csv.gz")
     for name in ("quotes.db", "replayed.db"):
@@ -99,6 +109,7 @@ def write_stores(folder: Path, run: Callable[..., None]) -> None:
 
 
 MADE: dict[str, Callable[[Path], None]] = {
+    "book.csv": write_book,
     "quotes.csv.gz": write_quotes,
     "es.csv.gz": write_quotes,
     "nq.parquet": write_table,
