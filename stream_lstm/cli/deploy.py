@@ -39,10 +39,13 @@ def check_config(
     expressions = config.stream.features
     if expressions:
         from ..core.compiled import compile_features
-
-        compile_features(
+        from ..core.features import check_streams
+    
+        compiled = compile_features(
             expressions, config.feed.columns or columns_of(expressions), config.stream
         )
+        if config.feed.streams:
+            check_streams(compiled.others, config.feed.streams)
     read_bank(config)
     if config.learning.learn:
         _check_optimizer(config.learning)

@@ -18,7 +18,8 @@ import msgspec
 import typer
 
 from ..config import Config, build, flatten
-from ..core.expressions import Column, columns_of
+from ..core.expressions import Column, columns_of, parse
+from ..core.functions import uses_time
 from ..core.missing import optional_columns
 from ..errors import DataError, UsageError
 from ..feed.input_file import InputFile, LabelColumn, SyntheticInput, merged
@@ -265,16 +266,22 @@ def check_features(file: InputFile, config: Config) -> tuple[str, ...]:
     """Return the columns that the features use.
 
     Raises UsageError without features, or without times that they need, and ConfigurationError
-    for a wrong feature.
+    for a wrong feature or an unknown stream in one.
     """
     expressions = config.stream.features
     if not expressions:
         raise UsageError(_which_features(file))
     from ..core.compiled import compile_features
+    from ..core.features import check_streams
 
     columns = columns_of(expressions)
-    if file.time is None and compile_features(expressions, columns, config.stream).uses_time:
-        raise UsageError("the feature elapsed() needs times: name their column with --time COLUMN")
+    compiled = compile_features(expressions, columns, config.stream)
+    if file.stream_column is None and config.store.store is None:
+        check_streams(compiled.others, [part.stream for part in file.parts])
+    if file.time is None and compiled.uses_time:
+        timed = [text for text in expressions if uses_time(parse(text))]
+        what = f"the feature {timed[0]}" if timed else "on_missing with an age"
+        raise UsageError(f"{what} needs times: name their column with --time COLUMN")
     if file.time is None and config.stream.pause:
         raise UsageError(
             f"pause = {config.stream.pause!r} needs times: name their column with --time COLUMN, "

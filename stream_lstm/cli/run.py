@@ -228,6 +228,7 @@ def _columns(config: Config) -> tuple[str, ...]:
     if not config.stream.features:
         raise UsageError(f"name the model's inputs with --feature, for example: {EXAMPLE}")
     from ..core.compiled import compile_features
+    from ..core.features import check_streams
     from ..feed.decode import compile_decoder, resolve
 
     feed = config.feed
@@ -242,7 +243,9 @@ def _columns(config: Config) -> tuple[str, ...]:
     columns = columns or columns_of(config.stream.features)
     if feed.payload not in ("record", "auto"):
         compile_decoder(msgspec.structs.replace(feed, columns=columns))
-    compile_features(config.stream.features, columns, config.stream)
+    compiled = compile_features(config.stream.features, columns, config.stream)
+    if feed.streams:
+        check_streams(compiled.others, feed.streams)
     return columns
 
 

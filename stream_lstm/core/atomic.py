@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import sys
 import weakref
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from types import CodeType, FrameType
 from typing import Any, NamedTuple, TypeVar
@@ -57,6 +58,7 @@ class _Base(NamedTuple):
 
     state: Frozen
     stray_labels: int
+    refused_by_feature: Counter[str]
     calls: list[tuple[Callable[..., object], tuple[Any, ...]]]
 
 
@@ -226,7 +228,7 @@ class AtomicSession:
 
     def _rebase(self) -> None:
         session = self._session
-        base = _Base(freeze(session), session.stray_labels, [])
+        base = _Base(freeze(session), session.stray_labels, session.refused_by_feature.copy(), [])
         left = REBASE_EVERY + REBASE_PER_STREAM * len(session.table)
         # An exception between these lines is harmless: a call goes to the base that it follows.
         self._base = base
@@ -247,6 +249,7 @@ class AtomicSession:
             session.emit = session.deliver = session.publish = None
         restore(session, join(base.state))
         session.stray_labels = base.stray_labels
+        session.refused_by_feature = base.refused_by_feature.copy()
         for method, arguments in base.calls:
             method(session, *arguments)
         session.emit, session.deliver, session.publish, session.on_old = self._callbacks

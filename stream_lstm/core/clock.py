@@ -78,7 +78,7 @@ def zone_of(name: str) -> tzinfo:
     if not known:
         example = "this system has no time zones: pip install tzdata"
     raise ConfigurationError(
-        f"there is no time zone {name!r}{nearest(name, known)}; {example}", key="features"
+        f"there is no time zone {name!r}; {example}{nearest(name, known)}", key="features"
     )
 
 

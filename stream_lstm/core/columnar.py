@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ConfigurationError
-from ..events import OldTimes, Prediction, Refusal, Score, Ticks
+from ..events import OldTimes, Prediction, Score, Ticks
 from ..records import Batch
 from ..typing import Bools, Float32s, Float64s, Int64s
 from .elements import GroupedTicks, TableMaker
@@ -212,7 +212,7 @@ class ColumnarPath:
         refusals = []
         for at, reason in made.refused:
             name = self._table.names[streams[at]]
-            refusals.append((at, Refusal(name, "tick", reason, *origin(at))))
+            refusals.append((at, session.refusal(name, reason, *origin(at))))
         session.hand_over_columns(predictions, scores, refusals)
 
     def _report_old(

@@ -332,7 +332,10 @@ class _Parser:
             raise self.fail(_wrong_count(function, least, len(arguments)), name)
         for parameter, argument, token in zip(parameters, arguments, at, strict=False):
             if wrong := _wrong_kind(parameter, argument):
-                raise self.fail(f"{parameter.name} of {signature(function)} {wrong}", token)
+                if isinstance(argument, Number) and FUNCTIONS[name.text].windowed:
+                    wrong += "; the limit of a series has a point, such as 3.0"
+                written = signature(function._replace(name=name.text))
+                raise self.fail(f"{parameter.name} of {written} {wrong}", token)
         given = len(arguments)
         while given > least and arguments[given - 1] == parameters[given - 1].default:
             given -= 1
@@ -401,9 +404,7 @@ def _wrong_kind(parameter: Parameter, argument: Expression) -> str:
             return f"must be a name or a text in double quotes, not {argument}"
     elif not _counts(argument):
         elements = f"must be a whole number of elements from 1 to {MAX_WINDOW}"
-        limit = parameter.name == "window" and isinstance(argument, Number)
-        hint = "; a limit has a point, such as 3.0" if limit else ""
-        return f"{elements} or a span such as 30s, not {argument}{hint}"
+        return f"{elements} or a span such as 30s, not {argument}"
     return ""
 
 

@@ -366,14 +366,31 @@ class FeatureMonitor:
         )
 
 
+def check_streams(others: Sequence[str], names: Sequence[str]) -> None:
+    """Raise ConfigurationError for streams that features refer to and that will never come.
+
+    others: the streams that the features refer to. names: all streams that there will be.
+    """
+    missing = [name for name in others if name not in names]
+    if missing:
+        word = f"unknown stream{'s' if len(missing) > 1 else ''} {', '.join(missing)}"
+        message = f"the features refer to the {word}{_beside(missing, names)}"
+        raise ConfigurationError(message, key="features")
+
+
+def _beside(missing: Sequence[str], names: Sequence[str]) -> str:
+    """Return the names that are most like the missing ones, and the names that there are."""
+    known = ", ".join(names[:MAX_NAMED]) + (", ..." if len(names) > MAX_NAMED else "")
+    hint = "".join(nearest(name, names) for name in missing)
+    return f"{hint} (there are {known})" if known else f"{hint} (there are none)"
+
+
 def waiting_for(missing: Sequence[str], names: Sequence[str]) -> str:
     """Return which streams features refer to that have no ticks; names: the streams that have."""
     word = "streams" if len(missing) > 1 else "stream"
-    hint = "".join(nearest(name, names) for name in missing)
-    known = ", ".join(names[:MAX_NAMED]) + (", ..." if len(names) > MAX_NAMED else "")
     return (
-        f"the features refer to the {word} {', '.join(missing)}, without any tick so far{hint} "
-        f"(there are {known or 'none'})"
+        f"the features refer to the {word} {', '.join(missing)}, without any tick so far"
+        f"{_beside(missing, names)}"
     )
 
 

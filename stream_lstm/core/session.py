@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -98,6 +99,8 @@ class Session(OutputQueue):
         self.engine = engine or Engine(config, len(self.maker), self.members)
         self.learners: dict[str, LearnerState] = {}
         self.stray_labels = 0
+        # by feature, the ticks that were refused because it had no finite value
+        self.refused_by_feature: Counter[str] = Counter()
         # what gives (index, name for messages) of a refused tick of a block, where that differs
         self.origin: Callable[[int], tuple[int, str]] | None = None
         self._initial = None if weights is None else self.engine.check_weights(weights)
@@ -278,7 +281,15 @@ class Session(OutputQueue):
         stream.count("refused_ticks")
         if self.origin is not None:
             index, where = self.origin(index)
-        return Refusal(stream.name, "tick", reason, index, where)
+        return self.refusal(stream.name, reason, index, where)
+
+    def refusal(self, name: str, reason: str, index: int, where: str) -> Refusal:
+        """Return the record of a refused tick of a stream, and count the feature in its reason."""
+        for feature in self.maker.features.names:
+            if reason.startswith(f"feature {feature} is "):
+                self.refused_by_feature[feature] += 1
+                break
+        return Refusal(name, "tick", reason, index, where)
 
     def report_refused(self, stream: Stream, n: int) -> None:
         """Report the ticks that were refused before element `n`, a record of which comes next."""

@@ -177,6 +177,8 @@ def summarize(
         "elements_per_s": (elements - earlier) / wall_s if wall_s > 0 else None,
         "digest": digest.hexdigest(),
     }
+    if session.refused_by_feature:
+        summary["refused_by_feature"] = dict(session.refused_by_feature)
     if missing := session.waits_for():
         summary["waits_for"] = waiting_for(missing, table.names)
     return summary | {"verdict": verdict(summary)}

@@ -23,6 +23,7 @@ import numpy as np
 
 from ..closing import Closing
 from ..config import nearest
+from ..core.trees import Column
 from ..errors import ConfigurationError, DataError, InputMissingError, OutputError
 from ..schema import TimeUnit
 from ..typing import Bools, Float64s, Int64s
@@ -243,7 +244,10 @@ def check_names(
         for name in names:
             if name not in columns:
                 known = ", ".join(columns)
-                message = f"{path} has no column {name!r}{nearest(name, columns)} (it has {known})"
+                odd = [one for one in columns if name in one and not one.isidentifier()]
+                hint = f"; write {Column(odd[0])} in double quotes" if odd else ""
+                hint = hint if setting == "features" and hint else nearest(name, columns)
+                message = f"{path} has no column {name!r}{hint} (it has {known})"
                 raise ConfigurationError(message, key=setting)
             if columns.count(name) > 1:
                 raise DataError(f"{path} has more than one column {name!r}; rename one of them")

@@ -30,6 +30,12 @@ MISTAKES = {
         ("replay quotes.csv --feature diff(bidd)", "no column 'bidd'", "did you mean 'bid'"),
         ("replay quotes.csv --feature diff(bid", "not closed", "\n  diff(bid\n      ^"),
         ("replay quotes.csv --feature elapsed()", "--time COLUMN"),
+        ("replay quotes.csv --feature 'mean(bid, 30s)'", "the feature mean(bid, 30s) needs times"),
+        ("replay quotes.csv --feature 'of(quote, bid)'", "unknown stream quote;", "'quotes'"),
+        ("replay ES=quotes.csv NQ=quotes.csv --feature 'of(NG, bid)'", "'NQ'? (there are ES, NQ)"),
+        (f"{NOWHERE} --stream ES --feature 'age(NQ)'", "unknown stream NQ (there are ES)"),
+        ("replay odd.csv --feature close-price", 'write "close-price" in double quotes'),
+        ("replay quotes.csv --feature 'min(bid, 200000)'", "window of min(x, window)", "3.0"),
         ("replay quotes.csv --feature bid --pause 1h", "pause = '1h'", "--time COLUMN"),
         (f"{REPLAY} --pause 1w", "'1w' is not a duration", "90s"),
         (f"{REPLAY} --holidays 2024-13-01", "'2024-13-01' is not a date"),
@@ -134,13 +140,22 @@ MISTAKES = {
         (f"{REPLAY} --save-weights /no/where.safetensors", "no directory"),
         ("train x.csv --feature x --out no/w.safetensors", "there is no directory no"),
     ),
-    78: ((f"{TRAIN} --config c.toml", "cannot be trained"),),
+    78: (
+        (f"{TRAIN} --config c.toml", "cannot be trained"),
+        ("run --config others.toml", "unknown stream NG; did you mean 'NQ'? (there are ES, NQ)"),
+        ("check-config others.toml", "unknown stream NG"),
+    ),
 }
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder, rng = tmp_path_factory.mktemp("mistakes"), np.random.default_rng(3)
+    (folder / "odd.csv").write_text("close-price\n1\n")
+    (folder / "others.toml").write_text(
+        '[stream]\nfeatures = ["of(NG, x)"]\n'
+        '[feed]\nconnect = ["tcp://127.0.0.1:1"]\nstreams = ["ES", "NQ"]\n'
+    )
     bid = 1.3 * np.exp(np.cumsum(rng.normal(0, 1e-4, 300)))
     times, venues = range(10**18, 10**18 + 300), ["EBS"] * 300
     write_csv(folder / "quotes.csv", time_ns=times, bid=bid, ask=bid + 1e-4, venue=venues)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -125,6 +126,7 @@ def test_any_mixture_in_any_blocks_is_the_same_one_by_one(
     # Sources differ where a stream without later ticks was said to restart; all else is the same.
     assert state(columns) == state(singly)
     assert by_stream(one) == by_stream(two)
+    assert columns.refused_by_feature == singly.refused_by_feature
     figures = [session.scores.total().figures() for session in (columns, singly)]
     for told in figures:
         del told["rolling"]  # of all streams, in the order in which they were stepped
@@ -234,6 +236,23 @@ def test_a_refused_tick_has_its_place_among_the_arrivals(learn: bool) -> None:
     session.arrive(Arrivals(rows, np.arange(60), xs, origins=((0, "one"), (20, "two"))))
     found = [(event.index, event.where) for event in told if isinstance(event, Refusal)]
     assert found == [(1, "one"), (17, "one"), (24, "two"), (39, "two")]
+
+
+@pytest.mark.parametrize("second", ["x / y", "mean(x, 3) / y"])
+def test_refused_ticks_are_counted_by_feature(second: str) -> None:
+    config = configuration(features=["diff(x)", second, "log(x)"])
+    values = np.array([[1, 1], [2, 0], [3, 0], [-4, 1], [math.nan, 1], [5, 1]], float)
+    arrivals = Arrivals(np.zeros(6, np.int64), np.arange(6), values, "one")
+    wanted = {second: 2, "log(x)": 1}, 4
+
+    def counted(session: Session) -> Any:
+        return session.refused_by_feature, session.table.totals().refused_ticks
+
+    blocks, columns, singly = (named(opened(config), "a") for _ in range(3))
+    blocks.push(Ticks("a", arrivals.t_ns, values))
+    columns.arrive(arrivals)
+    one_by_one(singly, arrivals)
+    assert [counted(session) for session in (blocks, columns, singly)] == [wanted] * 3
 
 
 def test_the_last_labels_are_those_of_all_streams_together() -> None:

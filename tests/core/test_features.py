@@ -167,7 +167,7 @@ def test_any_text_is_a_tree_or_an_expression_error_inside_the_text(text):
         ("diff(a, b)", 8, "k of diff(x, k=1) must be a whole number of elements from 1 to 100000"),
         ("lag(a, 1.0)", 7, "or a span such as 30s, not 1.0"),
         ("lag(a, 100001)", 7, "from 1 to 100000"),
-        ("min(a, 0)", 7, "a limit has a point, such as 3.0"),
+        ("min(a, 0)", 7, "the limit of a series has a point, such as 3.0"),
         ("mid(a, 30s)", 7, "ask of mid(bid, ask) must be a column or an expression, not the span"),
         ("a + 30s", 4, "+ cannot take the span 30s"),
         ("30s * a", 4, "* cannot take the span 30s"),
