@@ -40,7 +40,7 @@ def check_config(
     if expressions:
         from ..core.compiled import compile_features
         from ..core.features import check_streams
-    
+
         compiled = compile_features(
             expressions, config.feed.columns or columns_of(expressions), config.stream
         )

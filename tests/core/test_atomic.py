@@ -378,16 +378,19 @@ def test_a_configuration_error_changes_nothing():
 
 
 def test_a_repeated_call_counts_a_refused_tick_once() -> None:
-    def stop(_: object) -> None:
-        raise Injected
+    torn = []
+
+    def emit(event: object) -> None:
+        if isinstance(event, Prediction) and not torn:
+            torn.append(event)
+            raise Injected
 
     config = settings(features=["x", "1 / x"], window=2, stride=1)
-    session = AtomicSession(config, ["x"], engine=engine_for(config, 2))
+    session = AtomicSession(config, ["x"], emit, engine=engine_for(config, 2))
     session.tick("a", 0, [0.0])
-    session.emit = stop
     for t_ns in (1, 2, 3):
         with contextlib.suppress(Injected):
             session.tick("a", t_ns, [0.5])
-    session.emit = None
     session.tick("a", 4, [0.0])
+    assert torn
     assert session.refused_by_feature == {"1 / x": 2}
