@@ -18,7 +18,7 @@ import numpy as np
 
 from stream_lstm.config import build
 from stream_lstm.core.columnar import Arrivals
-from stream_lstm.core.compiled import compile_features
+from stream_lstm.core.feature_sets import compile_features
 from stream_lstm.core.session import Session
 from stream_lstm.events import Output, Refusal, Score
 

@@ -86,7 +86,8 @@ def parse_duration(text: str) -> int:
 class StreamConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How ticks become elements, and when predictions are due.
 
-    features: expressions over the fields of a tick; the first is the target.
+    features: expressions over the fields of a tick; the first is the target. `stream-lstm help
+    features` lists all functions.
     plugins: functions of your own for features, each as package.module:name; they need
     `--allow-plugins`, since they run code.
     window: warm-up W in elements; in mode `window` also the length of the window.

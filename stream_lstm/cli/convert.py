@@ -94,8 +94,8 @@ def import_(
 
     Example: stream-lstm import model.keras --out weights.safetensors
     """
-    from ..core.compiled import compile_features
     from ..core.expressions import columns_of
+    from ..core.feature_sets import compile_features
     from ..interop.plugins import load_plugins
     from ..store.weights import check_target
 

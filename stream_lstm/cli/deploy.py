@@ -38,7 +38,7 @@ def check_config(
     use_plugins(config, allow_plugins)
     expressions = config.stream.features
     if expressions:
-        from ..core.compiled import compile_features
+        from ..core.feature_sets import compile_features
         from ..core.features import check_streams
 
         compiled = compile_features(

@@ -271,7 +271,7 @@ def check_features(file: InputFile, config: Config) -> tuple[str, ...]:
     expressions = config.stream.features
     if not expressions:
         raise UsageError(_which_features(file))
-    from ..core.compiled import compile_features
+    from ..core.feature_sets import compile_features
     from ..core.features import check_streams
 
     columns = columns_of(expressions)

@@ -227,7 +227,7 @@ def _columns(config: Config) -> tuple[str, ...]:
         raise UsageError(f"name the publisher with --connect, for example: {EXAMPLE}")
     if not config.stream.features:
         raise UsageError(f"name the model's inputs with --feature, for example: {EXAMPLE}")
-    from ..core.compiled import compile_features
+    from ..core.feature_sets import compile_features
     from ..core.features import check_streams
     from ..feed.decode import compile_decoder, resolve
 

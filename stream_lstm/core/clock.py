@@ -230,8 +230,12 @@ def _wrong(text: str, what: str) -> ConfigurationError:
 
 
 def holidays_of(texts: Iterable[str]) -> Holidays:
-    """Return the dates of the setting `holidays`, which has been checked."""
-    return frozenset(date.fromisoformat(text) for text in texts)
+    """Return the dates of holidays; raises ConfigurationError for a text that is not one."""
+    try:
+        return frozenset(date.fromisoformat(text := one) for one in texts)
+    except ValueError:
+        message = f'holidays: {text!r} is not a date; write dates as "2024-12-25 2025-01-01"'
+        raise ConfigurationError(message, key="features") from None
 
 
 class _Sessions:

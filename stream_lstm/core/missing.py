@@ -27,6 +27,9 @@ EVERY = "*"
 UNITS_NS = {"us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9}
 UNITS_NS |= {"h": 60 * UNITS_NS["m"], "d": 1440 * UNITS_NS["m"]}
 
+ACCEPTING = ("missing", "last", "zero")
+"""Functions that make a value of a missing one: their columns may be missing."""
+
 _ENTRY = re.compile(r"\s*(.+?)\s*=\s*(refuse|zero|last)(?::(\d{1,9}(?:\.\d{1,9})?)([a-z]+))?\s*")
 
 
@@ -65,8 +68,8 @@ def missing_policies(stream: StreamConfig, columns: Sequence[str]) -> dict[str, 
 def optional_columns(stream: StreamConfig, columns: Sequence[str]) -> tuple[str, ...]:
     """Return which of the `columns` may be missing in a tick, in their order.
 
-    These are the columns with a policy other than `refuse`, and the arguments of `missing`. Raises
-    what `missing_policies` and `expressions.parse` raise.
+    These are the columns with a policy other than `refuse`, and the arguments of `missing`, `last`
+    and `zero`. Raises what `missing_policies` and `expressions.parse` raise.
     """
     policies = missing_policies(stream, columns)
     asked = {name for text in stream.features for name in _asked(parse(text))}
@@ -74,9 +77,9 @@ def optional_columns(stream: StreamConfig, columns: Sequence[str]) -> tuple[str,
 
 
 def _asked(tree: Any) -> Iterator[str]:
-    """Yield the columns that are arguments of `missing` in a tree."""
+    """Yield the columns that are arguments of `missing`, `last` and `zero` in a tree."""
     for argument in getattr(tree, "arguments", ()):
-        if tree.function == "missing" and isinstance(argument, Column):
+        if tree.function in ACCEPTING and isinstance(argument, Column):
             yield argument.name
         yield from _asked(argument)
 

@@ -18,8 +18,8 @@ import numpy as np
 
 from ..schema import StreamConfig
 from ..typing import Float32s, Float64s, Int64s
-from .compiled import compile_features
 from .elements import RUN, SHORT, ElementMaker, Memory, OnRefused, Run, SiftedTicks, good_rows
+from .feature_sets import compile_features
 from .machine import Machine, StatefulFeatures, without_tiny
 from .missing import optional_columns
 from .old_ticks import OldTicks, find_old, joined, known, moment, reason

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from stream_lstm.core import clock
 from stream_lstm.core.clock import Clock
+from stream_lstm.core.feature_sets import compile_features
 from stream_lstm.errors import ConfigurationError
 
 SECOND = 1_000_000_000
@@ -133,6 +134,12 @@ SESSIONS = (
     ("23:30-02:15", "Sat,Sun", (5, 6)),
     ("00:00-23:59", "sat", (5,)),
 )
+
+
+@pytest.mark.parametrize("dates", ["2024-7-4", "2024-07-04,2024-11-29", "Christmas"])
+def test_dates_that_are_none_are_named(dates: str) -> None:
+    with pytest.raises(ConfigurationError, match="is not a date; write dates as"):
+        compile_features([f'session("09:30-16:00", "UTC", "{dates}")'], [])
 
 
 def check_sessions(times: list[int], zone: str, holidays: frozenset[dt.date]) -> None:

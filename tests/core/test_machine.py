@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_lstm.core.columnar import Arrivals
-from stream_lstm.core.compiled import compile_features
+from stream_lstm.core.feature_sets import compile_features
 from stream_lstm.core.features import CHECK_EVERY, FeatureMonitor
 from stream_lstm.core.functions import FUNCTIONS, Function
 from stream_lstm.core.replay import Digest

@@ -87,6 +87,18 @@ def test_columns_that_missing_names_are_found_anywhere_in_a_tree():
     assert list(_asked(inner)) == [], "only a column has a raw value that can be missing"
 
 
+@pytest.mark.parametrize("form", ["zero(size)", "last(size)", "mean(last(size, 5s), 3)"])
+def test_functions_that_fill_accept_a_missing_value_without_a_policy(form):
+    options = {"hidden": 2, "window": 2, "bptt": 2, "stride": 1}
+    one = Predictor(["bid", form], ("bid", "size"), **options)
+    assert one.step([1.0, 4.0], t_ns=10**9) is None
+    assert one.step([2.0, None], t_ns=2 * 10**9) is not None
+    with pytest.raises(
+        DataError, match=r"the field 'size' of the tick is None, not a number; on_miss"
+    ):
+        Predictor(["bid", "mean(size, 3)"], ("bid", "size"), hidden=2).step([1.0, None])
+
+
 def test_zero_fills_nothing_but_missing_values():
     values = np.array([1.5, math.nan, -math.nan, math.inf, -math.inf, -0.0])
     filled = fill_zero(values)

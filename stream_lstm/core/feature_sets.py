@@ -1,4 +1,7 @@
-"""Features compiled as the settings of a stream ask, with or without memory of their own."""
+"""Features compiled as they need: over the last raw ticks, or with a memory of their own.
+
+Nothing here imports JAX, so a command finds a wrong feature in milliseconds.
+"""
 
 from __future__ import annotations
 
