@@ -1,6 +1,6 @@
 """The README and the manual are true: names, flags, links and keys are those of the program.
 
-`python tests/test_manual.py` writes the configuration reference from the schema, and the table of
+`python -m tests.test_manual` writes the configuration reference from the schema, and the table of
 feature functions from their registry.
 """
 

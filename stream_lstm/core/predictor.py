@@ -211,10 +211,8 @@ class Predictor:
         except (TypeError, ValueError, OverflowError) as error:
             for name, value in zip(self.columns, values, strict=True):
                 if value is None:
-                    why = f'on_missing=["{name}=last"] accepts missing values'
-                    raise DataError(
-                        f"the field {name!r} of the tick is None, not a number; {why}"
-                    ) from None
+                    why = f'not a number; on_missing=["{name}=last"] accepts missing values'
+                    raise DataError(f"the field {name!r} of the tick is None, {why}") from None
             raise DataError(f"a field of the tick is not a number: {error}") from None
 
     def _values(self, fields: Any) -> Any:

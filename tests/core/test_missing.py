@@ -93,9 +93,7 @@ def test_functions_that_fill_accept_a_missing_value_without_a_policy(form):
     one = Predictor(["bid", form], ("bid", "size"), **options)
     assert one.step([1.0, 4.0], t_ns=10**9) is None
     assert one.step([2.0, None], t_ns=2 * 10**9) is not None
-    with pytest.raises(
-        DataError, match=r"the field 'size' of the tick is None, not a number; on_miss"
-    ):
+    with pytest.raises(DataError, match="'size' of the tick is None, not a number; on_missing"):
         Predictor(["bid", "mean(size, 3)"], ("bid", "size"), hidden=2).step([1.0, None])
 
 
