@@ -40,6 +40,9 @@ AMOUNTS = ("size", "qty", "quantity", "volume", "vol", "amount", "count", "num",
            "index", "idx", "no", "row", "n")  # fmt: skip
 """Words in the names of columns with prices, the first ones preferred, and of doubtful ones."""
 
+VOLUMES = AMOUNTS[:6]
+"""Words in the names of columns with volumes."""
+
 COMMON = ("features", "window", "stride", "horizon", "labels", "on_missing", "hidden", "layers",
           "weights", "scaling", "learn", "optimizer", "learning_rate", "bank", "connect",
           "columns", "publish", "store", "metrics")  # fmt: skip
@@ -357,17 +360,22 @@ def suggest(names: Sequence[str], values: Any) -> list[str]:
 
 
 def _candidates(names: Sequence[str], values: Any) -> Iterator[list[str]]:
-    """Yield the features of each pair of quotes and of each column, in order of preference."""
+    """Yield the features of each pair of quotes and of each column, in order of preference.
+
+    Sizes that come with quotes or trades are used with these.
+    """
     from ..feed.look import STREAMS, TIMES, rank
 
     doubtful_words = [*AMOUNTS, *TIMES, *STREAMS]
-    quotes = set()
-    for bid in names:
-        own = next(filter(None, (_other_side(bid, side, names) for side in ("ask", "offer"))), "")
-        if own and rank(bid, AMOUNTS) == len(AMOUNTS):
-            mid = f"mid({Column(bid)}, {Column(own)})"
+    both = [(bid, ask) for bid in names if (ask := _ask_of(bid, names))]
+    sizes = [pair for pair in both if rank(pair[0], AMOUNTS) < len(AMOUNTS)]
+    quotes = {name for pair in both if pair not in sizes for name in pair}
+    for bid, ask in both:
+        if bid in quotes:
+            mid = f"mid({Column(bid)}, {Column(ask)})"
             yield [f"log_return({mid})", f"diff({mid})"]
-            quotes |= {bid, own}
+    for bid, ask in sizes if quotes else []:
+        yield [f"imbalance({Column(bid)}, {Column(ask)})"]
     ranked = []
     for place, name in enumerate(names):
         column = values[np.isfinite(values[:, place]), place]
@@ -380,7 +388,17 @@ def _candidates(names: Sequence[str], values: Any) -> Iterator[list[str]]:
         doubtful = rank(name, doubtful_words) < len(doubtful_words) or name in quotes
         doubtful |= bool(2 * len(column) < len(values) or np.isin(column, (0, 1)).all())
         ranked.append(((doubtful and not signed, word, not signed, place), forms))
-    yield from (forms for _, forms in sorted(ranked))
+    (_, first), *rest = sorted(ranked)
+    yield first
+    price = next((name for name in names if first[0] == f"log_return({Column(name)})"), "")
+    volume = next((name for name in names if rank(name, VOLUMES) < len(VOLUMES)), "")
+    if price and volume and not quotes:
+        yield [f"signed_volume({Column(price)}, {Column(volume)})"]
+    yield from (forms for _, forms in rest)
+
+
+def _ask_of(bid: str, names: Sequence[str]) -> str:
+    return next(filter(None, (_other_side(bid, side, names) for side in ("ask", "offer"))), "")
 
 
 def _other_side(bid: str, side: str, names: Sequence[str]) -> str:
@@ -393,10 +411,10 @@ def _other_side(bid: str, side: str, names: Sequence[str]) -> str:
 
 def _works(form: str, names: Sequence[str], values: Any) -> bool:
     """Return whether a feature can be computed over the sample, and varies in it."""
-    from ..core.features import FeatureSet
+    from ..core.feature_sets import compile_features
 
     try:
-        feature = FeatureSet([form], names)
+        feature = compile_features([form], names)
     except ConfigurationError:
         return False
     used = [names.index(name) for name in columns_of([form])]

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stream_lstm.cli.init import Draft, draft_file, render
+from stream_lstm.cli.init import Draft, draft_file, render, suggest
 from stream_lstm.cli.settings import resolve
 from stream_lstm.config import KEYS, Config, flatten, parse_tables
 from stream_lstm.core.expressions import columns_of
@@ -88,6 +88,21 @@ def test_a_file_s_configuration_is_accepted_and_its_command_runs(cli, tmp_path, 
     done = cli(*replay[1:], *SMALL, "--json")
     assert done.code == 0, done.err
     assert done.json()["predictions"] > 0
+
+
+@pytest.mark.parametrize(
+    ("columns", "features"),
+    [
+        (["bid_size", "bid", "ask", "ask_size"],
+         ["log_return(mid(bid, ask))", "imbalance(bid_size, ask_size)"]),
+        (["volume", "price"], ["log_return(price)", "signed_volume(price, volume)"]),
+        (["bid_size", "ask_size"], ["diff(bid_size)", "diff(ask_size)"]),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_sizes_are_used_with_the_quotes_or_trades_that_they_belong_to(columns, features):
+    values = np.column_stack([PRICE + RNG.random(COUNT) for _ in columns])
+    assert suggest(columns, values)[:2] == features
 
 
 def test_several_good_features_are_comments_that_can_be_chosen(cli, tmp_path):
