@@ -17,7 +17,7 @@ from ..errors import ConfigurationError, DataError, InputWarning, UsageError
 from ..events import NO_TIME, Label, OldTimes, Output, Prediction, Refusal, Score, Update
 from .atomic import AtomicSession
 from .expressions import columns_of
-from .features import CHECK_EVERY, FeatureMonitor
+from .features import CHECK_EVERY, FeatureMonitor, check_streams
 from .missing import optional_columns
 from .old_ticks import moment, reason
 
@@ -72,6 +72,7 @@ class Predictor:
         self._session = AtomicSession(
             config, self.columns, self._take, weights=weights, scaler=scaler, echo=True
         )
+        check_streams(self._session.others, [STREAM])
         self._clipping, self._unchecked = FeatureMonitor(config), 0
         if config.stream.on_old_time == "warn":
             self._session.on_old_ticks(self._note_old)

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from ..config import build
 from ..core.expressions import columns_of
-from ..core.features import FeatureMonitor
+from ..core.features import FeatureMonitor, check_streams
 from ..core.missing import optional_columns
 from ..core.outcome import Outcome
 from ..core.replay import Digest, Replay, ReplayRows
@@ -110,6 +110,7 @@ def replay_frame(
     started = clock.perf_counter()
     clipped, lines = FeatureMonitor(config), list[str]()
     session = Session(config, columns, deliver=take, weights=weights, scaler=scaler)
+    check_streams(session.others, [stream])
     compiled = clock.perf_counter()
     Replay(session, stream, numbered=True, after=piece_done).run([ReplayRows(t_ns, values)])
     for line in lines:

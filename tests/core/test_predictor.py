@@ -25,6 +25,7 @@ from stream_lstm import (
     Prediction,
     Predictor,
     StreamLSTMError,
+    replay_frame,
 )
 from stream_lstm.config import build
 from stream_lstm.errors import SnapshotError, UsageError
@@ -436,3 +437,12 @@ def test_what_step_refuses_is_refused() -> None:
 def test_labels_of_the_series_leave_nothing_to_try() -> None:
     with pytest.raises(UsageError, match='labels="external"'):
         Predictor("x", window=10, bptt=5, hidden=4).peek([1.0])
+
+
+def test_a_stream_that_cannot_come_is_named() -> None:
+    features = ["x", "of(ES, x)"]
+    with pytest.raises(ConfigurationError, match=r"unknown stream ES \(there are series\)"):
+        Predictor(features, **ONE_BY_ONE)
+    with pytest.raises(ConfigurationError, match=r"unknown stream ES"):
+        replay_frame({"x": np.ones(9)}, features, **ONE_BY_ONE)
+    assert len(Predictor(["x", "of(series, lag(x))"], **ONE_BY_ONE).columns) == 1
