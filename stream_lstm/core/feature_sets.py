@@ -5,18 +5,26 @@ Nothing here imports JAX, so a command finds a wrong feature in milliseconds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from ..schema import StreamConfig
 from .features import FeatureSet, read_features
-from .functions import NS_PER_S, expand, is_pure, pure_lag, resolve
+from .functions import NS_PER_S, expand, is_pure, pure_lag, resolve, series_in
 from .machine import StatefulFeatures
 from .missing import Policy, missing_policies, optional_columns
 from .trees import Call, Column, Expression, Number, Span, Text
 
 STANDARD = StreamConfig()
+
+PARTIAL = frozenset(("/", "exp", "log", "log1p", "log_return", "spread_bps", "sqrt"))
+"""Functions without memory that are not finite for all finite arguments."""
+
+OLDEST = frozenset(
+    ("mid", "spread", "imbalance", "diff", "lag", "log_return", "log1p", "elapsed", "min")
+)
+"""The first functions, and what limits `elapsed`."""
 
 
 def compile_features(
@@ -38,9 +46,35 @@ def compile_features(
         _check_clocks(tree)
     # A missing value among raw ticks would be compared with all later ones.
     may_miss = optional_columns(stream, columns) and any(map(pure_lag, prepared))
-    if is_pure(prepared) and not may_miss:
+    if is_pure(prepared) and not may_miss and not any(map(can_stick, prepared)):
         return FeatureSet(expressions, columns, prepare)
     return StatefulFeatures(list(map(str, trees)), prepared, columns)
+
+
+def can_stick(tree: Expression) -> bool:
+    """Return whether an expanded tree without other memory may refuse ticks for their past alone.
+
+    This needs a function that is not finite everywhere, above or below one of lag. Sets of
+    `OLDEST` functions keep the memory that they always had.
+    """
+    calls = list(_calls(tree))
+    if {call.function for call in calls} <= OLDEST:
+        return False
+    partial = [call for call in calls if call.function in PARTIAL]
+    lagged = [call for call in calls if resolve(call)[0].lag]
+    return any(pure_lag(call) for call in partial) or any(
+        part.function in PARTIAL
+        for call in lagged
+        for one in series_in(call)
+        for part in _calls(one)
+    )
+
+
+def _calls(tree: Expression) -> Iterator[Call]:
+    if isinstance(tree, Call):
+        yield tree
+        for part in tree.arguments:
+            yield from _calls(part)
 
 
 def _set(tree: Expression, stream: StreamConfig, policies: Mapping[str, Policy]) -> Expression:

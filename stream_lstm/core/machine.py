@@ -17,6 +17,7 @@ streams do not move, so the value is one number for the whole block.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -24,7 +25,8 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from ..errors import ConfigurationError
-from ..typing import Float32s, Float64s, Int64s
+from ..schema import LIMIT
+from ..typing import Bools, Float32s, Float64s, Int64s
 from .features import TINY, check_columns
 from .functions import ALWAYS, Function, constant, exactly, is_constant, resolve, window_of
 from .memory import Memory
@@ -32,6 +34,14 @@ from .queues import Lag
 from .trees import Call, Column, Expression, Number, Span, Text, columns_in
 
 NS_PER_S = 1e9
+
+SECOND = 1_000_000_000
+
+PROBES, PROBE_NS = 24, 25_200 * SECOND
+"""Ticks made at random, and the time from one to the next: a week in all."""
+
+MAX_YOUNG = 1000
+"""Ticks that may come without an element at first, besides those that fill lags."""
 
 Run: TypeAlias = Callable[[list[Any]], None]
 """Fills a slot from others."""
@@ -336,6 +346,29 @@ class StatefulFeatures:
         """Return a machine with empty memory for a stream."""
         return Machine(self._programs.get(stream, self._programs[""]), self._shows.get(stream))
 
+    @functools.cached_property
+    def judged(self) -> Bools:
+        """Which features (F,) can be judged by a tick that repeats.
+
+        The others are never finite then, such as `x / std(x, 20)`. Those are told by ticks that
+        are made at random, of several orders of magnitude and at all hours.
+        """
+        random, judged = np.random.default_rng(0), np.zeros(len(self), np.bool_)
+        for k in range(PROBES):
+            row = (
+                random.uniform(0.5, 1.5, len(self._columns))
+                * 10.0 ** (k % 6 - 2)
+                * (-1) ** (k // 6)
+            )
+            judged |= np.abs(self.repeated(k * PROBE_NS, row.tolist())) < LIMIT
+        return judged
+
+    def repeated(self, t_ns: int, row: Sequence[float]) -> Float64s:
+        """Return the features (F,) of a tick that repeats every second."""
+        self.probe.clear()
+        times = range(t_ns, t_ns + (self.probe.program.fill + 1) * SECOND, SECOND)
+        return np.array([self.probe.step(t, row) for t in times][-1], np.float64)
+
     def good(self, *_: object) -> bool:
         """Return False: only a step of the machine can tell."""
         return False
@@ -355,14 +388,15 @@ class Machine:
 
     shows: the program of what other streams read of this one, None if they do not.
 
-    Attributes: `count`, the ticks that were stepped since the memory was empty; `is_known`,
-    whether all streams that the features refer to have shown something; `ready`, whether the next
-    accepted tick makes an element.
+    Attributes: `count`, the ticks that were stepped since the memory was empty; `missed`, the
+    good ticks in a row that this memory refused, -1 before the first element; `is_known`, whether
+    all streams that the features refer to have shown something; `ready`, whether the next accepted
+    tick makes an element.
     """
 
     def __init__(self, program: Program, shows: Program | None = None) -> None:
         self.program = program
-        self.count, self.ready, self.is_known = 0, False, False
+        self.count, self.missed, self.ready, self.is_known = 0, -1, False, False
         self._slots = program.template[:]
         self._memories: list[Memory] = []
         self._late: list[Any] = []
@@ -438,12 +472,22 @@ class Machine:
         for memory in self._memories:
             memory.undo()
 
-    def accept(self, t_ns: int, values: Sequence[float], *, fills: bool = True) -> None:
+    @property
+    def is_young(self) -> bool:
+        """Whether ticks may still come without an element, since none was made so far."""
+        return self.missed < 0 and self.count < self.program.fill + MAX_YOUNG
+
+    def accept(
+        self, t_ns: int, values: Sequence[float], *, fills: bool = True, whole: bool = True
+    ) -> None:
         """Count the tick that was stepped last, and show it to other streams.
 
-        fills: whether it was stepped; before other streams are known, it is not.
+        fills: whether it was stepped; before other streams are known, it is not. whole: whether it
+        made an element.
         """
         self.count += fills
+        if whole:
+            self.missed = 0
         if self._shows is not None:
             for number, value in zip(
                 self._shows.program.shown, self._shows.step(t_ns, values), strict=True
@@ -467,7 +511,7 @@ class Machine:
 
     def accept_block(self, t_ns: Int64s, values: Float64s) -> None:
         """Count the ticks of the last block, and show them to other streams."""
-        self.count += len(t_ns)
+        self.count, self.missed = self.count + len(t_ns), 0
         if self._shows is not None and len(t_ns):
             made = self._shows.columns(t_ns, values)
             for number, column in zip(self._shows.program.shown, made, strict=True):
@@ -510,7 +554,7 @@ class Machine:
 
     def state(self) -> State:
         """Return copies of all arrays of the memories."""
-        own = [[np.array([self.count], np.int64)], *(one.state() for one in self._memories)]
+        own = [[np.array([self.count, self.missed])], *(one.state() for one in self._memories)]
         for array in (array for arrays in own for array in arrays):
             if array.dtype == np.float64:
                 array[array != array] = math.nan  # two ways to the same state: one NaN
@@ -520,9 +564,9 @@ class Machine:
         """Continue from a state; raises ValueError where it does not fit."""
         size = 1 + len(self._memories)
         shown = 0 if self._shows is None else 1 + len(self._shows._memories)
-        if len(state) != size + shown or len(state[0]) != 1 or state[0][0].shape != (1,):
+        if len(state) != size + shown or len(state[0]) != 1 or state[0][0].shape != (2,):
             raise ValueError(f"{len(state)} memories, and the features have {size + shown}")
-        self.count = int(state[0][0][0])
+        self.count, self.missed = state[0][0].tolist()
         for memory, arrays in zip(self._memories, state[1:size], strict=True):
             memory.restore(list(arrays))
         if self._shows is not None:
@@ -536,7 +580,7 @@ class Machine:
             memory.clear()
         if self._shows is not None:
             self._shows.clear()
-        self.count, self.ready = 0, False
+        self.count, self.missed, self.ready = 0, -1, False
         self._set_ready()
 
     def copy(self) -> Machine:

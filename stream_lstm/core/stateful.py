@@ -6,7 +6,13 @@ not depend on the blocks.
 
 The first ticks of a stream only fill memory, as many as the longest lag. Before the first tick of
 a stream that the features refer to, ticks do not even do that. Neither makes an element. Such a
-tick must make one if it repeats, for the reason that `ElementMaker.first_good` gives.
+tick must make one if it repeats, for the reason that `ElementMaker.first_good` gives. Features
+that no tick makes finite if it repeats, such as `x / std(x, 20)`, are exempt, and ticks make
+no element until all of those are finite.
+
+Memory that changes only with accepted ticks could refuse all others for good: `x / lag(x)` after a
+0, or `log(5 + diff(x))` after a change of level. So of ticks in a row that are refused though they
+would make an element if they repeated, those from the third one on are remembered.
 """
 
 from __future__ import annotations
@@ -16,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from ..schema import StreamConfig
+from ..schema import LIMIT, StreamConfig
 from ..typing import Float32s, Float64s, Int64s
 from .elements import RUN, SHORT, ElementMaker, Memory, OnRefused, Run, SiftedTicks, good_rows
 from .feature_sets import compile_features
@@ -31,7 +37,8 @@ BLOCK_FROM = 32
 STEPS = 16
 """Ticks that are stepped one by one from a refused one on: bad ticks often come together."""
 
-SECOND = 1_000_000_000
+PATIENCE = 3
+"""Good ticks in a row that memory may refuse; from this one on it takes them."""
 
 
 class StatefulMaker(ElementMaker):
@@ -105,9 +112,10 @@ class StatefulMaker(ElementMaker):
         if self.pauses.forgets:
             machine.clear()
         made = self._by_steps(memory, t_ns, values)
-        if made[0].refused and self.pauses.forgets:
+        taken = memory.latest != before
+        if self.pauses.forgets and not taken:
             machine.restore(state)
-        return made, memory.latest != before
+        return made, taken
 
     def _by_block(
         self, memory: Memory, t_ns: Int64s, values: Float64s
@@ -150,10 +158,11 @@ class StatefulMaker(ElementMaker):
                 old.append((k, t, memory.latest))
                 refused.append((len(kept), k, reason(moment(t), moment(memory.latest))))
                 continue
-            made = self._take(memory.machine, t, row)
-            if isinstance(made, str):
-                refused.append((len(kept), k, made))
-                continue
+            made, why, remembered = self._take(memory.machine, t, row)
+            if why:
+                refused.append((len(kept), k, why))
+                if not remembered:
+                    continue
             if is_old:
                 old.append((k, t, memory.latest))
             if t >= memory.latest:
@@ -169,28 +178,45 @@ class StatefulMaker(ElementMaker):
     def _is_old(self, memory: Memory, t_ns: int, row: list[float]) -> bool:
         return t_ns < memory.latest or known(row) == known(memory.last.tolist())
 
-    def _take(self, machine: Machine, t_ns: int, row: list[float]) -> Float32s | str | None:
-        """Take a tick: return its element, None if it only fills memory, or why it is refused."""
+    def _take(
+        self, machine: Machine, t_ns: int, row: list[float]
+    ) -> tuple[Float32s | None, str, bool]:
+        """Take a tick.
+
+        Returns its element if it makes one, why it is refused or "", and whether it is remembered.
+        """
         ready = machine.look()
-        made = as_element(machine.step(t_ns, row)) if ready else self._alone(t_ns, row)
-        if not good_rows(made[None]).all():
-            why = self.reason(np.array(row), made)
-            if problem := (machine if ready else self.features.probe).problem():
-                why += f"; {problem}"
-            if ready:
-                machine.undo()
-            return why
+        made = as_element(machine.step(t_ns, row) if ready else self._alone(t_ns, row))
+        good = bool(good_rows(made[None]).all())
+        if not good:
+            problem = (machine if ready else self.features.probe).problem()
+            fits = not problem and self._fits(t_ns, row)
+            if not fits or (ready and not machine.is_young):
+                why = self.reason(np.array(row), made) + (f"; {problem}" if problem else "")
+                return None, why, ready and self._refused(machine, t_ns, row, fits)
         if not ready and machine.is_known:
             machine.step(t_ns, row)
-        machine.accept(t_ns, row, fills=ready or machine.is_known)
-        return without_tiny(made) if ready else None
+        whole = good and ready
+        machine.accept(t_ns, row, fills=ready or machine.is_known, whole=whole)
+        return without_tiny(made) if whole else None, "", True
 
-    def _alone(self, t_ns: int, row: list[float]) -> Float32s:
-        """Return the element that a tick makes if it repeats every second."""
-        probe = self.features.probe
-        probe.clear()
-        made = [probe.step(t_ns + k * SECOND, row) for k in range(probe.program.fill + 1)]
-        return as_element(made[-1])
+    def _refused(self, machine: Machine, t_ns: int, row: list[float], fits: bool) -> bool:
+        """Take back a refused tick, or remember it if memory is at fault; return which."""
+        machine.missed = max(machine.missed, 0) + fits
+        if not fits or machine.missed < PATIENCE:
+            machine.undo()
+            return False
+        machine.accept(t_ns, row, whole=False)
+        return True
+
+    def _fits(self, t_ns: int, row: list[float]) -> bool:
+        """Return whether nothing in a tick itself is a reason to refuse it."""
+        made = as_element(self._alone(t_ns, row))
+        good = (np.abs(made) < LIMIT) | ~self.features.judged
+        return bool(good.all() and self._has_fields(np.array([row]))[0])
+
+    def _alone(self, t_ns: int, row: list[float]) -> Float64s:
+        return self.features.repeated(t_ns, row)
 
     def board_state(self) -> list[np.ndarray]:
         """Return what streams show to each other, for a snapshot."""

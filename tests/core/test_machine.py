@@ -271,6 +271,58 @@ def test_missing_values_never_stop_a_stream_for_good(features: tuple[str, ...]) 
     assert session.streams["a"].n > 380
 
 
+@pytest.mark.parametrize("sizes", [[1] * 400, [400], [7] * 57 + [1]])
+@pytest.mark.parametrize(
+    ("feature", "made"),
+    [
+        ("y / lag(y)", 395),
+        ("y / lag(y, 20)", 376),
+        ("lag(1 / y, 20)", 376),
+        ("log(500 + diff(x))", 396),
+        ("log(500 + diff(x, 20s))", 370),
+        ("where(y > 0, diff(log(y)), 0)", 395),
+    ],
+)
+def test_no_memory_refuses_good_ticks_for_good(feature: str, made: int, sizes: list[int]) -> None:
+    t_ns, table = np.arange(400, dtype=np.int64) * SECOND, walk()[1]
+    table[:, 1] = 1 + table[:, 1] ** 2
+    table[50, 1] = 0  # lasts as long as the lag
+    table[200:, 0] -= 1000  # another level
+    session = session_of((feature,), [])
+    run(session, t_ns, table, [0, *np.cumsum(sizes).clip(max=400).tolist()])
+    assert made <= session.streams["a"].n < 400
+
+
+@pytest.mark.parametrize(
+    "features",
+    [
+        ("x / std(x, 20)",),
+        ("diff(x)", "log(ewm_std(x, 20))"),
+        ("x", "realized_volatility(x, 5) / realized_volatility(x, 50)"),
+        ("diff(x) / diff(y)", "x"),
+    ],
+)
+def test_what_no_repeated_tick_makes_begins_once_it_can(features: tuple[str, ...]) -> None:
+    t_ns, table = walk()
+    table = 10 + np.abs(table)
+    table[:5] = table[0]  # nothing changes at first
+    session = session_of(features, [])
+    assert [session.tick("a", int(t), row) for t, row in zip(t_ns[:8], table, strict=False)] == [
+        *[0] * 5, 1, 1, 1,
+    ]  # fmt: skip
+    assert session.streams["a"].counters.refused_ticks == 0
+    assert session.tick("a", int(t_ns[8]), [math.nan, 1.0]) == 0
+    assert session.streams["a"].counters.refused_ticks == 1
+
+
+def test_a_feature_that_is_never_finite_refuses_ticks_after_a_while() -> None:
+    maker = maker_of(StreamConfig(features=("x / std(x, 20)",)), COLUMNS)
+    refused: list[int] = []
+    times = np.arange(2000, dtype=np.int64)
+    list(maker.make(maker.empty(), times, np.ones((2000, 2)), lambda k, _: refused.append(k)))
+    assert refused == list(range(1000, 2000))
+
+
 # ---- streams that see each other ----------------------------------------------------------------
 
 OTHERS = ("x", 'of("ES", x * 2)', 'age("ES")', 'of("ES", lag(x, 2))', 'mean(of("ES", x), 3)')
