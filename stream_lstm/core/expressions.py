@@ -402,6 +402,9 @@ def _wrong_kind(parameter: Parameter, argument: Expression) -> str:
     elif parameter.kind == "text":
         if not isinstance(argument, Text):
             return f"must be a name or a text in double quotes, not {argument}"
+    elif parameter.kind == "span":
+        if not isinstance(argument, Span):
+            return f"must be a span such as 30s, not {argument}"
     elif not _counts(argument):
         elements = f"must be a whole number of elements from 1 to {MAX_WINDOW}"
         return f"{elements} or a span such as 30s, not {argument}"

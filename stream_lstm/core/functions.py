@@ -43,7 +43,7 @@ _HALF = np.array(0.5)  # NumPy takes longer to convert a Python number
 
 
 class Parameter(NamedTuple):
-    """A parameter: `kind` is "series", "window", "number" or "text".
+    """A parameter: `kind` is "series", "window", "span", "number" or "text".
 
     A window is a whole number of elements or a `Span`. Trailing parameters may have a default.
     """
@@ -656,7 +656,7 @@ def _clock(
 
 
 def _with_holidays(make: Callable[..., clock.Clock]) -> Callable[..., clock.Clock]:
-    return lambda hours, zone, days: make(hours, zone, clock.holidays_of(days.split()))
+    return lambda hours, zone, days: make(hours, zone, clock.holidays_in(days))
 
 
 for _function in (

@@ -28,7 +28,16 @@ from ..errors import ConfigurationError
 from ..schema import LIMIT
 from ..typing import Bools, Float32s, Float64s, Int64s
 from .features import TINY, check_columns
-from .functions import ALWAYS, Function, constant, exactly, is_constant, resolve, window_of
+from .functions import (
+    ALWAYS,
+    Function,
+    constant,
+    exactly,
+    is_constant,
+    pure_lag,
+    resolve,
+    window_of,
+)
 from .memory import Memory
 from .queues import Lag
 from .trees import Call, Column, Expression, Number, Span, Text, columns_in
@@ -163,7 +172,7 @@ class Program:
     def _add(self, tree: Expression) -> int:
         if isinstance(tree, Column):
             return self._columns.index(tree.name)
-        if is_constant(tree):
+        if is_constant(tree) and pure_lag(tree) == 0:  # vwap(price, 1, 20) sums a constant
             return self._slot(constant(tree), 0)
         assert isinstance(tree, Call)
         function, arguments = resolve(tree)

@@ -238,7 +238,7 @@ class StatefulMaker(ElementMaker):
         return Memory(memory.t_ns, memory.values, *last, None, memory.machine.copy())
 
 
-def as_element(made: Sequence[float]) -> Float32s:
+def as_element(made: Sequence[float] | Float64s) -> Float32s:
     """Return features as float32 (F,)."""
     with np.errstate(over="ignore"):
         return np.array(made, np.float64).astype(np.float32)

@@ -5,6 +5,7 @@ The functions come from the registry, so a new one is tested here without a line
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from typing import Any
@@ -474,6 +475,36 @@ def test_what_other_streams_show_of_a_stream_of_their_own_is_refused() -> None:
 )
 def test_wrong_memory_is_refused_before_anything_is_compiled(feature: str, message: str) -> None:
     with pytest.raises((ConfigurationError, ExpressionError), match=message):
+        compile_features([feature], COLUMNS)
+
+
+RIGHT = {"series": "x", "window": "20", "span": "30s", "number": "0.5", "text": '"UTC"'}
+
+
+@pytest.mark.parametrize("function", [f for f in FUNCTIONS.values() if f.name.isidentifier()])
+@pytest.mark.parametrize("wrong", ["5", "0.5", "-2", "30s", '"a b"', "x", "x + 1"])
+def test_arguments_of_any_wrong_kind_are_named(function: Function, wrong: str) -> None:
+    rights = [RIGHT[one.kind] for one in function.parameters]
+    if function.group == "clock" and rights:
+        rights = ['"09:30-16:00"', *rights[1:-1], '"2024-07-04"'][-len(rights) :]
+    for k in range(len(rights)):
+        arguments = ", ".join([*rights[:k], wrong, *rights[k + 1 :]])
+        with contextlib.suppress(ConfigurationError):
+            compile_features([f"{function.name}({arguments})", "x"], COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("feature", "message"),
+    [
+        ("bar_open(x, 20)", "must be a span such as 30s, not 20"),
+        ("last(x, 5)", "must be a span such as 30s, not 5"),
+        ("of(ES, x, 5)", "must be a span such as 30s, not 5"),
+        ('session("09:30-16:00", "UTC", "2024-13-45")', "'2024-13-45' are not holidays"),
+        ('since_open("09:30-16:00", "UTC", "2024-07-04,")', "with spaces between them"),
+    ],
+)
+def test_a_number_for_a_span_and_a_wrong_date_are_named(feature: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
         compile_features([feature], COLUMNS)
 
 
