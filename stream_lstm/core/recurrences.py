@@ -2,14 +2,14 @@
 
 Each is a recurrence: a block is a loop of steps, or of what in them depends on the step before. A
 value that is not finite is missing and changes nothing but the time, since one infinity would stay
-for good.
+for good. A sum or a square that overflows is the value of its tick only, for the same reason.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
-from math import exp2, isfinite, isinf, nan, sqrt
+from math import exp2, inf, isfinite, isinf, nan, sqrt
 from typing import Any
 
 import numpy as np
@@ -60,7 +60,11 @@ class EwmMean(Recurrence):
             delta = x - mean
             if self._squares:
                 squares = squares * decay + share * delta * delta
-            self._live = live = weight, x - delta * share, squares, t_ns, t_ns
+            live = weight, x - delta * share, squares, t_ns, t_ns
+            if live[1] - live[1] + squares - squares != 0.0:
+                self._live = (*self._live[:4], t_ns)
+                return inf
+            self._live = live
         return self._value(live)
 
     def _value(self, live: tuple[float, ...]) -> float:
@@ -97,6 +101,8 @@ class EwmMean(Recurrence):
                 rows = zip(decays, (share * delta * delta).tolist(), strict=True)
                 spread = np.array([squares, *[squares := squares * d + q for d, q in rows]])
             values = self._values(weights, means, spread)
+        if not (isfinite(spread.sum()) and isfinite(means.sum())):
+            return stepped(self, t_ns, xs)
         values[0] = self._value(before)
         self._live = (*before[:4], now)
         if count:
@@ -144,6 +150,8 @@ class Cumulative(Recurrence):
             if total != total:
                 total = 0.0
             new = total + x
+            if isinf(new):
+                return new
             if abs(total) >= abs(x):
                 lost += (total - new) + x
             else:

@@ -10,7 +10,8 @@ chunk ends depends on the ticks alone, so blocks and steps do the same operation
 **Variances.** Each part sums d and d * d, where d is the distance from the first value of the part
 in the order of summation. Two parts are joined by the formula of Chan, Golub and LeVeque (1979).
 So the error is relative to the spread in the window, not to its level, and a window of equal
-values has variance 0 exactly. Variances are those of a sample (n - 1); one value has 0.
+values has variance 0 exactly. Where squares overflow there is no value, rather than 0. Variances
+are those of a sample (n - 1); one value has 0.
 
 Windows take a number of elements or a span in nanoseconds. They are partial at the start, a window
 without any value is NaN, and after `MAX_WINDOW` ticks the oldest leave a window of time early.
@@ -34,6 +35,8 @@ Fold: TypeAlias = tuple[float, ...]
 
 Columns: TypeAlias = list[Float64s]
 """One array per number of a part, or per argument."""
+
+INF = float("inf")
 
 LONG = 100
 """From this length on, NumPy computes the parts of a chunk faster than a loop."""
@@ -389,7 +392,7 @@ class Var(Window):
             squares, n = q2 - s2 * (s2 / n2), n2
         else:
             return NAN
-        return squares / (n - 1) if n > 1 and squares > 0.0 else 0.0
+        return 0.0 if n == 1 or squares <= 0.0 else squares / (n - 1)
 
     def _scan(self, grids: Columns) -> Columns:
         valid = grids[0] == grids[0]
@@ -406,7 +409,7 @@ class Var(Window):
         delta = (b - a) + (m2 - m1)
         between = np.where(n1 * n2 > 0, delta * delta * (n1 * n2 / n), 0.0)
         squares = (q1 - s1 * m1) + (q2 - s2 * m2) + between
-        value = np.where((n > 1) & (squares > 0.0), squares / (n - 1), 0.0)
+        value = np.where((n == 1) | (squares <= 0.0), 0.0, squares / (n - 1))
         return np.where(n > 0, value, NAN)
 
 
@@ -433,7 +436,7 @@ class ZScore(Var):
             return 0.0
         shift = n1 * ((a - b) + s1 / n1) if n1 else 0.0
         value: float = ((row - b) - (shift + s2) / (n1 + n2)) / deviation
-        return value
+        return NAN if deviation == INF else value
 
     def _joined(self, ends: Columns, starts: Columns, xs: Columns) -> Float64s:
         deviation = np.sqrt(super()._joined(ends, starts, xs))
@@ -441,6 +444,7 @@ class ZScore(Var):
         n2, b, s2, _ = starts
         shift = np.where(n1 > 0, n1 * ((a - b) + s1 / n1), 0.0)
         value = ((xs[0] - b) - (shift + s2) / (n1 + n2)) / deviation
+        value[deviation == INF] = NAN
         return np.where(xs[0] == xs[0], np.where(deviation == 0.0, 0.0, value), NAN)
 
 
@@ -496,7 +500,9 @@ class Pair(Window):
         xx = (xx1 - x1 * u1) + (xx2 - x2 * u2) + dx * dx * f
         xy = (xy1 - x1 * v1) + (xy2 - x2 * v2) + dx * dy * f
         yy = (yy1 - y1 * v1) + (yy2 - y2 * v2) + dy * dy * f
-        return self._result(xx, xy, yy) if xx > 0.0 and yy > 0.0 else 0.0
+        if xx <= 0.0 or yy <= 0.0:
+            return 0.0
+        return self._result(xx, xy, yy) if xx < INF and yy < INF else NAN
 
     def _joined(self, ends: Columns, starts: Columns, _xs: Columns) -> Float64s:
         n1, a1, b1, x1, y1, xx1, xy1, yy1 = ends
@@ -512,8 +518,9 @@ class Pair(Window):
         xx = (xx1 - x1 * u1) + (xx2 - x2 * u2) + dx * dx * f
         xy = (xy1 - x1 * v1) + (xy2 - x2 * v2) + dx * dy * f
         yy = (yy1 - y1 * v1) + (yy2 - y2 * v2) + dy * dy * f
-        value = np.where((xx > 0.0) & (yy > 0.0), self._results(xx, xy, yy), 0.0)
-        return np.where(n > 0, value, NAN)
+        constant = (xx <= 0.0) | (yy <= 0.0)
+        value = np.where(constant, 0.0, self._results(xx, xy, yy))
+        return np.where((n > 0) & (constant | ((xx < INF) & (yy < INF))), value, NAN)
 
     def _result(self, xx: float, xy: float, yy: float) -> float:
         raise NotImplementedError

@@ -324,6 +324,32 @@ def test_a_feature_that_is_never_finite_refuses_ticks_after_a_while() -> None:
     assert refused == list(range(1000, 2000))
 
 
+@pytest.mark.parametrize("cut", [1, 60, 400])
+@pytest.mark.parametrize(
+    "function",
+    [
+        "var(x, 20)", "std(x, 20)", "zscore(x, 20)", "corr(x, y, 20)", "beta(x, y, 20)",
+        "ewm_mean(x, 20)", "ewm_var(x, 20)", "ewm_std(x, 9s)", "cumulative(x)", "sum(x, 20)",
+    ],
+)  # fmt: skip
+def test_an_overflow_is_no_value_and_leaves_nothing_behind(function: str, cut: int) -> None:
+    t_ns, table = np.arange(400, dtype=np.int64) * SECOND, walk()[1]
+    table[100], table[101] = 1.5e308, (-1.5e308 if "ewm_mean" in function else 1.5e308)
+    machine = (
+        maker_of(StreamConfig(features=(f"tanh(1e-3 * {function})",)), COLUMNS).empty().machine
+    )
+    made = np.concatenate(
+        [machine.block(t_ns[k : k + cut], table[k : k + cut]) for k in range(0, 400, cut)]
+    )[:, 0]
+    assert not 0 <= made[101] < 1
+    later = np.ptp(made[125:])
+    assert (later > 0) or "ewm" in function or function == "cumulative(x)"
+    state = np.concatenate(
+        [np.ravel(one).astype(float) for part in machine.state() for one in part]
+    )
+    assert not np.isinf(state).any()
+
+
 # ---- streams that see each other ----------------------------------------------------------------
 
 OTHERS = ("x", 'of("ES", x * 2)', 'age("ES")', 'of("ES", lag(x, 2))', 'mean(of("ES", x), 3)')
