@@ -238,15 +238,6 @@ def holidays_of(texts: Iterable[str]) -> Holidays:
         raise ConfigurationError(message, key="features") from None
 
 
-def holidays_in(text: str) -> Holidays:
-    """Return the dates in a text, with spaces between them; raises ConfigurationError."""
-    try:
-        return holidays_of(text.split())
-    except ValueError as error:
-        message = f"{text!r} are not holidays ({error}): write dates such as 2024-07-04, with "
-        raise ConfigurationError(message + "spaces between them", key="features") from None
-
-
 class _Sessions:
     """The sessions of some hours in a zone, as intervals of UTC in ns since 1970."""
 

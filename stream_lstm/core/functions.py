@@ -656,7 +656,7 @@ def _clock(
 
 
 def _with_holidays(make: Callable[..., clock.Clock]) -> Callable[..., clock.Clock]:
-    return lambda hours, zone, days: make(hours, zone, clock.holidays_in(days))
+    return lambda hours, zone, days: make(hours, zone, clock.holidays_of(days.split()))
 
 
 for _function in (

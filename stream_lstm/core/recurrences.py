@@ -151,7 +151,7 @@ class Cumulative(Recurrence):
                 total = 0.0
             new = total + x
             if isinf(new):
-                return new
+                return float(new)
             if abs(total) >= abs(x):
                 lost += (total - new) + x
             else:

@@ -525,8 +525,11 @@ def test_arguments_of_any_wrong_kind_are_named(function: Function, wrong: str) -
         ("bar_open(x, 20)", "must be a span such as 30s, not 20"),
         ("last(x, 5)", "must be a span such as 30s, not 5"),
         ("of(ES, x, 5)", "must be a span such as 30s, not 5"),
-        ('session("09:30-16:00", "UTC", "2024-13-45")', "'2024-13-45' are not holidays"),
-        ('since_open("09:30-16:00", "UTC", "2024-07-04,")', "with spaces between them"),
+        ('session("09:30-16:00", "UTC", "2024-13-45")', "'2024-13-45' is not a date"),
+        (
+            'since_open("09:30-16:00", "UTC", "2024-07-04,")',
+            "'2024-07-04,' is not a date",
+        ),
     ],
 )
 def test_a_number_for_a_span_and_a_wrong_date_are_named(feature: str, message: str) -> None:
