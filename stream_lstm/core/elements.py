@@ -89,7 +89,8 @@ class ElementMaker:
     """Makes elements of ticks with the given columns.
 
     features: as texts, or compiled for these columns. refuse_old: refuse old ticks. optional:
-    columns that may be missing. pauses: what separates ticks. Raises what `FeatureSet` raises.
+    columns that may be missing. pauses: what separates ticks. hidden: columns whose bad values
+    features may not show. Raises what `FeatureSet` raises.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class ElementMaker:
         refuse_old: bool = False,
         optional: Sequence[str] = (),
         pauses: Pauses = NO_PAUSES,
+        hidden: Sequence[str] = (),
     ) -> None:
         if isinstance(features, Sequence):
             features = FeatureSet(features, columns)
@@ -109,6 +111,7 @@ class ElementMaker:
         self._used = [self.columns.index(name) for name in self.features.columns_used]
         self._optional = {self.columns.index(name) for name in optional}
         self._may_miss = np.array([k in self._optional for k in self._used], np.bool_)
+        self.hidden = [self.columns.index(name) for name in hidden]
         self._no_elements = np.zeros((0, len(self.features)), np.float32)
 
     def __len__(self) -> int:
@@ -259,7 +262,7 @@ class ElementMaker:
         lag, count = self.features.lag, len(values)
         before = Memory(memory.t_ns, memory.values)
         made = self._evaluate(before, t_ns, values)
-        good = good_rows(made)
+        good = self.good(made, values)
         refused: list[tuple[int, int, str]] = []
         if not good.all():
             kept, made, bad, bad_made, count = self._settle(before, t_ns, values, good)
@@ -290,7 +293,7 @@ class ElementMaker:
         for left in reversed(range(PASSES + 1)):
             kept = np.flatnonzero(keep)
             made = self._evaluate(before, t_ns[kept], values[kept])
-            good = good_rows(made)
+            good = self.good(made, values[kept])
             if good.all() or not left:
                 break
             # Those of the bad ones that follow only good ones, as far back as a feature looks.
@@ -300,7 +303,7 @@ class ElementMaker:
             keep[kept[heads]] = False
         out = np.flatnonzero(~keep)
         would = self._would_make(before, t_ns, values, kept, out)
-        wrong = [*kept[~good][:1].tolist(), *out[good_rows(would)][:1].tolist()]
+        wrong = [*kept[~good][:1].tolist(), *out[self.good(would, values[out])][:1].tolist()]
         if not wrong:
             return kept, made, out, would, len(values)
         first = min(wrong)
@@ -365,6 +368,17 @@ class ElementMaker:
     def trial(self, memory: Memory) -> Memory:
         """Return a copy of a memory, to try a tick."""
         return msgspec.structs.replace(memory)  # its arrays are replaced, never written to
+
+    def good(self, made: Float32s, values: Float64s) -> Bools:
+        """Return which ticks values (m, C) that made elements (m, F) are good."""
+        good = good_rows(made)
+        return good & self._has_fields(values) if self.hidden else good
+
+    def seems_good(self, row: Sequence[float]) -> bool:
+        """Return whether no value of a tick (C,) that features may hide is bad."""
+        return all(
+            abs(x := row[k]) < LIMIT or (x != x and k in self._optional) for k in self.hidden
+        )
 
     def first_good(self, values: Float64s) -> tuple[Float32s, Bools]:
         """Return which ticks may be remembered while the memory is not full, and why.
@@ -533,7 +547,7 @@ class TableMaker:
         made_of = np.zeros((len(values), len(self.features)), np.float32)
         if len(every):
             every.take(np.maximum(places - lag, 0), 0, made_of, mode="clip")
-        good = good_rows(made_of)
+        good = self.maker.good(made_of, values[block.order] if self.maker.hidden else values)
         if not late.all():
             good[~late] = self.maker.first_good(values[block.order[~late]])[1]
         accepted, elements = late, made_of

@@ -14,12 +14,17 @@ from .features import FeatureSet, read_features
 from .functions import NS_PER_S, expand, is_pure, pure_lag, resolve, series_in
 from .machine import StatefulFeatures
 from .missing import Policy, missing_policies, optional_columns
-from .trees import Call, Column, Expression, Number, Span, Text
+from .trees import Call, Column, Expression, Number, Span, Text, columns_in
 
 STANDARD = StreamConfig()
 
 PARTIAL = frozenset(("/", "exp", "log", "log1p", "log_return", "spread_bps", "sqrt"))
 """Functions without memory that are not finite for all finite arguments."""
+
+SHOWING = PARTIAL - {"exp", "spread_bps"} | frozenset(
+    ("+", "-", "*", "neg", "abs", "mid", "spread", "imbalance", "diff")
+)
+"""Functions that are not finite if an argument is not; of a quotient, the first argument."""
 
 OLDEST = frozenset(
     ("mid", "spread", "imbalance", "diff", "lag", "log_return", "log1p", "elapsed", "min")
@@ -68,6 +73,22 @@ def can_stick(tree: Expression) -> bool:
         for one in series_in(call)
         for part in _calls(one)
     )
+
+
+def hidden_columns(features: Sequence[str], columns: Sequence[str]) -> tuple[str, ...]:
+    """Return the columns that features use of which none shows at once that a value is bad."""
+    trees = [expand(tree) for tree in read_features(features, columns)]
+    shown = {name for tree in trees for name in _shown(tree)}
+    return tuple(name for name in columns_in(trees) if name not in shown)
+
+
+def _shown(tree: Expression) -> Iterator[str]:
+    """Yield the columns whose infinite and missing values make a tree not finite."""
+    if isinstance(tree, Column):
+        yield tree.name
+    elif isinstance(tree, Call) and tree.function in SHOWING:
+        for part in series_in(tree)[: 1 if tree.function == "/" else None]:
+            yield from _shown(part)
 
 
 def _calls(tree: Expression) -> Iterator[Call]:

@@ -135,7 +135,7 @@ class Session(OutputQueue):
         self._pack, self._unpack, self._tick_bytes = row.pack_into, row.unpack_from, row.size
         element = struct.Struct(f"{len(self.maker)}f")
         self._pack_element, self._element_bytes = element.pack_into, element.size
-        self._good = self.maker.features.good
+        self._good, self._hides = self.maker.features.good, bool(self.maker.hidden)
         self._pause_ns = config.stream.pause_ns
         if self.shared:
             self.learner_for(SHARED)
@@ -172,6 +172,7 @@ class Session(OutputQueue):
             stream.time_view[at] = t_ns
             good = stream.memory_size == stream.lag
             good = good and self._good(stream.flat_values, stream.time_view, at)
+            good = good and (not self._hides or self.maker.seems_good(values))  # type: ignore[arg-type]
         except (ArithmeticError, ValueError, TypeError, struct.error):
             good = False
         latest = stream.latest
@@ -208,7 +209,8 @@ class Session(OutputQueue):
             return self._unusual_tick(stream, t_ns, values, where)
         row = self._unpack(stream.buffer, at * self._tick_bytes)
         made = machine.step(t_ns, row)
-        if not sum(map(abs, made)) < SAFE:  # NaN too
+        bad = not sum(map(abs, made)) < SAFE  # NaN too
+        if bad or (self._hides and not self.maker.seems_good(row)):
             machine.undo()
             return self._unusual_tick(stream, t_ns, values, where)
         machine.accept(t_ns, row)

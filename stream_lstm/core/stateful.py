@@ -25,7 +25,7 @@ import numpy as np
 from ..schema import LIMIT, StreamConfig
 from ..typing import Float32s, Float64s, Int64s
 from .elements import RUN, SHORT, ElementMaker, Memory, OnRefused, Run, SiftedTicks, good_rows
-from .feature_sets import compile_features
+from .feature_sets import compile_features, hidden_columns
 from .machine import Machine, StatefulFeatures, without_tiny
 from .missing import optional_columns
 from .old_ticks import OldTicks, find_old, joined, known, moment, reason
@@ -132,7 +132,7 @@ class StatefulMaker(ElementMaker):
         if count == len(t_ns):
             before = machine.state()
             made = machine.block(t_ns, values)
-            good = good_rows(made)
+            good = self.good(made, values)
             if good.all():
                 machine.accept_block(t_ns, values)
                 memory.latest, memory.last = int(latest[0]), last[0]
@@ -187,7 +187,7 @@ class StatefulMaker(ElementMaker):
         """
         ready = machine.look()
         made = as_element(machine.step(t_ns, row) if ready else self._alone(t_ns, row))
-        good = bool(good_rows(made[None]).all())
+        good = bool(good_rows(made[None]).all()) and self.seems_good(row)
         if not good:
             problem = (machine if ready else self.features.probe).problem()
             fits = not problem and self._fits(t_ns, row)
@@ -250,6 +250,7 @@ def maker_of(stream: StreamConfig, columns: Sequence[str]) -> ElementMaker:
     options: Any = {
         "refuse_old": stream.on_old_time == "refuse",
         "optional": optional_columns(stream, columns),
+        "hidden": hidden_columns(stream.features, columns),
         "pauses": Pauses(stream.pause_ns, stream.on_pause != "continue"),
     }
     if isinstance(compiled, StatefulFeatures):

@@ -19,6 +19,7 @@ from stream_lstm.core.columnar import Arrivals
 from stream_lstm.core.feature_sets import compile_features
 from stream_lstm.core.features import CHECK_EVERY, FeatureMonitor
 from stream_lstm.core.functions import FUNCTIONS, Function
+from stream_lstm.core.missing import optional_columns
 from stream_lstm.core.replay import Digest
 from stream_lstm.core.session import Session
 from stream_lstm.core.snapshot import restore, take
@@ -348,6 +349,45 @@ def test_an_overflow_is_no_value_and_leaves_nothing_behind(function: str, cut: i
         [np.ravel(one).astype(float) for part in machine.state() for one in part]
     )
     assert not np.isinf(state).any()
+
+
+@pytest.mark.parametrize("sizes", [[1] * 200, [200], [7] * 29])
+@pytest.mark.parametrize("columnar", [False, True])
+@pytest.mark.parametrize(
+    "feature",
+    ["lag(y)", "lag(y, 20)", "mean(y, 20)", "tanh(y)", "where(x > 0, 1, y)", "bar_high(y, 5s)",
+     "x / (1 + y * y)", "max(lag(y), 30)"],
+)  # fmt: skip
+def test_a_bad_value_is_refused_wherever_it_hides(
+    feature: str, sizes: list[int], columnar: bool
+) -> None:
+    t_ns, table = np.arange(200, dtype=np.int64) * SECOND, walk()[1][:200]
+    clean = session_of(("x", feature), [])
+    run(clean, t_ns, table, [0, 200])
+    bad = [50, 51, 90, 120]
+    at = np.insert(np.arange(200), bad, np.array(bad) - 1)
+    worse = table[at].copy()
+    worse[np.array(bad) + np.arange(4), 1] = math.nan, math.inf, -math.inf, 1e38
+    session = session_of(("x", feature), [])
+    cuts = [0, *np.cumsum(sizes).clip(max=200).tolist(), 204]
+    for a, b in itertools.pairwise(cuts):
+        if columnar and a < b:
+            rows = np.full(b - a, session.place("a"))
+            session.arrive(Arrivals(rows, t_ns[at][a:b], worse[a:b]))
+        elif a < b:
+            session.push(Ticks("a", t_ns[at][a:b], worse[a:b]))
+    session.look()
+    assert session.streams["a"].counters.refused_ticks == 4
+    assert session.streams["a"].n == clean.streams["a"].n
+
+
+def test_functions_of_missing_values_permit_them() -> None:
+    t_ns, table = walk()
+    table[::3, 1] = math.nan
+    session = session_of(("x", "zero(y)", "last(y)"), [])
+    run(session, t_ns[1:], table[1:], [0, 399])
+    assert session.streams["a"].n == 399
+    assert optional_columns(StreamConfig(features=("x", "last(y, 5s)")), COLUMNS) == ("y",)
 
 
 # ---- streams that see each other ----------------------------------------------------------------
