@@ -76,7 +76,7 @@ def can_stick(tree: Expression) -> bool:
 
 
 def hidden_columns(features: Sequence[str], columns: Sequence[str]) -> tuple[str, ...]:
-    """Return the columns that features use of which none shows at once that a value is bad."""
+    """Return the columns that features use, and whose bad values may not show in their tick."""
     trees = [expand(tree) for tree in read_features(features, columns)]
     shown = {name for tree in trees for name in _shown(tree)}
     return tuple(name for name in columns_in(trees) if name not in shown)

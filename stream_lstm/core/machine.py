@@ -359,8 +359,8 @@ class StatefulFeatures:
     def judged(self) -> Bools:
         """Which features (F,) can be judged by a tick that repeats.
 
-        The others are never finite then, such as `x / std(x, 20)`. Those are told by ticks that
-        are made at random, of several orders of magnitude and at all hours.
+        The others are never finite then, such as `x / std(x, 20)`. Random ticks of several
+        orders of magnitude, at all hours, find them.
         """
         random, judged = np.random.default_rng(0), np.zeros(len(self), np.bool_)
         for k in range(PROBES):
