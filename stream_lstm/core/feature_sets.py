@@ -76,8 +76,15 @@ def can_stick(tree: Expression) -> bool:
 
 
 def hidden_columns(features: Sequence[str], columns: Sequence[str]) -> tuple[str, ...]:
-    """Return the columns that features use, and whose bad values may not show in their tick."""
+    """Return the columns that features use, and whose bad values may not show in their tick.
+
+    Sets of `OLDEST` functions, with lags of one tick, accept what they always accepted.
+    """
     trees = [expand(tree) for tree in read_features(features, columns)]
+    calls = [call for tree in trees for call in _calls(tree)]
+    literals = any(isinstance(part, Number | Span) for call in calls for part in call.arguments)
+    if {call.function for call in calls} <= OLDEST and not literals:
+        return ()
     shown = {name for tree in trees for name in _shown(tree)}
     return tuple(name for name in columns_in(trees) if name not in shown)
 

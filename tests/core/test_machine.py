@@ -355,7 +355,7 @@ def test_an_overflow_is_no_value_and_leaves_nothing_behind(function: str, cut: i
 @pytest.mark.parametrize("columnar", [False, True])
 @pytest.mark.parametrize(
     "feature",
-    ["lag(y)", "lag(y, 20)", "mean(y, 20)", "tanh(y)", "where(x > 0, 1, y)", "bar_high(y, 5s)",
+    ["lag(y, 2)", "lag(y, 20)", "mean(y, 20)", "tanh(y)", "where(x > 0, 1, y)", "bar_high(y, 5s)",
      "x / (1 + y * y)", "max(lag(y), 30)"],
 )  # fmt: skip
 def test_a_bad_value_is_refused_wherever_it_hides(

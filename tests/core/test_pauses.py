@@ -73,6 +73,8 @@ def oracle(ticks: Sequence[Tick], config: Config) -> Told:
         good = math.isfinite(tick.x)
         if feature == "diff(x)" and behind:
             good &= abs(tick.x - behind[-1]) < LIMIT
+        if feature == "lag(lag(x))" and len(behind) == 2:
+            good = math.isfinite(behind[0])  # the value of this tick is not read yet
         if stream.on_old_time == "refuse" and latest is not None and tick.t_ns != 0:
             good &= tick.t_ns >= latest and (tick.t_ns, tick.x) != (latest, last)
         if not good:
