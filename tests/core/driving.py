@@ -12,6 +12,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from stream_lstm.config import DEFAULT_BANK, Config, Members
+from stream_lstm.core.machine import Machine
 from stream_lstm.core.session import Session
 from stream_lstm.core.snapshot import restore, take
 from stream_lstm.core.stream import Tape
@@ -159,6 +160,8 @@ def plain(value: Any) -> Any:
         last = value.first + value.used - 1
         rows = value.entries[value.used - held : value.used]
         return last, rows.tobytes(), value.targets(last, held).tobytes()
+    if isinstance(value, Machine):
+        return plain(value.state())
     if isinstance(value, msgspec.Struct):
         return {name: plain(getattr(value, name)) for name in value.__struct_fields__}
     if isinstance(value, dict):
