@@ -15,7 +15,9 @@ import typer
 
 from .. import __version__
 from ..errors import DataError, UsageError
-from ..feed.input_file import MAX_ROWS, InputFile, LabelColumn, find_times, read_whole
+from ..feed.input_file import MAX_ROWS, InputFile, LabelColumn, find_times, look_over, read_whole
+from ..feed.order import Finding as Shown
+from ..feed.order import OddValues
 from ..schema import LearningConfig
 from ..store.startup import warm_start
 from .console import result, step_progress, warn
@@ -34,6 +36,7 @@ from .settings import Settings, read_environment, read_toml
 
 if TYPE_CHECKING:
     from ..core.doctor.diagnosis import Case, Diagnosis
+    from ..core.doctor.inputs import Finding, Level
 
 PHASES = ("looking at the rows", "plain forecasters", "the model", "a planted signal")
 """The phases of an examination, in their order."""
@@ -122,7 +125,7 @@ def command(
         use_plugins(case.config, allow_plugins)
         times = None
     else:
-        column = labels.column(settings.config, source.time)
+        column = labels.column(settings.config, source.named_time)
         case, file = file_case(file, settings, column)
         name, times = file.stream, file.time
     case = case._replace(windows=expect_windows, weights_counted=expect_weights, accuracy=accuracy)
@@ -162,15 +165,31 @@ def file_case(
     from ..core.doctor.diagnosis import Case
 
     begin = with_features(file, warm_start(settings.config, settings.origins, warn))
-    file = find_times(file)
+    named, file = file.time, find_times(file)
     used = check_features(file, begin.config)
+    # the diagnosis names what other commands refuse, beside all else
+    as_it_is = msgspec.structs.replace(file, as_is=True, time=named, time_found=False)
+    file, shown = look_over(as_it_is, used=used, warn=lambda _: None)
     file = with_optional(file, begin.config, used)
     whole = read_whole(file, used, None if labels is None else labels.name)
     case = Case(begin.config, whole.table, begin.weights, begin.scaler, begin.members)
     case = case._replace(left_out=whole.left_out, reasons=whole.reasons)
+    odd = OddValues(whole.table.columns)
+    odd.look(whole.table.values)
+    # the order and the odd values of all rows, not only of the first
+    shown = [one for one in shown if one.name not in ("order", "sentinels")] + odd.findings()
+    case = case._replace(further=tuple(map(_finding, shown)))
     if labels is not None:
         case = case._replace(delays={"delay": labels.delay, "delay_ns": labels.delay_ns})
     return case, file
+
+
+def _finding(shown: Shown) -> Finding:
+    """Return a finding about the first rows as one of the diagnosis."""
+    from ..core.doctor.inputs import Finding
+
+    levels: dict[str, Level] = {"refuse": "fault", "warn": "warning", "note": "note"}
+    return Finding(shown.name, levels[shown.severity], shown.what, shown.remedy)
 
 
 def store_case(file: InputFile, stream: str | None, settings: Settings) -> tuple[Case, str]:

@@ -20,6 +20,7 @@ import typer
 from ..config import KEYS, Config, build, flatten, parse_tables
 from ..core.expressions import Column, columns_of
 from ..errors import ConfigurationError, DataError, OutputError, UsageError
+from ..feed.input_file import InputFile
 from ..quoting import printable
 from ..schema import FeedConfig, SecurityConfig
 from .console import note, say, say_json
@@ -27,7 +28,7 @@ from .options import JsonOption, key_help, options
 from .settings import Settings
 
 if TYPE_CHECKING:
-    from ..feed.look import FeedLook
+    from ..feed.look import FeedLook, FileLook
 
 FEW_ROWS = 20
 """Fewer values do not show whether a column varies around zero."""
@@ -119,7 +120,7 @@ def command(
     elif "://" in source:
         draft = draft_feed(source, name, wait, curve_dir)
     else:
-        draft = draft_file(Path(source), name)
+        draft = draft_file(InputFile(Path(source), "file"), str(out))
     text = render(source, draft)
     build(parse_tables(tomllib.loads(text)))
     try:
@@ -134,18 +135,14 @@ def command(
     say(*commands)
 
 
-def draft_file(path: Path, config: str) -> Draft:
+def draft_file(file: InputFile, config: str) -> Draft:
     """Return the draft for a file; raises what `look_at_file` raises."""
     from ..feed.look import look_at_file
 
-    look = look_at_file(path)
+    look = look_at_file(file)
     features = suggest(look.columns, look.values)
-    used = [look.columns.index(name) for name in columns_of(features[:1])]
-    skip = look.skip or not np.isfinite(look.values[:, used]).all()
-    flags = {"--time": look.time, "--stream-column": look.stream_column}
-    flags |= {"--on-bad-row": "skip" if skip else None}
-    line = f"stream-lstm replay {shlex.quote(str(path))} --config {config} --learn"
-    line += "".join(f" {flag} {shlex.quote(text)}" for flag, text in flags.items() if text)
+    words = ["stream-lstm", "replay", str(file.path), "--config", config, "--learn"]
+    line = shlex.join([*words, *row_flags(look, features[0])])
     notes = [f"Columns: {printable(', '.join(look.names))}."]
     if empty := [n for n, y in zip(look.columns, look.values.T, strict=True) if np.isnan(y).any()]:
         notes += [f"Values are missing in {printable(', '.join(empty))}: see on_missing."]
@@ -153,6 +150,17 @@ def draft_file(path: Path, config: str) -> Draft:
     facts |= {"stream_column": look.stream_column}
     settings = {"features": features[:1], "columns": look.columns}
     return Draft(settings, features[1:], notes, line, facts)
+
+
+def row_flags(look: FileLook, feature: str) -> list[str]:
+    """Return the flags of `replay` that read a file's rows for a feature."""
+    used = [look.columns.index(name) for name in columns_of([feature])]
+    skip = look.skip or not np.isfinite(look.values[:, used]).all()
+    file = look.file
+    flags = {"--time": file.time, "--time-format": file.time_format}
+    flags |= {"--stream-column": file.stream_column, "--on-bad-row": "skip" if skip else None}
+    words = [word for flag, text in flags.items() if text for word in (flag, text)]
+    return words + ["--reverse"] * file.reverse
 
 
 def draft_feed(endpoint: str, config: str, wait_s: float, curve_dir: str | None) -> Draft:

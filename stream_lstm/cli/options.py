@@ -23,6 +23,7 @@ import typer
 
 from ..config import KEYS, TABLES, Config, nearest
 from ..errors import ConfigurationError, InputMissingError, UsageError
+from ..feed.dialect import Asked
 from ..feed.input_file import SYNTHETIC_TICKS, InputFile, LabelColumn, SyntheticInput
 from ..feed.synthetic import SOURCES
 from ..schema import OnBad
@@ -156,8 +157,83 @@ _CONFIG = Annotated[
 ]
 
 
+NO_TIMES = "none"
+"""The value of --time for a file whose times are not used."""
+
+
 @dataclasses.dataclass(frozen=True)
-class RowOptions:
+class TableOptions:
+    """What cannot be found out about the table in a historical file, and a query over it."""
+
+    delimiter: Annotated[
+        str | None,
+        typer.Option(
+            "--delimiter",
+            metavar="CHAR",
+            help="The sign between the fields of text: , ; | tab or another.",
+            show_default="found out",
+        ),
+    ] = None
+    names: Annotated[
+        str | None,
+        typer.Option(
+            "--names",
+            metavar="A,B,...",
+            help="Names of the columns, for a table of text without a header or in place of it.",
+            show_default="the header, or c0, c1, ...",
+        ),
+    ] = None
+    skip_lines: Annotated[
+        int,
+        typer.Option("--skip-lines", min=0, metavar="N", help="Skip the first N lines of text."),
+    ] = 0
+    decimal: Annotated[
+        str | None,
+        typer.Option(
+            "--decimal",
+            metavar=".|,",
+            help="The decimal sign of numbers in text.",
+            show_default="found out",
+        ),
+    ] = None
+    missing: Annotated[
+        str | None,
+        typer.Option(
+            "--missing",
+            metavar="A,B,...",
+            help="Words and numbers that stand for a missing value, such as -999, beside empty "
+            "cells, NA, null, - and ?.",
+            show_default="none",
+        ),
+    ] = None
+    sql: Annotated[
+        str | None,
+        typer.Option(
+            "--sql",
+            metavar="QUERY",
+            help="Read the result of this query over the table 'file', such as "
+            "'select t, bid from file where bid > 0'. Needs DuckDB.",
+        ),
+    ] = None
+
+    def asked(self) -> Asked:
+        """Return what is asked for; UsageError for an invalid sign."""
+        sign = DELIMITERS.get(self.delimiter or "", self.delimiter or "")
+        if len(sign) > 1 or not sign.isascii() or sign in ('"', "\n", "\r"):
+            raise UsageError(f"--delimiter is one character or tab, not {self.delimiter!r}")
+        if self.decimal not in (None, ".", ","):
+            raise UsageError(f"--decimal is . or , and not {self.decimal!r}")
+        names, missing = split_list(self.names or ""), split_list(self.missing or "")
+        return Asked(
+            sign, tuple(names), self.skip_lines, self.decimal or "", tuple(missing), self.sql or ""
+        )
+
+
+DELIMITERS = {"tab": "\t", "\\t": "\t"}
+
+
+@dataclasses.dataclass(frozen=True)
+class RowOptions(TableOptions):
     """How the rows of historical files become ticks."""
 
     time: Annotated[
@@ -165,8 +241,9 @@ class RowOptions:
         typer.Option(
             "--time",
             metavar="COLUMN",
-            help="The column of times: numbers since 1970 (see --time-unit), or ISO 8601 text "
-            "such as 2024-03-01T09:30:00.5Z.",
+            help="The column of times: numbers since 1970 (see --time-unit), or text such as "
+            "2024-03-01T09:30:00.5Z; DATE,CLOCK joins two; none looks for no column.",
+            show_default="found, for checks of the order",
         ),
     ] = None
     time_unit: Annotated[
@@ -175,6 +252,28 @@ class RowOptions:
             "--time-unit", metavar="auto|ns|us|ms|s|iso", help="Unit of the numbers of --time."
         ),
     ] = "auto"
+    time_format: Annotated[
+        str,
+        typer.Option(
+            "--time-format",
+            metavar="FORMAT",
+            help="Form of --time, such as %d/%m/%Y %H:%M, or excel (days) or epoch (each number "
+            "in the unit of its size).",
+            show_default="found",
+        ),
+    ] = ""
+    reverse: Annotated[
+        bool,
+        typer.Option("--reverse", help="Read the last row first: the newest comes first there."),
+    ] = False
+    as_is: Annotated[
+        bool,
+        typer.Option(
+            "--as-is",
+            help="Take the rows as one series in file order, even if they look like several "
+            "series or start with the newest.",
+        ),
+    ] = False
     on_bad_row: Annotated[
         str,
         typer.Option("--on-bad-row", metavar="fail|skip", help="What to do with an unusable row."),
@@ -182,6 +281,11 @@ class RowOptions:
     limit: Annotated[
         int | None, typer.Option("--limit", min=0, metavar="N", help="Read at most N ticks.")
     ] = None
+
+    @property
+    def named_time(self) -> str | None:
+        """The column of times that the user named."""
+        return None if self.time == NO_TIMES else self.time
 
     def of(self, path: Path, name: str | None = None) -> InputFile:
         """Return the file at `path`; UsageError for an option that is invalid in itself."""
@@ -193,7 +297,25 @@ class RowOptions:
         except ValueError as error:
             raise UsageError(f"{error}: give another with --stream") from None
         policy = one_of("--on-bad-row", self.on_bad_row, OnBad)
-        return InputFile(path, name, self.time, self.time_unit, policy, self.limit)
+        asked = self.asked()
+        if path.is_file():
+            from ..feed.tables import file_notes
+
+            for note in file_notes(path, asked):
+                warn(f"{path}: {note}")
+        return InputFile(
+            path,
+            name,
+            self.named_time,
+            self.time_unit,
+            policy,
+            self.limit,
+            find_time=self.time != NO_TIMES,
+            time_format=self.time_format,
+            reverse=self.reverse,
+            as_is=self.as_is,
+            asked=asked,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,7 +325,9 @@ class FileOptions(RowOptions):
     file: Annotated[
         Path | None,
         typer.Argument(
-            metavar="FILE", help="CSV or TSV (also .gz, .zst), Parquet, Arrow, Feather or .npy."
+            metavar="FILE",
+            help="A table: text (CSV and the like, also packed), JSON, .xlsx, Parquet, "
+            "Arrow, Feather or .npy.",
         ),
     ] = None
     synthetic: Annotated[
@@ -259,6 +383,8 @@ class FileOptions(RowOptions):
             )
         if self.time is not None:
             raise UsageError("--time names a column of a file; a synthetic stream has no times")
+        if self.asked() != Asked():
+            raise UsageError("a synthetic stream is not a file: omit the options about its table")
         file = self.of(Path(name), self.stream)
         return SyntheticInput(file.path, file.stream, limit=self.limit, seed=self.series_seed or 0)
 

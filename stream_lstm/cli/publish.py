@@ -12,9 +12,10 @@ import typer
 
 from .. import __version__
 from ..errors import ConfigurationError, DataError, UsageError
+from ..feed.input_file import look_over
 from ..feed.pace import Speed, parse_speed
 from ..schema import Declaration, Encoding
-from .console import file_progress, result, warn
+from .console import detail, file_progress, result, warn
 from .options import FileOptions, JsonOption, PublisherOptions, one_of, options
 from .settings import Settings
 
@@ -91,11 +92,14 @@ def publish(
     security.check_bind(sockets.bind)
     if sockets.recovery is not None:
         security.check_bind(sockets.recovery)
+    file, _ = look_over(
+        source.input(), used=None if columns is None else _names(columns), warn=warn, detail=detail
+    )
     publication = Publication(
-        file=msgspec.structs.replace(source.input(), optional=_names(allow_missing)),
+        file=msgspec.structs.replace(file, optional=_names(allow_missing)),
         bind=sockets.bind,
         columns=None if columns is None else _names(columns),
-        speed=_speed(speed, source.time),
+        speed=_speed(speed, source.named_time),
         block=block,
         encoding=one_of("--encoding", sockets.encoding, Encoding),
         subscribers=wait_subscribers,

@@ -8,9 +8,10 @@ before the network is compiled, which takes seconds.
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import time as clocks
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,11 +19,11 @@ import msgspec
 import typer
 
 from ..config import Config, build, flatten
-from ..core.expressions import Column, columns_of, parse
+from ..core.expressions import columns_of, parse
 from ..core.functions import uses_time
 from ..core.missing import optional_columns
 from ..errors import DataError, UsageError
-from ..feed.input_file import InputFile, LabelColumn, SyntheticInput, merged
+from ..feed.input_file import InputFile, LabelColumn, SyntheticInput, look_over, merged
 from ..feed.reader import fault
 from ..serve.trace import Trace
 from ..store.startup import (
@@ -40,10 +41,8 @@ from .settings import Settings
 if TYPE_CHECKING:
     from ..core.proofs.state import StateCheck
     from ..core.session import Session
+    from ..serve.replaying import FileReplay
     from ..store.store import Store
-
-PRICES = ("price", "close", "mid", "last", "px", "value")
-"""Parts of the names of columns whose logarithmic return makes sense."""
 
 
 @options(
@@ -106,7 +105,7 @@ def command(
         if several:
             raise UsageError("--stream-column is for one file; of several, each is a stream")
         file = msgspec.structs.replace(file, stream_column=stream_column)
-    column = labels.column(settings.config, source.time)
+    column = labels.column(settings.config, source.named_time)
     summary = _replay(file, settings, column, outputs, state_check)
     from .results import summary_lines
 
@@ -156,13 +155,16 @@ def _replay(
     check_saving(settings.config, files.save_weights)
     begin = with_features(file, warm_start(settings.config, settings.origins, warn))
     columns = check_features(file, begin.config)
+    read = columns if labels is None else labels.columns(columns)
+    file, _ = look_over(file, used=columns, by_column=True, warn=warn, detail=detail)
     file = with_optional(file, begin.config, columns)
     from ..core.session import fallbacks  # JAX is imported here and not before
+    from ..feed.survey import with_all_faults
     from ..serve.replaying import FileReplay, ReplayResults, session_of, state_record
 
     with ExitStack() as stack:
         results = stack.enter_context(ReplayResults(file, warn))
-        read = columns if labels is None else labels.columns(columns)
+        stack.enter_context(with_all_faults(file, read))
         optional = {} if labels is None else {"optional": (labels.name,)}
         source = stack.enter_context(file.open(read, results.refused, **optional))
         results.open(files.out, spreadsheet=files.spreadsheet)
@@ -200,16 +202,35 @@ def _replay(
     if files.save_weights is not None:
         keep_weights(files.save_weights, session, file.stream)
     summary = results.summary(session, source.rows_refused, wall_s=wall_s, compile_s=compile_s)
+    summary["notes"] = [one.line for one in feed.odd.findings()]
+    if doubt := file.doubt or feed.doubt:
+        summary["verdict"] = f"no verdict: {doubt}"
     if store is not None:
         summary["store"] = store.figures()
     if isinstance(file, SyntheticInput):
         summary["series"] = {"name": file.path.name, "seed": file.seed}
+    else:
+        summary["read"] = what_was_read(file, feed, columns)
     if check is not None:
         summary["state_check"] = state_record(check)
     if feed.late is not None and labels is not None:
         counts = {"missing": feed.late.missing, "undelivered": feed.late.undelivered}
         summary["label_column"] = {"name": labels.name, **counts}
     return {**_named(file), **summary, "interrupted": interrupted}
+
+
+def what_was_read(file: InputFile, feed: FileReplay, columns: Sequence[str]) -> dict[str, Any]:
+    """Return the key `read` of the summary: the rows, their form, times and columns."""
+    from ..feed.survey import form_of, moment
+
+    form = None
+    if len(file.parts) == 1:
+        with suppress(DataError):
+            form = form_of(file.path, file.asked).words()
+    times = file.time is not None and feed.span is not None
+    span = [moment(t_ns) for t_ns in feed.span or ()] if times else [None, None]
+    of = {"file": file.path.name, "form": form, "rows": feed.rows, "first": span[0]}
+    return of | {"last": span[1], "columns": list(columns)}
 
 
 def _named(file: InputFile) -> dict[str, Any]:
@@ -296,28 +317,12 @@ def with_optional(file: InputFile, config: Config, columns: Sequence[str]) -> In
 
 
 def _which_features(file: InputFile) -> str:
-    from ..feed.files import file_columns
+    from ..feed.look import look_at_file
+    from .init import suggest
 
-    file = file.parts[0]
-    names = ", ".join(file_columns(file.path))
-    with file.open(columns=None) as source:
-        example = feature_example(source.value_columns)
+    look = look_at_file(file.parts[0])
+    example = suggest(look.columns, look.values)[0]
     return (
-        f"name the model's inputs with --feature; {file.path} has the columns {names}, for "
-        f"example: --feature '{example}'"
+        f"name the model's inputs with --feature; {file.parts[0].path} has the columns "
+        f"{', '.join(look.names)}, for example: --feature {shlex.quote(example)}"
     )
-
-
-def feature_example(columns: Sequence[str]) -> str:
-    """Return a likely feature of some of the numeric columns."""
-
-    def containing(word: str) -> list[str]:
-        return [name for name in columns if word in name.lower()]
-
-    bids, asks = containing("bid"), containing("ask")
-    if bids and asks:
-        return f"log_return(mid({Column(bids[0])}, {Column(asks[0])}))"
-    for word in PRICES:
-        if found := containing(word):
-            return f"log_return({Column(found[0])})"
-    return f"diff({Column(columns[-1])})"

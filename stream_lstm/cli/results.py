@@ -51,6 +51,8 @@ FEED = {
 def summary_lines(summary: dict[str, Any]) -> Iterator[str]:
     """Yield the summary of `core.summary.summarize`: counts, tables, and one plain sentence."""
     yield counts(summary)
+    if "read" in summary:
+        yield what_was_read(summary["read"])
     if summary["labels"]:
         asked = {title: p for title, p in REQUESTED.items() if p + "accuracy" in summary}
         prefixes = FORECASTERS | asked
@@ -73,6 +75,7 @@ def summary_lines(summary: dict[str, Any]) -> Iterator[str]:
     yield from details(summary)
     if "state_check" in summary:
         yield from state_lines(summary["state_check"])
+    yield from summary.get("notes", ())
     yield summary["verdict"]
 
 
@@ -86,6 +89,14 @@ def counts(summary: dict[str, Any]) -> str:
         count(summary[things], things) for things in ("ticks", "elements", "predictions", "labels")
     )
     return f"{name}: {ticks}{note}, {', '.join(others)}"
+
+
+def what_was_read(read: dict[str, Any]) -> str:
+    """Return one line of what was read of a file."""
+    parts = [] if read["form"] is None else [read["form"]]
+    parts += [] if read["first"] is None else [f"{read['first']} to {read['last']} UTC"]
+    head = f"{count(read['rows'], 'rows')} of {read['file']}"
+    return f"{head}: {', '.join([*parts, *read['columns']])}"
 
 
 def _cell(figure: float | None) -> str:

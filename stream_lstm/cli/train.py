@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 import typer
 
 from ..config import NOT_TRAINED
+from ..feed.input_file import look_over
 from ..quoting import printable
 from ..store.startup import warm_start
 from .console import detail, file_progress, note, progress_bar, result, warn
@@ -55,6 +56,7 @@ def command(
     inputs = [rows.of(path) for path in files]
     config, weights, *_ = warm_start(settings.config, settings.origins, warn)
     columns = check_features(inputs[0], config)
+    inputs = [look_over(one, used=columns, warn=warn, detail=detail)[0] for one in inputs]
     inputs = [with_optional(one, config, columns) for one in inputs]
     from ..serve.replaying import peak_rss_bytes  # JAX is imported here and not before
     from ..serve.training import TrainingJob, check_mode, check_places, train

@@ -404,6 +404,9 @@ def _stream_name(value: Any) -> str:
 _UNIT_NS = ((10**17, 1), (10**14, 10**3), (10**11, 10**6))
 """From which size on whole numbers are of which unit; smaller ones are seconds, or dates."""
 
+_CALENDAR = (10**10, 10**12, 10**15)
+"""Whole numbers from 19 to 21 times these may be digits of the calendar, such as 202403010930."""
+
 
 def time_ns(time: float | str, unit: TimeUnit = "auto") -> int:
     """Return nanoseconds since 1970 of a number or of ISO 8601 text; ValueError for neither.
@@ -411,7 +414,8 @@ def time_ns(time: float | str, unit: TimeUnit = "auto") -> int:
     Without a given unit (s, ms, us or ns) it follows from the number's size; text without a zone
     is UTC.
     """
-    if type(time) is int and unit == "auto" and (size := abs(time)) >= 10**11:
+    digits = type(time) is int and any(19 * k <= time < 21 * k for k in _CALENDAR)
+    if type(time) is int and unit == "auto" and not digits and (size := abs(time)) >= 10**11:
         found = time * next(factor for least, factor in _UNIT_NS if size >= least)
         if -(2**63) <= found < 2**63:
             return found

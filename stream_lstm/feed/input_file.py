@@ -8,24 +8,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import msgspec
-
-from ..events import Refusal
-from ..schema import OnBad, StreamConfig
-from .synthetic import SOURCES, SyntheticSource
-
-if TYPE_CHECKING:
-    from .files import FileSource
-from typing import TYPE_CHECKING, NamedTuple
-
 import numpy as np
 
-from ..errors import DataError, StreamLSTMError, UsageError
+from ..errors import DataError, UsageError
+from ..events import Refusal
+from ..schema import OnBad, StreamConfig
+from .dialect import Asked
+from .found_times import UNIT_CHANGES, TimeGuess, given_times
+from .found_times import find_times as find
+from .order import Finding, Sample, check_series
+from .synthetic import SOURCES, SyntheticSource
+from .times import NAMED_FORMATS
 
 if TYPE_CHECKING:
     from ..core.doctor.inputs import TickTable
+    from .files import FileSource, TimeOrder
 
 
 SYNTHETIC_TICKS = 1_000_000
@@ -47,7 +47,11 @@ class InputFile(msgspec.Struct, frozen=True, tag="file"):
     """A historical file and how its rows become ticks.
 
     stream: name of the stream, unless the column `stream_column` names the stream of each row.
-    optional: columns whose cells may be empty in any use of the file.
+    optional: columns whose cells may be empty in any use of the file. reverse: the last row comes
+    first. as_is: take the rows as one series in file order, whatever the checks say. find_time:
+    look for the times if none are named. time_found: `time` was found, and not named by the user.
+    doubt: what a check refused without `as_is`.
+    asked: what the user states about its table.
     """
 
     path: Path
@@ -58,6 +62,25 @@ class InputFile(msgspec.Struct, frozen=True, tag="file"):
     limit: int | None = None
     stream_column: str | None = None
     optional: tuple[str, ...] = ()
+    time_format: str = ""
+    reverse: bool = False
+    as_is: bool = False
+    find_time: bool = True
+    time_found: bool = False
+    doubt: str = ""
+    asked: Asked = Asked()
+
+    @property
+    def time_options(self) -> dict[str, Any]:
+        """The options of `feed.files.open_file` about times and order."""
+        return {
+            "time": self.time,
+            "time_unit": self.time_unit,
+            "time_format": self.time_format,
+            "lenient_time": self.time_found,
+            "reverse": self.reverse,
+            "asked": self.asked,
+        }
 
     @property
     def parts(self) -> tuple[InputFile, ...]:
@@ -90,13 +113,12 @@ class InputFile(msgspec.Struct, frozen=True, tag="file"):
         return open_file(
             self.path,
             columns=columns,
-            time=self.time,
-            time_unit=self.time_unit,
             on_bad_row=self.on_bad_row,
             limit=self.limit,
             on_refusal=on_refusal,
             key=self.stream_column,
             optional=(*self.optional, *optional),
+            **self.time_options,
             **options,
         )
 
@@ -179,7 +201,8 @@ class MergedInput(InputFile, frozen=True, kw_only=True, tag="merged"):
         with ExitStack() as stack:
             readers = []
             for file in self.files:
-                selection = Selection(columns, file.time, file.time_unit, rows, **options)
+                shared = {"columns": columns, "chunk_rows": rows} | file.time_options
+                selection = Selection(**shared, **options)
                 readers.append(stack.enter_context(open_reader(file.path, selection)))
             stack.pop_all()
         return FileSource(
@@ -209,7 +232,8 @@ def merged(files: Sequence[InputFile]) -> MergedInput:
                 f"a stream: give one another name, such as NAME={file.path}"
             )
         known[file.stream] = file
-    found = tuple(find_times(file) for file in files)
+    # a row without its time has no place among those of other files
+    found = tuple(msgspec.structs.replace(find_times(file), time_found=False) for file in files)
     for file in found:
         if file.time is None:
             raise UsageError(
@@ -238,12 +262,12 @@ class LabelColumn(msgspec.Struct, frozen=True):
 @contextmanager
 def check_order(
     file: InputFile, warn: Callable[[str], object], *, enabled: bool = True
-) -> Iterator[Callable[..., None]]:
-    """Give a function that takes rows as `TimeOrder.look` does; warn at the end of disorder."""
+) -> Iterator[TimeOrder]:
+    """Give a `TimeOrder` that takes the rows; warn at the end of disorder."""
     from .files import TimeOrder
 
-    order = TimeOrder()
-    yield order.look if enabled and file.time is not None else lambda *_: None
+    order = TimeOrder(enabled=enabled and file.time is not None)
+    yield order
     if line := order.warning(f"{file.path_of(order.stream)}:{order.first}"):
         warn(line)
 
@@ -253,9 +277,6 @@ MAX_ROWS = 2_000_000
 
 REASONS = 3
 """Reasons in the result for rows that cannot be read."""
-
-TIMES = ("ts", "t_ns")
-"""Names of a column of times; so is a name with `time`, and one with `date` if it is text."""
 
 
 class WholeFile(NamedTuple):
@@ -268,29 +289,81 @@ class WholeFile(NamedTuple):
 
 def find_times(file: InputFile) -> InputFile:
     """Return the file with its column of times, found if none is named."""
-    from .files import file_columns
-
     if file.time is not None or isinstance(file, SyntheticInput):
         return file
-    for name in file_columns(file.path):
-        word, unit = name.lower(), file.time_unit
-        if word not in TIMES and "time" not in word:
-            if "date" not in word:
-                continue
-            unit = "iso"  # numbers of that name are as often fractions of a year, or days
-        found = msgspec.structs.replace(file, time=name, time_unit=unit)
-        if _has_times(msgspec.structs.replace(found, on_bad_row="fail", limit=100)):
-            return msgspec.structs.replace(file, time=name)
-    return file
+    return _with_times(file, _look(file)[1])
 
 
-def _has_times(file: InputFile) -> bool:
-    try:
-        with file.open(()) as source:
-            times = [block.t_ns for block in source.blocks()]
-    except StreamLSTMError:
-        return False
-    return any((t_ns != times[0][0]).any() for t_ns in times)
+def _with_times(file: InputFile, times: TimeGuess | None) -> InputFile:
+    if file.time is not None or times is None:
+        return file
+    form = times.unit if times.unit in NAMED_FORMATS else file.time_format
+    return msgspec.structs.replace(file, time=times.option, time_found=True, time_format=form)
+
+
+def _look(file: InputFile) -> tuple[Sample, TimeGuess | None]:
+    """Return the first rows of a file in the order of their use, and their times."""
+    from .files import file_sample
+
+    sample = file_sample(file.path, file.asked).first(file.limit)
+    if file.reverse:
+        sample = sample.reversed()
+    unit, form = file.time_unit, file.time_format
+    if not file.find_time:
+        return sample, None
+    if file.time is None:
+        return sample, find(*sample, unit, form)
+    return sample, given_times(*sample, file.time, unit, form)
+
+
+def look_over(
+    file: InputFile,
+    *,
+    used: Sequence[str] | None = None,
+    by_column: bool = False,
+    warn: Callable[[str], object],
+    detail: Callable[[str], object] = lambda _: None,
+) -> tuple[InputFile, list[Finding]]:
+    """Return the file with its times, found if none are named, and what its first rows show.
+
+    used: the columns in use, None for all numeric ones. by_column: whether the command has
+    --stream-column. warn: takes a line. detail: takes the line
+    about times that were found.
+
+    Raises DataError for rows that are newest first, or of several series, unless they are taken as
+    they are; such a file has a `doubt`.
+    """
+    if isinstance(file, SyntheticInput):
+        return file, []
+    if isinstance(file, MergedInput):
+        looked = [look_over(part, used=used, warn=warn, detail=detail) for part in file.files]
+        parts, found = (
+            tuple(part for part, _ in looked),
+            [one for _, some in looked for one in some],
+        )
+        doubt = next((part.doubt for part in parts if part.doubt), "")
+        return msgspec.structs.replace(file, files=parts, doubt=doubt), found
+    sample, times = _look(file)
+    findings = check_series(
+        sample,
+        times,
+        used=used,
+        stream_column=file.stream_column,
+        reverse=file.reverse,
+        by_column=by_column,
+    )
+    refused = [one for one in findings if one.severity == "refuse"]
+    if refused and not file.as_is:
+        lines = [f"{file.path}: {one.line}" for one in refused]
+        raise DataError(*lines, "(--as-is takes the rows as one series in this order)")
+    for one in findings:
+        if one.severity == "warn":
+            warn(f"{file.path}: {one.line}")
+    if file.time is None and times is not None:
+        tell = warn if UNIT_CHANGES in times.notes else detail
+        tell(f"{file.path}: {times.line}")
+    doubt = "; ".join(one.what for one in refused)
+    return msgspec.structs.replace(_with_times(file, times), doubt=doubt), findings
 
 
 def read_whole(file: InputFile, used: tuple[str, ...], label: str | None) -> WholeFile:

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 import time as clocks
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import numpy as np
 import zmq
 
 from ..config import build
+from ..core.missing import EVERY
 from ..errors import DataError, EndpointError, StreamLSTMError
 from ..events import Run, Ticks
 from ..quoting import printable
@@ -27,30 +28,33 @@ from ..schema import FeedConfig
 from .declared import EventBatch
 from .decode import resolve
 from .endpoints import Binding
-from .files import file_columns, open_file
+from .files import file_columns
 from .guard import MAX_WAIT_S, Inbound
+from .input_file import InputFile, look_over
 from .intake import Intake
+from .order import Finding
 from .payloads import PICKLED
 from .protocol import MAX_MESSAGE_BYTES, parse_topic
 from .security import Security
 from .sniff import Look, shown, sniff
 from .subscriber import Inlet, feed_endpoints, open_inlet
+from .times import time_columns
 from .wire import FAULTS
+
+if TYPE_CHECKING:
+    from .files import FileSource, TickBlock
 
 SAMPLE_ROWS = 4096
 """Rows of a file that are read: a few hundred kilobytes."""
 
 MAX_TRIED = 8
-"""Columns that are tried as times, and as streams."""
+"""Columns that are tried as streams."""
 
 SAMPLE_MESSAGES, SAMPLE_BYTES = 256, 16 << 20
 """Messages of a feed that are taken, and the bytes of them."""
 
 GATHER_S = 2.0
 """Seconds after a feed's first message in which more are taken: two heartbeats."""
-
-FIRST_DATE_NS = 10**17
-"""In 1973: larger numbers in a column of times are dates, smaller ones may be anything."""
 
 TIMES = ("time", "timestamp", "ts", "datetime", "date", "t", "epoch")
 STREAMS = ("symbol", "sym", "ticker", "instrument", "isin", "contract", "currency", "asset",
@@ -77,80 +81,115 @@ class FileLook(NamedTuple):
     """What the first rows of a file show.
 
     values: float64 (m, C) of `columns`, the numeric ones, and of one stream if there are several.
-    skip: whether some rows had to be skipped. `time` and `stream_column` are columns or None.
+    file: the file with its times, streams and order as they were found. skip: whether some rows
+    had to be skipped. findings: what is wrong or odd about the rows, refusals first.
     """
 
     names: tuple[str, ...]
     columns: tuple[str, ...]
     values: Any
-    time: str | None
-    stream_column: str | None
+    file: InputFile
     skip: bool
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def time(self) -> str | None:
+        """The column of times, or several with commas between them."""
+        return self.file.time
+
+    @property
+    def stream_column(self) -> str | None:
+        """The column that names the streams."""
+        return self.file.stream_column
 
 
-def look_at_file(path: Path) -> FileLook:
+def look_at_file(file: InputFile) -> FileLook:
     """Look at the first rows of a file.
 
     Raises what `files.open_file` raises, and DataError without a column of numbers.
     """
-    names = file_columns(path)
+    path = file.path
+    names = file_columns(path, file.asked)
     try:
-        numeric, block, refused = _read(path, columns=None)
+        numeric, block, refused = _read(file, columns=None)
     except DataError as error:
         has = "" if repr(names[0]) in str(error) else f" (it has {', '.join(names)})"
         raise DataError(f"{error}{has}") from None
-    times = _time_column(path, names, numeric)
-    columns = tuple(name for name in numeric if name != times)
+    file, findings = _look_over(file)
+    times = time_columns(file.time, names)
+    columns = tuple(name for name in numeric if name not in (*times, file.stream_column))
     if not columns:
-        raise DataError(f"{path} has no column of numbers except the time {times!r}")
+        raise DataError(f"{path} has no column of numbers except the time {file.time!r}")
     values = block.values[:, [numeric.index(name) for name in columns]]
+    _remove_odd(values, columns, findings)
     if not np.isfinite(values).any():
         raise DataError(f"{path}: no number in its first {len(values)} rows")
-    text = [name for name in names if name not in (*numeric, times)]
-    stream, codes = _stream_column(path, text)
+    text = [name for name in names if name not in (*numeric, *times)]
+    stream, codes = _stream_column(file, text)
     if stream is not None and len(codes) == len(values):
         values = values[codes == np.bincount(codes).argmax()]
-    return FileLook(names, columns, values, times, stream, refused > 0)
+    file = msgspec.structs.replace(file, stream_column=stream)
+    return FileLook(names, columns, values, file, refused > 0, findings)
 
 
-def _read(path: Path, **options: Any) -> tuple[tuple[str, ...], Any, int]:
+def _look_over(file: InputFile) -> tuple[InputFile, tuple[Finding, ...]]:
+    """Return the file with its times, and read such that the checks of its rows accept it."""
+    plain = msgspec.structs.replace(file, as_is=True)
+    looked, found = look_over(plain, by_column=True, warn=lambda _: None)
+    changes: dict[str, Any] = {"as_is": file.as_is, "doubt": "", "time_found": False}
+    for one in found:
+        if one.name == "order" and not file.as_is:
+            changes["reverse"] = not file.reverse
+        option, _, column = one.remedy.partition(" ")
+        if option == "--stream-column" and not file.as_is:
+            changes["stream_column"] = shlex.split(column)[0] if "'" in column else column
+    return msgspec.structs.replace(looked, **changes), tuple(found)
+
+
+def _remove_odd(values: Any, columns: Sequence[str], findings: Sequence[Finding]) -> None:
+    """Make NaN of the numbers that seem to mean no value, so that no feature is chosen by them."""
+    for one in findings:
+        place = next((k for k, n in enumerate(columns) if one.what.startswith(f"{n} has ")), None)
+        if one.name == "sentinels" and place is not None:
+            words = one.remedy.split()[1].split(",")
+            values[np.isin(values[:, place], [float(word) for word in words]), place] = np.nan
+
+
+def _opened(file: InputFile, columns: Sequence[str] | None, refuse: Any = None) -> FileSource:
+    """Open the first rows of a file; empty cells are NaN, and bad rows go to `refuse`."""
+    file = msgspec.structs.replace(file, on_bad_row="skip", limit=SAMPLE_ROWS, optional=(EVERY,))
+    return file.open(columns, refuse or (lambda _: None), chunk_rows=SAMPLE_ROWS)
+
+
+def _read(
+    file: InputFile, columns: Sequence[str] | None, **changes: Any
+) -> tuple[tuple[str, ...], TickBlock, int]:
     """Return the value columns of a file, the block of its first rows, and the bad-row count."""
     reasons: list[str] = []
 
     def refuse(refusal: Any) -> None:
         reasons.append(refusal.reason)
         if len(reasons) > SAMPLE_ROWS:
-            raise DataError(f"{path}: the first {SAMPLE_ROWS} rows cannot be used; {reasons[0]}")
+            first = f"the first {SAMPLE_ROWS} rows cannot be used; {reasons[0]}"
+            raise DataError(f"{file.path}: {first}")
 
-    shared: dict[str, Any] = {"limit": SAMPLE_ROWS, "chunk_rows": SAMPLE_ROWS, "time": None}
-    shared |= {"on_bad_row": "skip", "on_refusal": refuse, "optional": file_columns(path)}
-    with open_file(path, **shared | options) as source:
+    file = msgspec.structs.replace(
+        file, **{"time": None, "stream_column": None, "reverse": False, **changes}
+    )
+    with _opened(file, columns, refuse) as source:
         return source.value_columns, next(source.blocks()), len(reasons)
 
 
-def _time_column(path: Path, names: Sequence[str], numeric: Sequence[str]) -> str | None:
-    """Return the column of times: one with such a name, or text that can be read as times."""
-    likely = [name for name in names if name not in numeric or rank(name, TIMES) < len(TIMES)]
-    for name in sorted(likely, key=lambda name: rank(name, TIMES))[:MAX_TRIED]:
-        with suppress(*UNREADABLE):
-            values = [other for other in numeric if other != name]
-            _, block, refused = _read(path, columns=values, time=name)
-            t_ns, rows = block.t_ns, len(block.t_ns)
-            rising = bool((np.diff(t_ns) >= 0).all()) and 2 * len(np.unique(t_ns)) > rows
-            if 10 * refused <= rows and (abs(t_ns).min() >= FIRST_DATE_NS or rising):
-                return name
-    return None
-
-
-def _stream_column(path: Path, names: Sequence[str]) -> tuple[str | None, Any]:
+def _stream_column(file: InputFile, names: Sequence[str]) -> tuple[str | None, Any]:
     """Return the column whose name and few distinct texts suggest streams, and its codes."""
     likely = [name for name in names if rank(name, STREAMS) < len(STREAMS)]
+    likely = likely if file.stream_column is None else [file.stream_column]
     for name in sorted(likely, key=lambda name: rank(name, STREAMS))[:MAX_TRIED]:
         with suppress(*UNREADABLE):
-            _, block, _ = _read(path, columns=[], key=name)
-            if 2 * len(block.keys.used()) <= len(block.rows):
+            _, block, _ = _read(file, (), stream_column=name)
+            if block.keys is not None and 2 * len(block.keys.used()) <= len(block.rows):
                 return name, block.keys.codes
-    return None, ()
+    return file.stream_column, ()
 
 
 # ---- feeds -------------------------------------------------------------------------------

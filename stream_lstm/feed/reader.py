@@ -4,15 +4,11 @@ A reader opens its file, determines the wanted columns, and gives runs of rows i
 marks rows that cannot be used, with the reason; `files` decides what happens to them.
 
 Also here: whether a path is a regular file (a pipe or a device would block or feed the reader),
-the stream of each row if a column names it, and the header of a text table. A file of another
-program is often one step away from what is read here: it has another separator, no header, or
-another encoding. Each case is detected, so that the message can name the step.
+and the stream of each row if a column names it.
 """
 
 from __future__ import annotations
 
-import csv
-import re
 import stat
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -27,8 +23,9 @@ from ..core.trees import Column
 from ..errors import ConfigurationError, DataError, InputMissingError, OutputError
 from ..schema import TimeUnit
 from ..typing import Bools, Float64s, Int64s
+from .dialect import Asked
 from .protocol import check_name
-from .times import TimeColumn
+from .times import TimeColumn, time_columns
 
 KINDS = {
     stat.S_IFDIR: "a directory",
@@ -146,6 +143,14 @@ class Selection(NamedTuple):
     chunk_rows: int = CHUNK_ROWS
     optional: Sequence[str] = ()
     key: str | None = None
+    asked: Asked = Asked()
+    time_format: str = ""
+    lenient_time: bool = False
+    reverse: bool = False
+
+    def times(self) -> TimeColumn:
+        """Return the converter of the times."""
+        return TimeColumn(self.time_unit, self.time_format, lenient=self.lenient_time)
 
     def check(self, path: Path, columns: Sequence[str]) -> None:
         """Check that a file's `columns` contain each selected one once, and the key no numbers.
@@ -154,8 +159,9 @@ class Selection(NamedTuple):
         """
         wanted = self.columns or ()
         unknown = [name for name in self.optional if name not in columns]
-        check_names(path, columns, (*wanted, *unknown), self.time, self.key)
-        if self.key is not None and (self.key in wanted or self.key == self.time):
+        times = time_columns(self.time, columns)
+        check_names(path, columns, (*wanted, *unknown), times, self.key)
+        if self.key is not None and (self.key in wanted or self.key in times):
             raise ConfigurationError(
                 f"{path}: the column {self.key!r} names the streams, and cannot be a time or a "
                 "feature too",
@@ -171,10 +177,11 @@ class Selection(NamedTuple):
         """
         if self.columns is not None:
             return tuple(self.columns)
-        found = tuple(name for name in numeric if name != self.time)
+        times = time_columns(self.time, columns)
+        found = tuple(name for name in numeric if name not in times)
         if not found:
             raise DataError(f"{path} has no column of numbers")
-        check_names(path, columns, found, self.time)
+        check_names(path, columns, found, times)
         return found
 
 
@@ -189,6 +196,8 @@ class Reader(Closing):
     """What `RawRows.rows` counts: "line" or "row"."""
     columns: tuple[str, ...]
     value_columns: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    """What a user should know about how the file is read."""
 
     def __init__(self, path: Path, selection: Selection) -> None:
         self.path = path
@@ -231,16 +240,15 @@ def check_names(
     path: Path,
     columns: Sequence[str],
     wanted: Sequence[str],
-    time: str | None,
+    times: Sequence[str],
     key: str | None = None,
 ) -> None:
-    """Check that `columns` contain the `wanted` ones, the `time` and the `key` column, each once.
+    """Check that `columns` contain the `wanted` ones, the `times` and the `key` column, each once.
 
     Raises ConfigurationError for a missing name, DataError for a repeated one.
     """
-    single = {"time": time, "stream_column": key}
-    asked = {kind: (name,) for kind, name in single.items() if name is not None}
-    for setting, names in {"features": wanted, **asked}.items():
+    keys = () if key is None else (key,)
+    for setting, names in {"features": wanted, "time": times, "stream_column": keys}.items():
         for name in names:
             if name not in columns:
                 known = ", ".join(columns)
@@ -263,11 +271,6 @@ def usable(values: Float64s, names: Sequence[str], optional: Sequence[str]) -> B
 
 
 NOT_FINITE = "is not a finite number"
-WRITE = ": write "
-"""In the reason for a number in a form that is not read."""
-
-_THOUSANDS = re.compile(r"[-+]?\d{1,3}(?:([,' \u00a0\u202f])\d{3})(?:\1\d{3})*(\.\d*)?")
-_DECIMAL_COMMA = re.compile(r"[-+]?(?:\d+|\d{1,3}(?:[.' \u00a0\u202f]\d{3})+),\d+")
 
 
 def not_finite(column: str, text: str) -> str:
@@ -275,148 +278,4 @@ def not_finite(column: str, text: str) -> str:
     text = text.strip()
     if not text:
         return f"column {column!r} is empty"
-    return f"column {column!r}: {text[:40]!r} {NOT_FINITE}{rewritten(text[:40])}"
-
-
-def rewritten(text: str) -> str:
-    """Return how to write a number with thousands separators or a decimal comma, else ""."""
-    thousands = _THOUSANDS.fullmatch(text)
-    if _DECIMAL_COMMA.fullmatch(text):
-        whole, _, part = text.partition(",")
-        plain = f"{re.sub(r'[^-+0-9]', '', whole)}.{part}"
-        if thousands:
-            return f"; with a comma it is ambiguous{WRITE}{text.replace(',', '')} or {plain}"
-        return f"; it has a decimal comma{WRITE}{plain}"
-    if thousands:
-        plain = re.sub(r"[^-+.0-9]", "", text)
-        return f"; it has a thousands separator{WRITE}{plain}"
-    return ""
-
-
-SEPARATORS = {",": "','", "\t": "tabs", ";": "';'", "|": "'|'"}
-"""Separators of tables, in words; `,` and tab are read."""
-
-MAX_NAMES = 10
-"""Columns in the message that none contains numbers."""
-
-
-def header(
-    path: Path, chunks: Iterator[bytes], delimiter: str
-) -> tuple[tuple[str, ...], bytes, int]:
-    """Return the names, the rest of the first run, and the number of the next line."""
-    line = 1
-    for chunk in chunks:
-        body = chunk.removeprefix(b"\xef\xbb\xbf") if line == 1 else chunk
-        while body:
-            head, _, body = body.partition(b"\n")
-            line += 1
-            if head.strip():
-                return _names(path, head, delimiter), body, line
-    raise DataError(f"{path} is empty; its first line must name the columns")
-
-
-def _names(path: Path, head: bytes, delimiter: str) -> tuple[str, ...]:
-    try:
-        cells = next(csv.reader([_text(head)], delimiter=delimiter, strict=True))
-    except (ValueError, csv.Error) as error:
-        raise DataError(f"{path}: the header cannot be read: {error}") from None
-    names = tuple(cell.strip() for cell in cells)
-    if all(map(is_number, names)):
-        raise _without_header(path, names)
-    return names
-
-
-def _text(head: bytes) -> str:
-    """Decode the first line; ValueError says how to convert other encodings than UTF-8."""
-    wide = b"\0" in head or head.startswith((b"\xff\xfe", b"\xfe\xff"))
-    try:
-        if not wide:
-            return head.decode().rstrip("\r")
-    except UnicodeDecodeError:
-        pass
-    encoding, what = ("UTF-16", "but UTF-16") if wide else ("CP1252", "but Latin-1, perhaps")
-    raise ValueError(
-        f"it is not UTF-8, {what}; convert it with iconv -f {encoding} -t UTF-8 FILE > NEW.csv"
-    )
-
-
-def check_header(path: Path, names: Sequence[str], delimiter: str, selection: Selection) -> None:
-    """Check a header as `Selection.check` does, and whether a foreign line is a header at all."""
-    try:
-        selection.check(path, names)
-    except ConfigurationError:
-        if {*(selection.columns or ()), selection.time, selection.key}.isdisjoint(names):
-            check_foreign(path, names, delimiter)
-        raise
-
-
-def check_foreign(path: Path, names: Sequence[str], delimiter: str) -> None:
-    """Raise DataError for a first line that looks like data or has another separator."""
-    if fault := _separated(names, delimiter):
-        raise DataError(f"{path}: {fault}")
-    if 2 * sum(map(_is_datum, names)) > len(names):
-        raise _without_header(path, names)
-
-
-def check_labelled(path: Path, names: Sequence[str]) -> None:
-    """Raise DataError if most names are data, unless all of these are whole numbers.
-
-    A table of years has names such as 2019 and 2020.
-    """
-    data = [name for name in names if _is_datum(name)]
-    if 2 * len(data) > len(names) and not all(name.isdecimal() for name in data):
-        raise _without_header(path, names)
-
-
-def _without_header(path: Path, names: Sequence[str]) -> DataError:
-    shown = ", ".join(repr(name[:40]) for name in names[:4]) + (", ..." if len(names) > 4 else "")
-    return DataError(
-        f"{path}: the first line looks like data ({shown}), but it must name the columns: add a "
-        "header"
-    )
-
-
-def _is_datum(text: str) -> bool:
-    """Return whether a cell contains a number or a time."""
-    try:
-        TimeColumn("iso").settle(text)
-    except ValueError:
-        return is_number(text)
-    return True
-
-
-def _separated(names: Sequence[str], delimiter: str) -> str:
-    """Return how to convert a file with another separator, "" if the header has ours."""
-    line = delimiter.join(names)
-    counts = {other: line.count(other) for other in SEPARATORS if other != delimiter}
-    other = max(counts, key=counts.__getitem__)
-    if counts[other] < len(names):
-        return ""
-    shown = SEPARATORS[other]
-    if other in ",\t":
-        suffix = "tsv" if other == "\t" else "csv"
-        return f"its fields seem to be separated by {shown}: call the file .{suffix}"
-    code = "import csv, sys; csv.writer(sys.stdout).writerows(csv.reader(sys.stdin, delimiter="
-    return (
-        f"its fields seem to be separated by {shown}; only ',' is read, and tabs in .tsv: "
-        f'convert it with python -c "{code}{shown}))" < FILE > NEW.csv'
-    )
-
-
-def no_numbers(path: Path, names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a message with the first complete row of a file without a column of numbers."""
-    row: Sequence[str] = next((row for row in rows if len(row) == len(names)), ())
-    cells = []
-    for name, cell in zip(names, row, strict=False):
-        hint = rewritten(cell).removeprefix("; ")
-        cells.append(f"{name!r} is {cell[:40]!r}" + (f" ({hint})" if hint else ""))
-    return "; ".join([f"{path} has no column of numbers", *cells[:MAX_NAMES]])
-
-
-def is_number(text: str) -> bool:
-    """Return whether a cell contains a number, finite or not."""
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+    return f"column {column!r}: {text[:40]!r} {NOT_FINITE}"

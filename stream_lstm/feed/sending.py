@@ -104,6 +104,12 @@ def send_file(
         ) as publisher,
     ):
         announce(publisher)
+        times = (file.time or "").split(",")
+        omitted = [
+            n for n in source.columns if n not in (*source.value_columns, file.time, *times)
+        ]
+        if publication.columns is None and omitted:
+            warn(f"columns without numbers are not published: {', '.join(omitted)}")
         if publication.subscribers:
             _wait(publication, publisher)
         start = time.monotonic()
@@ -127,6 +133,7 @@ def send_file(
             "endpoint": publisher.endpoint,
             "recovery": publisher.recovery_endpoint,
             "columns": source.value_columns,
+            "omitted_columns": omitted,
             "ticks": sender.ticks,
             "messages": sender.messages,
             "refused_ticks": source.rows_refused,
@@ -196,9 +203,9 @@ class Sender:
             idle=idle,
         )
         file, step = self._publication.file, self._publication.block
-        with check_order(file, self._warn) as check, self._progress(source, file.limit) as report:
+        with check_order(file, self._warn) as order, self._progress(source, file.limit) as report:
             for block in source.blocks():
-                check(block.t_ns, block.values, block.rows, block.keys)
+                order.look(block.t_ns, block.values, block.rows, block.keys)
                 for start in range(0, len(block.values), step):
                     t_ns, values = (a[start : start + step] for a in (block.t_ns, block.values))
                     due = pacer.wait(self.ticks + len(t_ns) - 1, int(t_ns[-1]))

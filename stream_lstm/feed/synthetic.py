@@ -555,7 +555,7 @@ class SyntheticReader(Reader):
         chunk_rows: int,
     ) -> None:
         self.columns = source.columns
-        check_names(Path(source.name), self.columns, columns or (), None)
+        check_names(Path(source.name), self.columns, columns or (), ())
         self.value_columns = self.columns if columns is None else tuple(columns)
         self.bytes_total = self._bytes(count)
         self._source = source

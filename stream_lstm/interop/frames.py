@@ -24,7 +24,7 @@ from ..core.verdict import summarize
 from ..errors import DataError, InputWarning
 from ..events import Prediction, Refusal, Score
 from ..feed.files import TimeOrder
-from ..feed.table_reader import floats, is_numeric
+from ..feed.tables import floats, is_numeric
 from ..feed.times import FORMS, TimeColumn
 from ..records import Gathered
 from ..schema import TimeUnit

@@ -26,6 +26,7 @@ from ..errors import DataError
 from ..events import Input, Notice, Output, Prediction, Refusal, Rollback, Score, Ticks
 from ..feed.files import FileSource, TickBlock, read_ahead
 from ..feed.input_file import InputFile, LabelColumn, Progress, check_order, no_progress
+from ..feed.order import OddValues
 from ..feed.reader import Keys
 from ..records import Batch
 from ..store.reading import StoredPart
@@ -203,7 +204,10 @@ class FileReplay:
     labels: the column of labels, which the file's values then have beside the session's. store:
     receives every input, and knows how much of the file it contains; None stores nothing.
     warn: takes a line. progress: opens the progress report.
-    Attributes: `late` gives the labels of that column, None without one.
+    Attributes: `late` gives the labels of that column, None without one; `rows` counts the rows
+    that were read, and `span` has the first and the last of their times, None without rows. `odd`
+    has the values that may mean no value; `doubt` says why the order of the rows makes a verdict
+    meaningless, or "".
     """
 
     def __init__(
@@ -221,6 +225,10 @@ class FileReplay:
         self._labels, self._store = labels, store
         self._warn, self._progress = warn, progress
         self._clipped = FeatureMonitor(session.config)
+        self.rows = 0
+        self.span: tuple[int, int] | None = None
+        self.odd = OddValues(session.columns)
+        self.doubt = ""
         self.late: LateLabels | None = None
         if labels is not None:
             self.late = LateLabels(
@@ -243,12 +251,13 @@ class FileReplay:
             stop = stack.enter_context(StopSwitch())
             stack.enter_context(stop_on_signals(stop))
             warns = self._session.config.stream.on_old_time == "warn"
-            look = stack.enter_context(check_order(file, self._warn, enabled=warns))
+            order = stack.enter_context(check_order(file, self._warn, enabled=warns))
             report = stack.enter_context(self._progress(source, file.limit))
             blocks = source.blocks()
             if file.on_bad_row == "fail":  # skipped rows are logged, by one thread alone
                 blocks = stack.enter_context(read_ahead(blocks))
             rows = _rows(source, blocks, len(self._session.columns), self._labels)
+            rows = self._counted(rows)
             done = 0
             if self._store is not None:
                 known = self._store.positions.get(file.stream, JournalPosition())
@@ -265,15 +274,25 @@ class FileReplay:
                     self._check.push(ticks)
                 assert piece.numbers is not None
                 keys = None if piece.keys is None else Keys(*piece.keys)
-                look(piece.t_ns, piece.values, piece.numbers, keys)
+                order.look(piece.t_ns, piece.values, piece.numbers, keys)
+                self.odd.look(piece.values)
                 for line in self._clipped.check(self._session):
                     self._warn(line)
 
             replay = Replay(self._session, file.stream, late=self.late, before=begin, after=end)
             whole = replay.run(rows, lambda count: report(done + count), lambda: stop.requested)
+        self.doubt = order.doubt()
         if whole and self._store is not None:
             self._store(Settle())
         return not whole
+
+    def _counted(self, rows: Iterator[ReplayRows]) -> Iterator[ReplayRows]:
+        for part in rows:
+            if len(part.t_ns):
+                self.rows += len(part.t_ns)
+                first = int(part.t_ns[0]) if self.span is None else self.span[0]
+                self.span = first, int(part.t_ns[-1])
+            yield part
 
     def _after(
         self, known: JournalPosition, rows: Iterator[ReplayRows], file: InputFile

@@ -187,11 +187,11 @@ class SeriesReader:
         warns = self._config.stream.on_old_time == "warn"
         with (
             file.open(self._columns, self._log) as source,
-            check_order(file, self._warn, enabled=warns) as check,
+            check_order(file, self._warn, enabled=warns) as order,
             self._progress(source, file.limit) as report,
         ):
             for block in source.blocks():
-                check(block.t_ns, block.values, block.rows, block.keys)
+                order.look(block.t_ns, block.values, block.rows, block.keys)
                 refused = self._refused(file, block.rows)
                 made = maker.make(memory, block.t_ns, block.values, refused)
                 runs += [elements.copy() for _, elements in made]

@@ -29,7 +29,7 @@ from ..core.verdict import count
 from ..errors import DataError, InputMissingError, OutputError, UsageError, nearest
 from ..events import Prediction, Score
 from ..feed.reader import check_plain
-from ..feed.table_reader import open_parquet
+from ..feed.tables import open_parquet
 from ..quoting import printable
 from ..records import Batch, fields_of
 from ..store.schema import R, is_store

@@ -144,12 +144,13 @@ def test_the_command_line_is_not_printed_raw(cli, tmp_path, monkeypatch, argumen
     ],
     ids=" ".join,
 )
-def test_another_separator_is_named_with_a_way_to_convert(cli, tmp_path, command):
+def test_two_readings_of_a_table_are_refused_with_the_option_that_decides(cli, tmp_path, command):
     path = tmp_path / "semi.csv"
-    path.write_text("time;bid;ask\n2024-01-01;1.5;1.6\n")
+    path.write_text("bid\n1,5\n1,6\n1,7\n")
     done = cli(command[0], path, *command[1:])
     assert done.code == 65
-    assert "semi.csv: its fields seem to be separated by ';'; only ',' is read" in done.err
+    assert "semi.csv, line 1: 'bid' is one name, but the lines after it have two" in done.err
+    assert "--skip-lines 1" in done.err
 
 
 @pytest.mark.slow
@@ -160,16 +161,24 @@ def test_times_that_go_back_are_reported_once(cli, tmp_path, monkeypatch):
         t=[900 - k for k in range(400)],
         x=[k % 3 - 1 for k in range(400)],
     )
-    timed, plain = (cli("replay", path, *X, "--json", *t) for t in (("--time", "t"), ()))
-    sent = cli("publish", path, "--time", "t", "--bind", ANY_PORT, "--speed", "max")
-    trained = cli("train", path, "--time", "t", *X, "--epochs", 1, "--out", "w.safetensors")
-    for done in (timed, sent, trained):
+    commands = (
+        ("replay", path, *X, "--json"),
+        ("publish", path, "--bind", ANY_PORT, "--speed", "max"),
+        ("train", path, *X, "--epochs", 1, "--out", "w.safetensors"),
+    )
+    for command in commands:
+        refused = cli(*command, "--time", "t")
+        assert (refused.code, refused.out) == (65, "")
+        assert "the newest row comes first (by t): --reverse reads" in refused.err
+        done = cli(*command, "--time", "t", "--as-is")
         assert done.code == 0, done.err
         assert done.err.count("newest_first.csv:3: the time goes back") == 1
         assert "399 rows" in done.err
-    assert "goes back" not in plain.err
-    for key in ("log_loss", "predictions"):
-        assert timed.json()[key] == plain.json()[key]
+    plain, taken = (cli(*commands[0], *more) for more in ((), ("--time", "t", "--as-is")))
+    assert "goes back" not in plain.err, "numbers that fall need not be times"
+    for key in ("log_loss", "predictions", "digest"):
+        assert taken.json()[key] == plain.json()[key]
+    assert taken.json()["verdict"].startswith("no verdict: the newest row comes first")
 
 
 @pytest.mark.parametrize("command", ["replay", "doctor", "publish", "inspect", "verify"])

@@ -15,7 +15,7 @@ from .lines import ANY_PORT, write_csv
 
 REPLAY = "replay quotes.csv --feature bid"
 LABELS = f"{REPLAY} --label-column ask"
-MANY = "replay x.csv --feature x --stream-column symbol"
+MANY = "replay many.csv --feature x --stream-column symbol"
 FILES = "replay quotes.csv b=quotes.csv --feature bid"
 DOCTOR = "doctor x.csv --feature x"
 PUBLISH = "publish quotes.csv --bind tcp://127.0.0.1:*"
@@ -57,7 +57,7 @@ MISTAKES = {
         (f"{REPLAY} --trace x.csv", "x.csv", ".json"),
         (f"{REPLAY} --save-weights x.npz", ".safetensors"),
         (f"{REPLAY} --spreadsheet", "--out"),
-        ("replay x.csv --feature x --stream-column symbl", "did you mean 'symbol'"),
+        ("replay many.csv --feature x --stream-column symbl", "did you mean 'symbol'"),
         (f"{MANY} --stream a", "--stream is for one stream"),
         (f"{FILES} --stream a", "--stream is for one stream: replay one file"),
         (f"{FILES} --store s.db", "--store is for one stream"),
@@ -160,7 +160,8 @@ def folder(tmp_path_factory):
     times, venues = range(10**18, 10**18 + 300), ["EBS"] * 300
     write_csv(folder / "quotes.csv", time_ns=times, bid=bid, ask=bid + 1e-4, venue=venues)
     x, symbols = rng.normal(size=120), [f"s{k % 4}" for k in range(120)]
-    write_csv(folder / "x.csv", x=x, up=1 * (x > 0), symbol=symbols)
+    write_csv(folder / "x.csv", x=x, up=1 * (x > 0))
+    write_csv(folder / "many.csv", x=x, up=1 * (x > 0), symbol=symbols)
     (folder / "empty.csv").write_text("")
     (folder / "other.db").write_bytes(b"SQLite format 3\0" + bytes(100))
     (folder / "c.toml").write_text('[model]\nmode = "window"\n')

@@ -199,3 +199,14 @@ def test_a_slow_subscriber_gets_the_end_of_the_file_too(cli, tmp_path, endpoint,
     assert cli("publish", file, "--bind", endpoint, "--send-timeout", 45, "--block", 50).code == 0
     assert opened[0]["linger_s"] == 45
     assert opened[0]["send_hwm"] * 50 == sending.QUEUE_ROWS
+
+
+def test_columns_that_are_not_published_are_named(cli, tmp_path):
+    path = write_csv(tmp_path / "a.csv", t=[1, 2], x=[1, 2], who=["a", "b"], note=["", "b"])
+    line = ("publish", path, "--bind", ANY_PORT, "--speed", "max", "--json", "--time", "t")
+    done = cli(*line)
+    assert done.json()["omitted_columns"] == ["who", "note"]
+    assert "columns without numbers are not published: who, note" in done.err
+    done = cli(*line, "--columns", "x")
+    assert done.json()["columns"] == ["x"]
+    assert "not published" not in done.err

@@ -9,7 +9,6 @@ import pyarrow.parquet
 import pytest
 
 from stream_lstm.cli.options import parse_delay
-from stream_lstm.cli.replay import feature_example
 from stream_lstm.config import build
 from stream_lstm.core import replay
 from stream_lstm.core import session as session_module
@@ -207,16 +206,33 @@ def test_a_table_for_people_and_nothing_on_standard_error(cli, data_dir):
     assert lines[-1].startswith("no evidence yet after 40 labels; an accuracy of ")
 
 
-@pytest.mark.parametrize(
-    ("columns", "feature"),
-    [
-        (["time_ns", "bid_px", "bid_qty", "ask_px"], "log_return(mid(bid_px, ask_px))"),
-        (["open", "high", "Close"], "log_return(Close)"),
-        (["day", "demand (MW)"], 'diff("demand (MW)")'),
-    ],
-)
-def test_the_example_uses_columns_that_are_there(columns, feature):
-    assert feature_example(columns) == feature
+def test_one_line_says_what_was_read(cli, tmp_path, data_dir):
+    line = ("replay", data_dir / "nyc_taxi.csv", "--feature", "diff(value)", "--limit", 500)
+    span = "2014-07-01 00:00 to 2014-07-11 09:30 UTC"
+    done = cli(*line, "--time", "timestamp")
+    assert f"500 rows of nyc_taxi.csv: comma-separated, {span}, value" in done.out.splitlines()
+    both = [write_csv(tmp_path / f"{n}.csv", t=range(50), x=[n] * 50, y=range(50)) for n in (1, 2)]
+    done = cli("replay", *both, "--feature", "diff(x)", "--feature", "y", "--time", "t")
+    read = "100 rows of 1.csv and 1 more file: 1970-01-01 00:00 to 1970-01-01 00:00:49 UTC, x, y"
+    assert read in done.out.splitlines()
+    done = cli("replay", "--synthetic", "s1-ar", "--limit", 200, "--json")
+    assert "read" not in done.json()
+
+
+def test_what_was_read_includes_the_rows_that_the_store_contains(cli, tmp_path, quotes):
+    line = ("replay", quotes, "--feature", FEATURE, "--store", tmp_path / "a.db", *SMALL, "--json")
+    assert cli(*line, "--limit", 200).json()["read"]["rows"] == 200
+    assert cli(*line).json()["read"]["rows"] == 300
+
+
+def test_the_example_is_that_of_init(cli, tmp_path):
+    xs = 100 * np.exp(np.cumsum(np.random.default_rng(0).normal(0, 1e-3, 300)))
+    path = write_csv(tmp_path / "a.csv", bid_px=xs, bid_qty=[1] * 300, ask_px=xs + 0.01)
+    done = cli("replay", path)
+    assert done.code == 2
+    features = cli("init", path, "--out", tmp_path / "a.toml", "--json").json()["features"]
+    assert features[0] == "log_return(mid(bid_px, ask_px))"
+    assert done.err.rstrip().endswith(f"for example: --feature '{features[0]}'")
 
 
 # ---- labels from a column, each in its own time -----------------------------------------------

@@ -77,7 +77,7 @@ def test_a_tick_that_is_refused_is_named_by_its_line(cli, tmp_path, flags):
 
 
 def test_table_is_accepted_for_one_more_release_and_warned_about_once(cli, prices):
-    plain, flagged = (cli("replay", prices, *PRICE, *f, "--json") for f in ((), ("--table",)))
+    plain, flagged = (cli("replay", prices, *BY_COLUMN, *f, "--json") for f in ((), ("--table",)))
     assert summary(plain)["digest"] == summary(flagged)["digest"]
     assert plain.err.count("table has no effect") == 0
     assert flagged.err.count("table has no effect") == 1
@@ -145,10 +145,13 @@ def test_messages_name_the_file_of_a_row(cli, tmp_path):
 
 
 def test_one_file_may_be_named_and_a_file_with_an_equals_sign_is_a_file(cli, prices, tmp_path):
-    assert summary(cli("replay", f"ES={prices}", *PRICE, "--json"))["stream"] == "ES"
+    assert summary(cli("replay", f"ES={prices}", *PRICE, "--as-is", "--json"))["stream"] == "ES"
     whole = tmp_path / "day=1.csv"
     whole.write_bytes(prices.read_bytes())
-    assert summary(cli("replay", whole, *PRICE, "--stream", "x", "--json"))["stream"] == "x"
+    assert (
+        summary(cli("replay", whole, *PRICE, "--as-is", "--stream", "x", "--json"))["stream"]
+        == "x"
+    )
 
 
 # ---- synthetic streams, and the best possible forecast ----------------------------------------

@@ -105,10 +105,11 @@ def test_another_file_is_refused(cli, walk, tmp_path):
     for file, more, words in (
         (beginning(walk, 200), (), "has 200 ticks and the store 900"),
         (other, (), "does not begin with the 900 ticks"),
-        (walk, ("--time", "t"), "but with other times: name the column of times as before"),
+        (walk, ("--time", "none"), "but with other times: name the column of times as before"),
     ):
         refused = cli("replay", file, *SMALL, "--store", store, *more)
         assert (refused.code, words in refused.err) == (65, True), refused.err
+    assert cli("replay", walk, *SMALL, "--store", store, "--time", "t").code == 0
     second = cli("replay", other, *SMALL, "--store", store, "--stream", "second")
     assert second.code == 0
     assert "contains walk: second is added and continues with its weights" in second.err

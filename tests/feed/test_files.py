@@ -17,11 +17,10 @@ from stream_lstm.errors import (
     DataError,
     InputMissingError,
     OutputError,
-    UsageError,
 )
-from stream_lstm.feed import csv_reader
+from stream_lstm.feed import rows as rows_module
+from stream_lstm.feed.dialect import Asked
 from stream_lstm.feed.files import file_columns, open_file
-from stream_lstm.feed.reader import rewritten
 
 from .reading import TABLES, load, table, text_file, write_table
 
@@ -147,31 +146,33 @@ BAD_CELLS = ["", "  ", "n/a", "NULL", "nan", "inf", "-Infinity", "1_000", "1,5,6
 
 
 @pytest.mark.parametrize(
-    ("cell", "hint"),
+    ("cell", "number"),
     [
-        ("1,234.5", "thousands separator: write 1234.5"),
-        ("-1,234,567", "thousands separator: write -1234567"),
-        ("1'234.5", "thousands separator: write 1234.5"),
-        ("1.234,5", "decimal comma: write 1234.5"),
-        ("1 234,5", "decimal comma: write 1234.5"),
-        ("0,25", "decimal comma: write 0.25"),
-        ("1,234", "ambiguous: write 1234 or 1.234"),
+        ("1,234.5", 1234.5),
+        ("-1,234,567", -1234567),
+        ("1'234.5", 1234.5),
+        ("1.234,5", 1234.5),
+        ("1 234,5", 1234.5),
+        ("0,25", 0.25),
+        ("$2.50", 2.5),
+        ("1.5K", 1500),
     ],
 )
-def test_a_number_in_another_form_is_shown_in_a_valid_form(tmp_path, cell, hint):
-    path = text_file(tmp_path, f'i,x\n1,2\n2,"{cell}"\n')
-    with pytest.raises(DataError, match=rf"line 3: column 'x': {cell!r} is not .*{hint}$"):
-        load(path, columns=["x"])
-    path = text_file(tmp_path, f'x,y\n"{cell}",n\n')
-    with pytest.raises(
-        DataError, match=rf"no column of numbers; 'x' is {cell!r} \(.*{hint}\); 'y'"
-    ):
-        load(path)
+@pytest.mark.parametrize("more", [0, 5000])
+def test_a_number_in_another_form_is_read(tmp_path, cell, number, more):
+    rows = "".join(f'{k},"{cell}"\n' for k in range(2 + more))
+    _, values, _, _ = load(text_file(tmp_path, f"i,x\n{rows}"))
+    assert values[:, 1].tolist() == [number] * (2 + more)
 
 
-@pytest.mark.parametrize("text", ["sell", "1.2.3", "1,23,4.5", "12,", "01-02-2024"])
-def test_other_text_has_no_valid_form(text):
-    assert not rewritten(text)
+def test_a_number_that_can_be_two_is_refused_unless_its_sign_is_given(tmp_path):
+    path = text_file(tmp_path, 'i,x\n1,2\n2,"1,234"\n')
+    for options in ({}, {"columns": ["x"]}):
+        with pytest.raises(DataError, match=r"line 3: column 'x': '1,234' is amb.*--decimal"):
+            load(path, **options)
+    for sign, number in ((".", 1234), (",", 1.234)):
+        _, values, _, _ = load(path, columns=["x"], asked=Asked(decimal=sign))
+        assert values[:, 0].tolist() == [2, number]
 
 
 @pytest.mark.parametrize(
@@ -181,7 +182,7 @@ def test_other_text_has_no_valid_form(text):
             "buy sell",
             "'buy' is not a finite number; column 'x' contains no number in any",
         ),
-        ("1.234,5 2.234,5", "write 1234.5; none of the first 2 rows can be used"),
+        ("1,234 2,234", r"'1,234' is ambiguous: .*; none of the first 2 rows can be used"),
     ],
 )
 def test_if_every_row_is_bad_skipping_is_not_advised(tmp_path, cells, words):
@@ -251,7 +252,7 @@ def test_nothing_left_is_an_error(tmp_path):
         load(path, columns=["b"], on_bad_row="skip")
 
 
-cells = st.sampled_from(["1", "2.5", "-3e2", "+4", "", "nan", "x", '"5"', '"6'])
+cells = st.sampled_from(["1", "2.5", "-3e2", "+4", "", "nan", "x", '"5"', '6"'])
 
 
 @settings(max_examples=60, deadline=None)
@@ -262,7 +263,7 @@ cells = st.sampled_from(["1", "2.5", "-3e2", "+4", "", "nan", "x", '"5"', '"6'])
 def test_arrow_and_the_line_by_line_parser_agree(tmp_path_factory, rows, chunk_rows):
     """A poisoned last line forces the slow parser; without it the fast one runs where it can."""
     folder = tmp_path_factory.mktemp("csv")
-    text = "a,b\n7,8\n" + "".join(f"{row}\n" for row in rows)
+    text = "a,b\n" + "7,8\n" * 20 + "".join(f"{row}\n" for row in rows)
     fast = text_file(folder, text, "fast.csv")
     slow = text_file(folder, text + "1,2,3,4\n", "slow.csv")
     quick = load(fast, on_bad_row="skip", chunk_rows=chunk_rows, columns=["b"])
@@ -317,7 +318,7 @@ def test_a_repeated_name_is_an_error_only_if_wanted(tmp_path):
 
 
 def test_an_endless_line_is_refused_in_bounded_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(csv_reader, "MAX_LINE_BYTES", 10_000)
+    monkeypatch.setattr(rows_module, "MAX_ROW_BYTES", 10_000)
     path = text_file(tmp_path, "a\n1\n" + "7" * 50_000)
     with pytest.raises(DataError, match=r"line 3 is longer than 10000 bytes"):
         load(path, chunk_rows=1)
@@ -347,11 +348,9 @@ def test_an_unreadable_file_names_the_reason(tmp_path, monkeypatch):
         load(path)
 
 
-@pytest.mark.parametrize("name", ["ticks.xlsx", "ticks", "ticks.gz"])
-def test_an_unknown_suffix_names_the_known_ones(tmp_path, name):
-    with pytest.raises(UsageError, match=r"\.csv, \.csv\.gz, .*\.parquet, .*\.npy"):
-        load(text_file(tmp_path, "a\n1\n", name))
-    assert load(text_file(tmp_path, "a\n1\n", "TICKS.CSV"))[1].tolist() == [[1]]
+@pytest.mark.parametrize("name", ["ticks.xlsx", "ticks", "ticks.gz", "TICKS.CSV", "t.parquet"])
+def test_the_name_of_a_file_does_not_matter(tmp_path, name):
+    assert load(text_file(tmp_path, "a\n1\n", name))[1].tolist() == [[1]]
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -372,15 +371,8 @@ def test_an_unknown_column_lists_the_existing_ones(tmp_path, name):
         ("\n\n", "is empty"),
         ("a,b\n", "a header and no rows"),
         ("a,b\n\n \n", "a header and no rows"),
-        ("1,2\n3,4\n", r"first line looks like data \('1', '2'\), but it must name the columns"),
-        ("2024-01-01 09:00:00,1\n2024-01-01 09:00:01,2\n", "first line looks like data"),
         ("a,b\nx,y\n", "no column of numbers"),
-        ("bid,ask\n1,2\n".encode("utf-16"), "not UTF-8, but UTF-16; .* iconv -f UTF-16 -t UTF-8"),
-        ("bid,ask\n1,2\n".encode("utf-16-be"), "not UTF-8, but UTF-16"),
-        (
-            "prix (\xe9)\n1\n".encode("latin-1"),
-            "not UTF-8, but Latin-1, .*iconv -f CP1252 -t UTF-8",
-        ),
+        ("a,1\n5,2\n6,3\n", "line 1: '1' is a number and cannot be the name"),
     ],
 )
 def test_csv_without_header_or_rows(tmp_path, text, message):
@@ -388,58 +380,44 @@ def test_csv_without_header_or_rows(tmp_path, text, message):
         load(text_file(tmp_path, text))
 
 
+@pytest.mark.parametrize("delimiter", [",", ";", "|", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be", "cp1252"])
+def test_delimiters_and_encodings_are_found(tmp_path, delimiter, encoding):
+    text = "zeit;größe;preis\n2024-01-01;1.5;1.6\n2024-01-02;2.5;2.6\n"
+    path = text_file(tmp_path, text.replace(";", delimiter).encode(encoding), "t.tsv")
+    assert file_columns(path) == ("zeit", "größe", "preis")
+    assert load(path)[1].tolist() == [[1.5, 1.6], [2.5, 2.6]]
+
+
 @pytest.mark.parametrize(
-    ("name", "header", "message"),
+    "text",
     [
-        ("t.csv", "time;bid;ask", r"separated by ';'; only ',' is read, and tabs in \.tsv: conv"),
-        ("t.csv.gz", "time;bid;ask", "separated by ';'"),
-        ("t.csv", "time|bid|ask", r"separated by '\|'.*delimiter='\|'"),
-        ("t.csv", "time\tbid\task", r"separated by tabs: call the file \.tsv"),
-        ("t.tsv", "time,bid,ask", r"separated by ',': call the file \.csv"),
+        "2024-03-01 09:00:00,1234.5,3031,sell\n" * 2,
+        "2019,2020\n1,2\n",
+        "name,2019,2020\nx,1,2\ny,3,4\n",
     ],
 )
-def test_a_file_with_another_separator_says_so(tmp_path, name, header, message):
-    text = f"{header}\n2024-01-01;1,5;1,6\n".encode()
-    path = text_file(tmp_path, gzip.compress(text) if name.endswith("gz") else text, name)
-    for wanted in ({"columns": ["bid"]}, {"time": "time"}, {"columns": None}):
-        with pytest.raises(DataError, match=rf"{name}: its fields seem to be {message}"):
-            load(path, **wanted)
-
-
-@pytest.mark.parametrize(
-    "wanted", [{"columns": ["price"]}, {"columns": [], "time": "at"}, {"columns": None}]
-)
-def test_a_file_without_a_header_says_so(tmp_path, wanted):
-    path = text_file(tmp_path, "2024-03-01 09:00:00,1234.5,3031,sell\n" * 2)
-    words = r"first line looks like data \('2024-03-01 09:00:00', '1234\.5', '3031', 'sell'\)"
-    with pytest.raises(DataError, match=words):
-        load(path, **wanted)
-
-
-def test_names_may_be_numbers_if_selected_or_whole(tmp_path):
-    path = text_file(tmp_path, "name,2019,2020\nx,1,2\n")
-    assert load(path)[1].tolist() == load(path, columns=["2019", "2020"])[1].tolist() == [[1, 2]]
-    path = text_file(tmp_path, "name,0.5,0.9\nx,1,2\n")
-    assert load(path, columns=["0.9"])[1].tolist() == [[2]]
-
-
-@pytest.mark.parametrize(("suffix", "kind"), [("gz", "gzip"), ("zst", "zstd")])
-def test_an_uncompressed_file_with_a_compressed_name_says_so(tmp_path, suffix, kind):
-    path = text_file(tmp_path, "a,b\n1,2\n", f"t.csv.{suffix}")
-    with pytest.raises(DataError, match=rf"t\.csv\.{suffix} is not a {kind} file"):
-        load(path)
+def test_a_first_row_that_looks_like_data_is_no_header(tmp_path, text):
+    path = text_file(tmp_path, text)
+    width = text.split("\n")[0].count(",") + 1
+    assert file_columns(path) == tuple(f"c{k}" for k in range(width))
+    assert load(path)[2].tolist() == list(range(1, text.count("\n") + 1))
+    names = tuple("abcd"[:width])
+    assert file_columns(path, Asked(names=names)) == names
+    lines = load(path, asked=Asked(names=names, skip_lines=1))[2]
+    assert lines.tolist() == list(range(2, text.count("\n") + 1))
 
 
 def test_names_in_a_header_may_contain_separators(tmp_path):
-    path = text_file(tmp_path, "a;b\n1\n")
-    assert load(path)[1].tolist() == load(path, columns=["a;b"])[1].tolist() == [[1]]
+    path = text_file(tmp_path, "a;b\n1\n2\n")
+    assert load(path)[1].tolist() == load(path, columns=["a;b"])[1].tolist() == [[1], [2]]
 
 
 @pytest.mark.parametrize("name", [name for name in TABLES if name.endswith((".gz", ".zst"))])
 def test_a_compressed_file_cut_short_says_where(tmp_path, name):
     path = write_table(tmp_path / name, table(20_000))
     path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(DataError, match=r"damaged or cut short after line [1-9]\d+: Truncated"):
+    with pytest.raises(DataError, match=r"damaged or cut short: Truncated"):
         load(path, chunk_rows=100)
 
 

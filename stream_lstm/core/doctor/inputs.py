@@ -359,8 +359,8 @@ def time_order(table: TickTable) -> Finding:
             f"the newest row comes first: time goes back in {back:,} of {len(steps):,} intervals"
         )
         remedy = (
-            "sort the rows by time, oldest first: in this order the model predicts the past from "
-            "the future"
+            "read them with --reverse, or sort them by time, oldest first: in this order the "
+            "model predicts the past from the future"
         )
         return Finding(name, "fault", evidence, remedy, figures)
     at = int(np.argmax(steps < 0)) + 1
