@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import DataError, StreamLSTMError, UsageError
+from ..feed.input_file import look_over
 from ..store.startup import check_saving, warm_start
 from .console import detail, file_progress, result, warn
 from .options import FileOptions, JsonOption, options
@@ -35,6 +36,7 @@ def _subject(settings: Settings, source: FileOptions) -> Subject:
     check_saving(settings.config, None)
     begin = with_features(file, warm_start(settings.config, settings.origins, warn))
     columns = check_features(file, begin.config)
+    file, _ = look_over(file, used=columns, warn=warn, detail=detail)
     file = with_optional(file, begin.config, columns)
     from ..serve.proofs import Subject  # JAX is imported here and not before
 

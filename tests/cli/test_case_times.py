@@ -68,6 +68,8 @@ def test_times_are_read_right_named_or_found(cases, name, time, value, grid, off
             ("the newest row comes first (by date): --reverse reads the rows from the last on",),
         ),
         ("publish newest_first.csv --bind tcp://127.0.0.1:*", ("--reverse",)),
+        ("prove causal newest_first.csv --feature diff(close)", ("--reverse",)),
+        ("train newest_first.csv --feature diff(close) --out w.safetensors", ("--reverse",)),
         ("replay newest_first.csv --feature diff(close) --time date", ("--reverse",)),
         (
             "replay unit_ms_then_us.csv --feature diff(close) --time open_time",
