@@ -359,6 +359,9 @@ class ElementMaker:
         """Return what streams show to each other, for a snapshot."""
         return []
 
+    def restore_board(self, board: Sequence[np.ndarray]) -> None:
+        """Restore what streams show to each other, as `board_state` returned it."""
+
     def restored(self, memories: Mapping[str, Any], board: Sequence[np.ndarray]) -> dict[str, Any]:
         """Return the machines of a snapshot by stream; raises ValueError where they do not fit."""
         if memories or board:
@@ -373,6 +376,15 @@ class ElementMaker:
         """Return which ticks values (m, C) that made elements (m, F) are good."""
         good = good_rows(made)
         return good & self._has_fields(values) if self.hidden else good
+
+    def good_tick(self) -> Callable[..., bool]:
+        """Return the check of a single tick, see `features.checker`."""
+        good, width = self.features.good, len(self.columns)
+        if not self.hidden:
+            return good
+        return lambda values, t_ns, i: (
+            good(values, t_ns, i) and self.seems_good(values[i * width : (i + 1) * width])
+        )
 
     def seems_good(self, row: Sequence[float]) -> bool:
         """Return whether no value of a tick (C,) that features may hide is bad."""

@@ -548,13 +548,6 @@ class Machine:
         self.ready = self.is_known and self.count >= self.program.fill
         self.ready &= all(memory.is_ready for memory in self._late)
 
-    @property
-    def waits_for(self) -> tuple[str, ...]:
-        """The other streams that the features need and that have shown nothing yet."""
-        board, numbers = self.program.board, self.program.foreign
-        named = {number: foreign.stream for foreign, number in board.numbers.items()}
-        return tuple(dict.fromkeys(named[k] for k in numbers if board.times[k] is None))
-
     def look(self) -> bool:
         """Return whether the next accepted tick makes an element, after others have moved."""
         if not self.ready:

@@ -135,7 +135,7 @@ class Session(OutputQueue):
         self._pack, self._unpack, self._tick_bytes = row.pack_into, row.unpack_from, row.size
         element = struct.Struct(f"{len(self.maker)}f")
         self._pack_element, self._element_bytes = element.pack_into, element.size
-        self._good, self._hides = self.maker.features.good, bool(self.maker.hidden)
+        self._good, self._hides = self.maker.good_tick(), bool(self.maker.hidden)
         self._pause_ns = config.stream.pause_ns
         if self.shared:
             self.learner_for(SHARED)
@@ -166,19 +166,18 @@ class Session(OutputQueue):
             return 0
         if run_id != stream.run_id or (seq is not None) != stream.numbered:
             stream.sent_by(run_id, numbered=seq is not None)
-        at = stream.lag + stream.queued
+        at, packed = stream.lag + stream.queued, True
         try:
             self._pack(stream.buffer, at * self._tick_bytes, *values)
             stream.time_view[at] = t_ns
             good = stream.memory_size == stream.lag
             good = good and self._good(stream.flat_values, stream.time_view, at)
-            good = good and (not self._hides or self.maker.seems_good(values))  # type: ignore[arg-type]
         except (ArithmeticError, ValueError, TypeError, struct.error):
-            good = False
+            good = packed = False
         latest = stream.latest
         if not good or (t_ns <= latest and t_ns and stream.is_old(t_ns, values)):
             if self.stateful:
-                return self._machine_tick(stream, t_ns, values, where)
+                return self._machine_tick(stream, t_ns, values, where, packed=packed)
             return self._unusual_tick(stream, t_ns, values, where)
         if t_ns > latest:
             if self._pause_ns and t_ns - latest > self._pause_ns:
@@ -193,13 +192,23 @@ class Session(OutputQueue):
         return 1
 
     def _machine_tick(
-        self, stream: Stream, t_ns: int, values: Sequence[float | None], where: str
+        self,
+        stream: Stream,
+        t_ns: int,
+        values: Sequence[float | None],
+        where: str,
+        *,
+        packed: bool,
     ) -> int:
-        """Take a tick whose features have memory: its element is queued with it."""
+        """Take a tick whose features have memory: its element is queued with it.
+
+        packed: whether it is in the row buffer; a tick with a missing value is not.
+        """
         machine, at = stream.machine, stream.queued
         try:
-            self._pack(stream.buffer, at * self._tick_bytes, *map(_number, values))
-            stream.time_view[at] = t_ns
+            if not packed:
+                self._pack(stream.buffer, at * self._tick_bytes, *map(_number, values))
+                stream.time_view[at] = t_ns
         except (ArithmeticError, ValueError, TypeError, struct.error):
             return self._unusual_tick(stream, t_ns, values, where)
         latest = stream.latest

@@ -257,7 +257,7 @@ def restore(session: Session, data: bytes) -> None:
             record.monitor or new,
         )
         check_monitor(record.monitor, weights, optimizer)
-    like = session.new_tape(0)
+    like, board = session.new_tape(0), session.maker.board_state()
     try:
         machines = session.maker.restored(state.memories, state.board)
         for extras in state.extras.values():
@@ -269,6 +269,7 @@ def restore(session: Session, data: bytes) -> None:
         session.scores.restore(state.scores)
         session.scores.grow(session.table.capacity)
     except ValueError as error:
+        session.maker.restore_board(board)
         raise SnapshotError(f"the snapshot does not fit this session: {error}") from None
     if session.twins.frozen is not None:
         session.twins.frozen = rebuild(weights, state.frozen)

@@ -223,14 +223,19 @@ class StatefulMaker(ElementMaker):
         return self.features.board.state()
 
     def restored(self, memories: Mapping[str, Any], board: Sequence[np.ndarray]) -> dict[str, Any]:
-        """Return the machines of a snapshot by stream; raises ValueError where they do not fit."""
+        """Return the machines of a snapshot by stream, and restore what streams show.
+
+        Raises ValueError where they do not fit.
+        """
+        self.features.board.restore(board)  # first: whether a machine is ready depends on it
         machines = {name: self.features.machine(name) for name in memories}
         for name, memory in memories.items():
             machines[name].restore(memory)
-        self.features.board.restore(board)
-        for machine in machines.values():
-            machine.look()
         return machines
+
+    def restore_board(self, board: Sequence[np.ndarray]) -> None:
+        """Restore what streams show to each other, as `board_state` returned it."""
+        self.features.board.restore(board)
 
     def trial(self, memory: Memory) -> Memory:
         """Return a copy of a memory that shows nothing to other streams, to try a tick."""

@@ -445,6 +445,48 @@ def test_a_stream_sees_the_last_tick_of_another(blocks: bool) -> None:
         assert len(got) >= len(wanted[name]) - 2
 
 
+def test_what_other_streams_showed_is_restored_before_what_depends_on_it() -> None:
+    """A snapshot from before the other stream's first tick, in a session that has seen it."""
+    t_ns, table = walk(60)
+    features = ('of("ES", x) - x', 'mean(of("ES", x), 3)')
+    early = session_of(features, [])
+    early.tick("a", int(t_ns[0]), table[0].tolist())
+    data = take(early)
+    known: list[Any] = []
+    session = session_of(features, known)
+    for k, name in enumerate(("ES", "a", "ES", "a", "a")):
+        session.tick(name, int(t_ns[k]), table[k].tolist())
+    restore(session, data)
+    known.clear()
+    for k in range(5, 60):
+        for one in (early, session):
+            one.tick("ES" if k % 7 == 6 else "a", int(t_ns[k]), table[k].tolist())
+    assert not [event for event in known if isinstance(event, Refusal)]
+    assert take(session) == take(early)
+    assert session.streams["a"].n > 40
+
+
+def test_a_failed_restore_leaves_what_streams_showed() -> None:
+    t_ns, table = walk(40)
+    session = session_of(OTHERS, [])
+    for k in range(40):
+        session.tick(NAMES[k % 3], int(t_ns[k]), table[k].tolist())
+    later, board = take(session), plain([session.maker.board_state()])
+    fewer = session_of(OTHERS, [])
+    fewer.tick("ES", int(t_ns[0]), table[0].tolist())
+    data = take(fewer)
+    session.table.restore = fail  # type: ignore[method-assign]
+    with pytest.raises(SnapshotError):
+        restore(session, data)
+    assert plain([session.maker.board_state()]) == board
+    del session.table.restore  # type: ignore[method-assign]
+    assert take(session) == later
+
+
+def fail(_: Any) -> None:
+    raise ValueError("rows do not fit")
+
+
 def test_a_limit_of_age_makes_a_value_missing() -> None:
     features = ('where(missing(of("ES", x, 5s)), -1, of("ES", x, 5s))',)
     session = session_of(features, [])
