@@ -96,6 +96,7 @@ def elements_of(
     for start, stop in itertools.pairwise(edges):
         part = slice(start, stop)
         for sifted in maker.sift(memory, t_ns[part], table[part]):
+            elements += [b"pause"] * sifted.paused
             elements += [row.tobytes() for row in sifted.elements]
             refused += [(start + index, why) for _, index, why in sifted.refused]
     machine = memory.machine
@@ -109,12 +110,25 @@ def plain(state: list[list[np.ndarray]]) -> list[list[bytes]]:
 
 @pytest.mark.parametrize("call", [*WITH_MEMORY, *NESTED])
 @settings(max_examples=25, deadline=None)
-@given(given_series=series(), data=st.data(), refuse=st.booleans(), filled=st.booleans())
+@given(
+    given_series=series(),
+    data=st.data(),
+    refuse=st.booleans(),
+    filled=st.booleans(),
+    on_pause=st.sampled_from([None, "continue", "forget"]),
+)
 def test_any_cut_gives_the_same_elements_and_refusals(
-    call: str, given_series: Any, data: st.DataObject, refuse: bool, filled: bool
+    call: str,
+    given_series: Any,
+    data: st.DataObject,
+    refuse: bool,
+    filled: bool,
+    on_pause: str | None,
 ) -> None:
     t_ns, table = given_series
     more: dict[str, Any] = {"on_old_time": "refuse"} if refuse else {}
+    if on_pause is not None:
+        more |= {"pause": "10s", "on_pause": on_pause}
     if filled:
         more["on_missing"] = ("x=last:5s", "y=zero")
     features = (call, "x")
@@ -254,6 +268,29 @@ def test_a_bar_is_known_only_at_its_end() -> None:
     made = [part.elements for part in maker.sift(maker.empty(), t_ns, table)]
     # The bars end at 4 s and 8 s; the tick that shows the first end fills the memory.
     assert np.concatenate(made)[:, 0].tolist() == [3, 3, 3, 7, 7]
+
+
+@pytest.mark.parametrize("singly", [False, True])
+@pytest.mark.parametrize("policy", ["continue", "reset", "forget"])
+def test_memory_forgets_in_a_pause_if_asked_to(policy: str, singly: bool) -> None:
+    t_ns, table = walk(160)
+    t_ns[80:] += 3600 * SECOND
+    features = ("mean(x, 30)", "lag(x, 20) - x", "sum(y, 9s)", "elapsed()")
+    pauses = {"pause": "10m", "on_pause": policy}
+
+    def elements(part: slice) -> list[bytes]:
+        cuts = list(range(1, len(table[part]))) if singly else [33]
+        return elements_of(features, t_ns[part], table[part], cuts, **pauses)[0]
+
+    whole = elements(slice(160))
+    assert whole.count(b"pause") == 1
+    before, after = whole[: whole.index(b"pause")], whole[whole.index(b"pause") + 1 :]
+    assert before == elements(slice(80))
+    if policy == "continue":
+        assert len(after) == 80
+        assert np.frombuffer(after[0], np.float32)[3] == 600  # at most the pause
+    else:
+        assert after == elements(slice(80, 160))
 
 
 @pytest.mark.parametrize(
