@@ -32,21 +32,21 @@ from typing import NamedTuple
 
 from ..config import nearest
 from ..errors import ExpressionError
+from ..schema import UNITS_NS
 from .functions import (
     FUNCTIONS,
-    MAX_WINDOW,
     Function,
     Parameter,
     function_of,
     is_constant,
     signature,
 )
+from .memory import MAX_WINDOW
 from .trees import (
     COMPARISON,
     OPERATORS,
     PRODUCT,
     SUM,
-    UNITS,
     Call,
     Column,
     Expression,
@@ -293,11 +293,11 @@ class _Parser:
         found = _NUMBER.match(token.text)
         assert found
         unit = token.text[found.end() :]
-        if unit not in UNITS or found[2]:
+        if unit not in UNITS_NS or found[2]:
             message = f"{token.text!r} is not a number or a span; spans end in "
-            message += ", ".join(UNITS) + ", such as 30s or 500ms"
+            message += ", ".join(UNITS_NS) + ", such as 30s or 500ms"
             raise self.fail(message, token)
-        ns = Fraction(found[0]) * UNITS[unit]
+        ns = Fraction(found[0]) * UNITS_NS[unit]
         if ns.denominator != 1 or not 0 < ns <= MAX_NS:
             message = (
                 f"the span {token.text} is not a whole number of nanoseconds from 1ns to 292 years"

@@ -127,7 +127,7 @@ def _series(function: Function, arguments: Sequence[Expression]) -> list[Express
 
 
 def _settings(function: Function, arguments: Sequence[Expression]) -> list[float | int | str]:
-    """Return the values of the arguments that are not series; the lag is none of them."""
+    """Return the values of the arguments that are not series, without the lag."""
     if function.lag:
         return []
     return [

@@ -30,9 +30,6 @@ from .trees import Call, Column, Expression, Number, Span, Text
 
 NS_PER_S = 1e9
 
-MAX_WINDOW = 100_000
-"""Ticks in a window, and ticks that a lag goes back."""
-
 MAX_PURE_LAG = 16
 """Earlier ticks that the features of a set without other memory may need."""
 

@@ -3,8 +3,7 @@
 A missing value is NaN in the row of a tick, whatever the input calls it: null, nil, None, NaN, an
 empty cell or an absent key. Infinity is never missing. Inputs ask `optional_columns` which values
 may be missing. The session and the journal keep the NaN. A feature of a column with a policy is
-compiled as a function of that column: `zero` as `fill_zero`, `last` as the memory function
-`last(x, age)` of `core/windows.py`.
+compiled as a function of that column: `zero(x)` or `last(x, age)`.
 """
 
 from __future__ import annotations
@@ -13,24 +12,18 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
-
 from ..config import nearest
 from ..errors import ConfigurationError
-from ..schema import StreamConfig
-from ..typing import Float64s
+from ..schema import UNITS_NS, StreamConfig, parse_duration
 from .expressions import Column, parse
 
 EVERY = "*"
 """Stands for all columns that are not named."""
 
-UNITS_NS = {"us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9}
-UNITS_NS |= {"h": 60 * UNITS_NS["m"], "d": 1440 * UNITS_NS["m"]}
-
 ACCEPTING = ("missing", "last", "zero")
 """Functions that make a value of a missing one: their columns may be missing."""
 
-_ENTRY = re.compile(r"\s*(.+?)\s*=\s*(refuse|zero|last)(?::(\d{1,9}(?:\.\d{1,9})?)([a-z]+))?\s*")
+_ENTRY = re.compile(r"\s*(.+?)\s*=\s*(refuse|zero|last)(?::(.+?))?\s*")
 
 
 class Policy(NamedTuple):
@@ -49,9 +42,9 @@ def missing_policies(stream: StreamConfig, columns: Sequence[str]) -> dict[str, 
     found: dict[str, Policy] = {}
     for entry in stream.on_missing:
         match, why = _ENTRY.fullmatch(entry), ""
-        name, kind, number, unit = match.groups() if match else ("", "", None, None)
-        age_ns = round(float(number or 0) * UNITS_NS.get(unit or "", 0))
-        if not match or (number and (kind != "last" or not age_ns)):
+        name, kind, age = match.groups() if match else ("", "", None)
+        age_ns = _age_ns(age)
+        if not match or (age and (kind != "last" or not age_ns)):
             units = ", ".join(UNITS_NS)
             why = f"write COLUMN=POLICY, with refuse, zero, last or last:5s (units: {units})"
         elif name in found:
@@ -63,6 +56,14 @@ def missing_policies(stream: StreamConfig, columns: Sequence[str]) -> dict[str, 
             raise ConfigurationError(f"on_missing = {entry!r}: {why}", key="on_missing")
         found[name] = Policy(kind, age_ns)  # type: ignore[arg-type]
     return {name: found.get(name, found.get(EVERY, Policy())) for name in columns}
+
+
+def _age_ns(text: str | None) -> int:
+    """Return an age in nanoseconds, 0 for none and for a text that is not one."""
+    try:
+        return parse_duration(text) if text else 0
+    except ValueError:
+        return 0
 
 
 def optional_columns(stream: StreamConfig, columns: Sequence[str]) -> tuple[str, ...]:
@@ -82,13 +83,3 @@ def _asked(tree: Any) -> Iterator[str]:
         if tree.function in ACCEPTING and isinstance(argument, Column):
             yield argument.name
         yield from _asked(argument)
-
-
-def fill_zero(x: Float64s) -> Float64s:
-    """Return values (m,) with 0 for each missing one."""
-    return np.where(np.isnan(x), 0.0, x)
-
-
-def fill_zero_one(x: float) -> float:
-    """Return a value, 0 for a missing one."""
-    return 0.0 if x != x else x

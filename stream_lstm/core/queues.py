@@ -2,8 +2,9 @@
 
 Quantiles and ranks keep the values of the window in a sorted list too, so nothing is rounded but
 the interpolation. A tick costs the shift of that list: cheap up to thousands of ticks. Blocks use
-a wavelet matrix (Claude, Navarro and Ordonez, 2015) over the places of all values in order; it
-counts and selects in any window in one pass over the bits of a place.
+a wavelet matrix over the places of all values in order; it counts and selects in any window in one
+pass over the bits of a place. Source: F. Claude, G. Navarro and A. Ordonez, The wavelet matrix,
+2015.
 """
 
 from __future__ import annotations

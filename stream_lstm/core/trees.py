@@ -10,16 +10,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
-UNITS = {
-    "d": 86_400_000_000_000,
-    "h": 3_600_000_000_000,
-    "m": 60_000_000_000,
-    "s": 1_000_000_000,
-    "ms": 1_000_000,
-    "us": 1_000,
-    "ns": 1,
-}
-"""Nanoseconds of each unit of a span, the longest first."""
+from ..schema import UNITS_NS
 
 COMPARISON, SUM, PRODUCT, SIGN, ATOM = range(5)
 
@@ -60,8 +51,8 @@ class Span:
     ns: int
 
     def __str__(self) -> str:
-        unit = next(unit for unit, size in UNITS.items() if self.ns % size == 0)
-        return f"{self.ns // UNITS[unit]}{unit}"
+        unit = next(unit for unit in reversed(UNITS_NS) if self.ns % UNITS_NS[unit] == 0)
+        return f"{self.ns // UNITS_NS[unit]}{unit}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

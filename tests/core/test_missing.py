@@ -7,11 +7,10 @@ import pytest
 
 from stream_lstm.config import build
 from stream_lstm.core.expressions import Call, Column
+from stream_lstm.core.functions import FUNCTIONS
 from stream_lstm.core.missing import (
     Policy,
     _asked,
-    fill_zero,
-    fill_zero_one,
     missing_policies,
     optional_columns,
 )
@@ -62,7 +61,7 @@ def test_a_star_is_every_column_without_a_policy_of_its_own():
         (["ask"], "write COLUMN=POLICY"),
         (["=zero"], "write COLUMN=POLICY"),
         (["ask=nil"], "with refuse, zero, last or last:5s"),
-        (["ask=last:5"], r"units: us, ms, s, m, h, d"),
+        (["ask=last:5"], r"units: ns, us, ms, s, m, h, d"),
         (["ask=last:5w"], "units"),
         (["ask=last:0s"], "units"),
         (["ask=last:-5s"], "write COLUMN=POLICY"),
@@ -98,9 +97,10 @@ def test_functions_that_fill_accept_a_missing_value_without_a_policy(form):
 
 
 def test_zero_fills_nothing_but_missing_values():
+    zero = FUNCTIONS["zero"]
     values = np.array([1.5, math.nan, -math.nan, math.inf, -math.inf, -0.0])
-    filled = fill_zero(values)
-    assert filled.tobytes() == np.array([fill_zero_one(x) for x in values.tolist()]).tobytes()
+    filled = zero.block(values)
+    assert filled.tobytes() == np.array([zero.one(x) for x in values.tolist()]).tobytes()
     assert filled.tobytes() == np.array([1.5, 0.0, 0.0, math.inf, -math.inf, -0.0]).tobytes()
 
 
