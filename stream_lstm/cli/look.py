@@ -47,7 +47,7 @@ def command(
 
     if file.is_dir():
         raise InputMissingError(f"{file} is a directory; name a file")
-    found = survey(source.of(file, "file"))
+    found = survey(source.of(file, "file", warns=False))
     record = described(file, found, given(source))
     if as_json:
         say_json(record)

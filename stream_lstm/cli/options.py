@@ -287,8 +287,11 @@ class RowOptions(TableOptions):
         """The column of times that the user named."""
         return None if self.time == NO_TIMES else self.time
 
-    def of(self, path: Path, name: str | None = None) -> InputFile:
-        """Return the file at `path`; UsageError for an option that is invalid in itself."""
+    def of(self, path: Path, name: str | None = None, *, warns: bool = True) -> InputFile:
+        """Return the file at `path`; UsageError for an option that is invalid in itself.
+
+        warns: whether to print what is odd about the form of a table of text.
+        """
         from ..feed.protocol import check_name
 
         name = path.name.split(".")[0] if name is None else name
@@ -298,7 +301,7 @@ class RowOptions(TableOptions):
             raise UsageError(f"{error}: give another with --stream") from None
         policy = one_of("--on-bad-row", self.on_bad_row, OnBad)
         asked = self.asked()
-        if path.is_file():
+        if warns and path.is_file():
             from ..feed.tables import file_notes
 
             for note in file_notes(path, asked):

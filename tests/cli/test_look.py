@@ -188,3 +188,14 @@ def test_one_attempt_names_every_kind_of_bad_row(cli, tmp_path):
     places = {line.removeprefix(f"{path}:")[0] for line in more if line.startswith(str(path))}
     assert places == {"4", "5", "6"}
     assert "2 rows have this fault" in more
+
+
+def test_a_note_about_the_form_is_printed_once(cli, tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("a line about the table\ntime,close\n" + "".join(
+        f"2024-03-01 09:{k:02},{10 + k % 3}\n" for k in range(20)
+    ))  # fmt: skip
+    done = cli("look", str(path))
+    assert done.code == 0
+    assert done.err.count("not part of the table") == 1
+    assert cli("look", str(path), "--json").err == ""
