@@ -96,13 +96,6 @@ def keys_of(column: Any) -> Keys:
     return Keys(names, codes)
 
 
-def keys_from(names: Sequence[str]) -> Keys:
-    """Return the keys of rows with these valid names."""
-    known: dict[str, int] = {}
-    codes = [known.setdefault(name, len(known)) for name in names]
-    return Keys(tuple(known), np.array(codes, np.int64))
-
-
 @lru_cache(maxsize=MAX_FAULTS)
 def fault(name: str | None) -> str:
     """Return why a stream cannot have this name, "" if it can."""

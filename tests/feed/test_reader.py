@@ -10,11 +10,17 @@ import pytest
 
 from stream_lstm.errors import ConfigurationError, DataError
 from stream_lstm.feed.files import AHEAD, TimeOrder, open_file, read_ahead
-from stream_lstm.feed.reader import Keys, keys_from
+from stream_lstm.feed.reader import Keys
 
 # ---- streams ----------------------------------------------------------------------------------
 
 NAMES = ["EUR USD", "ünï", "7", "EUR USD", "x", "7"]
+
+
+def keys_from(names):
+    """Return the keys of rows with these names."""
+    known = list(dict.fromkeys(names))
+    return Keys(tuple(known), np.array([known.index(name) for name in names], np.int64))
 
 
 def rows(path, **options):
