@@ -13,7 +13,7 @@ MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob(
 
 LAYERS = ("vocabulary", "numerics", "core", "shell")
 VOCABULARY = {"closing.py", "errors.py", "events.py", "records.py", "schema.py", "config.py",
-              "quoting.py", "typing.py"}  # fmt: skip
+              "quoting.py", "reasons.py", "typing.py"}  # fmt: skip
 LIBRARIES = {
     "vocabulary": {"numpy", "msgspec"},
     "numerics": {"numpy", "msgspec", "jax", "flax", "optax", "scipy"},

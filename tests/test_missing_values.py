@@ -196,7 +196,7 @@ def test_an_absent_value_without_a_policy_is_refused_by_the_decoder(daemon, seen
         one.send(*frames)
     one.until(lambda: one.daemon.subscriber.intake.counters.refused == len(HOLES))
     assert bits(seen) == bits(np.delete(SERIES, HOLES, axis=0))
-    assert any("y" in reason for reason in one.daemon.subscriber.intake.first_refused.values())
+    assert any("y" in reason for reason in one.daemon.subscriber.intake.reasons.first.values())
 
 
 @pytest.mark.parametrize("case", ["record: null in JSON", "json: null", "float64"])

@@ -255,12 +255,10 @@ def _nothing_taken(intake: Intake) -> DataError | None:
     if counters.ticks or not counters.refused:
         return None
     count = f"{counters.refused:,} message{'' if counters.refused == 1 else 's'}"
-    causes = ", ".join(f"{times:,} for {cause}" for cause, times in intake.refused.most_common())
-    (cause, _), *_ = intake.refused.most_common(1)
-    return DataError(
-        f"no tick was accepted: refused {count} ({causes}), the first for {cause}: "
-        f"{intake.first_refused[cause]}"
-    )
+    said, reasons = f"no tick was accepted: refused {count}", intake.reasons
+    if len(reasons.counts) > 1:
+        return DataError(said, *reasons.told())
+    return DataError(f"{said}: {''.join(reasons.first.values())}")
 
 
 def _ready(daemon: Daemon, monitor: Monitor | None) -> str:

@@ -36,6 +36,7 @@ from ..events import (
     SessionStart,
     Ticks,
 )
+from ..reasons import Reasons
 from ..schema import FeedConfig
 from .declared import JUDGED, Adviser, DeclaredFeed, EventBatch, Part
 from .protocol import (
@@ -58,6 +59,7 @@ from .sequence import (
     Owners,
     SequenceCheck,
     StreamSequence,
+    foreign,
     not_new,
     without,
 )
@@ -102,9 +104,9 @@ class Intake:
     endpoints. optional: columns that a message may omit.
 
     `recovery` is None without a recovery endpoint, and `declared` for a feed of records. `say`
-    receives a line when the form of a feed is found. `first_refused` has the first reason of each
-    cause. `max_streams` may be set while running: each stream takes some 700 bytes here and a
-    carry in the session, and a topic is easily forged.
+    receives a line when the form of a feed is found. `reasons` has the reasons of the refusals.
+    `max_streams` may be set while running: each stream takes some 700 bytes here and a carry in
+    the session, and a topic is easily forged.
 
     Raises ConfigurationError for a feed without columns, and for recovery without records.
     """
@@ -121,7 +123,7 @@ class Intake:
             )
         self.counters = FeedCounters()
         self.refused: Counter[Cause] = Counter()
-        self.first_refused: dict[Cause, str] = {}
+        self.reasons = Reasons()
         self.max_streams = config.max_streams
         self.recovery: FeedRecovery | None = None
         if config.recovery:
@@ -332,7 +334,7 @@ class Intake:
     ) -> None:
         self.counters.refused += 1
         self.refused[cause] += 1
-        self.first_refused.setdefault(cause, reason)
+        self.reasons.add(reason)
         batch.add(Refusal(stream, "message", reason, where=where))
 
     # ---- owners --------------------------------------------------------------------------
@@ -459,6 +461,9 @@ class Intake:
         if state is None:
             if not beat.announces:
                 self._too_many(batch, beat.stream)
+            return
+        if beat.stream not in self._resumed and state.is_foreign(beat.run_id):
+            self._refuse(batch, "session", beat.stream, foreign(beat.run_id, state.run_id))
             return
         self._resumed.discard(beat.stream)
         if self._must_wait(state, beat.stream, beat.run_id, beat.seq, message, waited):

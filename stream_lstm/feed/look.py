@@ -237,7 +237,7 @@ def judge(config: FeedConfig, messages: Sequence[Sequence[bytes]]) -> FeedLook:
     for frames in messages:
         intake.take(list(frames), batch)
     if intake.refused and not intake.counters.ticks:
-        raise DataError(f"{endpoint}: {next(iter(intake.first_refused.values()))}")
+        raise DataError(f"{endpoint}: {next(iter(intake.reasons.first.values()))}")
     streams: dict[str, list[Any]] = {}
     numbered = False
     for event in batch.finish():

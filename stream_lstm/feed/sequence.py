@@ -94,9 +94,12 @@ def _shown(names: Sequence[str], comma: str = ", ") -> str:
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}... ({len(names)} in all)"
 
 
-Cause: TypeAlias = DecodeCause | Literal["too_many_streams", "columns", "recovery", "not_owner"]
+Cause: TypeAlias = (
+    DecodeCause | Literal["too_many_streams", "columns", "recovery", "not_owner", "session"]
+)
 """Why a message is refused: `recovery` for a reply with lost ticks, `columns` for ticks with other
-columns than ours, and `not_owner` for a stream that belongs to another endpoint."""
+columns than ours, `not_owner` for a stream that belongs to another endpoint, and `session` for a
+heartbeat that has another session than the ticks."""
 
 CAUSES: tuple[Cause, ...] = (
     *get_args(DecodeCause),
@@ -104,6 +107,7 @@ CAUSES: tuple[Cause, ...] = (
     "columns",
     "recovery",
     "not_owner",
+    "session",
 )
 
 
@@ -254,9 +258,12 @@ class StreamSequence:
 
     __slots__ = (
         "_expected",
+        "_late",
         "_missing",
         "_recovered",
         "_retired",
+        "_ticked",
+        "_tickless",
         "gaps",
         "missed",
         "next_seq",
@@ -273,6 +280,9 @@ class StreamSequence:
         self._retired: deque[str] | None = None
         self._missing: deque[tuple[int, int]] | None = None
         self._recovered: deque[tuple[int, int]] | None = None
+        self._ticked = False  # whether ticks of the run have come
+        self._tickless: str | None = None  # the run before it, if none of its ticks had come
+        self._late = False  # whether the last heartbeat was of that run
 
     def resume(self, run_id: str, next_seq: int | None) -> None:
         """Continue where an earlier process stopped, with `next_seq` as the next number."""
@@ -291,6 +301,19 @@ class StreamSequence:
     def is_retired(self, run_id: str) -> bool:
         """Return whether another run has replaced this one."""
         return self._retired is not None and run_id in self._retired
+
+    def is_foreign(self, run_id: str) -> bool:
+        """Return whether the heartbeats of a run cannot be of the same publisher as the ticks.
+
+        One of the two has a session and the other has none, or this run never had a tick and
+        another one has them. A first heartbeat of it may be late; the second is not.
+        """
+        if not self._ticked:
+            return False
+        if bool(run_id) != bool(self.run_id):
+            return True
+        late, self._late = self._late, run_id == self._tickless
+        return late and self._late
 
     def is_new(self, run_id: str) -> bool:
         """Return whether a run is neither the present one nor retired."""
@@ -320,11 +343,13 @@ class StreamSequence:
         if run_id == self.run_id and seq == self.next_seq:
             if seq is not None:
                 self.next_seq = seq + count
+            self._ticked = True
             return PASS
         if self.is_retired(run_id):
             self.old += count
             return SequenceCheck(skip=count, old=count, retired_run=True)
         starts = self._enter(run_id, seq)
+        self._ticked = True
         if seq is None:
             return SequenceCheck(starts)
         missed = self._advance(seq)
@@ -354,6 +379,8 @@ class StreamSequence:
         if run_id == self.run_id:
             return False
         joined = self.run_id is None
+        self._tickless = None if self._ticked else self.run_id
+        self._ticked = False
         if self.run_id:  # an empty id is not a run: a feed without ids may come back to it
             if self._retired is None:
                 self._retired = deque(maxlen=MAX_RETIRED_RUNS)
@@ -409,10 +436,21 @@ def without(ticks: Ticks, skip: int) -> Ticks:
     )
 
 
+def foreign(run_id: str, of_ticks: str | None) -> str:
+    """Return why a heartbeat is refused; see `StreamSequence.is_foreign`."""
+    return (
+        f"a heartbeat of session {run_id!r}, and the ticks of the stream are of session "
+        f"{of_ticks!r}: send the same session in both"
+    )
+
+
 def not_new(ticks: Ticks, check: SequenceCheck, due: int | None) -> Refusal:
     """Return the refusal of a block's rows that do not pass; `due` is the next number."""
     if check.retired_run:
-        reason = f"{check.skip} ticks of session {ticks.session!r}, which another has replaced"
+        reason = (
+            f"{check.skip} ticks of session {ticks.session!r}, which another has replaced; if the "
+            "publisher has not restarted, its heartbeats have another session than its ticks"
+        )
     else:
         assert ticks.seq is not None
         last = ticks.seq + check.skip - 1

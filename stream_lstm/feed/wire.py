@@ -61,9 +61,13 @@ class _Versioned(msgspec.Struct):
 
 
 class RecordDecoder(Generic[T]):
-    """Decode one kind of record from MessagePack or JSON; raises only DecodeError."""
+    """Decode one kind of record from MessagePack or JSON; raises only DecodeError.
+
+    A whole number may be a float: JavaScript and Lua have no others.
+    """
 
     def __init__(self, kind: Any) -> None:
+        self._kind = kind
         self._json = msgspec.json.Decoder(kind)
         self._msgpack = msgspec.msgpack.Decoder(kind)
 
@@ -74,14 +78,48 @@ class RecordDecoder(Generic[T]):
                 f"{where}: {len(payload)} bytes exceed {MAX_PAYLOAD_BYTES}", cause="size"
             )
         try:
-            decoder = self._json if payload[:1] == b"{" else self._msgpack
-            record = decoder.decode(payload)
+            record = self._record(payload)
         except FAULTS as error:
             _check_version(where, payload)
             raise DecodeError(f"{where}: {error}") from None
         if record.v != PROTOCOL_VERSION:
             raise _other_version(where, record.v)
         return record  # type: ignore[no-any-return]
+
+    def _record(self, payload: bytes) -> Any:
+        decoder = self._json if payload[:1] == b"{" else self._msgpack
+        try:
+            return decoder.decode(payload)
+        except msgspec.ValidationError:
+            module: Any = msgspec.json if payload[:1] == b"{" else msgspec.msgpack
+            fields = module.decode(payload)
+            if not isinstance(fields, dict) or not (whole := _whole(fields)):
+                raise
+        return msgspec.convert(fields | whole, self._kind, from_attributes=False)
+
+
+WHOLE = ("v", "n", "seq", "t_ns", "rows")
+"""Fields of integers, or of an array of them."""
+
+
+def _whole(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields that are whole numbers as floats, as integers; ValueError for others."""
+    found: dict[str, Any] = {}
+    for key in WHOLE:
+        match fields.get(key):
+            case float(value):
+                found[key] = _integer(key, value)
+            case list(values) if any(isinstance(value, float) for value in values):
+                found[key] = [
+                    _integer(key, value) if isinstance(value, float) else value for value in values
+                ]
+    return found
+
+
+def _integer(key: str, value: float) -> int:
+    if not value.is_integer():
+        raise ValueError(f"`{key}` has {value!r}, and must be whole")
+    return int(value)
 
 
 def _other_version(where: str, version: int) -> DecodeError:

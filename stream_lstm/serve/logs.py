@@ -6,9 +6,9 @@ counted. The same thread draws the live table; only the newest drawing waits. At
 lines of one kind are written in a second, and the next line reports how many were left out.
 Ticks, predictions and scores write nothing.
 
-For people there is one line a second of each kind of refusal, and less often while the cause
-persists (`Backoff`): a peer that sends rubbish for days must not fill a disk. The lines report how
-many more there were; all are counted.
+The first refusal for each reason has a line immediately. While the reason persists, a line
+reports ever more rarely how many more there were (`Backoff`): a peer that sends rubbish for days
+must not fill a disk, and must not hide another fault. All are counted.
 
 A feed that has sent a heartbeat will send more, so three missing ones mean silence. A feed without
 heartbeats may have nothing to send for hours: it is silent only after a configured time. After the
@@ -20,35 +20,34 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import re
 import select
 import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
 from ..closing import Closing
 from ..core.old_ticks import moment
+from ..core.verdict import count
 from ..events import (
-    QUOTATION,
     End,
     Fresh,
     Gap,
     Notice,
     OldTimes,
     Refusal,
-    RefusalKind,
     Rollback,
     SessionStart,
     Stale,
     Takeover,
 )
 from ..quoting import json_line, printable
+from ..reasons import Reasons
 from ..schema import FeedConfig, LogFormat
 
 if TYPE_CHECKING:
@@ -60,8 +59,8 @@ MISSED = 3
 PERIOD_S = 1.0
 """Longest period between two checks for silence, and the first between two lines of one kind."""
 
-MAX_PERIOD_S = 60.0
-"""Longest period between two lines of one kind."""
+PAUSE_S = 3600.0
+"""After so long without it, a cause counts as new."""
 
 QUEUE = 1000
 """Lines that may wait to be written."""
@@ -255,145 +254,159 @@ _LOGGED: dict[type, tuple[str, Level, str]] = {
     Takeover: ("stream_taken_over", "warning", "another endpoint took over a stream"),
     OldTimes: ("old_ticks", "warning", "ticks have old or repeated times"),
 }
+"""By class: the event's name in JSON, its level, and its message."""
 
 
-MAX_CAUSES = 16
-"""Reasons of messages that have lines of their own; further ones share theirs."""
+class Cause(NamedTuple):
+    """What is counted together: the kind of an event, and why. `reason` is normalised."""
 
-VARIABLE = r"'.*?'|\d+"
-"""What differs between reasons that are the same."""
+    kind: str
+    reason: str = ""
 
-MAX_REASON = 120
-"""Characters of a reason that is repeated with a count."""
+
+class LeftOut(NamedTuple):
+    """Events that had no line of their own, and the ticks that they concern."""
+
+    events: int = 0
+    ticks: int = 0
 
 
 class EventLog:
     """An observer that writes a daemon's rare events for people.
 
-    write: takes a line without its end. clock: seconds, monotonic. `tend` is called about once a
-    second and `flush` at the end. `total` counts by kind.
+    The first event of each cause has a line immediately; later ones are counted per cause, see
+    `Backoff`. write: takes a line without its end. clock: seconds, monotonic. `tend` is called
+    about once a second and `flush` at the end. `total` counts by kind.
     """
 
     def __init__(self, write: Callable[[str], object], clock: Callable[[], float]) -> None:
         self.total: Counter[str] = Counter()
         self._write = write
         self._backoff = Backoff(clock)
-        self._causes: set[str] = set()
-        self._left_out: Counter[str] = Counter()
+        self._reasons: dict[str, Reasons] = {}
+        self._left_out: dict[Cause, LeftOut] = {}
 
     def __call__(self, event: object) -> None:
         """Take an event; most write nothing."""
         match event:
             case Refusal():
-                self._say(self._cause(event), _refused(event))
+                self._say(self._cause(event), event)
             case Rollback():
-                self._say("roll-back", _rolled_back(event))
-            case Gap(stream, seq, missed):
-                ticks = f"{missed:,} tick{'s' if missed > 1 else ''}"
-                self._say(
-                    "gap", f"gap: {ticks} of the stream {stream!r} were lost before seq {seq}"
-                )
-            case Takeover(stream, owner, to):
-                self._say(
-                    "take-over", f"take-over: the stream {stream!r} of {owner} now belongs to {to}"
-                )
+                self._say(Cause("roll-back"), event)
+            case Gap():
+                self._say(Cause("gap"), event, ticks=event.missed)
+            case Takeover():
+                self._say(Cause("take-over"), event)
             case OldTimes():
-                line = f"old ticks of the stream {event.stream!r}: {old_times(event)}"
-                self._say("old tick", line, event.count)
-            case Stale(silent_s):
-                self._write(f"stale: no message from the feed for {silent_s:.1f} s; waiting")
-            case Fresh(silent_s):
-                self._write(f"fresh: the feed is back after {silent_s:.1f} s of silence")
+                self._say(Cause("old tick"), event, event.count)
+            case Stale() | Fresh():
+                self._put(event)
+            case SessionStart() | End():
+                self._start_or_end(event)
 
-    def _cause(self, refusal: Refusal) -> str:
-        """Return the kind of a refusal, with the reason for messages that cannot be read."""
-        reason, quoted, _ = refusal.reason.partition(QUOTATION)
-        if not quoted:
-            return refusal.kind
-        cause = f"{refusal.kind}: {re.sub(VARIABLE, '#', reason)[:MAX_REASON]}"
-        if cause not in self._causes and len(self._causes) >= MAX_CAUSES:
-            return refusal.kind
-        self._causes.add(cause)
-        return cause
+    def _cause(self, refusal: Refusal) -> Cause:
+        reasons = self._reasons.setdefault(refusal.kind, Reasons())
+        return Cause(refusal.kind, reasons.add(refusal.reason))
 
-    def _say(self, kind: str, line: str, times: int = 1) -> None:
-        self.total[kind.partition(":")[0]] += times
-        if not self._backoff.due(kind):
-            self._left_out[kind] += times
+    def _say(self, cause: Cause, event: Any, times: int = 1, ticks: int = 0) -> None:
+        self.total[cause.kind] += times
+        if not self._backoff.due(cause):
+            events, sum_of_ticks = self._left_out.get(cause, LeftOut())
+            self._left_out[cause] = LeftOut(events + times, sum_of_ticks + ticks)
             return
-        self._say_left_out(kind)
-        self._backoff.written(kind)
-        self._write(printable(line, MAX_TEXT))
+        self._say_left_out(cause)
+        self._backoff.written(cause)
+        self._put(event)
 
     def tend(self) -> None:
-        """Write how many were left out, for each kind that is due."""
-        for kind in list(self._left_out):
-            if self._backoff.due(kind):
-                self._say_left_out(kind)
-                self._backoff.written(kind)
+        """Write how many were left out, for each cause that is due."""
+        for cause in list(self._left_out):
+            if self._backoff.due(cause):
+                self._say_left_out(cause)
+                self._backoff.written(cause)
 
     def flush(self) -> None:
         """Write how many were left out."""
-        for kind in list(self._left_out):
-            self._say_left_out(kind)
+        for cause in list(self._left_out):
+            self._say_left_out(cause)
 
-    def _say_left_out(self, kind: str) -> None:
-        count = self._left_out.pop(kind, 0)
-        if count:
-            noun, colon, reason = kind.partition(":")
-            refused = "refused: " if noun in get_args(RefusalKind) else ""
-            line = f"{refused}{count} more {noun}{'s' if count > 1 else ''}{colon}{reason}"
-            self._write(printable(line, MAX_TEXT))
+    def _say_left_out(self, cause: Cause) -> None:
+        left_out = self._left_out.pop(cause, None)
+        if left_out is not None:
+            self._put_left_out(cause, left_out)
+
+    def _put(self, event: Any) -> None:
+        self._write(printable(_SENTENCES[type(event)](event), MAX_TEXT))
+
+    def _put_left_out(self, cause: Cause, left_out: LeftOut) -> None:
+        self._write(printable(_more(cause, left_out), MAX_TEXT))
+
+    def _start_or_end(self, event: SessionStart | End) -> None:
+        """Write nothing: people read of it in the table."""
 
 
 class JsonEventLog(EventLog):
-    """Writes the events as JSON objects; the limit of a `Log` is enough, so nothing is left out.
+    """Writes the events as JSON objects, each kind with a stable name; see `_LOGGED`.
 
-    `Refusal` is `refused`, of the kind `tick`, `label` or `message`.
+    What has no line of its own is counted in one of the same name with `_more`. `refused` has the
+    `kind` `tick`, `label` or `message`.
     """
 
-    def __init__(self, log: Log) -> None:
-        super().__init__(log.named("refused"), time.monotonic)
+    def __init__(self, log: Log, clock: Callable[[], float]) -> None:
+        super().__init__(log.named("refused"), clock)
         self._log = log
 
-    def __call__(self, event: object) -> None:
-        """Take an event; most write nothing."""
-        if type(event) not in _LOGGED:
-            return
+    def _put(self, event: Any) -> None:
         name, level, sentence = _LOGGED[type(event)]
-        given = msgspec.structs.asdict(event)  # type: ignore[arg-type]
+        given = msgspec.structs.asdict(event)
         fields = {key: value for key, value in given.items() if value not in ("", None, -1)}
         kind = str(fields.pop("kind", ""))
         self._log.say(name, sentence, level=level, kind=kind, **fields)
+
+    def _put_left_out(self, cause: Cause, left_out: LeftOut) -> None:
+        name, level, _ = _LOGGED[_KINDS.get(cause.kind, Refusal)]
+        fields: dict[str, Any] = {"count": left_out.events}
+        if cause.reason:
+            fields["reason"] = cause.reason
+        if left_out.ticks:
+            fields["missed"] = left_out.ticks
+        kind = cause.kind if name == "refused" else ""
+        line = _more(cause, left_out)
+        self._log.say(f"{name}_more", line, level=level, kind=kind, **fields)
+
+    def _start_or_end(self, event: SessionStart | End) -> None:
+        self._put(event)
 
 
 def event_log(log: Log, clock: Callable[[], float] = time.monotonic) -> EventLog:
     """Return the observer that writes a daemon's events to `log`."""
     if log.form == "json":
-        return JsonEventLog(log)
+        return JsonEventLog(log, clock)
     return EventLog(log.named("refused", "warning"), clock)
 
 
 class Backoff:
-    """When to write about a cause that persists: after a second, then two, up to a minute.
+    """When to write about a cause that persists: after a second, then two, four and so on.
 
-    A cause that paused for one such period starts again at a second. clock: seconds, monotonic.
+    So a fault of a year has some 25 lines. A cause that paused for one such period, and for
+    `PAUSE_S`, starts again at a second. clock: seconds, monotonic.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._periods: dict[str, tuple[float, float]] = {}  # quiet until, length of the period
+        self._periods: dict[Hashable, tuple[float, float]] = {}  # quiet until, length of it
 
-    def due(self, kind: str) -> bool:
-        """Return whether a kind may be written now."""
-        return self._clock() >= self._periods.get(kind, (-math.inf, 0.0))[0]
+    def due(self, cause: Hashable) -> bool:
+        """Return whether a cause may be written now."""
+        return self._clock() >= self._periods.get(cause, (-math.inf, 0.0))[0]
 
-    def written(self, kind: str) -> None:
-        """Record that a kind was written now."""
+    def written(self, cause: Hashable) -> None:
+        """Record that a cause was written now."""
         now = self._clock()
-        until, period = self._periods.get(kind, (-math.inf, 0.0))
-        period = min(2 * period, MAX_PERIOD_S) if now < until + period else PERIOD_S
-        self._periods[kind] = now + period, period
+        until, period = self._periods.get(cause, (-math.inf, 0.0))
+        persists = now < until + max(period, PAUSE_S)
+        period = 2 * period if persists else PERIOD_S
+        self._periods[cause] = now + period, period
 
 
 def _refused(refusal: Refusal) -> str:
@@ -416,6 +429,57 @@ def _rolled_back(event: Rollback) -> str:
         f"learning rolled back to {to} (stream {event.stream!r}, n={event.n}): {why}; "
         f"it rests for {event.frozen} labels"
     )
+
+
+def _lost(event: Gap) -> str:
+    ticks = count(event.missed, "ticks")
+    return f"gap: {ticks} of the stream {event.stream!r} were lost before seq {event.seq}"
+
+
+def _taken_over(event: Takeover) -> str:
+    return f"take-over: the stream {event.stream!r} of {event.owner} now belongs to {event.to}"
+
+
+def _stale(event: Stale) -> str:
+    return f"stale: no message from the feed for {event.silent_s:.1f} s; waiting"
+
+
+def _fresh(event: Fresh) -> str:
+    return f"fresh: the feed is back after {event.silent_s:.1f} s of silence"
+
+
+def _old(event: OldTimes) -> str:
+    return f"old ticks of the stream {event.stream!r}: {old_times(event)}"
+
+
+_SENTENCES: dict[type, Callable[[Any], str]] = {
+    Refusal: _refused,
+    Rollback: _rolled_back,
+    Gap: _lost,
+    Takeover: _taken_over,
+    OldTimes: _old,
+    Stale: _stale,
+    Fresh: _fresh,
+}
+
+_KINDS: dict[str, type] = {
+    "roll-back": Rollback,
+    "gap": Gap,
+    "take-over": Takeover,
+    "old tick": OldTimes,
+}
+"""Kinds of causes that are no refusals."""
+
+
+def _more(cause: Cause, left_out: LeftOut) -> str:
+    """Return a sentence about events that had no line of their own."""
+    if left_out.ticks:
+        ticks = f"{left_out.ticks:,} more tick{'s' if left_out.ticks > 1 else ''}"
+        return f"gap: {ticks} were lost in {count(left_out.events, 'gaps')}"
+    plural = "s" if left_out.events > 1 else ""
+    refused = "refused: " if cause.kind not in _KINDS else ""
+    reason = f": {cause.reason}" if cause.reason else ""
+    return f"{refused}{left_out.events:,} more {cause.kind}{plural}{reason}"
 
 
 # ---- silence, old ticks ---------------------------------------------------------------------

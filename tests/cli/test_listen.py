@@ -61,7 +61,7 @@ def test_the_printed_command_takes_every_message(cli: Any, name: str) -> None:
     intake, batch = Intake(feed), EventBatch(independent=True)
     for k in range(COUNT):
         intake.take(form.message(*quote(k)), batch)
-    assert intake.counters.refused == 0, intake.first_refused
+    assert intake.counters.refused == 0, intake.reasons.first
     events = batch.finish()
     taken = [e.block() if isinstance(e, Run) else e for e in events if isinstance(e, Ticks | Run)]
     assert sum(len(ticks.values) for ticks in taken) >= COUNT

@@ -146,7 +146,7 @@ def test_a_feed_whose_columns_are_in_another_order_is_refused_and_the_end_names_
     assert done.code == 65
     assert (done.json()["ticks"], done.json()["feed"]["refused"]) == (0, 1)
     assert "name them in the feed's order, --columns bid,ask" in done.err
-    last = "no tick was accepted: refused 1 message (1 for columns), the first"
+    last = "no tick was accepted: refused 1 message: the feed's columns are bid, ask"
     assert last in done.err.splitlines()[-1]
 
 
@@ -274,7 +274,7 @@ def test_a_refusal_names_what_came_and_what_would_read_it(form):
     for _ in range(8):
         intake.take(frames, EventBatch())
     assert intake.counters.refused == 8
-    (text,) = intake.first_refused.values()
+    (text,) = intake.reasons.first.values()
     assert begins in text
     assert remedy in text
     assert text.isprintable()
@@ -294,6 +294,25 @@ def test_the_end_repeats_the_advice_about_the_first_message(cli):
         assert begins in line
         assert remedy in line
         assert line.isprintable()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_second_reason_of_a_feed_is_told_in_the_log_and_at_the_end(cli, form):
+    def message(k):
+        wrong = {"seq": 0} if k == 0 else {"seq": k, "t_ns": k + 0.5}
+        return [b"tick/A/", msgspec.json.encode({"v": 1, "values": [1.0], **wrong})]
+
+    with sending(message) as endpoint:
+        connect = "--connect", endpoint, "--idle-timeout", "1", "--log-format", form
+        done = cli("run", *connect, "--feature", "log_return(price)", *SIZES)
+    assert done.code == 65
+    log = done.err.partition("no tick was accepted")[0]
+    assert "seq" in log
+    assert "t_ns" in log
+    assert f"{COUNT - 1:,} times: tick/A/: " in done.err
+    assert "1 time: tick/A/: " in done.err
+    assert done.err.count("\n") < 12
 
 
 def price(k):

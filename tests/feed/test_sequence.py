@@ -1,9 +1,16 @@
 """Whatever the network drops, repeats or reorders, ticks pass once, in order, and are counted."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stream_lstm.events import Refusal
+from stream_lstm.feed.declared import EventBatch
+from stream_lstm.feed.intake import Intake
+from stream_lstm.feed.protocol import Heartbeat, encode_heartbeat, encode_ticks
 from stream_lstm.feed.sequence import MAX_RETIRED_RUNS, PASS, SequenceCheck, StreamSequence
+from stream_lstm.reasons import normalised
+from stream_lstm.schema import FeedConfig
 
 
 def test_the_next_numbers_pass():
@@ -125,3 +132,38 @@ def test_ticks_pass_once_in_order_and_everything_is_counted(schedule):
     assert sequence.repeats == sum(number in set(passed) for number in refused)
     assert sequence.old == len(refused) - sequence.repeats
     assert sequence.next_seq == due
+
+
+MIXED = {
+    "ticks without a session": ("", "x"),
+    "heartbeats without a session": ("y", ""),
+    "two sessions": ("y", "x"),
+}
+
+
+@pytest.mark.parametrize("first", ["ticks", "heartbeat"])
+@pytest.mark.parametrize("mixed", MIXED.values(), ids=MIXED)
+def test_heartbeats_of_another_session_than_the_ticks_are_reported(mixed, first):
+    of_ticks, of_beats = mixed
+    intake, refused = Intake(FeedConfig(columns=("x",))), list[str]()
+    for k in range(1, 5):
+        tick = encode_ticks("A", 0, [1.0], run_id=of_ticks, seq=k)
+        beat = encode_heartbeat(Heartbeat("A", k + (first == "ticks"), of_beats))
+        for frames in (tick, beat) if first == "ticks" else (beat, tick):
+            batch = EventBatch()
+            intake.take(list(frames), batch)
+            refused += [one.reason for one in batch.finish() if isinstance(one, Refusal)]
+    assert any("heartbeat" in reason and "session" in reason for reason in refused)
+    assert len(set(map(normalised, refused))) == 1
+
+
+def test_a_publisher_that_restarts_under_a_new_session_is_not_reported():
+    intake = Intake(FeedConfig(columns=("x",)))
+    for run in ("a", "b", "c"):
+        for frames in (
+            encode_heartbeat(Heartbeat("A", 1, run, columns=("x",))),
+            encode_ticks("A", 0, [1.0], run_id=run, seq=1),
+            encode_heartbeat(Heartbeat("A", 2, run)),
+        ):
+            intake.take(list(frames), EventBatch())
+    assert (intake.counters.refused, intake.counters.sessions) == (0, 3)

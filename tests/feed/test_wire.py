@@ -369,3 +369,22 @@ def test_a_score_of_a_program_without_evidence_is_read():
     found = wire.decode_score(b"score/X/", msgspec.json.encode(old))
     assert found == Score("X", 3, 9, 0.5, 1, 0.7, 0.5, 0.5, "s")
     assert (found.coin_evidence, found.raw_p) == (0.0, None)
+
+
+@pytest.mark.parametrize("encode", [msgspec.json.encode, msgspec.msgpack.encode])
+def test_whole_numbers_may_be_floats_and_parts_are_refused(encode):
+    def tick(**fields):
+        return wire.decode_message(
+            b"tick/A/", encode({"v": 1.0, "values": [1.5], **fields}), ("x",)
+        )
+
+    found = tick(seq=5.0, t_ns=1.764e18)
+    assert (found.seq, found.t_ns.tolist()) == (5, [1_764_000_000_000_000_000])
+    block = {"values": {"x": [1.0, 2.0]}, "t_ns": [3.0, 4], "rows": 2.0}
+    assert tick(**block).t_ns.tolist() == [3, 4]
+    label = wire.decode_message(b"label/A/", encode({"v": 1, "n": 10.0, "y": 1.0}), ("x",))
+    assert label.n == 10
+    for wrong in ({"t_ns": 1.5}, {"seq": 2.5}, {"seq": 0.0}, {"t_ns": 1e19}, {"t_ns": [0.5]}):
+        (key,) = wrong
+        with pytest.raises(DecodeError, match=key):
+            tick(**wrong)

@@ -29,7 +29,7 @@ from stream_lstm.feed.predictions import PredictionSubscriber
 from stream_lstm.feed.protocol import Heartbeat, encode_heartbeat, encode_ticks
 from stream_lstm.feed.publisher import Publisher
 from stream_lstm.serve import daemon as daemon_module
-from stream_lstm.serve.logs import EventLog, JsonEventLog, Log
+from stream_lstm.serve.logs import EventLog, Log, event_log
 
 from ..engines import SMALL_BANK, settings
 from ..injecting import Injected, Injector
@@ -295,7 +295,7 @@ def test_repeated_and_reversed_rows_are_counted(path):
 @pytest.mark.slow
 def test_a_takeover_is_in_the_log_the_store_the_counters_and_the_metrics(path):
     lines, records = [], []
-    logs = EventLog(lines.append, lambda: 0.0), JsonEventLog(Log("json", records.append))
+    logs = EventLog(lines.append, lambda: 0.0), event_log(Log("json", records.append))
     with (
         Publisher(ANY_PORT, columns=COLUMNS, run_id="s2", heartbeats=False) as other,
         Live(store=path, pages=True, connect=[other.endpoint], observers=logs) as live,
