@@ -18,6 +18,8 @@ from ..config import Config
 from ..core.expressions import columns_of
 from ..errors import ConfigurationError, DataError, EndpointError, StreamLSTMError, UsageError
 from ..feed.child import ChildProcess
+from ..schema import LogFormat
+from ..serve.foreign import foreign_lines
 from ..serve.logs import PERIOD_S, Log, Pipe, event_log
 from ..serve.signals import StopSwitch, stop_on_signals
 from ..serve.trace import Trace
@@ -29,7 +31,7 @@ from ..store.startup import (
     open_store,
     warm_start,
 )
-from .console import REFRESH_S, LiveTable, is_quiet, result, warn
+from .console import REFRESH_S, LiveTable, is_quiet, result
 from .options import JsonOption, ResultOptions, WatchOption, as_usage, options
 from .settings import Settings
 
@@ -72,32 +74,46 @@ def command(
     Example: stream-lstm run --connect tcp://127.0.0.1:5555 --publish tcp://127.0.0.1:5556
     --feature 'log_return(mid(bid, ask))' --learn
     """
-    try:
-        summary, failure = _run(settings, until_end, files, republish, watch)
-    except StreamLSTMError as error:
-        if isinstance(error, ConfigurationError):
-            error = as_usage(error, settings, {})
-        raise _failed(settings.config, error) from None
-    from .results import feed_lines, summary_lines
+    form = settings.config.serve.log_format
+    failure: StreamLSTMError | None = None
+    with Pipe() as pipe:
+        log = Log(form, pipe.put, quiet=is_quiet())
+        with foreign_lines(log):
+            try:
+                summary, failure = _run(settings, until_end, files, republish, watch, log, pipe)
+            except StreamLSTMError as error:
+                summary, failure = {}, error
+                if isinstance(error, ConfigurationError):
+                    failure = as_usage(error, settings, {})
+    if summary:
+        from .results import feed_lines, summary_lines
 
-    result(summary, [*summary_lines(summary), *feed_lines(summary)], as_json=as_json)
+        summary |= {"log_lines_dropped": pipe.dropped}
+        lines = [*summary_lines(summary), *feed_lines(summary)]
+        result(summary, lines, as_json=as_json or form == "json")
     if failure is not None:
-        raise _failed(settings.config, failure)
+        raise _failed(form, failure)
 
 
-def _failed(config: Config, error: StreamLSTMError) -> typer.Exit:
+def _failed(form: LogFormat, error: StreamLSTMError) -> typer.Exit:
     """Log an error, as far as the log is read; return what exits with its code."""
     with Pipe() as pipe:
-        log = Log(config.serve.log_format, pipe.put)
+        log = Log(form, pipe.put)
         log.say("failed", *error.lines, level="error", exit_code=error.exit_code)
     return typer.Exit(error.exit_code)
 
 
 def _run(
-    settings: Settings, until_end: bool, files: ResultOptions, republish: bool, watch: bool
+    settings: Settings,
+    until_end: bool,
+    files: ResultOptions,
+    republish: bool,
+    watch: bool,
+    log: Log,
+    pipe: Pipe,
 ) -> tuple[dict[str, Any], StreamLSTMError | None]:
     """Run the daemon; return its summary, and the error that ended it if any."""
-    start, columns, security = _checked(settings, files, republish, watch)
+    start, columns, security = _checked(settings, files, republish, watch, log)
     config = start.config
     failure: StreamLSTMError | None = None
     from ..core.session import fallbacks  # JAX is imported here and not before
@@ -111,9 +127,7 @@ def _run(
         take_signals = stack.enter_context(stop_on_signals(stop, later=True))
         results = stack.enter_context(LiveResults())
         results.open(files.out, spreadsheet=files.spreadsheet)
-        pipe = stack.enter_context(Pipe())
         table = stack.enter_context(LiveTable(time.monotonic, pipe))
-        log = Log(config.serve.log_format, pipe.put, quiet=is_quiet())
         events = event_log(log)
         monitor = open_monitor(config, log, pipe)
         if monitor is not None:
@@ -188,12 +202,11 @@ def _run(
     if files.save_weights is not None:
         names = session.table.names
         keep_weights(files.save_weights, session, names[0] if len(names) == 1 else "")
-    summary = results.summary(daemon, wall_s=wall_s)
-    return summary | {"log_lines_dropped": pipe.dropped}, failure
+    return results.summary(daemon, wall_s=wall_s), failure
 
 
 def _checked(
-    settings: Settings, files: ResultOptions, republish: bool, watch: bool
+    settings: Settings, files: ResultOptions, republish: bool, watch: bool, log: Log
 ) -> tuple[WarmStart, tuple[str, ...], Security]:
     """Return the start, the columns and the security; raise for everything that cannot work."""
     from ..feed.security import Security
@@ -208,7 +221,7 @@ def _checked(
         need_page()
     check_one_set(config, files.save_weights)
     check_saving(config, files.save_weights)
-    start = warm_start(config, settings.origins, warn)
+    start = warm_start(config, settings.origins, log.named("start", "warning"))
     columns = _columns(start.config)
     config = start.config
     security = Security(config.security)

@@ -148,10 +148,14 @@ class Pipe(Closing):
             self.dropped += 1
 
 
+standard_error: list[int] = []
+"""The descriptor of standard error while descriptor 2 leads elsewhere; see `foreign`."""
+
+
 def to_standard_error(text: str) -> None:
     """Write by descriptor: a write that never returns would hold Python's own lock."""
     try:
-        descriptor = sys.stderr.fileno()
+        descriptor = standard_error[0] if standard_error else sys.stderr.fileno()
     except (AttributeError, OSError, ValueError):
         sys.stderr.write(text)
         return

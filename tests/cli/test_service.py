@@ -454,3 +454,65 @@ def test_the_dashboard_is_written_out(cli, tmp_path):
     assert (done.code, done.out) == (0, "")
     done = cli("metrics-dashboard", "--out", tmp_path / "nowhere" / "d.json")
     assert done.code == 74
+
+
+VANISHING = """
+GET / HTTP/1.1\r
+Host: {host}\r
+\r
+"""
+
+SOCKET = """
+GET /ws HTTP/1.1\r
+Host: {host}\r
+Origin: http://{host}\r
+Upgrade: websocket\r
+Connection: Upgrade\r
+Sec-WebSocket-Version: 13\r
+Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r
+Sec-WebSocket-Protocol: bokeh, {token}\r
+\r
+"""
+
+
+def vanish(host, request, **fields):
+    """Send a request to a page, and leave after the first bytes of the answer."""
+    name, _, port = host.partition(":")
+    with socket.create_connection((name, int(port)), WAIT_S) as peer:
+        peer.sendall(request.lstrip().format(host=host, **fields).encode())
+        answer = peer.recv(100)
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+    return answer
+
+
+@pytest.mark.slow
+def test_each_line_of_a_json_log_is_json_over_a_whole_session_with_a_page(tmp_path):
+    pytest.importorskip("bokeh", reason="bokeh is not installed")
+    with publishing(heartbeats=True) as out:
+        arguments = ("--connect", out.endpoint, "--publish", ANY_PORT, "--watch", *SMALL)
+        process = started("run", *arguments, "--log-format", "json")
+        lines = [until(process.stderr, '"page"')]
+        host = json.loads(lines[0])["message"].split("http://")[1].rstrip("/")
+        lines.append(until(process.stderr, '"ready"'))
+        assert vanish(host, VANISHING).startswith(b"HTTP/1.1 200")
+        vanish(host, SOCKET, token="forged")
+        vanish(host, "nonsense\r\n\r\n")
+        for k in range(50):
+            out.publish("A", k, [float(k % 7)])
+        out.publish("A", 51, [float("nan")])
+        rest = until(process.stderr, "library")  # Bokeh refuses the forged token
+        process.terminate()
+        _, errors = process.communicate(timeout=WAIT_S)
+    assert process.returncode == 0
+    records = [json.loads(line) for line in (*lines, rest, *errors.splitlines())]
+    assert {"time", "level", "event", "message"} <= set.intersection(*map(set, records))
+    assert "stopped" in {record["event"] for record in records}
+
+
+@pytest.mark.slow
+def test_the_summary_beside_a_json_log_is_json(cli, tmp_path):
+    with publishing() as out:
+        feed = "--connect", out.endpoint, "--idle-timeout", "1", "--stale-after", "0.5"
+        done = cli("run", *feed, *SMALL, "--log-format", "json")
+    assert done.json()["ticks"] == 0
+    assert all(json.loads(line)["event"] for line in done.err.splitlines())
