@@ -118,7 +118,8 @@ class LivePage:
             stream = self._streams.get(str(self._chooser.value), str(self._chooser.value))
             track = self._watcher.tracks.get(stream) or Track(stream)
             status = self._watcher.status(stream)
-            text = head_html(_sentence(verdict(track)), facts(track), status.text, bad=status.bad)
+            bad = status.bad or bool(self._watcher.trouble)
+            text = head_html(_sentence(verdict(track)), facts(track), status.reason, bad=bad)
             if self._head.text != text:
                 self._head.text = text
             state = _state(track)

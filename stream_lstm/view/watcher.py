@@ -1,7 +1,4 @@
-"""Receives a daemon's published records in a thread, and fills a track for each stream.
-
-A status says whether the tracks are up to date: a page never stops without a message.
-"""
+"""Receives a daemon's published records in a thread, and fills a track for each stream."""
 
 from __future__ import annotations
 
@@ -9,7 +6,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -19,92 +15,8 @@ from ..events import End, Prediction, Score
 from ..feed.predictions import Output, PredictionSubscriber
 from ..records import Batch
 from .history import History
+from .status import Liveness, Status
 from .track import Track
-from .words import moment
-
-SILENT_S = 5.0
-"""A daemon sends a heartbeat every second."""
-
-S = 1e9
-
-
-class Status(NamedTuple):
-    """A sentence; `bad` if the page is not up to date, `silent` if no data come.
-
-    `unheard` says that nothing comes from the daemon itself.
-    """
-
-    text: str
-    bad: bool
-    silent: bool = False
-    unheard: bool = False
-
-
-class Liveness:
-    """When a daemon was last heard; times are nanoseconds since 1970, passed in.
-
-    endpoint: where it publishes.
-    """
-
-    def __init__(self, endpoint: str, now_ns: int) -> None:
-        self._endpoint = endpoint
-        self._began_ns = now_ns
-        self._heard_ns = 0
-        self._stale_since_ns = 0
-        self._predicted_ns: dict[str, int] = {}
-        self._ended_ns: dict[str, int] = {}
-
-    def hear(self, now_ns: int, *, stale: bool) -> None:
-        """Note a message; stale: whether the daemon's own feed is silent."""
-        self._heard_ns = now_ns
-        self._stale_since_ns = (self._stale_since_ns or now_ns) if stale else 0
-
-    def predict(self, stream: str, now_ns: int) -> None:
-        """Note a prediction of a stream."""
-        self._predicted_ns[stream] = now_ns
-        self._ended_ns.pop(stream, None)
-
-    def end(self, stream: str, now_ns: int) -> None:
-        """Note that a stream has ended."""
-        self._ended_ns[stream] = now_ns
-
-    def status(self, stream: str, now_ns: int) -> Status:
-        """Return the status of a stream, "" while none is known."""
-        if not self._heard_ns:
-            waited = _seconds(now_ns - self._began_ns)
-            text = f"Nothing has come from {self._endpoint} for {waited}: does a daemon run there?"
-            unheard = now_ns - self._began_ns > SILENT_S * S
-            return Status(text, bad=unheard, unheard=unheard)
-        predicted = self._predicted_ns.get(stream, 0)
-        last = f"the last prediction came at {moment(predicted)}" if predicted else ""
-        ended = self._ended_ns.get(stream)
-        if ended is not None:
-            return Status(_joined(f"The stream ended at {moment(ended)}", last), bad=True)
-        quiet_ns = now_ns - self._heard_ns
-        if quiet_ns > SILENT_S * S:
-            text = f"No data since {moment(self._heard_ns)}, for {_seconds(quiet_ns)}: the daemon "
-            text += f"at {self._endpoint} is not heard"
-            return Status(_joined(text, last), bad=True, silent=True, unheard=True)
-        if self._stale_since_ns:
-            text = "The daemon runs and its feed is silent: no data since "
-            text += f"{moment(self._stale_since_ns)} or before"
-            return Status(_joined(text, last), bad=True, silent=True)
-        if not predicted:
-            return Status("The daemon runs; no prediction has come yet.", bad=False)
-        return Status(f"Live; the last prediction came {_ago(now_ns - predicted)}.", bad=False)
-
-
-def _joined(text: str, last: str) -> str:
-    return f"{text}; {last}." if last else f"{text}."
-
-
-def _seconds(ns: int) -> str:
-    return count(round(ns / S), "seconds")
-
-
-def _ago(ns: int) -> str:
-    return f"{_seconds(ns)} ago" if ns >= S else "just now"
-
 
 MAX_STREAMS = 64
 """Streams with a track, some 2 MB each; others are counted."""
@@ -145,15 +57,14 @@ class Watcher:
 
     def status(self, stream: str) -> Status:
         """Return the present status of a stream."""
-        status = self._liveness.status(stream, time.time_ns())
+        now_ns = time.time_ns()
+        status = self._liveness.status(stream, now_ns)
         more = [f"{len(self.left_out):,} more streams are not shown."] if self.left_out else []
         security = self._subscriber.security
-        if refused := status.unheard and security.counts().get("not_admitted"):
+        if refused := self._liveness.lost(now_ns) and security.counts().get("not_admitted"):
             more.append(f"It refused the connection {count(refused, 'times')}: {security.advice}.")
         more += [f"The store cannot be read: {self.trouble}"] if self.trouble else []
-        return status._replace(
-            text=" ".join([status.text, *more]), bad=status.bad or bool(self.trouble)
-        )
+        return status._replace(reason=" ".join([status.reason, *more]))
 
     # ---- in the thread ------------------------------------------------------------------
 
@@ -171,7 +82,7 @@ class Watcher:
                         self._liveness.hear(now_ns, stale=self._subscriber.stale)
                     self._take(events, now_ns)
                     for stream, track in self.tracks.items():
-                        if self._liveness.status(stream, now_ns).silent:
+                        if self._liveness.status(stream, now_ns).name in ("late", "lost"):
                             track.fall_silent()
                 if history is not None and time.monotonic() - looked_s > STORE_EVERY_S:
                     self._follow(history)

@@ -10,7 +10,7 @@ from stream_lstm.events import Prediction, Score
 from stream_lstm.feed.predictions import PredictionPublisher, PredictionSubscriber
 from stream_lstm.feed.security import Security, make_keys
 from stream_lstm.schema import SecurityConfig
-from stream_lstm.view import watcher as watching
+from stream_lstm.view import status as statuses
 from stream_lstm.view.watcher import Watcher
 
 S = 10**9
@@ -60,7 +60,7 @@ def test_predictions_and_scores_fill_the_track_of_their_stream(published, watche
     send(published, "b", 100, 5, S)
     wait(lambda: "b" in watcher.tracks and watcher.tracks["b"].scores.labels == 5)
     assert watcher.tracks["a"].predictions == watcher.tracks["a"].scores.labels == 30
-    assert "Live" in watcher.status("a").text
+    assert "Live" in watcher.status("a").reason
 
 
 def test_what_is_published_once_more_counts_once(published, watcher):
@@ -81,16 +81,16 @@ def test_a_stream_that_is_begun_anew_has_a_new_track(published, watcher):
 def test_an_end_is_told(published, watcher):
     send(published, "a", 100, 3, S)
     published.end("a", 121)
-    wait(lambda: "The stream ended" in watcher.status("a").text)
+    wait(lambda: "The stream ended" in watcher.status("a").reason)
 
 
 def test_a_daemon_that_wants_keys_is_told_of(tmp_path, monkeypatch):
-    monkeypatch.setattr(watching, "SILENT_S", 0.0)
+    monkeypatch.setattr(statuses, "HEARD_S", 0.0)
     make_keys(tmp_path / "keys")
     keyed = Security(SecurityConfig(curve_dir=str(tmp_path / "keys")))
     with (
         PredictionPublisher("tcp://127.0.0.1:*", security=keyed) as published,
         Watcher(PredictionSubscriber(published.endpoint), published.endpoint) as watcher,
     ):
-        wait(lambda: "It refused the connection" in watcher.status("a").text)
-        assert "--curve-dir" in watcher.status("a").text
+        wait(lambda: "It refused the connection" in watcher.status("a").reason)
+        assert "--curve-dir" in watcher.status("a").reason

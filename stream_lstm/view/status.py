@@ -1,0 +1,77 @@
+"""What a page knows of a daemon and of each stream: live, late, ended, or the daemon is lost."""
+
+from __future__ import annotations
+
+from ..serve.status import Arrivals, Status, timed, words
+from .words import moment
+
+HEARD_S = 5.0
+"""A daemon sends a heartbeat every second; one that is not heard for this long is lost."""
+
+S = 1e9
+
+
+class Liveness:
+    """When a daemon was last heard; times are nanoseconds since 1970, passed in.
+
+    endpoint: where it publishes.
+    """
+
+    def __init__(self, endpoint: str, now_ns: int) -> None:
+        self._endpoint = endpoint
+        self._began_ns = now_ns
+        self._heard_ns = 0
+        self._stale_since_ns = 0
+        self._predicted: dict[str, Arrivals] = {}
+        self._ended_ns: dict[str, int] = {}
+
+    def hear(self, now_ns: int, *, stale: bool) -> None:
+        """Note a message; stale: whether the daemon's own feed is silent."""
+        self._heard_ns = now_ns
+        self._stale_since_ns = (self._stale_since_ns or now_ns) if stale else 0
+
+    def predict(self, stream: str, now_ns: int) -> None:
+        """Note a prediction of a stream."""
+        self._predicted.setdefault(stream, Arrivals()).arrive(now_ns / S)
+        self._ended_ns.pop(stream, None)
+
+    def end(self, stream: str, now_ns: int) -> None:
+        """Note that a stream has ended."""
+        self._ended_ns.setdefault(stream, now_ns)
+
+    def lost(self, now_ns: int) -> bool:
+        """Return whether the daemon is not heard."""
+        return now_ns - (self._heard_ns or self._began_ns) > HEARD_S * S
+
+    def status(self, stream: str, now_ns: int) -> Status:
+        """Return the status of a stream."""
+        arrivals = self._predicted.get(stream)
+        status = Status("waiting", "The daemon runs; no prediction has come yet.")
+        if arrivals is not None:
+            status = timed(arrivals.interval_s, now_ns / S - arrivals.last_s, "prediction")
+            last = f"the last prediction came at {moment(round(arrivals.last_s * S))}"
+            status = status._replace(reason=f"{status.name.capitalize()}; {status.reason}.")
+        else:
+            last = ""
+        if not self._heard_ns:
+            waited = words((now_ns - self._began_ns) / S)
+            text = f"Nothing has come from {self._endpoint} for {waited}: does a daemon run there?"
+            return Status("lost" if self.lost(now_ns) else "waiting", text)
+        if self.lost(now_ns):
+            quiet = words((now_ns - self._heard_ns) / S)
+            text = f"No data since {moment(self._heard_ns)}, for {quiet}: the daemon "
+            text += f"at {self._endpoint} is not heard"
+            return status._replace(name="lost", reason=_joined(text, last))
+        ended = self._ended_ns.get(stream)
+        if ended is not None:
+            text = f"The stream ended at {moment(ended)}"
+            return status._replace(name="ended", reason=_joined(text, last))
+        if self._stale_since_ns:
+            text = "The daemon runs and its feed is silent: no data since "
+            text += f"{moment(self._stale_since_ns)} or before"
+            return status._replace(name="late", reason=_joined(text, last))
+        return status
+
+
+def _joined(text: str, last: str) -> str:
+    return f"{text}; {last}." if last else f"{text}."
