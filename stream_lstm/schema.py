@@ -445,9 +445,11 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     nothing is served.
     live_after: seconds without a turn of the main loop after which /livez reports that the daemon
     hangs.
+    ready: streams that /readyz needs: `all` that have not ended, or `any` one of them.
     log_format: format of standard error: `text` for people, `json` for one object a line.
     """
 
     metrics: str | None = None
     live_after: Annotated[float, Meta(ge=1, le=86_400)] = 30.0
+    ready: Literal["all", "any"] = "all"
     log_format: LogFormat = "text"

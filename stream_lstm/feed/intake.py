@@ -108,6 +108,8 @@ class Intake:
     `max_streams` may be set while running: each stream takes some 700 bytes here and a carry in
     the session, and a topic is easily forged.
 
+    `heard` gathers the streams that sent a heartbeat until somebody empties it.
+
     Raises ConfigurationError for a feed without columns, and for recovery without records.
     """
 
@@ -122,6 +124,7 @@ class Intake:
                 key="recovery",
             )
         self.counters = FeedCounters()
+        self.heard: set[str] = set()
         self.refused: Counter[Cause] = Counter()
         self.reasons = Reasons()
         self.max_streams = config.max_streams
@@ -468,7 +471,9 @@ class Intake:
         self._resumed.discard(beat.stream)
         if self._must_wait(state, beat.stream, beat.run_id, beat.seq, message, waited):
             return
-        self.counters.heartbeats += message is not beat and not beat.announces
+        if message is not beat and not beat.announces:
+            self.counters.heartbeats += 1
+            self.heard.add(beat.stream)
         check = state.heartbeat(beat.run_id, beat.seq)
         self._apply(beat.stream, beat.run_id, beat.seq, check, batch)
         if beat.end and not check.retired_run:

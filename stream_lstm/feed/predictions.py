@@ -259,12 +259,13 @@ class PredictionPublisher(Closing):
         run_id: str = "",
         t_ns: int = NO_TIME,
         stale: bool = False,
+        status: str = "",
     ) -> None:
         """Announce that a stream is alive and that `next_n` is its next element.
 
-        stale: its feed is silent.
+        stale: its feed is silent. status: of the stream.
         """
-        beat = Heartbeat(stream, next_n, run_id, t_ns, stale=stale)
+        beat = Heartbeat(stream, next_n, run_id, t_ns, stale=stale, status=status)
         self._send(encode_heartbeat(beat, self._encoding))
 
     def end(self, stream: str, next_n: int = 1, *, run_id: str = "") -> None:
@@ -303,11 +304,16 @@ class PredictionPublisher(Closing):
         self._binding.close()
 
 
+MAX_STATUSES = 100_000
+"""Streams whose status is kept, as many as a session has."""
+
+
 class PredictionSubscriber(Receiver[Output]):
     """Receive predictions and scores of some streams, or of all, in one thread at a time.
 
     `heard` counts messages including heartbeats, and `refused` those that could not be decoded;
-    `stale` is whether the daemon's feed was silent at its last heartbeat. security: keys, if any;
+    `stale` is whether the daemon's feed was silent at its last heartbeat, and `statuses` are those
+    of the streams at theirs. security: keys, if any;
     `security` counts how often the publisher rejected us.
 
     Raises EndpointError for an invalid endpoint.
@@ -324,6 +330,7 @@ class PredictionSubscriber(Receiver[Output]):
         self.heard = 0
         self.refused = 0
         self.stale = False
+        self.statuses: dict[str, str] = {}
         text("endpoint", endpoint)
         named = names("streams", streams)
         receive_hwm = whole("receive_hwm", receive_hwm, 0)
@@ -400,5 +407,7 @@ class PredictionSubscriber(Receiver[Output]):
         if kind == "heartbeat":
             beat = decode_heartbeat(topic, payload)
             self.stale = beat.stale
+            if beat.stream in self.statuses or len(self.statuses) < MAX_STATUSES:
+                self.statuses[beat.stream] = beat.status
             return End(beat.stream, beat.run_id) if beat.end else None
         raise DecodeError(f"topic {topic!r} is not of predictions")

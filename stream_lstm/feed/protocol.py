@@ -16,7 +16,7 @@ socket.send_multipart([b"tick/AAPL/", msgpack.packb({"v": 1, "values": {"price":
 | `label/NAME/` | `n`, `y` (0 or 1; with a threshold any number); optional `t_ns` |
 | `prediction/NAME/` | the fields of `events.Prediction` without `stream`, in order |
 | `score/NAME/` | the fields of `events.Score` without `stream`, in order |
-| `heartbeat/NAME/` | `seq` (the NEXT number); optional `session`, `t_ns`, `end`, `stale` |
+| `heartbeat/NAME/` | `seq` (the NEXT one); optional `session`, `t_ns`, `end`, `stale`, `status` |
 
 The field `session` identifies a run of a publisher; in code it is `run_id`. `values` is one tick
 (an array in the order of the columns, or a map of names to numbers) or a block (an array of such
@@ -139,8 +139,8 @@ ScoreRecord: Any = wire_record(Score)
 class HeartbeatRecord(msgspec.Struct, rename=ON_WIRE):
     """`seq` is the next sequence number; `end` means that no more ticks follow.
 
-    `columns` are the names of a tick's values, in order. `stale`, on predictions, means that the
-    feed behind them is silent.
+    `columns` are the names of a tick's values, in order. On predictions, `stale` means that the
+    feed behind them is silent, and `status` is that of the stream: waiting, live, late or ended.
     """
 
     v: int
@@ -150,6 +150,7 @@ class HeartbeatRecord(msgspec.Struct, rename=ON_WIRE):
     end: bool = False
     stale: bool | msgspec.UnsetType = msgspec.UNSET
     columns: Columns | msgspec.UnsetType = msgspec.UNSET
+    status: Annotated[str, msgspec.Meta(max_length=16)] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Heartbeat(msgspec.Struct, frozen=True):
@@ -162,6 +163,7 @@ class Heartbeat(msgspec.Struct, frozen=True):
     end: bool = False
     stale: bool = False
     columns: tuple[str, ...] = ()
+    status: str = ""
 
     @property
     def announces(self) -> bool:
@@ -436,6 +438,7 @@ def encode_heartbeat(beat: Heartbeat, encoding: Encoding = "msgpack") -> Frames:
         beat.end,
         beat.stale or msgspec.UNSET,
         beat.columns or msgspec.UNSET,
+        beat.status or msgspec.UNSET,
     )
     return make_topic("heartbeat", beat.stream), _ENCODE[encoding](record)
 

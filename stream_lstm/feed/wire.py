@@ -402,6 +402,7 @@ def decode_heartbeat(topic: bytes, payload: bytes) -> Heartbeat:
         record.end,
         record.stale is True,
         record.columns or (),
+        record.status or "",
     )
 
 

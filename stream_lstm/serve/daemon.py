@@ -73,6 +73,7 @@ from ..store.units import Settle
 from .logs import PERIOD_S, OldTimesBatch, Staleness, old_times
 from .runtime import Collector, compilations
 from .signals import StopSwitch
+from .status import CHECK_S, StreamStatuses, Survey
 
 HEARTBEAT_PERIOD_S = 1.0
 
@@ -83,13 +84,18 @@ STREAMS_A_BEAT = 100
 class Heartbeats:
     """Sends the heartbeats and the ends of a session's streams.
 
-    stale: whether the feed is silent.
+    stale: whether the feed is silent. survey: returns the statuses of streams.
     """
 
     def __init__(
-        self, publisher: PredictionPublisher, session: Session, stale: Callable[[], bool]
+        self,
+        publisher: PredictionPublisher,
+        session: Session,
+        stale: Callable[[], bool],
+        survey: Callable[[Sequence[str]], Survey],
     ) -> None:
-        self._publisher, self._session, self._stale = publisher, session, stale
+        self._publisher, self._session = publisher, session
+        self._stale, self._survey = stale, survey
         self._next: list[str] = []
 
     def beat(self) -> None:
@@ -97,10 +103,13 @@ class Heartbeats:
         self._session.catch_up()
         if not self._next:
             self._next = self._session.table.names[::-1]
-        stale = self._stale()
-        for name in self._next[: -STREAMS_A_BEAT - 1 : -1]:
+        stale, names = self._stale(), self._next[: -STREAMS_A_BEAT - 1 : -1]
+        survey = self._survey(names)
+        statuses = dict(zip(survey.names, survey.statuses, strict=True))
+        for name in names:
             n, run_id = self._reached(name)
-            self._publisher.heartbeat(name, n + 1, run_id=run_id, stale=stale)
+            status = statuses.get(name, "")
+            self._publisher.heartbeat(name, n + 1, run_id=run_id, stale=stale, status=status)
         del self._next[-STREAMS_A_BEAT:]
 
     def end(self) -> None:
@@ -239,10 +248,6 @@ class Daemon(Closing):
             )
             self._closing.enter_context(self.publisher)
             self.session.publish = self.publisher.publish
-            self._heartbeats = Heartbeats(
-                self.publisher, self.session, lambda: self.staleness.stale
-            )
-            self.every(HEARTBEAT_PERIOD_S, self._heartbeats.beat)
         feed = msgspec.structs.replace(config.feed, columns=tuple(columns))
         try:
             self.subscriber = Subscriber(
@@ -260,8 +265,16 @@ class Daemon(Closing):
         except BaseException:
             self._closing.close()
             raise
-        self.staleness = Staleness(self.subscriber, feed, self._notice, self._all_ended)
+        self.staleness = Staleness(self.subscriber, feed, self._notice, self.all_ended)
         self.every(self.staleness.period_s, self.staleness.check)
+        heard = self.subscriber.intake.heard
+        self.statuses = StreamStatuses(self.session, self._ended, heard, feed.heartbeat_s, clock)
+        self.every(CHECK_S, self.statuses.check)
+        if self.publisher is not None:
+            self._heartbeats = Heartbeats(
+                self.publisher, self.session, lambda: self.staleness.stale, self.statuses.of
+            )
+            self.every(HEARTBEAT_PERIOD_S, self._heartbeats.beat)
         if store is not None:
             self.every(REPORT_S, store.report)
         self._compiled = compilations()
@@ -348,7 +361,7 @@ class Daemon(Closing):
                 self._catch_up()
                 tasks.run(now)
             if events:
-                if until_end and self._all_ended():
+                if until_end and self.all_ended():
                     self._catch_up()
                     return True
             elif self._idle_left_s() <= 0:
@@ -489,7 +502,8 @@ class Daemon(Closing):
             self.store.add_runs(runs, (session.table.ints[places, N] - before).tolist())
         self._waiting += len(t_ns)
 
-    def _all_ended(self) -> bool:
+    def all_ended(self) -> bool:
+        """Return whether the publisher of every wanted stream announced its end."""
         wanted = self.config.feed.streams or self.session.table.names
         return bool(self._ended) and self._ended.issuperset(wanted)
 

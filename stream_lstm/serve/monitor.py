@@ -6,7 +6,8 @@ tick waits for this thread.
 
 A daemon is live while its loop turns, and nothing else counts: a restart does not help a daemon
 whose feed is gone. It is ready while it predicts from a feed that sends, and stores what it should
-store.
+store. With `ready = "all"` every stream that has not ended must send, or its publisher must send
+heartbeats; with "any" one warm stream is enough.
 
 The metrics are families of the Prometheus client, made at a scrape from counts that the daemon
 keeps anyway; only the histograms of `Timings` exist for them. Names follow Prometheus: base units,
@@ -20,7 +21,8 @@ over any span is a ratio of two rates. The log loss of the last hour is
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -42,6 +44,7 @@ from ..quoting import json_line, label
 from ..schema import ServeConfig
 from .metrics import (
     FORECASTS,
+    MOST_STREAMS,
     Timings,
     Totals,
     first_streams,
@@ -49,6 +52,7 @@ from .metrics import (
     warm_streams,
 )
 from .runtime import quick_switches
+from .status import StatusName
 from .web import Page, WebServer, bind
 
 if TYPE_CHECKING:
@@ -103,7 +107,8 @@ class Health:
         faults = self._faults()
         reasons = [fault for fault in faults.values() if fault]
         checks = {check: not fault for check, fault in faults.items()}
-        return {"ready": not reasons, "reasons": reasons, "checks": checks}
+        body = {"ready": not reasons, "reasons": reasons, "checks": checks}
+        return body if self._daemon is None else body | _listed(self._daemon)
 
     def _faults(self) -> dict[str, str]:
         """Return {check: fault, "" where there is none}."""
@@ -115,6 +120,7 @@ class Health:
             "loop": "; ".join(self.live()["reasons"]),
             "warm": _cold(daemon),
             "feed": _silent(daemon),
+            "streams": _unsent(daemon),
         }
         if daemon.store is not None:
             trouble = daemon.store.trouble
@@ -125,9 +131,8 @@ class Health:
 def _cold(daemon: Daemon) -> str:
     wanted = daemon.config.feed.streams
     warm, cold = warm_streams(daemon.session, wanted)
-    if cold:
-        more = f" and {len(cold) - NAMED} more" if len(cold) > NAMED else ""
-        return f"not warm yet: {', '.join(cold[:NAMED])}{more}"
+    if cold and (daemon.config.serve.ready == "all" or not warm):
+        return f"not warm yet: {_joined(cold[:NAMED], len(cold), ', ')}"
     return "" if warm else "no stream is warm yet"
 
 
@@ -135,6 +140,56 @@ def _silent(daemon: Daemon) -> str:
     if daemon.staleness.stale:
         return f"the feed has been silent for {daemon.subscriber.idle_s:.1f} s"
     return "" if daemon.subscriber.counters.messages else "no message has come from the feed yet"
+
+
+def _joined(first: Sequence[str], total: int, between: str) -> str:
+    more = f" and {total - len(first)} more" if total > len(first) else ""
+    return f"{between.join(first)}{more}"
+
+
+def _unsent(daemon: Daemon) -> str:
+    """Return which streams do not send, "" where the policy is fulfilled."""
+    if daemon.all_ended():
+        return "every stream has ended"
+    survey = daemon.statuses.survey()
+    passed = ("ended",) if daemon.config.feed.streams else ("ended", "waiting")
+    rows = [row for row, status in enumerate(survey.statuses) if status not in passed]
+    sending = [row for row in rows if survey.sends(row)]
+    if daemon.config.serve.ready == "any":
+        cold = warm_streams(daemon.session, [survey.names[row] for row in sending])[1]
+        if len(cold) < len(sending):
+            return ""
+    gone = sorted(set(rows) - set(sending))
+    shown = [f"{survey.names[row]}: {survey.status(row).reason}" for row in gone[:NAMED]]
+    return _joined(shown, len(gone), "; ")
+
+
+WORST_FIRST: tuple[StatusName, ...] = ("late", "waiting", "ended", "live")
+
+
+def _listed(daemon: Daemon) -> dict[str, Any]:
+    """Return the policy, and statuses with their reasons, the worst first."""
+    survey = daemon.statuses.survey()
+    rows = sorted(
+        range(len(survey.names)), key=lambda row: WORST_FIRST.index(survey.statuses[row])
+    )[:MOST_STREAMS]
+    streams = {survey.names[row]: survey.status(row) for row in rows}
+    return {
+        "policy": daemon.config.serve.ready,
+        "streams": {
+            name: {
+                "status": status.name,
+                "reason": status.reason,
+                "age_s": _rounded(status.age_s),
+                "usual_interval_s": _rounded(status.interval_s),
+            }
+            for name, status in streams.items()
+        },
+    }
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)
 
 
 PREFIX = "stream_lstm_"
@@ -303,6 +358,33 @@ def streams(daemon: Daemon) -> Iterator[Metric]:
             evidence.add_metric([name, against], log_e)
     yield losses
     yield evidence
+    yield from statuses(daemon)
+
+
+def statuses(daemon: Daemon) -> Iterator[Metric]:
+    """Yield how many streams have each status, and the ages of the first that have not ended."""
+    survey = daemon.statuses.survey()
+    counted = Counter(survey.statuses)
+    by_status = GaugeMetricFamily(
+        PREFIX + "streams_by_status", "Streams with this status.", labels=["status"]
+    )
+    for status in WORST_FIRST:
+        by_status.add_metric([status], counted[status])
+    ages = GaugeMetricFamily(
+        PREFIX + "stream_age_seconds", "Time since a stream's last tick.", labels=["stream"]
+    )
+    usual = GaugeMetricFamily(
+        PREFIX + "stream_usual_interval_seconds",
+        "Usual time between a stream's ticks, at least 1 s.",
+        labels=["stream"],
+    )
+    for row, name in enumerate(survey.names[:MOST_STREAMS]):
+        one = survey.status(row)
+        if one.age_s is not None:
+            ages.add_metric([label(name)], one.age_s)
+        if one.age_s is not None and one.interval_s is not None:
+            usual.add_metric([label(name)], one.interval_s)
+    yield from (by_status, ages, usual)
 
 
 def times(timings: Timings) -> Iterator[Metric]:

@@ -13,11 +13,15 @@ bursts do not change the status. Times are passed in.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
+from ..core.session import Session
+from ..core.table import REFUSED_TICKS, TICKS
 from ..core.verdict import count
+from ..typing import Bools, Float64s, Int64s
 
 StatusName: TypeAlias = Literal["waiting", "live", "late", "ended", "lost"]
 Colour: TypeAlias = Literal["green", "amber", "grey", "red"]
@@ -87,24 +91,25 @@ def late_after_s(interval_s: Any) -> Any:
 
 
 class Arrivals:
-    """When one stream sent, and its usual interval; seconds of a monotonic clock."""
+    """When streams sent, by row, and their usual intervals; seconds, NaN where unknown."""
 
     def __init__(self) -> None:
-        self.interval_s = math.nan
-        self.last_s = self._counted_s = math.nan
+        self.interval_s = self.last_s = self._counted_s = np.empty(0)
 
-    def arrive(self, now_s: float) -> None:
-        """Note an arrival."""
-        self.last_s = now_s
-        gap_s = now_s - self._counted_s
-        if math.isnan(gap_s):
-            self._counted_s = now_s
-        elif gap_s >= RESOLUTION_S:
-            self.interval_s, self._counted_s = float(learned(self.interval_s, gap_s)), now_s
+    def grow(self, rows: int) -> None:
+        """Have at least `rows` streams."""
+        new = np.full(max(rows - len(self.last_s), 0), np.nan)
+        for name in ("interval_s", "_counted_s", "last_s"):  # readers take the length of the last
+            setattr(self, name, np.concatenate([getattr(self, name), new]))
 
-    def status(self, now_s: float, what: str) -> Status:
-        """Return whether the stream is live or late; what: what arrives, such as "tick"."""
-        return timed(self.interval_s, now_s - self.last_s, what)
+    def arrive(self, rows: Int64s, now_s: float) -> None:
+        """Note an arrival of each of these streams."""
+        gap_s = now_s - self._counted_s[rows]
+        again = gap_s >= RESOLUTION_S
+        due = rows[again]
+        self.interval_s[due] = learned(self.interval_s[due], gap_s[again])
+        self._counted_s[rows[again | np.isnan(gap_s)]] = now_s
+        self.last_s[rows] = now_s
 
 
 def timed(interval_s: float, age_s: float, what: str) -> Status:
@@ -123,3 +128,105 @@ def words(seconds: float) -> str:
         if seconds >= 2 * size:
             return count(round(seconds / size), unit)
     return count(round(seconds), "seconds")
+
+
+CHECK_S = 0.5
+"""Period of `StreamStatuses.check`."""
+
+MISSED = 3.0
+"""Heartbeats without which the publisher of a late stream counts as gone."""
+
+
+class Survey(NamedTuple):
+    """All streams of one moment, by row: statuses, ages and usual intervals in seconds.
+
+    `beating` says which publishers still send heartbeats.
+    """
+
+    names: Sequence[str]
+    statuses: Sequence[StatusName]
+    age_s: Float64s
+    interval_s: Float64s
+    beating: Bools
+
+    def status(self, row: int) -> Status:
+        """Return the status of a stream."""
+        name = self.statuses[row]
+        if name in ("waiting", "ended"):
+            return STILL[name]
+        status = timed(float(self.interval_s[row]), float(self.age_s[row]), "tick")
+        if name == "live":
+            return status
+        beats = "its publisher sends heartbeats" if self.beating[row] else "no heartbeat comes"
+        return status._replace(reason=f"{status.reason}; {beats}")
+
+    def sends(self, row: int) -> bool:
+        """Return whether a stream is live, or late with a publisher that sends heartbeats."""
+        return self.statuses[row] == "live" or (
+            self.statuses[row] == "late" and bool(self.beating[row])
+        )
+
+
+STILL = {
+    "waiting": Status("waiting", "no tick has come yet"),
+    "ended": Status("ended", "its publisher announced the end"),
+}
+
+
+class StreamStatuses:
+    """The statuses of a session's streams, found by comparing their counts of ticks.
+
+    ended: names of those whose publisher announced the end. heard: names that sent a heartbeat;
+    each check empties it. heartbeat_s: the period of heartbeats. clock: seconds, monotonic.
+
+    The loop calls `check`; another thread may call `survey`.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        ended: Collection[str],
+        heard: set[str],
+        heartbeat_s: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._table, self._ended, self._heard = session.table, ended, heard
+        self._patience_s, self._clock = MISSED * heartbeat_s + CHECK_S, clock
+        self._arrivals = Arrivals()
+        self._beat_s = np.empty(0)
+        self._counts = self._accepted()  # those of a restored session are not arrivals
+
+    def _accepted(self) -> Int64s:
+        ints = self._table.ints[: len(self._table.names)]
+        return ints[:, TICKS] - ints[:, REFUSED_TICKS]
+
+    def check(self) -> None:
+        """Note which streams have sent ticks or heartbeats since the last check."""
+        now_s, counts = self._clock(), self._accepted()
+        self._beat_s = np.append(self._beat_s, np.full(len(counts) - len(self._beat_s), np.nan))
+        self._arrivals.grow(len(counts))
+        before = np.append(self._counts, np.zeros(len(counts) - len(self._counts), np.int64))
+        self._arrivals.arrive(np.flatnonzero(counts != before), now_s)
+        self._counts = counts
+        places = self._table.places
+        self._beat_s[[places[name] for name in self._heard if name in places]] = now_s
+        self._heard.clear()
+
+    def survey(self) -> Survey:
+        """Return the present statuses."""
+        return self.of(self._table.names[: len(self._arrivals.last_s)])
+
+    def of(self, names: Sequence[str]) -> Survey:
+        """Return the present statuses of some streams."""
+        now_s, places, arrivals = self._clock(), self._table.places, self._arrivals
+        size = len(arrivals.last_s)
+        names = [name for name in names if places.get(name, size) < size]
+        rows = np.array([places[name] for name in names], np.int64)
+        age_s, interval_s = now_s - arrivals.last_s[rows], arrivals.interval_s[rows]
+        late, waits = age_s > late_after_s(interval_s), np.isnan(age_s)
+        statuses: list[StatusName] = [
+            "ended" if name in self._ended else "waiting" if one else "late" if other else "live"
+            for name, one, other in zip(names, waits.tolist(), late.tolist(), strict=True)
+        ]
+        beating = now_s - self._beat_s[rows] <= self._patience_s
+        return Survey(names, statuses, age_s, interval_s, beating)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import numpy as np
+
 from ..serve.status import Arrivals, Status, timed, words
 from .words import moment
 
@@ -22,7 +26,9 @@ class Liveness:
         self._began_ns = now_ns
         self._heard_ns = 0
         self._stale_since_ns = 0
-        self._predicted: dict[str, Arrivals] = {}
+        self._rows: dict[str, int] = {}
+        self._arrivals = Arrivals()
+        self._said: Mapping[str, str] = {}
         self._ended_ns: dict[str, int] = {}
 
     def hear(self, now_ns: int, *, stale: bool) -> None:
@@ -32,12 +38,18 @@ class Liveness:
 
     def predict(self, stream: str, now_ns: int) -> None:
         """Note a prediction of a stream."""
-        self._predicted.setdefault(stream, Arrivals()).arrive(now_ns / S)
+        row = self._rows.setdefault(stream, len(self._rows))
+        self._arrivals.grow(len(self._rows))
+        self._arrivals.arrive(np.array([row]), now_ns / S)
         self._ended_ns.pop(stream, None)
 
     def end(self, stream: str, now_ns: int) -> None:
         """Note that a stream has ended."""
         self._ended_ns.setdefault(stream, now_ns)
+
+    def report(self, statuses: Mapping[str, str]) -> None:
+        """Note the statuses of streams that the daemon sends with its heartbeats."""
+        self._said = statuses
 
     def lost(self, now_ns: int) -> bool:
         """Return whether the daemon is not heard."""
@@ -45,32 +57,40 @@ class Liveness:
 
     def status(self, stream: str, now_ns: int) -> Status:
         """Return the status of a stream."""
-        arrivals = self._predicted.get(stream)
-        status = Status("waiting", "The daemon runs; no prediction has come yet.")
-        if arrivals is not None:
-            status = timed(arrivals.interval_s, now_ns / S - arrivals.last_s, "prediction")
-            last = f"the last prediction came at {moment(round(arrivals.last_s * S))}"
-            status = status._replace(reason=f"{status.name.capitalize()}; {status.reason}.")
-        else:
-            last = ""
+        status, last = self._predicted(stream, now_ns)
         if not self._heard_ns:
             waited = words((now_ns - self._began_ns) / S)
             text = f"Nothing has come from {self._endpoint} for {waited}: does a daemon run there?"
             return Status("lost" if self.lost(now_ns) else "waiting", text)
+        if (ended_ns := self._ended_ns.get(stream)) is not None:
+            text = f"The stream ended at {moment(ended_ns)}"
+            return status._replace(name="ended", reason=_joined(text, last))
         if self.lost(now_ns):
             quiet = words((now_ns - self._heard_ns) / S)
             text = f"No data since {moment(self._heard_ns)}, for {quiet}: the daemon "
             text += f"at {self._endpoint} is not heard"
             return status._replace(name="lost", reason=_joined(text, last))
-        ended = self._ended_ns.get(stream)
-        if ended is not None:
-            text = f"The stream ended at {moment(ended)}"
-            return status._replace(name="ended", reason=_joined(text, last))
+        if self._said.get(stream) == "ended":
+            return status._replace(name="ended", reason=_joined("The feed has ended", last))
         if self._stale_since_ns:
             text = "The daemon runs and its feed is silent: no data since "
             text += f"{moment(self._stale_since_ns)} or before"
             return status._replace(name="late", reason=_joined(text, last))
+        if self._said.get(stream) == "late":
+            text = "The daemon runs and this stream's feed is late"
+            return status._replace(name="late", reason=_joined(text, last))
         return status
+
+    def _predicted(self, stream: str, now_ns: int) -> tuple[Status, str]:
+        """Return the status by the predictions alone, and when the last one came."""
+        row = self._rows.get(stream)
+        if row is None:
+            return Status("waiting", "The daemon runs; no prediction has come yet."), ""
+        last_s = float(self._arrivals.last_s[row])
+        age_s = now_ns / S - last_s
+        status = timed(float(self._arrivals.interval_s[row]), age_s, "prediction")
+        status = status._replace(reason=f"{status.name.capitalize()}; {status.reason}.")
+        return status, f"the last prediction came at {moment(round(last_s * S))}"
 
 
 def _joined(text: str, last: str) -> str:

@@ -14,8 +14,9 @@ from ..errors import StreamLSTMError
 from ..events import End, Prediction, Score
 from ..feed.predictions import Output, PredictionSubscriber
 from ..records import Batch
+from ..serve.status import Status
 from .history import History
-from .status import Liveness, Status
+from .status import Liveness
 from .track import Track
 
 MAX_STREAMS = 64
@@ -80,6 +81,7 @@ class Watcher:
                     if self._subscriber.heard > heard:
                         heard = self._subscriber.heard
                         self._liveness.hear(now_ns, stale=self._subscriber.stale)
+                        self._liveness.report(self._subscriber.statuses)
                     self._take(events, now_ns)
                     for stream, track in self.tracks.items():
                         if self._liveness.status(stream, now_ns).name in ("late", "lost"):

@@ -47,7 +47,14 @@ scores = st.builds(
     sessions,
 )
 heartbeats = st.builds(
-    protocol.Heartbeat, names, seqs, sessions, int64s, st.booleans(), st.booleans()
+    protocol.Heartbeat,
+    names,
+    seqs,
+    sessions,
+    int64s,
+    st.booleans(),
+    st.booleans(),
+    status=st.sampled_from(["", "live", "late", "ended"]),
 )
 blocks = st.integers(1, 8).flatmap(
     lambda n: st.tuples(

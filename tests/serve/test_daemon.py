@@ -285,7 +285,7 @@ def test_a_heartbeat_has_the_number_of_the_next_element(live):
     one.daemon.session.tick("a", 1, (1.0,), "s1", 1)
     assert waiting(one) == 1
     beats = []
-    one.daemon.publisher.heartbeat = lambda *given, run_id, stale: beats.append((*given, run_id))
+    one.daemon.publisher.heartbeat = lambda *given, run_id, **_: beats.append((*given, run_id))
     one.daemon._heartbeats.beat()
     one.daemon._heartbeats.beat()
     assert beats == [("a", 2, "s1")] * 2

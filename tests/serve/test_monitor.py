@@ -13,6 +13,7 @@ from prometheus_client.openmetrics.parser import (
 )
 
 from stream_lstm.errors import EndpointError
+from stream_lstm.feed.protocol import Heartbeat, encode_heartbeat
 from stream_lstm.schema import ServeConfig
 from stream_lstm.serve import monitor
 from stream_lstm.serve.monitor import Monitor
@@ -357,7 +358,7 @@ def test_the_daemon_is_ready_once_a_stream_is_warm(live, tmp_path):
         ["it is stopping"],
     ]
     assert seen[2][1]["checks"] == dict.fromkeys(
-        ("started", "loop", "warm", "feed", "store"), True
+        ("started", "loop", "warm", "feed", "streams", "store"), True
     )
 
 
@@ -371,7 +372,10 @@ def test_every_configured_stream_must_be_warm(live, table):
     one.finish()
     status, body = one.health("/readyz")
     assert status == 503
-    assert body["reasons"] == ["not warm yet: s0, s1, s2, s3, s4 and 2 more"]
+    assert body["reasons"] == [
+        "not warm yet: s0, s1, s2, s3, s4 and 2 more",
+        "every stream has ended",
+    ]
 
 
 def test_a_silent_feed_is_not_ready(live):
@@ -384,14 +388,69 @@ def test_a_silent_feed_is_not_ready(live):
     one.stop.requested = False
     status, body = one.health("/readyz")
     assert status == 503
-    assert body["reasons"] == ["the feed has been silent for 6.0 s"]
+    assert body["reasons"][0] == "the feed has been silent for 6.0 s"
     assert body["checks"]["feed"] is False
+
+
+@pytest.mark.parametrize("policy", ["all", "any"])
+def test_a_dead_stream_beside_a_live_one_has_its_reason(live, policy):
+    clock = Clock()
+    one = live(pages=True, clock=clock, ready=policy)
+
+    def both(first):
+        one.ticks(series(1), first, "a")
+        if first <= 30:
+            one.ticks(series(1), first, "b")
+        clock.now += 2.0
+
+    def read(n):
+        one.until(lambda: (one.elements("a"), one.elements("b")) == (n, min(n, 30)))
+        one.daemon.statuses.check()
+        one.stop.requested = False
+
+    for first in range(1, 36):
+        both(first)
+        read(first)
+    status, body = one.health("/readyz")
+    reason = "the last tick came 10 seconds ago; usually ticks come every 2 seconds"
+    reason += "; no heartbeat comes"
+    assert body["streams"]["b"] == {
+        "status": "late", "reason": reason, "age_s": 10.0, "usual_interval_s": 2.0,
+    }  # fmt: skip
+    assert body["streams"]["a"]["status"] == "live"
+    assert (body["policy"], list(body["streams"])) == (policy, ["b", "a"])
+    if policy == "any":
+        assert (status, body["reasons"]) == (200, [])
+    else:
+        assert (status, body["reasons"]) == (503, [f"b: {reason}"])
+    samples = one.samples()
+    assert [samples[PREFIX + "streams_by_status", s] for s in ("live", "late")] == [1, 1]
+    assert samples[PREFIX + "stream_age_seconds", "b"] == 10
+    assert samples[PREFIX + "stream_usual_interval_seconds", "b"] == 2
+    one.send(*encode_heartbeat(Heartbeat("b", 31, "s1")))
+    one.until(lambda: "b" in one.daemon.subscriber.intake.heard)
+    one.daemon.statuses.check()
+    one.stop.requested = False
+    status, body = one.health("/readyz")
+    assert (status, body["streams"]["b"]["status"]) == (200, "late")
+    assert body["streams"]["b"]["reason"].endswith("its publisher sends heartbeats")
+    one.end("b", 31)
+    one.until(lambda: "b" in one.daemon._ended)
+    one.stop.requested = False
+    status, body = one.health("/readyz")
+    assert (status, body["streams"]["b"]["status"]) == (200, "ended")
+    one.end("a", 36)
+    one.until(one.daemon.all_ended)
+    one.stop.requested = False
+    status, body = one.health("/readyz")
+    assert (status, body["reasons"]) == (503, ["every stream has ended"])
 
 
 def test_a_store_that_cannot_be_written_is_not_ready(live, tmp_path):
     one = live(pages=True, store=tmp_path / "s.db")
     one.ticks(series(20))
-    one.finish()
+    one.until(lambda: one.elements() == 20)
+    one.stop.requested = False
     assert one.health("/readyz")[0] == 200
     one.store._writer.catch_up()
     one.store._writer.trouble = "database or disk is full"

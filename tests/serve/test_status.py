@@ -55,14 +55,27 @@ def test_a_stream_with_random_gaps_is_rarely_late(seed, mean):
 
 
 def test_bursts_do_not_hide_the_pauses_between_them():
-    arrivals = Arrivals()
+    arrivals, row = Arrivals(), np.array([0])
+    arrivals.grow(1)
     for burst in range(50):
         for tick in range(100):
             now = 20.0 * burst + 0.005 * tick
-            assert burst < 2 or arrivals.status(now, "tick").name == "live"
-            arrivals.arrive(now)
-    assert arrivals.status(now + 59, "tick").name == "live"
-    assert arrivals.status(now + 61, "tick").name == "late"
+            assert burst < 2 or now - arrivals.last_s[0] < late_after_s(arrivals.interval_s[0])
+            arrivals.arrive(row, now)
+    assert 59 < late_after_s(arrivals.interval_s[0]) < 61
+
+
+@given(st.lists(st.lists(st.booleans(), min_size=3, max_size=3), max_size=30))
+def test_rows_learn_alone_as_together(turns):
+    together, alone = Arrivals(), [Arrivals() for _ in range(3)]
+    together.grow(3)
+    for one in alone:
+        one.grow(1)
+    for k, came in enumerate(turns):
+        together.arrive(np.flatnonzero(came), 0.7 * k)
+        for one, arrived in zip(alone, came, strict=True):
+            one.arrive(np.arange(int(arrived)), 0.7 * k)
+    np.testing.assert_array_equal(together.interval_s, [one.interval_s[0] for one in alone])
 
 
 def test_the_limits_of_fast_and_of_unknown_streams():
