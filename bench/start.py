@@ -6,7 +6,9 @@ and checked, and `ready_s` for all of that. `programs` lists what is compiled: t
 seconds and the resident megabytes that it adds, in order; a cached one is read instead. `daemon`
 is `stream-lstm run` from its start to its line `ready`, its sockets open, with its processor time
 and its resident memory. Each is a fresh process. `cached` starts with executables that an earlier
-start of the same kept (`--compile-cache`); without it nothing is kept.
+start of the same kept; `cold` has nothing kept.
+
+`output` is each command from its start to its first line, or to its end: `first_s` and `end_s`.
 
     python -m bench start --repeats 5
 """
@@ -72,7 +74,55 @@ def run(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
                     row = rows[f"{kind}, {name}, {how}"] = medians(runs)
                     if lists[0] is not None:
                         row["programs"] = lists[0]
+    for name, words in outputs().items():
+        cold, cached = [], []
+        for _ in range(options.repeats):
+            with tempfile.TemporaryDirectory() as folder:
+                cold.append(output(words, folder))
+                cached.append(output(words, folder))
+        rows[f"output, {name}, cold"], rows[f"output, {name}, cached"] = map(
+            medians, (cold, cached)
+        )
     return rows
+
+
+def outputs() -> dict[str, list[str]]:
+    """Return the words of each command whose output is timed."""
+    series = "--synthetic", "s1-ar", "--limit", "3000", "--feature", "x"
+    return {
+        "--help": ["--help"],
+        "replay --help": ["replay", "--help"],
+        "a bad cell": ["replay", "BAD", "--feature", "x"],
+        "replay": ["replay", *series],
+        "replay --learn": ["replay", *series, "--learn"],
+        "replay, the bank": ["replay", *series, "--learn", "--bank", "default"],
+        "train": ["train", "GOOD", "--feature", "x", "--epochs", "1", "--out", "WEIGHTS"],
+        "doctor": ["doctor", "GOOD", "--feature", "x"],
+    }
+
+
+def output(words: list[str], folder: str) -> dict[str, float]:
+    """Return the seconds from the start of a command to its first line and to its end.
+
+    folder: for kept executables and files.
+    """
+    values = [f"{(k * 7919) % 1009 / 1009 - 0.5:.4f}" for k in range(3000)]
+    files = {"GOOD": "good.csv", "BAD": "bad.csv", "WEIGHTS": f"{time.monotonic_ns()}.safetensors"}
+    Path(folder, "good.csv").write_text("\n".join(["x", *values]) + "\n", encoding="ascii")
+    Path(folder, "bad.csv").write_text("\n".join(["x", "1", "bad", *values]), encoding="ascii")
+    words = [str(Path(folder, files[word])) if word in files else word for word in words]
+    begin = time.perf_counter()
+    with subprocess.Popen(
+        [sys.executable, "-c", COMMAND, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=os.environ | {"XDG_CACHE_HOME": folder},
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        first = time.perf_counter() - begin
+        process.stdout.read()
+    return {"first_s": round(first, 3), "end_s": round(time.perf_counter() - begin, 3)}
 
 
 def show(rows: dict[str, dict[str, Any]]) -> str:
@@ -108,7 +158,7 @@ def daemon(name: str, cache: str) -> dict[str, float]:
     """Start the daemon, and return the seconds until it says that it is ready."""
     begin = time.perf_counter()
     line = [sys.executable, "-c", COMMAND, "run", "--feature", FEATURE, "--connect", NOBODY]
-    line += [*flags(name), *(["--compile-cache", cache] if cache else []), "--json"]
+    line += [*flags(name), "--compile-cache", cache or "none", "--json"]
     pipes: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     with subprocess.Popen(line, text=True, **pipes) as process:
         assert process.stderr is not None
@@ -147,10 +197,9 @@ def main(name: str, cache: str) -> None:
 
     from stream_lstm.config import build
     from stream_lstm.core.session import Session
-    from stream_lstm.store.startup import keep_compiled
+    from stream_lstm.store.executables import OFF, keep_executables
 
-    if cache:
-        keep_compiled(cache)
+    keep_executables(cache or OFF)
     programs: list[dict[str, Any]] = []
     last = resident_mb()
 

@@ -78,6 +78,9 @@ _HOMES = {
     "river_classifier": "interop.river",
 }
 
+_COMPILING = frozenset(("Predictor", "Session", "replay_frame", "river_classifier"))
+"""What compiles; `JAX_COMPILATION_CACHE_DIR` names another folder for executables."""
+
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
@@ -86,5 +89,9 @@ def __dir__() -> list[str]:
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in _COMPILING:
+        from .store.executables import keep_executables
+
+        keep_executables(None)
     module, _, called = _HOMES[name].partition(":")
     return getattr(import_module(f".{module}", __name__), called or name)

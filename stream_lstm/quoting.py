@@ -16,6 +16,11 @@ MAX_TEXT = 2000
 """Characters of a message; a reason can quote a peer's text."""
 
 
+def count(number: int, things: str) -> str:
+    """Return `1 label`, `2 labels`."""
+    return f"{number:,} {things.removesuffix('s') if number == 1 else things}"
+
+
 def printable(text: str, limit: int = MAX_TEXT) -> str:
     r"""Return `text` as one line of at most `limit` characters that cannot control a terminal.
 

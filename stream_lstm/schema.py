@@ -174,8 +174,8 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     init_horizon: longest memory that `chrono` starts with, in elements.
     sharing: `shared` is one set of weights for all streams, `per-stream` one for each.
     weights: file of weights to start from instead of random weights.
-    compile_cache: folder for compiled code, for a faster next start; its contents are executed, so
-    protect it from other users.
+    compile_cache: folder for compiled code, for a faster next start, or `none`; without it, the
+    user's folder for caches. Its contents are executed, so protect it from other users.
     """
 
     mode: Mode = "carry"

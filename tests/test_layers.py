@@ -12,8 +12,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "stream_lstm"
 MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 
 LAYERS = ("vocabulary", "numerics", "core", "shell")
-VOCABULARY = {"closing.py", "errors.py", "events.py", "records.py", "schema.py", "config.py",
-              "quoting.py", "reasons.py", "typing.py"}  # fmt: skip
+VOCABULARY = {"closing.py", "compiling.py", "errors.py", "events.py", "records.py", "schema.py",
+              "config.py", "quoting.py", "reasons.py", "typing.py"}  # fmt: skip
 LIBRARIES = {
     "vocabulary": {"numpy", "msgspec"},
     "numerics": {"numpy", "msgspec", "jax", "flax", "optax", "scipy"},

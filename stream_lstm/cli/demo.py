@@ -23,6 +23,7 @@ from ..feed.child import demo_feed
 from ..feed.synthetic import HiddenLevel
 from ..serve.logs import EventLog, Pipe
 from ..serve.signals import StopSwitch, stop_on_signals
+from ..store.executables import keep_executables
 from ..store.startup import WarmStart, open_store
 from .console import REFRESH_S, LiveTable, is_quiet, result
 from .options import JsonOption, WatchOption, options
@@ -119,6 +120,7 @@ def _demo(seconds: float, seed: int, speed: float, watch: bool) -> dict[str, Any
         from ..serve.replaying import LiveResults
 
         results = stack.enter_context(LiveResults())
+        keep_executables(None, put)
 
         path, columns = None, HiddenLevel.columns
         if watch:  # the page shows the series and the updates, which only a store contains

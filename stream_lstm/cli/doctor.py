@@ -19,6 +19,7 @@ from ..feed.input_file import MAX_ROWS, InputFile, LabelColumn, find_times, look
 from ..feed.order import Finding as Shown
 from ..feed.order import OddValues
 from ..schema import LearningConfig
+from ..store.executables import keep_executables
 from ..store.startup import warm_start
 from .console import result, step_progress, warn
 from .options import (
@@ -208,6 +209,7 @@ def store_case(file: InputFile, stream: str | None, settings: Settings) -> tuple
     limit = MAX_ROWS if file.limit is None else min(file.limit, MAX_ROWS)
     found = stored_series(file.path, stream, limit)
     setup = found.setup
+    keep_executables(None, warn)
     case = Case(setup.config, found.table, setup.weights, setup.scaler, setup.members)
     return case._replace(further=found.findings), found.stream
 

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..core.expressions import columns_of
-from ..core.verdict import count
 from ..errors import DataError, InputMissingError
 from ..feed.times import time_columns
-from ..quoting import printable
+from ..quoting import count, printable
 from .console import columns, note, say, say_json
 from .init import row_flags, suggest
 from .options import NO_TIMES, JsonOption, RowOptions, options

@@ -181,12 +181,15 @@ def _listed(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
+HELP = {"help_option_names": ["-h", "--help"]}
+
 app = typer.Typer(
     name="stream-lstm",
     cls=Commands,
     help="Carry an LSTM along a live series, one element at a time, and publish every tenth "
     "element the probability that the next one is positive. Start with: stream-lstm demo",
     no_args_is_help=True,
+    context_settings=HELP,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -194,7 +197,7 @@ app = typer.Typer(
 
 def _add(group: typer.Typer, name: str, function: Callable[..., None]) -> None:
     summary = (function.__doc__ or "").partition("\n")[0]
-    group.command(name, cls=Command, short_help=summary)(function)
+    group.command(name, cls=Command, short_help=summary, context_settings=HELP)(function)
 
 
 for name, function in (
@@ -221,6 +224,7 @@ prove_app = typer.Typer(
     "replay, and that features do not depend on blocks. Exit code 0: proved; 70: a promise is "
     "broken.",
     no_args_is_help=True,
+    context_settings=HELP,
     rich_markup_mode=None,
 )
 for name, function in (
@@ -253,7 +257,9 @@ def _version(wanted: bool) -> None:
 def _root(
     version: Annotated[  # noqa: ARG001 - its callback prints it
         bool,
-        typer.Option("--version", help="Print the version.", callback=_version, is_eager=True),
+        typer.Option(
+            "--version", "-V", help="Print the version.", callback=_version, is_eager=True
+        ),
     ] = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,

@@ -38,6 +38,8 @@ def _subject(settings: Settings, source: FileOptions) -> Subject:
     columns = check_features(file, begin.config)
     file, _ = look_over(file, used=columns, warn=warn, detail=detail)
     file = with_optional(file, begin.config, columns)
+    with file.open(columns, lambda *_: None) as opened:
+        next(opened.blocks(), None)  # what the first rows show is told before anything is compiled
     from ..serve.proofs import Subject  # JAX is imported here and not before
 
     return Subject(file, begin, columns, warn, file_progress)

@@ -160,7 +160,7 @@ def _replay(
     file = with_optional(file, begin.config, columns)
     from ..core.session import fallbacks  # JAX is imported here and not before
     from ..feed.survey import with_all_faults
-    from ..serve.replaying import FileReplay, ReplayResults, session_of, state_record
+    from ..serve.replaying import FileReplay, ReplayResults, begun, session_of, state_record
 
     with ExitStack() as stack:
         results = stack.enter_context(ReplayResults(file, warn))
@@ -181,6 +181,8 @@ def _replay(
         if files.trace is not None:
             timeline = stack.enter_context(Trace(files.trace, "stream-lstm replay"))
 
+        # what the first rows show is told before anything is compiled
+        blocks = begun(source.blocks(), begin.config.stream.window, warn)
         start = clocks.perf_counter()
         session = session_of(begin, columns, deliver=results.deliver, scored=results.scored)
         for line in fallbacks(session):
@@ -197,7 +199,7 @@ def _replay(
         feed = FileReplay(
             session, results, check, labels, store, warn=warn, progress=file_progress
         )
-        interrupted = feed.run(file, source)
+        interrupted = feed.run(file, source, blocks)
         wall_s = clocks.perf_counter() - start
     if files.save_weights is not None:
         keep_weights(files.save_weights, session, file.stream)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ..core.verdict import count
+from ..quoting import count
 from ..serve.service import refused_peers
 from .console import columns
 

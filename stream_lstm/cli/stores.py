@@ -12,7 +12,8 @@ import msgspec
 import typer
 
 from ..errors import DataError, StoreError, StreamLSTMError, UsageError
-from .console import result, step_progress
+from ..store.executables import keep_executables
+from .console import result, step_progress, warn
 from .convert import check_free
 from .options import AllowPluginsOption, JsonOption, OverwriteOption, options, use_plugins
 
@@ -34,6 +35,7 @@ def session_of(setup: Setup) -> Session:
     """Return a session as a store's setup describes it."""
     from ..core.session import Session  # JAX is imported here and not before
 
+    keep_executables(None, warn)
     weights, scaler, members = setup.weights, setup.scaler, setup.members
     return Session(setup.config, setup.columns, weights=weights, scaler=scaler, members=members)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from .. import __version__
+from ..quoting import count
 from .evidence import PROVEN, labels_needed
 from .features import waiting_for
 
@@ -101,11 +102,6 @@ def odds(log_e: float) -> str:
 
 def _rounded(number: int, digits: int) -> int:
     return round(number, digits - len(str(number)))
-
-
-def count(number: int, things: str) -> str:
-    """Return `1 label`, `2 labels`."""
-    return f"{number:,} {things.removesuffix('s') if number == 1 else things}"
 
 
 def _without_labels(summary: dict[str, Any]) -> str:

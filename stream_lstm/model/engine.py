@@ -26,16 +26,19 @@ function serves every length.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from jax import lax
 
+from ..compiling import compiling
 from ..config import Config, Members
 from ..errors import ConfigurationError
 from ..schema import ScalingConfig
@@ -209,20 +212,33 @@ class Engine:
             tape=self.strides.tape_shape,
             elements=self.strides.elements_shape,
         )
-        self._advance = self._compile("advance", self._run_block)
         self._table: TableStepper | None = None
         self._per_stream = config.model.sharing == "per-stream"
-        if self.windowed:
-            self._window = self._compile("window", self._run_window)
         self.exact_table = True
         self.exact_strides = False
+        kind = "learning" if self.learning else "plain"
+        with compiling("bank" if members else kind, self._key(config, features)):
+            self._compile_all(lengths)
+
+    # ---- compilation ------------------------------------------------------------------
+
+    def _key(self, config: Config, features: int) -> str:
+        """Return a name of the programs; equal settings of the network and learning have one."""
+        model = msgspec.structs.replace(config.model, weights=None, compile_cache=None, seed=0)
+        stream = config.stream.window, config.stream.stride, config.stream.horizon
+        about = (model, config.learning, config.scaling, self.windowed, stream, features)
+        text = msgspec.json.encode((about, self.members), enc_hook=repr)
+        return hashlib.sha256(text).hexdigest()[:16]
+
+    def _compile_all(self, lengths: set[tuple[int, int]]) -> None:
+        self._advance = self._compile("advance", self._run_block)
+        if self.windowed:
+            self._window = self._compile("window", self._run_window)
         if self.learning:
             self._strides = self._compile("strides", self.strides.run, donated=(1, 2))
             self.exact_strides = not self.windowed and all(
                 self._strides_parity(*pair) for pair in sorted(lengths)
             )
-
-    # ---- compilation ------------------------------------------------------------------
 
     def _compile(
         self, name: str, call: Callable[..., Any], donated: tuple[int, ...] = ()

@@ -32,8 +32,6 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 import msgspec
 
 from ..closing import Closing
-from ..core.old_ticks import moment
-from ..core.verdict import count
 from ..events import (
     End,
     Fresh,
@@ -46,7 +44,7 @@ from ..events import (
     Stale,
     Takeover,
 )
-from ..quoting import json_line, printable
+from ..quoting import count, json_line, printable
 from ..reasons import Reasons
 from ..schema import FeedConfig, LogFormat
 
@@ -551,6 +549,8 @@ class OldTimesBatch:
 
 def old_times(event: OldTimes) -> str:
     """Return a sentence: which ticks are old, and that they were accepted."""
+    from ..core.old_ticks import moment  # it imports what --help need not
+
     ticks = "1 tick is" if event.count == 1 else f"{event.count:,} ticks are"
     first = f"the first has the time {moment(event.t_ns)}"
     reached = f"the stream had reached {moment(event.latest_ns)}"

@@ -24,13 +24,13 @@ from ..core.proofs.state import StateCheck
 from ..core.replay import Replay, ReplayRows
 from ..core.session import Session
 from ..core.stateful import maker_of
-from ..core.verdict import count
 from ..errors import DataError
 from ..events import Refusal, Ticks
 from ..feed.input_file import InputFile, Progress, SyntheticInput, no_progress
 from ..feed.sending import file_feed
 from ..model.forecaster import network_shape
 from ..model.network import check_weights
+from ..quoting import count
 from ..store.startup import WarmStart, Warn
 from .daemon import Daemon
 from .replaying import ReplayResults, session_of, state_record

@@ -6,6 +6,7 @@ signal is obeyed within a piece.
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -28,6 +29,7 @@ from ..feed.files import FileSource, TickBlock, read_ahead
 from ..feed.input_file import InputFile, LabelColumn, Progress, check_order, no_progress
 from ..feed.order import OddValues
 from ..feed.reader import Keys
+from ..quoting import count
 from ..records import Batch
 from ..store.reading import StoredPart
 from ..store.startup import WarmStart, Warn
@@ -242,8 +244,10 @@ class FileReplay:
     def _begin_labels(self, start: int) -> None:
         self._results.start = start
 
-    def run(self, file: InputFile, source: FileSource) -> bool:
+    def run(self, file: InputFile, source: FileSource, blocks: Iterator[TickBlock]) -> bool:
         """Run the whole file through, and return whether a signal cut it short.
+
+        blocks: those of the source.
 
         Raises DataError if the store contains other ticks than the first of the file.
         """
@@ -253,7 +257,6 @@ class FileReplay:
             warns = self._session.config.stream.on_old_time == "warn"
             order = stack.enter_context(check_order(file, self._warn, enabled=warns))
             report = stack.enter_context(self._progress(source, file.limit))
-            blocks = source.blocks()
             if file.on_bad_row == "fail":  # skipped rows are logged, by one thread alone
                 blocks = stack.enter_context(read_ahead(blocks))
             rows = _rows(source, blocks, len(self._session.columns), self._labels)
@@ -310,6 +313,21 @@ class FileReplay:
                 known.labels,
             )
         return stored.rest()
+
+
+def begun(blocks: Iterator[TickBlock], window: int, warn: Warn) -> Iterator[TickBlock]:
+    """Return blocks of which the first has been read; raises what reading it raises.
+
+    Warns if they have too few rows for a prediction.
+    """
+    first = list(itertools.islice(blocks, 1))
+    rows = sum(len(block.rows) for block in first)
+    if rows < window:
+        warn(
+            f"too short: {count(rows, 'rows')}, and the first prediction comes after {window} "
+            "elements (--window)"
+        )
+    return itertools.chain(first, blocks)
 
 
 def _rows(

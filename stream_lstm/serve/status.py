@@ -20,7 +20,7 @@ import numpy as np
 
 from ..core.session import Session
 from ..core.table import REFUSED_TICKS, TICKS
-from ..core.verdict import count
+from ..quoting import count
 from ..typing import Bools, Float64s, Int64s
 
 StatusName: TypeAlias = Literal["waiting", "live", "late", "ended", "lost"]

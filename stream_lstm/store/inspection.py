@@ -13,9 +13,9 @@ import numpy as np
 
 from ..config import Config
 from ..core.doctor.inputs import Finding, Level, TickTable, series_of
-from ..core.verdict import count
 from ..errors import StoreError, UsageError
 from ..events import Label, Ticks
+from ..quoting import count
 from .journal import first_pos, last_pos, read_positions
 from .reading import Setup, entries, is_whole, read_setup
 from .schema import NAMES, VERSION, connect_reader, using

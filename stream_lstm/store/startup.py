@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable, Container, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,6 +21,7 @@ from ..core.expressions import parse
 from ..errors import ConfigurationError, DataError, InputMissingError, OutputError, UsageError
 from ..feed.reader import check_plain
 from ..schema import ScalingConfig
+from .executables import keep_executables
 
 if TYPE_CHECKING:
     from ..core.session import Session
@@ -50,12 +50,11 @@ def warm_start(config: Config, given: Container[str], warn: Warn) -> WarmStart:
 
     given: the keys that the user set.
 
-    Raises what `load_weights`, `read_bank` and `keep_compiled` raise, and ConfigurationError
+    Raises what `load_weights`, `read_bank` and `keep_executables` raise, and ConfigurationError
     where the file's network is larger than any that can be configured.
     """
     members = read_bank(config)
-    if config.model.compile_cache is not None:
-        keep_compiled(config.model.compile_cache)
+    keep_executables(config.model.compile_cache, warn)
     if config.model.weights is None:
         return WarmStart(config, members=members)
     from .weights import load_scaler, load_weights
@@ -169,34 +168,6 @@ def check_one_set(config: Config, save_weights: Path | None) -> None:
             "--save-weights writes one set of weights, and sharing = 'per-stream' has one set "
             "for each stream: omit one of the two"
         )
-
-
-def keep_compiled(folder: str) -> None:
-    """Look for executables in `folder`, and keep new ones there, from now on.
-
-    JAX finds an executable by what it computes, its options and the machine, and compiles again
-    if a file cannot be read. By default it keeps only what took more than a second to compile.
-    Each jaxlib has a folder of its own, since executables of one are useless to another.
-
-    The executables are run, so write access to the folder means code execution: it is created
-    for the user alone. Raises OutputError if it cannot be made.
-    """
-    import jax
-    from jax.experimental.compilation_cache import compilation_cache
-
-    path = Path(folder).expanduser().absolute() / f"jaxlib-{version('jaxlib')}"
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot keep executables in {folder}: {error}") from None
-    for name, value in (
-        ("jax_compilation_cache_dir", str(path)),
-        ("jax_persistent_cache_min_compile_time_secs", 0.0),
-        ("jax_persistent_cache_min_entry_size_bytes", -1),
-    ):
-        jax.config.update(name, value)  # type: ignore[no-untyped-call]
-    # JAX decides at its first compilation whether there is a cache, and remembers
-    compilation_cache.reset_cache()
 
 
 def open_store(

@@ -25,12 +25,11 @@ from markupsafe import Markup
 
 from .. import __version__
 from ..config import flatten
-from ..core.verdict import count
 from ..errors import DataError, InputMissingError, OutputError, UsageError, nearest
 from ..events import Prediction, Score
 from ..feed.reader import check_plain
 from ..feed.tables import open_parquet
-from ..quoting import printable
+from ..quoting import count, printable
 from ..records import Batch, fields_of
 from ..store.schema import R, is_store
 from .figures import (

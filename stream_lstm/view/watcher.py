@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core.verdict import count
 from ..errors import StreamLSTMError
 from ..events import End, Prediction, Score
 from ..feed.predictions import Output, PredictionSubscriber
+from ..quoting import count
 from ..records import Batch
 from ..serve.status import Status
 from .history import History

@@ -7,8 +7,9 @@ import time
 from typing import NamedTuple
 
 from ..core.evidence import PROVEN
-from ..core.verdict import count, odds
+from ..core.verdict import odds
 from ..core.verdict import verdict as sentence
+from ..quoting import count
 from .track import Track
 
 REFUSED = {

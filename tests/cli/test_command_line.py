@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import typer
 
+from stream_lstm import __version__
 from stream_lstm.cli.main import ADVANCED, PANELS, app
 from stream_lstm.cli.settings import read_environment, resolve, split_list
 from stream_lstm.errors import ConfigurationError, UsageError
@@ -308,3 +309,33 @@ def test_a_replay_writes_its_results_and_nothing_else(folder):
 )
 def test_without_any_stream_a_command_ends_with_its_code(folder, command, exit_code):
     assert without_streams(command, folder) == exit_code
+
+
+@pytest.mark.parametrize("words", [(), ("replay",), ("prove",), ("prove", "state"), ("help",)])
+def test_help_has_a_short_flag_everywhere(cli, words):
+    short, long = cli(*words, "-h"), cli(*words, "--help")
+    assert (short.code, short.out) == (0, long.out)
+    assert long.out
+
+
+def test_the_version_has_a_short_flag(cli):
+    assert cli("-V").out == cli("--version").out == f"stream-lstm {__version__}\n"
+
+
+HEAVY = ("jax", "flax", "optax", "scipy", "pandas", "polars", "pyarrow", "bokeh", "zmq", "rich")
+
+
+@pytest.mark.parametrize("words", [("--help",), ("run", "--help"), ("replay", "--help")])
+def test_help_imports_nothing_heavy(words):
+    lines = (
+        "import sys",
+        f"sys.argv = ['stream-lstm', *{words!r}]",
+        "from stream_lstm.cli.main import main",
+        "try: main()",
+        "except SystemExit: pass",
+        "print(*sys.modules, file=sys.stderr)",
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True
+    )
+    assert not set(HEAVY) & set(done.stderr.split())

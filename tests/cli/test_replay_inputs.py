@@ -2,7 +2,7 @@
 
 import csv
 import math
-from importlib.metadata import version
+import os
 
 import msgspec
 import numpy as np
@@ -22,6 +22,7 @@ from stream_lstm.feed.synthetic import SOURCES
 from stream_lstm.records import Batch
 from stream_lstm.schema import FeedConfig
 from stream_lstm.serve.training import terms_of
+from stream_lstm.store import executables
 
 from ..feed.received import blocks
 from .lines import ran, write_csv
@@ -336,33 +337,104 @@ def test_the_default_bank_can_be_written_as_a_file():
 
 # ---- kept executables -------------------------------------------------------------------------
 
-KEPT = f"jaxlib-{version('jaxlib')}"
 LINE = ("replay", "--synthetic", "s1-ar", "--limit", "300", "--feature", "x", "--hidden", "2")
 
 
-def digest(folder) -> str:
-    """Of a replay in a process of its own, which JAX's cache belongs to."""
-    done = ran(*LINE, "--json", "--compile-cache", folder)
+def digest(*arguments, **variables) -> tuple[str, str]:
+    """Of a replay in a process of its own, which JAX's cache belongs to; and its log."""
+    hidden = "JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME", "HOME", "LOCALAPPDATA", "USERPROFILE"
+    environment = {key: value for key, value in os.environ.items() if key not in hidden}
+    done = ran(*LINE, "--learn", "--json", *arguments, env=environment | variables)
     assert done.returncode == 0, done.stderr
-    return msgspec.json.decode(done.stdout)["digest"]
+    return msgspec.json.decode(done.stdout)["digest"], done.stderr
 
 
 def entries(folder) -> dict[str, bytes]:
-    kept = folder / KEPT
-    return {path.name: path.read_bytes() for path in kept.iterdir() if "atime" not in path.name}
+    """The contents of the executables in a folder for caches."""
+    (kept,) = folder.iterdir()
+    found = {path.name: path.read_bytes() for path in kept.glob("*-cache")}
+    assert all((kept / f"{name}.sha256").exists() for name in found)
+    return found
 
 
 @pytest.mark.slow
-def test_kept_executables_serve_a_later_start_and_damaged_ones_are_compiled_again(tmp_path):
-    folder = tmp_path / "cache"
-    compiled = digest(folder)
+def test_a_second_start_compiles_nothing_and_altered_executables_are_not_run(tmp_path):
+    folder = tmp_path / "stream-lstm"
+    compiled, told = digest(XDG_CACHE_HOME=str(tmp_path))
+    assert "compiling (about 2 s; kept for the next start)" in told
     kept = entries(folder)
     assert kept
-    assert digest(folder) == compiled
-    assert entries(folder) == kept, "the second start compiled something"
-    for name in kept:
-        (folder / KEPT / name).write_bytes(b"not an executable")
-    assert digest(folder) == compiled
+    assert {path.stat().st_mode & 0o777 for path in (folder, *folder.iterdir())} == {0o700}
+    again, told = digest(XDG_CACHE_HOME=str(tmp_path))
+    assert (again, entries(folder)) == (compiled, kept), "the second start compiled something"
+    assert "compiling" not in told
+    (place,) = folder.iterdir()
+    for k, (name, data) in enumerate(kept.items()):
+        half = len(data) // 2
+        altered = data[:half] + bytes([data[half] ^ 1]) + data[half + 1 :]
+        (place / name).write_bytes((altered, data[:half], b"")[k % 3])
+    again, told = digest(XDG_CACHE_HOME=str(tmp_path))
+    assert again == compiled
+    assert "compiling" in told
+    assert entries(folder).keys() == kept.keys()
+
+
+@pytest.mark.slow
+def test_without_a_place_of_its_own_it_starts_and_keeps_nothing(tmp_path):
+    compiled, told = digest()
+    assert "not kept for the next start: --compile-cache" in told
+    readable = tmp_path / "stream-lstm"
+    readable.mkdir()
+    readable.chmod(0o777)
+    for place in (tmp_path, tmp_path / "file", "relative"):
+        (tmp_path / "file").write_text("")
+        again, told = digest(XDG_CACHE_HOME=str(place))
+        assert (again, "not kept" in told) == (compiled, True)
+    assert list(readable.iterdir()) == []
+    off = digest("--compile-cache", "none", XDG_CACHE_HOME=str(tmp_path / "more"))
+    assert off[0] == compiled
+    assert not (tmp_path / "more").exists()
+
+
+def test_the_oldest_executables_above_the_limit_are_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr(executables, "MAX_BYTES", 25)
+    for k in range(4):
+        path = tmp_path / f"{k}-cache"
+        path.write_bytes(bytes([k]) * 10)
+        os.utime(path, (k, k))
+        if k < 3:
+            executables._write(executables._seal_of(path), executables._digest(path))
+    executables._check(tmp_path)
+    assert {path.name for path in executables._executables(tmp_path)} == {"1-cache", "2-cache"}
+    assert {path.name for path in tmp_path.iterdir() if path.suffix} == {
+        "1-cache.sha256",
+        "2-cache.sha256",
+    }
+
+
+@pytest.mark.parametrize("rows", ["1\n2\nx\n4\n", "1\n2\n"])
+def test_the_first_rows_are_looked_at_before_anything_is_compiled(
+    cli, tmp_path, monkeypatch, rows
+):
+    order = []
+
+    def stop(*_):
+        order.append("compile")
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("stream_lstm.core.session.Engine", stop)
+    monkeypatch.setattr("stream_lstm.cli.replay.warn", order.append)
+    (tmp_path / "a.csv").write_text("x\n" + rows)
+    line = "replay", tmp_path / "a.csv", "--feature", "x", "--hidden", "2"
+    if "bad" in rows:
+        done = cli(*line)
+        assert (done.code, order) == (65, [])
+        assert ":4:" in done.err
+        return
+    with pytest.raises(ZeroDivisionError):
+        cli(*line)
+    assert "2 rows, and the first prediction comes after 100" in order[-2]
+    assert order[-1] == "compile"
 
 
 def test_a_cache_that_cannot_be_made_is_refused_and_no_state_depends_on_its_place(cli, tmp_path):

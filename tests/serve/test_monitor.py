@@ -104,6 +104,7 @@ def test_every_refusal_is_counted_by_its_reason(one, samples):
 
     found = refused("messages")
     assert found.pop("recovery") == found.pop("columns") == found.pop("not_owner") == 0
+    assert found.pop("session") == 0
     assert found.pop("too_many_streams") == 2, "its ticks and its end"
     assert found == dict.fromkeys(("frames", "topic", "size", "version", "payload"), 1)
     assert sum(refused("messages").values()) == one.daemon.subscriber.counters.refused

@@ -22,9 +22,9 @@ from ...events import Output, Ticks
 from ...model.engine import Activity, Engine, activity, scaled_inputs
 from ...model.forecaster import network_shape
 from ...model.network import Shape, check_weights
+from ...quoting import count
 from ...typing import Float64s
 from ..session import Session
-from ..verdict import count
 from . import inputs as input_checks
 from . import labels as label_checks
 from . import trials as trial_checks

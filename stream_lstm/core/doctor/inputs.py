@@ -18,10 +18,10 @@ from ...config import Config
 from ...model.engine import activity, scaled_inputs
 from ...model.forecaster import network_shape
 from ...model.network import init_weights, seed_key
+from ...quoting import count
 from ...schema import StreamConfig
 from ...typing import Bools, Float32s, Float64s, Int64s
 from ..stateful import maker_of
-from ..verdict import count
 
 Level: TypeAlias = Literal["ok", "note", "warning", "fault"]
 

@@ -10,13 +10,13 @@ import numpy as np
 
 from ...config import Config
 from ...events import Ticks
+from ...quoting import count
 from ...typing import Bools
 from ..elements import ElementMaker
 from ..evidence import labels_needed
 from ..expressions import Column, columns_of
 from ..proofs.causality import LookAhead
 from ..stateful import maker_of
-from ..verdict import count
 from .inputs import ExaminedSeries, Finding, percent, threshold
 
 RARE, SELDOM = 0.05, 0.2

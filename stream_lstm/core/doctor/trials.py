@@ -23,12 +23,13 @@ import numpy as np
 
 from ...config import Config, LogisticMember, Members, TableMember
 from ...events import Output, Prediction, Rollback, Score, Ticks, Update
+from ...quoting import count
 from ...typing import Float32s, Float64s
 from ..evidence import PROVEN, Bet
 from ..losses import log_loss
 from ..replay import LateLabels, Replay, ReplayRows
 from ..session import Session
-from ..verdict import count, odds
+from ..verdict import odds
 from .inputs import Finding, Level, percent
 from .labels import entropy
 
