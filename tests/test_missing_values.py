@@ -477,7 +477,7 @@ def test_doctor_examines_features_of_columns_with_missing_values(tmp_path, capsy
     assert exit_code(line) == 0
     found = {one["name"]: one for one in json.loads(capsys.readouterr().out)["findings"]}
     assert found["missing_values"]["evidence"] == "missing: y 20.0 %"
-    assert found["missing_values"]["remedy"] == "--on-missing sets what features see instead"
+    assert found["missing_values"]["remedy"] == "", "the policy is given"
     assert found["look_ahead"]["level"] == "ok"
     assert found["planted_signal"]["figures"]["labels"] > 0
 

@@ -49,6 +49,11 @@ def is_quiet() -> bool:
     return _level[0] == "quiet"
 
 
+def is_verbose() -> bool:
+    """Return whether details are printed."""
+    return _level[0] == "verbose"
+
+
 def say(*lines: str) -> None:
     """Print lines of a result on standard output."""
     typer.echo("\n".join(map(printable, lines)))
@@ -81,7 +86,7 @@ def warn(line: str) -> None:
 
 def detail(line: str) -> None:
     """Print a line on standard error if verbose."""
-    if _level[0] == "verbose":
+    if is_verbose():
         warn(line)
 
 

@@ -21,7 +21,7 @@ from ..feed.order import OddValues
 from ..schema import LearningConfig
 from ..store.executables import keep_executables
 from ..store.startup import warm_start
-from .console import result, step_progress, warn
+from .console import is_verbose, result, step_progress, warn
 from .options import (
     AllowPluginsOption,
     FileOptions,
@@ -144,7 +144,7 @@ def command(
         "time_column": times,
         "wall_s": clocks.perf_counter() - start,
     }
-    result(record, _lines(record), as_json=as_json)
+    result(record, _lines(record, whole=is_verbose()), as_json=as_json)
     faults = [one.name for one in found.findings if one.level == "fault"]
     if strict and faults:
         raise DataError(f"--strict: {', '.join(faults)}")
@@ -166,7 +166,7 @@ def file_case(
     from ..core.doctor.diagnosis import Case
 
     begin = with_features(file, warm_start(settings.config, settings.origins, warn))
-    named, file = file.time, find_times(file)
+    named, timed, file = file.time, file.find_time, find_times(file)
     used = check_features(file, begin.config)
     # the diagnosis names what other commands refuse, beside all else
     as_it_is = msgspec.structs.replace(file, as_is=True, time=named, time_found=False)
@@ -174,7 +174,7 @@ def file_case(
     file = with_optional(file, begin.config, used)
     whole = read_whole(file, used, None if labels is None else labels.name)
     case = Case(begin.config, whole.table, begin.weights, begin.scaler, begin.members)
-    case = case._replace(left_out=whole.left_out, reasons=whole.reasons)
+    case = case._replace(left_out=whole.left_out, reasons=whole.reasons, timed=timed)
     odd = OddValues(whole.table.columns)
     odd.look(whole.table.values)
     # the order and the odd values of all rows, not only of the first
@@ -226,8 +226,11 @@ def _record(found: Diagnosis) -> dict[str, Any]:
     }
 
 
-def _lines(record: dict[str, Any]) -> Iterator[str]:
-    """Yield the findings, the worst first, in lines that fit a terminal."""
+def _lines(record: dict[str, Any], *, whole: bool) -> Iterator[str]:
+    """Yield the verdict and the findings, the worst first, in lines that fit a terminal.
+
+    whole: whether to include the checks that found nothing.
+    """
     head = f"{record['stream']}: {record['rows']:,} rows, {record['elements']:,} elements, "
     head += f"{record['labels']:,} labels"
     if record["elements_tried"] < record["elements"]:
@@ -235,14 +238,16 @@ def _lines(record: dict[str, Any]) -> Iterator[str]:
     if record["time_column"] is not None:
         head += f"; times are in {record['time_column']}"
     yield from textwrap.wrap(head, WIDTH)
+    yield from textwrap.wrap(record["verdict"], WIDTH)
     yield ""
-    for finding in record["findings"]:
+    shown = [one for one in record["findings"] if whole or one["level"] != "ok"]
+    for finding in shown:
         first = f"{LEVELS[finding['level']]:<8}{finding['name']}: "
         yield from _wrapped(first, finding["evidence"])
         if finding["remedy"]:
             yield from _wrapped(" " * 8 + "-> ", finding["remedy"], " " * 11)
-    yield ""
-    yield from textwrap.wrap(record["verdict"], WIDTH)
+    if left_out := len(record["findings"]) - len(shown):
+        yield f"{left_out} check{'s' * (left_out > 1)} found nothing; -v prints them"
 
 
 def _wrapped(first: str, text: str, later: str = " " * 8) -> list[str]:

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from ..config import Config
+from ..core.doctor.advice import proposed, slower
 from ..core.doctor.inputs import Finding, Level, TickTable, series_of
 from ..errors import StoreError, UsageError
 from ..events import Label, Ticks
@@ -88,7 +89,10 @@ def stored_series(path: Path, stream: str | None, limit: int) -> StoredSeries:
             raise UsageError(f"--stream {stream}: {path} has {', '.join(names[:10])}")
         name = names[0] if stream is None else stream
         table = _table(connection, setup, name, limit)
-        findings = _event_finding(connection, name), _prediction_finding(connection, name)
+        findings = (
+            _event_finding(connection, name, setup.config),
+            _prediction_finding(connection, name),
+        )
         return StoredSeries(setup, name, table, findings)
 
 
@@ -139,7 +143,7 @@ EVENTS = {
 """Kinds of events that the doctor reports."""
 
 
-def _event_finding(connection: sqlite3.Connection, stream: str) -> Finding:
+def _event_finding(connection: sqlite3.Connection, stream: str, config: Config) -> Finding:
     counts: Counter[str] = Counter()
     for kind, times in connection.execute(
         "SELECT kind, sum(count) FROM events WHERE stream = ? GROUP BY kind", (stream,)
@@ -153,7 +157,8 @@ def _event_finding(connection: sqlite3.Connection, stream: str) -> Finding:
         remedies.append("set the feed's --recovery, or find what drops its ticks")
     if figures["rollback"]:
         level = "warning"
-        remedies.append("lower --learning-rate, or learn with --bank default")
+        ways = filter(None, [slower(config), proposed(config, "--bank default")])
+        remedies.append(", or ".join(ways))
     if figures["refused"]:
         level = "warning" if level == "warning" else "note"
         remedies.append("the store's table `events` has the reasons of refused inputs")

@@ -59,18 +59,25 @@ def test_learning_is_on_unless_it_is_set_otherwise(monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_a_blind_model_is_reported_worst_first_and_strict_makes_it_an_exit_code(cli, returns):
-    done = cli("doctor", returns, *X, *SMALL, "--scaling", "none", "--strict")
+    done = cli("doctor", returns, *X, *SMALL, "--scaling", "none", "--strict", "-v")
     assert done.code == 65
     lines = done.out.splitlines()
     assert all(len(line) <= WIDTH for line in lines)
-    levels = [line.split()[0] for line in lines if line[:1].isalpha() and ": " in line[:40]][1:]
+    found = lines[lines.index("") :]
+    levels = [line.split()[0] for line in found if line[:1].isalpha() and ": " in line[:40]]
     order = ["FAULT", "warning", "note", "ok"]
     assert levels[0] == "FAULT"
     assert [order.index(one) for one in levels if one in order] == sorted(
         order.index(one) for one in levels if one in order
     )
     assert "-> --scaling sd" in done.out
-    assert "not learning: not even a strong signal" in " ".join(lines)
+    verdict = "not learning: not even a strong signal"
+    assert " ".join(lines).find(verdict) < " ".join(lines).find("FAULT")
+    brief = cli("doctor", returns, *X, *SMALL, "--scaling", "none").out.splitlines()
+    fine = [line for line in lines if line.startswith("ok ")]
+    assert fine
+    assert brief[-1] == f"{len(fine)} checks found nothing; -v prints them"
+    assert brief[:-1] == lines[: lines.index(fine[0])]
     assert "--strict: input_scale" in done.err
 
 

@@ -22,24 +22,24 @@ def weights(shape=SHAPE):
 
 def test_a_fresh_network_on_scaled_inputs_is_alive():
     seen = activity(SHAPE, weights(), XS)
-    assert dead_gates(seen).level == "ok"
+    assert dead_gates(seen, settings()).level == "ok"
     assert constant_output(seen.logits, False).level == "ok"
 
 
 def test_a_network_that_remembers_for_long_is_not_called_saturated():
     chrono = init_weights(SHAPE, key=seed_key(0), horizon=1000.0)
-    assert dead_gates(activity(SHAPE, chrono, XS)).level == "ok"
+    assert dead_gates(activity(SHAPE, chrono, XS), settings()).level == "ok"
 
 
 def test_inputs_that_are_too_large_saturate_gates():
-    found = dead_gates(activity(SHAPE, weights(), 1e4 * XS))
+    found = dead_gates(activity(SHAPE, weights(), 1e4 * XS), settings())
     assert found.level == "fault"
     assert sum(found.figures["saturated"].values()) > 8
     assert "too large" in found.remedy
 
 
 def test_gates_are_saturated_long_before_they_are_exactly_shut():
-    found = dead_gates(activity(SHAPE, weights(), 25 * np.sign(XS)))
+    found = dead_gates(activity(SHAPE, weights(), 25 * np.sign(XS)), settings())
     assert found.figures["saturated"]["candidate"] > 0
     exact = (activity(SHAPE, weights(), 25 * np.sign(XS)).gates % 1 == 0).all(axis=1)
     assert sum(found.figures["saturated"].values()) > exact.sum()
@@ -49,7 +49,7 @@ def test_units_that_never_change_are_dead():
     still = weights()
     still["layer_0"]["kernel"][:] = 0.0
     seen = activity(SHAPE, still, XS)
-    found = dead_gates(seen)
+    found = dead_gates(seen, settings())
     assert (found.level, found.figures["dead"]) == ("fault", 8)
     assert constant_output(seen.logits, True).level == "fault"
 

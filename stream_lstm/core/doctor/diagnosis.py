@@ -28,6 +28,7 @@ from ..session import Session
 from . import inputs as input_checks
 from . import labels as label_checks
 from . import trials as trial_checks
+from .advice import proposed, slower
 from .inputs import (
     MAX_STEPPED,
     ExaminedSeries,
@@ -85,7 +86,8 @@ class Case(NamedTuple):
 
     left_out: rows that could not be read; reasons: those of the first. windows, weights_counted:
     counts by the user. accuracy: the effect to detect. further: findings about the source of the
-    table. engine, plain_engine: compiled before for the configuration and for `baseline_config`.
+    table. timed: False if the user declined a column of times. engine, plain_engine: compiled
+    before for the configuration and for `baseline_config`.
     """
 
     config: Config
@@ -100,6 +102,7 @@ class Case(NamedTuple):
     weights_counted: int | None = None
     accuracy: float = 0.52
     further: tuple[Finding, ...] = ()
+    timed: bool = True
     engine: Engine | None = None
     plain_engine: Engine | None = None
 
@@ -158,11 +161,11 @@ def data_findings(case: Case, series: ExaminedSeries) -> list[Finding]:
         label_checks.label_alignment(series, config),
         label_checks.look_ahead(series, config),
         input_checks.unusable_rows(series, case.left_out, case.reasons),
-        input_checks.missing_values(series),
-        input_checks.time_order(table),
-        input_checks.repeated_rows(table),
-        input_checks.time_gaps(table),
-        input_checks.crossed_quotes(table),
+        input_checks.missing_values(series, config.stream.on_missing),
+        input_checks.time_order(table, case.timed),
+        input_checks.repeated_rows(table, case.timed),
+        input_checks.time_gaps(table, case.timed, series.names),
+        input_checks.crossed_quotes(table, series.names),
         label_checks.window_count(len(series.elements), config, case.windows),
     ]
 
@@ -224,7 +227,7 @@ def _try(
             )  # fmt: skip
 
         planted = run("a planted signal", planted_session, given.ticks, given.labels)
-    signal = trial_checks.planted_signal(planted)
+    signal = trial_checks.planted_signal(planted, config)
     findings = [*_network_findings(case, series, trial, tried), signal]
     if not plain:
         return findings, "no_labels", False
@@ -267,7 +270,7 @@ def _network_findings(
     return [
         *findings,
         constant_output(active.logits, config.learning.learn),
-        dead_gates(active),
+        dead_gates(active, config),
     ]
 
 
@@ -345,7 +348,7 @@ def constant_output(logits: npt.NDArray[Any], trained: bool) -> Finding:
     return Finding(name, "fault", f"the output does not move: {evidence}", remedy, figures)
 
 
-def dead_gates(active: Activity) -> Finding:
+def dead_gates(active: Activity, config: Config) -> Finding:
     """Look for gates that are always shut or fully open, and units with a constant output."""
     gates = _settled(active.gates, 1)
     slope = gates * (1.0 - gates)
@@ -362,12 +365,13 @@ def dead_gates(active: Activity) -> Finding:
     )
     if share < HALF:
         return Finding("gates", "ok", evidence, "", figures)
-    remedy = "the inputs are too small, or constant: --scaling sd, and see constant_inputs"
+    scaled = proposed(config, "--scaling sd")
+    remedy = (
+        f"the inputs are too small, or constant: {scaled and f'{scaled}, or '}see constant_inputs"
+    )
     if stuck.any(axis=1).sum() >= dead.sum():
-        remedy = (
-            "the inputs or the weights are too large: --scaling sd, a lower --learning-rate, or "
-            "other initial weights"
-        )
+        ways = [scaled, slower(config) if config.learning.learn else "", "other initial weights"]
+        remedy = f"the inputs or the weights are too large: {', or '.join(filter(None, ways))}"
     level: Level = "fault" if share >= MOST else "warning"
     return Finding("gates", level, evidence, remedy, figures)
 

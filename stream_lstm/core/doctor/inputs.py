@@ -21,7 +21,9 @@ from ...model.network import init_weights, seed_key
 from ...quoting import count
 from ...schema import StreamConfig
 from ...typing import Bools, Float32s, Float64s, Int64s
+from ..expressions import Column, columns_of
 from ..stateful import maker_of
+from .advice import proposed
 
 Level: TypeAlias = Literal["ok", "note", "warning", "fault"]
 
@@ -262,13 +264,18 @@ def _scale_remedy(level: Level, seen: FeatureScale, raw_spread: float, config: C
         )
     if config.scaling.scaling == "none":
         return "--scaling sd"
-    if seen.cut >= CUT or abs(seen.raw_mean) > 5 * seen.raw_sd:
-        return (
-            f"its mean is {abs(seen.raw_mean) / max(seen.raw_sd, 1e-300):.0f} s.d. from 0, and "
-            f"sd does not center it: use --feature 'diff({seen.name})' or "
-            f"'log_return({seen.name})', or --scaling zscore"
-        )
-    return "--gain 2 --clip 10, the defaults"
+    centered, far = config.scaling.scaling == "zscore", abs(seen.raw_mean) > 5 * seen.raw_sd
+    if seen.cut >= CUT or far:
+        why = "its level moves further than the scaler follows"
+        if far and not centered:
+            distance = abs(seen.raw_mean) / max(seen.raw_sd, 1e-300)
+            why = f"its mean is {distance:.0f} s.d. from 0, and sd does not center it"
+        center = "" if centered else ", or --scaling zscore"
+        changes = f"use --feature 'diff({seen.name})' or 'log_return({seen.name})'"
+        return f"{why}: {changes}{center}"
+    if defaults := proposed(config, "--gain 2 --clip 10"):
+        return f"{defaults}, the defaults"
+    return "use a feature whose size changes less along the series, such as a return"
 
 
 def constant_inputs(series: ExaminedSeries) -> Finding:
@@ -325,8 +332,8 @@ def unusable_rows(series: ExaminedSeries, left_out: int, first: Sequence[str]) -
     return Finding(name, level, evidence, remedy, figures)
 
 
-def missing_values(series: ExaminedSeries) -> Finding:
-    """Name the share of missing values of each column."""
+def missing_values(series: ExaminedSeries, policies: Sequence[str] = ()) -> Finding:
+    """Name the share of missing values of each column; `policies` are those of `on_missing`."""
     name, table = "missing_values", series.table
     share = np.isnan(table.values).sum(0) / max(len(table.values), 1)
     shares = dict(zip(table.columns, share.tolist(), strict=True))
@@ -336,16 +343,21 @@ def missing_values(series: ExaminedSeries) -> Finding:
         return Finding(name, "ok", "no value is missing in the rows that were read", "", figures)
     evidence = ", ".join(f"{column} {percent(shares[column])}" for column in some[:MAX_SHOWN])
     used = [column for column in some if column in series.used]
-    remedy = "--on-missing sets what features see instead" if used else "no feature uses them"
+    decided = {policy.partition("=")[0] for policy in policies}
+    remedy = "" if used else "no feature uses them"
+    if any(not decided & {column, "*"} for column in used):
+        remedy = "--on-missing sets what features see instead"
     mostly = any(shares[column] > 0.5 for column in used)
     level: Level = "warning" if mostly else "note"
     more = ", ..." * (len(some) > MAX_SHOWN)
     return Finding(name, level, f"missing: {evidence}{more}", remedy, figures)
 
 
-def time_order(table: TickTable) -> Finding:
-    """Look for times that go back."""
+def time_order(table: TickTable, timed: bool = True) -> Finding:
+    """Look for times that go back; `timed` is False if the user declined a column of times."""
     name = "time_order"
+    if table.t_ns is None and not timed:
+        return _without_times(name, timed)
     if table.t_ns is None:
         remedy = "name it with --time COLUMN; without one, make sure that the oldest row is first"
         return Finding(name, "note", "not checked: no column of times was found", remedy)
@@ -375,11 +387,11 @@ def time_order(table: TickTable) -> Finding:
     return Finding(name, level, evidence, remedy, figures)
 
 
-def repeated_rows(table: TickTable) -> Finding:
+def repeated_rows(table: TickTable, timed: bool = True) -> Finding:
     """Look for repeated rows, and for equal times."""
     name = "repeated_rows"
     if table.t_ns is None:
-        return _without_times(name)
+        return _without_times(name, timed)
     same_time = np.diff(table.t_ns) == 0
     before, after = table.values[:-1], table.values[1:]
     equal: Bools = (before == after) | (np.isnan(before) & np.isnan(after))
@@ -400,11 +412,11 @@ def repeated_rows(table: TickTable) -> Finding:
     return Finding(name, "note", evidence, remedy, figures)
 
 
-def time_gaps(table: TickTable) -> Finding:
+def time_gaps(table: TickTable, timed: bool = True, features: Sequence[str] = ()) -> Finding:
     """Look for missing periods: of regular times any, of irregular ones very long ones."""
     name = "gaps"
     if table.t_ns is None:
-        return _without_times(name)
+        return _without_times(name, timed)
     intervals = np.diff(table.t_ns)
     steps: Int64s = intervals[intervals > 0]
     if len(steps) < 2:
@@ -431,8 +443,10 @@ def time_gaps(table: TickTable) -> Finding:
     )
     remedy = (
         "to the network a difference or a return over a gap looks like any other: add the feature "
-        "'log1p(elapsed())' (with --time), which shows it, or fill the rows in"
+        "'log1p(elapsed())', which shows it, or fill the rows in"
     )
+    if any("elapsed()" in feature for feature in features):
+        remedy = ""
     often = regular and gaps.sum() > OFTEN * len(steps)
     return Finding(name, "warning" if often else "note", evidence, remedy, figures)
 
@@ -442,11 +456,12 @@ def _seconds(step_ns: float) -> str:
     return f"{seconds:,.0f} s" if seconds >= 1000 else f"{seconds:.4g} s"
 
 
-def _without_times(name: str) -> Finding:
-    return Finding(name, "ok", "not checked: there are no times (--time COLUMN names them)")
+def _without_times(name: str, timed: bool) -> Finding:
+    how = "--time COLUMN names them" if timed else "--time none"
+    return Finding(name, "ok", f"not checked: there are no times ({how})")
 
 
-def crossed_quotes(table: TickTable) -> Finding:
+def crossed_quotes(table: TickTable, features: Sequence[str] = ()) -> Finding:
     """Look for asks below their bids, in columns with bid and ask in their names."""
     name = "crossed_quotes"
     bid, ask = (_price_column(table.columns, word) for word in ("bid", "ask"))
@@ -463,10 +478,13 @@ def crossed_quotes(table: TickTable) -> Finding:
     if share > 0.5:
         remedy = f"the two columns are exchanged: {bid} contains the asks"
         return Finding(name, "fault", evidence, remedy, figures)
-    remedy = (
-        f"such rows are stale on one side: remove them, or use mid({bid}, {ask}) instead of a "
-        "spread or of one side"
+    remedy, mid = (
+        "such rows are stale on one side: remove them",
+        f"mid({Column(bid)}, {Column(ask)})",
     )
+    others = columns_of([feature.replace(mid, "x") for feature in features])
+    if not features or {bid, ask} & set(others):
+        remedy += f", or use {mid} instead of a spread or of one side"
     return Finding(name, "warning" if share >= CROSSED else "note", evidence, remedy, figures)
 
 

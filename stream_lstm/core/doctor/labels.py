@@ -55,8 +55,11 @@ def label_balance(series: ExaminedSeries, config: Config) -> Finding:
     figures = {"positive": positive, "zeros": zeros, "base_rate_log_loss": loss}
     if rarer == 0.0:
         evidence = f"every label is {int(positive)}: there are no two classes to distinguish"
-        remedy = "the label column has one class only: name another, or set --threshold"
-        if from_series:
+        change = "set" if config.stream.threshold is None else "change"
+        remedy = f"the label column has one class only: name another, or {change} --threshold"
+        if from_series and np.ptp(series.target) == 0:
+            remedy = "the target never changes: name another first feature"
+        elif from_series:
             remedy = (
                 "the target is the first feature: take a difference or a return of it, such as "
                 f"--feature 'diff({series.names[0]})'"
@@ -271,5 +274,5 @@ def label_count(labels: int, config: Config, elements: int, accuracy: float) -> 
     stride = (elements - stream.window - stream.horizon) // max(needed - 1, 1)
     rows = stream.window + stream.horizon + (needed - 1) * stream.stride
     more = f"{rows:,} elements at --stride {stream.stride}"
-    remedy = f"--stride {stride}, or {more}" if stride >= 1 else f"give {more}"
+    remedy = f"--stride {stride}, or {more}" if 1 <= stride < stream.stride else f"give {more}"
     return Finding(name, "warning", evidence, remedy, figures)

@@ -30,6 +30,7 @@ from ..losses import log_loss
 from ..replay import LateLabels, Replay, ReplayRows
 from ..session import Session
 from ..verdict import odds
+from .advice import proposed, slower
 from .inputs import Finding, Level, percent
 from .labels import entropy
 
@@ -263,11 +264,10 @@ def updates_made(trial: Trial, config: Config) -> Finding:
     many = trial.refused > REFUSED * max(trial.updates, 1)
     if not (many or trial.rollbacks):
         return Finding(name, "ok", evidence, "", figures)
-    remedy = f"--learning-rate {config.learning.learning_rate / 10:g}"
-    if config.learning.optimizer == "dekf":
-        remedy = "a lower p0 (--optimizer-args p0=0.1)"
+    scaled = proposed(config, "--scaling sd")
+    remedy = slower(config) + (f", or {scaled}" if scaled else "")
     level: Level = "fault" if many else "warning"
-    return Finding(name, level, evidence, f"{remedy}, or --scaling sd", figures)
+    return Finding(name, level, evidence, remedy, figures)
 
 
 def baselines(found: Sequence[Forecast]) -> Finding:
@@ -288,14 +288,15 @@ def baselines(found: Sequence[Forecast]) -> Finding:
     return Finding(name, "note", evidence, remedy, figures)
 
 
-def planted_signal(trial: Trial | None) -> Finding:
+def planted_signal(trial: Trial | None, config: Config) -> Finding:
     """Check whether a planted signal was learned; the trial is None if all targets are 0."""
     name = "planted_signal"
     half = None if trial is None else trial.forecast("planted", skip=0.5)
     if half is None:
         evidence = "every target is 0, and a 0 has no sign to plant"
         return Finding(name, "fault", evidence, "choose a target that changes")
-    gained = (half.base_rate_log_loss - half.log_loss) / (half.base_rate_log_loss - BEST)
+    # luck may beat the best possible forecast
+    gained = min((half.base_rate_log_loss - half.log_loss) / (half.base_rate_log_loss - BEST), 1.0)
     figures = {"stay": STAY, "best_log_loss": BEST, "gained": gained, **half._asdict()}
     level: Level = "ok"
     if gained < LEARNED:
@@ -307,10 +308,13 @@ def planted_signal(trial: Trial | None) -> Finding:
         f"rate {half.base_rate_log_loss:.4f}, best possible {BEST:.4f} "
         f"({percent(max(gained, 0.0))} of what there is to gain)"
     )
-    remedy = (
-        "fix the other findings first; then try --learning-rate (1e-3), --optimizer dekf, or "
-        "--bank default, which has nothing to choose"
-    )
+    learning, others = config.learning, ["--bank default"]
+    if learning.learn and learning.bank == "none":
+        rate = [] if learning.optimizer == "dekf" else ["--learning-rate 1e-3"]
+        others = [*rate, "--optimizer dekf", *others]
+    remedy = "fix the other findings first"
+    if tried := proposed(config, *others):
+        remedy += f"; then try {tried}"
     return Finding(name, level, evidence, remedy if level != "ok" else "", figures)
 
 
@@ -321,7 +325,7 @@ def model(
 
     learns: whether it learned the planted signal.
     """
-    name, bank = "model", "--bank default"
+    name, bank = "model", proposed(config, "--bank default")
     if found is None:
         evidence = "there were no labels to score the model on"
         return Finding(name, "note", evidence, "give more rows")
@@ -337,12 +341,12 @@ def model(
         if not best_proven or found.log_loss <= best.log_loss + 0.01:
             return Finding(name, "ok", evidence, "", figures)
         evidence += f", but {best.name} has {best.log_loss:.4f}"
-        return Finding(name, "note", evidence, f"{bank}, which contains both", figures)
+        return Finding(name, "note", evidence, bank and f"{bank}, which contains both", figures)
     worse = found.log_loss > found.base_rate_log_loss
     evidence += "; worse than the base rate so far" if worse else "; not better than the base rate"
     if best_proven and config.learning.bank == "none":
         evidence += f", while {best.name} is ({best.log_loss:.4f}, evidence {odds(best.better)})"
         level: Level = "warning" if learns else "note"
-        return Finding(name, level, evidence, f"{bank}, which contains both", figures)
-    remedy = f"{bank} is never much worse than the base rate" if worse else ""
+        return Finding(name, level, evidence, bank and f"{bank}, which contains both", figures)
+    remedy = f"{bank} is never much worse than the base rate" if worse and bank else ""
     return Finding(name, "note", evidence, remedy, figures)
