@@ -17,7 +17,7 @@ MAX_TEXT = 120
 OTHERS = "other reasons"
 """The normalised reason of those beyond MAX_REASONS."""
 
-VARIABLE = re.compile(r"'.*?'|-?\d+(?:[.,:\d]*\d)?(?:[eE][+-]?\d+)?")
+VARIABLE = re.compile(r"'.*?'|(?:-?\d+(?:[.,:\d]*\d)?(?:[eE][+-]?\d+)?)+")
 """What differs between reasons that are the same."""
 
 

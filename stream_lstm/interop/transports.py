@@ -25,10 +25,12 @@ import numpy as np
 from ..core.features import check_columns
 from ..core.missing import EVERY
 from ..errors import DecodeError, EndpointError, UsageError
+from ..events import Refusal
 from ..feed.bridge import SourceTick
 from ..feed.declared import Adviser, DeclaredFeed
 from ..feed.decode import resolve
 from ..schema import FeedConfig
+from ..serve.logs import EventLog
 from .extras import installed, need_for
 
 DONE = 1000
@@ -42,13 +44,6 @@ GOODBYE_S = 1.0
 
 HINT_S = 10.0
 """Seconds without any message after connecting, before a hint."""
-
-REPORT_S = 5.0
-"""Seconds between two reports of messages without a tick."""
-
-REASONS = 5
-"""Different reasons that are reported immediately: the first messages are answers to a
-subscription, and have no tick."""
 
 
 class Transport(Protocol):
@@ -107,9 +102,8 @@ class MessageSource:
         self._transport, self._adviser = transport, Adviser(feed)
         self._wanted = np.array([name not in optional for name in self.columns])
         self.skipped = self._feed.skipped
-        self._say, self._clock = say, clock
-        self._report_at, self._unreported = -float("inf"), 0
-        self._reasons: set[str] = set()
+        self._say = say
+        self._refusals = EventLog(say, clock)
         self._attempts, self._delays_s = attempts, delays_s
         self._silent_s, self._was_silent, self._any_message = silent_s, False, False
 
@@ -124,6 +118,7 @@ class MessageSource:
                 again = " again" if failed or self.connections > 1 else ""
                 self._say(f"connected{again} to {self.url}")
                 while (message := await self._message()) is not None:
+                    self._refusals.tend()
                     failed, delay_s = 0, self._delays_s[0]
                     for tick in self._ticks(message):
                         self.ticks += 1
@@ -141,6 +136,7 @@ class MessageSource:
                 trouble = f"{what}: {self.url}: {error}"
             finally:
                 self.connected = False
+                self._refusals.flush()
                 await self._transport.close()
             self._say(f"{trouble}; retry in {delay_s:g} s")
             await asyncio.sleep(delay_s)
@@ -189,17 +185,10 @@ class MessageSource:
         return ticks
 
     def _refuse(self, reason: str) -> None:
-        """Count a message without a tick, and report the reason at a limited rate."""
+        """Count a message without a tick; report each distinct reason, then ever less often."""
         self.refused += 1
-        self._unreported += 1
         self.last_refusal = reason
-        now, new = self._clock(), len(self._reasons) < REASONS and reason not in self._reasons
-        if new or now >= self._report_at:
-            self._reasons.add(reason)
-            count = self._unreported
-            more = f" ({count:,} since the last report)" if count > 1 else ""
-            self._say(f"refused a message of {self.url}: {reason}{more}")
-            self._report_at, self._unreported = now + REPORT_S, 0
+        self._refusals(Refusal("", "message", reason, where=self.url))
 
 
 class WebSocket:

@@ -222,18 +222,20 @@ def test_a_message_without_a_tick_is_skipped_and_reported_at_a_limited_rate(bad,
     ticks, made, _ = asyncio.run(taken((messages, 1000), say=lines.append, clock=lambda: now[0]))
     assert [tick.values[0] for tick in ticks] == [2]
     assert lines.pop(0).startswith("connected to ws://")
+    assert lines.pop().startswith("refused: 2 more messages: "), "at the end of the connection"
     assert lines.pop() == "first tick, stream EURUSD"
     assert (made.refused, len(lines)) == (3, 1)
     assert reason in lines[0]
     assert reason in made.last_refusal
     made._refuse("another reason")
-    assert lines[1].endswith("another reason (3 since the last report)")
+    assert lines[-1] == f"refused a message ({made.url}): another reason"
     for k in range(9):
-        made._refuse(str(k))
-    assert len(lines) == transports.REASONS
-    now[0] += transports.REPORT_S
-    made._refuse(reason)
-    assert len(lines) == transports.REASONS + 1
+        made._refuse(f"another reason, number {k}")
+    told = [line for line in lines if "another reason, number" in line]
+    assert len(told) == 1, "reasons that differ in a number are the same"
+    now[0] += 1.0
+    made._refusals.tend()
+    assert lines[-1] == "refused: 8 more messages: another reason, number #"
 
 
 def test_after_a_first_connection_attempts_have_no_limit():
@@ -300,7 +302,7 @@ def test_the_command_publishes_until_the_server_is_done(monkeypatch, capsys):
         )  # fmt: skip
     assert (code, out) == (0, "2 ticks, 1 messages refused\n")
     assert "(bid, ask) at tcp://127.0.0.1:" in err
-    assert "refused a message of ws://" in err
+    assert "refused a message (ws://" in err
 
 
 @contextlib.contextmanager

@@ -258,7 +258,7 @@ def test_each_event_has_its_sentence_and_kinds_do_not_silence_each_other(events,
         f"{rolled_back}: log loss 0.900, base rate 0.690, last good weights 0.400; {rests}",
         "stale: no message from the feed for 3.0 s; waiting",
         "fresh: the feed is back after 12.3 s of silence",
-        "gap: 1 more tick were lost in 1 gap",
+        "gap: 1 more tick was lost in 1 gap",
         "1 more roll-back",
     ]
 
