@@ -15,6 +15,7 @@ import numpy as np
 
 from ..errors import DataError, UsageError
 from ..events import Refusal
+from ..reasons import Reasons
 from ..schema import OnBad, StreamConfig
 from .dialect import Asked
 from .found_times import UNIT_CHANGES, TimeGuess, given_times
@@ -275,9 +276,6 @@ def check_order(
 MAX_ROWS = 2_000_000
 """Rows in memory: some hundred megabytes."""
 
-REASONS = 3
-"""Reasons in the result for rows that cannot be read."""
-
 
 class WholeFile(NamedTuple):
     """The numeric columns of a file, and which rows were left out and why."""
@@ -375,11 +373,10 @@ def read_whole(file: InputFile, used: tuple[str, ...], label: str | None) -> Who
 
     limit = MAX_ROWS if file.limit is None else min(file.limit, MAX_ROWS)
     file = msgspec.structs.replace(file, on_bad_row="skip", limit=limit)
-    reasons: list[str] = []
+    reasons = Reasons()
 
     def refused(refusal: Refusal) -> None:
-        if len(reasons) < REASONS:
-            reasons.append(f"{refusal.where}: {refusal.reason}")
+        reasons.add(f"{refusal.where}: {refusal.reason}")
 
     labels = () if label is None else (label,)
     spare: list[str] = []
@@ -399,4 +396,4 @@ def read_whole(file: InputFile, used: tuple[str, ...], label: str | None) -> Who
     rows = np.concatenate([block.rows for block in blocks])
     outcomes = values[:, wanted.index(label)] if label else None
     table = TickTable(columns, values[:, : len(columns)], t_ns, rows, outcomes)
-    return WholeFile(table, left_out, tuple(reasons))
+    return WholeFile(table, left_out, tuple(reasons.told()))

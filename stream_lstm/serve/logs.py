@@ -476,8 +476,8 @@ _KINDS: dict[str, type] = {
 def _more(cause: Cause, left_out: LeftOut) -> str:
     """Return a sentence about events that had no line of their own."""
     if left_out.ticks:
-        ticks = f"{left_out.ticks:,} more tick{'s' if left_out.ticks > 1 else ''}"
-        return f"gap: {ticks} {'were' if left_out.ticks > 1 else 'was'} lost in {count(left_out.events, 'gaps')}"
+        ticks = "1 more tick was" if left_out.ticks == 1 else f"{left_out.ticks:,} more ticks were"
+        return f"gap: {ticks} lost in {count(left_out.events, 'gaps')}"
     plural = "s" if left_out.events > 1 else ""
     refused = "refused: " if cause.kind not in _KINDS else ""
     reason = f": {cause.reason}" if cause.reason else ""

@@ -113,6 +113,18 @@ def test_rows_that_replay_would_stop_at_are_counted(cli, returns, tmp_path):
     assert done.json()["kind"] == "no_labels"
 
 
+def test_each_reason_of_unusable_rows_is_told_and_not_only_the_first(cli, returns, tmp_path):
+    lines = returns.read_text().splitlines()[:60]
+    lines[3:40] = [line.replace(",", ",oops", 1) for line in lines[3:40]]
+    lines[50] = "1"
+    path = tmp_path / "torn.csv"
+    path.write_text("\n".join(lines))
+    done = cli("doctor", path, *X, *SMALL, "--json")
+    (found,) = (one for one in done.json()["findings"] if one["name"] == "unusable_rows")
+    assert "37 times: " in found["evidence"]
+    assert "1 time: " in found["evidence"]
+
+
 @pytest.mark.slow
 def test_times_are_found_by_name_and_content(cli, tmp_path):
     x, path = np.random.default_rng(1).normal(size=28), tmp_path / "odd.csv"

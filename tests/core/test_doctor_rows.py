@@ -107,4 +107,4 @@ def test_rows_without_an_element_are_counted_and_the_first_is_named(bad: int, le
     values[:bad] = np.nan
     found = unusable_rows(series(values), 1, ["f.csv:9: column 'x' is empty"])
     assert (found.level, found.figures["unusable"]) == (level, bad + 1)
-    assert "column 'x' is empty; row 1: x is nan" in found.evidence
+    assert f"column 'x' is empty; {bad:,} times: row 1: x is nan" in found.evidence

@@ -84,7 +84,7 @@ Progress: TypeAlias = Callable[[str, int, int], None]
 class Case(NamedTuple):
     """A table, and the settings under which its loss does not move.
 
-    left_out: rows that could not be read; reasons: those of the first. windows, weights_counted:
+    left_out: rows that could not be read; reasons: their distinct ones. windows, weights_counted:
     counts by the user. accuracy: the effect to detect. further: findings about the source of the
     table. timed: False if the user declined a column of times. engine, plain_engine: compiled
     before for the configuration and for `baseline_config`.

@@ -19,6 +19,7 @@ from ...model.engine import activity, scaled_inputs
 from ...model.forecaster import network_shape
 from ...model.network import init_weights, seed_key
 from ...quoting import count
+from ...reasons import Reasons
 from ...schema import StreamConfig
 from ...typing import Bools, Float32s, Float64s, Int64s
 from ..expressions import Column, columns_of
@@ -32,7 +33,7 @@ LEVELS: tuple[Level, ...] = get_args(Level)
 spoil the scores, a note is worth knowing."""
 
 MAX_REASONS = 3
-"""Reasons for refused rows that are kept."""
+"""Distinct reasons for unusable rows that are shown."""
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -87,7 +88,7 @@ class ExaminedSeries(NamedTuple):
     used: tuple[str, ...]  # columns of the features
     elements: Float32s  # (n, F)
     at: Int64s  # (n,): the row of the table that each element comes from
-    refused: tuple[str, ...]  # why rows made no element, the first few
+    refused: tuple[str, ...]  # the distinct reasons why rows made no element, with counts
     refusals: int
 
     @property
@@ -117,12 +118,11 @@ def series_of(stream: StreamConfig, table: TickTable) -> ExaminedSeries:
     """Return the series of a table; raises what `ElementMaker` raises."""
     maker = maker_of(stream, table.columns)
     good = np.ones(len(table.values), bool)
-    reasons: list[str] = []
+    reasons = Reasons()
 
     def refused(index: int, reason: str) -> None:
         good[index] = False
-        if len(reasons) < MAX_REASONS:
-            reasons.append(f"row {table.rows[index]:,}: {reason}")
+        reasons.add(f"row {table.rows[index]:,}: {reason}")
 
     memory = maker.empty()
     made = [part for _, part in maker.make(memory, table.times, table.values, refused)]
@@ -130,7 +130,8 @@ def series_of(stream: StreamConfig, table: TickTable) -> ExaminedSeries:
     names, used = maker.features.names, maker.features.columns_used
     at = np.flatnonzero(good)
     at = at[len(at) - len(elements) :]
-    return ExaminedSeries(table, names, used, elements, at, tuple(reasons), int((~good).sum()))
+    why = tuple(reasons.told())
+    return ExaminedSeries(table, names, used, elements, at, why, int((~good).sum()))
 
 
 MAX_SCALED = 20_000
@@ -319,15 +320,16 @@ def longest_run(values: Float32s) -> tuple[int, int]:
 
 
 def unusable_rows(series: ExaminedSeries, left_out: int, first: Sequence[str]) -> Finding:
-    """Count rows that could not be read (`left_out`; `first` reasons) or that made no element."""
+    """Count rows that could not be read (`left_out`, for reasons `first`) or made no element."""
     name, bad = "unusable_rows", left_out + series.refusals
     rows = left_out + len(series.table.values)
     figures = {"rows": rows, "unusable": bad}
     if not bad:
         return Finding(name, "ok", f"all {count(rows, 'rows')} can be used", "", figures)
-    share, reasons = bad / rows, "; ".join([*first, *series.refused][:2])
+    share, reasons = bad / rows, [*first, *series.refused]
+    told = "; ".join(reasons[:MAX_REASONS]) + "; ..." * (len(reasons) > MAX_REASONS)
     level: Level = "fault" if share > 0.5 else "warning" if share >= MANY else "note"
-    evidence = f"{bad:,} of {count(rows, 'rows')} ({percent(share)}) cannot be used: {reasons}"
+    evidence = f"{bad:,} of {count(rows, 'rows')} ({percent(share)}) cannot be used: {told}"
     remedy = "fix or remove these rows; replay stops at the first without --on-bad-row skip"
     return Finding(name, level, evidence, remedy, figures)
 
