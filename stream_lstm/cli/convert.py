@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from ..interop.parity import FrameworkParity, Parity
 
 
-def check_free(out: Path, source: Path, overwrite: bool, option: str = "--out") -> None:
+def check_free(out: Path, source: Path | None, overwrite: bool, option: str = "--out") -> None:
     """Raise UsageError if `out` is the input or exists, OutputError if it cannot be written.
 
-    option: the flag that names it.
+    source: the input, if there is one. option: the flag that names it.
     """
     if not out.parent.is_dir():
         raise OutputError(f"cannot write {out}: there is no directory {out.parent}")
@@ -30,7 +30,7 @@ def check_free(out: Path, source: Path, overwrite: bool, option: str = "--out") 
         raise OutputError(f"cannot write {out}: it is a directory")
     if not os.access(out.parent, os.W_OK):
         raise OutputError(f"cannot write {out}: no permission to write in {out.parent}")
-    if out.exists() and source.exists() and out.samefile(source):
+    if source is not None and out.exists() and source.exists() and out.samefile(source):
         raise UsageError(f"{option} {out} is the file that is read; name another")
     if out.exists() and not overwrite:
         raise UsageError(f"{out} exists; --overwrite replaces it")

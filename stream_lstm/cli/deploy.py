@@ -15,7 +15,8 @@ from ..quoting import json_line
 from ..schema import LearningConfig
 from ..store.startup import read_bank
 from .console import note, result, say, say_json, warn
-from .options import AllowPluginsOption, JsonOption, options, use_plugins
+from .convert import check_free
+from .options import AllowPluginsOption, JsonOption, OverwriteOption, options, use_plugins
 from .settings import resolve
 
 
@@ -107,6 +108,7 @@ def metrics_dashboard(
         Path | None,
         typer.Option(metavar="FILE.json", help="Output file, instead of standard output."),
     ] = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Write a Grafana dashboard over the metrics that `run --metrics` serves.
 
@@ -116,6 +118,7 @@ def metrics_dashboard(
     if out is None:
         typer.echo(text, nl=False)
         return
+    check_free(out, None, overwrite)
     try:
         out.write_text(text, encoding="utf-8")
     except OSError as error:

@@ -80,8 +80,9 @@ class LearnerRecord(msgspec.Struct, frozen=True, rename={"monitor": "watch"}):
 class Snapshot(msgspec.Struct, frozen=True, rename={"learners": "learned", "extras": "sides"}):
     """The msgpack part.
 
-    `frozen` are the weights of the frozen twin, if there is one. `memories` are those of features
-    by stream, and `board` what streams show to each other, if features have memory.
+    `settings` are those of the fingerprint, as texts; older snapshots have none. `frozen` are the
+    weights of the frozen twin, if there is one. `memories` are those of features by stream, and
+    `board` what streams show to each other, if features have memory.
     """
 
     fingerprint: str
@@ -92,6 +93,7 @@ class Snapshot(msgspec.Struct, frozen=True, rename={"learners": "learned", "extr
     frozen: list[np.ndarray] = []
     memories: dict[str, list[list[np.ndarray]]] = {}
     board: list[np.ndarray] = []
+    settings: dict[str, str] = {}
 
 
 def fingerprint(config: Config, columns: tuple[str, ...], members: Members | None = None) -> str:
@@ -100,21 +102,47 @@ def fingerprint(config: Config, columns: tuple[str, ...], members: Members | Non
     Only settings that differ from their default count, so a new setting does not change the
     fingerprint of older states. Changing a default requires a new VERSION.
     """
+    chosen = _chosen(config)
+    return hashlib.sha256(msgspec.json.encode((chosen, members, columns))).hexdigest()
+
+
+def _chosen(config: Config) -> dict[str, Any]:
+    """Return the settings that the state depends on and that are not their defaults."""
     model = msgspec.structs.replace(config.model, weights=None, compile_cache=None)
     learning = msgspec.structs.replace(config.learning, publish_experts=False)
     stream = msgspec.structs.replace(config.stream, table=False)
     tables = (stream, model, config.scaling, learning, config.scoring)
-    chosen = {
+    return {
         field.name: getattr(table, field.name)
         for table in tables
         for field in _fields(type(table))
         if getattr(table, field.name) != field.default
     }
-    return hashlib.sha256(msgspec.json.encode((chosen, members, columns))).hexdigest()
 
+
+MAX_SHOWN = 200
+"""Characters of a setting that a message or a snapshot shows."""
 
 # Looking up the fields of a class takes a millisecond, and freezing happens between two ticks.
 _fields = functools.cache(msgspec.structs.fields)
+
+
+def _settings(session: Session) -> dict[str, str]:
+    """Return what the fingerprint is made of, as texts."""
+    chosen = _chosen(session.config) | {"columns": session.columns}
+    if session.members is not None:
+        chosen["bank"] = session.members
+    return {key: msgspec.json.encode(value).decode()[:MAX_SHOWN] for key, value in chosen.items()}
+
+
+def _differences(snapshot: dict[str, str], session: dict[str, str]) -> list[str]:
+    """Return a line for each setting that differs."""
+    return [
+        f"{key} is {snapshot.get(key, 'the default')} in the snapshot, and "
+        f"{session.get(key, 'the default')} here"
+        for key in sorted({*snapshot, *session})
+        if snapshot.get(key) != session.get(key)
+    ]
 
 
 def _fingerprint(session: Session) -> str:
@@ -133,6 +161,7 @@ class Frozen:
     def __init__(
         self,
         fingerprint: str,
+        settings: dict[str, str],
         learners: dict[str, LearnerState],
         table: TableState,
         extras: dict[int, StreamExtras],
@@ -143,7 +172,8 @@ class Frozen:
         board: list[np.ndarray],
     ) -> None:
         self.memories, self.board = memories, board
-        self.fingerprint, self.table, self.extras = fingerprint, table, extras
+        self.fingerprint, self.settings = fingerprint, settings
+        self.table, self.extras = table, extras
         self.scores, self.frozen = scores, frozen
         self._learners = {
             name: LearnerState(one.weights, one.optimizer, one.monitor and one.monitor.frozen())
@@ -198,6 +228,7 @@ class Frozen:
             for name, memory in self.memories.items():
                 yield _encode(name) + _encode(memory)
             yield _encode("board") + _encode(self.board)
+        yield _encode("settings") + _encode(self.settings)
 
 
 def freeze(session: Session, lock: AbstractContextManager[Any] = ALONE) -> Frozen:
@@ -208,6 +239,7 @@ def freeze(session: Session, lock: AbstractContextManager[Any] = ALONE) -> Froze
     session.look()
     frozen = Frozen(
         _fingerprint(session),
+        _settings(session),
         session.learners,
         session.table.state(),
         {row: extras.frozen() for row, extras in session.extras.items()},
@@ -240,10 +272,11 @@ def restore(session: Session, data: bytes) -> None:
     state = _decode(data)
     wanted = _fingerprint(session)
     if state.fingerprint != wanted:
+        lines = _differences(state.settings, _settings(session)) if state.settings else []
         raise SnapshotError(
-            f"the snapshot belongs to another configuration: its fingerprint is "
-            f"{state.fingerprint[:12]}, this session's is {wanted[:12]}; restore it with the "
-            "settings and columns that it was taken with"
+            "the snapshot belongs to another configuration: restore it with the settings and "
+            "columns that it was taken with",
+            *(lines or [f"their fingerprints are {state.fingerprint[:12]} and {wanted[:12]}"]),
         )
     start = session.engine.init_weights()
     weights = session.engine.pack(start)

@@ -287,8 +287,35 @@ def connect_reader(path: Path, *, oldest: int = READABLE) -> sqlite3.Connection:
 def open_reader(
     path: Path, options: str, prepare: Callable[[sqlite3.Connection], object]
 ) -> sqlite3.Connection:
-    """Open a file with the options of a SQLite URI, and prepare the connection."""
-    return _open(path, f"{path.resolve().as_uri()}?{options}", prepare, uri=True)
+    """Open a file with the options of a SQLite URI, and prepare the connection.
+
+    At its end the files `-wal` and `-shm` are removed, unless somebody writes.
+    """
+    name = f"{path.resolve().as_uri()}?{options}"
+    return _open(path, name, prepare, uri=True, factory=_Reader)
+
+
+class _Reader(sqlite3.Connection):
+    """A connection that leaves no files beside the store.
+
+    SQLite needs two for reading a store in WAL mode, and removes them when the last connection
+    ends, but not if that one may only read.
+    """
+
+    def close(self) -> None:
+        """Close the connection."""
+        path = None
+        with contextlib.suppress(sqlite3.Error):
+            path = Path(self.execute("PRAGMA database_list").fetchone()[2])
+        super().close()
+        if path is None:
+            return
+        with contextlib.suppress(sqlite3.Error, OSError):
+            # with something in it, it belongs to a writer, or to one that was killed
+            if path.with_name(f"{path.name}-wal").stat().st_size == 0:
+                last = sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, isolation_level=None)
+                with contextlib.closing(last):
+                    last.execute("SELECT count(*) FROM sqlite_master")
 
 
 def _open(

@@ -452,6 +452,9 @@ def test_the_dashboard_is_written_out(cli, tmp_path):
     done = cli("metrics-dashboard", "--out", tmp_path / "d.json")
     assert json.loads((tmp_path / "d.json").read_text()) == printed
     assert (done.code, done.out) == (0, "")
+    again = cli("metrics-dashboard", "--out", tmp_path / "d.json")
+    assert (again.code, "exists; --overwrite replaces it" in again.err) == (2, True)
+    assert cli("metrics-dashboard", "--out", tmp_path / "d.json", "--overwrite").code == 0
     done = cli("metrics-dashboard", "--out", tmp_path / "nowhere" / "d.json")
     assert done.code == 74
 

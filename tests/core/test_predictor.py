@@ -82,7 +82,7 @@ def test_a_snapshot_that_is_damaged_or_foreign_changes_nothing(series: np.ndarra
         with pytest.raises(SnapshotError):
             predictor.restore(taken[:cut])
     other = Predictor("x", **{**SETTINGS, "stride": 4})
-    with pytest.raises(SnapshotError, match="another configuration"):
+    with pytest.raises(SnapshotError, match="stride is 5 in the snapshot, and 4 here"):
         other.restore(taken)
     assert predictor.snapshot() == taken
 
