@@ -177,5 +177,6 @@ def test_every_folder_is_known() -> None:
     assert {module for module in MODULES if "/" not in module} == {
         "__init__.py",
         "__main__.py",
+        "platform.py",
         *VOCABULARY,
     }

@@ -6,9 +6,12 @@ A child process hides them once the libraries are imported, which know the syste
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 HIDE = """
 import asyncio, ctypes, importlib, json, multiprocessing, os, pkgutil, shutil, signal, socket, sys
@@ -84,6 +87,41 @@ with_lock.close()
 StoreLock(store).close()
 """
 
+LIVE = """
+import threading, time, traceback
+from stream_lstm.cli import main
+from stream_lstm.errors import EndpointError
+from stream_lstm.feed.publisher import Publisher
+try:
+    Publisher("ipc://somewhere", columns=("x",))
+except EndpointError as error:
+    print(error)
+folder = Path(sys.argv[1])
+(folder / "c.toml").write_text("[feed]\\nmax_streams = 50\\n", encoding="utf-8")
+
+def drive():
+    with Publisher("tcp://127.0.0.1:5999", columns=("x",), heartbeats=False) as out:
+        out.wait_for_subscribers(1, 120.0)
+        for k in range(40):
+            out.publish("a", k, [float(k % 5)])
+        new = folder / "new.toml"
+        new.write_text("[feed]\\nmax_streams = 60\\n", encoding="utf-8")
+        os.replace(new, folder / "c.toml")
+        while "reloaded" not in (folder / "log").read_text(encoding="utf-8"):
+            time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+log = os.open(folder / "log", os.O_CREAT | os.O_WRONLY)
+os.dup2(log, 2)
+threading.Thread(target=drive, daemon=True).start()
+sys.argv[1:] = ["run", "--connect", "tcp://127.0.0.1:5999", "--feature", "x", "--window", "12",
+                "--hidden", "2", "--config", str(folder / "c.toml"), "--json"]
+try:
+    main.main()
+except SystemExit as ended:
+    assert not ended.code
+"""
+
 SIGNALS = """
 from stream_lstm.serve.signals import (
     StopSwitch, leave_on_signals, note_hangups, stop_on_signals
@@ -132,3 +170,43 @@ def test_keys_locks_and_signals_work(tmp_path: Path) -> None:
     assert clients == "clients: 1"
     assert "s.db is in use by process " in locked
     assert stopped == "stopped: True"
+
+
+@pytest.mark.slow
+def test_a_daemon_runs_reloads_a_changed_file_and_stops(tmp_path: Path) -> None:
+    refused, summary = elsewhere(LIVE, tmp_path)
+    assert refused.startswith("cannot bind 'ipc://somewhere': Windows has no paths of sockets")
+    assert json.loads(summary)["ticks"] == 40
+    assert "reloaded: max_streams is 60 and was 50" in (tmp_path / "log").read_text()
+
+
+@pytest.mark.slow
+def test_a_demo_runs_and_a_file_is_published(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("x\n" + "\n".join(map(str, range(50))) + "\n")
+    calls = [
+        ["demo", "--seconds", "0.5", "--json"],
+        ["publish", "x.csv", "--bind", "tcp://127.0.0.1:*", "--columns", "x", "--speed", "max"],
+        ["--help"],
+    ]
+    lines = elsewhere(USE, tmp_path, given="".join(json.dumps(call) + "\n" for call in calls))
+    assert json.loads(lines[0])["elements"] > 0
+    assert any("Usage" in line for line in lines)
+
+
+POSIX = re.compile(
+    r"import (fcntl|resource|pwd|grp|msvcrt|termios)|os\.(ge|g)etuid|signal\.SIG(HUP|KILL|BREAK)"
+)
+
+
+def test_what_only_one_system_has_is_in_one_module() -> None:
+    package = Path(__file__).resolve().parents[1] / "stream_lstm"
+    found = {path.name for path in package.rglob("*.py") if POSIX.search(path.read_text("utf-8"))}
+    assert found == {"platform.py"}
+
+
+def test_texts_are_read_and_written_as_utf_8() -> None:
+    package = Path(__file__).resolve().parents[1] / "stream_lstm"
+    for path in package.rglob("*.py"):
+        source = path.read_text("utf-8")
+        for call in re.findall(r"\.(?:read_text|write_text)\([^()]*\)", source):
+            assert "encoding" in call, f"{path.name}: {call}"

@@ -133,7 +133,7 @@ def _run(
         if monitor is not None:
             stack.enter_context(monitor)
         service = stack.enter_context(
-            Service(settings.config, settings.again, security, stop, log)
+            Service(settings.config, settings.again, security, stop, log, settings.file)
         )
         store_log = log.named("store", "warning")
         store = open_store(start, columns, command="run", blocking=False, warn=store_log)

@@ -10,6 +10,7 @@ import typer
 
 from ..config import NOT_TRAINED
 from ..feed.input_file import look_over
+from ..platform import peak_rss_bytes
 from ..quoting import printable
 from ..store.startup import warm_start
 from .console import detail, file_progress, note, progress_bar, result, warn
@@ -58,8 +59,12 @@ def command(
     columns = check_features(inputs[0], config)
     inputs = [look_over(one, used=columns, warn=warn, detail=detail)[0] for one in inputs]
     inputs = [with_optional(one, config, columns) for one in inputs]
-    from ..serve.replaying import peak_rss_bytes  # JAX is imported here and not before
-    from ..serve.training import TrainingJob, check_mode, check_places, train
+    from ..serve.training import (  # JAX is imported here and not before
+        TrainingJob,
+        check_mode,
+        check_places,
+        train,
+    )
 
     job = TrainingJob(inputs, out, history, resume, overwrite)
     check_places(job)

@@ -18,6 +18,7 @@ from typing import Any
 import zmq
 
 from ..errors import StreamLSTMError
+from ..platform import WINDOWS, lock_file
 from .guard import Inbound, Redial, guard_of
 from .security import Security, Socket, refused_endpoint
 
@@ -153,6 +154,7 @@ class Connections:
 
 
 def _connect(socket: Socket, endpoint: str, security: Security) -> None:
+    _check_path(endpoint, "connect to")
     _check_port(endpoint, "connect to", lowest=1)
     security.connect(socket, endpoint)
     _allow_ipv6(socket, endpoint)
@@ -175,21 +177,23 @@ def _check_port(endpoint: str, verb: str, *, lowest: int) -> None:
         raise refused_endpoint(verb, endpoint, ValueError(f"{port} is not a port"))
 
 
+def _check_path(endpoint: str, verb: str) -> None:
+    if WINDOWS and endpoint.startswith("ipc://"):
+        why = ValueError("Windows has no paths of sockets whose owner can be checked")
+        raise refused_endpoint(verb, endpoint, why, "use tcp://127.0.0.1:PORT")
+
+
 def _lock_path(endpoint: str) -> int | None:
+    _check_path(endpoint, "bind")
     path = endpoint.removeprefix("ipc://")
     if path == endpoint or path[:1] in ("", "*", "@"):
         return None
-    try:
-        import fcntl  # here, since Windows has none
-    except ImportError:
-        why = ValueError("this system has no file locks to detect a second process")
-        raise refused_endpoint("bind", endpoint, why, "bind tcp://127.0.0.1:PORT") from None
     try:
         lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except (OSError, ValueError) as error:
         raise refused_endpoint("bind", endpoint, error) from None
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_file(lock)
     except OSError:
         os.close(lock)
         in_use = OSError(errno.EADDRINUSE, "Address in use")

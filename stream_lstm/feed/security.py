@@ -24,10 +24,7 @@ from __future__ import annotations
 import errno
 import ipaddress
 import os
-import socket
 import stat
-import struct
-import sys
 import threading
 from collections import Counter
 from pathlib import Path
@@ -39,10 +36,9 @@ from zmq.auth import load_certificate
 from zmq.utils import z85
 
 from ..errors import ConfigurationError, EndpointError, OutputError
+from ..platform import WINDOWS, interface_address, is_ours
 from ..schema import SecurityConfig
 from .reader import other_kind
-
-SIOCGIFADDR = 0x8915
 
 LOCAL = ("ipc", "inproc")
 
@@ -80,20 +76,9 @@ def ip_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     try:
         found = ipaddress.ip_address(host)
     except ValueError:
-        return ipaddress.IPv4Address(_interface_address(host))
+        return ipaddress.IPv4Address(interface_address(host))
     mapped = getattr(found, "ipv4_mapped", None)
     return found if mapped is None else mapped
-
-
-def _interface_address(name: str) -> bytes:
-    """Return the IPv4 address that libzmq would find for a network interface."""
-    if sys.platform != "linux" or not 0 < len(name.encode()) < 16:
-        raise OSError(errno.ENODEV, "No such device")
-    import fcntl  # here, since other systems may not have it
-
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as query:
-        request = struct.pack("256s", name.encode())
-        return fcntl.ioctl(query.fileno(), SIOCGIFADDR, request)[20:24]
 
 
 def refused_endpoint(
@@ -234,12 +219,12 @@ def _check_file(path: Path, *, secret: bool) -> None:
 
 
 def _check_mode(path: Path, found: os.stat_result, forbidden: int, what: str, cure: str) -> None:
-    if sys.platform == "win32":
+    if WINDOWS:
         return  # access lists take the place of modes, and Python reads none
     mode = stat.S_IMODE(found.st_mode)
     if mode & forbidden:
         raise ConfigurationError(f"{path} has mode {mode:04o} and can {what}: chmod {cure} {path}")
-    if found.st_uid not in (os.geteuid(), 0):
+    if found.st_uid and not is_ours(found):
         raise ConfigurationError(
             f"{path} belongs to user {found.st_uid}, who could change it: chown it to the user "
             "that runs this"

@@ -7,7 +7,6 @@ signal is obeyed within a piece.
 from __future__ import annotations
 
 import itertools
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -29,6 +28,7 @@ from ..feed.files import FileSource, TickBlock, read_ahead
 from ..feed.input_file import InputFile, LabelColumn, Progress, check_order, no_progress
 from ..feed.order import OddValues
 from ..feed.reader import Keys
+from ..platform import peak_rss_bytes
 from ..quoting import count
 from ..records import Batch
 from ..store.reading import StoredPart
@@ -56,16 +56,6 @@ def state_record(check: StateCheck) -> dict[str, Any]:
     """Return the record of a state check, with its effect and its verdict."""
     found = check.record()
     return found | {"effect": effect(found), "verdict": state_verdict(found)}
-
-
-def peak_rss_bytes() -> int:
-    """Return the most memory that this process has held so far; 0 on Windows."""
-    try:
-        import resource  # Windows has none
-    except ImportError:
-        return 0
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 # ---- results ----------------------------------------------------------------------------------

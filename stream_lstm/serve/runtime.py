@@ -91,8 +91,8 @@ class MemoryTrim:
 
 def _resident() -> int:
     """Return the resident memory of this process in bytes, 0 where the system does not say."""
-    with contextlib.suppress(OSError):
-        return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    with contextlib.suppress(OSError, AttributeError):  # Windows has neither
+        return int(STATM.read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return 0
 
 

@@ -11,10 +11,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..config import Config, flatten
 from ..errors import ConfigurationError, StreamLSTMError
+from ..platform import HANGUP
 from .logs import Backoff, Log, Pipe
 from .signals import StopSwitch, Supervisor, note_hangups
 
@@ -84,6 +86,31 @@ class PeerLog:
                 self._write(f"gave up the connection to {endpoint}: {why}")
 
 
+class WatchedFile:
+    """Tells when a file has changed; None never changes."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._seen = self._look()
+
+    def _look(self) -> tuple[int, int] | None:
+        if self._path is None:
+            return None
+        try:
+            about = self._path.stat()
+        except OSError:  # it is being replaced
+            return None
+        return about.st_mtime_ns, about.st_size
+
+    def changed(self) -> bool:
+        """Return whether the file has changed since the last call."""
+        found = self._look()
+        if found is None or found == self._seen:
+            return False
+        self._seen = found
+        return True
+
+
 RELOADABLE = ("idle_timeout", "max_streams", "max_subscriptions")
 """Keys that may change while the daemon runs."""
 
@@ -95,7 +122,8 @@ class Service:
     """A context manager around the life of a daemon, within `stop_on_signals`.
 
     config: the daemon's. resolve: returns the configuration that the same flags, environment and
-    file give now. log: takes every message.
+    file give now. log: takes every message. file: the configuration; where there is no SIGHUP, a
+    change of it requests a reload.
     """
 
     def __init__(
@@ -105,6 +133,7 @@ class Service:
         security: Security,
         stop: StopSwitch,
         log: Log,
+        file: Path | None = None,
     ) -> None:
         self._config, self._resolve = config, resolve
         self._security = security
@@ -115,6 +144,7 @@ class Service:
         self._peers = PeerLog(security, log.named("peers_refused", "warning"))
         self._supervisor = Supervisor()
         self._hung_up = False
+        self._watched = WatchedFile(file if HANGUP is None else None)
         self._status = ""
         self._clipped: Callable[[], list[str]] = list
         self._stack = ExitStack()
@@ -142,7 +172,7 @@ class Service:
         self._log_silence(daemon)
         self._log_names(daemon)
         self._log_clipped()
-        if self._hung_up:
+        if self._hung_up or self._watched.changed():
             self._hung_up = False
             self._supervisor.reloading()
             try:

@@ -26,8 +26,7 @@ from contextlib import ExitStack, contextmanager
 from types import FrameType
 
 from ..closing import Closing
-
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+from ..platform import HANGUP, STOP_SIGNALS, WINDOWS
 
 SHOW_CURSOR = b"\x1b[?25h\n"
 
@@ -99,7 +98,7 @@ def _setting(switch: StopSwitch) -> Iterator[None]:
         switch.set()
 
     # handlers first: until the descriptor is replaced, `leave_on_signals` receives the byte
-    old = {number: signal.signal(number, handle) for number in SIGNALS}
+    old = {number: signal.signal(number, handle) for number in STOP_SIGNALS}
     old_fd = signal.set_wakeup_fd(switch.wake_fd, warn_on_full_buffer=False)
     try:
         yield
@@ -113,8 +112,8 @@ def _setting(switch: StopSwitch) -> Iterator[None]:
 def note_hangups(switch: StopSwitch, note: Callable[[], object]) -> Iterator[None]:
     """Call `note` at a SIGHUP inside the `with`, which is inside `stop_on_signals(switch)`.
 
-    `note` runs between any two instructions and must do no more than set a flag. Does nothing on
-    Windows, which has no SIGHUP.
+    `note` runs between any two instructions and must do no more than set a flag. Does nothing
+    where there is no SIGHUP.
     """
 
     def handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - Python passes it
@@ -122,14 +121,14 @@ def note_hangups(switch: StopSwitch, note: Callable[[], object]) -> Iterator[Non
         switch.quieten()
         note()
 
-    if not hasattr(signal, "SIGHUP"):
+    if HANGUP is None:
         yield
         return
-    old = signal.signal(signal.SIGHUP, handle)
+    old = signal.signal(HANGUP, handle)
     try:
         yield
     finally:
-        signal.signal(signal.SIGHUP, old)
+        signal.signal(HANGUP, old)
 
 
 @contextmanager
@@ -139,7 +138,7 @@ def leave_on_signals() -> Iterator[None]:
     It prints one sentence and exits with 130 or 143, even while a compiler runs. Main thread
     only. Handlers outside `DEFAULTS` stay in place.
     """
-    taken = [number for number in SIGNALS if signal.getsignal(number) in DEFAULTS]
+    taken = [number for number in STOP_SIGNALS if signal.getsignal(number) in DEFAULTS]
 
     def handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - Python passes it
         threading.Event().wait()  # start nothing more while the thread ends the process
@@ -180,7 +179,7 @@ def _last_words(data: bytes) -> None:
     """Write to standard error if that does not block."""
     descriptor = sys.stderr.fileno()
     # Windows selects among sockets alone
-    if sys.platform == "win32" or select.select((), (descriptor,), (), 0)[1]:
+    if WINDOWS or select.select((), (descriptor,), (), 0)[1]:
         os.write(descriptor, data)
 
 

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from ..compiling import around_compilations
 from ..errors import OutputError
+from ..platform import WINDOWS, is_ours
 
 OFF = "none"
 """The setting that keeps nothing."""
@@ -78,10 +79,10 @@ def keep_executables(setting: str | None, say: Say = lambda _: None) -> None:
 
 def _user_folder() -> Path | None:
     """Return the folder for caches of the user, None where there is none."""
-    named = os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME", "")
+    named = os.environ.get("LOCALAPPDATA" if WINDOWS else "XDG_CACHE_HOME", "")
     if os.path.isabs(named):  # as the specification of XDG demands
         return Path(named) / "stream-lstm"
-    home = os.environ.get("USERPROFILE" if sys.platform == "win32" else "HOME", "")
+    home = os.environ.get("USERPROFILE" if WINDOWS else "HOME", "")
     if not os.path.isabs(home):
         return None
     parts = ("Library", "Caches") if sys.platform == "darwin" else (".cache",)
@@ -97,7 +98,7 @@ def _made(path: Path) -> Path:
     for one in (path, folder):
         one.mkdir(mode=0o700, exist_ok=True)
         about = one.stat()
-        if hasattr(os, "getuid") and (about.st_uid != os.getuid() or about.st_mode & 0o022):
+        if not is_ours(about) or (about.st_mode & 0o022 and not WINDOWS):
             raise PermissionError(
                 f"{one} belongs to another user, or others may write to it; its files are executed"
             )

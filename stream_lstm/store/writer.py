@@ -33,8 +33,6 @@ import os
 import socket
 import sqlite3
 import stat
-import struct
-import sys
 import threading
 import time
 from collections import deque
@@ -45,6 +43,7 @@ import msgspec
 
 from ..errors import ConfigurationError, GoneError, LockedError, OutputError, StreamLSTMError
 from ..events import Run, Ticks
+from ..platform import lock_byte, lock_file
 from ..records import Batch
 from ..serve.runtime import quick_switches
 from .journal import Journal
@@ -52,9 +51,6 @@ from .units import Hole, JournalPosition, Note, Saved, Step, StreamInput, Unit
 
 LOCK_BYTE = 2**62
 """The byte of the store that is locked: far behind any data, and those that SQLite locks."""
-
-WINDOWS_BYTE = 2**30
-"""The byte of FILE.lock that Windows locks: behind the text, which other processes must read."""
 
 
 class Holder(msgspec.Struct):
@@ -91,13 +87,13 @@ class StoreLock:
                 self.path = self.store.with_name(self.store.name + ".lock")
                 file = opened(self.path)
                 try:
-                    _lock_file(file)
+                    lock_file(file)
                 except BlockingIOError:
                     raise _in_use(store, _holder(file)) from None
                 self._descriptor = opened(self.store)
                 _check_file(store, os.fstat(self._descriptor))
                 try:
-                    _lock_byte(self._descriptor)
+                    lock_byte(self._descriptor, LOCK_BYTE)
                 except BlockingIOError:
                     raise _in_use(store, "another process, under another path") from None
                 holder = Holder(os.getpid(), socket.gethostname(), time.time_ns())
@@ -190,31 +186,6 @@ def _check_file(store: Path, about: os.stat_result) -> None:
             "the file",
             key="store",
         )
-
-
-def _lock_file(descriptor: int) -> None:
-    """Lock an open file for this descriptor; raises BlockingIOError."""
-    if sys.platform == "win32":
-        import msvcrt
-
-        os.lseek(descriptor, WINDOWS_BYTE, os.SEEK_SET)
-        try:
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        except PermissionError as error:
-            raise BlockingIOError(*error.args) from None
-    else:
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _lock_byte(descriptor: int) -> None:
-    """Lock a byte of an open file for this descriptor; raises BlockingIOError."""
-    if sys.platform == "linux":  # other systems have no lock of a descriptor
-        import fcntl
-
-        request = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, LOCK_BYTE, 1, 0)
-        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, request)
 
 
 def _in_use(store: Path, holder: str) -> LockedError:

@@ -29,6 +29,7 @@ from ..errors import EndpointError
 from ..feed.demo_feed import leave_with_parent
 from ..feed.predictions import PredictionSubscriber
 from ..feed.security import Security
+from ..platform import STOP_SIGNALS
 from ..quoting import label
 from ..schema import SecurityConfig
 from ..serve.web import refusal
@@ -227,8 +228,8 @@ def serve(
     server._tornado.default_router.rules.insert(0, Rule(_TooMany(server), _Refusal, busy))
     server.start()
     loop = server.io_loop
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.asyncio_loop.add_signal_handler(number, loop.stop)  # type: ignore[attr-defined]
+    for number in STOP_SIGNALS:
+        signal.signal(number, lambda *_: loop.add_callback_from_signal(loop.stop))
     ready(f"http://{HOST}:{server.port}/")
     tending = PeriodicCallback(tend, EVERY_MS)
     tending.start()

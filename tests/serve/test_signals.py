@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
+from stream_lstm.platform import STOP_SIGNALS
 from stream_lstm.serve.signals import (
-    SIGNALS,
     StopSwitch,
     Supervisor,
     note_hangups,
@@ -25,7 +25,7 @@ def readable(switch):
 
 
 def handlers():
-    return [signal.getsignal(number) for number in SIGNALS]
+    return [signal.getsignal(number) for number in STOP_SIGNALS]
 
 
 def run(script):
@@ -35,7 +35,7 @@ def run(script):
     return done.returncode, done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_a_signal_sets_the_switch_and_makes_it_readable(number):
     with StopSwitch() as stop, stop_on_signals(stop):
         assert not stop.requested

@@ -1,0 +1,102 @@
+"""What POSIX systems and Windows do differently, and what takes its place.
+
+| here | on POSIX | on Windows |
+|---|---|---|
+| locks of files | `flock`, released when the process ends | `msvcrt.locking` of a byte, the same |
+| reload | SIGHUP | a change of the configuration file, looked at once a second |
+| stop | SIGTERM, SIGINT | Ctrl-C and Ctrl-Break |
+| `ipc://` | a path with a lock beside it | refused: its path could be taken by a second process |
+| modes and owners of files | checked | access lists take their place, and nobody reads them |
+| folders | written to disk with their files | cannot be opened, and need not be |
+| peak memory | `getrusage` | 0 |
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+import struct
+import sys
+from pathlib import Path
+
+WINDOWS = sys.platform == "win32"
+
+STOP_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGBREAK") if hasattr(signal, name)
+)
+"""Signals that request an orderly end."""
+
+HANGUP: int | None = getattr(signal, "SIGHUP", None)
+"""The signal that requests a reload; None where there is none."""
+
+WINDOWS_BYTE = 1 << 30
+"""A lock keeps others from reading its byte there, so it is beyond the text of the file."""
+
+SIOCGIFADDR = 0x8915
+
+
+def lock_file(descriptor: int) -> None:
+    """Lock an open file for this descriptor; raises BlockingIOError."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        os.lseek(descriptor, WINDOWS_BYTE, os.SEEK_SET)
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except PermissionError as error:
+            raise BlockingIOError(*error.args) from None
+    else:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def lock_byte(descriptor: int, byte: int) -> None:
+    """Lock a byte of an open file for this descriptor; raises BlockingIOError.
+
+    Only Linux has such locks.
+    """
+    if sys.platform == "linux":
+        import fcntl
+
+        request = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, request)
+
+
+def interface_address(name: str) -> bytes:
+    """Return the IPv4 address of a network interface; OSError where that cannot be found out."""
+    if sys.platform != "linux" or not 0 < len(name.encode()) < 16:
+        raise OSError(errno.ENODEV, "No such device")
+    import fcntl
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as query:
+        request = struct.pack("256s", name.encode())
+        return fcntl.ioctl(query.fileno(), SIOCGIFADDR, request)[20:24]
+
+
+def peak_rss_bytes() -> int:
+    """Return the most memory that this process has held so far; 0 where that is unknown."""
+    try:
+        import resource
+    except ImportError:
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def is_ours(about: os.stat_result) -> bool:
+    """Return whether a file belongs to this user, or on Windows to anybody."""
+    return sys.platform == "win32" or about.st_uid == os.geteuid()
+
+
+def sync_folder(folder: Path) -> None:
+    """Write the names in a folder to disk."""
+    if sys.platform == "win32":
+        return
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
