@@ -13,13 +13,12 @@ if TYPE_CHECKING:
     from .config import Config
     from .core.atomic import AtomicSession as Session
     from .core.plugins import feature, register_feature
-    from .core.predictor import Predictor
     from .errors import ConfigurationError, DataError, InputWarning, StreamLSTMError
     from .events import Gap, Label, Prediction, Refusal, Rollback, Score, Ticks, Update
     from .feed.bridge import Source, SourceTick, bridge
     from .feed.predictions import PredictionSubscriber
     from .feed.publisher import Publisher
-    from .interop.frames import replay_frame
+    from .interop.predictor import Predictor, Replayed, replay_frame
     from .interop.river import river_classifier
 
 __version__ = "0.2.0"
@@ -36,6 +35,7 @@ __all__ = [
     "Predictor",
     "Publisher",
     "Refusal",
+    "Replayed",
     "Rollback",
     "Score",
     "Session",
@@ -60,9 +60,10 @@ _HOMES = {
     "Label": "events",
     "Prediction": "events",
     "PredictionSubscriber": "feed.predictions",
-    "Predictor": "core.predictor",
+    "Predictor": "interop.predictor",
     "Publisher": "feed.publisher",
     "Refusal": "events",
+    "Replayed": "interop.predictor",
     "Rollback": "events",
     "Score": "events",
     "Session": "core.atomic:AtomicSession",
@@ -74,7 +75,7 @@ _HOMES = {
     "bridge": "feed.bridge",
     "feature": "core.plugins",
     "register_feature": "core.plugins",
-    "replay_frame": "interop.frames",
+    "replay_frame": "interop.predictor",
     "river_classifier": "interop.river",
 }
 

@@ -33,7 +33,7 @@ ALLOWED = {
     ("core/atomic.py", "sys"),
     ("core/clock.py", "datetime"),
     ("schema.py", "datetime"),
-    ("core/predictor.py", "datetime"),
+    ("core/stepper.py", "datetime"),
 }
 """XLA is set up by an environment variable; buffers that are written belong to one thread; JAX
 does not survive a fork; stacks tell a call in progress from a torn one; dates are values."""

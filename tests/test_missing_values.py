@@ -21,7 +21,6 @@ import pyarrow.feather
 import pyarrow.parquet
 import pytest
 
-from stream_lstm.core.predictor import Predictor
 from stream_lstm.core.session import Session
 from stream_lstm.core.stateful import StatefulMaker
 from stream_lstm.errors import ConfigurationError, DataError
@@ -29,7 +28,7 @@ from stream_lstm.events import Refusal, Ticks
 from stream_lstm.feed.bridge import SourceTick, bridge
 from stream_lstm.feed.protocol import encode_ticks
 from stream_lstm.feed.subscriber import Subscriber
-from stream_lstm.interop.frames import replay_frame
+from stream_lstm.interop.predictor import Predictor, replay_frame
 from stream_lstm.interop.river import ExampleClassifier, Lateness, _compared
 from stream_lstm.interop.transports import MessageSource, transport_of
 from stream_lstm.schema import FeedConfig
@@ -76,7 +75,8 @@ def seen(monkeypatch):
     watch("tick", lambda _, __, row, *___: [[NAN if v is None else v for v in row]])
     watch("push", lambda ticks: ticks.values.tolist())
     watch("arrive", lambda arrivals: arrivals.values.tolist())
-    monkeypatch.setattr("stream_lstm.core.atomic._tick", Session.tick)
+    for name in ("tick", "push", "arrive"):
+        monkeypatch.setattr(f"stream_lstm.core.atomic._{name}", getattr(Session, name))
     return rows
 
 

@@ -174,7 +174,7 @@ import numpy as np
 from stream_lstm.events import Label, Prediction, Score
 from stream_lstm.feed.protocol import encode_score
 from stream_lstm.feed.wire import decode_score
-from stream_lstm.interop.frames import replay_frame
+from stream_lstm.interop.predictor import replay_frame
 from stream_lstm.store import schema
 from stream_lstm.store.journal import Journal
 from stream_lstm.store.output import open_output

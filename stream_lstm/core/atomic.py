@@ -29,6 +29,7 @@ from ..events import Gap, Label, OldTimes, SessionStart, Ticks
 from ..model.forecaster import Params
 from ..model.runtime import check_forked
 from .columnar import Arrivals
+from .outcome import Deliver, Emit
 from .session import Session
 from .snapshot import Frozen, freeze, join, restore
 from .stream import Streams
@@ -175,6 +176,15 @@ class AtomicSession:
     def on_old_ticks(self, listener: Callable[[OldTimes], object] | None) -> None:
         """Report old ticks to a listener; see `Session.on_old`."""
         self.read(lambda session: setattr(session, "on_old", listener))
+
+    def hand_to(self, *, emit: Emit | None = None, deliver: Deliver | None = None) -> None:
+        """Hand the output from now on to other callers; see `Session`."""
+
+        def turn(session: Session) -> None:
+            session.emit, session.deliver = emit, deliver
+
+        self.read(Session.catch_up)  # to the callers until now
+        self.read(turn)
 
     def read(self, function: Callable[[Session], T]) -> T:
         """Return what a function reads from the session; it must not change the state."""

@@ -1,134 +1,180 @@
-"""Replay of an Arrow or pandas table, through the same session as a live feed."""
+"""The rows of tables and files as blocks, in order: what a predictor replays.
+
+A table in memory is one block. The batches of a LazyFrame, of an Arrow reader and of a file come
+one after the other, so a series need not fit into memory.
+"""
 
 from __future__ import annotations
 
+import os
 import re
-import time as clock
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ..config import build
-from ..core.expressions import columns_of
-from ..core.features import FeatureMonitor, check_streams
-from ..core.missing import optional_columns
-from ..core.outcome import Outcome
-from ..core.replay import Digest, Replay, ReplayRows
-from ..core.session import Session
-from ..core.verdict import summarize
-from ..errors import DataError, InputWarning
-from ..events import Prediction, Refusal, Score
-from ..feed.files import TimeOrder
+from ..core.replay import ReplayRows
+from ..errors import DataError
 from ..feed.tables import floats, is_numeric
 from ..feed.times import FORMS, TimeColumn
-from ..records import Gathered
 from ..schema import TimeUnit
-from ..store.output import table_of
-
-STREAM = "series"
+from .notices import warn
 
 _UNNAMED = re.compile(r"__index_level_\d+__")
 """Arrow's name for a pandas index without a name."""
 
 
-class Replayed(msgspec.Struct):
-    """The results of a replay.
+class Rows:
+    """The rows of a table or a file.
 
-    table: an Arrow table with a row for each prediction and the columns of `replay --out`; its
-    `to_pandas()` is a DataFrame. summary: the record of `replay --json`. skipped: the number of
-    rejected rows.
+    blocks: never without rows, and numbered. where: names a row by its number. skipped: returns
+    how many rows the reader has left out. Attributes: `time_type`, the Arrow type of the times,
+    None without times.
     """
 
-    table: pa.Table
-    summary: dict[str, Any]
-    skipped: int
+    def __init__(
+        self,
+        blocks: Iterator[ReplayRows],
+        where: Callable[[int], str],
+        skipped: Callable[[], int] = lambda: 0,
+    ) -> None:
+        self.blocks, self.where, self.skipped = blocks, where, skipped
+        self.time_type: pa.DataType | None = None
+
+    def begin(self) -> None:
+        """Read the first block now, and so find most mistakes before anything is compiled."""
+        first = next(self.blocks, None)
+        if first is None:
+            raise DataError("the table has no rows")
+        self.blocks = _chained(first, self.blocks)
 
 
-def replay_frame(
-    frame: Any,
-    features: str | Sequence[str],
+def _chained(first: ReplayRows, others: Iterator[ReplayRows]) -> Iterator[ReplayRows]:
+    yield first
+    yield from others
+
+
+@contextmanager
+def open_rows(
+    source: Any,
+    columns: Sequence[str],
+    optional: Sequence[str],
     *,
     time: str | None = None,
     time_unit: TimeUnit = "auto",
-    stream: str = STREAM,
     skip_bad: bool = False,
-    weights: Mapping[str, Mapping[str, Any]] | None = None,
-    scaler: npt.ArrayLike | None = None,
-    **settings: Any,
-) -> Replayed:
-    """Run the rows of a table, in their order, through a session, and return the results.
+) -> Iterator[Rows]:
+    """Give the rows of a table, or of the file at a path; close the file at the end.
 
-    frame: an Arrow table or record batch, a DataFrame of pandas or Polars, a mapping of names to
-    arrays, or another argument of `pyarrow.table`. features: expressions over its columns, the
-    first being the target. time: its column of times, or the name of its index in pandas; an index
-    without a name is ignored. time_unit: of numbers in it. stream: the name of the stream.
-    skip_bad: skip rows with a cell that is not finite, or empty without a policy of `on_missing`.
-    weights, scaler: the initial ones,
-    as in `Predictor`. settings: any key of the configuration's tables stream, model, scaling,
-    learning and scoring. Warns (InputWarning) about rows that are old, unless `on_old_time` is
-    `take` or `refuse`, and about features that the scaler clips.
-
-    The predictions are those of `stream-lstm replay` of the same rows, to the last bit, and the
-    digest is the same if `stream` is the name of the file without its suffix. Raises
-    ConfigurationError for an invalid setting, feature or column, and DataError for an invalid
-    table and for the first bad row.
+    columns: those to read; cells of `optional` may be empty. time, time_unit, skip_bad: as in
+    `Predictor.replay`. Raises DataError for a table that cannot be used, and
+    what opening a file raises.
     """
-    table = _table(frame)
-    named = [features] if isinstance(features, str) else list(features)
-    columns = columns_of(named)
-    config = build({"features": named, **settings})
-    optional = optional_columns(config.stream, columns)
-    values, t_ns = _values(table, columns, optional), _times(table, time, time_unit)
-    if config.stream.on_old_time == "warn":
-        _warn_of_order(t_ns, values)
-    predictions, scores, skipped = Gathered(Prediction), Gathered(Score), 0
-    digest, done = Digest(), 0
-
-    def take(outcome: Outcome) -> None:
-        nonlocal skipped
-        predictions.extend(outcome.predictions)
-        scores.extend(outcome.scores)
-        digest.add_batch(outcome.predictions)
-        for event in outcome.others:
-            if not isinstance(event, Refusal):
-                continue
-            if not skip_bad:
-                row = f"row {done + event.index} (counted from 0)"
-                raise DataError(f"{row}: {event.reason}; skip_bad=True skips it")
-            skipped += 1
-
-    def piece_done(rows: ReplayRows) -> None:
-        nonlocal done
-        done += len(rows.t_ns)
-        lines.extend(clipped.check(session))
-
-    started = clock.perf_counter()
-    clipped, lines = FeatureMonitor(config), list[str]()
-    session = Session(config, columns, deliver=take, weights=weights, scaler=scaler)
-    check_streams(session.others, [stream])
-    compiled = clock.perf_counter()
-    Replay(session, stream, numbered=True, after=piece_done).run([ReplayRows(t_ns, values)])
-    for line in lines:
-        warnings.warn(line, InputWarning, stacklevel=2)
-    predicted, scored = predictions.join(), scores.join()
-    number = {n: k for k, n in enumerate(scored["n"].tolist())}
-    rows = np.array([number.get(n, -1) for n in predicted["n"].tolist()], np.int64)
-    out = table_of(predicted, scored, rows)
-    wall_s, compile_s = clock.perf_counter() - compiled, compiled - started
-    summary = summarize(session, digest, wall_s=wall_s, compile_s=compile_s)
-    return Replayed(out, summary, skipped)
+    if isinstance(source, str | os.PathLike):
+        with _file_rows(Path(source), columns, optional, time, time_unit, skip_bad) as rows:
+            yield rows
+    else:
+        yield _frame_rows(source, columns, optional, time, time_unit)
 
 
-def _warn_of_order(t_ns: npt.NDArray[np.int64], values: npt.NDArray[np.float64]) -> None:
-    order = TimeOrder()
-    order.look(t_ns, values, np.arange(len(t_ns)))
-    if line := order.warning(f"row {order.first} (counted from 0)"):
-        warnings.warn(line, InputWarning, stacklevel=3)
+# ---- files ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _file_rows(
+    path: Path,
+    columns: Sequence[str],
+    optional: Sequence[str],
+    time: str | None,
+    time_unit: TimeUnit,
+    skip_bad: bool,
+) -> Iterator[Rows]:
+    from ..feed.input_file import InputFile, look_over
+
+    file = InputFile(
+        path,
+        path.name,
+        time,
+        time_unit,
+        on_bad_row="skip" if skip_bad else "fail",
+        optional=tuple(optional),
+    )
+    file, _ = look_over(file, used=columns, warn=warn)
+    with file.open(columns) as source:
+        blocks = (
+            ReplayRows(block.t_ns, block.values[:, : len(columns)], block.rows)
+            for block in source.blocks()
+            if len(block.rows)
+        )
+        rows = Rows(blocks, lambda number: f"{path}:{number}", lambda: source.rows_refused)
+        if file.time is not None:
+            rows.time_type = pa.timestamp("ns", "UTC")
+        yield rows
+
+
+# ---- tables -----------------------------------------------------------------------------------
+
+
+def _frame_rows(
+    frame: Any,
+    columns: Sequence[str],
+    optional: Sequence[str],
+    time: str | None,
+    unit: TimeUnit,
+) -> Rows:
+    form = None if time is None else TimeColumn(unit)
+
+    def blocks() -> Iterator[ReplayRows]:
+        done = 0
+        for table in _tables(frame, columns, time):
+            count = table.num_rows
+            if not count:
+                continue  # whose columns may be of no type
+            values = _values(table, columns, optional)
+            t_ns = np.zeros(count, np.int64)
+            if form is not None and time is not None:
+                t_ns = _times(table, time, form, done)
+                rows.time_type = _time_type(_column(table, time).type)
+            yield ReplayRows(t_ns, values, np.arange(done, done + count))
+            done += count
+
+    rows = Rows(blocks(), lambda number: f"row {number} (counted from 0)")
+    return rows
+
+
+def _time_type(kind: pa.DataType) -> pa.DataType:
+    """Return the type of times in results: the zone of the column, UTC for what has no type."""
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        return pa.timestamp("ns", getattr(kind, "tz", None))
+    return pa.timestamp("ns", "UTC")
+
+
+def _tables(frame: Any, columns: Sequence[str], time: str | None) -> Iterator[pa.Table]:
+    """Yield a table, or its parts, in order."""
+    if isinstance(frame, pa.RecordBatchReader):
+        yield from (pa.Table.from_batches([batch]) for batch in frame)
+    elif hasattr(frame, "collect_schema") and hasattr(frame, "lazy"):  # a LazyFrame of Polars
+        yield from map(_table, _collected(frame, columns, time))
+    else:
+        yield _table(frame)
+
+
+def _collected(frame: Any, columns: Sequence[str], time: str | None) -> Iterator[Any]:
+    """Yield the batches of a LazyFrame, with the columns in use; older Polars gives all in one."""
+    if not hasattr(frame, "collect"):
+        yield frame  # a DataFrame, which has `lazy` too
+        return
+    known = frame.collect_schema().names()
+    wanted = [name for name in dict.fromkeys([*columns, *filter(None, [time])]) if name in known]
+    frame = frame.select(wanted) if wanted else frame
+    if hasattr(frame, "collect_batches"):
+        yield from frame.collect_batches()
+    else:
+        yield frame.collect(engine="streaming")
 
 
 def _table(frame: Any) -> pa.Table:
@@ -143,8 +189,6 @@ def _table(frame: Any) -> pa.Table:
         else:
             why = str(error)
         raise DataError(f"cannot convert {kind} to a table: {why}") from None
-    if not table.num_rows:
-        raise DataError("the table has no rows")
     return table
 
 
@@ -168,15 +212,15 @@ def _values(
     return out
 
 
-def _times(table: pa.Table, name: str | None, unit: TimeUnit) -> npt.NDArray[np.int64]:
-    if name is None:
-        return np.zeros(table.num_rows, np.int64)
+def _times(table: pa.Table, name: str, form: TimeColumn, done: int) -> npt.NDArray[np.int64]:
+    """Return the times of a table's rows, the first of which is row number `done`."""
+    column = _column(table, name)
     try:
-        t_ns, good = TimeColumn(unit).convert(_column(table, name))
+        t_ns, good = form.convert(column)
     except ValueError as error:
         raise DataError(f"column {name!r}: {error}") from None
     if not good.all():
         row = int(np.argmin(good))
-        cell = _column(table, name)[row].as_py()
-        raise DataError(f"column {name!r}, row {row}: {cell!r} is not a time: {FORMS}")
+        cell = column[row].as_py()
+        raise DataError(f"column {name!r}, row {done + row}: {cell!r} is not a time: {FORMS}")
     return t_ns

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
@@ -33,9 +34,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from ..core.predictor import Predictor
 from ..errors import DataError, InputWarning, UsageError
 from .extras import installed
+from .predictor import Predictor
 
 RECENT = 100
 """Predictions whose values are stored, and so the longest lag that is detected."""
@@ -104,6 +105,8 @@ def _compared(values: Sequence[float]) -> Values:
 WINDOW = 50
 """Warm-up by default: examples before the first prediction of the network."""
 
+DEFAULTS: dict[str, Any] = {"window": WINDOW, "stride": 1, "learn": True}
+
 MAX_PENDING = 1000
 """Examples that may wait for a label by default, as in the configuration."""
 
@@ -140,8 +143,8 @@ class ExampleClassifier:
 
     Before the network's first prediction, predictions are the base rate of the labels so far.
 
-    Pickling and copying keep the whole state: the settings and a snapshot. A copy continues with
-    the same bits.
+    A pickle contains the bytes of the predictor and plain values, and a copy continues with the
+    same bits. Nothing in this package unpickles.
 
     Raises ConfigurationError for invalid settings, DataError for an x without a name or with a
     feature that is not finite, for a y that is not a bool, 0 or 1, and for a label whose example
@@ -154,14 +157,27 @@ class ExampleClassifier:
     ) -> None:
         if "labels" in settings or "horizon" in settings:
             raise UsageError("the label of an x is its y: remove labels and horizon")
-        self.features, self.key, self.settings = features, key, settings
-        settings = {"window": WINDOW, "stride": 1, "learn": True} | settings
-        self.predictor = Predictor(features, **settings, labels="external", horizon=0)
+        if isinstance(settings.get("weights"), os.PathLike):
+            settings["weights"] = os.fspath(settings["weights"])  # plain, in a pickle too
+        fixed = {"labels": "external", "horizon": 0}
+        self._set(features, key, settings, Predictor(features, **DEFAULTS | settings | fixed))
+
+    def _set(
+        self,
+        features: str | Sequence[str],
+        key: str | None,
+        settings: Mapping[str, Any],
+        predictor: Predictor,
+    ) -> None:
+        """Set the parameters and the predictor; no example is known."""
+        self.features, self.key, self.settings = features, key, dict(settings)
+        self.predictor = predictor
+        settings = DEFAULTS | self.settings
         self._threshold = settings.get("threshold")
         self._max_pending = int(settings.get("max_pending", MAX_PENDING))
         self._labels = self._positives = 0
         self._window = min(int(settings["window"]), MAX_UNANSWERED)
-        self._lateness = Lateness(len(self.predictor.columns))
+        self._lateness = Lateness(len(predictor.columns))
         self._warned = False
         self._examples: dict[Hashable, PendingExample] = {}  # by key, the oldest first
         self._lost = False  # an example was evicted before its label
@@ -195,20 +211,21 @@ class ExampleClassifier:
         own = {"features": self.features, "key": self.key, **self.settings}
         clone = type(self)(**(own | dict(new_params or {})))
         if include_attributes:
+            clone.predictor.restore(self.predictor.snapshot())
             clone.__setstate__(self.__getstate__())
         return clone
 
     def __reduce__(self) -> tuple[Any, ...]:
-        plain = type(self) is ExampleClassifier
-        return _restored, (plain, self.features, self.key, self.settings), self.__getstate__()
+        plain, data = type(self) is ExampleClassifier, self.predictor.to_bytes()
+        made_from = plain, self.features, self.key, self.settings, data
+        return _restored, made_from, self.__getstate__()
 
     def __getstate__(self) -> dict[str, Any]:
         examples = {key: msgspec.structs.astuple(one) for key, one in self._examples.items()}
         state = {name: getattr(self, name) for name in _PLAIN}
-        return {**state, "examples": examples, "snapshot": self.predictor.snapshot()}
+        return {**state, "examples": examples}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
-        self.predictor.restore(state["snapshot"])
         self._examples = {key: PendingExample(*one) for key, one in state["examples"].items()}
         for name in _PLAIN:
             setattr(self, name, state[name])
@@ -315,10 +332,17 @@ _PLAIN = ("_labels", "_positives", "_warned", "_lost")
 
 
 def _restored(
-    plain: bool, features: str | Sequence[str], key: str | None, settings: Mapping[str, Any]
+    plain: bool,
+    features: str | Sequence[str],
+    key: str | None,
+    settings: Mapping[str, Any],
+    data: bytes,
 ) -> Any:
-    """Return a classifier to put a state into, of River's class if it was one."""
-    return (ExampleClassifier if plain else _class())(features, key, **settings)
+    """Return a classifier around the predictor in `data`, of River's class if it was one."""
+    kind: type[ExampleClassifier] = ExampleClassifier if plain else _class()
+    made = kind.__new__(kind)
+    made._set(features, key, settings, Predictor.from_bytes(data))
+    return made
 
 
 @functools.cache

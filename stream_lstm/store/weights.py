@@ -6,11 +6,13 @@ Weights are a safetensors file, which contains nothing that can run:
 layer_0.kernel  float32 (F + H + 1, 4H)     layer_k.kernel  float32 (2H + 1, 4H)
 head.kernel     float32 (H + 1,)
 scaler.state    float32 (1 + 2F,), optional: the initial state of a new stream's scaler
+predictor.state uint8, optional: the whole state of a `Predictor`, see `predictors`
 metadata        format, version, gate_order, hidden, layers; features as a JSON list; scaling,
                 memory and clip, where they are known
 ```
 
-The version is "2" where there is a scaler's state, otherwise "1", which every release can read.
+The version is "3" with a predictor's state, else "2" with a scaler's state, else "1", which every
+release can read. The predictor of a bank has no other arrays than its state.
 Reading checks names, shapes that fit each other, and finite numbers.
 
 The history (`train --history`) is a Parquet file with a row for each epoch. The checkpoint
@@ -40,8 +42,8 @@ from ..typing import Float32s
 from .output import check_place, write_whole
 
 FORMAT = "stream-lstm-weights"
-VERSION, WITH_SCALER = "1", "2"
-SCALER = "scaler.state"
+VERSION, WITH_SCALER, WITH_STATE = "1", "2", "3"
+SCALER, STATE = "scaler.state", "predictor.state"
 GATE_ORDER = "i,f,g,o"
 SUFFIX, HISTORY_SUFFIX = ".safetensors", ".parquet"
 
@@ -63,12 +65,21 @@ def save_weights(
     weights: Mapping[str, Mapping[str, Any]],
     metadata: Mapping[str, str],
     scaler: Float32s | None = None,
+    state: bytes = b"",
 ) -> None:
-    """Save {layer: {"kernel": array}}; the format's own entries are added to `metadata`.
+    """Write the file of `weights_bytes`; OutputError where the operating system refuses."""
+    write_whole(path, weights_bytes(weights, metadata, scaler, state))
 
-    scaler: (1 + 2F,) the initial state of a new stream's scaler.
 
-    Raises OutputError where the operating system refuses to write.
+def weights_bytes(
+    weights: Mapping[str, Mapping[str, Any]],
+    metadata: Mapping[str, str],
+    scaler: Float32s | None = None,
+    state: bytes = b"",
+) -> bytes:
+    """Return a file of {layer: {"kernel": array}}; the format's entries are added to `metadata`.
+
+    scaler: (1 + 2F,) the initial state of a new stream's scaler. state: of a predictor.
     """
     tensors = {
         f"{layer}.kernel": np.ascontiguousarray(body["kernel"], np.float32)
@@ -77,14 +88,18 @@ def save_weights(
     about = {
         **metadata,
         "format": FORMAT,
-        "version": VERSION if scaler is None else WITH_SCALER,
+        "version": WITH_STATE if state else VERSION if scaler is None else WITH_SCALER,
         "gate_order": GATE_ORDER,
-        "hidden": str(len(tensors["head.kernel"]) - 1),
-        "layers": str(len(tensors) - 1),
     }
+    if weights:
+        about["hidden"] = str(len(tensors["head.kernel"]) - 1)
+        about["layers"] = str(len(tensors) - 1)
     if scaler is not None:
         tensors[SCALER] = np.ascontiguousarray(scaler, np.float32)
-    write_whole(path, safetensors.numpy.save(tensors, metadata=about))
+    arrays: dict[str, np.ndarray] = dict(tensors)
+    if state:
+        arrays[STATE] = np.frombuffer(state, np.uint8)
+    return safetensors.numpy.save(arrays, metadata=about)
 
 
 def load_weights(path: Path) -> tuple[Arrays, dict[str, str]]:
@@ -96,6 +111,7 @@ def load_weights(path: Path) -> tuple[Arrays, dict[str, str]]:
     """
     tensors, metadata = _read_weights(path)
     tensors.pop(SCALER, None)
+    tensors.pop(STATE, None)
     hidden, layers = _check_tensors(path, tensors)
     metadata |= {"hidden": str(hidden), "layers": str(layers)}
     order = [*(f"layer_{k}" for k in range(layers)), "head"]
@@ -113,6 +129,20 @@ def load_scaler(path: Path) -> Float32s | None:
     if state.dtype != np.float32 or state.ndim != 1 or not np.isfinite(state).all():
         raise DataError(f"{path}: {SCALER} is not a list of finite float32 numbers")
     return state
+
+
+def load_state(path: Path) -> bytes:
+    """Return the state of a predictor in a file of weights.
+
+    Raises what `load_weights` raises, and DataError where it contains weights only.
+    """
+    state = _read_weights(path)[0].get(STATE)
+    if state is None:
+        raise DataError(
+            f"{path} contains weights and no state of a predictor: start from them with "
+            f"Predictor(features, weights={str(path)!r})"
+        )
+    return np.asarray(state).tobytes()
 
 
 def _read(path: Path, what: str) -> tuple[dict[str, Any], dict[str, str]]:
@@ -135,7 +165,7 @@ def _read_weights(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     tensors, metadata = _read(path, "weights")
     readable = {
         "format": (FORMAT,),
-        "version": (VERSION, WITH_SCALER),
+        "version": (VERSION, WITH_SCALER, WITH_STATE),
         "gate_order": (GATE_ORDER,),
     }
     for key, wanted in readable.items():

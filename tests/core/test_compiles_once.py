@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from stream_lstm.core import snapshot
-from stream_lstm.core.predictor import Predictor
 from stream_lstm.core.session import Session
 from stream_lstm.events import Gap, Label, Prediction, Rollback, SessionStart, Ticks, Update
+from stream_lstm.interop.predictor import Predictor
 from stream_lstm.serve.runtime import compilations
 
 from ..engines import SMALL_BANK, settings

@@ -15,8 +15,8 @@ from stream_lstm.core.missing import (
     optional_columns,
 )
 from stream_lstm.core.old_ticks import NEVER, find_old
-from stream_lstm.core.predictor import Predictor
 from stream_lstm.errors import ConfigurationError, DataError
+from stream_lstm.interop.predictor import Predictor
 
 COLUMNS = ("bid", "ask", "size")
 

@@ -28,7 +28,7 @@ from stream_lstm import (
     replay_frame,
 )
 from stream_lstm.config import build
-from stream_lstm.errors import SnapshotError, UsageError
+from stream_lstm.errors import InputMissingError, SnapshotError, UsageError
 
 SETTINGS = {"window": 20, "stride": 5, "hidden": 4, "bptt": 10}
 
@@ -177,7 +177,9 @@ def test_a_label_that_may_be_revised_counts_when_it_is_settled(series: np.ndarra
     assert predictor.last_score is not None
     assert (predictor.last_score.n, predictor.last_score.label) == (20, 0)
     with pytest.raises(ConfigurationError, match="mapping of layers"):
-        Predictor("x", weights="w.safetensors")  # type: ignore[arg-type]
+        Predictor("x", weights=1)  # type: ignore[arg-type]
+    with pytest.raises(InputMissingError, match="no such file of weights"):
+        Predictor("x", weights="none.safetensors")
     with pytest.raises(ConfigurationError, match="there are size"):
         Predictor("price", "size")
 
@@ -218,7 +220,7 @@ def test_a_pickle_goes_to_another_process_and_names_no_code_but_the_class(tmp_pa
     (tmp_path / "p").write_bytes(data)
     names = [arg for op, arg, _ in pickletools.genops(data) if op.name == "SHORT_BINUNICODE"]
     modules = {name for name in names if name.startswith("stream_lstm")}
-    assert modules <= {"stream_lstm.core.predictor", "stream_lstm.events"}
+    assert modules <= {"stream_lstm.interop.predictor"}
     code = (
         "import pickle, sys\n"
         "p = pickle.load(open(sys.argv[1], 'rb'))\n"

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from stream_lstm import replay_frame
 from stream_lstm.cli.main import main
 from stream_lstm.core import replay
 from stream_lstm.errors import ConfigurationError, DataError
-from stream_lstm.interop.frames import replay_frame
 from stream_lstm.store.output import SCHEMA
 
 SMALL = {"hidden": 4, "window": 12, "bptt": 5}
@@ -36,7 +36,7 @@ def replayed(columns):
 
 def test_the_table_has_a_row_for_each_prediction_with_its_score(replayed):
     table, summary = replayed.table, replayed.summary
-    assert table.schema == SCHEMA
+    assert table.schema == SCHEMA.append(pa.field("time", pa.timestamp("ns", "UTC")))
     assert table.num_rows == summary["predictions"] == 29
     assert table["n"].to_pylist() == list(range(12, 300, 10))
     assert table["label"].null_count == 29 - summary["labels"]

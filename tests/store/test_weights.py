@@ -76,7 +76,7 @@ def write(path, *, about=None, **changed):
         ({"layer_1__kernel": np.zeros((8, 12), "f4")}, r"layer_1.kernel has the shape \(8, 12\)"),
         ({"head__kernel": np.array([0, np.nan, 0, 0], "f4")}, "not finite"),
         ({"about": {"format": "pt"}}, "has the format 'pt'"),
-        ({"about": {"version": "3"}}, "version '3'"),
+        ({"about": {"version": "4"}}, "version '4'"),
         ({"about": {"gate_order": "i,f,o,g"}}, "gate_order 'i,f,o,g'"),
     ],
 )

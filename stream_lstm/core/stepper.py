@@ -1,4 +1,4 @@
-"""The product as one object, for one stream and a caller's own loop."""
+"""One stream through a session, for a caller's own loop."""
 
 from __future__ import annotations
 
@@ -12,70 +12,58 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..config import build
-from ..errors import ConfigurationError, DataError, InputWarning, UsageError
+from ..config import Config, Members
+from ..errors import DataError, InputWarning, UsageError
 from ..events import NO_TIME, Label, OldTimes, Output, Prediction, Refusal, Score, Update
 from .atomic import AtomicSession
-from .expressions import columns_of
 from .features import CHECK_EVERY, FeatureMonitor, check_streams
 from .missing import optional_columns
 from .old_ticks import moment, reason
 
 STREAM = "series"
-"""Name of a predictor's one stream."""
+"""Name of the one stream by default."""
 
 
-class Predictor:
-    """An LSTM carried along one series.
+class Stepper:
+    """One stream through a session, one tick at a time; the base of `Predictor`.
 
-    features: expressions over the fields of a tick; the first is the target.
-    columns: names of the fields, in order; by default those that the features use, in the order
-    of their first use.
-    weights: weights to start from, {layer: {"kernel": array}}.
-    scaler: the state (1 + 2F,) that the scaler starts from, as a weights file may contain it.
-    settings: any key of the configuration's tables stream, model, scaling, learning and scoring,
-    such as `window=100`, `hidden=32`, `learn=True`, `labels="external"`.
+    config, columns, weights, scaler, members: as in `Session`. stream: the name of the stream.
 
-    Attributes: `columns`; `last_update`, the latest `Update` or None; `last_score`, the latest
-    `Score` or None.
+    Attributes: `columns`; `stream`; `last_update`, the latest `Update` or None; `last_score`, the
+    latest `Score` or None.
 
-    Raises ConfigurationError for a wrong setting or feature. Compiles on construction, which takes
-    a few seconds, and never afterwards.
+    Raises what `Session` raises.
     """
 
     def __init__(
         self,
-        features: Sequence[str] | str,
-        columns: Sequence[str] | str | None = None,
+        config: Config,
+        columns: Sequence[str],
         *,
+        stream: str = STREAM,
         weights: Mapping[str, Mapping[str, Any]] | None = None,
         scaler: npt.ArrayLike | None = None,
-        **settings: Any,
+        members: Members | None = None,
     ) -> None:
-        if weights is not None and not isinstance(weights, Mapping):
-            raise ConfigurationError(
-                f"weights must be a mapping of layers to kernels, not {type(weights).__name__}",
-                key="weights",
-            )
-        self._arguments = (features, columns, weights, scaler, settings)
-        named = [features] if isinstance(features, str) else list(features)
-        given = [columns] if isinstance(columns, str) else columns
-        self.columns = tuple(given or columns_of(named))
+        self.columns, self.stream = tuple(columns), stream
         self.last_update: Update | None = None
         self.last_score: Score | None = None
         self._prediction: Prediction | None = None
         self._refusal: Refusal | None = None
         self._old: OldTimes | None = None
-        native = {k: v.item() if isinstance(v, np.generic) else v for k, v in settings.items()}
-        config = build({"features": named, **native})
         self._optional = frozenset(optional_columns(config.stream, self.columns))
         self._session = AtomicSession(
-            config, self.columns, self._take, weights=weights, scaler=scaler, echo=True
+            config,
+            self.columns,
+            self._take,
+            weights=weights,
+            scaler=scaler,
+            members=members,
+            echo=True,
         )
-        check_streams(self._session.others, [STREAM])
+        check_streams(self._session.others, [stream])
         self._clipping, self._unchecked = FeatureMonitor(config), 0
-        if config.stream.on_old_time == "warn":
-            self._session.on_old_ticks(self._note_old)
+        self._watch_order(config.stream.on_old_time == "warn")
 
     def step(
         self, fields: Mapping[str, float] | Sequence[float], t_ns: int = NO_TIME
@@ -95,7 +83,7 @@ class Predictor:
         """
         values, time = self.row(fields), _time(t_ns)
         self._prediction = self._refusal = None
-        self._session.tick(STREAM, time, values, seq=0)
+        self._session.tick(self.stream, time, values, seq=0)
         if self._refusal is not None:
             raise DataError(f"the tick is refused: {self._refusal.reason}")
         self._unchecked += 1
@@ -121,7 +109,7 @@ class Predictor:
         if self._session.config.stream.labels != "external":
             raise UsageError('peek needs external labels; construct with labels="external"')
         values, time = self.row(fields), _time(t_ns)
-        return self._session.read(lambda session: session.peek(STREAM, time, values))
+        return self._session.read(lambda session: session.peek(self.stream, time, values))
 
     def learn(self, label: float | bool, n: int | None = None) -> Score | None:
         """Label a prediction, score it, and learn from it if `learn=True`.
@@ -144,7 +132,7 @@ class Predictor:
             raise DataError(f"the label is refused: {label!r:.60} is not a number") from None
         if n is not None:
             n = _prediction_number(n)
-        stream = self._session.streams.get(STREAM)
+        stream = self._session.streams.get(self.stream)
         oldest = None if stream is None else stream.ledger.oldest()
         if n is None:
             if oldest is None:
@@ -152,7 +140,7 @@ class Predictor:
             n = oldest.n
         self._refusal = None
         before = self.last_score
-        self._session.label(Label(STREAM, n, y))
+        self._session.label(Label(self.stream, n, y))
         if self._refusal is not None:
             raise DataError(f"the label is refused: {self._refusal.reason}")
         return None if self.last_score is before else self.last_score
@@ -169,7 +157,7 @@ class Predictor:
 
     def weights(self) -> dict[str, dict[str, np.ndarray]]:
         """Return copies of the current weights, {layer: {"kernel": float32 array}}."""
-        weights: dict[str, dict[str, np.ndarray]] = self._session.weights_for(STREAM)
+        weights: dict[str, dict[str, np.ndarray]] = self._session.weights_for(self.stream)
         return weights
 
     def snapshot(self) -> bytes:
@@ -182,16 +170,6 @@ class Predictor:
         Raises SnapshotError if the bytes are damaged or belong to other settings.
         """
         self._session.restore(data)
-
-    def __getstate__(self) -> dict[str, Any]:
-        latest = self.last_update, self.last_score
-        return {"made": self._arguments, "snapshot": self.snapshot(), "latest": latest}
-
-    def __setstate__(self, state: Mapping[str, Any]) -> None:
-        features, columns, weights, scaler, settings = state["made"]
-        self.__init__(features, columns, weights=weights, scaler=scaler, **settings)  # type: ignore[misc]
-        self.restore(state["snapshot"])
-        self.last_update, self.last_score = state["latest"]
 
     def row(self, fields: Mapping[str, float] | Sequence[float]) -> list[float]:
         """Return the values of a tick in the order of `columns`; DataError for a missing one."""
@@ -236,13 +214,17 @@ class Predictor:
             )
         return fields
 
+    def _watch_order(self, watches: bool) -> None:
+        """Warn about the next old tick, or about none from now on."""
+        self._watches_order, self._old = watches, None
+        self._session.on_old_ticks(self._note_old if watches else None)
+
     def _note_old(self, old: OldTimes) -> None:
         self._old = old
 
     def _warn(self, old: OldTimes) -> None:
         """Warn about the first old tick only."""
-        self._session.on_old_ticks(None)
-        self._old = None
+        self._watch_order(False)
         why = reason(moment(old.t_ns), moment(old.latest_ns))
         text = f'the tick is taken although {why}; on_old_time="refuse" refuses such ticks'
         warnings.warn(text, InputWarning, stacklevel=3)
