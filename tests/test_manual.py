@@ -14,6 +14,7 @@ import math
 import re
 import runpy
 import shlex
+import threading
 from pathlib import Path
 from typing import Any, get_args
 
@@ -310,7 +311,7 @@ def python_blocks(word: str) -> list[str]:
 def test_the_example_of_a_predictor_runs(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    for example in set(python_blocks("Predictor(")):
+    for example in set(python_blocks("predictor.step(")):
         assert len(example.strip().splitlines()) <= 16
         (tmp_path / "example.py").write_text(example, encoding="utf-8")
         runpy.run_path(str(tmp_path / "example.py"))
@@ -367,6 +368,44 @@ def test_the_example_of_asyncio_runs(capsys: pytest.CaptureFixture[str]) -> None
         return printed
 
     assert "stream='EURUSD', n=7" in asyncio.run(until_printed())
+
+
+def test_the_example_from_a_file_to_a_live_feed_runs(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The live predictions are those of one replay of the file and what the feed sends."""
+    (block,) = python_blocks("predictor.follow(")
+    assert len(block.strip().splitlines()) <= 25
+    prices = (100 * np.exp(np.cumsum(np.random.default_rng(0).normal(size=400)) * 1e-4)).tolist()
+    t_ns = [(1_700_000_000 + k) * 1_000_000_000 for k in range(400)]
+    lines = [f"{time},{price!r}" for time, price in zip(t_ns, prices, strict=True)]
+    (tmp_path / "prices.csv").write_text("\n".join(["time,price", *lines[:300]]) + "\n")
+    (tmp_path / "all.csv").write_text("\n".join(["time,price", *lines]) + "\n")
+    monkeypatch.chdir(tmp_path)
+
+    def publish() -> None:
+        out.wait_for_subscribers(1, timeout_s=60)
+        for time, price in zip(t_ns[300:], prices[300:], strict=True):
+            out.publish("S", time, [price])
+        out.end()
+
+    with stream_lstm.Publisher("tcp://127.0.0.1:*", columns=["price"]) as out:
+        feed = threading.Thread(target=publish)
+        feed.start()
+        (tmp_path / "example.py").write_text(
+            block.replace("tcp://127.0.0.1:5555", out.endpoint), encoding="utf-8"
+        )
+        names = runpy.run_path(str(tmp_path / "example.py"))
+        feed.join()
+    whole = stream_lstm.Predictor("log_return(price)", window=50, learn=True).replay("all.csv")
+    made = whole.table.slice(names["history"].table.num_rows).select(["n", "p"]).to_pylist()
+    wanted = [f"after element {one['n']}: p = {one['p']:.3f}" for one in made]
+    printed = capsys.readouterr().out.splitlines()
+    assert len(wanted) == 10
+    assert [line for line in printed if line.startswith("after element")] == wanted
+    assert names["predictor"].snapshot() == whole.predictor.snapshot()
+    saved = stream_lstm.Predictor.load("prices.safetensors")
+    assert saved.snapshot() == whole.predictor.snapshot()
 
 
 def test_the_picture_of_evidence_is_drawn_from_a_file_of_results(

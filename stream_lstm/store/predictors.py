@@ -40,11 +40,11 @@ class SavedPredictor(msgspec.Struct, frozen=True, array_like=True):
 
 
 def chosen(config: Config) -> dict[str, Any]:
-    """Return the settings that differ from their default, without the file of weights."""
+    """Return the settings that differ from their default, without those that name files."""
     return {
         key: value
         for key, value in flatten(config).items()
-        if value != _DEFAULTS[key] and key != "weights"
+        if value != _DEFAULTS[key] and key not in ("weights", "compile_cache")
     }
 
 
