@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import signal
+import time
 from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
@@ -35,6 +36,7 @@ from ..schema import SecurityConfig
 from ..serve.web import refusal
 from .figures import panels
 from .report import card, facts_css, head_html, template
+from .status import pulse, script
 from .track import Track
 from .watcher import Watcher
 from .words import facts, verdict
@@ -86,9 +88,16 @@ class LivePage:
         self._notes = [
             Div(name=f"note-{p.name}", text="", margin=(6, 0, 0, 0)) for p in self._panels
         ]
+        self._pulse = Div(name="pulse", visible=False)
         self.refresh()
         self._chooser.on_change("value", self._choose)
-        for root in (self._chooser, self._head, *self._notes, *(p.figure for p in self._panels)):
+        for root in (
+            self._pulse,
+            self._chooser,
+            self._head,
+            *self._notes,
+            *(p.figure for p in self._panels),
+        ):
             document.add_root(root)
         document.title = "stream-lstm"
         document.template = template()
@@ -98,6 +107,7 @@ class LivePage:
             runs=[{"panels": self._cards}],
             comparison=None,
             facts_css=facts_css(),
+            status_script=script(),
             footer=f"stream-lstm {__version__}. This page puts no load on the daemon.",
         )
         document.add_periodic_callback(self.refresh, EVERY_MS)
@@ -119,8 +129,8 @@ class LivePage:
             stream = self._streams.get(str(self._chooser.value), str(self._chooser.value))
             track = self._watcher.tracks.get(stream) or Track(stream)
             status = self._watcher.status(stream)
-            bad = status.bad or bool(self._watcher.trouble)
-            text = head_html(_sentence(verdict(track)), facts(track), status.reason, bad=bad)
+            self._pulse.tags = [pulse(status, label(stream), time.time_ns())]
+            text = head_html(_sentence(verdict(track)), facts(track))
             if self._head.text != text:
                 self._head.text = text
             state = _state(track)

@@ -79,9 +79,9 @@ def facts_css() -> str:
     return (FOLDER / "facts.css").read_text(encoding="utf-8")
 
 
-def head_html(verdict: str, facts: list[Fact], status: str, *, bad: bool) -> str:
+def head_html(verdict: str, facts: list[Fact]) -> str:
     """Return the head of the live page."""
-    return str(template().module.head(verdict, facts, status, bad))  # type: ignore[attr-defined]
+    return str(template().module.head(verdict, facts))  # type: ignore[attr-defined]
 
 
 def card(panel: Panel, root: str, track: Track, note: str = "") -> dict[str, Any]:

@@ -1,11 +1,19 @@
-"""What a page knows of a daemon and of each stream: live, late, ended, or the daemon is lost."""
+"""What a page knows of a daemon and of each stream: live, late, ended, or the daemon is lost.
+
+The page's server sends the status of the shown stream as a pulse each second. The script
+`status.js` shows it, and decides in the browser that the daemon is lost when no pulse comes. It
+sets the text of the element `status`, the title, and `data-status` of the root element, by which
+style sheets choose the colour.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
+from ..quoting import json_line
 from ..serve.status import Arrivals, Status, timed, words
 from .words import moment
 
@@ -91,6 +99,17 @@ class Liveness:
         status = timed(float(self._arrivals.interval_s[row]), age_s, "prediction")
         status = status._replace(reason=f"{status.name.capitalize()}; {status.reason}.")
         return status, f"the last prediction came at {moment(round(last_s * S))}"
+
+
+def script() -> str:
+    """Return the script of the live page."""
+    return (Path(__file__).parent / "status.js").read_text(encoding="utf-8")
+
+
+def pulse(status: Status, stream: str, now_ns: int) -> str:
+    """Return what the script expects in the first tag of a model named `pulse`."""
+    shown = {"name": status.name, "stream": stream, "reason": status.reason}
+    return json_line(shown | {"sent_ns": str(now_ns)})
 
 
 def _joined(text: str, last: str) -> str:

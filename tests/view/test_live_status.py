@@ -1,0 +1,102 @@
+"""The status in a real browser: the page itself finds that its server or the daemon is gone."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from stream_lstm.events import Prediction
+from stream_lstm.feed.predictions import PredictionPublisher
+
+from .browser import Tab, chromium
+from .test_live_page import PATIENCE_MS, end, start
+
+pytest.importorskip("bokeh", reason="bokeh is not installed")
+pytestmark = pytest.mark.slow
+
+RED = "rgb(211, 47, 47)"
+GREY = "rgb(138, 146, 156)"
+GREEN = "rgb(0, 158, 115)"
+AMBER = "rgb(230, 159, 0)"
+
+
+class Page:
+    """A page of `watch` whose daemon is a publisher in this process."""
+
+    def __init__(self, browser: Any) -> None:
+        self.publisher = PredictionPublisher("tcp://127.0.0.1:*")
+        self.watch, line = start("watch", "--connect", self.publisher.endpoint, "--port", 0)
+        self.url = next(word for word in line.split() if word.startswith("http://"))
+        self.publisher.wait_for_subscribers(1, 30)
+        self.tab = Tab(browser)
+        self.n = 0
+
+    def predict(self) -> None:
+        self.n += 10
+        self.publisher.publish(Prediction("price<b>", self.n, time.time_ns(), 0.6))
+        self.beat("live")
+
+    def beat(self, status: str) -> None:
+        self.publisher.heartbeat("price<b>", self.n + 1, status=status)
+
+    def wait(self, name: str, work: Callable[[], None] = lambda: None) -> tuple[str, str, str]:
+        """Wait for a status, doing `work` meanwhile; return its colour, text and title."""
+        for _ in range(PATIENCE_MS // 100):
+            work()
+            if self.tab.page.evaluate("document.documentElement.dataset.status") == name:
+                break
+            self.tab.page.wait_for_timeout(100)
+        assert self.tab.page.evaluate("document.documentElement.dataset.status") == name
+        place = self.tab.page.locator("#status")
+        colour = place.evaluate("(one) => getComputedStyle(one).borderLeftColor")
+        return colour, place.inner_text(), self.tab.page.title()
+
+
+@pytest.fixture
+def page() -> Iterator[Page]:
+    with chromium() as browser:
+        made = Page(browser)
+        yield made
+        made.tab.close()
+        if made.watch.poll() is None:
+            end(made.watch)
+        made.publisher.close()
+
+
+def test_the_colours_of_a_stream(page: Page) -> None:
+    page.predict()
+    page.tab.open(page.url)
+    colour, text, title = page.wait("live", page.predict)
+    assert (colour, title) == (GREEN, "● live: price<b> - stream-lstm")
+    assert text.startswith("Live; the last prediction came")
+    colour, text, _ = page.wait("late", lambda: page.beat("late"))
+    assert colour == AMBER
+    assert "this stream's feed is late; the last prediction came at" in text
+    colour, text, title = page.wait("ended", lambda: page.beat("ended"))
+    assert (colour, title) == (GREY, "■ ended: price<b> - stream-lstm")
+    assert text.startswith("The feed has ended; the last prediction came at")
+    page.wait("live", page.predict)
+    colour, text, _ = page.wait("lost")
+    assert colour == RED, "the daemon is silent"
+    assert "is not heard" in text
+    page.wait("live", page.predict)
+    assert page.tab.errors == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_the_browser_finds_that_the_server_is_gone(page: Page, number: signal.Signals) -> None:
+    page.predict()
+    page.tab.open(page.url)
+    page.wait("live", page.predict)
+    page.watch.send_signal(number)
+    colour, text, title = page.wait("lost", page.predict)
+    assert (colour, title) == (RED, "✕ lost: price<b> - stream-lstm")
+    assert text.startswith("This page has heard nothing for ")
+    assert "Last status: Live; the last prediction came" in text
+    if number == signal.SIGSTOP:
+        page.watch.send_signal(signal.SIGCONT)
+        page.wait("live", page.predict)
