@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import typer
 
 from ..closing import Closing
-from ..errors import UsageError
+from ..errors import StreamLSTMError, UsageError
 from ..events import Input, Notice, Output, Prediction
 from ..quoting import json_line, printable
+from ..schema import LogFormat
 from ..serve.logs import Pipe, to_standard_error
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 Level: TypeAlias = Literal["quiet", "normal", "verbose"]
 
 _level: list[Level] = ["normal"]
+_log_format: list[LogFormat] = ["text"]
 
 
 def set_level(*, quiet: bool, verbose: bool) -> None:
@@ -42,6 +44,11 @@ def set_level(*, quiet: bool, verbose: bool) -> None:
     if quiet and verbose:
         raise UsageError("--quiet and --verbose exclude each other: omit one")
     _level[0] = "quiet" if quiet else "verbose" if verbose else "normal"
+
+
+def set_log_format(form: LogFormat) -> None:
+    """Set what warnings and errors are printed as."""
+    _log_format[0] = form
 
 
 def is_quiet() -> bool:
@@ -74,14 +81,17 @@ def result(record: Any, lines: Iterable[str], *, as_json: bool) -> None:
 
 
 def note(*lines: str) -> None:
-    """Print lines on standard error, unless quiet."""
-    if not is_quiet():
+    """Print lines on standard error, unless quiet or in a log of JSON."""
+    if not is_quiet() and _log_format[0] == "text":
         typer.echo("\n".join(map(printable, lines)), err=True)
 
 
 def warn(line: str) -> None:
     """Print a line on standard error in this program's name, unless quiet."""
-    note(f"stream-lstm: {line}")
+    if _log_format[0] == "text":
+        note(f"stream-lstm: {line}")
+    elif not is_quiet():
+        _say_as_json("start", "warning", line)
 
 
 def detail(line: str) -> None:
@@ -90,9 +100,22 @@ def detail(line: str) -> None:
         warn(line)
 
 
-def report_error(line: str, *more: str) -> None:
+def report_error(error: StreamLSTMError) -> None:
     """Print an error on standard error."""
+    if _log_format[0] == "json":
+        _say_as_json("failed", "error", *error.lines, exit_code=error.exit_code)
+        return
+    line, *more = error.lines or ("",)
     typer.echo("\n".join(map(printable, (f"stream-lstm: {line}", *more))), err=True)
+
+
+def _say_as_json(
+    event: str, level: Literal["warning", "error"], *lines: str, **fields: Any
+) -> None:
+    from ..serve.logs import Log
+
+    log = Log("json", lambda line: typer.echo(line, err=True))
+    log.say(event, *lines, level=level, **fields)
 
 
 def columns(rows: Sequence[Sequence[str]], widths: Sequence[int] = ()) -> list[str]:

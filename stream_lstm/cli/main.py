@@ -274,7 +274,7 @@ def main() -> None:
         with leave_on_signals():
             app()
     except StreamLSTMError as error:
-        report_error(*error.lines)
+        report_error(error)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         # the reader of our output is gone, so there is nobody to report to

@@ -8,9 +8,11 @@ the configuration, which the command receives as resolved `Settings`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import inspect
+import os
 import re
 import typing
 import warnings
@@ -22,13 +24,13 @@ import msgspec
 import typer
 
 from ..config import KEYS, TABLES, Config, nearest
-from ..errors import ConfigurationError, InputMissingError, UsageError
+from ..errors import ConfigurationError, InputMissingError, StreamLSTMError, UsageError
 from ..feed.dialect import Asked
 from ..feed.input_file import SYNTHETIC_TICKS, InputFile, LabelColumn, SyntheticInput
 from ..feed.synthetic import SOURCES
-from ..schema import OnBad
-from .console import detail, set_level, warn
-from .settings import Settings, resolve, split_list
+from ..schema import LogFormat, OnBad
+from .console import detail, set_level, set_log_format, warn
+from .settings import Settings, read_toml, resolve, split_list
 
 # ---- flags of the configuration -------------------------------------------------------------
 
@@ -565,6 +567,7 @@ def options(
             quiet, verbose = given.pop("quiet"), given.pop("verbose")
             if quiet or verbose:  # otherwise the level given before the command stays
                 set_level(quiet=quiet, verbose=verbose)
+            set_log_format(_log_format(given) if "log_format" in keys else "text")
             settings = _settings(keys, given, implied) if configured else None
             arguments = {name: given.pop(name) for name in list(given) if name not in keys}
             built = {} if settings is None else {"settings": settings}
@@ -600,6 +603,15 @@ def _flattened(
             if field.name not in without:
                 parameters[field.name] = _parameter(field.name, hints[field.name], field.default)
     return parameters, groups
+
+
+def _log_format(given: Mapping[str, Any]) -> LogFormat:
+    """Return the wanted format of the log, also if the other settings have errors."""
+    wanted = given["log_format"] or os.environ.get("STREAM_LSTM_LOG_FORMAT")
+    if wanted is None and given["config"] is not None:
+        with contextlib.suppress(StreamLSTMError):
+            wanted = read_toml(given["config"]).get("log_format")
+    return "json" if wanted == "json" else "text"
 
 
 def _settings(

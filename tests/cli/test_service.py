@@ -519,3 +519,19 @@ def test_the_summary_beside_a_json_log_is_json(cli, tmp_path):
         done = cli("run", *feed, *SMALL, "--log-format", "json")
     assert done.json()["ticks"] == 0
     assert all(json.loads(line)["event"] for line in done.err.splitlines())
+
+
+@pytest.mark.parametrize("by", ["flag", "environment", "file"])
+def test_warnings_and_errors_before_the_log_is_open_are_json_too(cli, tmp_path, monkeypatch, by):
+    path = tmp_path / "s.toml"
+    path.write_text("[stream]\ntable = true\n" + '[serve]\nlog_format = "json"\n' * (by == "file"))
+    given = ["--config", path] + ["--log-format", "json"] * (by == "flag")
+    if by == "environment":
+        monkeypatch.setenv("STREAM_LSTM_LOG_FORMAT", "json")
+    done = cli("run", *given, "--feature", "x", "-v")
+    records = [json.loads(line) for line in done.err.splitlines()]
+    assert [record["event"] for record in records] == ["start", "failed"]
+    done = cli("run", *given, "--hidden", "0")
+    (failed,) = (json.loads(line) for line in done.err.splitlines())
+    assert (failed["event"], failed["exit_code"]) == ("failed", done.code)
+    assert "hidden" in failed["message"]
