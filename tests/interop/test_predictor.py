@@ -224,14 +224,15 @@ def test_a_saved_predictor_continues_to_the_same_bits(tmp_path, kind, ticks):
     assert state(loaded) == state(made)
 
 
-def test_a_saved_predictor_keeps_what_it_started_from(tmp_path):
-    """Rollback and twins go back to the first weights, which are not those of the present."""
+@pytest.mark.parametrize("sharing", ["shared", "per-stream"])
+def test_a_saved_predictor_keeps_what_it_started_from(tmp_path, sharing):
+    """A stream that has not begun starts from the first weights, and a rollback ends there."""
     first = Predictor(FEATURE, learn=True, **SMALL)
     stepped(first, 0, 100)
     first.save(tmp_path / "first.safetensors")
-    weights, scaler = load_weights(tmp_path / "first.safetensors")[0], None
+    weights, _ = load_weights(tmp_path / "first.safetensors")
     scaler = load_scaler(tmp_path / "first.safetensors")
-    settings = SMALL | {"learn": True, "twins": ["frozen"]}
+    settings = SMALL | {"learn": True, "twins": ["frozen"], "sharing": sharing}
     second = Predictor(FEATURE, weights=weights, scaler=scaler, **settings)
     second.save(tmp_path / "second.safetensors")
     loaded = Predictor.load(tmp_path / "second.safetensors")
