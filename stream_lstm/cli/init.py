@@ -11,6 +11,7 @@ import shlex
 import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -93,6 +94,14 @@ def command(
     force: Annotated[
         bool, typer.Option("--force", "--overwrite", help="Replace a file of that name.")
     ] = False,
+    container: Annotated[
+        bool,
+        typer.Option(
+            "--container",
+            help="Also write, beside it, a Containerfile, a compose file, and the scrape "
+            "configuration and alerts of a Prometheus.",
+        ),
+    ] = False,
     wait: Annotated[
         float,
         typer.Option(
@@ -114,6 +123,9 @@ def command(
         raise UsageError(f"--out {out} is the file that is read; name another")
     if out.exists() and not force:
         raise UsageError(f"{out} exists already; --force replaces it")
+    beside = container_files(out.parent) if container else {}
+    if (there := [str(path) for path in beside if path.exists()]) and not force:
+        raise UsageError(f"{there[0]} exists already; --force replaces it")
     name = shlex.quote(str(out))
     if source is None:
         draft = Draft({}, (), (), f"stream-lstm run --config {name}", {})
@@ -123,16 +135,35 @@ def command(
         draft = draft_file(InputFile(Path(source), "file"), str(out))
     text = render(source, draft)
     build(parse_tables(tomllib.loads(text)))
-    try:
-        out.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"cannot write {out}: {error.strerror}") from None
+    for path, content in {out: text, **beside}.items():
+        try:
+            path.write_text(content, encoding="utf-8")
+        except OSError as error:
+            raise OutputError(f"cannot write {path}: {error.strerror}") from None
     commands = [f"stream-lstm check-config {name}", draft.run]
     if as_json:
         say_json({"file": str(out), "source": source, **draft.facts, "next": commands})
         return
-    note(f"Wrote {out}.", *draft.notes, "Next, type:")
+    note(f"Wrote {', '.join(map(str, (out, *beside)))}.", *draft.notes, "Next, type:")
     say(*commands)
+
+
+CONTAINER = (
+    "container/Containerfile",
+    "container/compose.yaml",
+    "monitoring/prometheus.yml",
+    "monitoring/alerts.yml",
+)
+"""Data files of the package that `--container` writes."""
+
+
+def container_files(folder: Path) -> dict[Path, str]:
+    """Return the files of a container for `folder`, and their contents."""
+    data = files("stream_lstm") / "data"
+    return {
+        folder / name.rpartition("/")[2]: (data / name).read_text(encoding="utf-8")
+        for name in CONTAINER
+    }
 
 
 def draft_file(file: InputFile, config: str) -> Draft:

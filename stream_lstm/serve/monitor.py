@@ -322,6 +322,9 @@ def store(daemon: Daemon) -> Iterator[Metric]:
     yield gauge(
         "store_waiting_bytes", "Bytes that wait to be written.", daemon.store.waiting_bytes
     )
+    size, free = daemon.store.disk()
+    yield gauge("store_bytes", "Size of the store and its log.", size)
+    yield gauge("disk_free_bytes", "Free space beside the store.", free)
     yield counter("store_retries", "Failed writes that were retried.", figures["retries"])
     yield counter(
         "store_inputs_left_out", "Inputs that could not be stored.", figures["inputs_left_out"]

@@ -13,7 +13,9 @@ snapshot begins a new file where the old one is gone.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import sqlite3
 import threading
 import time
@@ -419,6 +421,17 @@ class Store:
             "inputs_left_out": self._left_out,
             "retries": 0 if writer is None else writer.retries,
         }
+
+    def disk(self) -> tuple[int, int]:
+        """Return the bytes of the store with its log, and those that are free beside it."""
+        size = 0
+        for name in (self.path.name, f"{self.path.name}-wal"):
+            with contextlib.suppress(OSError):
+                size += self.path.with_name(name).stat().st_size
+        try:
+            return size, shutil.disk_usage(self.path.parent).free
+        except OSError:
+            return size, 0
 
     def close(self, *, whole: bool = True) -> None:
         """Take a last snapshot, write the rest, and release the lock; may be called twice.

@@ -239,7 +239,11 @@ def serve(
     server.start()
     loop = server.io_loop
     for number in STOP_SIGNALS:
-        signal.signal(number, lambda *_: loop.add_callback_from_signal(loop.stop))
+        try:
+            loop.asyncio_loop.add_signal_handler(number, loop.stop)  # type: ignore[attr-defined]
+        except NotImplementedError:  # on Windows
+            signal.set_wakeup_fd(-1)
+            signal.signal(number, lambda *_: loop.add_callback_from_signal(loop.stop))
     ready(f"http://{HOST}:{server.port}/")
     tending = PeriodicCallback(tend, EVERY_MS)
     tending.start()

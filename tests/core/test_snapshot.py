@@ -123,7 +123,7 @@ def test_a_state_that_was_written_is_not_kept():
 
 # The names in the bytes: older snapshots must stay readable, whatever the code calls them.
 NAMES = {
-    "snapshot": "fingerprint learned table sides scores frozen",
+    "snapshot": "fingerprint learned table sides scores frozen settings",
     "table": "names sources pending_sources ints carry memory_t memory_v last pending own",
     "side": "tape trace mixture twin recalibration ledger owed waiting",
     "ledger": "waiting held early closed expired",
