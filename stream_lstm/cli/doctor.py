@@ -119,7 +119,7 @@ def command(
     """
     file = msgspec.structs.replace(source.input(), on_bad_row="skip")
     start = clocks.perf_counter()
-    if source.file is not None and _is_store(source.file):
+    if source.file is not None and _is_store(file.path):
         if labels.label_column is not None:
             raise UsageError("--label-column is for a file; a store has its own labels")
         case, name = store_case(file, source.stream, settings)

@@ -295,7 +295,9 @@ class RowOptions(TableOptions):
         warns: whether to print what is odd about the form of a table of text.
         """
         from ..feed.protocol import check_name
+        from ..feed.spool import as_file
 
+        path = as_file(path)
         name = path.name.split(".")[0] if name is None else name
         try:
             check_name(name)
@@ -332,7 +334,7 @@ class FileOptions(RowOptions):
         typer.Argument(
             metavar="FILE",
             help="A table: text (CSV and the like, also packed), JSON, .xlsx, Parquet, "
-            "Arrow, Feather or .npy.",
+            "Arrow, Feather or .npy. - is standard input.",
         ),
     ] = None
     synthetic: Annotated[

@@ -58,7 +58,7 @@ def command(
         typer.Argument(
             metavar="FILE...",
             help="CSV or TSV (also .gz, .zst), Parquet, Arrow, Feather or .npy. Several files are "
-            "merged by time, and each is a stream: NAME=FILE names it.",
+            "merged by time, and each is a stream: NAME=FILE names it. - is standard input.",
         ),
     ] = None,
     source: FileOptions,
