@@ -3,6 +3,7 @@
 import contextlib
 import json
 import tracemalloc
+from importlib.resources import files
 
 import msgspec
 import numpy as np
@@ -201,6 +202,40 @@ def test_wrong_ticks_are_refused_with_what_and_where(fields, said):
         ticks(pack(**fields))
     assert said in str(caught.value)
     assert "tick/X/" in str(caught.value)
+
+
+def rows_of_the_manual():
+    page = (files("stream_lstm") / "manual" / "wire.md").read_text()
+    table = page.split("| field | type | least | most |\n|---|---|---|---|\n")[1].split("\n\n")[0]
+    return [[cell.strip(" `") for cell in row.split("|")[1:-1]] for row in table.splitlines()]
+
+
+def accepts(field, value):
+    name = "label/X/" if field == "n" else "tick/X/"
+    decode = wire.decode_label if field == "n" else DECODER.decode
+    rest = {"y": 1} if field == "n" else {"values": [1.0, 2.0]}
+    try:
+        decode(name.encode(), msgspec.msgpack.encode({"v": 1, **rest, field: value}))
+    except DecodeError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(("field", "kind", "least", "most"), rows_of_the_manual())
+def test_the_ranges_of_the_manual_are_those_of_the_decoder(field, kind, least, most):
+    low, high = int(least), int(most)
+    if kind.startswith("string"):
+        assert accepts(field, "x" * low)
+        assert accepts(field, "x" * high)
+        assert not accepts(field, "x" * (high + 1))
+        assert not accepts(field, 5)
+        return
+    assert accepts(field, low)
+    assert accepts(field, high)
+    for value in (low - 1, high + 1):
+        if -(2**63) <= value < 2**64:  # MessagePack has no other integers
+            assert not accepts(field, value)
+    assert not accepts(field, "1")
 
 
 @pytest.mark.parametrize("encoder", [msgspec.msgpack, msgspec.json])
