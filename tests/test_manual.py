@@ -183,7 +183,6 @@ def flags_of(command: Any) -> set[str]:
 def test_every_flag_in_the_text_exists() -> None:
     known = {
         "--version",
-        "--install-completion",
         *(flag for command in LEAVES.values() for flag in flags_of(command)),
     }
     for name, text in DOCUMENTS.items():

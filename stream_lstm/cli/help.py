@@ -1,11 +1,15 @@
 """`stream-lstm help`: the pages of the manual, the files of the package, the help of a command.
 
+`stream-lstm completion` prints what a shell reads to complete commands and options.
+
 A terminal gets a page as rendered Markdown, everything else the text. A link from page to page
 becomes the command that shows the other page.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 import sys
 import textwrap
@@ -13,8 +17,10 @@ from importlib.resources import files
 from typing import Annotated, Any
 
 import typer
+from typer.completion import shell_complete
 
 from ..errors import UsageError, nearest
+from .options import options
 
 PACKAGE = files("stream_lstm")
 
@@ -23,6 +29,10 @@ DATA_FILES = {
     "stream-lstm.service": "a systemd unit for run",
 }
 """Files that `help` prints; the dashboard has a command of its own."""
+
+PROGRAM, VARIABLE = "stream-lstm", "_STREAM_LSTM_COMPLETE"
+
+SHELLS = ("bash", "zsh", "fish", "powershell", "pwsh")
 
 _COMMENT = re.compile(r"<!--.*?-->\n*", re.DOTALL)
 _LINK = re.compile(r"\[([^\]]+)\]\(([a-z]+)\.md(?:#[^)]*)?\)")
@@ -53,6 +63,26 @@ def command(ctx: typer.Context, words: WordsArgument = None) -> None:
         raise UsageError(
             f"no help on {topic!r}{nearest(topic, known)}; 'stream-lstm help' lists the topics"
         )
+
+
+@options()
+def completion(
+    *,
+    ctx: typer.Context,
+    shell: Annotated[
+        str, typer.Argument(metavar="|".join(SHELLS), help="The shell.", show_default=False)
+    ],
+) -> None:
+    """Print what completes commands and options in a shell.
+
+    Example: eval "$(stream-lstm completion bash)"
+    """
+    if shell not in SHELLS:
+        raise UsageError(f"no completion for {shell!r}; name one of {', '.join(SHELLS)}")
+    root = ctx.find_root().command
+    with contextlib.redirect_stdout(io.StringIO()) as text:
+        shell_complete(root, {}, PROGRAM, VARIABLE, f"source_{shell}")
+    typer.echo(text.getvalue().strip())  # zsh looks for its mark in the first line of a file
 
 
 def topics() -> list[str]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import typer
+import typer.completion
 from typer.core import TyperCommand, TyperGroup
 
 from .. import __version__
@@ -37,6 +38,7 @@ from . import (
 )
 from .console import report_error, set_level
 from .help import command as show_help
+from .help import completion
 from .options import QuietOption, VerboseOption
 
 CLOSE = 0.8
@@ -190,9 +192,11 @@ app = typer.Typer(
     "element the probability that the next one is positive. Start with: stream-lstm demo",
     no_args_is_help=True,
     context_settings=HELP,
+    add_completion=False,  # its flags guess the shell, and print the script of a wrong one
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+typer.completion.get_completion_inspect_parameters()  # makes the shells known
 
 
 def _add(group: typer.Typer, name: str, function: Callable[..., None]) -> None:
@@ -242,6 +246,7 @@ for name, function in (
     ("look", look.command),
     ("init", init.command),
     ("listen", init.listen),
+    ("completion", completion),
     ("help", show_help),
 ):
     _add(app, name, function)

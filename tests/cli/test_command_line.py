@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -114,8 +115,35 @@ def test_a_shell_can_complete_commands_and_options(shell):
 
     assert "--state-check" in completed("stream-lstm replay --state-c").stdout
     assert "inspect" in completed("stream-lstm insp").stdout
-    known = os.environ | {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
-    assert "_COMPLETE" in ran("--show-completion", shell, env=known).stdout
+    script = ran("completion", shell).stdout
+    assert f"complete_{shell}" in script
+    assert script.startswith("#compdef ") == (shell == "zsh")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("bash") is None or os.name == "nt", reason="there is no bash")
+def test_bash_completes_what_is_typed_whatever_shell_runs_the_command(tmp_path):
+    program = tmp_path / "stream-lstm"
+    start = "from stream_lstm.cli.start import main\nmain()\n"
+    program.write_text(f"#!{sys.executable}\n{start}", encoding="utf-8")
+    program.chmod(0o755)
+    asked = f"""
+    eval "$({program} completion bash)"
+    COMP_WORDS=(stream-lstm metrics-d) COMP_CWORD=1
+    _stream_lstm_completion {program}
+    echo "found ${{COMPREPLY[*]}}"
+    """
+    environment = os.environ | {"SHELL": "/bin/none"}
+    done = subprocess.run(
+        ["bash", "-c", asked], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "found metrics-dashboard\n", done.stderr
+
+
+def test_a_shell_without_completion_is_named_with_those_that_have_it(cli):
+    done = cli("completion", "tcsh")
+    assert done.code == 2
+    assert "no completion for 'tcsh'; name one of bash, zsh, fish" in done.err
 
 
 # ---- what is printed ------------------------------------------------------------------------
