@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import numpy as np
-import zmq
 
 from ..config import build
 from ..core.missing import EVERY
@@ -263,6 +262,8 @@ def listen(config: FeedConfig, wait_s: float, security: Security, most: int = 0)
     endpoints = feed_endpoints(config)
     messages: list[list[bytes]] = []
     count, first_s, last_s = most or SAMPLE_MESSAGES, 0.0, 0.0
+    import zmq  # files are looked at without it
+
     context: zmq.Context[Any] = zmq.Context()
     inlets: list[Inlet] = []
     try:

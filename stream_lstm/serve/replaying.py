@@ -24,7 +24,6 @@ from ..core.session import Session
 from ..core.verdict import summarize, verdict
 from ..errors import DataError
 from ..events import Input, Notice, Output, Prediction, Refusal, Rollback, Score, Ticks
-from ..feed.files import FileSource, TickBlock, read_ahead
 from ..feed.input_file import InputFile, LabelColumn, Progress, check_order, no_progress
 from ..feed.order import OddValues
 from ..feed.reader import Keys
@@ -39,6 +38,7 @@ from .signals import StopSwitch, stop_on_signals
 
 if TYPE_CHECKING:
     from ..core.scores import BestPossible
+    from ..feed.files import FileSource, TickBlock
     from ..store.output import PredictionWriter
     from ..store.store import Store
     from .daemon import Daemon
@@ -247,6 +247,8 @@ class FileReplay:
             warns = self._session.config.stream.on_old_time == "warn"
             order = stack.enter_context(check_order(file, self._warn, enabled=warns))
             report = stack.enter_context(self._progress(source, file.limit))
+            from ..feed.files import read_ahead  # it imports Arrow
+
             if file.on_bad_row == "fail":  # skipped rows are logged, by one thread alone
                 blocks = stack.enter_context(read_ahead(blocks))
             rows = _rows(source, blocks, len(self._session.columns), self._labels)

@@ -367,3 +367,27 @@ def test_help_imports_nothing_heavy(words):
         [sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True
     )
     assert not set(HEAVY) & set(done.stderr.split())
+
+
+def test_a_daemon_imports_no_arrow_and_a_replay_nothing_of_pages():
+    feed = "--connect", "tcp://127.0.0.1:9", "--idle-timeout", "0.1"
+    for words, code, without in (
+        (("run", *feed), 69, {"flax", "pyarrow", "pandas", "polars", "bokeh", "tensorstore"}),
+        (
+            ("replay", "--synthetic", "s1-ar", "--limit", "300"),
+            0,
+            {"flax", "bokeh", "rich"},
+        ),
+    ):
+        line = ["stream-lstm", *words, "--feature", "x", "--hidden", "2"]
+        program = (
+            "import sys, atexit",
+            f"sys.argv = {line!r}",
+            "atexit.register(lambda: print(*sys.modules))",
+            "from stream_lstm.cli.main import main; main()",
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", "\n".join(program)], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == code, done.stderr
+        assert not without & set(done.stdout.splitlines()[-1].split())
