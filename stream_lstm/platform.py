@@ -2,7 +2,7 @@
 
 | here | on POSIX | on Windows |
 |---|---|---|
-| locks of files | `flock`, released when the process ends | `msvcrt.locking` of a byte, the same |
+| locks of files | `flock`, released when the process ends | `LockFileEx` of a byte, the same |
 | reload | SIGHUP | a change of the configuration file, looked at once a second |
 | stop | SIGTERM, SIGINT | Ctrl-C and Ctrl-Break |
 | `ipc://` | a path with a lock beside it | refused: its path could be taken by a second process |
@@ -31,26 +31,18 @@ STOP_SIGNALS = tuple(
 HANGUP: int | None = getattr(signal, "SIGHUP", None)
 """The signal that requests a reload; None where there is none."""
 
-WINDOWS_BYTE = 1 << 30
-"""A lock keeps others from reading its byte there, so it is beyond the text of the file."""
+TEXT_OFFSET = 1 if WINDOWS else 0
+"""Where others read a locked file: on Windows a lock keeps them from its first byte."""
 
 SIOCGIFADDR = 0x8915
 
 
 def lock_file(descriptor: int) -> None:
     """Lock an open file for this descriptor; raises BlockingIOError."""
-    if sys.platform == "win32":
-        import msvcrt
+    from filelock import lock_descriptor  # a first import takes 30 ms, and few commands lock
 
-        os.lseek(descriptor, WINDOWS_BYTE, os.SEEK_SET)
-        try:
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        except PermissionError as error:
-            raise BlockingIOError(*error.args) from None
-    else:
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if not lock_descriptor(descriptor, blocking=False):
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
 
 def lock_byte(descriptor: int, byte: int) -> None:

@@ -14,26 +14,16 @@ from pathlib import Path
 import pytest
 
 HIDE = """
-import asyncio, ctypes, importlib, json, multiprocessing, os, pkgutil, shutil, signal, socket, sys
+import asyncio, ctypes, filelock, importlib, json, multiprocessing, os, pkgutil, shutil, signal
+import socket, sys
 import bokeh.plotting, bokeh.server.server, flax.nnx, h5py, jax, jax.numpy, msgspec, onnx, optax
 import playwright.sync_api, prometheus_client, pyarrow.csv, pyarrow.parquet, river.base, rich.live
 import safetensors.numpy, scipy.special, sqlite3, subprocess, tempfile, typer.rich_utils
 import websockets, zmq.asyncio, zmq.auth
-import types
 from pathlib import Path
 
 jax.numpy.zeros(3).block_until_ready()
 
-import fcntl
-
-def locking(descriptor, mode, count):
-    assert os.lseek(descriptor, 0, os.SEEK_CUR) > 1000, "the text of the lock must stay readable"
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise PermissionError(13, "Permission denied") from None
-
-sys.modules["msvcrt"] = types.SimpleNamespace(LK_NBLCK=2, locking=locking)
 for name in ("fcntl", "grp", "pty", "pwd", "resource", "syslog", "termios", "tty"):
     sys.modules[name] = None
 for name in ("O_CLOEXEC", "O_DIRECTORY", "O_NOFOLLOW", "O_NONBLOCK", "chown", "fork", "geteuid",

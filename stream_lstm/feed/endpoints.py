@@ -194,8 +194,12 @@ def _lock_path(endpoint: str) -> int | None:
         raise refused_endpoint("bind", endpoint, error) from None
     try:
         lock_file(lock)
-    except OSError:
+    except BlockingIOError:
         os.close(lock)
         in_use = OSError(errno.EADDRINUSE, "Address in use")
         raise refused_endpoint("bind", endpoint, in_use) from None
+    except OSError:
+        os.close(lock)
+        why = ValueError("this system has no file locks to detect a second process")
+        raise refused_endpoint("bind", endpoint, why, "bind tcp://127.0.0.1:PORT") from None
     return lock

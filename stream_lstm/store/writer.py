@@ -15,8 +15,8 @@ its write-ahead log after the path that it opens, so two names of one file would
 the file would be lost. The path is resolved, a file with a second hard link is refused, and two
 kernel locks are taken: one on FILE.lock beside the resolved file, which also names the process,
 and one on a byte of the file itself, for a file that is mounted in a second place. Both end with
-the process, however it ends: a stale lock is impossible. Windows has only the first lock, on a
-byte of FILE.lock.
+the process, however it ends: a stale lock is impossible. Windows has only the first lock, on the
+first byte of FILE.lock, which is a line feed: others can read what follows.
 
 Closing any descriptor of a file drops the POSIX locks that SQLite has on it in this process. So
 the descriptor stays open until `close`, which comes after the last connection of the store.
@@ -43,7 +43,7 @@ import msgspec
 
 from ..errors import ConfigurationError, GoneError, LockedError, OutputError, StreamLSTMError
 from ..events import Run, Ticks
-from ..platform import lock_byte, lock_file
+from ..platform import TEXT_OFFSET, lock_byte, lock_file
 from ..records import Batch
 from ..serve.runtime import quick_switches
 from .journal import Journal
@@ -99,7 +99,7 @@ class StoreLock:
                 holder = Holder(os.getpid(), socket.gethostname(), time.time_ns())
                 os.ftruncate(file, 0)
                 os.lseek(file, 0, os.SEEK_SET)
-                os.write(file, msgspec.json.encode(holder))
+                os.write(file, b"\n" + msgspec.json.encode(holder))
             except OSError as error:
                 raise OutputError(f"cannot lock {store}: {error.strerror or error}") from None
             self._descriptors = descriptors.pop_all()
@@ -194,7 +194,7 @@ def _in_use(store: Path, holder: str) -> LockedError:
 
 def _holder(file: int) -> str:
     try:
-        os.lseek(file, 0, os.SEEK_SET)
+        os.lseek(file, TEXT_OFFSET, os.SEEK_SET)
         holder = msgspec.json.decode(os.read(file, 4096), type=Holder)
     except (OSError, msgspec.DecodeError):
         return "another process"
