@@ -26,13 +26,13 @@ def as_file(path: Path) -> Path:
 
     Raises OutputError if the copy fails.
     """
-    if str(path) == STANDARD_INPUT:
+    if str(path) in (STANDARD_INPUT, "/dev/stdin"):
         return _spooled(STANDARD_INPUT, "stdin")
     try:
         mode = path.stat().st_mode
     except OSError:
         return path  # the reader reports it
-    if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
+    if not stat.S_ISFIFO(mode):
         return path
     name = "stdin" if str(path.parent) in _NUMBERED else path.name
     return _spooled(str(path), name)
