@@ -8,6 +8,10 @@
 | `ipc://` | a path with a lock beside it | refused: its path could be taken by a second process |
 | modes and owners of files | checked | access lists take their place, and nobody reads them |
 | folders | written to disk with their files | cannot be opened, and need not be |
+| replacing a file that is read | done | refused while it is open, so tried for 1 s |
+| children and Ctrl-C | a session of their own | a process group of their own |
+| `asyncio` | watches sockets | a selector's loop, since the default one watches none |
+| text in pipes | UTF-8 | UTF-8, not the code page |
 | peak memory | `getrusage` | 0 |
 """
 
@@ -19,7 +23,9 @@ import signal
 import socket
 import struct
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 WINDOWS = sys.platform == "win32"
 
@@ -33,6 +39,9 @@ HANGUP: int | None = getattr(signal, "SIGHUP", None)
 
 TEXT_OFFSET = 1 if WINDOWS else 0
 """Where others read a locked file: on Windows a lock keeps them from its first byte."""
+
+ATTEMPTS, PAUSE_S = 20, 0.05
+"""How often, and after which time, a file that others have open is replaced."""
 
 SIOCGIFADDR = 0x8915
 
@@ -78,9 +87,33 @@ def peak_rss_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def own_group() -> dict[str, Any]:
+    """Return the options of a child process that Ctrl-C in our terminal does not reach."""
+    if not WINDOWS:
+        return {"start_new_session": True}
+    import subprocess
+
+    return {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)}
+
+
 def is_ours(about: os.stat_result) -> bool:
     """Return whether a file belongs to this user, or on Windows to anybody."""
     return sys.platform == "win32" or about.st_uid == os.geteuid()
+
+
+def replace(new: Path, old: Path) -> None:
+    """Rename a file to the name of another one, which may exist; raises OSError.
+
+    Windows refuses it while anybody (a virus scanner) has the other one open.
+    """
+    for _ in range(ATTEMPTS - 1 if WINDOWS else 0):
+        try:
+            os.replace(new, old)
+        except PermissionError:
+            threading.Event().wait(PAUSE_S)
+        else:
+            return
+    os.replace(new, old)
 
 
 def sync_folder(folder: Path) -> None:

@@ -257,7 +257,7 @@ def test_every_function_that_a_page_calls_exists() -> None:
 def test_every_metric_and_every_event_of_the_log_is_documented() -> None:
     named = set(re.findall(r"`([a-z_]+)", DOCUMENTS["operations.md"]))
     metrics = {name.removesuffix("_total") for name in named}
-    source = Path(monitor.__file__).read_text()
+    source = Path(monitor.__file__).read_text(encoding="utf-8")
     assert {*monitor.SESSION, *monitor.FEED} <= metrics
     assert set(re.findall(r'"([a-z_]+)": \(\n? *"', source)) <= metrics
     reasons = re.findall(r'"([a-z_]+)": (?:counters|feed|old)\b', source)

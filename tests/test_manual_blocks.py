@@ -75,7 +75,7 @@ def write_orders(path: Path) -> None:
     for k, price in enumerate(prices):
         t_ns = 1_700_000_000_000_000_000 + k * 1_000_000_000
         lines.append(f"{t_ns},{price:.5f},{draws.integers(1, 9)},{draws.integers(0, 2)}")
-    path.write_text("\n".join(lines) + "\n")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def write_trades(path: Path) -> None:
@@ -99,7 +99,7 @@ def write_book(path: Path) -> None:
     for bid, sizes in zip(bids.tolist(), draws.integers(0, 30, (1500, 4)).tolist(), strict=True):
         prices = bid, bid + 0.25, bid - 0.25, bid + 0.5
         lines.append(",".join(map(str, [*prices, *sizes])))
-    path.write_text("\n".join(lines) + "\n")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def write_stores(folder: Path, run: Callable[..., None]) -> None:

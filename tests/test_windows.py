@@ -5,17 +5,24 @@ A child process hides them once the libraries are imported, which know the syste
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from stream_lstm import platform
+from stream_lstm.cli.start import use_utf_8
+
 HIDE = """
 import asyncio, ctypes, filelock, importlib, json, multiprocessing, os, pkgutil, shutil, signal
-import socket, sys
+import socket, sys, warnings
 import bokeh.plotting, bokeh.server.server, flax.nnx, h5py, jax, jax.numpy, msgspec, onnx, optax
 import playwright.sync_api, prometheus_client, pyarrow.csv, pyarrow.parquet, river.base, rich.live
 import safetensors.numpy, scipy.special, sqlite3, subprocess, tempfile, typer.rich_utils
@@ -33,6 +40,15 @@ for name in ("O_CLOEXEC", "O_DIRECTORY", "O_NOFOLLOW", "O_NONBLOCK", "chown", "f
 for name in ("SIGHUP", "SIGKILL", "SIGUSR1", "SIGQUIT", "pthread_kill", "sigwait"):
     delattr(signal, name)
 sys.platform = "win32"
+
+class Proactor(asyncio.SelectorEventLoop):
+    def add_reader(self, *arguments):
+        raise NotImplementedError
+
+    add_signal_handler = add_reader
+
+asyncio.events.new_event_loop = asyncio.new_event_loop = Proactor
+warnings.filterwarnings("error", category=EncodingWarning, module="stream_lstm")
 """
 
 IMPORT = """
@@ -87,10 +103,11 @@ try:
 except EndpointError as error:
     print(error)
 folder = Path(sys.argv[1])
+out = Publisher("tcp://127.0.0.1:*", columns=("x",), heartbeats=False)
 (folder / "c.toml").write_text("[feed]\\nmax_streams = 50\\n", encoding="utf-8")
 
 def drive():
-    with Publisher("tcp://127.0.0.1:5999", columns=("x",), heartbeats=False) as out:
+    with out:
         out.wait_for_subscribers(1, 120.0)
         for k in range(40):
             out.publish("a", k, [float(k % 5)])
@@ -104,8 +121,34 @@ def drive():
 log = os.open(folder / "log", os.O_CREAT | os.O_WRONLY)
 os.dup2(log, 2)
 threading.Thread(target=drive, daemon=True).start()
-sys.argv[1:] = ["run", "--connect", "tcp://127.0.0.1:5999", "--feature", "x", "--window", "12",
+sys.argv[1:] = ["run", "--connect", out.endpoint, "--feature", "x", "--window", "12",
                 "--hidden", "2", "--config", str(folder / "c.toml"), "--json"]
+try:
+    main.main()
+except SystemExit as ended:
+    assert not ended.code
+"""
+
+BRIDGE = """
+import threading
+from stream_lstm.cli import main
+from stream_lstm.feed.publisher import Publisher
+lines = socket.create_server(("127.0.0.1", 0))
+send = Publisher.publish
+
+def publish(self, *arguments):
+    send(self, *arguments)
+    signal.raise_signal(signal.SIGTERM)
+
+def drive():
+    with lines.accept()[0] as peer:
+        peer.sendall(b'{"x": 1.5}\\n')
+        peer.recv(1)  # until the bridge has stopped
+
+Publisher.publish = publish
+threading.Thread(target=drive, daemon=True).start()
+sys.argv[1:] = ["bridge", f"tcp://127.0.0.1:{lines.getsockname()[1]}", "--payload", "json",
+                "--columns", "x", "--stream-name", "a", "--bind", "tcp://127.0.0.1:*", "--json"]
 try:
     main.main()
 except SystemExit as ended:
@@ -125,8 +168,14 @@ with leave_on_signals(), StopSwitch() as stop, stop_on_signals(stop):
 
 def elsewhere(code: str, *arguments: object, given: str = "") -> list[str]:
     """The lines that a child process prints."""
-    line = [sys.executable, "-c", HIDE + code, *map(str, arguments)]
-    done = subprocess.run(line, input=given, capture_output=True, text=True, check=False)
+    python = [sys.executable, "-X", "warn_default_encoding"]
+    done = subprocess.run(
+        [*python, "-c", HIDE + code, *map(str, arguments)],
+        input=given,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
@@ -161,6 +210,44 @@ def test_keys_locks_and_signals_work(tmp_path: Path) -> None:
     assert clients == "clients: 1"
     assert "s.db is in use by process " in locked
     assert stopped == "stopped: True"
+
+
+def test_a_bridge_watches_sockets_and_stops() -> None:
+    (summary,) = elsewhere(BRIDGE)
+    assert json.loads(summary)["ticks"] == 1
+    assert json.loads(summary)["interrupted"]
+
+
+def test_a_file_that_somebody_reads_is_replaced_later(monkeypatch, tmp_path: Path) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(platform, "WINDOWS", True)
+    event = SimpleNamespace(wait=waits.append)
+    monkeypatch.setattr(platform, "threading", SimpleNamespace(Event=lambda: event))
+
+    def refuse(new: Path, old: Path) -> None:
+        if len(waits) < readers:
+            raise PermissionError(13, "Access is denied")
+        new.rename(old)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    for readers in (0, 3, 1000):
+        waits.clear()
+        new, old = tmp_path / "new", tmp_path / "old"
+        new.write_text("new", encoding="utf-8")
+        with pytest.raises(PermissionError) if readers == 1000 else contextlib.nullcontext():
+            platform.replace(new, old)
+        assert len(waits) == min(readers, platform.ATTEMPTS - 1)
+        assert new.exists() == (readers == 1000)
+
+
+def test_streams_of_a_code_page_become_utf_8(monkeypatch) -> None:
+    monkeypatch.delenv("PYTHONIOENCODING", raising=False)
+    with io.BytesIO() as data, io.TextIOWrapper(data, "cp1252") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        use_utf_8()
+        stream.write("1 \u00b5s \u2192")
+        stream.flush()
+        assert data.getvalue().decode() == "1 \u00b5s \u2192"
 
 
 @pytest.mark.slow

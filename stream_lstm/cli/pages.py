@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 import typer
 
 from ..errors import InputMissingError, OutputError, UsageError
+from ..platform import replace
 from ..schema import SecurityConfig
 from ..serve.service import PeerLog
 from .console import note, result, step_progress, warn
@@ -145,7 +146,7 @@ def _write(out: Path, data: bytes) -> None:
     partial = out.with_name(out.name + ".partial")
     try:
         partial.write_bytes(data)
-        partial.replace(out)
+        replace(partial, out)
     except OSError as error:
         raise OutputError(f"cannot write {out}: {error.strerror or error}") from None
 

@@ -242,7 +242,9 @@ def _forward(source: MessageSource, publisher: Publisher) -> bool:
     from ..serve.signals import StopSwitch, stop_on_signals
 
     with StopSwitch() as stop, stop_on_signals(stop):
-        asyncio.run(_until(stop, source, publisher))
+        # the default loop of Windows watches no sockets
+        with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+            runner.run(_until(stop, source, publisher))
         if stop.requested:
             publisher.end()
         return stop.requested

@@ -3,10 +3,13 @@
 Some supervisors close standard streams before they start a command. A file that is opened later
 would take the number of a closed descriptor, and what is printed would go into it. So `/dev/null`
 takes the place of each missing stream, for child processes too.
+
+Pipes and files are UTF-8, also where the system's default is a code page without some letters.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -17,6 +20,7 @@ STREAMS = (("stdin", os.O_RDONLY), ("stdout", os.O_WRONLY), ("stderr", os.O_WRON
 def main() -> None:
     """Run the command line and exit with its code."""
     open_missing()
+    use_utf_8()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         # an interrupt during an import would end in a traceback; the signal itself ends it here
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -41,6 +45,14 @@ def open_missing() -> None:
             descriptor, "r" if access == os.O_RDONLY else "w", encoding="utf-8", closefd=False
         )
         setattr(sys, name, stream)
+
+
+def use_utf_8() -> None:
+    """Make standard streams UTF-8, but those of a terminal, and where PYTHONIOENCODING is set."""
+    for name, _ in STREAMS if "PYTHONIOENCODING" not in os.environ else ():
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper) and not stream.isatty():
+            stream.reconfigure(encoding="utf-8", errors=stream.errors)
 
 
 def _is_open(descriptor: int) -> bool:

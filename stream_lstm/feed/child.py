@@ -7,6 +7,7 @@ import sys
 
 from ..closing import Closing
 from ..errors import EndpointError
+from ..platform import own_group
 
 PATIENCE_S = 5.0
 """Seconds between asking a process to end and killing it."""
@@ -21,14 +22,14 @@ class ChildProcess(Closing):
 
     def __init__(self, module: str, *arguments: str, what: str = "feed") -> None:
         self._what = what
-        self._process = subprocess.Popen(  # noqa: S603 - our own module
-            [sys.executable, "-m", module, *arguments],
+        self._process: subprocess.Popen[str] = subprocess.Popen(  # noqa: S603 - our own module
+            [sys.executable, "-X", "utf8", "-m", module, *arguments],
             # the pipe is closed even by a kill that we cannot catch
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
             # Ctrl-C reaches the whole group of a terminal, and only the command may act on it
-            start_new_session=True,
+            **own_group(),
         )
 
     @property

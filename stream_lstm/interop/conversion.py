@@ -16,6 +16,7 @@ import numpy as np
 import safetensors.numpy
 
 from ..errors import OutputError, UsageError
+from ..platform import replace
 from ..store.weights import SUFFIX, load_weights, save_weights
 from . import keras_model, torch_state
 from .extras import need
@@ -158,7 +159,7 @@ def export(path: Path, out: Path, layout: Layout) -> Exported:
         parity.require()
         if framework is not None:
             framework.require()
-        partial.replace(out)
+        replace(partial, out)
     except OSError as error:
         raise OutputError(f"cannot write {out}: {error.strerror or error}") from None
     finally:

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..closing import Closing
 from ..errors import OutputError, UsageError
+from ..platform import replace
 
 if TYPE_CHECKING:
     from ..core.session import Session
@@ -190,7 +191,7 @@ class Trace:
         try:
             with self._file as file:
                 file.writelines(self._lines())
-            self._partial.replace(self._path)
+            replace(self._partial, self._path)
         except OSError as error:
             raise self._failure(error) from None
 

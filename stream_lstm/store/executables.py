@@ -24,7 +24,7 @@ from pathlib import Path
 
 from ..compiling import around_compilations
 from ..errors import OutputError
-from ..platform import WINDOWS, is_ours
+from ..platform import WINDOWS, is_ours, replace
 
 OFF = "none"
 """The setting that keeps nothing."""
@@ -217,4 +217,4 @@ def _write(path: Path, text: str) -> None:
     """Write a small file whole or not at all."""
     new = path.with_name(f"{path.name}.{os.getpid()}.new")
     new.write_text(text, encoding="ascii")
-    new.replace(path)
+    replace(new, path)

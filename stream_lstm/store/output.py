@@ -33,6 +33,7 @@ from pyarrow.parquet import ParquetWriter
 from ..core.losses import log_losses
 from ..errors import OutputError, StoreError, UsageError
 from ..events import Prediction, Score
+from ..platform import replace
 from ..records import Batch, Column, Gathered, fields_of
 from ..typing import Bools, Int64s
 from .schema import NAMES, OUTPUTS, Progress, connect_reader, using
@@ -61,7 +62,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         yield file
         file.flush()
         os.fsync(file.fileno())
-    partial.replace(path)
+    replace(partial, path)
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -298,7 +299,7 @@ class PredictionWriter:
         if not self._closed:
             self._finish()
             with self._errors():
-                partial_of(self.path).replace(self.path)
+                replace(partial_of(self.path), self.path)
 
     def _finish(self) -> None:
         if self._closed:

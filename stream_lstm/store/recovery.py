@@ -34,7 +34,7 @@ from ..core.table import TICKS, N
 from ..errors import InputMissingError, OutputError, StoreError, UsageError
 from ..events import Ticks
 from ..feed.reader import check_plain
-from ..platform import sync_folder
+from ..platform import replace, sync_folder
 from .chain import Seal, Segment, checksum_of, damage, seal_as_is, segments, sum_of
 from .journal import first_pos, last_pos
 from .reading import Resumed, Setup, entries, is_whole, read_setup, resume
@@ -264,7 +264,7 @@ def _name(partial: Path, new: Path) -> None:
             earlier.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     for suffix in BESIDE[1:]:
         new.with_name(new.name + suffix).unlink(missing_ok=True)
-    os.replace(partial, new)
+    replace(partial, new)
     sync_folder(new.parent)
 
 

@@ -20,14 +20,14 @@ COUNT = 300
 
 def started(*arguments, **options) -> subprocess.Popen[str]:
     """The command in a process of its own, its streams piped."""
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "encoding": "utf-8"}
     return subprocess.Popen([*COMMAND, *map(str, arguments)], **pipes | options)
 
 
 def ran(*arguments, **options) -> subprocess.CompletedProcess[str]:
     """The command run to its end in a process of its own."""
     line = [*COMMAND, *map(str, arguments)]
-    return subprocess.run(line, capture_output=True, text=True, check=False, **options)
+    return subprocess.run(line, capture_output=True, encoding="utf-8", check=False, **options)
 
 
 def until(lines, words) -> str:
@@ -38,7 +38,7 @@ def until(lines, words) -> str:
 def write_csv(path: Path, **columns) -> Path:
     rows = zip(*columns.values(), strict=True)
     lines = (",".join(map(str, row)) for row in (columns, *rows))
-    path.write_text("\n".join(lines) + "\n")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 
 

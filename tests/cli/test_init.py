@@ -119,7 +119,7 @@ def test_the_template_lists_every_key_with_its_default(cli, tmp_path, monkeypatc
     done = cli("init")
     assert done.code == 0
     assert done.out.splitlines()[0] == "stream-lstm check-config stream-lstm.toml"
-    text = Path("stream-lstm.toml").read_text()
+    text = Path("stream-lstm.toml").read_text(encoding="utf-8")
     assert resolve({}, Path("stream-lstm.toml")).config == Config()
     every = parse_tables(tomllib.loads(re.sub("^#(?=[a-z])", "", text, flags=re.MULTILINE)))
     defaults = flatten(Config())

@@ -109,7 +109,7 @@ def test_a_terminal_that_is_stopped_delays_nobody_and_then_shows_the_newest(sess
     terminal, descriptor = os.openpty()
     monkeypatch.setenv("TERM", "xterm")
     seen = b""
-    with open(descriptor, "w") as screen, Pipe() as pipe:
+    with open(descriptor, "w", encoding="utf-8") as screen, Pipe() as pipe:
         monkeypatch.setattr(sys, "stderr", screen)
         os.write(terminal, CTRL_S)
         while select.select((), (screen,), (), 0.0)[1]:  # the kernel stops it a moment later

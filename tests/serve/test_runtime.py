@@ -133,7 +133,7 @@ def test_pythons_own_collector_counts_while_it_is_off():
 
 
 def resident():
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+    return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * 4096
 
 
 def test_freed_blocks_go_back_to_the_system():

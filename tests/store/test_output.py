@@ -56,8 +56,8 @@ def read(path: Path) -> list[dict[str, object]]:
     if path.suffix == ".parquet":
         return pyarrow.parquet.read_table(path).to_pylist()
     if path.suffix == ".jsonl":
-        return [json.loads(line) for line in path.read_text().splitlines()]
-    with path.open(newline="") as file:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    with path.open(encoding="utf-8", newline="") as file:
         return [
             {name: _cell(name, cell) for name, cell in row.items()} for row in csv.DictReader(file)
         ]
