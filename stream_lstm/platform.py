@@ -3,10 +3,10 @@
 | here | on POSIX | on Windows |
 |---|---|---|
 | locks of files | `flock`, released when the process ends | `LockFileEx` of a byte, the same |
-| reload | SIGHUP | a change of the configuration file, looked at once a second |
+| reload | SIGHUP | a change of the configuration or the list of clients, looked at once a second |
 | stop | SIGTERM, SIGINT | Ctrl-C and Ctrl-Break |
 | `ipc://` | a path with a lock beside it | refused: its path could be taken by a second process |
-| modes and owners of files | checked | access lists take their place, and nobody reads them |
+| modes and owners of files | checked | access lists, which a warning says how to set |
 | folders | written to disk with their files | cannot be opened, and need not be |
 | replacing a file that is read | done | refused while it is open, so tried for 1 s |
 | children and Ctrl-C | a session of their own | a process group of their own |
@@ -85,6 +85,16 @@ def peak_rss_bytes() -> int:
         return 0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def access_advice(folder: Path) -> str:
+    """Return what to do about a folder of secrets whose access is not checked; "" where it is."""
+    if not WINDOWS:
+        return ""
+    return (
+        f"Windows: who may read or change {folder} is not checked; to allow this user alone, run "
+        f'icacls "{folder}" /inheritance:r /grant:r "%USERNAME%:(OI)(CI)F"'
+    )
 
 
 def own_group() -> dict[str, Any]:

@@ -22,7 +22,7 @@ from stream_lstm.cli.start import use_utf_8
 
 HIDE = """
 import asyncio, ctypes, filelock, importlib, json, multiprocessing, os, pkgutil, shutil, signal
-import socket, sys, warnings
+import socket, sys, types, warnings
 import bokeh.plotting, bokeh.server.server, flax.nnx, h5py, jax, jax.numpy, msgspec, onnx, optax
 import playwright.sync_api, prometheus_client, pyarrow.csv, pyarrow.parquet, river.base, rich.live
 import safetensors.numpy, scipy.special, sqlite3, subprocess, tempfile, typer.rich_utils
@@ -78,6 +78,19 @@ for file in folder.rglob("*.key*"):
     file.chmod(0o666)  # what every file has there
 assert len(read_pair(folder, "server").public) == 40
 print("clients:", len(read_clients(folder)))
+from stream_lstm.feed.security import Security
+from stream_lstm.schema import SecurityConfig
+from stream_lstm.serve.service import Service
+from stream_lstm.serve.signals import StopSwitch
+with warnings.catch_warnings(record=True) as told:
+    security = Security(SecurityConfig(curve_dir=str(folder)))
+print(*(one.message for one in told))
+with StopSwitch() as stop:
+    service = Service(None, None, security, stop, types.SimpleNamespace(named=print))
+    before = service._watched.changed()
+    (folder / "clients" / "another.key").write_bytes((folder / "client.key").read_bytes())
+    os.utime(folder / "clients", ns=(0, 0))
+    print("reload:", before, service._watched.changed(), service._watched.changed())
 """
 
 LOCK = """
@@ -206,8 +219,10 @@ def test_a_file_is_replayed_into_a_store_and_the_store_is_verified(tmp_path: Pat
 
 def test_keys_locks_and_signals_work(tmp_path: Path) -> None:
     """Files of keys are read in any mode, a store has one owner, and a hangup does not exist."""
-    clients, locked, stopped = elsewhere(KEYS + LOCK + SIGNALS, tmp_path)
+    clients, told, _, reload, locked, stopped = elsewhere(KEYS + LOCK + SIGNALS, tmp_path)
     assert clients == "clients: 1"
+    assert f'run icacls "{tmp_path / "keys"}" /inheritance:r' in told
+    assert reload == "reload: False True False"
     assert "s.db is in use by process " in locked
     assert stopped == "stopped: True"
 

@@ -11,6 +11,7 @@ import typer
 from ..config import KEYS, flatten
 from ..core.expressions import columns_of
 from ..errors import ConfigurationError, OutputError
+from ..platform import access_advice
 from ..quoting import json_line
 from ..schema import LearningConfig
 from ..store.startup import read_bank
@@ -93,6 +94,8 @@ def keys(
         raise ConfigurationError("this libzmq was built without CURVE and cannot make keys")
     paths = [str(path) for path in make_keys(folder)]
     result({"files": paths}, paths, as_json=as_json)
+    if advice := access_advice(folder):
+        warn(advice)
     if not as_json:
         note(
             "",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
@@ -275,6 +276,8 @@ def _root(
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    # without the source line, which is this program's
+    warnings.formatwarning = lambda message, *_, **__: f"stream-lstm: {message}\n"
     try:
         with leave_on_signals():
             app()

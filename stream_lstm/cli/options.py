@@ -15,7 +15,6 @@ import inspect
 import os
 import re
 import typing
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, get_args, get_origin
@@ -641,8 +640,6 @@ def use_plugins(config: Config, allowed: bool) -> None:
         from ..interop.plugins import load_plugins
 
         load_plugins(config.stream.plugins, allowed=allowed)
-        # without the source line, which is this program's
-        warnings.formatwarning = lambda message, *_, **__: f"stream-lstm: {message}\n"
 
 
 def as_usage(

@@ -26,6 +26,7 @@ import ipaddress
 import os
 import stat
 import threading
+import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -35,8 +36,8 @@ import zmq
 from zmq.auth import load_certificate
 from zmq.utils import z85
 
-from ..errors import ConfigurationError, EndpointError, OutputError
-from ..platform import WINDOWS, interface_address, is_ours
+from ..errors import ConfigurationError, EndpointError, InputWarning, OutputError
+from ..platform import WINDOWS, access_advice, interface_address, is_ours
 from ..schema import SecurityConfig
 from .reader import other_kind
 
@@ -220,7 +221,7 @@ def _check_file(path: Path, *, secret: bool) -> None:
 
 def _check_mode(path: Path, found: os.stat_result, forbidden: int, what: str, cure: str) -> None:
     if WINDOWS:
-        return  # access lists take the place of modes, and Python reads none
+        return  # access lists take the place of modes, and Python reads none: see `access_advice`
     mode = stat.S_IMODE(found.st_mode)
     if mode & forbidden:
         raise ConfigurationError(f"{path} has mode {mode:04o} and can {what}: chmod {cure} {path}")
@@ -317,11 +318,18 @@ class Security:
             self.clients = read_clients(self._folder)
             self._server = read_pair(self._folder, "server")
             self._client = read_pair(self._folder, "client")
+            if advice := access_advice(self._folder):
+                warnings.warn(advice, InputWarning, stacklevel=2)
 
     @property
     def curve(self) -> bool:
         """Whether there are keys."""
         return self._folder is not None
+
+    @property
+    def clients_folder(self) -> Path | None:
+        """The folder with the list of clients; None without keys."""
+        return None if self._folder is None else self._folder / "clients"
 
     @property
     def advice(self) -> str:

@@ -9,7 +9,7 @@ in mid-stream would leave a past that no replay can reproduce.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -86,24 +86,22 @@ class PeerLog:
                 self._write(f"gave up the connection to {endpoint}: {why}")
 
 
-class WatchedFile:
-    """Tells when a file has changed; None never changes."""
+class WatchedFiles:
+    """Tells when any of some files and folders has changed."""
 
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self._paths = tuple(paths)
         self._seen = self._look()
 
-    def _look(self) -> tuple[int, int] | None:
-        if self._path is None:
-            return None
+    def _look(self) -> list[tuple[int, int]] | None:
         try:
-            about = self._path.stat()
+            found = [path.stat() for path in self._paths]
         except OSError:  # it is being replaced
             return None
-        return about.st_mtime_ns, about.st_size
+        return [(about.st_mtime_ns, about.st_size) for about in found]
 
     def changed(self) -> bool:
-        """Return whether the file has changed since the last call."""
+        """Return whether one has changed since the last call."""
         found = self._look()
         if found is None or found == self._seen:
             return False
@@ -123,7 +121,7 @@ class Service:
 
     config: the daemon's. resolve: returns the configuration that the same flags, environment and
     file give now. log: takes every message. file: the configuration; where there is no SIGHUP, a
-    change of it requests a reload.
+    change of it, or of the list of clients, requests a reload.
     """
 
     def __init__(
@@ -144,7 +142,9 @@ class Service:
         self._peers = PeerLog(security, log.named("peers_refused", "warning"))
         self._supervisor = Supervisor()
         self._hung_up = False
-        self._watched = WatchedFile(file if HANGUP is None else None)
+        clients = security.clients_folder
+        watched = [path for path in (file, clients) if path is not None]
+        self._watched = WatchedFiles(watched if HANGUP is None else ())
         self._status = ""
         self._clipped: Callable[[], list[str]] = list
         self._stack = ExitStack()
