@@ -297,6 +297,13 @@ def test_what_only_one_system_has_is_in_one_module() -> None:
     assert found == {"platform.py"}
 
 
+def test_every_file_of_tests_can_be_imported_on_every_system() -> None:
+    tests = Path(__file__).resolve().parent
+    early = re.compile(r"^(import|from) (fcntl|resource|pwd|grp|pty|termios|tty)\b", re.MULTILINE)
+    found = {path.name for path in tests.rglob("*.py") if early.search(path.read_text("utf-8"))}
+    assert found == set()
+
+
 def test_texts_are_read_and_written_as_utf_8() -> None:
     package = Path(__file__).resolve().parents[1] / "stream_lstm"
     for path in package.rglob("*.py"):

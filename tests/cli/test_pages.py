@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import re
 import signal
 import socket
@@ -324,7 +323,7 @@ class Terminal:
     """A pseudo-terminal, and what was written to it."""
 
     def __init__(self) -> None:
-        self._master, slave = pty.openpty()
+        self._master, slave = os.openpty()
         self.screen = os.fdopen(slave, "w")
         self._read: list[bytes] = []
         self._thread = threading.Thread(target=self._drain)

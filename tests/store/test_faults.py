@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import resource
 import shutil
 import sqlite3
 
@@ -55,6 +54,7 @@ def test_whatever_call_fails_nothing_is_lost():
 @contextlib.contextmanager
 def full_disk(path):
     """The kernel refuses to write behind the present end of the log, in any file."""
+    resource = pytest.importorskip("resource")
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     size = path.with_name("s.db-wal").stat().st_size
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
