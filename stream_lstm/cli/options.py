@@ -133,7 +133,12 @@ SpreadsheetOption: TypeAlias = Annotated[
 ]
 WatchOption: TypeAlias = Annotated[
     bool,
-    typer.Option("--watch", help="Serve a live page; its address is printed on standard error."),
+    typer.Option(
+        "--watch",
+        help="Serve a live page on this machine, at an address that is printed on standard error. "
+        "Needs the extra view (pip install 'stream-lstm[view]') and predictions that are "
+        "published, with run at --publish.",
+    ),
 ]
 ShownStreams: TypeAlias = Annotated[
     list[str] | None,

@@ -217,7 +217,10 @@ def _checked(
         raise UsageError("--republish is for a restart on a store: name it with --store")
     if watch:
         if not config.publish.publish:
-            raise UsageError("--watch shows published predictions: give an endpoint to --publish")
+            raise UsageError(
+                "--watch shows published predictions: add --publish tcp://127.0.0.1:5556, or "
+                "tcp://127.0.0.1:* for any free port"
+            )
         need_page()
     check_one_set(config, files.save_weights)
     check_saving(config, files.save_weights)

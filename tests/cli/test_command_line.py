@@ -146,6 +146,15 @@ def test_a_shell_without_completion_is_named_with_those_that_have_it(cli):
     assert "no completion for 'tcsh'; name one of bash, zsh, fish" in done.err
 
 
+def test_watch_says_what_it_needs(cli):
+    done = cli("run", "--connect", "tcp://127.0.0.1:1", "--feature", "x", "--watch")
+    assert done.code == 2
+    assert "add --publish tcp://127.0.0.1:5556" in done.err
+    for name in ("run", "demo"):
+        text = "".join(cli(name, "-h").out.split())  # a line may end at any hyphen
+        assert "Needstheextraview(pipinstall'stream-lstm[view]')" in text
+
+
 # ---- what is printed ------------------------------------------------------------------------
 
 
