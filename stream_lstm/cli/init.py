@@ -22,7 +22,7 @@ from ..config import KEYS, Config, build, flatten, parse_tables
 from ..core.expressions import Column, columns_of
 from ..errors import ConfigurationError, DataError, OutputError, UsageError
 from ..feed.input_file import InputFile
-from ..quoting import printable
+from ..quoting import json_line, printable
 from ..schema import FeedConfig, SecurityConfig
 from .console import note, say, say_json
 from .options import JsonOption, key_help, options
@@ -123,7 +123,7 @@ def command(
         raise UsageError(f"--out {out} is the file that is read; name another")
     if out.exists() and not force:
         raise UsageError(f"{out} exists already; --force replaces it")
-    beside = container_files(out.parent) if container else {}
+    beside = container_files(out) if container else {}
     if (there := [str(path) for path in beside if path.exists()]) and not force:
         raise UsageError(f"{there[0]} exists already; --force replaces it")
     name = shlex.quote(str(out))
@@ -157,11 +157,13 @@ CONTAINER = (
 """Data files of the package that `--container` writes."""
 
 
-def container_files(folder: Path) -> dict[Path, str]:
-    """Return the files of a container for `folder`, and their contents."""
-    data = files("stream_lstm") / "data"
+def container_files(config: Path) -> dict[Path, str]:
+    """Return the files of a container beside a configuration, and their contents."""
+    data, default = files("stream_lstm") / "data", json_line("stream-lstm.toml")
     return {
-        folder / name.rpartition("/")[2]: (data / name).read_text(encoding="utf-8")
+        config.with_name(name.rpartition("/")[2]): (data / name)
+        .read_text(encoding="utf-8")
+        .replace(f"COPY [{default}", f"COPY [{json_line(config.name)}")
         for name in CONTAINER
     }
 

@@ -8,6 +8,7 @@ from importlib.resources import files
 
 import numpy as np
 import pytest
+import yaml
 from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as openmetrics_families,
 )
@@ -28,6 +29,8 @@ DAEMON = 'instance=~"$instance"'
 QUERIES = [
     (t["expr"], t["legendFormat"]) for p in DASHBOARD["panels"] for t in p.get("targets", ())
 ]
+
+MONITORING = files("stream_lstm") / "data" / "monitoring"
 
 PROMTOOL = shutil.which("promtool")
 
@@ -253,6 +256,41 @@ def test_promtool_accepts_the_page_and_the_dashboards_queries(one, tmp_path):
     file = tmp_path / "rules.yml"
     file.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
     assert said("rules", str(file)) == (0, "")
+    for name in ("alerts.yml", "prometheus.yml"):
+        (tmp_path / name).write_text((MONITORING / name).read_text("utf-8"))
+    assert said("config", str(tmp_path / "prometheus.yml")) == (0, "")
+
+
+# ---- alerts, the disk ---------------------------------------------------------------------
+
+
+def test_every_alert_is_about_metrics_and_labels_that_exist(one):
+    known = {"up": {"job"}}
+    values = {}
+    for family in one.families():
+        for sample in family.samples:
+            known.setdefault(sample.name, set()).update(sample.labels)
+            values.setdefault(sample.name, set()).update(sample.labels.values())
+    (group,) = yaml.safe_load((MONITORING / "alerts.yml").read_text("utf-8"))["groups"]
+    assert len({rule["alert"] for rule in group["rules"]}) == len(group["rules"]) > 5
+    for rule in group["rules"]:
+        (name,) = re.findall(r"\bup\b|\bstream_lstm_\w+", rule["expr"])
+        assert name in known
+        for label, value in re.findall(r'(\w+)="([^"]*)"', rule["expr"]):
+            assert label in known[name]
+            assert name == "up" or value in values[name]
+        assert rule["labels"]["severity"] in ("warning", "critical")
+        assert rule["annotations"]["summary"].endswith(".")
+        assert rule.keys() <= {"alert", "expr", "for", "labels", "annotations"}
+
+
+def test_the_size_of_the_store_and_the_free_disk_are_served(one):
+    path = one.store.path
+    size = sum(f.stat().st_size for f in (path, path.with_name(f"{path.name}-wal")) if f.exists())
+    samples = one.samples()
+    assert samples[PREFIX + "store_bytes",] == size > 4096
+    free = shutil.disk_usage(path.parent).free
+    assert abs(samples[PREFIX + "disk_free_bytes",] - free) < 0.5 * free
 
 
 # ---- the dashboard ------------------------------------------------------------------------
