@@ -14,13 +14,13 @@ from prometheus_client.openmetrics.parser import (
 )
 
 from stream_lstm.errors import EndpointError
-from stream_lstm.feed.protocol import Heartbeat, encode_heartbeat
+from stream_lstm.feed.protocol import Heartbeat, encode_heartbeat, encode_ticks
 from stream_lstm.schema import ServeConfig
 from stream_lstm.serve import monitor
 from stream_lstm.serve.monitor import Monitor
 
 from ..store.stores import series
-from .live import ANY_PORT, Clock, Live, get
+from .live import ANY_PORT, Clock, Live, feed_of, get
 
 PREFIX = "stream_lstm_"
 
@@ -483,6 +483,30 @@ def test_a_dead_stream_beside_a_live_one_has_its_reason(live, policy):
     one.stop.requested = False
     status, body = one.health("/readyz")
     assert (status, body["reasons"]) == (503, ["every stream has ended"])
+
+
+def test_a_feed_that_dies_beside_another_is_named(live):
+    clock, other = Clock(), feed_of("s2")
+    one = live(pages=True, clock=clock, connect=[other.endpoint], streams=["a", "b"])
+    other.wait_for_subscribers(1, 30)
+    for n in range(1, 41):
+        if n == 21:
+            other.close()
+        one.ticks(series(1), n)
+        if n <= 20:
+            tick = encode_ticks("b", n * 10**9, series(1)[0], run_id="s2", seq=n)
+            other._socket.send_multipart(tick)
+        clock.now += 2.0
+        one.until(lambda n=n: (one.elements("a"), one.elements("b")) == (n, min(n, 20)))
+        one.daemon.statuses.check()
+        one.stop.requested = False
+        if n == 20:
+            assert one.health("/readyz")[0] == 200
+    status, body = one.health("/readyz")
+    assert (status, body["streams"]["a"]["status"]) == (503, "live")
+    (reason,) = body["reasons"]
+    assert reason.startswith("b: the last tick came 40 seconds ago; usually ticks come every 2 s")
+    assert reason.endswith("; no heartbeat comes")
 
 
 def test_a_store_that_cannot_be_written_is_not_ready(live, tmp_path):

@@ -63,6 +63,7 @@ def page() -> Iterator[Page]:
         made = Page(browser)
         yield made
         made.tab.close()
+        made.watch.send_signal(signal.SIGCONT)
         if made.watch.poll() is None:
             end(made.watch)
         made.watch.stderr.close()
