@@ -308,13 +308,17 @@ class FileReplay:
 
 
 def begun(blocks: Iterator[TickBlock], window: int, warn: Warn) -> Iterator[TickBlock]:
-    """Return blocks of which the first has been read; raises what reading it raises.
+    """Return blocks of which the first have been read; raises what reading them raises.
 
     Warns if they have too few rows for a prediction.
     """
-    first = list(itertools.islice(blocks, 1))
-    rows = sum(len(block.rows) for block in first)
-    if rows < window:
+    first, rows = [], 0
+    for block in blocks:
+        first.append(block)
+        rows += len(block.rows)
+        if rows >= window:
+            break
+    else:
         warn(
             f"too short: {count(rows, 'rows')}, and the first prediction comes after {window} "
             "elements (--window)"

@@ -182,7 +182,7 @@ def test_one_attempt_names_every_kind_of_bad_row(cli, tmp_path):
     path.write_text("\n".join(["bid,ask", *cells, ""]))
     done = cli("replay", path, "--feature", "diff(bid)", "--feature", "diff(ask)", *SMALL)
     assert done.code == 65
-    _, first, *more = done.err.splitlines()  # after the warning that there are few rows
+    first, *more = done.err.splitlines()
     assert f"{path}, line 3" in first
     assert "--on-bad-row skip" in first
     places = {line.removeprefix(f"{path}:")[0] for line in more if line.startswith(str(path))}
