@@ -95,4 +95,5 @@ def __getattr__(name: str) -> Any:
 
         keep_executables(None)
     module, _, called = _HOMES[name].partition(":")
-    return getattr(import_module(f".{module}", __name__), called or name)
+    found = globals()[name] = getattr(import_module(f".{module}", __name__), called or name)
+    return found

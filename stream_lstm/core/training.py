@@ -37,6 +37,7 @@ import numpy as np
 import numpy.typing as npt
 from jax import lax
 
+from ..compiling import compiling
 from ..config import Config
 from ..errors import DataError, DivergedError
 from ..model.network import Shape, Weights, causal_scaler, seed_key
@@ -270,7 +271,9 @@ class Training:
         self._train = trainer.init(jax.tree.map(jax.numpy.asarray, weights), self.lanes)
         zero = np.int32(0)
         run = jax.jit(trainer.run).lower(self._train, self._lanes, zero, zero, zero)
-        self._run, self._next = run.compile(), jax.jit(next_epoch)
+        with compiling("training", hashlib.sha256(run.as_text().encode()).hexdigest()[:16]):
+            self._run = run.compile()
+        self._next = jax.jit(next_epoch)
         self._pass = jax.jit(functools.partial(carried_pass, self.shape))
         self._last = last_lanes(self._lanes)
         self._labels = held_out_labels(series, config.stream)

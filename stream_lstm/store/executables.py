@@ -36,7 +36,7 @@ SEAL = ".sha256"
 DONE = ".done"
 """Marks programs that were compiled completely: their next start reads them."""
 
-SECONDS = {"bank": 6.0, "learning": 1.5}
+SECONDS = {"bank": 6.0, "learning": 1.5, "training": 1.5}
 """What a compilation takes on a machine that has not measured it, if it is worth a line."""
 
 VARIABLES = {
@@ -56,8 +56,8 @@ def keep_executables(setting: str | None, say: Say = lambda _: None) -> None:
     before something is compiled. A folder of JAX's own that the user has set stays. Raises
     OutputError if a given folder cannot be used; without one the user's own is left out silently.
     """
-    if setting is None and os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        return
+    if setting is None and _folder_of_jax():
+        return  # the user's, or that of an earlier call
     if setting == OFF:
         around_compilations(lambda kind, _: _not_kept(kind, say))
         return
@@ -75,6 +75,16 @@ def keep_executables(setting: str | None, say: Say = lambda _: None) -> None:
     _tell_jax(folder)
     atexit.register(_seal, folder, _executables(folder))  # of the small programs beside
     around_compilations(lambda kind, key: _kept(folder, kind, key, say))
+
+
+def _folder_of_jax() -> str | None:
+    """Return the folder in which JAX keeps executables at present, if any."""
+    if "jax" not in sys.modules:
+        return os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    import jax
+
+    folder: str | None = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    return folder
 
 
 def _user_folder() -> Path | None:
@@ -206,11 +216,11 @@ def _tell(say: Say, seconds: float, what: str) -> None:
 
 def _seconds(folder: Path, kind: str) -> float:
     """Return how long such a compilation took here, or may take."""
-    found = [SECONDS.get(kind, 0.0)]
+    measured = list[float]()
     for path in folder.glob(f"{kind}-*{DONE}"):
         with contextlib.suppress(OSError, ValueError):
-            found[:] = [*found[1:], float(path.read_text(encoding="ascii"))]
-    return max(found)
+            measured.append(float(path.read_text(encoding="ascii")))
+    return max(measured, default=SECONDS.get(kind, 0.0))
 
 
 def _write(path: Path, text: str) -> None:

@@ -3,6 +3,8 @@
 import csv
 import math
 import os
+import subprocess
+import sys
 
 import msgspec
 import numpy as np
@@ -394,6 +396,34 @@ def test_without_a_place_of_its_own_it_starts_and_keeps_nothing(tmp_path):
     off = digest("--compile-cache", "none", XDG_CACHE_HOME=str(tmp_path / "more"))
     assert off[0] == compiled
     assert not (tmp_path / "more").exists()
+
+
+LIBRARY = """
+import os, sys
+import jax
+if len(sys.argv) > 1:
+    jax.config.update("jax_compilation_cache_dir", sys.argv[1])
+import stream_lstm
+from stream_lstm.store import executables
+calls, check = [], executables._check
+executables._check = lambda folder: (calls.append(folder), check(folder))
+for _ in range(3):
+    stream_lstm.Predictor, stream_lstm.Session
+print(len(calls), jax.config.jax_compilation_cache_dir)
+"""
+
+
+@pytest.mark.parametrize("given", [(), ("elsewhere",)])
+def test_the_library_looks_once_and_leaves_a_folder_that_the_user_gave_to_jax(tmp_path, given):
+    hidden = "JAX_COMPILATION_CACHE_DIR"
+    environment = {key: value for key, value in os.environ.items() if key != hidden}
+    environment["XDG_CACHE_HOME"] = str(tmp_path)
+    places = [str(tmp_path / name) for name in given]
+    line = [sys.executable, "-c", LIBRARY, *places]
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, check=True)
+    calls, place = done.stdout.split()
+    assert int(calls) == (0 if given else 1)
+    assert place == places[0] if given else place.startswith(str(tmp_path / "stream-lstm"))
 
 
 def test_the_oldest_executables_above_the_limit_are_removed(tmp_path, monkeypatch):
