@@ -23,7 +23,7 @@ VARIABLE = re.compile(r"'.*?'|(?:-?\d+(?:[.,:\d]*\d)?(?:[eE][+-]?\d+)?)+")
 
 def normalised(reason: str) -> str:
     """Return a reason without its quotation, and with # for each number and quoted text."""
-    return VARIABLE.sub("#", reason.partition(QUOTATION)[0])[:MAX_TEXT]
+    return VARIABLE.sub("#", reason.partition(QUOTATION)[0][: 4 * MAX_TEXT])[:MAX_TEXT]
 
 
 class Reasons:

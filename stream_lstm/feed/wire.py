@@ -67,7 +67,6 @@ class RecordDecoder(Generic[T]):
     """
 
     def __init__(self, kind: Any) -> None:
-        self._kind = kind
         self._json = msgspec.json.Decoder(kind)
         self._msgpack = msgspec.msgpack.Decoder(kind)
 
@@ -87,33 +86,47 @@ class RecordDecoder(Generic[T]):
         return record  # type: ignore[no-any-return]
 
     def _record(self, payload: bytes) -> Any:
-        decoder = self._json if payload[:1] == b"{" else self._msgpack
+        as_json = payload[:1] == b"{"
+        decoder = self._json if as_json else self._msgpack
         try:
             return decoder.decode(payload)
         except msgspec.ValidationError:
-            module: Any = msgspec.json if payload[:1] == b"{" else msgspec.msgpack
-            fields = module.decode(payload)
-            if not isinstance(fields, dict) or not (whole := _whole(fields)):
+            whole = _with_integers(payload, msgspec.json if as_json else msgspec.msgpack)
+            if whole is None:
                 raise
-        return msgspec.convert(fields | whole, self._kind, from_attributes=False)
+        return decoder.decode(whole)
 
 
 WHOLE = ("v", "n", "seq", "t_ns", "rows")
 """Fields of integers, or of an array of them."""
 
+Whole: TypeAlias = int | float | list[int | float]
 
-def _whole(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields that are whole numbers as floats, as integers; ValueError for others."""
-    found: dict[str, Any] = {}
+
+def _with_integers(payload: bytes, module: Any) -> bytes | None:
+    """Return a payload whose whole numbers are no longer floats; None where there were none.
+
+    The other fields stay bytes: a hostile payload is not expanded. Raises ValueError for a float
+    with a fraction.
+    """
+    try:
+        fields: dict[str, msgspec.Raw] = module.decode(payload, type=dict[str, msgspec.Raw])
+    except FAULTS:
+        return None
+    changed = False
     for key in WHOLE:
-        match fields.get(key):
-            case float(value):
-                found[key] = _integer(key, value)
-            case list(values) if any(isinstance(value, float) for value in values):
-                found[key] = [
-                    _integer(key, value) if isinstance(value, float) else value for value in values
-                ]
-    return found
+        try:
+            value = module.decode(fields[key], type=Whole)
+        except (*FAULTS, LookupError):
+            continue
+        parts = value if isinstance(value, list) else [value]
+        if any(isinstance(part, float) for part in parts):
+            exact = [_integer(key, part) if isinstance(part, float) else part for part in parts]
+            fields[key] = msgspec.Raw(
+                module.encode(exact if isinstance(value, list) else exact[0])
+            )
+            changed = True
+    return bytes(module.encode(fields)) if changed else None
 
 
 def _integer(key: str, value: float) -> int:

@@ -426,6 +426,8 @@ def test_whole_numbers_may_be_floats_and_parts_are_refused(encode):
     assert tick(**block).t_ns.tolist() == [3, 4]
     label = wire.decode_message(b"label/A/", encode({"v": 1, "n": 10.0, "y": 1.0}), ("x",))
     assert label.n == 10
+    mixed = tick(values=[[1.0], [2.0]], t_ns=[2.0, 2**62 + 1], rows=2.0)
+    assert mixed.t_ns.tolist() == [2, 2**62 + 1], "an integer keeps all its digits"
     for wrong in ({"t_ns": 1.5}, {"seq": 2.5}, {"seq": 0.0}, {"t_ns": 1e19}, {"t_ns": [0.5]}):
         (key,) = wrong
         with pytest.raises(DecodeError, match=key):
