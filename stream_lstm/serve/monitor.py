@@ -20,6 +20,7 @@ over any span is a ratio of two rates. The log loss of the last hour is
 
 from __future__ import annotations
 
+import heapq
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -52,7 +53,7 @@ from .metrics import (
     warm_streams,
 )
 from .runtime import quick_switches
-from .status import StatusName
+from .status import StatusName, Survey
 from .web import Page, WebServer, bind
 
 if TYPE_CHECKING:
@@ -104,23 +105,31 @@ class Health:
 
     def ready(self) -> dict[str, Any]:
         """Return the JSON object of /readyz: whether the daemon predicts and stores."""
-        faults = self._faults()
+        daemon = self._daemon
+        survey = None if daemon is None else daemon.statuses.survey()
+        faults = self._faults(daemon, survey)
         reasons = [fault for fault in faults.values() if fault]
         checks = {check: not fault for check, fault in faults.items()}
         body = {"ready": not reasons, "reasons": reasons, "checks": checks}
-        return body if self._daemon is None else body | _listed(self._daemon)
+        return body if daemon is None or survey is None else body | _listed(daemon, survey)
 
-    def _faults(self) -> dict[str, str]:
-        """Return {check: fault, "" where there is none}."""
+    @property
+    def is_ready(self) -> bool:
+        """Whether /readyz says so."""
         daemon = self._daemon
-        if daemon is None:
+        survey = None if daemon is None else daemon.statuses.survey()
+        return not any(self._faults(daemon, survey).values())
+
+    def _faults(self, daemon: Daemon | None, survey: Survey | None) -> dict[str, str]:
+        """Return {check: fault, "" where there is none}."""
+        if daemon is None or survey is None:
             return {"started": "it is still starting"}
         faults = {
             "started": "it is stopping" if daemon.stop.requested else "",
             "loop": "; ".join(self.live()["reasons"]),
             "warm": _cold(daemon),
             "feed": _silent(daemon),
-            "streams": _unsent(daemon),
+            "streams": _unsent(daemon, survey),
         }
         if daemon.store is not None:
             trouble = daemon.store.trouble
@@ -147,11 +156,10 @@ def _joined(first: Sequence[str], total: int, between: str) -> str:
     return f"{between.join(first)}{more}"
 
 
-def _unsent(daemon: Daemon) -> str:
+def _unsent(daemon: Daemon, survey: Survey) -> str:
     """Return which streams do not send, "" where the policy is fulfilled."""
     if daemon.all_ended():
         return "every stream has ended"
-    survey = daemon.statuses.survey()
     passed = ("ended",) if daemon.config.feed.streams else ("ended", "waiting")
     rows = [row for row, status in enumerate(survey.statuses) if status not in passed]
     sending = [row for row in rows if survey.sends(row)]
@@ -167,12 +175,13 @@ def _unsent(daemon: Daemon) -> str:
 WORST_FIRST: tuple[StatusName, ...] = ("late", "waiting", "ended", "live")
 
 
-def _listed(daemon: Daemon) -> dict[str, Any]:
+def _listed(daemon: Daemon, survey: Survey) -> dict[str, Any]:
     """Return the policy, and statuses with their reasons, the worst first."""
-    survey = daemon.statuses.survey()
-    rows = sorted(
-        range(len(survey.names)), key=lambda row: WORST_FIRST.index(survey.statuses[row])
-    )[:MOST_STREAMS]
+    rows = heapq.nsmallest(
+        MOST_STREAMS,
+        range(len(survey.names)),
+        key=lambda row: WORST_FIRST.index(survey.statuses[row]),
+    )
     streams = {survey.names[row]: survey.status(row) for row in rows}
     return {
         "policy": daemon.config.serve.ready,
@@ -245,7 +254,7 @@ def about() -> Iterator[Metric]:
 
 def health(state: Health) -> Iterator[Metric]:
     """Yield the health of the daemon."""
-    yield gauge("ready", "1 if /readyz says so.", state.ready()["ready"])
+    yield gauge("ready", "1 if /readyz says so.", state.is_ready)
     yield gauge("loop_age_seconds", "Time since the loop was seen to turn.", state.loop_age_s)
 
 
