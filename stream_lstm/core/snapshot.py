@@ -121,28 +121,35 @@ def _chosen(config: Config) -> dict[str, Any]:
 
 
 MAX_SHOWN = 200
-"""Characters of a setting that a message or a snapshot shows."""
+"""Characters of a setting that a message shows."""
 
 # Looking up the fields of a class takes a millisecond, and freezing happens between two ticks.
 _fields = functools.cache(msgspec.structs.fields)
 
 
-def _settings(session: Session) -> dict[str, str]:
+def settings_of(
+    config: Config, columns: tuple[str, ...], members: Members | None = None
+) -> dict[str, str]:
     """Return what the fingerprint is made of, as texts."""
-    chosen = _chosen(session.config) | {"columns": session.columns}
-    if session.members is not None:
-        chosen["bank"] = session.members
-    return {key: msgspec.json.encode(value).decode()[:MAX_SHOWN] for key, value in chosen.items()}
+    chosen = _chosen(config) | {"columns": columns}
+    if members is not None:
+        chosen["bank"] = members
+    return {key: msgspec.json.encode(value).decode() for key, value in chosen.items()}
 
 
-def _differences(snapshot: dict[str, str], session: dict[str, str]) -> list[str]:
-    """Return a line for each setting that differs."""
+def differences(before: dict[str, str], here: dict[str, str]) -> list[str]:
+    """Return a line for each setting that differs between two results of `settings_of`."""
+    default = "the default"
     return [
-        f"{key} is {snapshot.get(key, 'the default')} in the snapshot, and "
-        f"{session.get(key, 'the default')} here"
-        for key in sorted({*snapshot, *session})
-        if snapshot.get(key) != session.get(key)
+        f"{key} is {before.get(key, default)[:MAX_SHOWN]} in the snapshot, and "
+        f"{here.get(key, default)[:MAX_SHOWN]} here"
+        for key in sorted({*before, *here})
+        if before.get(key) != here.get(key)
     ]
+
+
+def _settings(session: Session) -> dict[str, str]:
+    return settings_of(session.config, session.columns, session.members)
 
 
 def _fingerprint(session: Session) -> str:
@@ -272,7 +279,7 @@ def restore(session: Session, data: bytes) -> None:
     state = _decode(data)
     wanted = _fingerprint(session)
     if state.fingerprint != wanted:
-        lines = _differences(state.settings, _settings(session)) if state.settings else []
+        lines = differences(state.settings, _settings(session)) if state.settings else []
         raise SnapshotError(
             "the snapshot belongs to another configuration: restore it with the settings and "
             "columns that it was taken with",

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from ..config import Config, build, flatten
-from ..core.snapshot import DIGEST, ArrayRecord, fingerprint
+from ..core.snapshot import DIGEST, ArrayRecord, differences, settings_of
 from ..errors import SnapshotError
 from ..events import Score, Update
 
@@ -78,16 +78,10 @@ def config_of(saved: SavedPredictor, wanted: Mapping[str, Any], where: str) -> C
     if not wanted:
         return config
     other = build({**saved.settings, **wanted})
-    if fingerprint(other, saved.columns) != fingerprint(config, saved.columns):
-        before, after = flatten(config), flatten(other)
-        differences = [
-            f"{key} was {before[key]!r}, not {after[key]!r}"
-            for key in wanted
-            if before[key] != after[key]
-        ]
+    both = settings_of(config, saved.columns), settings_of(other, saved.columns)
+    if lines := differences(*both):
         raise SnapshotError(
-            f"{where} has other settings: {'; '.join(differences)}; load it without them, or "
-            "make a new predictor"
+            f"{where} has other settings: load it without them, or make a new predictor", *lines
         )
     return other
 

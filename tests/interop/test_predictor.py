@@ -267,10 +267,12 @@ def test_settings_that_differ_are_named(tmp_path):
     made = Predictor(FEATURE, **SMALL)
     path = tmp_path / "p.safetensors"
     made.save(path)
-    with pytest.raises(SnapshotError, match="stride was 3, not 5; load it") as error:
+    with pytest.raises(SnapshotError, match="stride is 3 in the snapshot, and 5 here") as error:
         Predictor.load(path, stride=5, hidden=4)
     assert "hidden" not in str(error.value)
-    with pytest.raises(SnapshotError, match=r"features was \('log_return\(price\)',\), not"):
+    with pytest.raises(
+        SnapshotError, match=r'features is \["log_return\(price\)"\] in the snapshot, and'
+    ):
         Predictor.load(path, features="price")
     with pytest.raises(ConfigurationError, match="did you mean 'stride'"):
         Predictor.load(path, strid=3)
