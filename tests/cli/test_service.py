@@ -491,25 +491,35 @@ def vanish(host, request, **fields):
 @pytest.mark.slow
 def test_each_line_of_a_json_log_is_json_over_a_whole_session_with_a_page(tmp_path):
     pytest.importorskip("bokeh", reason="bokeh is not installed")
-    with publishing(heartbeats=True) as out:
+    seen = []
+
+    def heard(words):
+        for line in process.stderr:
+            seen.append(line)
+            if words in line:
+                return line
+        raise AssertionError(f"no line with {words}: {seen}")
+
+    with contextlib.ExitStack() as stack:
+        out = stack.enter_context(publishing(heartbeats=True))
         arguments = ("--connect", out.endpoint, "--publish", ANY_PORT, "--watch", *SMALL)
-        process = started("run", *arguments, "--log-format", "json")
-        lines = [until(process.stderr, '"page"')]
-        host = json.loads(lines[0])["message"].split("http://")[1].rstrip("/")
-        lines.append(until(process.stderr, '"ready"'))
+        process = stack.enter_context(started("run", *arguments, "--log-format", "json"))
+        stack.callback(process.kill)
+        host = json.loads(heard('"page"'))["message"].split("http://")[1].rstrip("/")
+        heard('"ready"')
         assert vanish(host, VANISHING).startswith(b"HTTP/1.1 200")
         vanish(host, SOCKET, token="forged")
         vanish(host, "nonsense\r\n\r\n")
         for k in range(50):
             out.publish("A", k, [float(k % 7)])
         out.publish("A", 51, [float("nan")])
-        rest = until(process.stderr, "library")  # Bokeh refuses the forged token
+        heard("library")  # Bokeh refuses the forged token
         process.terminate()
         _, errors = process.communicate(timeout=WAIT_S)
-    assert process.returncode == 0
-    records = [json.loads(line) for line in (*lines, rest, *errors.splitlines())]
+        assert process.returncode == 0
+    records = [json.loads(line) for line in (*seen, *errors.splitlines())]
     assert {"time", "level", "event", "message"} <= set.intersection(*map(set, records))
-    assert "stopped" in {record["event"] for record in records}
+    assert {"page", "ready", "library", "stopped"} <= {record["event"] for record in records}
 
 
 @pytest.mark.slow
