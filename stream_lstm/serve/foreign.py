@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -37,8 +38,8 @@ def foreign_lines(log: Log) -> Iterator[None]:
         handler = _Handler(log)
         logging.getLogger().addHandler(handler)
         stack.callback(logging.getLogger().removeHandler, handler)
-        logging.captureWarnings(True)
-        stack.callback(logging.captureWarnings, False)
+        stack.callback(setattr, warnings, "showwarning", warnings.showwarning)
+        warnings.showwarning = handler.warned
         stack.callback(setattr, threading, "excepthook", threading.excepthook)
         threading.excepthook = lambda failed: handler.failed(
             f"the thread {failed.thread.name if failed.thread else '?'}", failed.exc_value
@@ -63,6 +64,10 @@ class _Handler(logging.Handler):
         if record.exc_info and record.exc_info[1] is not None:
             text = f"{text}: {_named(record.exc_info[1])}"
         self._say(record.name, text, record.levelno >= logging.ERROR)
+
+    def warned(self, message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+        """Write a warning."""
+        self._say("python", f"{category.__name__}: {message}", error=False)
 
     def failed(self, where: str, error: BaseException | None) -> None:
         """Write that an exception ended something."""
