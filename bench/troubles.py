@@ -100,11 +100,31 @@ def dead_clients(subject: Subject) -> Iterator[list[socket.socket]]:
         yield clients
 
 
+def log_of(pid: int) -> str:
+    """Return the path of the pipe into which a child of this process writes its log.
+
+    With a log of JSON, descriptor 2 leads into the child itself.
+    """
+    ours = {_link(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")}
+    for name in sorted(os.listdir(f"/proc/{pid}/fd"), key=int):
+        path = f"/proc/{pid}/fd/{name}"
+        if int(name) > 1 and _link(path).startswith("pipe:") and _link(path) in ours:
+            return path
+    raise RuntimeError(f"process {pid} has no pipe that this process reads")
+
+
+def _link(path: str) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:  # of the listing itself
+        return ""
+
+
 @contextmanager
 def full_log(subject: Subject, rubbish: str) -> Iterator[None]:
     """Fill the pipe that is the subject's standard error, and have it sent what it refuses."""
     # opened anew, so that it is our end alone that does not wait
-    pipe = os.open(f"/proc/{subject.pid}/fd/2", os.O_WRONLY | os.O_NONBLOCK)
+    pipe = os.open(log_of(subject.pid), os.O_WRONLY | os.O_NONBLOCK)
     with contextlib.suppress(BlockingIOError):
         while True:
             os.write(pipe, b"x" * 4096)

@@ -301,7 +301,7 @@ def test_with_every_trouble_beside_it_the_daemon_answers_all_that_is_due(
                 name: stack.enter_context(trouble.beside(subject))
                 for name, trouble in made.items()
             }
-            assert is_full(subject.pid)
+            assert is_full(troubles.log_of(subject.pid))
             yield
             assert_served_as_far_as_they_asked(entered["dead clients"])
             killed, stopped = entered["dead watchers"]
@@ -313,9 +313,9 @@ def test_with_every_trouble_beside_it_the_daemon_answers_all_that_is_due(
     assert (found.lost, len(found.delays)) == (0, 90)
 
 
-def is_full(pid: int) -> bool:
-    """Whether the pipe that is a process's standard error takes nothing more."""
-    pipe = os.open(f"/proc/{pid}/fd/2", os.O_WRONLY | os.O_NONBLOCK)
+def is_full(path: str) -> bool:
+    """Whether the pipe of a process's log takes nothing more."""
+    pipe = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
     try:
         os.write(pipe, b"x" * 4096)
     except BlockingIOError:

@@ -100,7 +100,7 @@ MISTAKES = {
         (f"{RUN} --trace x.csv", "x.csv"),
         (f"{RUN} --payload float64", "--columns price,size"),
         (f"{RUN} --spreadsheet", "--out"),
-        (f"{RUN} --watch", "give an endpoint to --publish"),
+        (f"{RUN} --watch", "add --publish tcp://127.0.0.1:5556"),
         (f"{RUN} --republish", "--store"),
         ("train x.csv --feature x --out w.npz", "the format is .safetensors"),
         (f"{TRAIN} --history h.csv", ".parquet"),

@@ -14,8 +14,11 @@ from stream_lstm.events import Gap, Refusal, Rollback, SessionStart
 from stream_lstm.feed.decode import compile_decoder
 from stream_lstm.feed.protocol import parse_topic
 from stream_lstm.feed.sequence import ColumnCheck
+from stream_lstm.quoting import label
 from stream_lstm.serve.logs import Log, event_log
+from stream_lstm.serve.status import Status
 from stream_lstm.view.report import head_html
+from stream_lstm.view.status import pulse
 from stream_lstm.view.words import Fact
 
 from ..hostile import BIDI, HOSTILE, raw
@@ -107,9 +110,12 @@ def test_nothing_of_the_wire_reaches_the_pages_raw(live):
 
 def test_nothing_reaches_the_live_page_raw():
     fact = Fact(HOSTILE, HOSTILE, HOSTILE)
-    html = head_html(HOSTILE, [fact], HOSTILE, bad=True)
+    html = head_html(HOSTILE, [fact])
     assert "owned" in html
     assert not raw(html)
+    told = pulse(Status("live", "it sends"), label(HOSTILE), 1)
+    assert "owned" in told
+    assert not raw(told)
 
 
 def test_the_names_of_a_feeds_columns_are_not_raw_where_they_end_the_daemon():

@@ -69,7 +69,7 @@ def test_handlers_can_be_installed_later():
 
 
 def test_a_hangup_is_noted_and_does_not_keep_the_poll_awake():
-    noted = []
+    noted, before = [], signal.getsignal(signal.SIGHUP)
     with StopSwitch() as stop, stop_on_signals(stop), note_hangups(stop, lambda: noted.append(1)):
         os.kill(os.getpid(), signal.SIGHUP)
         assert noted == [1]
@@ -79,7 +79,7 @@ def test_a_hangup_is_noted_and_does_not_keep_the_poll_awake():
         os.kill(os.getpid(), signal.SIGHUP)
         assert stop.requested
         assert readable(stop)
-    assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGHUP) is before
 
 
 # ---- the end of the process ---------------------------------------------------------------
